@@ -1,0 +1,133 @@
+"""Swin V2's windowed cosine attention (FACTS 5): one exact function, written for the device it runs on."""
+
+import math
+import threading
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def window_attention(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(scale * cos(q, k) + bias + mask) v inside every window.
+
+    qkv (B, nW, L, 3C) with q, k, v side by side; scale (heads,); bias (heads, L, L); mask (nW, L, L) or None, added.
+    Returns (B, nW, L, C) in qkv's dtype.
+    """
+    if qkv.is_cuda:
+        return _sdpa(qkv, heads, scale, bias, mask)
+    return _CpuAttention.apply(qkv, heads, scale, bias, mask)
+
+
+def reference_attention(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+    """The same, as the paper writes it: the definition that the fast paths are tested against."""
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5)
+    logits = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1) * scale[:, None, None] + bias
+    if mask is not None:
+        logits = logits + mask[:, None]
+    return (logits.softmax(-1) @ v).transpose(2, 3).flatten(3)
+
+
+def _sdpa(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+    """On a GPU: the framework's fused kernel, bias and mask as one additive term of (nW or 1, heads, L, L)."""
+    batch, windows = qkv.shape[:2]
+    q, k, v = qkv.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    q = F.normalize(q.float(), dim=-1) * scale[:, None, None]
+    k = F.normalize(k.float(), dim=-1)
+    term = bias[None] if mask is None else bias + mask[:, None]
+    term = term.expand(batch, windows, *term.shape[1:]).flatten(0, 1) if mask is not None else term
+    out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=term.to(v.dtype), scale=1.0)
+    return out.transpose(1, 2).flatten(2).unflatten(0, (batch, windows))
+
+
+class _CpuAttention(torch.autograd.Function):
+    """On a CPU: few passes over the L x L logits, each in place, and a backward that reuses the probabilities.
+
+    The framework's attention needs a slow general path as soon as the bias wants a gradient; plain matrix products with
+    a hand-written backward are faster, in bf16 most of all.
+    """
+
+    @staticmethod
+    def forward(ctx, qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            batch, windows, length, width = qkv.shape
+            n, channels = batch * windows, width // (3 * heads)
+            # heads outermost: one contiguous copy that every product below reads without another
+            q, k, v = (
+                qkv.view(n, length, 3, heads, channels)
+                .permute(2, 3, 0, 1, 4)
+                .contiguous()
+                .view(3, -1, length, channels)
+            )
+            q_inv, k_inv = _inverse_norm(q), _inverse_norm(k)
+            qn = (q.view(heads, -1) * scale.to(q.dtype)[:, None]).view_as(q).mul_(q_inv)
+            kn = k * k_inv
+            p = torch.bmm(qn, kn.transpose(1, 2))
+            term = bias[:, None, None] if mask is None else bias[:, None, None] + mask
+            p = _softmax(p, term, (heads, batch, windows, length, length))
+            out = torch.bmm(p, v).view(heads, n, length, channels)
+            ctx.save_for_backward(qn, kn, v, p, q_inv, k_inv, scale, bias)
+            ctx.shape = (batch, windows, heads)
+            return out.permute(1, 2, 0, 3).reshape(batch, windows, length, heads * channels)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        qn, kn, v, p, q_inv, k_inv, scale, bias = ctx.saved_tensors
+        batch, windows, heads = ctx.shape
+        n, length, channels = batch * windows, p.shape[-1], v.shape[-1]
+        with torch.autocast("cpu", enabled=False):
+            grad = grad.view(n, length, heads, channels).permute(2, 0, 1, 3).reshape(-1, length, channels)
+            d = grad.new_empty(3, heads * n, length, channels)
+            torch.bmm(p.transpose(1, 2), grad, out=d[2])
+            dp = torch.bmm(grad, v.transpose(1, 2))
+            if (
+                length < 32 and p.dtype == torch.bfloat16
+            ):  # rows shorter than a vector: the reduced kernel is ten times slower
+                ds = torch._softmax_backward_data(dp.float(), p.float(), -1, torch.float32).to(p.dtype)
+            else:
+                ds = torch._softmax_backward_data(dp, p, -1, p.dtype, grad_input=dp)  # in place
+            dbias = ds.view(heads, n, length, length).sum(1).to(bias.dtype)
+            dq = torch.bmm(ds, kn)  # with respect to qn = scale * q / |q|
+            dk = torch.bmm(ds.transpose(1, 2), qn)
+            # qn carries the scale: <dq, qn> is the scale's own gradient times the scale, and the part of dq along q
+            along = (dq * qn).sum(-1, keepdim=True, dtype=scale.dtype)
+            dscale = along.view(heads, -1).sum(1) / scale
+            factor = scale.to(q_inv.dtype)[:, None, None].expand(heads, n, 1).reshape(-1, 1, 1)
+            torch.mul(dq - qn * (along / factor**2).to(qn.dtype), (factor * q_inv).to(qn.dtype), out=d[0])
+            along = (dk * kn).sum(-1, keepdim=True, dtype=scale.dtype)
+            torch.mul(dk - kn * along.to(kn.dtype), k_inv, out=d[1])
+            dqkv = d.view(3, heads, n, length, channels).permute(2, 3, 0, 1, 4).reshape(batch, windows, length, -1)
+        return dqkv, None, dscale, dbias, None
+
+
+def _softmax(logits: Tensor, term: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """softmax(logits + term) over the last dimension in full precision; term broadcasts to shape. In logits' dtype.
+
+    Below full precision the sums live in a buffer that is used again: for tensors of this size fresh memory costs more
+    than the arithmetic.
+    """
+    if logits.dtype == term.dtype:
+        total = logits.view(shape).add_(term)
+        return torch._softmax(total, -1, False, out=total).view_as(logits)
+    total = torch.add(logits.view(shape), term, out=_scratch(shape, term.dtype))
+    return torch._softmax(total, -1, False, out=total).to(logits.dtype).view_as(logits)
+
+
+_local = threading.local()
+
+
+def _scratch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A buffer of this thread, at least as large as any asked for before; contents undefined."""
+    size = math.prod(shape)
+    buffer = getattr(_local, "buffer", None)
+    if buffer is None or buffer.numel() < size or buffer.dtype != dtype:
+        with torch.inference_mode(False):  # one that training can write to as well
+            buffer = _local.buffer = torch.empty(size, dtype=dtype)
+    return buffer[:size].view(shape)
+
+
+def _inverse_norm(x: Tensor) -> Tensor:
+    """1 / max(|x|, 1e-12) over the last dimension, kept: the factor of `F.normalize`."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()

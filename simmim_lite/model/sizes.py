@@ -1,0 +1,134 @@
+"""The Swin V2 sizes: parameters and multiply-accumulates in closed form (FACTS 1). No torch here."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import UserError
+
+HEAD_DIM = 32
+MLP_RATIO = 4
+CPB_HIDDEN = 512  # width of the MLP that turns log-spaced offsets into a position bias
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Swin V2 by name: width of the first stage, blocks a stage, side of a patch in pixels."""
+
+    name: str
+    embed_dim: int
+    depths: tuple[int, ...] = (2, 2, 18, 2)
+    patch_size: int = 4
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage: doubled by every merge."""
+        return tuple(self.embed_dim << s for s in range(len(self.depths)))
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Attention heads of each stage, 32 channels each."""
+        return tuple(w // HEAD_DIM for w in self.widths)
+
+    @property
+    def final_stride(self) -> int:
+        """Pixels a side that one token of the last stage stands for (32 for four stages of patch 4)."""
+        return self.patch_size << (len(self.depths) - 1)
+
+    @property
+    def parameters(self) -> int:
+        """Backbone parameters, mask token and heads not counted; independent of the window (FACTS 1)."""
+        embed = 3 * self.patch_size**2 * self.embed_dim + 3 * self.embed_dim
+        blocks = sum(n * block_parameters(w) for n, w in zip(self.depths, self.widths, strict=True))
+        merges = sum(8 * w * w + 4 * w for w in self.widths[:-1])
+        return embed + blocks + merges + 2 * self.widths[-1]
+
+    @property
+    def simmim_parameters(self) -> int:
+        """Parameters in pretraining: backbone, mask token and the linear head (a 1x1 convolution with bias)."""
+        pixels = 3 * self.final_stride**2
+        return self.parameters + self.embed_dim + self.widths[-1] * pixels + pixels
+
+    def stage_grids(self, image_size: int) -> Iterator[int]:
+        """Tokens a side at each stage of a square image."""
+        grid = image_size // self.patch_size
+        return (grid >> s for s in range(len(self.depths)))
+
+    def gmac(self, image_size: int, window_size: int, *, head: bool = False) -> float:
+        """Multiply-accumulates an image in billions: norms counted, softmax and position-bias MLP not (FACTS 1).
+
+        `head=True` adds the linear reconstruction head.
+        """
+        grids = list(self.stage_grids(image_size))
+        total = grids[0] ** 2 * self.embed_dim * (3 * self.patch_size**2 + 1)
+        for stage, (depth, width, grid) in enumerate(zip(self.depths, self.widths, grids, strict=True)):
+            window = min(window_size, grid)
+            linear = (4 + 2 * MLP_RATIO) * width * width + 2 * width
+            total += depth * grid**2 * (linear + 2 * window**2 * width)
+            if stage + 1 < len(grids):
+                # a merge maps 4 x width to 2 x width at a quarter of the tokens, then normalises them
+                total += (grid // 2) ** 2 * (8 * width * width + 2 * width)
+        total += grids[-1] ** 2 * self.widths[-1]
+        if head:
+            total += grids[-1] ** 2 * self.widths[-1] * 3 * self.final_stride**2
+        return total / 1e9
+
+    def check_input(self, image_size: int, window_size: int, mask_patch: int) -> None:
+        """Raise `UserError` when a pretraining input does not divide; each line names the value and what would do."""
+        stride = self.final_stride
+        if image_size % stride or image_size < stride:
+            near = max(stride, round(image_size / stride) * stride)
+            raise UserError(
+                f"image_size {image_size} is no multiple of {self.name}'s final stride {stride}: try {near}"
+            )
+        if image_size % mask_patch or mask_patch % self.patch_size:
+            fits = [p for p in range(self.patch_size, image_size + 1, self.patch_size) if image_size % p == 0]
+            raise UserError(
+                f"mask_patch {mask_patch} does not divide: it must divide image_size {image_size} and be a multiple of "
+                f"the model's patch {self.patch_size}; try one of {', '.join(map(str, fits))}"
+            )
+        grids = list(self.stage_grids(image_size))
+        if window_size > grids[0]:
+            raise UserError(
+                f"window_size {window_size} is larger than the first stage's map, {grids[0]} x {grids[0]} tokens "
+                f"at {image_size} px: use a window_size of at most {grids[0]}"
+            )
+        for stage, grid in enumerate(grids):
+            if grid % min(window_size, grid):
+                fits = [w for w in range(2, grids[0] + 1) if all(g % min(w, g) == 0 for g in grids)]
+                raise UserError(
+                    f"window_size {window_size} does not divide stage {stage + 1}'s map of {grid} x {grid} tokens at "
+                    f"{image_size} px: try one of {', '.join(map(str, fits))}"
+                )
+
+
+def block_parameters(width: int) -> int:
+    """Parameters of one block: attention, position-bias MLP, MLP and two LayerNorms (FACTS 1)."""
+    heads = width // HEAD_DIM
+    attention = 4 * width * width + 3 * width + heads
+    position = 3 * CPB_HIDDEN + CPB_HIDDEN * heads
+    mlp = 2 * MLP_RATIO * width * width + (MLP_RATIO + 1) * width
+    return attention + position + mlp + 4 * width
+
+
+def odd_quarter(side: int) -> int:
+    """The odd number nearest to side / 4 (47 at 192 px, the lower of two equally near), at least 3."""
+    odd = side // 4 - 1 + (side // 4) % 2
+    return max(3, min((odd, odd + 2), key=lambda w: abs(w - side / 4)))
+
+
+#: The laptop ladder doubles the width at a fixed depth, as the paper's ladder does; its final stride is 8 px.
+LAPTOP = {
+    n: Size(n, c, (2, 2))
+    for n, c in zip(["swinv2_atto", "swinv2_femto", "swinv2_pico", "swinv2_nano"], [32, 64, 128, 256], strict=True)
+}
+PAPER = {
+    n: Size(n, c)
+    for n, c in [
+        ("swinv2_small", 96),
+        ("swinv2_base", 128),
+        ("swinv2_large", 192),
+        ("swinv2_huge", 352),
+        ("swinv2_giant", 448),
+    ]
+}
+SIZES: dict[str, Size] = LAPTOP | PAPER

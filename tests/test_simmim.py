@@ -1,0 +1,265 @@
+"""SimMIM's target, loss and head against loop-written specifications, and that hidden pixels stay hidden."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_weights import rand, random_model, small_model
+
+from simmim_lite.errors import UserError
+from simmim_lite.model.masking import MaskGenerator
+from simmim_lite.model.simmim import SimMIM, _band, create_model, normalize_locally
+from simmim_lite.model.swin import SwinV2
+
+few = settings(max_examples=12, deadline=None, derandomize=True)
+
+
+def bare(target="raw", window=47, patch=4):
+    """Only target and loss are used: the smallest network there is."""
+    return SimMIM(SwinV2(32, (1,), 2, patch_size=patch), patch, target, window)
+
+
+# -- the normalised target
+
+
+def slow_target(images, window):
+    """Each pixel and channel on its own, in double precision."""
+    x = images.double().numpy()
+    out = np.zeros_like(x)
+    reach = window // 2
+    for b, c, i, j in np.ndindex(*x.shape):
+        near = x[b, c, max(0, i - reach) : i + reach + 1, max(0, j - reach) : j + reach + 1]
+        n = near.size
+        variance = max(0.0, ((near**2).mean() - near.mean() ** 2) * n / (n - 1))
+        out[b, c, i, j] = (x[b, c, i, j] - near.mean()) / math.sqrt(variance + 1e-6)
+    return torch.from_numpy(out).float()
+
+
+@few
+@given(
+    st.integers(2, 14), st.integers(2, 14), st.integers(1, 12), st.integers(0, 99), st.floats(-3, 3), st.floats(0.1, 5)
+)
+def test_normalised_target_equals_the_slow_one(height, width, half, seed, level, spread):
+    images = level + spread * rand(1, 3, height, width, seed=seed)
+    window = 2 * half + 1
+    assert torch.allclose(normalize_locally(images, window), slow_target(images, window), rtol=1e-3, atol=1e-4)
+
+
+def test_normalised_target_equals_the_official_poolings():
+    """At 192 px, window 47: average pooling without the padding, as the official code does it."""
+    images = rand(1, 3, 192, 192)
+
+    def pool(x):
+        return F.avg_pool2d(x, 47, 1, 23, count_include_pad=False)
+
+    n = F.avg_pool2d(torch.ones(1, 1, 192, 192), 47, 1, 23, count_include_pad=True) * 47**2
+    mean = pool(images)
+    variance = ((pool(images**2) - mean**2) * n / (n - 1)).clamp(min=0)
+    assert torch.allclose(normalize_locally(images, 47), (images - mean) / (variance + 1e-6) ** 0.5, atol=1e-4)
+    assert [round(n[0, 0, y, x].item()) for y, x in ((96, 96), (0, 0), (0, 96), (96, 191))] == [2209, 576, 1128, 1128]
+    band = _band(192, 47, images).sum(1)
+    assert torch.equal(
+        (band[:, None] * band)[[96, 0, 0, 96], [96, 0, 96, 191]], torch.tensor([2209.0, 576, 1128, 1128])
+    )
+
+
+def test_a_constant_image_gives_0():
+    for level in (0.0, 0.3, -2.1, 100.0):
+        assert not normalize_locally(torch.full((1, 3, 40, 50), level), 13).any()
+
+
+def test_the_target_knows_no_affine_change():
+    images = rand(2, 3, 60, 52)
+    target = normalize_locally(images, 15)
+    for a, b in ((2.0, 0.0), (0.5, -3.0), (7.0, 20.0)):
+        assert torch.allclose(normalize_locally(a * images + b, 15), target, atol=1e-4)
+    assert torch.allclose(normalize_locally(-images, 15), -target)
+
+
+def test_a_ramp_is_0_inside():
+    y, x = torch.meshgrid(torch.arange(60.0), torch.arange(70.0), indexing="ij")
+    ramp = (0.3 * y - 0.2 * x + 5).expand(1, 3, -1, -1)
+    target = normalize_locally(ramp, 21)
+    assert target[..., 10:-10, 10:-10].abs().max() < 1e-4 and target[..., 0, 0].abs().min() > 0.3
+
+
+def test_the_target_is_computed_in_full_precision_and_without_gradient():
+    images = rand(1, 3, 24, 24).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        target = normalize_locally(images, 7)
+    assert target.dtype == torch.float32 and not target.requires_grad
+    assert torch.equal(target, normalize_locally(images, 7))
+    assert torch.equal(bare("normalized", 7).make_target(images), target)
+    assert torch.equal(bare("raw").make_target(images), images)
+
+
+@pytest.mark.parametrize("window", [46, 1, 0, -3])
+def test_windows_that_are_not_odd(window):
+    with pytest.raises(UserError, match=f"target_window is {window}: give an odd number of at least 3"):
+        normalize_locally(rand(1, 3, 8, 8), window)
+
+
+# -- the loss
+
+
+def slow_loss(prediction, target, mask, patch):
+    total = count = 0.0
+    for b in range(len(mask)):
+        for y, x in itertools.product(range(mask.shape[1] * patch), range(mask.shape[2] * patch)):
+            if mask[b, y // patch, x // patch]:
+                count += 1
+                for c in range(3):
+                    total += abs(target[b, c, y, x].item() - prediction[b, c, y, x].item())
+    return total / (count + 1e-5) / 3
+
+
+@few
+@given(
+    st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.sampled_from([2, 4]), st.integers(0, 99),
+    st.sampled_from([("raw", 3), ("normalized", 3), ("normalized", 7)]),
+)  # fmt: skip
+def test_loss_equals_the_slow_one(batch, rows, columns, patch, seed, target):
+    model = bare(*target, patch=patch)
+    shape = (batch, 3, rows * patch, columns * patch)
+    images, prediction = rand(*shape, seed=seed), rand(*shape, seed=seed + 1)
+    mask = rand(batch, rows, columns, seed=seed + 2) > 0
+    expected = slow_target(images, target[1]) if target[0] == "normalized" else images
+    loss = model.loss(prediction, images, mask)
+    assert loss.shape == () and loss.item() == pytest.approx(
+        slow_loss(prediction, expected, mask, patch), rel=1e-4, abs=1e-6
+    )
+    each = model.loss(prediction, images, mask, per_image=True)
+    slow = [slow_loss(prediction[[b]], expected[[b]], mask[[b]], patch) for b in range(batch)]
+    assert each.tolist() == pytest.approx(slow, rel=1e-4, abs=1e-6)
+    for other in (mask.float(), mask.long()):
+        assert torch.equal(model.loss(prediction, images, other), loss)
+
+
+def test_loss_identities():
+    """FACTS 5: an empty mask gives 0; a prediction off by d everywhere gives |d| n / (n + 1e-5)."""
+    model, images = bare("normalized", 5), rand(2, 3, 16, 24)
+    mask = torch.zeros(2, 4, 6)
+    assert model.loss(rand(2, 3, 16, 24, seed=1), images, mask) == 0
+    mask[0, 1, 2] = mask[1, 3, 5] = 1
+    n = 2 * 16
+    for d in (0.25, -3.0):
+        loss = model.loss(model.make_target(images) + d, images, mask)
+        assert loss.item() == pytest.approx(abs(d) * n / (n + 1e-5), rel=1e-6)
+    assert model.loss(model.make_target(images), images, mask) == 0
+
+
+def test_visible_pixels_do_not_count():
+    model, images, mask = bare(), rand(1, 3, 16, 16), torch.zeros(1, 4, 4)
+    mask[0, :2] = 1
+    prediction = rand(1, 3, 16, 16, seed=1)
+    loss = model.loss(prediction, images, mask)
+    prediction[:, :, 8:] += 100
+    assert torch.equal(model.loss(prediction, images, mask), loss)
+    prediction[:, :, :8] += 100
+    assert model.loss(prediction, images, mask) > 90
+
+
+@torch.no_grad()
+def test_forward_is_the_loss_of_the_reconstruction():
+    for target in ("raw", "normalized"):
+        model = random_model(target=target)
+        images, mask = rand(2, 3, 32, 32), rand(2, 8, 8, seed=1) > 0
+        assert torch.equal(model(images, mask), model.loss(model.reconstruct(images, mask), images, mask))
+
+
+# -- the head
+
+
+@torch.no_grad()
+def test_the_head_shuffles_pixels_colour_first():
+    """Channel (c * s + i) * s + j of a token is colour c of its pixel (i, j)."""
+    model = random_model()
+    images, mask = rand(1, 3, 32, 24), torch.zeros(1, 8, 6)
+    tokens = model.encode(images, mask)
+    out = model.reconstruct(images, mask)
+    weight, bias = model.decoder[0].weight.flatten(1), model.decoder[0].bias
+    s = 8
+    assert out.shape == images.shape and weight.shape == (3 * s * s, 64)
+    for y, x in itertools.product(range(4), range(3)):
+        values = weight @ tokens[0, :, y, x] + bias
+        for c, i, j in ((0, 0, 0), (0, 0, 5), (1, 3, 0), (2, 7, 6)):
+            expected = values[(c * s + i) * s + j]
+            assert out[0, c, y * s + i, x * s + j].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
+
+
+# -- what is hidden stays hidden
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("side", "make"), [(192, lambda: small_model()), (32, lambda: random_model("swinv2_atto"))])
+def test_a_masked_pixel_never_changes_encode(side, make):
+    model = make()
+    images = rand(2, 3, side, side)
+    mask = torch.from_numpy(np.stack([MaskGenerator(side, model.stride, 4, 0.6, seed=s)() for s in (0, 1)]))
+    pixels = mask.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].bool()
+    features, output = model.encode(images, mask), model.reconstruct(images, mask)
+    for wild in (rand(*images.shape, seed=1) * 1e6, torch.full_like(images, -1e30), torch.zeros_like(images)):
+        changed = torch.where(pixels, wild, images)
+        assert torch.equal(model.encode(changed, mask), features)
+        assert torch.equal(model.reconstruct(changed, mask), output)
+    visible = torch.where(pixels, images, images + 0.1)
+    assert not torch.allclose(model.encode(visible, mask), features, atol=1e-3)
+
+
+@torch.no_grad()
+def test_everything_hidden_is_one_picture_and_nothing_hidden_is_no_mask():
+    model = random_model()
+    a, b = rand(1, 3, 32, 32), rand(1, 3, 32, 32, seed=1)
+    assert torch.equal(model.encode(a, torch.ones(1, 8, 8)), model.encode(b, torch.ones(1, 8, 8)))
+    assert torch.equal(model.encode(a, torch.zeros(1, 8, 8)), model.encode(a))
+
+
+def test_the_mask_token_is_not_normalised():
+    """It takes the place of an embedding after the norm: its gradient is the sum over hidden tokens."""
+    model = random_model()
+    tokens = rand(1, 8, 8, 32)
+    mask = rand(1, 8, 8, seed=1) > 0
+    hidden = model.encoder.hide(tokens, mask)
+    assert torch.equal(hidden[mask], model.encoder.mask_token[0].expand(int(mask.sum()), -1))
+    assert torch.equal(hidden[~mask], tokens[~mask])
+
+
+# -- creation and errors
+
+
+def test_create_model_defaults():
+    small = create_model("swinv2_atto")
+    assert (small.stride, small.patch_size, small.target, small.target_window) == (8, 4, "normalized", 7)
+    assert small.encoder.layers[0].window == 4
+    assert create_model("swinv2_atto", target_window=5).target_window == 5
+    with torch.device("meta"):
+        paper = create_model("swinv2_base")
+    assert (paper.stride, paper.target_window, paper.encoder.layers[0].window) == (32, 47, 12)
+
+
+def test_the_state_dict_holds_parameters_only():
+    model = create_model("swinv2_atto")
+    model.encode(rand(1, 3, 32, 32))
+    assert set(model.state_dict()) == {name for name, _ in model.named_parameters()} and not list(model.buffers())
+
+
+def test_errors():
+    with pytest.raises(UserError, match="unknown model 'swinv2_bse': did you mean 'swinv2_base'"):
+        create_model("swinv2_bse")
+    with pytest.raises(UserError, match="unknown target 'normalised': did you mean 'normalized'"):
+        create_model("swinv2_atto", target="normalised")
+    with pytest.raises(UserError, match="image_size 30 is no multiple of swinv2_atto's final stride 8: try 32"):
+        create_model("swinv2_atto", 30)
+    with pytest.raises(UserError, match="window_size 9 is larger than the first stage's map"):
+        create_model("swinv2_atto", 32, 9)
+    model = random_model()
+    with pytest.raises(UserError, match="images of 36 x 40 px: pretraining needs sides that are multiples of 8"):
+        model(rand(1, 3, 36, 40), torch.zeros(1, 9, 10))
+    with pytest.raises(UserError, match=r"mask of shape \(1, 4, 4\): these images need \(1, 8, 8\)"):
+        model(rand(1, 3, 32, 32), torch.zeros(1, 4, 4))
+    assert model.encode(rand(1, 3, 36, 42)).shape == (1, 64, 5, 6)  # dense tasks pad

@@ -1,0 +1,115 @@
+"""The sizes' arithmetic against FACTS 1 and against the real networks."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from simmim_lite.errors import UserError
+from simmim_lite.model.simmim import create_model
+from simmim_lite.model.sizes import LAPTOP, PAPER, SIZES, odd_quarter
+from simmim_lite.model.swin import WindowAttention
+
+# C, heads, backbone parameters, GMAC at 192/12, at 224/14, at 192/12 with the head
+FACTS = {
+    "swinv2_small": (96, (3, 6, 12, 24), 48_959_418, 6.74, 9.41, 6.82),
+    "swinv2_base": (128, (4, 8, 16, 32), 86_893_816, 11.76, 16.32, 11.87),
+    "swinv2_large": (192, (6, 12, 24, 48), 195_202_932, 25.96, 35.81, 26.13),
+    "swinv2_huge": (352, (11, 22, 44, 88), 655_210_922, 85.75, 117.58, 86.06),
+    "swinv2_giant": (448, (14, 28, 56, 112), 1_060_976_996, 138.27, 189.30, 138.66),
+}
+
+
+def test_names():
+    assert list(PAPER) == list(FACTS)
+    assert list(LAPTOP) == ["swinv2_atto", "swinv2_femto", "swinv2_pico", "swinv2_nano"]
+    assert list(SIZES) == [*LAPTOP, *PAPER] and all(size.name == name for name, size in SIZES.items())
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_paper_sizes(name):
+    width, heads, parameters, gmac, gmac_224, gmac_head = FACTS[name]
+    size = PAPER[name]
+    assert (size.embed_dim, size.heads, size.depths, size.patch_size) == (width, heads, (2, 2, 18, 2), 4)
+    assert size.parameters == parameters and size.final_stride == 32
+    assert round(size.gmac(192, 12), 2) == gmac and round(size.gmac(224, 14), 2) == gmac_224
+    assert round(size.gmac(192, 12, head=True), 2) == gmac_head
+
+
+def test_the_smallest_and_largest_are_the_papers_9_and_190():
+    assert round(PAPER["swinv2_small"].gmac(224, 14)) == 9 and round(PAPER["swinv2_giant"].gmac(224, 14), -1) == 190
+
+
+def test_training_cost():
+    """FACTS 7: 6 x GMAC with head, in GFLOP an image."""
+    costs = [round(6 * size.gmac(192, 12, head=True), 1) for size in PAPER.values()]
+    assert costs == [40.9, 71.2, 156.8, 516.4, 832.0]
+
+
+@pytest.mark.parametrize("name", LAPTOP)
+def test_laptop_sizes_have_the_parameters_they_say(name):
+    model, size = create_model(name), SIZES[name]
+    assert sum(p.numel() for p in model.parameters()) == size.simmim_parameters
+    backbone = sum(p.numel() for p in model.encoder.parameters()) - size.embed_dim
+    assert backbone == size.parameters and 0.5e5 < backbone < 1e7
+    assert [stage.blocks[0].attn.heads for stage in model.encoder.layers] == list(size.heads)
+    assert size.final_stride == model.stride == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "window"), [("swinv2_femto", 32, 4), ("swinv2_atto", 48, 6), ("swinv2_atto", 24, 3)]
+)
+def test_gmac_equals_the_work_that_is_done(monkeypatch, name, side, window):
+    """Matrix products counted by torch, plus the norms; without the position bias, which the closed form leaves out."""
+    model, size = create_model(name, side, window), SIZES[name]
+    normed = []
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_hook(lambda _m, _i, out: normed.append(out.numel()))
+
+    def no_bias(attention, window):
+        return torch.zeros(attention.heads, math.prod(window), math.prod(window))
+
+    monkeypatch.setattr(WindowAttention, "position_bias", no_bias)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.reconstruct(torch.randn(1, 3, side, side), torch.zeros(1, side // 4, side // 4))
+    counted = counter.get_total_flops() // 2 + sum(normed)
+    assert round(size.gmac(side, window, head=True) * 1e9) == counted
+    head = size.widths[-1] * 3 * 8**2 * (side // 8) ** 2
+    assert round(size.gmac(side, window) * 1e9) == counted - head
+
+
+@pytest.mark.parametrize(
+    ("image", "window", "patch", "message"),
+    [
+        (100, 12, 32, "image_size 100 is no multiple of swinv2_small's final stride 32: try 96"),
+        (16, 4, 32, "image_size 16 is no multiple .*: try 32"),
+        (192, 12, 40, "mask_patch 40 does not divide: .* try one of 4, 8, 12, 16, 24, 32, 48, 64, 96, 192"),
+        (192, 12, 6, "mask_patch 6 does not divide"),
+        (192, 49, 32, "window_size 49 is larger than the first stage's map, 48 x 48 tokens .* at most 48"),
+        (192, 7, 32, "window_size 7 does not divide stage 1's map of 48 x 48 tokens at 192 px: try one of 2, 3, 6, 12"),
+    ],
+)
+def test_inputs_that_do_not_divide(image, window, patch, message):
+    with pytest.raises(UserError, match=message) as caught:
+        PAPER["swinv2_small"].check_input(image, window, patch)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_messages_advise_is_accepted():
+    size = PAPER["swinv2_small"]
+    for window in (2, 3, 6, 12, 24, 48):
+        size.check_input(192, window, 32)
+    for patch in (4, 8, 12, 16, 24, 32, 48, 64, 96, 192):
+        size.check_input(192, 12, patch)
+    size.check_input(224, 14, 32)
+    SIZES["swinv2_atto"].check_input(32, 4, 8)
+
+
+def test_the_default_window_of_the_target():
+    assert [odd_quarter(side) for side in (192, 224, 64, 32, 16, 8)] == [47, 55, 15, 7, 3, 3]
+    for side in range(12, 400):
+        window = odd_quarter(side)
+        assert window % 2 == 1 and abs(window - side / 4) <= 1

@@ -1,0 +1,219 @@
+"""Swin V2's windows, shift, padding, merges and coordinates against a network written slowly."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from random_weights import close, rand, random_model, randomise, small_model
+
+from simmim_lite.errors import UserError
+from simmim_lite.model.sizes import SIZES
+from simmim_lite.model.swin import SwinV2, log_coordinates
+
+
+def slow_attention(attn, x, window, shifted):
+    """Official order of things: pad, roll, cut windows, forbid what the roll brought together; x (H, W, C)."""
+    height, width, channels = x.shape
+    wh, ww = min(window, height), min(window, width)
+    sh, sw = (0 if side <= window else w // 2 for side, w in ((height, wh), (width, ww))) if shifted else (0, 0)
+    hp, wp = math.ceil(height / wh) * wh, math.ceil(width / ww) * ww
+
+    def region(at, side, w, shift):
+        return 0 if shift == 0 or at < side - w else 1 if at < side - shift else 2
+
+    groups = {}
+    for y in range(hp):
+        for z in range(wp):
+            ry, rz = (y - sh) % hp, (z - sw) % wp  # where the roll puts it
+            regions = (region(ry, hp, wh, sh), region(rz, wp, ww, sw))
+            groups.setdefault((ry // wh, rz // ww), []).append((y, z, ry, rz, regions))
+    out = torch.zeros_like(x)
+    for tokens in groups.values():
+        real = [t for t in tokens if t[0] < height and t[1] < width]  # padding is nobody's key, and no result
+        values = torch.stack([x[t[0], t[1]] for t in real])
+        pre = attn.pretrained_window
+        offsets = torch.tensor(
+            [
+                [((a[2] - b[2]) / max(1, (pre or wh) - 1), (a[3] - b[3]) / max(1, (pre or ww) - 1)) for b in real]
+                for a in real
+            ]
+        )
+        coordinates = torch.sign(offsets) * torch.log2(1 + 8 * offsets.abs()) / math.log2(8)
+        bias = 16 * torch.sigmoid(attn.cpb_mlp(coordinates))  # (L, L, heads)
+        apart = torch.tensor([[0.0 if a[4] == b[4] else -100.0 for b in real] for a in real])
+        weight, c = attn.qkv.weight, channels
+        q, k, v = (
+            values @ weight[:c].t() + attn.q_bias,
+            values @ weight[c : 2 * c].t(),
+            values @ weight[2 * c :].t() + attn.v_bias,
+        )
+        parts = []
+        for h in range(c // 32):
+            at = slice(32 * h, 32 * h + 32)
+            cosine = F.normalize(q[:, at], dim=1) @ F.normalize(k[:, at], dim=1).t()
+            scale = attn.logit_scale[h].clamp(max=math.log(100)).exp()
+            parts.append((cosine * scale + bias[..., h] + apart).softmax(1) @ v[:, at])
+        result = attn.proj(torch.cat(parts, 1))
+        for t, row in zip(real, result, strict=True):
+            out[t[0], t[1]] = row
+    return out
+
+
+def slow_merge(merge, x):
+    height, width, channels = x.shape
+    out = torch.zeros(math.ceil(height / 2), math.ceil(width / 2), 2 * channels)
+    zero = torch.zeros(channels)
+    for y in range(out.shape[0]):
+        for z in range(out.shape[1]):
+            corners = [(2 * y, 2 * z), (2 * y + 1, 2 * z), (2 * y, 2 * z + 1), (2 * y + 1, 2 * z + 1)]
+            out[y, z] = merge.reduction(torch.cat([x[c] if c[0] < height and c[1] < width else zero for c in corners]))
+    return merge.norm(out)
+
+
+def slow_encode(encoder, image, mask=None):
+    """image (3, H, W), mask (h, w) -> (C, h', w')."""
+    _, height, width = image.shape
+    p = encoder.patch_embed.patch_size
+    image = F.pad(image, (0, -width % p, 0, -height % p))
+    x = torch.zeros(image.shape[1] // p, image.shape[2] // p, encoder.embed_dim)
+    for y in range(x.shape[0]):
+        for z in range(x.shape[1]):
+            patch = image[:, y * p : y * p + p, z * p : z * p + p].flatten()
+            x[y, z] = encoder.patch_embed.proj.weight.flatten(1) @ patch + encoder.patch_embed.proj.bias
+    x = encoder.patch_embed.norm(x)
+    if mask is not None:
+        w = mask[..., None].float()
+        x = x * (1 - w) + encoder.mask_token[0] * w
+    for stage in encoder.layers:
+        for i, block in enumerate(stage.blocks):
+            x = x + block.norm1(slow_attention(block.attn, x, stage.window, i % 2 == 1))
+            x = x + block.norm2(block.mlp.fc2(F.gelu(block.mlp.fc1(x))))
+        if stage.downsample is not None:
+            x = slow_merge(stage.downsample, x)
+    return encoder.norm(x).permute(2, 0, 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("height", "width", "window", "depths", "pretrained"),
+    [
+        (32, 32, 4, (2, 2), None),  # nothing to pad
+        (48, 32, 4, (3, 1), None),  # longer than wide, an odd number of blocks
+        (64, 16, 6, (2, 2), None),  # window clamped and unshifted along one side only
+        (50, 70, 4, (2, 2), None),  # padded in pixels, windows and merge
+        (33, 47, 3, (2, 2, 2), None),  # odd maps, odd window
+        (24, 40, 4, (2, 2), (3, 2)),  # moved from other windows
+        (20, 20, 12, (2, 1), None),  # one window a stage
+    ],
+)
+def test_the_network_equals_the_slow_one(height, width, window, depths, pretrained):
+    encoder = randomise(SwinV2(32, depths, window, pretrained_window_sizes=pretrained)).eval()
+    images = rand(2, 3, height, width)
+    tokens = (2, math.ceil(height / 4), math.ceil(width / 4))
+    mask = torch.rand(tokens, generator=torch.Generator().manual_seed(1)) < 0.4
+    for hidden in (None, mask):
+        out = encoder(images, hidden)
+        expected = torch.stack(
+            [slow_encode(encoder, image, None if hidden is None else hidden[i]) for i, image in enumerate(images)]
+        )
+        assert close(out, expected)
+
+
+@torch.no_grad()
+def test_stage_maps_of_an_odd_image():
+    encoder = randomise(SwinV2(32, (1, 1, 1), 4)).eval()
+    images = rand(1, 3, 50, 70)
+    maps = encoder.feature_maps(images)
+    assert [tuple(m.shape) for m in maps] == [(1, 32, 13, 18), (1, 64, 7, 9), (1, 128, 4, 5)]
+    assert torch.equal(maps[-1], encoder(images))
+
+
+@torch.no_grad()
+def test_samples_of_a_batch_do_not_mix():
+    model = random_model()
+    images = rand(4, 3, 32, 32)
+    assert close(model.encode(images)[2:3], model.encode(images[2:3]), 1e-6)
+
+
+@torch.no_grad()
+def test_one_model_takes_any_size_in_any_order():
+    """The layouts that are kept between calls belong to a size each."""
+    model, sizes = random_model(), [(32, 32), (48, 32), (32, 48), (50, 70), (32, 32)]
+    fresh = [copy.deepcopy(model).encode(rand(1, 3, *size)) for size in sizes]
+    for _ in range(2):
+        for size, expected in zip(sizes, fresh, strict=True):
+            assert torch.equal(model.encode(rand(1, 3, *size)), expected)
+
+
+def test_training_works_after_inference_mode():
+    model = random_model()
+    with torch.inference_mode():
+        before = model.encode(rand(1, 3, 40, 40))
+    out = model.encode(rand(1, 3, 40, 40))
+    out.sum().backward()
+    assert torch.equal(out, before) and model.encoder.mask_token.grad is None
+    assert model.encoder.layers[0].blocks[0].attn.cpb_mlp[0].weight.grad.abs().max() > 0
+
+
+# -- coordinates
+
+
+@pytest.mark.parametrize(
+    ("window", "pretrained", "expected"),
+    [
+        (12, None, "0 .26283 .43182 .55662 .65561 .73766 .80774 .86889 .92313 .97187 1.01612 1.05664"),
+        (14, 12, "0 .26283 .43182 .55662 .65561 .73766 .80774 .86889 .92313 .97187 1.01612 1.05664 1.09401 1.12869"),
+        (7, 6, "0 .45950 .69013 .84535 .96251 1.05664 1.13533"),
+    ],
+)
+def test_log_spaced_coordinates(window, pretrained, expected):
+    """FACTS 5, five digits."""
+    grid = log_coordinates((window, window), pretrained)
+    row = torch.tensor([float(v) for v in expected.split()])
+    assert grid.shape == (2 * window - 1, 2 * window - 1, 2)
+    assert (grid[:, 0, 0][window - 1 :] - row).abs().max() < 6e-6
+    assert torch.equal(grid, -grid.flip(0, 1)) and torch.equal(grid[..., 0], grid[..., 1].t())
+    assert (grid[..., 0] == grid[:, :1, 0]).all()  # the first coordinate is the row's
+
+
+def test_coordinates_of_a_window_that_is_not_square():
+    grid = log_coordinates((3, 5))
+    assert grid.shape == (5, 9, 2)
+    assert torch.equal(grid[:, 0, 0], log_coordinates((3, 3))[:, 0, 0])
+    assert torch.equal(grid[0, :, 1], log_coordinates((5, 5))[0, :, 1])
+    assert log_coordinates((1, 1)).tolist() == [[[0.0, 0.0]]]
+
+
+@torch.no_grad()
+def test_the_position_bias_is_the_mlp_of_the_offset():
+    attn = random_model("swinv2_femto").encoder.layers[0].blocks[0].attn
+    window = (3, 4)
+    bias, grid = attn.position_bias(window), log_coordinates(window)
+    assert bias.shape == (2, 12, 12) and bias.min() > 0 and bias.max() < 16
+    for i in range(12):
+        for j in range(12):
+            dy, dx = i // 4 - j // 4, i % 4 - j % 4
+            expected = 16 * torch.sigmoid(attn.cpb_mlp(grid[dy + 2, dx + 3]))
+            assert close(bias[:, i, j], expected)
+
+
+# -- errors
+
+
+def test_errors():
+    with pytest.raises(UserError, match="embed_dim 40 is no multiple of 32"):
+        SwinV2(embed_dim=40)
+    with pytest.raises(UserError, match=r"pretrained_window_sizes \(12, 12\): give one for each of 4 stages"):
+        SwinV2(pretrained_window_sizes=(12, 12))
+    model = random_model()
+    for shape in ((1, 4, 4), (1, 8, 9), (2, 8, 8), (1, 32, 32)):
+        with pytest.raises(UserError, match=r"mask of shape .*these images need \(1, 8, 8\), one value a token"):
+            model.encode(rand(1, 3, 32, 32), torch.zeros(shape))
+
+
+def test_small_stages_of_every_laptop_size_run():
+    for name in list(SIZES)[:2]:
+        assert random_model(name).encode(rand(1, 3, 32, 32)).shape == (1, SIZES[name].widths[-1], 4, 4)
+    assert small_model(window=4).encode(rand(1, 3, 64, 32)).shape == (1, 256, 2, 1)
