@@ -1,0 +1,155 @@
+"""A batch as a function of (seed, step): order, crop, flip and mask depend on numbers, never on history (DESIGN 2)."""
+
+import functools
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..errors import UserError, unknown
+from ..model.masking import hash_masks, splitmix64, stream, uniforms, upsample
+from .sources import Split
+
+#: Seed of every validation mask: two runs are judged on the same hidden cells.
+VAL_SEED = 20220608
+
+AUGMENTATIONS = ("none", "flip", "crop+flip")
+_ORDER, _AUGMENT = 1, 2  # streams of random numbers
+_TRIES = 10  # crops drawn before the centre crop is taken, as torchvision does
+_SCALE, _RATIO = (0.67, 1.0), (3 / 4, 4 / 3)  # FACTS 3
+
+
+class Batches:
+    """Training batches of the images `indices` (N,) of a split, each a pure function of (seed, step).
+
+    Position p = step * batch_size + j holds an image of epoch p // N; the order within an epoch depends on (seed,
+    epoch), an image's crop, flip and mask on (seed, epoch, image id). A batch may span epochs, so N may be smaller than
+    the batch. `image_size`, `mask_patch` and `patch_size` (of the model) are in pixels; `mean`, `std` in 0..1 units.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        indices: np.ndarray,
+        *,
+        seed: int,
+        batch_size: int,
+        image_size: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        augment: str = "flip",
+        mask_patch: int = 8,
+        mask_ratio: float = 0.6,
+        mask_strategy: str = "random",
+        patch_size: int = 4,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if augment not in AUGMENTATIONS:
+            raise unknown("augment", augment, AUGMENTATIONS)
+        if not len(indices):
+            raise UserError(f"images 0: a batch needs at least one training image of {len(split)}")
+        if split.images.shape[-2:] != (image_size, image_size):
+            raise UserError(
+                f"image_size {image_size}: {split.name} was opened at {split.images.shape[-1]} px; reopen it"
+            )
+        if image_size % mask_patch or mask_patch % patch_size:
+            raise UserError(
+                f"mask_patch {mask_patch} does not fit: it must divide image_size {image_size} and be a multiple of "
+                f"the model's patch {patch_size}"
+            )
+        self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
+        self.indices = np.asarray(indices, np.int64)
+        self.ids = np.asarray(split.ids)[self.indices]
+        self.seed, self.batch_size, self.augment = seed, batch_size, augment
+        self.mean, self.std, self.device = tuple(mean), tuple(std), torch.device(device)
+        self.grid = (image_size // mask_patch,) * 2
+        self.cell = mask_patch // patch_size
+        self.mask_ratio, self.mask_strategy = mask_ratio, mask_strategy
+        self._order = functools.lru_cache(maxsize=4)(self._permutation)
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """Step's images float32 (B, 3, S, S), normalised, and masks bool (B, S/patch_size, S/patch_size), True =
+        hidden, both on the device; and the image ids uint64 (B,)."""
+        epochs, places = self.positions(step)
+        ids = self.ids[places]
+        cells = hash_masks(self.grid, self.mask_ratio, self.seed, ids, epochs, self.mask_strategy)
+        mask = torch.from_numpy(upsample(cells, self.cell)).to(self.device)
+        pixels = self.images[self.indices[places]]
+        if self.augment == "none":
+            return normalise(pixels, self.mean, self.std, self.device), mask, ids
+        if self.augment == "flip":
+            flip = np.flatnonzero(uniforms(1, self.seed, ids, epochs, _AUGMENT)[:, 0] < 0.5)
+            pixels[flip] = pixels[flip, ..., ::-1]
+            return normalise(pixels, self.mean, self.std, self.device), mask, ids
+        boxes, flips = crop_boxes(uniforms(4 * _TRIES + 1, self.seed, ids, epochs, _AUGMENT), pixels.shape[-1])
+        images = normalise(pixels, self.mean, self.std, self.device)
+        return crop(images, boxes, flips), mask, ids
+
+    def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch (B,) and place in `indices` (B,) of each image of a step: int64."""
+        n = len(self.indices)
+        epochs, offsets = np.divmod(step * self.batch_size + np.arange(self.batch_size), n)
+        places = np.empty(self.batch_size, np.int64)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            here = epochs == epoch
+            places[here] = self._order(epoch)[offsets[here]]
+        return epochs, places
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        key = splitmix64(stream(self.seed, epoch, _ORDER))
+        return np.argsort(splitmix64(self.ids ^ key), kind="stable")
+
+
+def normalise(
+    images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...], device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """uint8 (B, 3, H, W) -> float32 tensor, (x / 255 - mean) / std per channel, on the device."""
+    pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(device)
+    mean, std = (torch.tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1) for v in (mean, std))
+    return pixels.float().sub_(mean * 255).mul_(1 / (255 * std))
+
+
+def crop_boxes(draws: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of RandomResizedCrop on square images of `size` pixels, scale (.67, 1) and ratio (3/4, 4/3) as in FACTS 3.
+
+    From uniforms (B, 4 * tries + 1) -> int64 (B, 4): top, left, height, width; and flips: bool (B,). As in torchvision,
+    area and log ratio are uniform, sides are rounded, the first try that fits is taken; the whole image if none does.
+    """
+    flips = draws[:, 0] < 0.5
+    area, ratio, top, left = draws[:, 1:].astype(np.float64).reshape(len(draws), -1, 4).transpose(2, 0, 1)
+    area = size**2 * (_SCALE[0] + (_SCALE[1] - _SCALE[0]) * area)
+    low, high = np.log(_RATIO)
+    ratio = np.exp(low + (high - low) * ratio)
+    width, height = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
+    fits = (width <= size) & (height <= size)
+    first = (np.arange(len(draws)), fits.argmax(1))
+    height, width = (np.where(fits.any(1), side[first], size) for side in (height, width))
+    # a uniform may round up to 1
+    top = np.minimum((top[first] * (size - height + 1)).astype(int), size - height)
+    left = np.minimum((left[first] * (size - width + 1)).astype(int), size - width)
+    return np.stack([top, left, height, width], 1), flips
+
+
+def crop(images: torch.Tensor, boxes: np.ndarray, flips: np.ndarray) -> torch.Tensor:
+    """Cut boxes (B, 4: top, left, height, width) out of (B, 3, S, S), resize them to S x S (bilinear), mirror `flips`.
+
+    The numbers are those of resizing each cut-out alone: samples never leave the pixel centres of their box. A box is
+    never larger than the output, so there is nothing to filter.
+    """
+    size = images.shape[-1]
+    box = torch.from_numpy(boxes).to(images.device, torch.float32)
+    centres = (torch.arange(size, device=images.device) + 0.5) / size
+    lines = []
+    for start, length in ((box[:, 0], box[:, 2]), (box[:, 1], box[:, 3])):
+        inside = (centres * length[:, None] - 0.5).clamp(min=0)
+        line = start[:, None] + torch.minimum(inside, length[:, None] - 1)
+        lines.append(line * (2 / (size - 1)) - 1)
+    y, x = lines
+    x = torch.where(torch.from_numpy(flips).to(images.device)[:, None], x.flip(1), x)
+    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], -1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def validation_masks(grid: tuple[int, int], ratio: float, strategy: str, ids: np.ndarray, k: int) -> np.ndarray:
+    """The k-th validation mask of each image id: bool (B, rows, columns) of mask cells, the same in every run."""
+    return hash_masks(grid, ratio, VAL_SEED, ids, k, strategy)

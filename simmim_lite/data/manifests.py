@@ -1,0 +1,188 @@
+"""Which images a data set holds: subsets by rule, nested, checked against the disk by digest. No torch here.
+
+A manifest is a YAML file: where the images are, how many, the rule that ranks them (a hash of seed, class and path, so
+10 % lies inside 20 % lies inside 50 %) and the subsets. `build` fills in the digests and writes the list of paths
+beside the manifest (NAME.paths.gz); with that list `verify` can say which file differs, and not only that one does.
+"""
+
+import gzip
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from ..errors import UserError, unknown
+from . import folders, scenes
+from .ranking import rank
+
+SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
+_FIELDS = {"name", "source", "images", "classes", "rule", "seed", "note", "digest", "subsets"}
+_NAMED = 20  # files of a kind that `verify` names
+
+
+def subset(split, n: int | None, seed: int) -> np.ndarray:
+    """The first n images of a `Split` by rank (all of them for None): int64 (n,), indices into the split."""
+    if n is not None and not 0 < n <= len(split):
+        raise UserError(f"images {n}: {split.name} holds {len(split)} images; ask for 1 to {len(split)}")
+    return rank(split.ids, split.labels, seed, split.block)[:n]
+
+
+def read(manifest: str | Path) -> dict:
+    """A manifest by path, or by the name of one that the project ships; one line for a file that is none."""
+    path = _find(manifest)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a readable manifest ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict) or not {"name", "source", "seed", "subsets"} <= content.keys():
+        raise UserError(f"{path}: not a manifest; it needs at least name, source, seed and subsets")
+    for name in content:
+        if name not in _FIELDS:
+            raise unknown(f"field in {path}:", name, sorted(_FIELDS))
+    if content.get("rule", "hash") != "hash" or content["source"] not in ("imagefolder", "scenes"):
+        raise UserError(f"{path}: rule must be hash, and source imagefolder or scenes")
+    if content["source"] == "scenes" and not isinstance(content.get("images"), int):
+        raise UserError(f"{path}: scenes have no end; images must state how many of them are ranked")
+    for part in content["subsets"]:
+        if not isinstance(part, dict) or ("fraction" in part) == ("count" in part):
+            raise UserError(f"{path}: each subset needs either a fraction or a count, found {part}")
+    return content
+
+
+def build(manifest: str | Path, folder: str | Path | None = None, out: str | Path | None = None) -> dict:
+    """Rank the images of a folder (none for scenes), fill in counts and digests, write the manifest to `out` (default:
+    over itself) with its list of paths beside it, and return it. A count that the manifest already states must hold."""
+    content = read(manifest)
+    found = _population(content, folder)
+    for what, number in (("images", len(found.names)), ("classes", found.classes)):
+        expected = content.get(what)
+        if expected is not None and expected != number:
+            raise UserError(
+                f"{content['name']}: {found.where} holds {number:,} {what} to train on, the manifest expects "
+                f"{expected:,}; complete the data, or set {what}: null in {_find(manifest)}"
+            )
+        content[what] = number
+    content["digest"] = _digest(found.ids)
+    content["subsets"] = [
+        part | dict(zip(("images", "digest"), _drawn(part, found, content["seed"]), strict=True))
+        for part in content["subsets"]
+    ]
+    path = Path(out) if out is not None else _find(manifest)
+    try:
+        if folder is not None:
+            lines = "\n".join(found.names).encode("utf-8", "surrogateescape")
+            _replace(_list_path(path), gzip.compress(lines, mtime=0))
+        _replace(path, yaml.safe_dump(content, sort_keys=False, width=120).encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name another file") from error
+    return content
+
+
+def verify(manifest: str | Path, folder: str | Path | None = None) -> list[str]:
+    """What differs between a built manifest and a folder, a line each (missing, extra, duplicated); [] if nothing."""
+    content, path = read(manifest), _find(manifest)
+    if not content.get("digest"):
+        raise UserError(f"{path}: has no digest yet; run manifest build with the folder first")
+    found = _population(content, folder)
+    if _digest(found.ids) == content["digest"]:
+        lines = []
+        for part in content["subsets"]:
+            images, digest = _drawn(part, found, content["seed"])
+            if (images, digest) != (part.get("images"), part.get("digest")):
+                size = part.get("fraction", part.get("count"))
+                lines.append(f"subset {size}: the rule draws other images than {path} states; build it again")
+        return lines
+    if folder is None or not _list_path(path).exists():
+        return [f"digest differs: {found.where} holds {len(found.names):,} images, {path} states {content['images']:,}"]
+    listed = gzip.decompress(_list_path(path).read_bytes()).decode("utf-8", "surrogateescape").split("\n")
+    missing, extra = sorted(set(listed) - set(found.names)), sorted(set(found.names) - set(listed))
+    copies = _copies(Path(folder), extra, found.names)
+    lines = _named("missing", missing)
+    lines += _named("extra", [name for name in extra if name not in copies])
+    return lines + _named("duplicated", [f"{name} has the content of {of}" for name, of in copies.items()])
+
+
+@dataclass(frozen=True)
+class _Population:
+    """The training images a manifest speaks of."""
+
+    where: str
+    names: list[str]
+    ids: np.ndarray
+    labels: np.ndarray | None
+    classes: int
+
+
+def _population(content: dict, folder: str | Path | None) -> _Population:
+    if content["source"] == "scenes":
+        ids = np.arange(content["images"], dtype=np.uint64)
+        names = [str(i) for i in ids]
+        return _Population("scenes", names, ids, scenes.labels(0, ids), len(scenes.CLASSES))
+    if folder is None:
+        raise UserError(f"{content['name']}: is about a folder of images; give the folder")
+    root = Path(folder).expanduser()
+    names, _ = folders.list_images(root)
+    laid = folders.layout(root, names)
+    train = laid.splits["train"]
+    labels = laid.labels[train] if laid.classes else None
+    return _Population(str(folder), [names[i] for i in train], laid.ids[train], labels, len(laid.classes))
+
+
+def _drawn(part: dict, found: _Population, seed: int) -> tuple[int, str]:
+    """Number of images and digest of a subset."""
+    n = part["count"] if "count" in part else round(part["fraction"] * len(found.ids))
+    if not 0 < n <= len(found.ids):
+        raise UserError(f"{found.where}: a subset of {n:,} images cannot be drawn from {len(found.ids):,}")
+    return n, _digest(found.ids[rank(found.ids, found.labels, seed)[:n]])
+
+
+def _digest(ids: np.ndarray) -> str:
+    return hashlib.sha256(np.sort(ids).astype("<u8").tobytes()).hexdigest()[:16]
+
+
+def _copies(root: Path, extra: list[str], names: list[str]) -> dict[str, str]:
+    """Which of the extra files have the content of another file of the folder, and of which."""
+    size = {name: (root / name).stat().st_size for name in names}
+    suspects = {size[name] for name in extra}
+    unknown_files = set(extra)
+    first: dict[bytes, str] = {}
+    copies = {}
+    # known files first, so that the extra file is the one called a copy
+    for name in sorted((n for n in names if size[n] in suspects), key=lambda n: (n in unknown_files, n)):
+        content = hashlib.sha256((root / name).read_bytes()).digest()
+        if name in unknown_files and content in first:
+            copies[name] = first[content]
+        first.setdefault(content, name)
+    return copies
+
+
+def _named(kind: str, items: list[str]) -> list[str]:
+    lines = [f"{kind}: {item}" for item in items[:_NAMED]]
+    return lines + ([f"{kind}: {len(items) - _NAMED:,} more"] if len(items) > _NAMED else [])
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _find(manifest: str | Path) -> Path:
+    path = Path(manifest).expanduser()
+    if path.is_file():
+        return path
+    shipped = sorted(p.stem for p in SHIPPED.glob("*.yaml"))
+    if str(manifest) in shipped:
+        return SHIPPED / f"{manifest}.yaml"
+    raise unknown("manifest", manifest, shipped)
+
+
+def _list_path(path: Path) -> Path:
+    return path.with_suffix(".paths.gz")

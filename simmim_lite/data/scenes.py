@@ -1,0 +1,213 @@
+"""Procedural pictures as a function of (seed, index): label, box and mask are known, and there is no end of them.
+
+A scene is a soft background, one large object whose shape (5) and texture (2) make the class (10), and half of the time
+a small second object. Only additions, multiplications, divisions, roundings and square roots touch the numbers: IEEE
+arithmetic defines those to the last bit, so a scene is the same picture on every machine (sines and exponentials are
+not). No torch here.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from ..model.masking import uniforms
+
+#: Raised whenever the same (seed, index) would give another picture; a test holds a digest against it.
+SCENES_VERSION = 1
+SHAPES = ("disc", "square", "triangle", "ring", "cross")
+TEXTURES = ("plain", "striped")
+CLASSES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
+
+_SIDE = 32  # scenes are laid out on a board of 32 units a side, whatever the number of pixels
+_CHUNK = 1 << 16  # pixels drawn together: the working set stays in the cache
+_BACKGROUND, _MAIN, _SMALL = 1, 2, 3  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """N scenes of S x S pixels. Boxes are xyxy in pixels, the lower right edge exclusive; masks are what is visible.
+
+    A scene without a small object (or with one that is wholly covered) has small label -1, a box of zeros, no mask.
+    """
+
+    images: np.ndarray  # uint8 (N, 3, S, S)
+    labels: np.ndarray  # int64 (N,), into CLASSES: the large object's
+    boxes: np.ndarray  # float32 (N, 4)
+    masks: np.ndarray  # bool (N, S, S)
+    small_labels: np.ndarray  # int64 (N,), into CLASSES, or -1
+    small_boxes: np.ndarray  # float32 (N, 4)
+    small_masks: np.ndarray  # bool (N, S, S)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def render(seed: int, indices: np.ndarray, size: int = 32) -> Scenes:
+    """Draw the scenes of a seed at the given indices (N,), `size` pixels a side.
+
+    Pure: row i depends on (seed, indices[i], size) alone, so `render(s, [5])` is row 5 of `render(s, range(9))`. The
+    same scene at another size is the same picture on a finer or coarser raster.
+    """
+    indices = np.asarray(indices).reshape(-1).astype(np.uint64)
+    step = max(1, _CHUNK // size**2)
+    parts = [_draw(seed, indices[i : i + step], size) for i in range(0, max(1, len(indices)), step)]
+    return Scenes(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Scenes)))
+
+
+def labels(seed: int, indices: np.ndarray) -> np.ndarray:
+    """The labels `render` would return, without drawing: int64 (N,)."""
+    return _label(uniforms(1, seed, np.asarray(indices).reshape(-1), _MAIN)[:, 0])
+
+
+def _draw(seed: int, indices: np.ndarray, size: int) -> Scenes:
+    n, px = len(indices), np.float32(size / _SIDE)
+    grid = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / px
+    image = _background(uniforms(24, seed, indices, _BACKGROUND), grid)
+
+    u, v = uniforms(22, seed, indices, _MAIN), uniforms(24, seed, indices, _SMALL)
+    radius = 9 + 3.5 * u[:, 1]
+    x, y = _place(radius, u[:, 2]), _place(radius, u[:, 3])
+    # the small object keeps to the edge that is farther from the large one, or most of them would be covered
+    small = 3 + 2 * v[:, 1]
+    far_x, far_y, sideways = _far(x, v[:, 2]), _far(y, v[:, 3]), v[:, 22] < 0.5
+    small_x = _place(small, np.where(sideways, far_x, v[:, 2]))
+    small_y = _place(small, np.where(sideways, v[:, 3], far_y))
+
+    there = np.flatnonzero(v[:, 23] < 0.5)
+    small_masks = np.zeros((n, size, size), bool)
+    small_labels = np.full(n, -1)
+    if len(there):
+        seen = image[there]
+        cover = _paint(seen, v[there], small_x[there], small_y[there], small[there], grid, px)
+        image[there], small_masks[there], small_labels[there] = seen, cover, _label(v[there, 0])
+    masks = _paint(image, u, x, y, radius, grid, px)
+    small_masks &= ~masks
+    small_labels[~small_masks.any((1, 2))] = -1
+    pixels = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return Scenes(pixels, _label(u[:, 0]), _boxes(masks), masks, small_labels, _boxes(small_masks), small_masks)
+
+
+def _label(u: np.ndarray) -> np.ndarray:
+    return np.minimum((u * len(CLASSES)).astype(np.int64), len(CLASSES) - 1)
+
+
+def _place(radius: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """A centre that leaves the object on the board but for a tenth of its radius."""
+    return radius * np.float32(0.9) + (_SIDE - 1.8 * radius) * u
+
+
+def _far(centre: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Relative position near the edge that is farther from `centre`."""
+    return np.where(centre < _SIDE / 2, 1 - 0.15 * u, 0.15 * u)
+
+
+def _background(u: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Two muted colours, mixed along a direction and bent by three soft waves: float32 (N, 3, S, S) in 0..1."""
+    start = _hsv(u[:, 0], 0.1 + 0.4 * u[:, 1], 0.2 + 0.5 * u[:, 2])
+    end = _hsv(u[:, 3], 0.1 + 0.4 * u[:, 4], 0.2 + 0.5 * u[:, 5])
+    along = (grid - _SIDE / 2) / _SIDE
+    mix = _rows(_cos(u[:, 6]), along)[:, None, :] + (_rows(_sin(u[:, 6]), along) + np.float32(0.5))[:, :, None]
+    strength = np.float32(0.3) * u[:, 7]
+    for k, (waves, height) in enumerate(((1.2, 1.0), (2.16, 0.5556), (3.888, 0.3086))):
+        turn, stretch, phase = u[:, 8 + 3 * k : 11 + 3 * k].T
+        frequency = waves / _SIDE * (0.7 + 0.6 * stretch)
+        mix += _plane_wave(strength * height, frequency, turn, phase, grid, grid)
+    mix = np.clip(mix, 0, 1)[:, None]
+    return start[:, :, None, None] + (end - start)[:, :, None, None] * mix
+
+
+def _paint(
+    image: np.ndarray, u: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.ndarray, grid: np.ndarray, px: np.float32
+) -> np.ndarray:
+    """Paint one object into each image (N, 3, S, S) in place; returns where it is: bool (N, S, S).
+
+    `x`, `y`, `radius` (N,) are in board units, `px` is pixels a unit.
+    """
+    label = _label(u[:, 0])
+    dx, dy = grid[None] - x[:, None], grid[None] - y[:, None]  # (N, S)
+    rotation = (u[:, 4] - 0.5) * 0.14  # turns: 25 degrees either way
+    c, s = _cos(rotation) / radius, _sin(rotation) / radius
+    alpha = np.empty((len(u), *grid.shape * 2), np.float32)
+    for shape in range(len(SHAPES)):
+        of = np.flatnonzero(label // 2 == shape)
+        if len(of):
+            right = (c[of, None] * dx[of])[:, None, :] + (s[of, None] * dy[of])[:, :, None]
+            down = (-s[of, None] * dx[of])[:, None, :] + (c[of, None] * dy[of])[:, :, None]
+            # distance to the outline in pixels, so that an edge is about one pixel wide at any size
+            alpha[of] = 0.5 - _outside(shape, right, down) * (np.float32(0.8) * px * radius[of])[:, None, None]
+    np.clip(alpha, 0, 1, out=alpha)
+
+    mix = np.zeros_like(alpha)
+    striped = np.flatnonzero(label % 2)
+    if len(striped):
+        w, ones = u[striped], np.ones(len(striped), np.float32)
+        wave = _plane_wave(ones, 1 / (6 + 4 * w[:, 7]), 0.5 * w[:, 6], w[:, 5], dx[striped], dy[striped])
+        mix[striped] = np.clip(wave + np.float32(0.5), 0, 1)
+    bright = _hsv(u[:, 8], 0.5 + 0.5 * u[:, 9], 0.7 + 0.3 * u[:, 10])
+    dark = _hsv(u[:, 11], 0.5 + 0.5 * u[:, 12], 0.15 + 0.3 * u[:, 13])
+    strength = np.float32(0.35) * u[:, 14] / radius
+    light = ((strength * _cos(u[:, 15]))[:, None] * dx)[:, None, :] + (
+        (strength * _sin(u[:, 15]))[:, None] * dy + np.float32(1)
+    )[:, :, None]
+    for channel in range(3):
+        colour = (bright[:, channel, None, None] + (dark - bright)[:, channel, None, None] * mix) * light
+        image[:, channel] += (colour - image[:, channel]) * alpha
+    return alpha > 0.5
+
+
+def _outside(shape: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """How far outside the unit-sized shape a point lies (negative inside)."""
+    if shape == 0:
+        return np.sqrt(x * x + y * y) - np.float32(0.9)
+    if shape == 1:
+        return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.78)
+    if shape == 2:
+        return np.maximum(np.abs(x) * np.float32(0.866) + y * np.float32(0.5), -y) - np.float32(0.5)
+    if shape == 3:
+        return np.abs(np.sqrt(x * x + y * y) - np.float32(0.68)) - np.float32(0.24)
+    ax, ay = np.abs(x), np.abs(y)
+    wide, tall = np.float32(0.95), np.float32(0.3)
+    return np.minimum(np.maximum(ax - wide, ay - tall), np.maximum(ay - wide, ax - tall))
+
+
+def _plane_wave(height, frequency, turn, phase, x, y) -> np.ndarray:
+    """height * cos(2 pi (frequency * distance along `turn` + phase)): (N, S, S) for x, y (S,) or (N, S).
+
+    cos(a + b) = cos a cos b - sin a sin b leaves trigonometry to rows and columns and three passes to the picture.
+    """
+    a = _rows(frequency * _cos(turn), x) + phase[:, None]
+    b = _rows(frequency * _sin(turn), y)
+    height = np.asarray(height, np.float32)[:, None]
+    return (height * _cos(a))[:, None, :] * _cos(b)[:, :, None] - (height * _sin(a))[:, None, :] * _sin(b)[:, :, None]
+
+
+def _rows(factor: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """factor (N,) times a line (S,) or lines (N, S): float32 (N, S)."""
+    return factor[:, None].astype(np.float32) * line
+
+
+def _sin(turns: np.ndarray) -> np.ndarray:
+    """Sine of an angle in turns to .001, by parabolas: exact arithmetic on every machine."""
+    t = turns - np.rint(turns)
+    y = 8 * t * (1 - 2 * np.abs(t))
+    return y * (np.float32(0.775) + np.float32(0.225) * np.abs(y))
+
+
+def _cos(turns: np.ndarray) -> np.ndarray:
+    return _sin(turns + np.float32(0.25))
+
+
+def _hsv(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Colours (N,) each in 0..1 -> float32 RGB (N, 3)."""
+    k = (hue[:, None] + np.array([0, 2 / 3, 1 / 3], np.float32)) * 6
+    k = k - 6 * np.floor(k / 6)
+    return value[:, None] * (1 - saturation[:, None] * (1 - np.clip(np.abs(k - 3) - 1, 0, 1)))
+
+
+def _boxes(masks: np.ndarray) -> np.ndarray:
+    """Tight boxes of masks (N, S, S): float32 (N, 4) xyxy in pixels, zeros where a mask is empty."""
+    size = masks.shape[-1]
+    columns, rows = masks.any(1), masks.any(2)
+    low = [axis.argmax(1) for axis in (columns, rows)]
+    high = [size - axis[:, ::-1].argmax(1) for axis in (columns, rows)]
+    return (np.stack([*low, *high], 1) * masks.any((1, 2))[:, None]).astype(np.float32)

@@ -1,0 +1,299 @@
+"""Where images come from: scenes, imagefolder:DIR, torchvision:NAME, hf:NAME, all opened to the same `Data`.
+
+The data root is `$SIMMIM_DATA`, else `~/.cache/simmim_lite`; it is read here and nowhere else.
+"""
+
+import inspect
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError, unknown
+from . import folders, scenes
+from .ranking import image_ids
+from .store import STORE_VERSION, Chunk, Plan, Store, ensure
+
+KINDS = ("scenes", "imagefolder:DIR", "torchvision:NAME", "hf:NAME")
+#: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
+SCENE_BLOCK = 16384
+_SCENE_SPLITS = {"train": 0, "val": 1, "test": 2, "probe_train": 3}  # scene seed, and upper bits of the ids
+_SCENE_COUNTS = {"val": 2048, "test": 4096, "probe_train": 4096}
+_CHUNK = 256  # images decoded between two writes
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split; arrays are memory-mapped, so slicing is cheap and reads only what is asked for."""
+
+    name: str  # "train of imagefolder:DIR", for messages
+    images: np.ndarray  # uint8 (N, 3, S, S)
+    ids: np.ndarray  # uint64 (N,), unique
+    labels: np.ndarray | None  # int64 (N,), or None where they are not known
+    masks: np.ndarray | None  # bool (N, S, S) of the main object, or None
+    block: int | None = None  # images that a manifest ranks together; None = all
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Data:
+    """An open source. val and test are in hash-rank order: any first n of them are a class-balanced draw."""
+
+    spec: str
+    name: str
+    image_size: int  # pixels
+    train: Split
+    val: Split
+    probe_train: Split | None  # labelled; None without labels
+    test: Split | None  # labelled, no image of val; None without labels
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]  # of the training images, 0..1 units
+    std: tuple[float, float, float]
+    digest: str  # of ids, labels, pixels and masks (of scenes: the first block, so it does not depend on the pool)
+    skipped: list[tuple[str, str]]  # images left out: name, reason
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def has_masks(self) -> bool:
+        return self.train.masks is not None
+
+
+def data_root() -> Path:
+    """The folder for stores and downloads: `$SIMMIM_DATA`, else `~/.cache/simmim_lite`."""
+    return Path(os.environ.get("SIMMIM_DATA") or Path.home() / ".cache" / "simmim_lite").expanduser()
+
+
+def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -> Data:
+    """Open a source at `image_size` pixels a side, decoding it into the store at the first time.
+
+    `images_needed` matters to scenes alone, which have no end: the training pool holds at least so many. `UserError`
+    for whatever the caller can mend: an unknown source, an empty folder, images that are all too small, a full disk.
+    """
+    kind, _, name = spec.partition(":")
+    if spec == "scenes":
+        return _open_scenes(image_size, images_needed or 0)
+    openers = {"imagefolder": _open_folder, "torchvision": _open_torchvision, "hf": _open_hf}
+    if kind not in openers:
+        if os.path.isdir(spec):
+            raise UserError(f"unknown data '{spec}': it is a folder, say imagefolder:{spec}")
+        raise unknown("data", spec, KINDS)
+    if not name:
+        raise UserError(f"data '{spec}' is incomplete: known are {', '.join(KINDS)}")
+    return openers[kind](spec, name, image_size)
+
+
+def _open_scenes(size: int, needed: int) -> Data:
+    blocks = max(1, -(-needed // SCENE_BLOCK))
+    counts = {"train": blocks * SCENE_BLOCK, **_SCENE_COUNTS}
+
+    def chunks(split: str) -> Iterator[Chunk]:
+        seed = _SCENE_SPLITS[split]
+        for start in range(0, counts[split], _CHUNK):
+            index = np.arange(start, min(start + _CHUNK, counts[split]), dtype=np.uint64)
+            drawn = scenes.render(seed, index, size)
+            yield Chunk(drawn.images, index + np.uint64(seed << 40), drawn.labels, drawn.masks)
+
+    def plan() -> Plan:
+        parts = {split: chunks(split) for split in counts}
+        return Plan(parts, sum(counts.values()), size, scenes.CLASSES, masks=True, reference=SCENE_BLOCK)
+
+    version = folders.signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
+    store = ensure(data_root() / "stores", f"scenes-{counts['train']}-{size}px", version, plan, "scenes")
+    return _data("scenes", "scenes", store, block=SCENE_BLOCK)
+
+
+def _open_folder(spec: str, name: str, size: int) -> Data:
+    root = Path(name).expanduser().absolute()
+    names, listing = folders.list_images(root)
+
+    def plan() -> Plan:
+        with_splits = folders.layout(root, names)
+        return _plan(with_splits, lambda i: folders.load(root / names[i], size), size, spec, _threads())
+
+    return _stored(spec, root.name, str(root), listing, size, plan)
+
+
+def _open_torchvision(spec: str, name: str, size: int) -> Data:
+    def plan() -> Plan:
+        train, held = _torchvision_splits(name, data_root() / "torchvision")
+        labels = [_targets(part) for part in (train, held)]
+        classes = getattr(train, "classes", None) or range(1 + max(map(max, labels)))
+        parts = {"train": (train, labels[0]), "test": (held, labels[1])}
+        return _indexed_plan(parts, lambda part, i: part[i][0], tuple(map(str, classes)), size, spec)
+
+    return _stored(spec, name, name, "", size, plan)
+
+
+def _open_hf(spec: str, name: str, size: int) -> Data:
+    listing = ""
+    if os.path.isdir(name):
+        name = os.path.abspath(name)
+        listing = repr(sorted((str(p), p.stat().st_mtime_ns) for p in Path(name).rglob("*") if p.is_file()))
+
+    def plan() -> Plan:
+        try:
+            import datasets
+        except ImportError as error:
+            raise UserError(f"{spec} needs the package datasets: pip install 'simmim-lite[hf]'") from error
+        try:
+            loaded = datasets.load_dataset(name)
+        except Exception as error:  # the hub raises errors of many libraries
+            reason = _first_line(error)
+            raise UserError(f"{spec}: datasets cannot load it ({reason}); check the name and the network") from error
+        columns = loaded["train"].features if "train" in loaded else {}
+        image = next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
+        if image is None:
+            raise UserError(f"{spec}: no train split with a column of images (splits: {', '.join(loaded)})")
+        label = next((c for c, f in columns.items() if isinstance(f, datasets.ClassLabel)), None)
+        held = {split: loaded[split] for split in ("validation", "test") if split in loaded}
+        parts = {"train": loaded["train"], **{split.replace("validation", "val"): part for split, part in held.items()}}
+        labelled = {k: (p, list(p[label]) if label else [-1] * len(p)) for k, p in parts.items()}
+        classes = tuple(columns[label].names) if label else ()
+        return _indexed_plan(labelled, lambda part, i: part[i][image], classes, size, spec)
+
+    return _stored(spec, name.rstrip("/").split("/")[-1], name, listing, size, plan)
+
+
+def _stored(spec: str, name: str, where: str, listing: str, size: int, plan: Callable[[], Plan]) -> Data:
+    slug = re.sub(r"[^A-Za-z0-9]+", "_", name)[:40]
+    prefix = f"{slug}-{folders.signature(spec.partition(':')[0], where)}-{size}px"
+    version = folders.signature(STORE_VERSION, listing)
+    return _data(spec, name, ensure(data_root() / "stores", prefix, version, plan, spec))
+
+
+def _data(spec: str, name: str, store: Store, block: int | None = None) -> Data:
+    def split(part: str) -> Split | None:
+        if part not in store.info["splits"]:
+            return None
+        rows = slice(*store.info["splits"][part])
+        labels = store.labels[rows]
+        known = bool(store.info["classes"]) and bool((labels >= 0).all())
+        masks = None if store.masks is None else store.masks[rows]
+        return Split(f"{part} of {spec}", store.images[rows], store.ids[rows], labels if known else None, masks, block)
+
+    train, test = split("train"), split("test")
+    probe_train = split("probe_train") or (train if test is not None else None)
+    info = store.info
+    return Data(
+        spec=spec,
+        name=name,
+        image_size=info["image_size"],
+        train=train,
+        val=split("val"),
+        probe_train=probe_train,
+        test=test,
+        classes=tuple(info["classes"]),
+        mean=tuple(info["mean"]),
+        std=tuple(info["std"]),
+        digest=info["digest"],
+        skipped=[tuple(item) for item in info["skipped"]],
+    )
+
+
+def _indexed_plan(parts: dict, image: Callable, classes: tuple[str, ...], size: int, spec: str) -> Plan:
+    """Plan for splits given as split -> (a sequence, its labels); an image is named SPLIT/INDEX."""
+    names = [f"{split}/{i}" for split, (part, _) in parts.items() for i in range(len(part))]
+    labels = np.array([label for _, targets in parts.values() for label in targets], np.int64)
+    ends = list(itertools.accumulate(len(part) for part, _ in parts.values()))
+    ranges = {split: np.arange(end - len(parts[split][0]), end) for split, end in zip(parts, ends, strict=True)}
+    ids = image_ids(names)
+    splits = folders.split_held(ranges.pop("train"), ranges, ids, labels, spec)
+    layout = folders.Layout(names, ids, labels, classes, splits)
+
+    def load(i: int) -> np.ndarray:
+        split, _, index = names[i].partition("/")
+        return folders.prepare(image(parts[split][0], int(index)), size)
+
+    return _plan(layout, load, size, spec, threads=1)
+
+
+def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, spec: str, threads: int) -> Plan:
+    def chunks(indices: np.ndarray, split: str) -> Iterator[Chunk]:
+        kept, smallest, first = 0, None, None
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(indices), _CHUNK):
+                some = indices[start : start + _CHUNK]
+                done = list(pool.map(attempt, some) if threads > 1 else map(attempt, some))
+                good = [k for k, result in enumerate(done) if isinstance(result, np.ndarray)]
+                skipped = []
+                for i, result in zip(some, done, strict=True):
+                    if isinstance(result, Exception):
+                        skipped.append((layout.names[i], _first_line(result)))
+                        first = first or skipped[0]
+                        if isinstance(result, folders.TooSmall):
+                            smallest = min(smallest or result.side, result.side)
+                kept += len(good)
+                pixels = np.stack([done[k] for k in good]) if good else np.empty((0, 3, size, size), np.uint8)
+                yield Chunk(pixels, layout.ids[some[good]], layout.labels[some[good]], None, skipped)
+        if not kept and smallest is not None:
+            raise UserError(
+                f"{spec}: every image of its {split} split is smaller than {size} px (the smallest side is {smallest} "
+                f"px); use a smaller --image-size, at most {smallest}"
+            )
+        if not kept:
+            raise UserError(f"{spec}: no image of its {split} split can be read (first: {first[0]}: {first[1]})")
+
+    def attempt(i: int) -> "np.ndarray | Exception":
+        try:
+            return load(int(i))
+        except Exception as error:  # decoders raise errors of many kinds; each one names its image and is left out
+            return error
+
+    splits = {split: chunks(indices, split) for split, indices in layout.splits.items()}
+    return Plan(splits, sum(map(len, layout.splits.values())), size, layout.classes)
+
+
+def _threads() -> int:
+    return min(8, os.cpu_count() or 1)
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, in at most a line; the kind of error is named where its text alone says little."""
+    text = str(error).strip().split("\n")[0][:200]
+    return text if isinstance(error, folders.TooSmall) else f"{type(error).__name__}: {text}"
+
+
+def _torchvision_splits(name: str, root: Path) -> tuple:
+    """The training and the held-out set of a torchvision class, downloaded by itself where it can."""
+    from torchvision import datasets
+
+    known = {}
+    for candidate in datasets.__all__:
+        arguments = inspect.signature(getattr(datasets, candidate).__init__).parameters
+        if "train" in arguments or "split" in arguments:
+            known[candidate] = arguments
+    if name not in known:
+        raise unknown("torchvision data set", name, known)
+    arguments, kind = known[name], getattr(datasets, name)
+    options = {"download": True} if "download" in arguments else {}
+    try:
+        if "train" in arguments:
+            return kind(root, train=True, **options), kind(root, train=False, **options)
+        train = kind(root, split="train", **options)
+        try:
+            return train, kind(root, split="test", **options)
+        except ValueError:
+            return train, kind(root, split="val", **options)
+    except Exception as error:  # downloads fail in many ways
+        raise UserError(f"torchvision:{name}: torchvision cannot open it in {root} ({_first_line(error)})") from error
+
+
+def _targets(part) -> list[int]:
+    """Class numbers of a torchvision data set, -1 where a target is not one."""
+    for attribute in ("targets", "labels", "_labels", "_targets"):
+        targets = getattr(part, attribute, None)
+        if targets is not None and len(targets) == len(part):
+            break
+    else:
+        targets = [part[i][1] for i in range(len(part))]
+    return [int(t) if isinstance(t, (int, np.integer)) or getattr(t, "ndim", 1) == 0 else -1 for t in targets]

@@ -1,0 +1,275 @@
+"""Images decoded once: a memory-mapped uint8 store at one size, written whole or not at all. No torch here.
+
+A store is a folder: images.npy (N, 3, S, S), ids.npy, labels.npy (-1 = unknown), masks.npy where masks exist, and
+index.json with everything else (splits, classes, mean, std, digest, what was left out and why).
+"""
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from ..errors import UserError
+
+#: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
+STORE_VERSION = 1
+_NAMED = 10  # images left out that are named on the screen; index.json names all
+
+
+@dataclass
+class Chunk:
+    """Some images on their way into a store, and those that were left out on the way."""
+
+    images: np.ndarray  # uint8 (n, 3, S, S)
+    ids: np.ndarray  # uint64 (n,)
+    labels: np.ndarray  # int64 (n,), -1 = unknown
+    masks: np.ndarray | None = None  # bool (n, S, S)
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # name, reason
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a store is to hold: chunks by split, in the order of the splits."""
+
+    splits: dict[str, Iterable[Chunk]]
+    total: int  # images at most, left-out ones included
+    image_size: int  # pixels
+    classes: tuple[str, ...]
+    masks: bool = False
+    reference: int | None = None  # mean, std and digest see so many first training images; None = all
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store; arrays are memory-mapped or small."""
+
+    folder: Path
+    images: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None
+    info: dict  # splits, classes, mean, std, digest, skipped
+
+
+def ensure(parent: Path, name: str, signature: str, plan: Callable[[], Plan], title: str) -> Store:
+    """Open the store `parent/name-signature`, building it first when there is none; one process builds, others wait.
+
+    A store of the same name with another signature is out of date and is removed, as is what a killed build left.
+    """
+    folder = parent / f"{name}-{signature}"
+    store = open_store(folder)
+    if store is not None:
+        return store
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with _locked(parent / f"{name}.lock", title):
+            store = open_store(folder)  # another process may have built it meanwhile
+            if store is None:
+                for old in parent.glob(f"{glob.escape(name)}-*"):
+                    shutil.rmtree(old, ignore_errors=True)
+                _build(folder, plan(), title)
+                store = open_store(folder)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    if store is None:
+        raise UserError(f"{folder}: written, but cannot be read back; check the disk, delete it and try again")
+    return store
+
+
+def open_store(folder: Path) -> Store | None:
+    """The store at a folder; None when there is none, or when it is damaged (which is said on stderr)."""
+    if not folder.is_dir():
+        return None
+    try:
+        info = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        masks = np.load(folder / "masks.npy", mmap_mode="r") if info["masks"] else None
+        ids, labels = np.load(folder / "ids.npy"), np.load(folder / "labels.npy")
+        if not len(images) == len(ids) == len(labels) == info["images"]:
+            raise ValueError("its arrays differ in length")
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        print(f"{folder}: damaged store ({error}); building it again", file=sys.stderr)
+        return None
+    return Store(folder, images, ids, labels, masks, info)
+
+
+def _build(folder: Path, plan: Plan, title: str) -> None:
+    """Write the store into a temporary folder beside `folder`, then rename it: a kill leaves no half store."""
+    need = plan.total * plan.image_size**2 * (3 + plan.masks)
+    free = shutil.disk_usage(folder.parent).free
+    if need > free:
+        raise UserError(
+            f"cannot write {folder}: the store needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "free some space or set SIMMIM_DATA to a folder on a larger disk"
+        )
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp-"))
+    try:
+        info = _write(temporary, plan, title)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _report(info["skipped"], title, folder)
+
+
+def _write(folder: Path, plan: Plan, title: str) -> dict:
+    size = plan.image_size
+    digests = [hashlib.sha256() for _ in range(4)]
+    histogram = np.zeros((3, 256), np.int64)
+    ids, labels, skipped, splits = [], [], [], {}
+    rows = 0
+    with contextlib.ExitStack() as stack:
+        images = stack.enter_context(_ArrayFile(folder / "images.npy", np.uint8, (3, size, size)))
+        masks = stack.enter_context(_ArrayFile(folder / "masks.npy", np.bool_, (size, size))) if plan.masks else None
+        advance = stack.enter_context(progress(plan.total, title))
+        for name, chunks in plan.splits.items():
+            start = rows
+            for chunk in chunks:
+                images.append(chunk.images)
+                if masks is not None:
+                    masks.append(chunk.masks)
+                limited = plan.reference is not None and name == "train"
+                left = max(0, plan.reference - rows) if limited else None
+                parts = (chunk.images, chunk.ids, chunk.labels, chunk.masks)
+                for digest, part in zip(digests, parts, strict=True):
+                    if part is not None:
+                        digest.update(np.ascontiguousarray(part[:left]))
+                if name == "train":
+                    for channel in range(3):
+                        histogram[channel] += np.bincount(chunk.images[:left, channel].ravel(), minlength=256)
+                ids.append(chunk.ids)
+                labels.append(chunk.labels)
+                skipped += chunk.skipped
+                rows += len(chunk.ids)
+                advance(len(chunk.ids) + len(chunk.skipped))
+            splits[name] = [start, rows]
+    np.save(folder / "ids.npy", np.concatenate(ids))
+    np.save(folder / "labels.npy", np.concatenate(labels))
+    mean, std = _statistics(histogram)
+    held = {name: end - start for name, (start, end) in splits.items() if name != "train"}
+    head = json.dumps([held, plan.classes, size])
+    digest = hashlib.sha256(head.encode() + b"".join(d.digest() for d in digests)).hexdigest()[:16]
+    info = {
+        "images": rows,
+        "image_size": size,
+        "masks": plan.masks,
+        "splits": splits,
+        "classes": list(plan.classes),
+        "mean": mean,
+        "std": std,
+        "digest": digest,
+        "skipped": [list(item) for item in skipped],
+    }
+    with open(folder / "index.json", "w", encoding="utf-8") as file:
+        json.dump(info, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    return info
+
+
+class _ArrayFile:
+    """A .npy file that grows row by row; its header gets the number of rows when it is closed.
+
+    Plain writes, not a memory map: a full disk is then an OSError, and not a crash of the process.
+    """
+
+    def __init__(self, path: Path, dtype: type, shape: tuple[int, ...]) -> None:
+        self.file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
+        self.dtype, self.shape, self.rows = np.dtype(dtype), shape, 0
+
+    def __enter__(self) -> "_ArrayFile":
+        self._header()
+        return self
+
+    def append(self, rows: np.ndarray) -> None:
+        if rows.dtype != self.dtype or rows.shape[1:] != self.shape:
+            raise ValueError(f"rows are {rows.dtype} {rows.shape[1:]}, expected {self.dtype} {self.shape}")
+        self.file.write(np.ascontiguousarray(rows).data)
+        self.rows += len(rows)
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            if error[0] is None:
+                self.file.seek(0)
+                self._header()  # numpy pads headers so that the number of rows may grow in place
+                self.file.flush()
+                os.fsync(self.file.fileno())
+        finally:
+            self.file.close()
+
+    def _header(self) -> None:
+        descr = np.lib.format.dtype_to_descr(self.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (self.rows, *self.shape)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+
+def _statistics(histogram: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel in 0..1 units, exact from counts (3, 256); std at least 1/255."""
+    levels = np.arange(256)
+    count = histogram.sum(1)
+    mean = (histogram * levels).sum(1) / count
+    variance = (histogram * levels**2).sum(1) / count - mean**2
+    return (mean / 255).tolist(), (np.sqrt(np.maximum(variance, 1)) / 255).tolist()
+
+
+@contextlib.contextmanager
+def progress(total: int, title: str, unit: str = "image") -> Iterator[Callable[[int], object]]:
+    """A bar on a terminal or in a notebook; elsewhere a line every ten seconds. Yields advance(n)."""
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, desc=title, unit=unit, unit_scale=True, leave=False) as bar:
+            yield bar.update
+        return
+    started = last = time.monotonic()
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last >= 10:
+            last = now
+            left = (now - started) * (total - done) / max(1, done)
+            print(f"{title}: {done:,} of {total:,} {unit}s, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    yield advance
+
+
+@contextlib.contextmanager
+def _locked(path: Path, title: str) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=3)
+    except Timeout:
+        print(f"{title}: waiting for the process that is building it (lock {path})", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _report(skipped: list, title: str, folder: Path) -> None:
+    for name, reason in skipped[:_NAMED]:
+        print(f"{title}: left out {name}: {reason}", file=sys.stderr)
+    more = len(skipped) - _NAMED
+    if more > 0:
+        print(f"{title}: left out {more:,} more, all named in {folder / 'index.json'}", file=sys.stderr)
+
+
+def _cannot_write(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {folder}: {error.strerror or error}; free some space or set SIMMIM_DATA to another folder"
+    )

@@ -1,0 +1,174 @@
+"""Manifests: nested and class-balanced by rule; build fills in digests, verify names what differs."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from simmim_lite.data import manifests, scenes
+from simmim_lite.data.ranking import image_ids, rank
+from simmim_lite.errors import UserError
+
+
+def split_of(n: int, classes: int | None = 10, seed: int = 0) -> SimpleNamespace:
+    rng = np.random.default_rng(seed)
+    labels = None if classes is None else rng.integers(0, classes, n)
+    return SimpleNamespace(name="train of a test", ids=rng.integers(0, 2**63, n, np.uint64), labels=labels, block=None)
+
+
+class Sized(SimpleNamespace):
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def sized(**changes) -> Sized:
+    return Sized(**(vars(split_of(500)) | changes))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(0, 2**40))
+def test_every_prefix_is_class_balanced(counts, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    ids = image_ids([f"{seed}/{i}" for i in range(len(labels))])
+    order = rank(ids, labels, seed)
+    assert np.array_equal(np.sort(order), np.arange(len(labels)))
+    for n in range(len(labels) + 1):
+        drawn = np.bincount(labels[order[:n]], minlength=len(counts))
+        assert np.abs(drawn - n * np.array(counts) / len(labels)).max() <= len(counts)
+    if len(set(counts)) == 1:  # equal classes: never more than one image apart
+        for n in range(len(labels) + 1):
+            drawn = np.bincount(labels[order[:n]], minlength=len(counts))
+            assert drawn.max() - drawn.min() <= 1
+
+
+def test_subsets_are_nested_and_seeds_differ():
+    split = sized()
+    small, large = (set(manifests.subset(split, n, 5)) for n in (50, 100))
+    assert small < large and len(small) == 50
+    other = set(manifests.subset(split, 50, 6))
+    assert len(small & other) < 25
+    assert len(manifests.subset(split, None, 5)) == 500
+
+
+def test_the_draw_is_a_function_of_the_set_of_images():
+    split = split_of(300)
+    mixed = np.random.default_rng(1).permutation(300)
+    one = split.ids[rank(split.ids, split.labels, 2)]
+    other = split.ids[mixed][rank(split.ids[mixed], split.labels[mixed], 2)]
+    assert np.array_equal(one, other)
+    assert np.array_equal(np.sort(rank(split.ids, None, 2)), np.arange(300))
+
+
+def test_a_source_that_grows_by_blocks_keeps_its_draws():
+    split = split_of(300)
+    short = rank(split.ids[:100], split.labels[:100], 0, block=100)
+    long = rank(split.ids, split.labels, 0, block=100)
+    assert np.array_equal(long[:100], short) and np.array_equal(np.sort(long), np.arange(300))
+    assert not np.array_equal(rank(split.ids, split.labels, 0)[:100], short)
+
+
+def test_more_images_than_there_are():
+    with pytest.raises(UserError, match=r"images 501: train of a test holds 500"):
+        manifests.subset(sized(), 501, 0)
+
+
+def test_shipped_manifests_state_the_counts_of_the_paper():
+    found = {path.stem: manifests.read(path) for path in manifests.SHIPPED.glob("*.yaml")}
+    paper = {"imagenet1k-10": 128117, "imagenet1k-20": 256233, "imagenet1k-50": 640584, "imagenet1k-100": 1281167}
+    for name, images in (paper | {"imagenet22k": 14197122}).items():
+        part = found[name]["subsets"][0]
+        assert part["images"] == images == round(part["fraction"] * found[name]["images"])
+    assert {"cifar10", "scenes"} < set(found)
+    assert [part["count"] for part in found["scenes"]["subsets"]] == [16, 64, 256, 1024, 16384]
+    assert all(name == content["name"] for name, content in found.items())
+
+
+def test_the_scenes_manifest_holds_everywhere():
+    assert manifests.verify("scenes") == []
+    assert np.bincount(scenes.labels(0, np.arange(16384))).min() > 1500
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 2)):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    path = tmp_path / "photos.yaml"
+    subsets = [{"fraction": 0.5}, {"count": 2}]
+    content = {"name": "photos", "source": "imagefolder", "images": 12, "classes": 2, "seed": 0, "subsets": subsets}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_build_then_verify(folder, manifest):
+    with pytest.raises(UserError, match="no digest yet"):
+        manifests.verify(manifest, folder)
+    built = manifests.build(manifest, folder)
+    assert built == manifests.read(manifest) and len(built["digest"]) == 16
+    assert [part["images"] for part in built["subsets"]] == [6, 2]
+    assert manifests.verify(manifest, folder) == []
+    (folder / "test" / "cat" / "1.png").rename(folder / "test" / "cat" / "other.png")  # only training images count
+    assert manifests.verify(manifest, folder) == []
+
+
+def test_verify_names_what_differs(folder, manifest):
+    manifests.build(manifest, folder)
+    (folder / "train/cat/3.png").unlink()
+    shutil.copy(folder / "train/dog/1.png", folder / "train/cat/copy.png")
+    Image.new("RGB", (9, 9)).save(folder / "train/dog/new.png")
+    assert manifests.verify(manifest, folder) == [
+        "missing: train/cat/3.png",
+        "extra: train/dog/new.png",
+        "duplicated: train/cat/copy.png has the content of train/dog/1.png",
+    ]
+    manifest.with_suffix(".paths.gz").unlink()
+    (line,) = manifests.verify(manifest, folder)
+    assert "holds 13 images" in line and "states 12" in line
+
+
+def test_verify_sees_an_edited_rule(folder, manifest):
+    manifests.build(manifest, folder)
+    manifest.write_text(manifest.read_text().replace("seed: 0", "seed: 1"))
+    lines = manifests.verify(manifest, folder)
+    assert len(lines) == 2 and lines[0].startswith("subset 0.5")
+
+
+def test_mistakes_get_one_line(folder, manifest, tmp_path):
+    def fails(match, call, *arguments):
+        with pytest.raises(UserError, match=match) as caught:
+            call(*arguments)
+        assert "\n" not in str(caught.value)
+
+    (folder / "train/cat/0.png").unlink()
+    fails("holds 11 images .* expects 12", manifests.build, manifest, folder)
+    fails("did you mean 'cifar10'", manifests.read, "cifar-10")
+    fails("give the folder", manifests.build, manifest)
+    broken = tmp_path / "broken.yaml"
+    good = yaml.safe_load(manifest.read_text())
+    for content, match in (
+        ("a: [", "not a readable manifest"),
+        ("[]", "not a manifest"),
+        (yaml.safe_dump(good | {"sed": 1}), "did you mean 'seed'"),
+        (yaml.safe_dump(good | {"rule": "list"}), "rule must be hash"),
+        (yaml.safe_dump(good | {"subsets": [{}]}), "fraction or a count"),
+        (yaml.safe_dump(good | {"source": "scenes", "images": None}), "no end"),
+    ):
+        broken.write_text(content)
+        fails(match, manifests.read, broken)
+    too_many = good | {"images": None, "subsets": [{"count": 99}]}
+    broken.write_text(yaml.safe_dump(too_many))
+    fails("99 images cannot be drawn", manifests.build, broken, folder)

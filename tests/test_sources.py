@@ -1,0 +1,431 @@
+"""Sources and their store: files of many kinds, splits that never overlap, mistakes in one line, kills and races."""
+
+import hashlib
+import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import zlib
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simmim_lite.data import folders, sources, store
+from simmim_lite.data.manifests import subset
+from simmim_lite.data.ranking import image_ids
+from simmim_lite.data.sources import open_data
+from simmim_lite.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
+    return tmp_path / "root"
+
+
+def picture(seed: int, size: tuple[int, int] = (20, 20)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+def fill(folder: Path, count: int, size: tuple[int, int] = (20, 20)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        picture(zlib.crc32(f"{folder.parent.name}/{folder.name}/{i}".encode()), size).save(folder / f"{i:03}.png")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """DIR/train and DIR/test by class: 3 classes of 8 and 4 images."""
+    for split, count in (("train", 8), ("test", 4)):
+        for name in ("ant", "bee", "cat"):
+            fill(tmp_path / "photos" / split / name, count)
+    return tmp_path / "photos"
+
+
+def one_line(match: str, call, *arguments, **keywords) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        call(*arguments, **keywords)
+    assert "\n" not in str(caught.value)
+
+
+# --- scenes
+
+
+def test_scenes(monkeypatch):
+    monkeypatch.setattr(sources, "SCENE_BLOCK", 512)
+    monkeypatch.setattr(sources, "_SCENE_COUNTS", {"val": 40, "test": 50, "probe_train": 60})
+    data = open_data("scenes", 16)
+    assert [len(s) for s in (data.train, data.val, data.test, data.probe_train)] == [512, 40, 50, 60]
+    assert data.has_masks and data.num_classes == 10 and data.name == "scenes" and data.skipped == []
+    every = np.concatenate([s.ids for s in (data.train, data.val, data.test, data.probe_train)])
+    assert len(np.unique(every)) == len(every)
+    assert data.val.masks.shape == (40, 16, 16) and data.train.images.shape == (512, 3, 16, 16)
+    pixels = data.train.images / 255
+    assert np.allclose(data.mean, pixels.mean((0, 2, 3))) and np.allclose(data.std, pixels.std((0, 2, 3)))
+
+    more = open_data("scenes", 16, images_needed=513)
+    assert len(more.train) == 1024 and np.array_equal(more.train.images[:512], data.train.images)
+    assert (more.mean, more.std, more.digest) == (data.mean, data.std, data.digest)
+    assert np.array_equal(more.test.images, data.test.images)
+    assert np.array_equal(subset(more.train, 100, 1), subset(data.train, 100, 1))
+    assert len(subset(more.train, 1000, 1)) == 1000
+
+
+# --- image folders: splits and labels
+
+
+def test_train_and_test_by_class(photos):
+    data = open_data(f"imagefolder:{photos}", 16)
+    assert data.classes == ("ant", "bee", "cat") and data.num_classes == 3 and not data.has_masks
+    assert (len(data.train), len(data.val), len(data.test)) == (24, 6, 6) and data.probe_train is data.train
+    assert not set(data.val.ids) & set(data.test.ids)
+    held = [f"test/{c}/{i:03}.png" for c in data.classes for i in range(4)]
+    assert set(data.val.ids) | set(data.test.ids) == set(image_ids(held))
+    train = [f"train/{c}/{i:03}.png" for c in data.classes for i in range(8)]
+    assert (
+        np.array_equal(data.train.ids, image_ids(train)) and data.train.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    )
+    assert [sorted(s.labels[:3]) for s in (data.val, data.test)] == [[0, 1, 2]] * 2  # any first n are class-balanced
+    pixels = data.train.images / 255
+    assert np.allclose(data.mean, pixels.mean((0, 2, 3))) and np.allclose(data.std, pixels.std((0, 2, 3)))
+
+
+def test_by_class_alone_holds_out_a_tenth(tmp_path):
+    for name in ("ant", "bee"):
+        fill(tmp_path / "own" / name, 30)
+    data = open_data(f"imagefolder:{tmp_path / 'own'}", 16)
+    assert (len(data.train), len(data.val), len(data.test)) == (54, 3, 3)
+    ids = [i for s in (data.train, data.val, data.test) for i in s.ids]
+    assert set(ids) == set(image_ids([f"{c}/{i:03}.png" for c in ("ant", "bee") for i in range(30)])) and len(ids) == 60
+    again = folders.layout(tmp_path / "own", sorted(f"{c}/{i:03}.png" for c in ("ant", "bee") for i in range(30)))
+    assert np.array_equal(again.ids[again.splits["val"]], data.val.ids)
+
+
+def test_flat_folders_have_no_labels(tmp_path):
+    fill(tmp_path / "flat", 40)
+    data = open_data(f"imagefolder:{tmp_path / 'flat'}", 16)
+    assert (len(data.train), len(data.val)) == (36, 4) and data.classes == () and data.num_classes == 0
+    assert data.train.labels is None and data.val.labels is None and data.test is None and data.probe_train is None
+
+    fill(tmp_path / "split" / "train", 6)
+    fill(tmp_path / "split" / "val", 3)
+    data = open_data(f"imagefolder:{tmp_path / 'split'}", 16)
+    assert (len(data.train), len(data.val), data.test, data.train.labels) == (6, 3, None, None)
+
+
+def test_val_and_test_folders_serve_as_they_are_named(photos):
+    for name in ("ant", "bee", "cat"):
+        fill(photos / "val" / name, 2)
+    data = open_data(f"imagefolder:{photos}", 16)
+    assert (len(data.val), len(data.test)) == (6, 12)
+
+
+def test_a_test_folder_without_labels_is_not_used_for_scores(photos):
+    """As ImageNet's: train and val by class, test flat."""
+    (photos / "test").rename(photos / "val")
+    fill(photos / "test", 5)
+    data = open_data(f"imagefolder:{photos}", 16)
+    assert (len(data.val), len(data.test)) == (6, 6) and data.test.labels is not None
+
+
+# --- image folders: what a file may be
+
+
+def test_every_kind_of_picture_becomes_rgb(tmp_path):
+    rgb = picture(1)
+    grey = rgb.convert("L")
+    clear = rgb.convert("RGBA")
+    clear.putalpha(Image.new("L", rgb.size, 0))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    palette = rgb.quantize(16)
+    see_through = palette.copy()
+    see_through.info["transparency"] = 0
+    as_grey = np.stack([np.asarray(grey)] * 3)
+    expected = {
+        "rgb.png": (rgb, {}, np.asarray(rgb).transpose(2, 0, 1)),
+        "grey.png": (grey, {}, as_grey),
+        "sixteen.png": (deep, {}, as_grey),
+        "clear.png": (clear, {}, np.full((3, 20, 20), 255, np.uint8)),
+        "palette.png": (palette, {}, np.asarray(palette.convert("RGB")).transpose(2, 0, 1)),
+        "turned.png": (rgb, {"exif": turned}, np.asarray(rgb.rotate(-90)).transpose(2, 0, 1)),
+        "cmyk.tif": (rgb.convert("CMYK"), {}, np.asarray(rgb.convert("CMYK").convert("RGB")).transpose(2, 0, 1)),
+    }
+    for name, (image, options, pixels) in expected.items():
+        image.save(tmp_path / name, **options)
+        assert np.array_equal(folders.load(tmp_path / name, 20), pixels), name
+    see_through.save(tmp_path / "hole.png", transparency=0)
+    holes = np.asarray(palette) == 0
+    assert (folders.load(tmp_path / "hole.png", 20)[:, holes] == 255).all()
+
+
+def test_resize_takes_the_centre_square(tmp_path):
+    x = np.linspace(0, 255, 300)
+    wide = np.stack([np.broadcast_to(x, (120, 300))] * 3, -1).astype(np.uint8)
+    Image.fromarray(wide).save(tmp_path / "wide.jpg", quality=95)
+    out = folders.load(tmp_path / "wide.jpg", 30)
+    expected = Image.fromarray(wide[:, 90:210]).resize((30, 30), Image.Resampling.BICUBIC)
+    assert out.shape == (3, 30, 30) and np.abs(out[0].astype(int) - np.asarray(expected)[..., 0]).max() <= 4
+
+
+def test_unreadable_and_small_images_are_left_out_by_name_once(photos, capsys):
+    (photos / "train/ant/003.png").write_bytes(b"not an image")
+    whole = (photos / "train/bee/001.png").read_bytes()
+    (photos / "train/bee/001.png").write_bytes(whole[: len(whole) // 2])
+    picture(0, (20, 9)).save(photos / "test/cat/002.png")
+    (photos / "train/ant/.hidden.png").write_bytes(b"")
+    (photos / "train/ant/notes.txt").write_text("not an image either")
+    data = open_data(f"imagefolder:{photos}", 16)
+    assert [name for name, _ in sorted(data.skipped)] == ["test/cat/002.png", "train/ant/003.png", "train/bee/001.png"]
+    assert (len(data.train), len(data.val) + len(data.test)) == (22, 11)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3 and sum("train/ant/003.png" in line for line in said) == 1
+    assert any("test/cat/002.png: 20 x 9 px, smaller than the image size 16" in line for line in said)
+    bad = image_ids(["train/ant/003.png", "train/bee/001.png"])
+    assert not set(bad) & set(data.train.ids)
+    again = open_data(f"imagefolder:{photos}", 16)
+    assert capsys.readouterr().err == "" and again.skipped == data.skipped
+
+
+def test_many_bad_images_are_counted(tmp_path, capsys):
+    fill(tmp_path / "bad", 40)
+    for i in range(25):
+        (tmp_path / "bad" / f"x{i}.jpg").write_bytes(b"")
+    data = open_data(f"imagefolder:{tmp_path / 'bad'}", 16)
+    said = capsys.readouterr().err.splitlines()
+    assert len(data.skipped) == 25 and len(said) == 11 and "left out 15 more" in said[-1]
+
+
+# --- mistakes
+
+
+def test_unknown_sources(photos):
+    one_line("did you mean 'scenes'", open_data, "scene", 16)
+    one_line("did you mean 'imagefolder:DIR'", open_data, "imagefoldr:x", 16)
+    one_line(f"say imagefolder:{photos}", open_data, str(photos), 16)
+    one_line("'imagefolder:' is incomplete", open_data, "imagefolder:", 16)
+    one_line("did you mean 'CIFAR10'", open_data, "torchvision:CIFAR-10", 16)
+
+
+def test_folders_that_cannot_be_used(photos, tmp_path):
+    one_line("no such folder", open_data, f"imagefolder:{tmp_path / 'nowhere'}", 16)
+    one_line("a file, not a folder", open_data, f"imagefolder:{photos / 'train/ant/000.png'}", 16)
+    (tmp_path / "empty").mkdir()
+    one_line("no images in this folder", open_data, f"imagefolder:{tmp_path / 'empty'}", 16)
+    one_line(
+        r"smaller than 64 px \(the smallest side is 20 px\); use .*--image-size", open_data, f"imagefolder:{photos}", 64
+    )
+    fill(tmp_path / "few", 4)
+    one_line("too few", open_data, f"imagefolder:{tmp_path / 'few'}", 16)
+    fill(photos / "test" / "yak", 1)
+    one_line(r"test/yak/000.png: class 'yak' is not in .*train", open_data, f"imagefolder:{photos}", 16)
+    for path in (tmp_path / "few").iterdir():
+        path.write_bytes(b"")
+    fill(tmp_path / "few", 0)
+    (tmp_path / "few" / "5.png").write_bytes(b"")
+    one_line(r"no image of its train split can be read \(first: ", open_data, f"imagefolder:{tmp_path / 'few'}", 16)
+
+
+def test_a_link_to_a_folder_above_ends(photos):
+    (photos / "train" / "ant" / "loop").symlink_to(photos / "train", target_is_directory=True)
+    names, _ = folders.list_images(photos / "train" / "ant")
+    assert len([n for n in names if "/" not in n]) == 8 and len(names) < 100
+
+
+# --- the store
+
+
+def test_an_open_store_is_not_decoded_again(photos, monkeypatch, root):
+    data = open_data(f"imagefolder:{photos}", 16)
+    monkeypatch.setattr(folders, "load", lambda *_: pytest.fail("decoded again"))
+    again = open_data(f"imagefolder:{photos}", 16)
+    assert again.digest == data.digest and np.array_equal(again.val.images, data.val.images)
+    assert isinstance(again.train.images, np.memmap) and not again.train.images.flags.writeable
+    info = json.loads(next(root.glob("stores/*/index.json")).read_text())
+    assert info["digest"] == data.digest and info["image_size"] == 16
+
+
+def test_a_changed_folder_is_decoded_anew(photos, root):
+    first = open_data(f"imagefolder:{photos}", 16)
+    picture(99).save(photos / "train/ant/000.png")
+    second = open_data(f"imagefolder:{photos}", 16)
+    picture(98).save(photos / "train/ant/new.png")
+    third = open_data(f"imagefolder:{photos}", 16)
+    assert len({first.digest, second.digest, third.digest}) == 3 and len(third.train) == 25
+    assert len(list(root.glob("stores/*/index.json"))) == 1  # the ones it replaces are gone
+    open_data(f"imagefolder:{photos}", 12)
+    assert len(list(root.glob("stores/*/index.json"))) == 2  # another size is another store
+
+
+def test_the_digest_is_a_function_of_the_images(photos, tmp_path, monkeypatch):
+    first = open_data(f"imagefolder:{photos}", 16)
+    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(sources, "_CHUNK", 5)
+    monkeypatch.setattr(sources, "_threads", lambda: 3)
+    assert open_data(f"imagefolder:{photos}", 16).digest == first.digest
+
+
+@pytest.mark.parametrize("damage", ["images.npy", "labels.npy", "index.json"])
+def test_a_damaged_store_is_built_again(photos, root, capsys, damage):
+    first = open_data(f"imagefolder:{photos}", 16)
+    path = next(root.glob(f"stores/*/{damage}"))
+    path.write_bytes(path.read_bytes()[:150])
+    second = open_data(f"imagefolder:{photos}", 16)
+    assert "damaged store" in capsys.readouterr().err and second.digest == first.digest
+
+
+def child(code: str, photos: Path) -> subprocess.Popen:
+    program = "import sys, time, os\nfrom simmim_lite.data import folders, sources\n" + code
+    command = [sys.executable, "-c", program, f"imagefolder:{photos}"]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_kill_leaves_no_half_store(photos, root):
+    code = """
+real, sources._CHUNK, sources._threads = folders.load, 4, lambda: 1
+done = []
+def load(path, size):
+    done.append(path)
+    if len(done) > 10:
+        print("middle", flush=True)
+        time.sleep(60)
+    return real(path, size)
+folders.load = load
+sources.open_data(sys.argv[1], 16)
+"""
+    process = child(code, photos)
+    assert process.stdout.readline() == "middle\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert len(list(root.glob("stores/*.tmp-*"))) == 1 and not list(root.glob("stores/*/index.json"))
+    data = open_data(f"imagefolder:{photos}", 16)
+    assert len(data.train) == 24 and not list(root.glob("stores/*.tmp-*"))
+
+
+def test_two_processes_build_one_store(photos):
+    code = """
+real, done = folders.load, []
+def load(path, size):
+    done.append(path)
+    time.sleep(.01)
+    return real(path, size)
+folders.load = load
+data = sources.open_data(sys.argv[1], 16)
+print(len(done), data.digest)
+"""
+    both = [child(code, photos) for _ in range(2)]
+    said = [process.communicate(timeout=60)[0].split() for process in both]
+    assert sorted(int(count) for count, _ in said) == [0, 36] and said[0][1] == said[1][1]
+
+
+def test_a_disk_that_fills_up(photos, root):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # a write past it fails as on a full disk
+    try:
+        one_line("cannot write .*free some space or set SIMMIM_DATA", open_data, f"imagefolder:{photos}", 16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in root.glob("stores/*") if path.is_dir()]
+    assert len(open_data(f"imagefolder:{photos}", 16).train) == 24
+
+
+def test_too_little_room_is_said_before_the_work(photos, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage(10**6, 10**6, 1000))
+    monkeypatch.setattr(folders, "load", lambda *_: pytest.fail("decoded"))
+    one_line(r"needs 0.0 GB, 0.0 GB are free", open_data, f"imagefolder:{photos}", 16)
+
+
+def test_a_root_that_cannot_be_written(photos, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "file"))
+    one_line("cannot write .*set SIMMIM_DATA", open_data, f"imagefolder:{photos}", 16)
+
+
+def test_progress_without_a_terminal_is_a_line_every_ten_seconds(capsys, monkeypatch):
+    now = iter([0.0, 4.0, 11.0, 12.0, 30.0])
+    monkeypatch.setattr(store.time, "monotonic", lambda: next(now))
+    with store.progress(400, "photos") as advance:
+        for _ in range(4):
+            advance(100)
+    assert capsys.readouterr().err.splitlines() == [
+        "photos: 200 of 400 images, about 11 s left",
+        "photos: 400 of 400 images, about 0 s left",
+    ]
+
+
+# --- torchvision and Hugging Face, on local stand-ins
+
+
+def test_torchvision(root, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    folder = root / "torchvision" / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def write(name: str, content: dict) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def batch(name: str, count: int) -> list[str]:
+        labels = [i % 10 for i in range(count)]
+        return write(name, {"data": rng.integers(0, 256, (count, 3072), np.uint8), "labels": labels})
+
+    monkeypatch.setattr(CIFAR10, "train_list", [batch("data_batch_1", 20), batch("data_batch_2", 10)])
+    monkeypatch.setattr(CIFAR10, "test_list", [batch("test_batch", 20)])
+    names = list("abcdefghij")
+    filename, md5 = write("batches.meta", {"label_names": names})
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": filename, "key": "label_names", "md5": md5})
+
+    data = open_data("torchvision:CIFAR10", 32)
+    assert (len(data.train), len(data.val), len(data.test)) == (30, 10, 10) and data.classes == tuple(names)
+    raw = pickle.loads((folder / "data_batch_1").read_bytes())["data"].reshape(-1, 3, 32, 32)
+    assert np.array_equal(data.train.images[:20], raw) and data.train.labels[:12].tolist() == [*range(10), 0, 1]
+    assert np.array_equal(data.train.ids, image_ids([f"train/{i}" for i in range(30)]))
+    assert np.bincount(data.test.labels).tolist() == [1] * 10
+    one_line("smallest side is 32 px", open_data, "torchvision:CIFAR10", 64)
+
+    def offline(_):
+        raise RuntimeError("no network\nat all")
+
+    monkeypatch.setattr(CIFAR10, "_check_integrity", offline)
+    one_line("torchvision cannot open it .*no network", open_data, "torchvision:CIFAR10", 16)
+
+
+def test_hugging_face(photos, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    data = open_data(f"hf:{photos}", 16)
+    assert data.classes == ("ant", "bee", "cat") and (len(data.train), len(data.val), len(data.test)) == (24, 6, 6)
+    as_folder = open_data(f"imagefolder:{photos}", 16)
+    assert {i.tobytes() for i in data.train.images} == {i.tobytes() for i in as_folder.train.images}
+    assert np.bincount(data.test.labels).tolist() == [2, 2, 2]
+
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "train.csv").write_text("a,b\n1,2\n")
+    one_line("no train split with a column of images", open_data, f"hf:{tmp_path / 'words'}", 16)
+    (tmp_path / "nothing").mkdir()
+    one_line("datasets cannot load it", open_data, f"hf:{tmp_path / 'nothing'}", 16)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    one_line(r"pip install 'simmim-lite\[hf\]'", open_data, f"hf:{tmp_path / 'other'}", 16)
+
+
+def test_data_root(monkeypatch):
+    monkeypatch.setenv("SIMMIM_DATA", os.path.join("~", "somewhere"))
+    assert sources.data_root() == Path.home() / "somewhere"
+    monkeypatch.delenv("SIMMIM_DATA")
+    assert sources.data_root() == Path.home() / ".cache" / "simmim_lite"
