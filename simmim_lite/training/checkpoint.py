@@ -1,0 +1,100 @@
+"""Checkpoints of a run in progress, and the final weights of a finished one. All written whole."""
+
+import io
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .run import Run, write_atomic
+
+CHECKPOINT_VERSION = 1
+
+
+def trunk_folder(runs_dir: str | Path, run: Run) -> Path:
+    """Checkpoints before the learning rate drops, shared by all lengths: RUNS_DIR/checkpoints/TRUNK_KEY."""
+    return Path(runs_dir) / "checkpoints" / run.trunk_key
+
+
+def tail_folder(runs_dir: str | Path, run: Run) -> Path:
+    """Checkpoints after the drop, of this length alone: RUNS_DIR/checkpoints/KEY."""
+    return Path(runs_dir) / "checkpoints" / run.key
+
+
+def weights_path(runs_dir: str | Path, run: Run) -> Path:
+    """Final weights: RUNS_DIR/weights/KEY.safetensors."""
+    return Path(runs_dir) / "weights" / f"{run.key}.safetensors"
+
+
+def save_checkpoint(folder: Path, state: dict) -> Path:
+    """Write FOLDER/step-NNNNNNN.pt; state holds tensors, numbers, strings, lists and dicts, and its `step`."""
+    buffer = io.BytesIO()
+    torch.save({"version": CHECKPOINT_VERSION, **state}, buffer)
+    path = folder / f"step-{state['step']:07d}.pt"
+    write_atomic(path, buffer.getvalue())
+    return path
+
+
+def latest_checkpoint(runs_dir: str | Path, run: Run, data_digest: str) -> dict | None:
+    """The furthest state this run can go on from: its own tail, else the trunk up to where the learning rate drops.
+
+    A file that cannot be read, or that belongs to other data, is named on stderr and passed over: the one before it is
+    taken, or the run starts anew. Nothing that is finished depends on it.
+    """
+    found = [(_step(p), p) for p in tail_folder(runs_dir, run).glob("step-*.pt")]
+    found += [(_step(p), p) for p in trunk_folder(runs_dir, run).glob("step-*.pt") if _step(p) <= run.drop_step]
+    for _, path in sorted(found, reverse=True):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if state["version"] != CHECKPOINT_VERSION or state["data_digest"] != data_digest:
+                raise ValueError("it was made from other data or by another version")
+            return state
+        except Exception as error:  # a short file fails in many ways, all of them mean the same
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            print(
+                f"simmim-lite: checkpoint {path} is passed over ({reason[:120]}); the one before it is used",
+                file=sys.stderr,
+            )
+    return None
+
+
+def clear_checkpoints(runs_dir: str | Path, run: Run) -> None:
+    """After a run is finished: keep the trunk's end, where a longer run can branch off, and delete the rest."""
+    tail = tail_folder(runs_dir, run)
+    for path in tail.glob("step-*.pt"):
+        path.unlink(missing_ok=True)
+    if tail.is_dir():
+        tail.rmdir()
+    for path in trunk_folder(runs_dir, run).glob("step-*.pt"):
+        if _step(path) < run.drop_step:
+            path.unlink(missing_ok=True)
+
+
+def save_final(runs_dir: str | Path, run: Run, weights: dict[str, Tensor]) -> None:
+    """Write the final weights of a run, as safetensors."""
+    from safetensors.torch import save
+
+    write_atomic(weights_path(runs_dir, run), save({k: v.detach().cpu().contiguous() for k, v in weights.items()}))
+
+
+def load_final(runs_dir: str | Path, run: Run) -> dict[str, Tensor]:
+    """The final weights of a finished run; one line when the file is missing or not whole."""
+    from safetensors.torch import load
+
+    path = weights_path(runs_dir, run)
+    try:
+        return load(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no weights of this run; pretrain it first, or delete its record to run it again"
+        ) from None
+    except Exception as error:
+        raise UserError(
+            f"{path}: not readable weights ({error}); delete the file and the run's record, and run again"
+        ) from error
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))

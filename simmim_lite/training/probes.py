@@ -1,0 +1,238 @@
+"""What frozen features are good for: a ridge linear probe, k nearest neighbours, and a linear segmentation probe.
+
+All three are closed forms or plain look-ups, without a learning rate, a length or a seed of their own, so that a score
+says something about the features and nothing about its own training (DESIGN 3). Equal features give equal scores.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.batches import normalise
+from ..data.manifests import subset
+from ..data.sources import Data
+from ..errors import UserError
+from ..model.simmim import SimMIM
+from .run import Run
+
+PROBE_SEED = 20220609  # draws the labelled images, the same ones for every run whatever its seed
+PENALTIES = tuple(10.0**e for e in range(-5, 2))  # ridge penalties per training row
+NEIGHBOURS = 20
+TEMPERATURE = 0.07
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_ROWS = 8192  # rows of the ridge in float64 at a time: memory stays flat, caches stay warm
+
+
+@torch.inference_mode()
+def features(
+    model: SimMIM,
+    images: np.ndarray,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    *,
+    batch: int = 256,
+    precision: str = "fp32",
+    maps: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Features of whole images, fp32, on the CPU: the final map's mean (n, C), and if asked for the maps (n, C, h, w).
+
+    images uint8 (n, 3, H, W); mean and std in 0..1 units. Nothing is hidden; evaluation mode, which is left as it was.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    pooled, kept = [], []
+    try:
+        for start in range(0, len(images), batch):
+            x = normalise(images[start : start + batch], mean, std, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                final = model.encode(x).float()
+            pooled.append(final.mean((2, 3)).cpu())
+            if maps:
+                kept.append(final.cpu())
+    finally:
+        model.train(was_training)
+    return torch.cat(pooled), torch.cat(kept) if maps else None
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A fitted ridge regression: float64 outputs (n, K) = ((x - mean) / scale) @ weight + bias."""
+
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+    bias: Tensor
+    penalty: float  # the one chosen, per training row
+    press: tuple[float, ...]  # mean squared leave-one-out error of each of PENALTIES
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ((x.double() - self.mean) / self.scale) @ self.weight + self.bias
+
+
+def fit_ridge(x: Tensor, targets: Tensor) -> Ridge:
+    """Ridge from features (n, C) to +-1 for boolean targets (n, K), the penalty chosen by exact leave-one-out.
+
+    Features are standardised over all rows, constant ones left at 0; the intercept is not penalised. With the
+    eigenvectors V and eigenvalues s of the Gram matrix, every penalty costs one product more: the residual of row i
+    when it is left out is its residual over 1 - h_i, h_i = 1/n + sum_j (x_i V)_j^2 / (s_j + n * penalty).
+    """
+    n = len(x)
+    if n < 2:
+        raise UserError(f"a ridge probe of {n} rows: give at least 2")
+    mean = x.mean(0, dtype=torch.float64)
+    chunks = [slice(start, start + _ROWS) for start in range(0, n, _ROWS)]
+    variance = sum((x[c].double() - mean).square().sum(0) for c in chunks) / n
+    scale = variance.sqrt()
+    # a feature that moves by rounding alone is constant
+    scale = torch.where(scale > 1e-6 * (mean.abs() + scale.max()), scale, torch.inf)
+    centre = 2 * targets.mean(0, dtype=torch.float64) - 1
+
+    def rows(c: slice) -> tuple[Tensor, Tensor]:
+        return (x[c].double() - mean) / scale, 2.0 * targets[c] - 1 - centre
+
+    gram = x.new_zeros((x.shape[1], x.shape[1]), dtype=torch.float64)
+    cross = x.new_zeros((x.shape[1], targets.shape[1]), dtype=torch.float64)
+    for c in chunks:
+        z, y = rows(c)
+        gram.addmm_(z.T, z)
+        cross.addmm_(z.T, y)
+    values, vectors = torch.linalg.eigh(gram)
+    cross = vectors.T @ cross
+    shrink = 1 / (values.clamp_min(0) + n * torch.tensor(PENALTIES, dtype=torch.float64)[:, None])  # (penalties, C)
+    press = torch.zeros(len(PENALTIES), dtype=torch.float64)
+    for c in chunks:
+        z, y = rows(c)
+        z = z @ vectors
+        left = 1 - 1 / n - z.square() @ shrink.T
+        for i, factor in enumerate(shrink):
+            press[i] += ((y - z @ (factor[:, None] * cross)).square().sum(1) / left[:, i].square()).sum()
+    best = int(press.argmin())
+    weight = vectors @ (shrink[best][:, None] * cross)
+    return Ridge(mean, scale, weight, centre, PENALTIES[best], tuple((press / (n * targets.shape[1])).tolist()))
+
+
+def ridge_probe(x_train: Tensor, y_train: np.ndarray, x_test: Tensor, y_test: np.ndarray) -> dict:
+    """Linear probe: one-vs-all ridge on pooled features (n, C), integer labels (n,) -> top-1, 95 % interval."""
+    labels = torch.as_tensor(y_train)
+    classes = F.one_hot(labels, int(labels.max()) + 1).bool()
+    guess = fit_ridge(x_train, classes)(x_test).argmax(1).numpy()
+    return top1(guess, y_test, len(y_train))
+
+
+def knn_probe(
+    x_train: Tensor,
+    y_train: np.ndarray,
+    x_test: Tensor,
+    y_test: np.ndarray,
+    *,
+    k: int = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
+) -> dict:
+    """The k training images nearest by cosine vote with weight exp(cosine / temperature): top-1, as `ridge_probe`.
+
+    k and temperature are those of the usual protocol (Wu et al. 2018, DINO); fewer training images than k all vote.
+    """
+    labels = torch.as_tensor(y_train)
+    bank = F.normalize(x_train, dim=1)
+    guess = []
+    for x in F.normalize(x_test, dim=1).split(1024):
+        near, index = (x @ bank.T).topk(min(k, len(bank)), dim=1)
+        votes = x.new_zeros(len(x), int(labels.max()) + 1)
+        guess.append(votes.scatter_add_(1, labels[index], ((near - 1) / temperature).exp()).argmax(1))
+    return top1(torch.cat(guess).numpy(), y_test, len(y_train))
+
+
+def segmentation_probe(maps_train: Tensor, masks_train: np.ndarray, maps_test: Tensor, masks_test: np.ndarray) -> dict:
+    """One linear decoder for all tokens, from maps (n, C, h, w) to the pixels each token stands for: foreground IoU.
+
+    masks bool (n, H, W), H / h and W / w whole. The decoder is a ridge to +-1 of (H / h) * (W / w) outputs a token,
+    its penalty chosen by leaving single tokens out; a pixel is foreground where its output is above 0. Mean IoU over
+    the test images with its 95 % interval.
+    """
+    ridge = fit_ridge(_tokens(maps_train), _pixels(masks_train, maps_train.shape[2:]))
+    guess = ridge(_tokens(maps_test)) > 0
+    truth = _pixels(masks_test, maps_test.shape[2:])
+    both, either = ((guess & truth).view(len(maps_test), -1), (guess | truth).view(len(maps_test), -1))
+    union = either.sum(1)
+    # nothing there and nothing found is right
+    iou = torch.where(union > 0, both.sum(1) / union.clamp_min(1), 1.0).double()
+    mean, half = float(iou.mean()), 1.96 * float(iou.std()) / math.sqrt(len(iou)) if len(iou) > 1 else 1.0
+    return {
+        "score": mean,
+        "low": max(0.0, mean - half),
+        "high": min(1.0, mean + half),
+        "metric": "IoU",
+        "n_train": len(maps_train),
+        "n_test": len(maps_test),
+    }
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    """(n, C, h, w) -> (n * h * w, C)."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def _pixels(masks: np.ndarray, grid: tuple[int, int]) -> Tensor:
+    """bool (n, H, W) -> (n * h * w, (H / h) * (W / w)): the pixels of each token of the grid (h, w)."""
+    n, height, width = masks.shape
+    h, w = grid
+    if height % h or width % w:
+        raise UserError(f"masks of {height} x {width} px do not divide into the {h} x {w} tokens of the final map")
+    cells = torch.from_numpy(np.array(masks)).view(n, h, height // h, w, width // w)
+    return cells.transpose(2, 3).reshape(n * h * w, -1)
+
+
+def top1(guess: np.ndarray, labels: np.ndarray, n_train: int) -> dict:
+    """Share of right guesses (n,) with its 95 % Wilson interval, as records hold it."""
+    correct = int((np.asarray(guess) == np.asarray(labels)).sum())
+    low, high = wilson(correct, len(labels))
+    score = correct / len(labels)
+    return {"score": score, "low": low, "high": high, "metric": "top-1", "n_train": n_train, "n_test": len(labels)}
+
+
+def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval of a share, 95 % by default: inside 0..1, and of some width at 0 and at 1 too."""
+    share, extra = correct / n, z * z / n
+    middle = (share + extra / 2) / (1 + extra)
+    half = z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
+    # rounding must not leave the score itself outside
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
+
+
+def input_statistics(data: Data, statistics: str) -> tuple[tuple, tuple]:
+    """Mean and standard deviation of the input, in 0..1 units: the `dataset`'s own, or `imagenet`'s."""
+    return (data.mean, data.std) if statistics == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def probe_all(model: SimMIM, data: Data, run: Run) -> dict:
+    """The scores that a run's data allow: {"linear", "knn", "segment"}, each as `top1` has it; absent where impossible.
+
+    Trains on `run.probe_labels` images of `data.probe_train`, the same ones for every run, and tests on the first
+    `run.probe_test` of `data.test`. No labels: no linear probe and no kNN; no masks: no segmentation.
+    """
+    train, test = data.probe_train, data.test
+    if not run.probe_labels or train is None or test is None:
+        return {}
+    labelled = train.labels is not None and test.labels is not None
+    masked = train.masks is not None and test.masks is not None
+    if not labelled and not masked:
+        return {}
+    chosen = np.sort(subset(train, min(run.probe_labels, len(train)), PROBE_SEED))
+    n_test = min(run.probe_test, len(test))
+    mean, std = input_statistics(data, run.statistics)
+    options = {"mean": mean, "std": std, "precision": run.precision, "maps": masked}
+    x_train, maps_train = features(model, train.images[chosen], **options)
+    x_test, maps_test = features(model, test.images[:n_test], **options)
+    scores = {}
+    if labelled:
+        y_train, y_test = np.asarray(train.labels[chosen]), np.asarray(test.labels[:n_test])
+        scores["linear"] = ridge_probe(x_train, y_train, x_test, y_test)
+        scores["knn"] = knn_probe(x_train, y_train, x_test, y_test)
+    if masked:
+        scores["segment"] = segmentation_probe(maps_train, train.masks[chosen], maps_test, test.masks[:n_test])
+    return scores

@@ -1,0 +1,46 @@
+"""The validation loss: the same number for the same weights on every call (DESIGN 2)."""
+
+import math
+
+import numpy as np
+import torch
+
+from ..data.batches import normalise, validation_masks
+from ..data.sources import Split
+from ..model.masking import upsample
+from ..model.simmim import SimMIM
+from .run import Run
+
+
+@torch.inference_mode()
+def validation_loss(
+    model: SimMIM, split: Split, run: Run, mean: tuple, std: tuple, device: torch.device, *, target: str | None = None
+) -> tuple[float, float]:
+    """Mean loss over the first `run.val_images` images x `run.val_masks` masks, and its standard error over images.
+
+    Fixed centre crop (the stored image), masks fixed by image id, evaluation mode, the forward pass in the run's own
+    precision, the loss in full. `target` asks for `raw` or `normalized` pixels instead of what the model was trained
+    on; the two are different quantities.
+    """
+    was_training, trained_on = model.training, model.target
+    model.eval()
+    model.target = target or trained_on
+    cell = run.mask_patch // model.patch_size
+    grid = (run.image_size // run.mask_patch,) * 2
+    count = min(run.val_images, len(split))
+    losses = []
+    for start in range(0, count, 256):
+        rows = slice(start, min(start + 256, count))
+        images = normalise(split.images[rows], mean, std, device)
+        total = torch.zeros(len(images), dtype=torch.float64, device=device)
+        for k in range(run.val_masks):
+            cells = validation_masks(grid, run.mask_ratio, run.mask_strategy, np.asarray(split.ids[rows]), k)
+            mask = torch.from_numpy(upsample(cells, cell)).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
+                prediction = model.reconstruct(images, mask)
+            total += model.loss(prediction, images, mask, per_image=True)
+        losses.append(total.cpu() / run.val_masks)
+    model.train(was_training)
+    model.target = trained_on
+    each = torch.cat(losses)
+    return each.mean().item(), each.std().item() / math.sqrt(len(each)) if len(each) > 1 else math.nan

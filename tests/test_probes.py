@@ -1,0 +1,275 @@
+"""The probes against slow, literal versions of themselves, and on data whose score is known."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_weights import random_model
+
+from simmim_lite.data.sources import Data, Split
+from simmim_lite.errors import UserError
+from simmim_lite.training import probes
+from simmim_lite.training.run import Run
+
+quick = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def problem(n, width, classes, seed, signal=1.0):
+    """Features float32 (n, width) around one centre a class, labels (n,); every class occurs."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(n) % classes)
+    centres = rng.normal(size=(classes, width)) * signal
+    scales = 10.0 ** rng.uniform(-2, 2, width)
+    x = (centres[labels] + rng.normal(size=(n, width))) * scales + rng.normal(size=width)
+    return torch.from_numpy(x).float(), labels
+
+
+def lstsq_ridge(z, y, penalty):
+    """Weights and intercept of min |z w + b - y|^2 + penalty |w|^2, as one least-squares problem with extra rows."""
+    width = z.shape[1]
+    a = np.block([[z, np.ones((len(z), 1))], [math.sqrt(penalty) * np.eye(width), np.zeros((width, 1))]])
+    b = np.concatenate([y, np.zeros((width, y.shape[1]))])
+    solution = np.linalg.lstsq(a, b, rcond=None)[0]
+    return solution[:-1], solution[-1]
+
+
+@quick
+@given(st.integers(4, 24), st.integers(1, 30), st.integers(2, 4), st.integers(0, 10**6))
+def test_ridge_equals_explicit_leave_one_out_refits(n, width, classes, seed):
+    x, labels = problem(n, width, classes, seed)
+    targets = torch.from_numpy(np.eye(classes, dtype=bool)[labels])
+    ridge = probes.fit_ridge(x, targets)
+
+    wide = x.double().numpy()
+    z, y = (wide - wide.mean(0)) / wide.std(0), 2.0 * targets.numpy() - 1
+    press = []
+    for penalty in probes.PENALTIES:
+        errors = []
+        for i in range(n):
+            keep = np.arange(n) != i
+            w, b = lstsq_ridge(z[keep], y[keep], penalty * n)
+            errors.append((y[i] - z[i] @ w - b) ** 2)
+        press.append(np.mean(errors))
+    np.testing.assert_allclose(ridge.press, press, rtol=1e-5)
+    assert ridge.penalty == probes.PENALTIES[int(np.argmin(press))]
+
+    w, b = lstsq_ridge(z, y, ridge.penalty * n)
+    np.testing.assert_allclose(ridge(x).numpy(), z @ w + b, atol=1e-6)
+
+
+def test_ridge_does_not_depend_on_its_chunks(monkeypatch):
+    x, labels = problem(70, 9, 3, 0)
+    targets = torch.from_numpy(np.eye(3, dtype=bool)[labels])
+    whole = probes.fit_ridge(x, targets)
+    monkeypatch.setattr(probes, "_ROWS", 16)
+    parts = probes.fit_ridge(x, targets)
+    assert parts.penalty == whole.penalty
+    np.testing.assert_allclose(parts(x), whole(x), atol=1e-9)
+
+
+def test_ridge_leaves_constant_and_repeated_features_alone():
+    x, labels = problem(60, 5, 3, 1)
+    odd = torch.cat([x, torch.full((60, 2), 3.3), x[:, :1]], 1)
+    plain, more = probes.ridge_probe(x, labels, x, labels), probes.ridge_probe(odd, labels, odd, labels)
+    assert math.isfinite(more["score"]) and abs(more["score"] - plain["score"]) < 0.1
+    nothing = torch.ones(60, 4)
+    assert probes.ridge_probe(nothing, labels, nothing, labels)["score"] == pytest.approx(20 / 60)
+
+
+def test_ridge_of_one_row_is_one_line():
+    with pytest.raises(UserError, match="1 rows"):
+        probes.fit_ridge(torch.ones(1, 3), torch.ones(1, 2, dtype=torch.bool))
+
+
+@quick
+@given(st.integers(2, 60), st.integers(1, 20), st.integers(1, 12), st.integers(2, 5), st.integers(0, 10**6))
+def test_knn_equals_a_loop(n_train, n_test, width, classes, seed):
+    classes = min(classes, n_train)
+    x, y = problem(n_train + n_test, width, classes, seed)
+    x_train, y_train, x_test, y_test = x[:n_train], y[:n_train], x[n_train:], y[n_train:]
+    right, doubtful = 0, 0
+    for query, label in zip(x_test.double().numpy(), y_test, strict=True):
+        cosines = [float(query @ row / np.linalg.norm(query) / np.linalg.norm(row)) for row in x_train.double().numpy()]
+        votes = np.zeros(classes)
+        for j in sorted(range(n_train), key=lambda j: -cosines[j])[: probes.NEIGHBOURS]:
+            votes[y_train[j]] += math.exp(cosines[j] / probes.TEMPERATURE)
+        first, second = np.sort(votes)[::-1][:2] if classes > 1 else (1, 0)
+        doubtful += first - second < 1e-4 * first or width == 1  # in one dimension all cosines are +-1
+        right += int(votes.argmax()) == label
+    result = probes.knn_probe(x_train, y_train, x_test, y_test)
+    assert abs(result["score"] * n_test - right) <= doubtful + 1e-9
+    assert (result["metric"], result["n_train"], result["n_test"]) == ("top-1", n_train, n_test)
+
+
+@pytest.mark.parametrize("probe", [probes.ridge_probe, probes.knn_probe])
+def test_separable_data_is_solved(probe):
+    x, y = problem(400, 8, 4, 5, signal=30)
+    scale = x.std(0)
+    result = probe(x[:200] / scale, y[:200], x[200:] / scale, y[200:])
+    assert result["score"] == 1.0 and result["high"] == 1.0 and 0.97 < result["low"] < 1
+    assert result == probe(x[:200] / scale, y[:200], x[200:] / scale, y[200:])
+
+
+@pytest.mark.parametrize("probe", [probes.ridge_probe, probes.knn_probe])
+def test_random_labels_give_chance(probe):
+    x, _ = problem(3000, 16, 5, 7)
+    y = np.random.default_rng(8).integers(0, 5, 3000)
+    result = probe(x[:1500], y[:1500], x[1500:], y[1500:])
+    assert result["low"] < 0.2 < result["high"]
+
+
+@quick
+@given(st.integers(1, 300), st.data())
+def test_wilson_holds_the_score_and_solves_its_equation(n, data):
+    correct = data.draw(st.integers(0, n))
+    low, high = probes.wilson(correct, n)
+    share = correct / n
+    assert 0 <= low <= share <= high <= 1 and low < high
+    for end in (low, high):
+        if end not in (share, 0.0, 1.0):
+            assert (end - share) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / n, rel=1e-6)
+
+
+@quick
+@given(
+    st.integers(2, 6), st.integers(1, 6), st.sampled_from([(1, 2), (2, 2), (3, 1)]), st.sampled_from([(4, 4), (2, 3)])
+)
+def test_segmentation_equals_a_loop(n, width, grid, stride):
+    rng = np.random.default_rng(n * 100 + width)
+    maps = torch.from_numpy(rng.normal(size=(2 * n, width, *grid))).float()
+    masks = rng.random((2 * n, grid[0] * stride[0], grid[1] * stride[1])) < 0.4
+    masks[-1] = False
+
+    def tokens(rows, cells=True):
+        out = []
+        for i in rows:
+            for y in range(grid[0]):
+                for x in range(grid[1]):
+                    block = masks[i, y * stride[0] : (y + 1) * stride[0], x * stride[1] : (x + 1) * stride[1]]
+                    out.append(block.ravel() if cells else maps[i, :, y, x].numpy())
+        return torch.from_numpy(np.array(out))
+
+    ridge = probes.fit_ridge(tokens(range(n), cells=False), tokens(range(n)))
+    ious = []
+    for i in range(n, 2 * n):
+        guess, truth = ridge(tokens([i], cells=False)).numpy() > 0, tokens([i]).numpy()
+        union = (guess | truth).sum()
+        ious.append((guess & truth).sum() / union if union else 1.0)
+    result = probes.segmentation_probe(maps[:n], masks[:n], maps[n:], masks[n:])
+    assert result["score"] == pytest.approx(np.mean(ious), abs=1e-6)
+    half = 1.96 * np.std(ious, ddof=1) / math.sqrt(n)
+    assert result["low"] == pytest.approx(max(0, np.mean(ious) - half), abs=1e-6)
+    assert result["high"] == pytest.approx(min(1, np.mean(ious) + half), abs=1e-6)
+    assert (result["metric"], result["n_train"], result["n_test"]) == ("IoU", n, n)
+
+
+def test_segmentation_reads_a_mask_that_is_in_the_map():
+    rng = np.random.default_rng(0)
+    masks = rng.random((40, 16, 16)) < 0.3
+    cells = masks.reshape(40, 4, 4, 4, 4).transpose(0, 1, 3, 2, 4).reshape(40, 4, 4, 16)
+    mixed = cells @ np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    maps = torch.from_numpy(mixed).float().permute(0, 3, 1, 2)
+    result = probes.segmentation_probe(maps[:20], masks[:20], maps[20:], masks[20:])
+    assert (result["score"], result["low"], result["high"]) == (1.0, 1.0, 1.0)
+    with pytest.raises(UserError, match="do not divide"):
+        probes.segmentation_probe(maps, masks[:, :14], maps, masks)
+
+
+def tiny_data(n=48, size=16, labels=True, masks=True):
+    """A source whose class is the colour of a bright half, which is also the mask."""
+    rng = np.random.default_rng(3)
+
+    def split(name, first):
+        y = np.arange(n) % 3
+        images = rng.integers(0, 60, (n, 3, size, size), dtype=np.uint8)
+        where = np.zeros((n, size, size), bool)
+        where[::2, : size // 2] = True
+        where[1::2, :, : size // 2] = True
+        for i in range(n):
+            images[i, y[i]][where[i]] += 150
+        ids = np.arange(first, first + n, dtype=np.uint64)
+        return Split(name, images, ids, y if labels else None, where if masks else None)
+
+    train, val, test = split("train", 0), split("val", 1000), split("test", 2000)
+    return Data(
+        spec="tiny",
+        name="tiny",
+        image_size=size,
+        train=train,
+        val=val,
+        probe_train=train if labels else None,
+        test=test if labels else None,
+        classes=("red", "green", "blue"),
+        mean=(0.3,) * 3,
+        std=(0.2,) * 3,
+        digest="0",
+        skipped=[],
+    )
+
+
+def small_model(**options):
+    return random_model("swinv2_atto", img_size=16, **options)
+
+
+def test_features_are_the_encoder_s_whatever_the_batch_and_mode():
+    model, data = small_model(drop_path=0.5), tiny_data()
+    model.train()
+    images = data.test.images[:10]
+    pooled, maps = probes.features(model, images, data.mean, data.std, batch=4, maps=True)
+    assert model.training and pooled.dtype == maps.dtype == torch.float32
+    model.eval()
+    x = (torch.from_numpy(images).float() / 255 - 0.3) / 0.2
+    with torch.no_grad():
+        expected = model.encode(x)
+    np.testing.assert_allclose(maps, expected, atol=2e-5)
+    np.testing.assert_allclose(pooled, expected.mean((2, 3)), atol=2e-5)
+    alone, none = probes.features(model, images, data.mean, data.std)
+    assert none is None
+    np.testing.assert_allclose(alone, pooled, atol=2e-5)
+
+
+def test_features_in_bf16_are_close_to_fp32():
+    model, data = small_model(), tiny_data()
+    full, _ = probes.features(model, data.test.images, data.mean, data.std)
+    half, _ = probes.features(model, data.test.images, data.mean, data.std, precision="bf16")
+    assert half.dtype == torch.float32 and not torch.equal(half, full)
+    assert (half - full).norm() < 0.05 * full.norm()
+
+
+def test_probe_all_scores_a_source_and_repeats():
+    model, data = small_model(), tiny_data()
+    run = Run(data="tiny", image_size=16, probe_labels=30, probe_test=20)
+    scores = probes.probe_all(model, data, run)
+    assert set(scores) == {"linear", "knn", "segment"}
+    assert scores["linear"]["score"] > 0.9 and scores["knn"]["score"] > 0.8 and scores["segment"]["score"] > 0.9
+    for score in scores.values():
+        assert set(score) == {"score", "low", "high", "metric", "n_train", "n_test"}
+        assert (score["n_train"], score["n_test"]) == (30, 20)
+    assert scores == probes.probe_all(model, data, dataclasses.replace(run, seed=7, subset_seed=3))
+
+
+def test_probe_all_leaves_out_what_cannot_be_had():
+    model, run = small_model(), Run(data="tiny", image_size=16, probe_labels=30, probe_test=20)
+    assert set(probes.probe_all(model, tiny_data(masks=False), run)) == {"linear", "knn"}
+    assert probes.probe_all(model, tiny_data(labels=False, masks=False), run) == {}
+    assert probes.probe_all(model, tiny_data(), dataclasses.replace(run, probe_labels=0)) == {}
+    more = probes.probe_all(model, tiny_data(), dataclasses.replace(run, probe_labels=500, probe_test=500))
+    assert (more["knn"]["n_train"], more["knn"]["n_test"]) == (48, 48)
+
+
+def test_probe_images_are_balanced_and_do_not_depend_on_the_run(monkeypatch):
+    seen = []
+    encode = probes.features
+    monkeypatch.setattr(
+        probes, "features", lambda model, images, *a, **k: seen.append(images) or encode(model, images, *a, **k)
+    )
+    data, run = tiny_data(), Run(data="tiny", image_size=16, probe_labels=24, probe_test=20)
+    for seed in (0, 5):
+        probes.probe_all(small_model(), data, dataclasses.replace(run, seed=seed, images=8, steps=seed))
+    assert np.array_equal(seen[0], seen[2]) and np.array_equal(seen[1], data.test.images[:20])
+    brightest = seen[0].max((2, 3)).argmax(1)
+    assert np.bincount(brightest).tolist() == [8, 8, 8]

@@ -1,0 +1,128 @@
+"""Run, its key, its schedule, and the atomic write."""
+
+import dataclasses
+import errno
+import json
+import os
+import re
+
+import pytest
+
+from simmim_lite.errors import UserError
+from simmim_lite.training import run as module
+from simmim_lite.training.run import Run, new_record, read_record, record_path, write_atomic, write_record
+
+
+def test_key_is_readable_and_covers_every_field() -> None:
+    base = Run(images=64)
+    assert re.fullmatch(r"atto-scenes-n64-t1000-s0-[0-9a-f]{10}", base.key)
+    other = {
+        "model": "swinv2_femto", "data": "imagefolder:a", "images": 65, "steps": 7, "seed": 1, "subset_seed": 0,
+        "batch_size": 32, "image_size": 64, "window_size": 8, "mask_patch": 16, "mask_ratio": 0.5,
+        "mask_strategy": "block", "target": "normalized", "target_window": 9, "augment": "none",
+        "statistics": "imagenet", "lr": 1e-3, "warmup_steps": 1, "weight_decay": 0.1, "betas": (0.9, 0.95),
+        "clip_grad": 1.0, "drop_path": 0.1, "precision": "bf16", "eval_every": 9, "val_images": 9, "val_masks": 9,
+        "probe_labels": 9, "probe_test": 9, "recipe_version": 99,
+    }  # fmt: skip
+    assert other.keys() == {f.name for f in dataclasses.fields(Run)}
+    keys = {dataclasses.replace(base, **{name: value}).key for name, value in other.items()}
+    assert len(keys) == len(other)
+    assert base.key not in keys
+
+
+def test_keys_do_not_depend_on_where_a_run_was_made() -> None:
+    run = Run(images=64, betas=[0.9, 0.999])
+    assert Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+    assert Run.from_dict(run.to_dict()).key == run.key
+
+
+def test_trunk_is_shared_by_lengths_alone() -> None:
+    assert Run(steps=250).trunk_key == Run(steps=1000).trunk_key
+    assert Run(steps=250).trunk_key != Run(steps=250, seed=1).trunk_key
+
+
+def test_learning_rate_by_hand() -> None:
+    run = Run(steps=1000, lr=4e-3, warmup_steps=50)
+    assert run.drop_step == 875
+    assert run.lr_at(0) == pytest.approx(2e-5)
+    assert run.lr_at(25) == pytest.approx((2e-5 + 4e-3) / 2)
+    assert run.lr_at(50) == run.lr_at(874) == pytest.approx(4e-3)
+    assert run.lr_at(875) == run.lr_at(999) == pytest.approx(4e-4)
+    assert Run(steps=500_000).drop_step == 437_500  # FACTS 3
+    for step in range(218):  # lengths share their trunk exactly
+        assert Run(steps=250).lr_at(step) == run.lr_at(step)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model": "swinv2_picco"}, ["swinv2_picco", "did you mean 'swinv2_pico'"]),
+        ({"mask_ratio": 0.0}, ["mask_ratio", "0.0", "above 0 and below 1"]),
+        ({"mask_ratio": 1.0}, ["mask_ratio", "1.0", "below 1"]),
+        ({"mask_ratio": 1.2}, ["mask_ratio", "1.2", "below 1"]),
+        ({"mask_patch": 7}, ["mask_patch 7", "4, 8, 16, 32"]),
+        ({"window_size": 9}, ["window_size 9", "8 x 8", "at most 8"]),
+        ({"window_size": 3}, ["window_size 3", "try one of 2, 4, 8"]),
+        ({"image_size": 36}, ["image_size 36", "final stride 8", "try 32"]),
+        ({"steps": -1}, ["steps", "-1", "at least 0"]),
+        ({"images": 0}, ["images", "0", "at least 1"]),
+        ({"batch_size": 2.5}, ["batch_size", "2.5", "whole number"]),
+        ({"lr": "3e-4"}, ["lr", "'3e-4'", "number"]),
+        ({"precision": "fp61"}, ["fp61", "did you mean"]),
+        ({"target_window": 8}, ["target_window", "8", "odd"]),
+        ({"target": "normalised"}, ["normalised", "did you mean 'normalized'"]),
+    ],
+)
+def test_bad_fields_get_one_line(fields: dict, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        Run(**fields)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert all(word in line for word in words), line
+
+
+def test_unknown_field_is_named() -> None:
+    with pytest.raises(UserError, match="run field 'step'.*did you mean 'steps'"):
+        Run.from_dict({"step": 3})
+
+
+def test_target_window_follows_the_side() -> None:
+    sides = {32: 7, 64: 15, 192: 47, 224: 55}
+    assert {s: Run(image_size=s).norm_window for s in sides} == sides
+    assert Run(target_window=11).norm_window == 11
+
+
+def test_record_round_trip_and_refusals(tmp_path) -> None:
+    run = Run(images=64)
+    path = record_path(tmp_path, run)
+    assert read_record(path) is None
+    record = new_record(run, status="done", final={"val_loss": 0.25})
+    write_record(path, record)
+    assert read_record(path) == record
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_record(path, new_record(run, status="done", final={"val_loss": float("nan")}))
+    assert read_record(path) == record
+    for junk in ("", "{", "[]", '{"schema": 999}'):
+        path.write_text(junk)
+        with pytest.raises(UserError, match="delete the file"):
+            read_record(path)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "a" / "file"
+    write_atomic(path, "first")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(UserError, match="cannot write .*No space left on device; free some space"):
+        write_atomic(path, "second")
+    assert path.read_text() == "first"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*--runs-dir"):
+        write_atomic(tmp_path / "file" / "record.json", "")
