@@ -1,0 +1,212 @@
+"""The command line: `simmim-lite VERB …`. Errors are one line that names the value and the remedy, exit status 2."""
+
+import argparse
+import dataclasses
+import os
+import sys
+import types
+import typing
+
+from .errors import UserError
+from .training.run import Run
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors and no guessing at abbreviated options."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, allow_abbrev=False, **options)
+
+    def error(self, message: str):
+        self.exit(2, f"simmim-lite: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit status: 0, 2 for what the caller can mend, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.call(arguments)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        if arguments.debug:
+            raise
+        print(f"simmim-lite: {error}", file=sys.stderr)
+        return 130 if str(error).startswith("interrupted") else 2
+    except KeyboardInterrupt:
+        print("simmim-lite: interrupted; finished runs are kept, run the same command to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="simmim-lite", description="Learn, see and measure how masked image modelling scales.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, call, text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        sub.set_defaults(call=call)
+        return sub
+
+    study = verb("study", _study, "run what is missing of a study and write its report")
+    study.add_argument("name", help="data-scale, model-size, schedule, proxy or all")
+    study.add_argument("--tier", default="quick", help="quick (default) or smoke")
+    study.add_argument(
+        "--data", default="scenes", help="scenes (default), imagefolder:DIR, torchvision:NAME or hf:NAME"
+    )
+    study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
+    study.add_argument("--workers", type=int, help="processes; one a core by default")
+    study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
+    _common(study)
+
+    pretrain = verb("pretrain", _pretrain, "train, validate and probe one run")
+    _run_options(pretrain)
+    _common(pretrain)
+
+    transfer = verb(
+        "transfer", _transfer, "score a run by a transfer task, beside the same network without pretraining"
+    )
+    transfer.add_argument("--task", default="probe", help="probe (default) or finetune")
+    transfer.add_argument("--labels", type=int, help="labelled training images of finetune")
+    transfer.add_argument("--finetune-steps", type=int, help="optimiser steps of finetune")
+    _run_options(transfer)
+    _common(transfer)
+
+    manifest = verb("manifest", _manifest, "fill in or check the digest of a data set's manifest")
+    manifest.add_argument("action", choices=("build", "verify"))
+    manifest.add_argument("manifest", help="a YAML file, or the name of one in data_manifests/")
+    manifest.add_argument("folder", nargs="?", help="the folder of images; not needed for scenes")
+    manifest.add_argument("--out", help="where build writes the filled-in manifest; in place by default")
+
+    weights = verb("weights", _weights, "convert weights between layouts")
+    weights.add_argument("action", choices=("convert",))
+    weights.add_argument("source", help="a checkpoint: official, timm, transformers or simmim-lite")
+    weights.add_argument("target", help="the file to write; .safetensors or .pth")
+    weights.add_argument("--model", required=True, help="the size, as in swinv2_base")
+    weights.add_argument("--layout", default="simmim", help="simmim (default), timm, hf or official")
+
+    bench = verb("bench", _bench, "measure speed on this machine, as ratios")
+    bench.add_argument("--device", default="cpu")
+    bench.add_argument("--rounds", type=int, default=5, help="turns of each way (5)")
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs-dir", default="runs", help="where records are kept (runs)")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    """An option for every field of Run, of its type, with its default."""
+    for field in dataclasses.fields(Run):
+        if field.name in ("recipe_version", "betas"):
+            continue
+        kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=kinds[0], default=field.default, help=f"({field.default})"
+        )
+
+
+def _run_of(arguments: argparse.Namespace) -> Run:
+    names = {f.name for f in dataclasses.fields(Run)}
+    return Run(**{name: value for name, value in vars(arguments).items() if name in names})
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    from .evidence.claims import claims
+    from .studies.engine import study
+
+    result = study(
+        arguments.name,
+        tier=arguments.tier,
+        data=arguments.data,
+        seeds=arguments.seeds,
+        workers=arguments.workers,
+        runs_dir=arguments.runs_dir,
+        device=arguments.device,
+        precision=arguments.precision,
+    )
+    for claim in claims(result.records):
+        print(f"{claim.id}  {claim.verdict:16s}  {claim.statement}. {claim.evidence}.")
+    failed = sum(record["status"] == "failed" for record in result.records)
+    print(
+        f"{len(result.records)} runs, {result.trained} trained now, {failed} failed; "
+        f"{result.core_seconds:.0f} core-seconds in {result.wall_seconds:.0f} s"
+    )
+    print(f"report: {result.report}")
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from .data.store import progress
+    from .training.pretrain import pick_device, pretrain
+    from .training.run import record_path
+
+    run = _run_of(arguments)
+    pick_device(arguments.device)
+    with progress(run.steps, run.key, "step") as advance:
+        done = [0]
+
+        def report(step: int, _: int) -> None:
+            advance(step - done[0])
+            done[0] = step
+
+        record = pretrain(run, runs_dir=arguments.runs_dir, device=arguments.device, progress=report)
+    if record["status"] == "failed":
+        raise UserError(f"{run.key} failed: {record['reason']} (its record is {record_path(arguments.runs_dir, run)})")
+    final = record["final"]
+    print(f"validation loss {final['val_loss']:.4f} +- {final['val_loss_se']:.4f} (standard error over images)")
+    for name, score in record["transfer"].items():
+        print(f"{name:8s} {score['metric']} {score['score']:.4f} [{score['low']:.4f}, {score['high']:.4f}]")
+    print(f"record: {record_path(arguments.runs_dir, run)}")
+
+
+def _transfer(arguments: argparse.Namespace) -> None:
+    from .training.transfer import scores, transfer
+
+    options = {"labels": arguments.labels, "steps": arguments.finetune_steps}
+    options = {name: value for name, value in options.items() if value is not None}
+    result = transfer(
+        _run_of(arguments), arguments.task, runs_dir=arguments.runs_dir, device=arguments.device, **options
+    )
+    trained, baseline = scores(result["trained"]), scores(result["baseline"])
+    for name, lift in result["lift"].items():
+        print(f"{name:8s} pretrained {trained[name]:.4f}   without {baseline[name]:.4f}   lift {lift:+.4f}")
+    for which in ("trained", "baseline"):
+        if result[which]["status"] == "failed":
+            raise UserError(f"the {which} network's {arguments.task} failed: {result[which]['reason']}")
+
+
+def _manifest(arguments: argparse.Namespace) -> None:
+    from .data import manifests
+
+    if arguments.action == "build":
+        content = manifests.build(arguments.manifest, arguments.folder, arguments.out)
+        print(f"{content['name']}: {content['images']} images, digest {content['digest']}")
+        return
+    differences = manifests.verify(arguments.manifest, arguments.folder)
+    for line in differences:
+        print(line)
+    if differences:
+        raise UserError(f"{arguments.manifest}: {len(differences)} differences from {arguments.folder}; see above")
+    print(f"{arguments.manifest}: as the manifest says")
+
+
+def _weights(arguments: argparse.Namespace) -> None:
+    from .model.simmim import create_model
+    from .model.weights import load_weights, save_weights
+
+    model = create_model(arguments.model)
+    print(load_weights(model, arguments.source))
+    save_weights(model, arguments.target, layout=arguments.layout)
+    print(f"written: {arguments.target} ({arguments.layout})")
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from .training.bench import bench
+
+    for line in bench(arguments.device, arguments.rounds):
+        print(line, flush=True)

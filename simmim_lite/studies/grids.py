@@ -1,0 +1,100 @@
+"""What each study runs at each tier: lists of Runs, nothing else. No torch here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..errors import UserError, unknown
+from ..training.run import Run
+
+STUDIES = ("data-scale", "model-size", "schedule", "proxy")
+
+
+@dataclass(frozen=True)
+class Tier:
+    """The axes of the four studies and the recipe their runs share."""
+
+    models: tuple[str, ...]
+    images: tuple[int, ...]  # unique training images, smallest first
+    lengths: tuple[int, ...]  # optimiser steps, shortest first; the last is the core grid's
+    seeds: int  # default number of seeds: 0, 1, ...
+    recipe: Run  # every other field
+
+
+_RECIPE = Run()
+
+TIERS = {
+    "smoke": Tier(
+        models=("swinv2_atto", "swinv2_femto"),
+        images=(16, 64),
+        lengths=(10, 20),
+        seeds=1,
+        recipe=replace(
+            _RECIPE,
+            batch_size=16,
+            warmup_steps=5,
+            eval_every=10,
+            val_images=64,
+            val_masks=2,
+            probe_labels=200,
+            probe_test=100,
+        ),
+    ),
+    "quick": Tier(
+        models=("swinv2_atto", "swinv2_femto"),
+        images=(64, 1024, 16384),
+        lengths=(250, 500, 1000),
+        seeds=2,
+        recipe=_RECIPE,
+    ),
+}
+
+
+def grid(
+    study: str,
+    tier: str,
+    *,
+    data: str = "scenes",
+    available: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    precision: str = "fp32",
+) -> list[Run]:
+    """The Runs of a study (a name in STUDIES, or `all`) at a tier, without duplicates.
+
+    available: training images the source has (None = no limit); larger levels are replaced by all there are. seeds: how
+    many (0, 1, ...) or which. Every model and seed comes with its random initialisation, a Run of 0 steps, as the
+    reference of its transfer scores.
+    """
+    if study not in (*STUDIES, "all"):
+        raise unknown("study", study, (*STUDIES, "all"))
+    if tier not in TIERS:
+        raise unknown("tier", tier, TIERS)
+    axes = TIERS[tier]
+    chosen = _seeds(axes.seeds if seeds is None else seeds)
+    levels = _levels(axes.images, available)
+    recipe = replace(axes.recipe, data=data, precision=precision)
+    runs = []
+    for seed in chosen:
+        for model in axes.models:
+            one = replace(recipe, model=model, seed=seed)
+            runs.append(replace(one, images=levels[-1], steps=0))
+            if study != "schedule":
+                runs += [replace(one, images=n, steps=axes.lengths[-1]) for n in levels]
+            if study in ("schedule", "proxy", "all"):
+                ends = dict.fromkeys((levels[0], levels[-1]))
+                runs += [replace(one, images=n, steps=t) for n in ends for t in axes.lengths]
+    return list(dict.fromkeys(runs))
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not chosen:
+        raise UserError(f"seeds is {seeds!r}: give a number of at least 1, or a list of seeds")
+    return chosen
+
+
+def _levels(levels: tuple[int, ...], available: int | None) -> list[int]:
+    """The levels that fit, and all images in place of those that do not."""
+    if available is None or available >= levels[-1]:
+        return list(levels)
+    fitting = [n for n in levels if n < available]
+    return [*fitting, available]

@@ -1,0 +1,159 @@
+"""The command line: every wrong input is one line and exit status 2; what works says where its result lies."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from simmim_lite import cli
+from simmim_lite.training import run as run_module
+
+TINY = [
+    "--images", "16", "--steps", "4", "--batch-size", "8", "--val-images", "8", "--val-masks", "1",
+    "--probe-labels", "40", "--probe-test", "20", "--eval-every", "2",
+]  # fmt: skip
+
+
+def call(capsys, *words: str) -> tuple[int, str, str]:
+    """Exit status, output, errors."""
+    try:
+        status = cli.main([str(w) for w in words])
+    except SystemExit as stop:
+        status = stop.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def photos(folder, sizes=((40, 40),) * 12, classes=("a", "b")) -> None:
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i, (width, height) in enumerate(sizes):
+            Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(folder / name / f"{i}.png")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["study", "datascale"], "unknown study 'datascale': did you mean 'data-scale'"),
+        (["study", "all", "--tier", "huge"], "unknown tier 'huge'"),
+        (["study", "all", "--data", "scnes"], "unknown data 'scnes': did you mean 'scenes'"),
+        (["study", "all", "--data", "imagefolder:nowhere"], "nowhere"),
+        (["study"], "the following arguments are required: name"),
+        (["study", "all", "--sede", "1"], "unrecognized arguments: --sede 1"),
+        (["pretrain", "--model", "swinv2_fento"], "did you mean 'swinv2_femto'"),
+        (["pretrain", "--steps", "-5"], "steps is -5: give a whole number of at least 0"),
+        (["pretrain", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["pretrain", "--mask-ratio", "0"], "mask_ratio is 0.0: give a number above 0 and below 1"),
+        (["pretrain", "--mask-ratio", "1"], "mask_ratio is 1.0"),
+        (["pretrain", "--mask-ratio", "1.2"], "mask_ratio is 1.2"),
+        (["pretrain", "--mask-patch", "12"], "mask_patch 12 does not divide"),
+        (["pretrain", "--window-size", "16"], "window_size 16 is larger than the first stage's map, 8 x 8"),
+        (["pretrain", "--device", "cudda"], "unknown device 'cudda': did you mean 'cuda'"),
+        (["transfer", "--task", "prob"], "unknown task 'prob': did you mean 'probe'"),
+        (["manifest", "verify", "nothing"], "nothing"),
+        (["weights", "convert", "nowhere.pth", "out.pth", "--model", "swinv2_small"], "nowhere.pth"),
+        (["bench", "--device", "tpu"], "unknown device 'tpu'"),
+    ],
+)
+def test_wrong_input_is_one_line(words: list[str], line: str, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = call(capsys, *words)
+    assert status == 2
+    assert line in errors
+    assert errors.startswith("simmim-lite: ")
+    assert errors.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(capsys) -> None:
+    with pytest.raises(ValueError, match="unknown study"):
+        cli.main(["study", "nope", "--debug"])
+    with pytest.raises(ValueError, match="unknown study"):
+        cli.main(["--debug", "study", "nope"])
+
+
+def test_pretrain_and_transfer_say_what_came_of_it(capsys, tmp_path) -> None:
+    status, out, _ = call(capsys, "pretrain", *TINY, "--runs-dir", tmp_path)
+    assert status == 0
+    assert "validation loss" in out
+    path = out.split("record: ")[1].strip()
+    assert json.loads(Path(path).read_text())["run"]["steps"] == 4
+    status, out, _ = call(capsys, "transfer", *TINY, "--runs-dir", tmp_path)
+    assert status == 0
+    assert all(name in out for name in ("linear", "knn", "segment", "lift"))
+
+
+def test_folder_with_bad_pictures(capsys, tmp_path) -> None:
+    """One corrupt and one tiny image among good ones are named and left out; a folder of nothing is one line."""
+    photos(tmp_path / "good")
+    (tmp_path / "good" / "a" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    Image.new("RGB", (5, 5)).save(tmp_path / "good" / "b" / "tiny.png")
+    words = ["pretrain", *TINY, "--val-images", "2", "--probe-labels", "0", "--runs-dir", tmp_path / "runs", "--data"]
+    status, _, errors = call(capsys, *words, f"imagefolder:{tmp_path / 'good'}")
+    assert status == 0
+    assert "broken.jpg" in errors
+    assert "tiny.png" in errors
+    (tmp_path / "empty").mkdir()
+    status, _, errors = call(capsys, *words, f"imagefolder:{tmp_path / 'empty'}")
+    assert (status, errors.count("\n")) == (2, 1)
+    assert str(tmp_path / "empty") in errors
+    photos(tmp_path / "small", sizes=((20, 24),) * 4)
+    status, _, errors = call(capsys, *words, f"imagefolder:{tmp_path / 'small'}")
+    assert status == 2
+    assert "image-size" in errors.splitlines()[-1] or "image_size" in errors.splitlines()[-1]
+
+
+def test_runs_folder_that_cannot_be_written(capsys, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    for words in (["pretrain", *TINY], ["study", "all", "--tier", "smoke"]):
+        status, _, errors = call(capsys, *words, "--runs-dir", tmp_path / "file" / "runs")
+        assert status == 2
+        assert "cannot write" in errors.splitlines()[-1]
+        assert "--runs-dir" in errors.splitlines()[-1]
+
+
+def test_full_disk(capsys, tmp_path, monkeypatch) -> None:
+    """The disk fills up in the middle: one line, no half file; with space again the run goes on."""
+    real, written = os.fsync, []
+
+    def filling(handle: int) -> None:
+        written.append(handle)
+        if len(written) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(run_module.os, "fsync", filling)
+    status, _, errors = call(capsys, "pretrain", *TINY, "--runs-dir", tmp_path)
+    assert status == 2
+    assert "No space left on device; free some space" in errors.splitlines()[-1]
+    assert not list((tmp_path / "records").glob("*"))
+    monkeypatch.setattr(run_module.os, "fsync", real)
+    assert call(capsys, "pretrain", *TINY, "--runs-dir", tmp_path)[0] == 0
+
+
+def test_weights_convert(capsys, tmp_path) -> None:
+    from simmim_lite import create_model, save_weights
+
+    save_weights(create_model("swinv2_atto", seed=1), tmp_path / "own.safetensors")
+    words = ["weights", "convert", tmp_path / "own.safetensors", tmp_path / "official.pth", "--model", "swinv2_atto"]
+    status, out, errors = call(capsys, *words, "--layout", "official")
+    assert status == 0, errors
+    assert "written" in out
+    state = torch.load(tmp_path / "official.pth", weights_only=True)["model"]
+    assert "encoder.mask_token" in state
+    (tmp_path / "short.pth").write_bytes((tmp_path / "official.pth").read_bytes()[:5000])
+    status, _, errors = call(
+        capsys, "weights", "convert", tmp_path / "short.pth", tmp_path / "x", "--model", "swinv2_atto"
+    )
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "short.pth" in errors
+    status, _, errors = call(
+        capsys, "weights", "convert", tmp_path / "official.pth", tmp_path / "x", "--model", "swinv2_femto"
+    )
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "official.pth" in errors

@@ -1,0 +1,163 @@
+"""The grids, and the engine that runs what is missing: kills, two processes at once, errors, nothing done twice."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from simmim_lite.errors import UserError
+from simmim_lite.evidence.records import load
+from simmim_lite.studies import engine
+from simmim_lite.studies.engine import study
+from simmim_lite.studies.grids import STUDIES, TIERS, grid
+from simmim_lite.training.run import Run
+
+NUMBERS = ("key", "status", "run", "curve", "final", "transfer")
+COMMAND = [
+    sys.executable,
+    "-m",
+    "simmim_lite",
+    "study",
+    "all",
+    "--tier",
+    "smoke",
+    "--workers",
+    "1",
+    "--precision",
+    "fp32",
+]
+
+
+def numbers(folder: Path) -> dict:
+    return {r["key"]: {k: r[k] for k in NUMBERS} for r in load(folder)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A smoke study that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, study("all", tier="smoke", workers=2, runs_dir=folder, precision="fp32")
+
+
+def test_grids_hold_what_the_studies_need() -> None:
+    everything = grid("all", "quick")
+    assert len(everything) == len(set(everything)) == 2 * 2 * (1 + 3 + 4)
+    for name in STUDIES:
+        assert set(grid(name, "quick")) <= set(everything)
+    assert set(grid("proxy", "quick")) == set(everything)
+    cells = {(r.model, r.images) for r in grid("data-scale", "quick", seeds=1) if r.steps}
+    assert cells == {(m, n) for m in TIERS["quick"].models for n in (64, 1024, 16384)}
+    assert {r.steps for r in grid("schedule", "quick")} == {0, 250, 500, 1000}
+    assert {r.seed for r in grid("all", "quick", seeds=[7, 9])} == {7, 9}
+
+
+def test_levels_shrink_to_the_source() -> None:
+    assert {r.images for r in grid("data-scale", "quick", available=700)} == {64, 700}
+    assert {r.images for r in grid("data-scale", "quick", available=20000)} == {64, 1024, 16384}
+    assert {r.images for r in grid("all", "quick", available=50)} == {50}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: grid("datascale", "quick"), "unknown study 'datascale': did you mean 'data-scale'"),
+        (lambda: grid("all", "quik"), "unknown tier 'quik': did you mean 'quick'"),
+        (lambda: grid("all", "quick", seeds=0), "seeds is 0"),
+        (lambda: study(data="scene", runs_dir="unused"), "unknown data 'scene': did you mean 'scenes'"),
+        (lambda: study(precision="bf61", runs_dir="unused"), "unknown precision 'bf61'"),
+        (lambda: study(workers=0, runs_dir="unused"), "workers is 0"),
+        (lambda: study(device="tpu", runs_dir="unused"), "unknown device 'tpu'"),
+    ],
+)
+def test_bad_arguments_get_one_line(call, words: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(words)):
+        call()
+
+
+def test_a_finished_study_trains_nothing(finished) -> None:
+    folder, result = finished
+    assert result.trained == len(result.records) == len(grid("all", "smoke"))
+    assert {r["status"] for r in result.records} == {"done"}
+    assert result.core_seconds > 0
+    again = study("all", tier="smoke", workers=2, runs_dir=folder, precision="fp32")
+    assert (again.trained, again.core_seconds) == (0, 0.0)
+    assert again.records == result.records
+    html = again.report.read_text()
+    assert "too small to say" in html
+    assert all(f"C{i}" in html for i in range(1, 7))
+
+
+def test_killed_and_started_again_gives_the_same_numbers(finished, tmp_path) -> None:
+    """kill -9 in the middle: no worker lives on, and the second call ends with the numbers of an undisturbed study."""
+    process = subprocess.Popen(
+        [*COMMAND, "--runs-dir", str(tmp_path)], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    records = tmp_path / "records"
+    limit = time.monotonic() + 120
+    while len(list(records.glob("*.json"))) < 3 and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while _session_lives(process.pid) and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert not _session_lives(process.pid), "workers outlived the study"
+    before = len(list(records.glob("*.json")))
+    assert 0 < before < len(grid("all", "smoke"))
+    done = subprocess.run([*COMMAND, "--runs-dir", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(grid('all', 'smoke')) - before} trained now, 0 failed" in done.stdout
+    assert numbers(tmp_path) == numbers(finished[0])
+    assert not list(tmp_path.rglob(".*.json.*"))
+
+
+def _session_lives(session: int) -> bool:
+    """Whether any process of a session is left."""
+    found = subprocess.run(["ps", "-s", str(session), "-o", "pid="], capture_output=True, text=True)
+    return bool(found.stdout.strip())
+
+
+def test_two_processes_share_the_work(finished, tmp_path) -> None:
+    """Started twice on one folder, the two together train every run once."""
+    calls = [
+        subprocess.Popen(
+            [*COMMAND, "--runs-dir", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [call.communicate() for call in calls]
+    assert [call.returncode for call in calls] == [0, 0], outputs
+    trained = [int(re.search(r"(\d+) trained now", out).group(1)) for out, _ in outputs]
+    assert sum(trained) == len(grid("all", "smoke"))
+    assert numbers(tmp_path) == numbers(finished[0])
+
+
+def test_ctrl_c_is_one_line_and_keeps_what_is_finished(tmp_path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "--runs-dir", str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    limit = time.monotonic() + 120
+    while not list((tmp_path / "records").glob("*.json")) and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, errors
+    assert re.search(r"interrupted: \d+ of \d+ runs are finished and kept", errors)
+    assert "Traceback" not in errors
+    assert load(tmp_path)
+
+
+def test_one_bad_job_does_not_stop_the_others(tmp_path, monkeypatch) -> None:
+    """Every other job is finished first, and the error comes as one line at the end."""
+    runs = [Run(images=16, steps=2, batch_size=8, val_images=8, val_masks=1, probe_labels=0, seed=s) for s in (0, 1)]
+    blocked = tmp_path / "checkpoints" / runs[0].trunk_key
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file where a folder should be")
+    with pytest.raises(UserError, match=f"cannot write .*{runs[0].trunk_key}"):
+        engine._execute(runs, tmp_path, "cpu", 1, {})
+    assert [r["run"]["seed"] for r in load(tmp_path)] == [1]

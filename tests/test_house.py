@@ -1,0 +1,123 @@
+"""The house: imports go down only, torch stays where it belongs, the README's tree and environment.yml are true."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "simmim_lite"
+FLOORS = {"model": 0, "data": 1, "training": 2, "evidence": 2, "studies": 3, "lab": 4}
+TORCH_FREE = [
+    "simmim_lite",
+    "simmim_lite.cli",
+    "simmim_lite.model.sizes",
+    "simmim_lite.model.masking",
+    "simmim_lite.data.scenes",
+    "simmim_lite.data.manifests",
+    "simmim_lite.training.run",
+    "simmim_lite.evidence.records",
+    "simmim_lite.evidence.claims",
+    "simmim_lite.evidence.plots",
+    "simmim_lite.studies.grids",
+    "simmim_lite.studies.engine",
+    "simmim_lite.studies.report",
+]
+
+
+def imports(path: Path) -> list[tuple[str, ...]]:
+    """Modules of the package that a file imports anywhere, as parts: ("model", "sizes")."""
+    here = path.relative_to(PACKAGE).parts[:-1]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = here[: len(here) - node.level + 1]
+            found.append((*base, *(node.module.split(".") if node.module else [])))
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+            found += [tuple(n.split(".")[1:]) for n in names if n.split(".")[0] == "simmim_lite"]
+    return found
+
+
+def test_imports_go_down_only() -> None:
+    seen = 0
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).parts[0]
+        if own not in FLOORS:
+            continue
+        for target in imports(path):
+            if target and target[0] in FLOORS:
+                seen += 1
+                if own == "evidence" and target[0] != own:
+                    assert target in {("training", "run"), ("model", "sizes")}, f"{path.name} imports {target}"
+                else:
+                    down = target[0] == own or FLOORS[target[0]] < FLOORS[own]
+                    assert down, f"{path.name} imports {'.'.join(target)}"
+            assert target[:1] != ("cli",), f"{path.name} imports the command line"
+    assert seen > 20
+
+
+def test_torch_free_modules_do_not_import_torch() -> None:
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    heavy = {'torch', 'timm'} | (set() if name.endswith('plots') else {'plotly'})\n"
+        "    if heavy & set(sys.modules): sys.exit(f'{name} imports {heavy & set(sys.modules)}')\n"
+    )
+    in_order = sorted(TORCH_FREE, key=lambda name: name.endswith("plots"))  # plotly is allowed there, and last
+    done = subprocess.run([sys.executable, "-c", code, *in_order], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_is_instant() -> None:
+    code = "import time; t = time.perf_counter(); import simmim_lite; print(time.perf_counter() - t)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[0]) < 0.1
+
+
+def test_root_exports_what_others_build_on() -> None:
+    import simmim_lite
+
+    for name in simmim_lite.__all__:
+        assert getattr(simmim_lite, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        simmim_lite.nonsense  # noqa: B018
+
+
+def test_environment_equals_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [d for d in environment["dependencies"] if isinstance(d, str)]
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert sorted(pip) == sorted([*project["dependencies"], "-e ."])
+    assert f"python{project['requires-python']}" in conda
+
+
+def test_readme_tree_is_true() -> None:
+    """Every file the tree names exists, and every module of the package is named."""
+    text = (ROOT / "README.md").read_text()
+    tree = re.search(r"```text\n(simmim-lite/.*?)```", text, re.S).group(1)
+    named, folders = set(), []
+    for line in tree.splitlines()[1:]:
+        body = line.split("#")[0].rstrip()
+        depth = (len(body) - len(body.lstrip(" "))) // 2
+        del folders[depth - 1 :]
+        for name in body.split():
+            path = "/".join([*folders, name.rstrip("/")])
+            assert (ROOT / path).exists(), f"the tree names {path}, which is not there"
+            named.add(path)
+        if body.endswith("/"):
+            folders.append(body.strip().rstrip("/"))
+    modules = {p.relative_to(ROOT).as_posix() for p in PACKAGE.rglob("*.py") if p.name != "__init__.py"}
+    assert modules <= named, f"not in the tree: {sorted(modules - named)}"
+
+
+def test_files_are_short() -> None:
+    long = {p.name: n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 350}
+    assert not long
