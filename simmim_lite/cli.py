@@ -117,7 +117,6 @@ def _run_of(arguments: argparse.Namespace) -> Run:
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from .evidence.claims import claims
     from .studies.engine import study
 
     result = study(
@@ -130,7 +129,7 @@ def _study(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         precision=arguments.precision,
     )
-    for claim in claims(result.records):
+    for claim in result.claims:
         print(f"{claim.id}  {claim.verdict:16s}  {claim.statement}. {claim.evidence}.")
     failed = sum(record["status"] == "failed" for record in result.records)
     print(

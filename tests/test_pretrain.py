@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from simmim_lite.data.sources import open_data
 from simmim_lite.errors import UserError
 from simmim_lite.training import checkpoint
 from simmim_lite.training import pretrain as module
 from simmim_lite.training.checkpoint import load_final, tail_folder, trunk_folder
+from simmim_lite.training.kept import Busy
 from simmim_lite.training.optim import decay_groups
-from simmim_lite.training.pretrain import Busy, _lock, build, make_batches, pretrain
+from simmim_lite.training.pretrain import build, make_batches, pretrain
 from simmim_lite.training.probes import input_statistics
 from simmim_lite.training.run import RECIPE_VERSION, Run, read_record, record_path
 from simmim_lite.training.validate import validation_loss
@@ -210,7 +212,9 @@ def test_nan_and_divergence_end_in_a_failed_record(poison: float, reason: str, t
 
 
 def test_a_held_run_is_busy(tmp_path) -> None:
-    with _lock(tmp_path / "locks" / f"{SMALL.trunk_key}.lock", wait=True), pytest.raises(Busy):
+    lock = tmp_path / "locks" / f"{SMALL.trunk_key}.lock"
+    lock.parent.mkdir()
+    with FileLock(lock), pytest.raises(Busy):
         pretrain(SMALL, runs_dir=tmp_path, wait=False)
 
 

@@ -103,7 +103,7 @@ def create_model(
     """A SimMIM by name (`simmim_lite.SIZES`), by default at 192 px, window 12, or 32 px, window 4 for a laptop size.
 
     img_size in pixels is checked to divide, and any other size that does can be fed later. target_window: the odd
-    number nearest to a quarter of the side by default (47 at 192 px). seed: initialise from a generator of one's own, so
+    number nearest to a quarter of the side by default (47 at 192 px). seed: initialise from a generator of its own, so
     that equal seeds give equal weights.
     """
     if name not in SIZES:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, unknown
+from ..evidence.claims import Claim, claims
 from ..training.run import PRECISIONS, Run, read_record, record_path, write_atomic
-from .grids import TIERS, grid
+from .grids import STUDIES, TIERS, grid
 
 #: Validation and probes of one run, in optimiser steps of its model: only the estimate of time left depends on it.
 _EVALUATION_STEPS = 60
@@ -23,6 +24,7 @@ class StudyResult:
     """What a study left: its records in grid order, the report, and what this call cost."""
 
     records: list[dict]
+    claims: list[Claim]  # those the study is about
     report: Path
     trained: int  # runs that this call trained
     wall_seconds: float
@@ -49,8 +51,6 @@ def study(
     started = time.monotonic()
     grid(name, tier, data=data, seeds=seeds)  # a wrong name fails before anything is opened
     if precision not in ("auto", *PRECISIONS):
-        from ..errors import unknown
-
         raise unknown("precision", precision, ("auto", *PRECISIONS))
     _check_writable(Path(runs_dir))
 
@@ -58,7 +58,7 @@ def study(
 
     from ..data.sources import open_data
     from ..training.pretrain import pick_device
-    from .report import write_report
+    from .report import SECTIONS, write_report
 
     recipe = TIERS[tier].recipe
     if workers is not None and workers < 1:
@@ -76,8 +76,11 @@ def study(
     records = [read_record(record_path(runs_dir, run)) for run in runs]
     wall = time.monotonic() - started
     path = Path(runs_dir) / "report" / "index.html"
-    write_report(records, path, tier=tier, data=data, core_seconds=core, wall_seconds=wall)
-    return StudyResult(records, path, trained, wall, core)
+    studies = STUDIES if name == "all" else (name,)
+    write_report(records, path, tier=tier, data=data, core_seconds=core, wall_seconds=wall, studies=studies)
+    wanted = {claim for study in studies for claim in SECTIONS[study].claims}
+    said = [claim for claim in claims(records) if claim.id in wanted]
+    return StudyResult(records, said, path, trained, wall, core)
 
 
 def _missing(run: Run, runs_dir: str | Path, digest: str) -> bool:
@@ -151,8 +154,9 @@ def _job(runs: list[Run], runs_dir: str, device: str, wait: bool, parent: int) -
     """In a worker: the runs of one trunk, shortest first."""
     import torch
 
+    from ..training.kept import Busy
     from ..training.meter import keep_freed_memory
-    from ..training.pretrain import Busy, pretrain_once
+    from ..training.pretrain import pretrain_once
 
     _end_with(parent)
     if device == "cpu":

@@ -9,9 +9,8 @@ from ..errors import UserError, unknown
 from ..evidence.claims import HOLDS, OPEN, TABLE, Claim, claims
 from ..evidence.records import OVERFIT, SWEPT, finished, groups, millions, short, table
 from ..training.run import write_atomic
+from .grids import STUDIES
 from .report_page import claim_card, claim_rows, facts, html_table, page
-
-STUDIES = ("data-scale", "model-size", "schedule", "proxy")
 
 
 @dataclass(frozen=True)

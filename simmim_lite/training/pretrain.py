@@ -1,14 +1,11 @@
 """Pretraining: from a Run to a Record. The one place where a Run becomes a model, an optimiser and batches."""
 
-import contextlib
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from ..data.batches import Batches
@@ -19,10 +16,11 @@ from ..model.masking import uniforms
 from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES
 from .checkpoint import clear_checkpoints, latest_checkpoint, save_checkpoint, save_final, tail_folder, trunk_folder
+from .kept import kept
 from .meter import Meter
 from .optim import decay_groups
 from .probes import input_statistics, probe_all
-from .run import Run, cannot_write, new_record, read_record, record_path, write_record
+from .run import Run, new_record, record_path, write_record
 from .validate import validation_loss
 
 #: Seconds between checkpoints: what a kill can cost at most.
@@ -30,10 +28,6 @@ CHECKPOINT_SECONDS = 30.0
 _LOOK = 25  # steps between looks at the loss; a look waits for the device
 _DIVERGED = 3.0  # a training loss this many times that of the first steps is divergence
 _DROP_PATH = 4  # stream of random numbers
-
-
-class Busy(Exception):
-    """Another process holds this run's lock."""
 
 
 def build(run: Run) -> SimMIM:
@@ -139,50 +133,15 @@ def pretrain_once(
 ) -> tuple[dict, bool]:
     """`pretrain`, and whether this call did the work: False when the run was finished already."""
     data = data or open_data(run.data, run.image_size, images_needed=run.images)
-    path = record_path(runs_dir, run)
-    record = _finished(path, data)
-    if record is not None:
-        return record, False
-    with _lock(Path(runs_dir) / "locks" / f"{run.trunk_key}.lock", wait):
-        record = _finished(path, data)  # another process may have finished it while this one waited
-        if record is not None:
-            return record, False
+    path, lock = record_path(runs_dir, run), Path(runs_dir) / "locks" / f"{run.trunk_key}.lock"
+
+    def make() -> dict:
         record = _Training(run, Path(runs_dir), pick_device(device), data, progress).record()
         write_record(path, record)
         clear_checkpoints(runs_dir, run)
-    return record, True
+        return record
 
-
-def _finished(path: Path, data: Data) -> dict | None:
-    """The record at a path unless it was made from other images than there are now."""
-    record = read_record(path)
-    if record is not None and record["where"]["data_digest"] != data.digest:
-        print(
-            f"simmim-lite: {path.name} was made from other images than {data.spec} holds now; it runs again",
-            file=sys.stderr,
-        )
-        return None
-    return record
-
-
-@contextlib.contextmanager
-def _lock(path: Path, wait: bool):
-    lock = FileLock(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait:
-                raise Busy(path.stem) from None
-            print(f"simmim-lite: another process works on {path.stem}; waiting for it", file=sys.stderr)
-            lock.acquire()
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return kept(path, lock, data, make, wait=wait)
 
 
 class _Training:

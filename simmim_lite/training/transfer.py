@@ -1,21 +1,20 @@
 """Transfer of a pretraining run: what its weights are worth beside the same network without them."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
 from torch import Tensor
 
 from ..data.sources import Data, open_data
 from ..errors import UserError, unknown
 from .checkpoint import load_final
 from .finetune import FineTune, finetune
+from .kept import kept
 from .meter import Meter
 from .pretrain import build, pick_device, pretrain
 from .probes import probe_all
-from .run import SCHEMA_VERSION, Run, cannot_write, read_record, write_record
+from .run import SCHEMA_VERSION, Run, write_record
 
 TASKS = ("probe", "finetune")
 
@@ -126,32 +125,11 @@ class _Shelf:
         """The record of a key, if made from the images there are now; else computed, by one process, and written."""
         # not with the run's own images_needed: a baseline belongs to many runs, and the labelled splits never grow
         data = open_data(spec, image_size)
-        path = self.runs_dir / "transfer" / f"{key}.json"
-        record = _current(path, data)
-        if record is not None:
-            return record
-        lock = FileLock(self.runs_dir / "locks" / f"{key}.lock")
-        try:
-            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        try:
-            record = _current(path, data)
-            if record is None:
-                record = compute(data)
-                write_record(path, record)
-            return record
-        finally:
-            lock.release()
+        path, lock = self.runs_dir / "transfer" / f"{key}.json", self.runs_dir / "locks" / f"{key}.lock"
 
+        def make() -> dict:
+            record = compute(data)
+            write_record(path, record)
+            return record
 
-def _current(path: Path, data: Data) -> dict | None:
-    record = read_record(path)
-    if record is not None and record["where"]["data_digest"] != data.digest:
-        print(
-            f"simmim-lite: {path.name} was made from other images than {data.spec} holds now; it runs again",
-            file=sys.stderr,
-        )
-        return None
-    return record
+        return kept(path, lock, data, make)[0]

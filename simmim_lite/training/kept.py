@@ -1,0 +1,51 @@
+"""Records on disk are made once: found there, or made by one process while others wait."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..data.sources import Data
+from .run import cannot_write, read_record
+
+
+class Busy(Exception):
+    """Another process holds the lock, and the caller did not want to wait."""
+
+
+def kept(path: Path, lock: Path, data: Data, make: Callable[[], dict], *, wait: bool = True) -> tuple[dict, bool]:
+    """The record at `path` if it was made from the images that `data` holds now, else what `make()` writes there.
+
+    Returns the record and whether this call made it. `lock` is a file that one process at a time holds; it is free
+    again when that process ends, however it ends. Another waits, or raises `Busy` with `wait=False`.
+    """
+    record = _current(path, data)
+    if record is not None:
+        return record, False
+    holder = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            holder.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise Busy(lock.stem) from None
+            print(f"simmim-lite: another process works on {lock.stem}; waiting for it", file=sys.stderr)
+            holder.acquire()
+    except OSError as error:
+        raise cannot_write(lock, error) from error
+    try:
+        record = _current(path, data)  # the process that was waited for may have made it
+        return (record, False) if record is not None else (make(), True)
+    finally:
+        holder.release()
+
+
+def _current(path: Path, data: Data) -> dict | None:
+    record = read_record(path)
+    if record is not None and record["where"]["data_digest"] != data.digest:
+        why = f"was made from other images than {data.spec} holds now; it runs again"
+        print(f"simmim-lite: {path.name} {why}", file=sys.stderr)
+        return None
+    return record
