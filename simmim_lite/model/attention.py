@@ -60,9 +60,9 @@ class _CpuAttention(torch.autograd.Function):
                 .contiguous()
                 .view(3, -1, length, channels)
             )
-            q_inv, k_inv = _inverse_norm(q), _inverse_norm(k)
-            qn = (q.view(heads, -1) * scale.to(q.dtype)[:, None]).view_as(q).mul_(q_inv)
-            kn = k * k_inv
+            per_head = scale.to(q.dtype)[:, None, None].expand(heads, n * length, 1).reshape(heads * n, length, 1)
+            q_inv, k_inv = _inverse_norm(q).mul_(per_head), _inverse_norm(k)
+            qn, kn = q * q_inv, k * k_inv  # the scale goes with q
             p = torch.bmm(qn, kn.transpose(1, 2))
             term = bias[:, None, None] if mask is None else bias[:, None, None] + mask
             p = _softmax(p, term, (heads, batch, windows, length, length))
@@ -88,16 +88,17 @@ class _CpuAttention(torch.autograd.Function):
                 ds = torch._softmax_backward_data(dp.float(), p.float(), -1, torch.float32).to(p.dtype)
             else:
                 ds = torch._softmax_backward_data(dp, p, -1, p.dtype, grad_input=dp)  # in place
-            dbias = ds.view(heads, n, length, length).sum(1).to(bias.dtype)
+            # a product with ones is the fastest exact sum over windows there is here
+            dbias = torch.bmm(ds.new_ones(heads, 1, n), ds.view(heads, n, -1)).view_as(bias).to(bias.dtype)
             dq = torch.bmm(ds, kn)  # with respect to qn = scale * q / |q|
             dk = torch.bmm(ds.transpose(1, 2), qn)
-            # qn carries the scale: <dq, qn> is the scale's own gradient times the scale, and the part of dq along q
+            # only what is across q counts, and <dq, qn> is the scale times its own gradient
             along = (dq * qn).sum(-1, keepdim=True, dtype=scale.dtype)
             dscale = along.view(heads, -1).sum(1) / scale
-            factor = scale.to(q_inv.dtype)[:, None, None].expand(heads, n, 1).reshape(-1, 1, 1)
-            torch.mul(dq - qn * (along / factor**2).to(qn.dtype), (factor * q_inv).to(qn.dtype), out=d[0])
-            along = (dk * kn).sum(-1, keepdim=True, dtype=scale.dtype)
-            torch.mul(dk - kn * along.to(kn.dtype), k_inv, out=d[1])
+            along = (along.view(heads, -1) / scale.square()[:, None]).to(qn.dtype).view(-1, length, 1)
+            torch.mul(torch.addcmul(dq, qn, along, value=-1), q_inv, out=d[0])
+            along = (dk * kn).sum(-1, keepdim=True, dtype=scale.dtype).to(kn.dtype)
+            torch.mul(torch.addcmul(dk, kn, along, value=-1), k_inv, out=d[1])
             dqkv = d.view(3, heads, n, length, channels).permute(2, 3, 0, 1, 4).reshape(batch, windows, length, -1)
         return dqkv, None, dscale, dbias, None
 
@@ -111,7 +112,7 @@ def _softmax(logits: Tensor, term: Tensor, shape: tuple[int, ...]) -> Tensor:
     if logits.dtype == term.dtype:
         total = logits.view(shape).add_(term)
         return torch._softmax(total, -1, False, out=total).view_as(logits)
-    total = torch.add(logits.view(shape), term, out=_scratch(shape, term.dtype))
+    total = _scratch(shape, term.dtype).copy_(logits.view(shape)).add_(term)
     return torch._softmax(total, -1, False, out=total).to(logits.dtype).view_as(logits)
 
 

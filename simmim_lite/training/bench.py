@@ -1,8 +1,8 @@
-"""Speed, measured: ratios of two ways taken in turns in one run, because machines are noisy and ratios are not."""
+"""Speed, measured: ratios of two ways taken in turns in one run, because machines are noisy."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -25,18 +25,28 @@ def step_seconds(run: Run, device: str = "cpu", steps: int = 4) -> float:
     )
 
 
-def bench(device: str = "auto", rounds: int = 5) -> list[str]:
-    """The table that `make bench` prints, line by line as text."""
+def bench(device: str = "cpu", rounds: int = 5) -> Iterator[str]:
+    """The table that `make bench` prints, line by line, as it is measured. Run it in a process of its own."""
     chosen = pick_device(device)
     if chosen.type != "cpu":
         raise UserError(f"bench --device {device}: this table is for the CPU; use --device cpu")
+    if rounds < 1:
+        raise UserError(f"rounds is {rounds}: give at least 1")
     torch.set_num_threads(1)
-    keep_freed_memory()
-    lines = [f"{device_name(chosen)}, one thread, torch {torch.__version__}", ""]
+    yield f"{device_name(chosen)}, one thread, torch {torch.__version__}"
     peaks = {p: matmul_peak(p) for p in PRECISIONS}
-    lines += [f"matrix product 1024^3    {p}  {peaks[p]:7.0f} GFLOP/s" for p in PRECISIONS]
-    lines += ["", *against_transformers(peaks, rounds), "", *ladder(rounds)]
-    return lines
+    for precision in PRECISIONS:
+        yield f"matrix product 1024^3, {precision}: {peaks[precision]:.0f} GFLOP/s"
+    yield ""
+    yield "swinv2_small, 192 px, batch 4: forward + backward + AdamW, our normalised target on"
+    yield f"{'':26s}{'transformers':>14s}{'ours':>10s}{'ratio':>8s}{'share of peak':>16s}"
+    yield from against_transformers(peaks, rounds, "as Python starts")
+    if keep_freed_memory():  # as our training processes run
+        yield from against_transformers(peaks, rounds, "freed memory kept")
+    yield ""
+    yield "laptop ladder, 32 px, batch 64"
+    yield f"{'':16s}{'images/s fp32':>16s}{'images/s bf16':>16s}{'batch assembly / step':>24s}"
+    yield from ladder(rounds)
 
 
 def matmul_peak(precision: str, side: int = 1024) -> float:
@@ -45,8 +55,8 @@ def matmul_peak(precision: str, side: int = 1024) -> float:
     return 2e-9 * side**3 / min(_timed(lambda: a @ a, "cpu") for _ in range(20))
 
 
-def against_transformers(peaks: dict[str, float], rounds: int) -> list[str]:
-    """swinv2_small, 192 px, batch 4: our step, normalised target on, against transformers'."""
+def against_transformers(peaks: dict[str, float], rounds: int, label: str) -> Iterator[str]:
+    """A line a precision: our step against transformers' eager one, same optimiser, in turns; median of the ratios."""
     try:
         from transformers import Swinv2Config, Swinv2ForMaskedImageModeling
     except ImportError:
@@ -64,47 +74,42 @@ def against_transformers(peaks: dict[str, float], rounds: int) -> list[str]:
     )
     theirs = Swinv2ForMaskedImageModeling(config).train()
     ours = create_model("swinv2_small", 192, 12, target="normalized").train()
-    lines = [
-        "swinv2_small, 192 px, batch 4, forward + backward + AdamW",
-        "            transformers        ours   ratio   of matmul peak",
-    ]
+    base = Run(model="swinv2_small", image_size=192, window_size=12, mask_patch=32, batch_size=4)
+    images, mask = _batch(base, "cpu")
+    flat = mask.flatten(1)
     for precision in PRECISIONS:
-        run = Run(
-            model="swinv2_small", image_size=192, window_size=12, mask_patch=32, batch_size=4, precision=precision
-        )
-        images, mask = _batch(run, "cpu")
-        optimisers = [torch.optim.AdamW(m.parameters(), 1e-4, fused=True) for m in (theirs, ours)]
-
-        def step(model, optimiser, loss: Callable) -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):  # noqa: B023 called in this round
-                value = loss(model)
-            value.backward()
-            optimiser.step()
-            optimiser.zero_grad()
-
-        flat = mask.flatten(1)
         ways = [
-            lambda: step(theirs, optimisers[0], lambda m: m(images, bool_masked_pos=flat).loss),  # noqa: B023
-            lambda: step(ours, optimisers[1], lambda m: m(images, mask)),  # noqa: B023
+            _step(theirs, lambda: theirs(images, bool_masked_pos=flat).loss, precision),
+            _step(ours, lambda: ours(images, mask), precision),
         ]
         times = in_turns(ways, rounds)
         ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
-        share = 6 * size.gmac(192, 12, head=True) * 4 / min(times[1]) / peaks[precision]
-        lines.append(
-            f"{precision}        {min(times[0]):8.3f} s  {min(times[1]):8.3f} s   {ratio:5.2f}   {share:14.0%}"
-        )
-    return lines
+        share = 6 * size.gmac(192, 12, head=True) * base.batch_size / min(times[1]) / peaks[precision]
+        seconds = "".join(f"{min(t):8.3f} s" for t in times)
+        yield f"{precision}, {label:24s}{seconds}{ratio:8.2f}{share:16.0%}"
 
 
-def ladder(rounds: int) -> list[str]:
-    """The laptop sizes at 32 px, batch 64: images a second, and batch assembly as a share of the step."""
-    lines = ["laptop ladder, 32 px, batch 64     images/s fp32   images/s bf16   batch assembly / step"]
+def _step(model: torch.nn.Module, loss: Callable[[], torch.Tensor], precision: str) -> Callable[[], None]:
+    """Forward, backward, update: the same for both sides."""
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            value = loss()
+        value.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def ladder(rounds: int) -> Iterator[str]:
+    """The laptop sizes: images a second, and batch assembly as a share of the faster step."""
     assembly = assembly_seconds(Run())
     for name in LAPTOP:
         seconds = {p: step_seconds(Run(model=name, precision=p), steps=rounds) for p in PRECISIONS}
-        rates = "   ".join(f"{Run().batch_size / seconds[p]:13.0f}" for p in PRECISIONS)
-        lines.append(f"{name:30s}   {rates}   {assembly / min(seconds.values()):12.1%}")
-    return lines
+        rates = "".join(f"{Run().batch_size / seconds[p]:16.0f}" for p in PRECISIONS)
+        yield f"{name:16s}{rates}{assembly / min(seconds.values()):24.1%}"
 
 
 def assembly_seconds(run: Run) -> float:

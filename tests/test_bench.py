@@ -1,0 +1,35 @@
+"""The bench measures what it says it measures, on the smallest input that shows it."""
+
+import re
+
+import pytest
+
+from simmim_lite.errors import UserError
+from simmim_lite.training import bench
+from simmim_lite.training.run import Run
+
+
+def test_ladder_and_step() -> None:
+    lines = list(bench.ladder(1))
+    assert [line.split()[0] for line in lines] == list(bench.LAPTOP)
+    rates = [[float(x) for x in line.split()[1:3]] for line in lines]
+    assert all(rate > 0 for pair in rates for rate in pair)
+    assert rates[0][0] > rates[-1][0], "the smallest size is the fastest"
+    assert all(re.search(r"\d+\.\d%$", line) for line in lines)
+
+
+def test_ways_are_taken_in_turns() -> None:
+    calls = []
+    times = bench.in_turns([lambda: calls.append("a"), lambda: calls.append("b")], 3)
+    assert "".join(calls) == "ab" + "ababab"
+    assert [len(t) for t in times] == [3, 3]
+
+
+def test_wrong_rounds() -> None:
+    with pytest.raises(UserError, match="rounds is 0"):
+        next(bench.bench("cpu", 0))
+
+
+def test_step_seconds_grow_with_the_model() -> None:
+    small, large = (bench.step_seconds(Run(model=m, batch_size=8)) for m in ("swinv2_atto", "swinv2_nano"))
+    assert 0 < small < large
