@@ -1,5 +1,6 @@
 """Runs what is missing of a study: one trunk a job, longest first, each in a single-thread process of its own."""
 
+import contextlib
 import json
 import os
 import sys
@@ -89,9 +90,13 @@ def _missing(run: Run, runs_dir: str | Path, digest: str) -> bool:
 
 
 def _check_writable(runs_dir: Path) -> None:
-    """Fail before anything runs when records cannot be written."""
+    """Fail before anything runs when records cannot be written; leaves nothing behind."""
+    fresh = not runs_dir.exists()
     write_atomic(runs_dir / ".writable", "")
     (runs_dir / ".writable").unlink(missing_ok=True)
+    if fresh:
+        with contextlib.suppress(OSError):  # another process has put something there
+            runs_dir.rmdir()
 
 
 def _execute(runs: list[Run], runs_dir: Path, device: str, workers: int, speeds: dict[str, float]) -> tuple[int, float]:
@@ -154,22 +159,28 @@ def _job(runs: list[Run], runs_dir: str, device: str, wait: bool, parent: int) -
     """In a worker: the runs of one trunk, shortest first."""
     import torch
 
+    from ..data.sources import open_data
     from ..training.kept import Busy
     from ..training.meter import keep_freed_memory
     from ..training.pretrain import pretrain_once
 
     _end_with(parent)
+    threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)
         keep_freed_memory()
     started, trained, outcome = time.process_time(), 0, _Outcome(runs[0].trunk_key)
     try:
+        needed = max(run.images or 0 for run in runs)
+        data = open_data(runs[0].data, runs[0].image_size, images_needed=needed)
         for run in runs:
-            trained += pretrain_once(run, runs_dir=runs_dir, device=device, wait=wait)[1]
+            trained += pretrain_once(run, runs_dir=runs_dir, device=device, data=data, wait=wait)[1]
     except Busy:
         outcome = replace(outcome, busy=True)
     except UserError as error:
         outcome = replace(outcome, error=str(error))
+    finally:
+        torch.set_num_threads(threads)  # with one worker this is the caller's own process
     return replace(outcome, trained=trained, core_seconds=time.process_time() - started)
 
 

@@ -48,10 +48,10 @@ class Run:
     target_window: int | None = None  # pixels, odd; None = the odd number nearest to image_size / 4
     augment: str = "flip"  # none | flip | crop+flip
     statistics: str = "dataset"  # dataset | imagenet: mean and standard deviation of the input
-    lr: float = 4e-3  # peak learning rate at this batch size
+    lr: float = 6e-3  # peak learning rate at this batch size
     warmup_steps: int = 50  # linear, from lr / 200
     weight_decay: float = 0.05  # AdamW, matrices only
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.95)
     clip_grad: float = 5.0  # global gradient norm
     drop_path: float = 0.0  # rate of the last block; earlier blocks linear from 0
     precision: str = "fp32"  # fp32 | bf16 (autocast)
