@@ -23,8 +23,18 @@ def record(
 ):
     """A record of Run(**fields). `val`, `train`: final losses; `scores`: {"linear": .5, ...}; `curve`: losses."""
     run = Run(**{"images": 64, "steps": 1000, "seed": 0, "model": ATTO} | fields)
+    where = {
+        "commit": "0123456789abcdef0123456789abcdef01234567",
+        "dirty": False,
+        "versions": {"simmim-lite": "0.1.0", "python": "3.11.2", "torch": "2.15.0"},
+        "device": "cpu (2 cores)",
+        "threads": 1,
+        "data_digest": "5f3a",
+        "started": "2026-11-23T10:00:00+00:00",
+        "finished": "2026-11-23T10:00:42+00:00",
+    }
     if status == "failed":
-        return new_record(run, status="failed", reason=reason or "loss is NaN at step 312")
+        return new_record(run, status="failed", reason=reason or "loss is NaN at step 312", where=where)
     size = SIZES[run.model]
     losses = list(curve) if curve is not None else [val + 0.1, val + 0.02, val]
     steps = [round(run.steps * (i + 1) / len(losses)) for i in range(len(losses))]
@@ -64,16 +74,7 @@ def record(
             }
             for name, score in (scores or {}).items()
         },
-        where={
-            "commit": "0123456789abcdef0123456789abcdef01234567",
-            "dirty": False,
-            "versions": {"python": "3.11.2", "torch": "2.15.0"},
-            "device": "cpu (2 cores)",
-            "threads": 1,
-            "data_digest": "5f3a",
-            "started": "2026-11-23T10:00:00+00:00",
-            "finished": "2026-11-23T10:00:42+00:00",
-        },
+        where=where,
     )
 
 

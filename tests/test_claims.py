@@ -231,7 +231,8 @@ def gain(u, rng):
 @pytest.mark.parametrize(
     ("val", "train", "trunks", "verdict"),
     [
-        (good, bad, 12, HOLDS),  # validation loss ranks, training loss does not
+        (good, bad, 40, HOLDS),  # validation loss ranks, training loss does not
+        (good, bad, 12, OPEN),  # validation loss ranks; that training loss does not is not shown
         (good, good, 12, FAILS),  # training loss ranks as well
         (bad, bad, 40, FAILS),  # validation loss does not rank
         (some, bad, 12, OPEN),  # the interval holds the margin
@@ -275,7 +276,7 @@ def test_c5_shows_all_scores_and_uses_lift():
         for score in r["transfer"].values():
             score["score"] += 5.0 * r["run"]["seed"]
     found = one(records, "C5")
-    assert found.verdict == HOLDS and found.effect < -0.9
+    assert found.verdict != FAILS and found.effect < -0.9 and found.high < -0.5
     for name in ("linear probe", "kNN", "segmentation probe"):
         assert name in found.evidence
 

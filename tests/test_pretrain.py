@@ -1,6 +1,9 @@
 """From a Run to a Record: the golden curve, exact resume, shared trunks, deterministic validation, failure."""
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,6 +145,41 @@ def test_interrupted_equals_undisturbed(stop: int, undisturbed, tmp_path, monkey
     assert not tail_folder(tmp_path, SMALL).exists()
 
 
+def test_killed_inside_a_write(undisturbed, tmp_path) -> None:
+    """kill -9 while a checkpoint of the tail is half written: nothing of it is left at the end."""
+    code = f"""
+import os, signal
+from simmim_lite.training import pretrain, run
+from simmim_lite.training.run import Run
+pretrain.CHECKPOINT_SECONDS = 0.0
+real, count = os.fsync, []
+def fsync(handle):
+    count.append(1)
+    if len(count) == 24:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(handle)
+run.os.fsync = fsync
+pretrain.pretrain(Run.from_dict({SMALL.to_dict()!r}), runs_dir={str(tmp_path)!r}, device="cpu")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(list(tail_folder(tmp_path, SMALL).glob(".step-*"))) == 1
+    assert len(list(tmp_path.rglob("step-*.pt"))) <= 3, "old checkpoints are not kept"
+    again = pretrain(SMALL, runs_dir=tmp_path)
+    assert numbers(again) == numbers(undisturbed[0])
+    assert not list(tmp_path.rglob(".*"))
+    assert not tail_folder(tmp_path, SMALL).exists()
+
+
+def test_numbers_do_not_depend_on_the_callers_threads(undisturbed, tmp_path) -> None:
+    torch.set_num_threads(2)
+    try:
+        assert numbers(pretrain(SMALL, runs_dir=tmp_path)) == numbers(undisturbed[0])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_lengths_share_their_trunk(undisturbed, tmp_path, monkeypatch) -> None:
     """A longer run branches off a shorter one's trunk: fewer steps, the same numbers as on its own."""
     record, weights = undisturbed
@@ -209,6 +247,21 @@ def test_nan_and_divergence_end_in_a_failed_record(poison: float, reason: str, t
     assert reason in record["reason"]
     assert not {"cost", "curve", "final", "transfer"} & record.keys()
     assert pretrain(SMALL, runs_dir=tmp_path) == record  # it would fail again: it is not tried again
+
+
+@pytest.mark.parametrize("loss", [float("nan"), 1e4])
+def test_weights_ruined_by_the_last_step(loss: float, tmp_path, monkeypatch) -> None:
+    """The training losses were sound, the validation loss is not: failed, with a reason and without a number."""
+    monkeypatch.setattr(module, "validation_loss", lambda *_: (loss, 0.0))
+    record = pretrain(replace(SMALL, steps=6), runs_dir=tmp_path)
+    assert record["status"] == "failed"
+    assert "the validation loss was" in record["reason"]
+    assert "final" not in record
+
+
+def test_a_short_run_that_diverges_is_failed(tmp_path) -> None:
+    record = pretrain(replace(SMALL, steps=3, lr=9.9, warmup_steps=0), runs_dir=tmp_path)
+    assert record["status"] == "failed", record["final"]
 
 
 def test_a_held_run_is_busy(tmp_path) -> None:

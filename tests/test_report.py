@@ -28,7 +28,7 @@ def records():
 def page(records, tmp_path_factory):
     failed = record(status="failed", model=FEMTO, seed=5, reason="loss is NaN <at step 312>")
     path = tmp_path_factory.mktemp("out") / "deep" / "report.html"
-    assert write_report([*records, failed], path, data="scenes", version={"simmim-lite": "0.1.0"}, **SPENT) == path
+    assert write_report([*records, failed], path, data="scenes", **SPENT) == path
     return path.read_text()
 
 
@@ -192,9 +192,10 @@ def test_failed_runs_are_listed_with_their_reasons(page, records, tmp_path):
 def test_everything_that_comes_in_is_escaped(tmp_path):
     evil = "imagefolder:/tmp/</script><script>alert(1)</script>&"
     made = study(seeds=(0,), data=evil)
-    made[1]["where"]["device"] = "<b>cpu</b>"
+    for r in made:
+        r["where"] |= {"device": "<b>cpu</b>", "versions": {"<i>": "<u>"}}
     failed = record(status="failed", data=evil, reason="<img src=x>")
-    path = write_report([*made, failed], tmp_path / "r.html", data=evil, version={"<i>": "<u>"}, **SPENT)
+    path = write_report([*made, failed], tmp_path / "r.html", data=evil, **SPENT)
     page = path.read_text()
     for raw in ("<script>alert", "<b>cpu", "<img", "<i>", "<u>"):
         assert raw not in body(page)

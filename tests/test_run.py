@@ -37,6 +37,12 @@ def test_keys_do_not_depend_on_where_a_run_was_made() -> None:
     assert Run.from_dict(run.to_dict()).key == run.key
 
 
+def test_one_folder_has_one_key() -> None:
+    assert Run(data="imagefolder:/a/b/").key == Run(data="imagefolder:/a/b").key
+    assert Run(data="imagefolder:/a/b").key.startswith("atto-b-nall")
+    assert Run(data="torchvision:CIFAR10").key.startswith("atto-CIFAR10-nall")
+
+
 def test_trunk_is_shared_by_lengths_alone() -> None:
     assert Run(steps=250).trunk_key == Run(steps=1000).trunk_key
     assert Run(steps=250).trunk_key != Run(steps=250, seed=1).trunk_key
@@ -61,6 +67,9 @@ def test_learning_rate_by_hand() -> None:
         ({"mask_ratio": 0.0}, ["mask_ratio", "0.0", "above 0 and below 1"]),
         ({"mask_ratio": 1.0}, ["mask_ratio", "1.0", "below 1"]),
         ({"mask_ratio": 1.2}, ["mask_ratio", "1.2", "below 1"]),
+        ({"mask_ratio": 0.95}, ["mask_ratio 0.95 hides all 16 cells", "smaller mask_patch"]),
+        ({"mask_patch": 32}, ["hides all 1 cells of 32 px"]),
+        ({"seed": 2**64}, ["seed", "whole number"]),
         ({"mask_patch": 7}, ["mask_patch 7", "4, 8, 16, 32"]),
         ({"window_size": 9}, ["window_size 9", "8 x 8", "at most 8"]),
         ({"window_size": 3}, ["window_size 3", "try one of 2, 4, 8"]),
@@ -97,13 +106,13 @@ def test_record_round_trip_and_refusals(tmp_path) -> None:
     run = Run(images=64)
     path = record_path(tmp_path, run)
     assert read_record(path) is None
-    record = new_record(run, status="done", final={"val_loss": 0.25})
+    record = new_record(run, status="done", final={"val_loss": 0.25}, where={})
     write_record(path, record)
     assert read_record(path) == record
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_record(path, new_record(run, status="done", final={"val_loss": float("nan")}))
     assert read_record(path) == record
-    for junk in ("", "{", "[]", '{"schema": 999}'):
+    for junk in ("", "{", "[]", '{"schema": 999}', '{"schema": 1}'):
         path.write_text(junk)
         with pytest.raises(UserError, match="delete the file"):
             read_record(path)

@@ -13,7 +13,7 @@ from .sources import Split
 #: Seed of every validation mask: two runs are judged on the same hidden cells.
 VAL_SEED = 20220608
 
-AUGMENTATIONS = ("none", "flip", "crop+flip")
+AUGMENTATIONS = ("none", "flip", "crop+flip")  # as in training.run, which imports no torch
 _ORDER, _AUGMENT = 1, 2  # streams of random numbers
 _TRIES = 10  # crops drawn before the centre crop is taken, as torchvision does
 _SCALE, _RATIO = (0.67, 1.0), (3 / 4, 4 / 3)  # FACTS 3

@@ -174,8 +174,9 @@ def verdict(rule: Rule, finding: Finding) -> str:
         yes, no = -margin < low and high < margin, low > margin or high < -margin
     else:
         # both halves must hold: validation loss ranks, training loss does not; either one refuted refutes the claim
-        train_ranks = finding.other is not None and finding.other[1] < margin
-        yes, no = high < margin and finding.other is not None and not train_ranks, low > margin or train_ranks
+        if finding.other is None:
+            return FAILS if low > margin else OPEN
+        yes, no = high < margin and finding.other[0] > margin, low > margin or finding.other[1] < margin
     return HOLDS if yes else FAILS if no else OPEN
 
 

@@ -15,9 +15,9 @@ def window_attention(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, mask:
     qkv (B, nW, L, 3C) with q, k, v side by side; scale (heads,); bias (heads, L, L); mask (nW, L, L) or None, added.
     Returns (B, nW, L, C) in qkv's dtype.
     """
-    if qkv.is_cuda:
-        return _sdpa(qkv, heads, scale, bias, mask)
-    return _CpuAttention.apply(qkv, heads, scale, bias, mask)
+    if qkv.device.type == "cpu":
+        return _CpuAttention.apply(qkv, heads, scale, bias, mask)
+    return _sdpa(qkv, heads, scale, bias, mask)
 
 
 def reference_attention(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:

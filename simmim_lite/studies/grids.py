@@ -96,5 +96,5 @@ def _levels(levels: tuple[int, ...], available: int | None) -> list[int]:
     """The levels that fit, and all images in place of those that do not."""
     if available is None or available >= levels[-1]:
         return list(levels)
-    fitting = [n for n in levels if n < available]
-    return [*fitting, available]
+    # a level too close to all there are would compare a set with itself
+    return [*(n for n in levels if n <= available / 2), available]

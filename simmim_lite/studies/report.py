@@ -90,13 +90,12 @@ def write_report(
     data: str,
     core_seconds: float,
     wall_seconds: float,
-    version: dict[str, str] | None = None,
     studies: tuple[str, ...] = STUDIES,
 ) -> Path:
     """Write the report of the runs on `data` to `path`, whole or not at all, and return the path.
 
-    `core_seconds`, `wall_seconds`: what this call's training took (0 when all runs were there). `version`: names and
-    versions to print, such as {"simmim-lite": "0.1.0"}; commit, device and library versions come from the records.
+    `core_seconds`, `wall_seconds`: what this call's training took (0 when all runs were there). Commit,
+    device and versions come from the records.
     Figures and claims use the recipe with most runs; failed runs are listed with their reasons. Raises `UserError` for
     an unknown study, for a path that cannot be written, and where plotly is not installed.
     """
@@ -124,7 +123,7 @@ def write_report(
         parts.append(
             f'<section><h2>The claims at a glance</h2>{claim_rows(wanted)}<p class="note">{READING}</p></section>'
         )
-    parts.append(_what_ran(main, used, tier, data, version or {}))
+    parts.append(_what_ran(main, used, tier, data))
     shown: set[str] = set()
     for number, study in enumerate(studies if main else (), 1):
         section = SECTIONS[study]
@@ -165,11 +164,11 @@ def _summary(main: list[dict], wanted: list[Claim], tier: str, data: str) -> str
     return f'<header>{head}<p class="lede">{escape(lede)} {escape(", ".join(verdicts))}.</p></header>'
 
 
-def _what_ran(main: list[dict], used: list[dict], tier: str, data: str, version: dict[str, str]) -> str:
+def _what_ran(main: list[dict], used: list[dict], tier: str, data: str) -> str:
     where = [r.get("where") or {} for r in used]
     latest = max(where, key=lambda w: w.get("finished") or "", default={})
     commits = {(w["commit"][:10] + (" with changes" if w.get("dirty") else "")) for w in where if w.get("commit")}
-    versions = {**(latest.get("versions") or {}), **version}
+    versions = latest.get("versions") or {}
     said = {"tier": tier, "data": data}
     if main:
         said |= {

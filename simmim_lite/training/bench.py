@@ -145,4 +145,6 @@ def _timed(call: Callable[[], object], device: str) -> float:
     call()
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+    elif device.startswith("mps"):
+        torch.mps.synchronize()
     return time.perf_counter() - started

@@ -1,7 +1,9 @@
 """Checkpoints of a run in progress, and the final weights of a finished one. All written whole."""
 
 import io
+import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -37,11 +39,18 @@ def save_checkpoint(folder: Path, state: dict) -> Path:
     return path
 
 
+def thin_checkpoints(folder: Path, keep: Collection[int] = ()) -> None:
+    """Delete all but the newest two (should one not be readable) and those at the steps in `keep`."""
+    steps = sorted(_step(p) for p in folder.glob("step-*.pt"))
+    for step in set(steps[:-2]) - set(keep):
+        (folder / f"step-{step:07d}.pt").unlink(missing_ok=True)
+
+
 def latest_checkpoint(runs_dir: str | Path, run: Run, data_digest: str) -> dict | None:
     """The furthest state this run can go on from: its own tail, else the trunk up to where the learning rate drops.
 
     A file that cannot be read, or that belongs to other data, is named on stderr and passed over: the one before it is
-    taken, or the run starts anew. Nothing that is finished depends on it.
+    taken, or the run starts anew where there is none. Nothing that is finished depends on it.
     """
     found = [(_step(p), p) for p in tail_folder(runs_dir, run).glob("step-*.pt")]
     found += [(_step(p), p) for p in trunk_folder(runs_dir, run).glob("step-*.pt") if _step(p) <= run.drop_step]
@@ -54,7 +63,7 @@ def latest_checkpoint(runs_dir: str | Path, run: Run, data_digest: str) -> dict 
         except Exception as error:  # a short file fails in many ways, all of them mean the same
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             print(
-                f"simmim-lite: checkpoint {path} is passed over ({reason[:120]}); the one before it is used",
+                f"simmim-lite: checkpoint {path} is passed over ({reason[:120]})",
                 file=sys.stderr,
             )
     return None
@@ -62,11 +71,7 @@ def latest_checkpoint(runs_dir: str | Path, run: Run, data_digest: str) -> dict 
 
 def clear_checkpoints(runs_dir: str | Path, run: Run) -> None:
     """After a run is finished: keep the trunk's end, where a longer run can branch off, and delete the rest."""
-    tail = tail_folder(runs_dir, run)
-    for path in tail.glob("step-*.pt"):
-        path.unlink(missing_ok=True)
-    if tail.is_dir():
-        tail.rmdir()
+    shutil.rmtree(tail_folder(runs_dir, run), ignore_errors=True)
     for path in trunk_folder(runs_dir, run).glob("step-*.pt"):
         if _step(path) < run.drop_step:
             path.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..data.sources import Data
-from .run import cannot_write, read_record
+from .run import cannot_write, read_record, remove_unfinished
 
 
 class Busy(Exception):
@@ -20,8 +20,8 @@ def kept(path: Path, lock: Path, data: Data, make: Callable[[], dict], *, wait: 
     Returns the record and whether this call made it. `lock` is a file that one process at a time holds; it is free
     again when that process ends, however it ends. Another waits, or raises `Busy` with `wait=False`.
     """
-    record = _current(path, data)
-    if record is not None:
+    record = read_record(path)
+    if record is not None and record["where"]["data_digest"] == data.digest:
         return record, False
     holder = FileLock(lock)
     try:
@@ -37,7 +37,10 @@ def kept(path: Path, lock: Path, data: Data, make: Callable[[], dict], *, wait: 
         raise cannot_write(lock, error) from error
     try:
         record = _current(path, data)  # the process that was waited for may have made it
-        return (record, False) if record is not None else (make(), True)
+        if record is not None:
+            return record, False
+        remove_unfinished(path.parent, path.name)
+        return make(), True
     finally:
         holder.release()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy")
+_PACKAGES = ("simmim-lite", "torch", "torchvision", "timm", "numpy")
 
 
 class Meter:

@@ -1,7 +1,9 @@
 """Pretraining: from a Run to a Record. The one place where a Run becomes a model, an optimiser and batches."""
 
+import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,21 @@ from ..errors import UserError, unknown
 from ..model.masking import uniforms
 from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES
-from .checkpoint import clear_checkpoints, latest_checkpoint, save_checkpoint, save_final, tail_folder, trunk_folder
+from .checkpoint import (
+    clear_checkpoints,
+    latest_checkpoint,
+    save_checkpoint,
+    save_final,
+    tail_folder,
+    thin_checkpoints,
+    trunk_folder,
+    weights_path,
+)
 from .kept import kept
 from .meter import Meter
 from .optim import decay_groups
 from .probes import input_statistics, probe_all
-from .run import Run, new_record, record_path, write_record
+from .run import Run, new_record, record_path, remove_unfinished, write_record
 from .validate import validation_loss
 
 #: Seconds between checkpoints: what a kill can cost at most.
@@ -100,7 +111,28 @@ def pick_device(device: str = "auto") -> torch.device:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[kind]:
         raise UserError(f"device '{device}' is not there: use --device cpu, or install a torch built for it")
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or (chosen.index or 0) >= max(1, torch.cuda.device_count() if kind == "cuda" else 1):
+        raise UserError(f"device '{device}' is not there: say {kind}, or {kind}:0 for the first")
+    return chosen
+
+
+@contextlib.contextmanager
+def one_thread(device: torch.device) -> Iterator[torch.device]:
+    """On a CPU, one torch thread inside: sums depend on how they are split, and a Run's numbers must not.
+
+    Several runs at a time use the cores better than several threads a run do (`simmim-lite study`).
+    """
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield device
+    finally:
+        torch.set_num_threads(before)
 
 
 def pretrain(
@@ -136,7 +168,11 @@ def pretrain_once(
     path, lock = record_path(runs_dir, run), Path(runs_dir) / "locks" / f"{run.trunk_key}.lock"
 
     def make() -> dict:
-        record = _Training(run, Path(runs_dir), pick_device(device), data, progress).record()
+        for folder in (trunk_folder(runs_dir, run), tail_folder(runs_dir, run)):
+            remove_unfinished(folder)
+        remove_unfinished(weights_path(runs_dir, run).parent, weights_path(runs_dir, run).name)
+        with one_thread(pick_device(device)) as chosen:
+            record = _Training(run, Path(runs_dir), chosen, data, progress).record()
         write_record(path, record)
         clear_checkpoints(runs_dir, run)
         return record
@@ -162,6 +198,8 @@ class _Training:
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.curve = state["step"], state["curve"]
             self.losses[: self.step] = state["losses"].to(device)
+        # where a shorter length's trunk ended when this run began: others may branch off there again
+        self.ends = {self.step, run.drop_step}
         self.meter = Meter(device, state["spent"] if state else None)
 
     def record(self) -> dict:
@@ -172,6 +210,9 @@ class _Training:
         if reason:
             return new_record(run, status="failed", reason=reason, where=where)
         loss, error = self.validate()
+        if not math.isfinite(loss) or (run.steps and loss > _DIVERGED * self.losses[0].item()):
+            reason = f"the validation loss was {loss:.3g} after step {run.steps}; lower lr ({run.lr:g})"
+            return new_record(run, status="failed", reason=reason, where=where)
         tail = self.losses[min(run.drop_step, max(0, run.steps - 1)) :]
         final = {"train_loss": tail.mean().item() if run.steps else None, "val_loss": loss, "val_loss_se": error}
         final |= {"val_images": min(run.val_images, len(self.data.val)), "val_masks": run.val_masks}
@@ -258,10 +299,11 @@ class _Training:
         if not bool(recent.isfinite().all()):
             first = int((~self.losses[: self.step].isfinite()).nonzero()[0])
             return f"the training loss was not finite at step {first}; lower lr ({self.run.lr:g}) or use fp32"
-        start, now = self.losses[:_LOOK].mean().item(), recent.mean().item()
-        if self.step > _LOOK and now > _DIVERGED * start:
-            lower = f"lower lr ({self.run.lr:g})"
-            return f"the training loss ran away: {now:.3g} at step {self.step} from {start:.3g}; {lower}"
+        first = self.losses[: min(_LOOK, max(1, self.run.warmup_steps))].mean().item()  # before it can have run away
+        now = recent[-5:].mean().item()
+        if now > _DIVERGED * first:
+            why = f"lower lr ({self.run.lr:g})"
+            return f"the training loss ran away: {now:.3g} by step {self.step} from {first:.3g}; {why}"
         return None
 
     def save(self) -> None:
@@ -276,4 +318,5 @@ class _Training:
             "curve": self.curve,
             "spent": {**self.meter.read(), "started": self.meter.started},
         }
-        save_checkpoint(folder(self.runs_dir, self.run), state)
+        path = save_checkpoint(folder(self.runs_dir, self.run), state)
+        thin_checkpoints(path.parent, self.ends)

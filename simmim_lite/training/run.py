@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, unknown
+from ..model.masking import STRATEGIES, hidden_count
 from ..model.sizes import SIZES, odd_quarter
 
 #: Raised whenever the same Run would give other numbers; part of every key (a golden curve is tested).
@@ -21,7 +22,6 @@ SCHEMA_VERSION = 1
 TARGETS = ("raw", "normalized")
 PRECISIONS = ("fp32", "bf16")
 AUGMENTATIONS = ("none", "flip", "crop+flip")
-STRATEGIES = ("random", "square", "block")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ class Run:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "data", self.data.rstrip("/") or self.data)  # one folder, one key
         check_run(self)
 
     @property
@@ -84,9 +85,9 @@ class Run:
     @property
     def key(self) -> str:
         """Readable, unique, and a function of every field: `pico-scenes-n64-t1000-s0-1f2e3d4c5b`."""
-        data = re.sub(r"[^A-Za-z0-9]+", "_", self.data.removeprefix("imagefolder:").rstrip("/").split("/")[-1])[:24]
         n = "all" if self.images is None else self.images
-        return f"{self.model.removeprefix('swinv2_')}-{data}-n{n}-t{self.steps}-s{self.seed}-{_digest(self.to_dict())}"
+        what = f"{self.model.removeprefix('swinv2_')}-{data_slug(self.data)}"
+        return f"{what}-n{n}-t{self.steps}-s{self.seed}-{_digest(self.to_dict())}"
 
     @property
     def trunk_key(self) -> str:
@@ -111,6 +112,11 @@ class Run:
             if name not in names:
                 raise unknown("run field", name, names)
         return cls(**fields)
+
+
+def data_slug(spec: str) -> str:
+    """A source's name as file names have it: `scenes`, `cifar10`, the last folder of `imagefolder:DIR`."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", re.split(r"[:/\\]", spec.rstrip("/"))[-1])[:24]
 
 
 def check_run(run: Run) -> None:
@@ -138,11 +144,11 @@ def check_run(run: Run) -> None:
     whole |= {"probe_labels": 0, "probe_test": 2, "image_size": 1, "window_size": 1, "mask_patch": 1}
     for name, least in whole.items():
         value = getattr(run, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
             raise UserError(f"{name} is {value!r}: give a whole number of at least {least}")
     for name, least in (("images", 1), ("subset_seed", 0)):
         value = getattr(run, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63):
             raise UserError(f"{name} is {value!r}: give a whole number of at least {least}, or None")
     for name, low, high in (("mask_ratio", 0, 1), ("lr", 0, 10), ("clip_grad", 0, math.inf)):
         value = getattr(run, name)
@@ -155,6 +161,12 @@ def check_run(run: Run) -> None:
     if run.target_window is not None and (run.target_window < 3 or run.target_window % 2 == 0):
         raise UserError(f"target_window is {run.target_window}: give an odd number of at least 3")
     SIZES[run.model].check_input(run.image_size, run.window_size, run.mask_patch)
+    cells = (run.image_size // run.mask_patch) ** 2
+    if hidden_count(cells, run.mask_ratio) >= cells:
+        raise UserError(
+            f"mask_ratio {run.mask_ratio} hides all {cells} cells of {run.mask_patch} px: nothing is left to see; "
+            "use a lower ratio or a smaller mask_patch"
+        )
 
 
 def new_record(run: Run, *, status: str, reason: str | None = None, **parts: object) -> dict:
@@ -180,7 +192,7 @@ def read_record(path: str | Path) -> dict | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable record ({error}); delete the file and run again") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA_VERSION:
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA_VERSION or "where" not in record:
         raise UserError(f"{path}: not a record of schema {SCHEMA_VERSION}; delete the file and run again")
     return record
 
@@ -206,6 +218,16 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
         if isinstance(error, OSError):
             raise cannot_write(path, error) from error
         raise
+
+
+def remove_unfinished(folder: Path, name: str = "") -> None:
+    """Delete what a killed `write_atomic` left beside a file, or in a whole folder. Call it under a lock."""
+    for path in folder.glob(f".{name}*"):
+        if _UNFINISHED.search(path.name):
+            path.unlink(missing_ok=True)
+
+
+_UNFINISHED = re.compile(r"\.\d+\.\d+$")  # process and thread, as write_atomic names its temporary files
 
 
 def write_record(path: str | Path, record: dict) -> None:

@@ -12,7 +12,7 @@ from .checkpoint import load_final
 from .finetune import FineTune, finetune
 from .kept import kept
 from .meter import Meter
-from .pretrain import build, pick_device, pretrain
+from .pretrain import build, one_thread, pick_device, pretrain
 from .probes import probe_all
 from .run import SCHEMA_VERSION, Run, write_record
 
@@ -69,7 +69,8 @@ def _probe(shelf: "_Shelf", run: Run, **options: int) -> tuple[dict, dict]:
             model = build(of)
             if of.steps:
                 model.load_state_dict(shelf.weights())
-            scores = probe_all(model.to(place), data, sized)
+            with one_thread(place):
+                scores = probe_all(model.to(place), data, sized)
             if not scores:
                 raise UserError(
                     f"data '{of.data}' has neither labels nor masks to probe with: use a source with classes"
@@ -92,7 +93,8 @@ def _finetune(shelf: "_Shelf", run: Run, *, scratch: dict | None = None, **field
     def tune(spec: FineTune) -> dict:
         def compute(data: Data) -> dict:
             weights = shelf.weights() if spec.run else None
-            return finetune(spec, data, weights, device=shelf.device, progress=shelf.progress)
+            with one_thread(pick_device(shelf.device)):
+                return finetune(spec, data, weights, device=shelf.device, progress=shelf.progress)
 
         return shelf.kept(spec.key, spec.data, spec.image_size, compute)
 

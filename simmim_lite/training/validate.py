@@ -32,14 +32,14 @@ def validation_loss(
     for start in range(0, count, 256):
         rows = slice(start, min(start + 256, count))
         images = normalise(split.images[rows], mean, std, device)
-        total = torch.zeros(len(images), dtype=torch.float64, device=device)
+        total = torch.zeros(len(images), dtype=torch.float64)
         for k in range(run.val_masks):
             cells = validation_masks(grid, run.mask_ratio, run.mask_strategy, np.asarray(split.ids[rows]), k)
             mask = torch.from_numpy(upsample(cells, cell)).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
                 prediction = model.reconstruct(images, mask)
-            total += model.loss(prediction, images, mask, per_image=True)
-        losses.append(total.cpu() / run.val_masks)
+            total += model.loss(prediction, images, mask, per_image=True).cpu()  # not every device has float64
+        losses.append(total / run.val_masks)
     model.train(was_training)
     model.target = trained_on
     each = torch.cat(losses)

@@ -1,0 +1,119 @@
+"""How long a study takes: steps measured on this machine, and one line of progress with the time left."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from ..training.run import PRECISIONS, Run, record_path, write_atomic
+
+#: Validation and probes of one run, in optimiser steps of its model: only the estimate of time left depends on it.
+_EVALUATION_STEPS = 60
+#: bf16 is taken where it is at least this much faster than fp32.
+_FASTER = 1.1
+
+
+def step_speeds(runs_dir: Path, models: Sequence[str], recipe: Run, device: str) -> dict[str, float]:
+    """Seconds of an optimiser step by "MODEL PRECISION", measured once and kept in RUNS_DIR/machine.json.
+
+    Under a lock, so that two studies started together go by the same numbers.
+    """
+    path = runs_dir / "machine.json"
+    name = f"{device} batch {recipe.batch_size} size {recipe.image_size}"
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(runs_dir / "machine.json.lock"):
+        try:
+            known = json.loads(path.read_text())
+        except (OSError, ValueError):
+            known = {}
+        speeds = known.setdefault(name, {})
+        missing = [(m, p) for m in models for p in PRECISIONS if f"{m} {p}" not in speeds]
+        if missing:
+            from ..training.bench import step_seconds
+
+            for model, precision in missing:
+                run = replace(recipe, model=model, precision=precision)
+                speeds[f"{model} {precision}"] = step_seconds(run, device)
+            write_atomic(path, json.dumps(known, indent=1) + "\n")
+    return speeds
+
+
+def faster_precision(speeds: dict[str, float], model: str) -> str:
+    """bf16 where it was measured clearly faster for a model, else fp32."""
+    return "bf16" if speeds[f"{model} fp32"] > _FASTER * speeds[f"{model} bf16"] else "fp32"
+
+
+def job_seconds(job: list[Run], speeds: dict[str, float]) -> float:
+    """Estimated core seconds of a job: the longest run, the branches' tails, and an evaluation for each."""
+    longest = max(run.steps for run in job)
+    tails = sum(run.steps - run.drop_step for run in job if run.steps < longest)
+    points = longest // job[0].eval_every * 0.5
+    step = speeds.get(f"{job[0].model} {job[0].precision}", 0.1)
+    return step * (longest + tails + _EVALUATION_STEPS * (len(job) + points))
+
+
+class Progress:
+    """One line with runs done and time left: rewritten in a terminal, every ten seconds elsewhere."""
+
+    def __init__(self, jobs: list[list[Run]], runs_dir: Path, workers: int, speeds: dict[str, float]) -> None:
+        # a run's share of its job, and its record's age now: a record of other images does not count as done
+        self.costs = {record_path(runs_dir, run): job_seconds(job, speeds) / len(job) for job in jobs for run in job}
+        self.before = {path: _changed(path) for path in self.costs}
+        self.workers = min(workers, len(jobs))
+        self.live = sys.stderr.isatty()
+        self.started, self.over = time.monotonic(), threading.Event()
+        self.done, self.due = 0, self.started + sum(self.costs.values()) / self.workers
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Progress":
+        unit = "process" if self.workers == 1 else "processes"
+        about = _clock(self.due - self.started)
+        print(f"{len(self.costs)} runs to train in {self.workers} {unit}, about {about}", file=sys.stderr)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.thread.join()
+        if not error[0]:
+            print(f"\r{self.line()}", file=sys.stderr)
+
+    def line(self) -> str:
+        """Runs done, time spent, time left."""
+        now = time.monotonic()
+        finished = self.finished()
+        if len(finished) > self.done:
+            # what each process is at in this moment counts by half
+            done = sum(self.costs[path] for path in finished)
+            left = sum(self.costs.values()) - done
+            under_way = min(left, self.workers * left / max(1, len(self.costs) - len(finished)))
+            pace = (now - self.started) * self.workers / (done + under_way / 2)
+            self.done, self.due = len(finished), now + pace * left / self.workers
+        spent = _clock(now - self.started)
+        left = "nothing" if self.done == len(self.costs) else f"about {_clock(max(1.0, self.due - now))}"
+        return f"{self.done}/{len(self.costs)} runs, {spent} spent, {left} left"
+
+    def finished(self) -> list[Path]:
+        """Records written since this began."""
+        return [path for path in self.costs if _changed(path) != self.before[path]]
+
+    def _watch(self) -> None:
+        while not self.over.wait(1.0 if self.live else 10.0):
+            start, end = ("\r", "   ") if self.live else ("", "\n")
+            print(f"{start}{self.line()}", end=end, file=sys.stderr, flush=True)
+
+
+def _changed(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,72 @@
+"""Checks that take minutes: `make test-all`."""
+
+import random
+import subprocess
+import time
+
+import pytest
+import torch
+from PIL import Image
+from random_weights import assert_blocks_act, random_model
+from test_engine import COMMAND, numbers
+from test_parity import SETTINGS, TOLERANCE, difference, hf_twin, images, official_masks, timm_twin
+
+from simmim_lite.data.scenes import CLASSES, render
+from simmim_lite.studies.engine import study
+from simmim_lite.studies.grids import grid
+from simmim_lite.training.run import Run
+
+pytestmark = pytest.mark.slow
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("side", "window", "moved"), SETTINGS)
+def test_the_whole_swinv2_small_equals_timm_and_transformers(side: int, window: int, moved: dict) -> None:
+    model = random_model("swinv2_small", img_size=side, window_size=window, **moved)
+    x, mask = images(side), official_masks(side, 1)
+    assert_blocks_act(model, x)
+    theirs = timm_twin(model, side, window, **moved).forward_features(x).permute(0, 3, 1, 2)
+    assert difference(model.encode(x), theirs) < TOLERANCE
+    twin = hf_twin(model, side, window, **moved)
+    flat = mask.flatten(1)
+    features = twin.swinv2(x, bool_masked_pos=flat).last_hidden_state
+    assert difference(model.encode(x, mask).flatten(2).transpose(1, 2), features) < TOLERANCE
+    assert difference(model.reconstruct(x, mask), twin(x, bool_masked_pos=flat).reconstruction) < TOLERANCE
+
+
+def test_a_study_killed_again_and_again(tmp_path) -> None:
+    """kill -9 at random moments until the study gets through; the numbers are those of an undisturbed one."""
+    undisturbed = tmp_path / "undisturbed"
+    study("all", tier="smoke", workers=2, runs_dir=undisturbed, precision="fp32")
+    draw, kills, limit = random.Random(0), 0, time.monotonic() + 600
+    while time.monotonic() < limit:
+        command = [*COMMAND, "--runs-dir", str(tmp_path / "killed")]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        try:
+            errors = process.communicate(timeout=draw.uniform(3, 14 + 2 * kills))[1]
+            assert process.returncode == 0, errors
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+    assert kills >= 1
+    assert process.returncode == 0
+    assert numbers(tmp_path / "killed") == numbers(undisturbed)
+    assert not list((tmp_path / "killed").rglob(".*.*.*")), "nothing half written is left"
+
+
+def test_a_study_on_a_folder_of_pictures(tmp_path) -> None:
+    """The same command on image files, with the class taken from the folder and without masks."""
+    scenes = render(5, range(400))
+    for i, (image, label) in enumerate(zip(scenes.images, scenes.labels, strict=True)):
+        folder = tmp_path / "pictures" / CLASSES[label].replace(" ", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i}.png")
+    command = [*COMMAND, "--data", f"imagefolder:{tmp_path / 'pictures'}", "--runs-dir", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = numbers(tmp_path / "runs")
+    assert len(found) == len(grid("all", "smoke"))
+    assert {tuple(r["transfer"]) for r in found.values()} == {("linear", "knn")}
+    assert all(Run.from_dict(r["run"]).key == key for key, r in found.items())
