@@ -47,7 +47,7 @@ def photos(folder, sizes=((40, 40),) * 12, classes=("a", "b")) -> None:
         (["study"], "the following arguments are required: name"),
         (["study", "all", "--sede", "1"], "unrecognized arguments: --sede 1"),
         (["pretrain", "--model", "swinv2_fento"], "did you mean 'swinv2_femto'"),
-        (["pretrain", "--steps", "-5"], "steps is -5: give a whole number of at least 0"),
+        (["pretrain", "--steps", "-5"], "steps is -5: give a whole number from 0"),
         (["pretrain", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
         (["pretrain", "--mask-ratio", "0"], "mask_ratio is 0.0: give a number above 0 and below 1"),
         (["pretrain", "--mask-ratio", "1"], "mask_ratio is 1.0"),

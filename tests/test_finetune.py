@@ -271,7 +271,7 @@ def test_a_loss_that_is_not_finite_is_a_failed_record_without_numbers():
 def test_a_source_without_labels_or_with_too_few_is_one_line():
     with pytest.raises(UserError, match="no labels"):
         finetune(tiny_spec(), tiny_data(labels=False))
-    with pytest.raises(UserError, match="images 65: .* holds 64"):
+    with pytest.raises(UserError, match="labels 65: scenes has 64"):
         finetune(tiny_spec(labels=65), tiny_data())
 
 

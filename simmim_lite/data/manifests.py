@@ -118,6 +118,8 @@ class _Population:
 
 def _population(content: dict, folder: str | Path | None) -> _Population:
     if content["source"] == "scenes":
+        if folder is not None:
+            raise UserError(f"{content['name']}: scenes are drawn, not read; leave out the folder {folder}")
         ids = np.arange(content["images"], dtype=np.uint64)
         names = [str(i) for i in ids]
         return _Population("scenes", names, ids, scenes.labels(0, ids), len(scenes.CLASSES))

@@ -5,6 +5,7 @@ The data root is `$SIMMIM_DATA`, else `~/.cache/simmim_lite`; it is read here an
 
 import inspect
 import itertools
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -145,6 +146,7 @@ def _open_hf(spec: str, name: str, size: int) -> Data:
             import datasets
         except ImportError as error:
             raise UserError(f"{spec} needs the package datasets: pip install 'simmim-lite[hf]'") from error
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would come before our one line
         try:
             loaded = datasets.load_dataset(name)
         except Exception as error:  # the hub raises errors of many libraries

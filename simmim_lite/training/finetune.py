@@ -186,6 +186,10 @@ def finetune(
     train, test = data.probe_train, data.test
     if train is None or test is None or train.labels is None or test.labels is None:
         raise UserError(f"data '{spec.data}' has no labels to fine-tune on: use a source with classes")
+    if spec.labels > len(train):
+        raise UserError(
+            f"labels {spec.labels}: {spec.data} has {len(train)} labelled images; ask for 1 to {len(train)}"
+        )
     device = pick_device(device)
     meter = Meter(device)
     chosen = subset(train, spec.labels, spec.seed)

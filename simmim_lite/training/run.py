@@ -144,12 +144,12 @@ def check_run(run: Run) -> None:
     whole |= {"probe_labels": 0, "probe_test": 2, "image_size": 1, "window_size": 1, "mask_patch": 1}
     for name, least in whole.items():
         value = getattr(run, name)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
-            raise UserError(f"{name} is {value!r}: give a whole number of at least {least}")
+        if not _whole(value, least):
+            raise UserError(f"{name} is {value!r}: give a whole number from {least} to below 2**63")
     for name, least in (("images", 1), ("subset_seed", 0)):
         value = getattr(run, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63):
-            raise UserError(f"{name} is {value!r}: give a whole number of at least {least}, or None")
+        if value is not None and not _whole(value, least):
+            raise UserError(f"{name} is {value!r}: give a whole number from {least} to below 2**63, or None")
     for name, low, high in (("mask_ratio", 0, 1), ("lr", 0, 10), ("clip_grad", 0, math.inf)):
         value = getattr(run, name)
         if not isinstance(value, (int, float)) or not low < value < high:
@@ -241,6 +241,10 @@ def cannot_write(path: Path, error: OSError) -> UserError:
         f"cannot write {path}: {error.strerror or error}; free some space or choose another --runs-dir "
         "(finished runs are kept)"
     )
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
 
 
 def _digest(fields: dict) -> str:
