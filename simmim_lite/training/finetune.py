@@ -181,7 +181,7 @@ def finetune(
 
     weights: the pretrained SimMIM's state dict for a spec with a run, else None. `progress(step, steps)` is called at
     each point of the curve. A loss that is not finite ends in a record with status `failed` and no numbers. `UserError`
-    where the source has no labels, or fewer images than asked for.
+    where the source has no labels, or fewer images than asked for. It is short and keeps no checkpoints.
     """
     train, test = data.probe_train, data.test
     if train is None or test is None or train.labels is None or test.labels is None:
