@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = verb("bench", _bench, "measure speed on this machine, as ratios")
     bench.add_argument("--device", default="cpu")
-    bench.add_argument("--rounds", type=int, default=5, help="turns of each way (5)")
+    bench.add_argument("--rounds", type=int, default=9, help="turns of each way (9)")
     return parser
 
 

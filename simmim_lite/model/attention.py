@@ -54,12 +54,8 @@ class _CpuAttention(torch.autograd.Function):
             batch, windows, length, width = qkv.shape
             n, channels = batch * windows, width // (3 * heads)
             # heads outermost: one contiguous copy that every product below reads without another
-            q, k, v = (
-                qkv.view(n, length, 3, heads, channels)
-                .permute(2, 3, 0, 1, 4)
-                .contiguous()
-                .view(3, -1, length, channels)
-            )
+            parts = qkv.view(n, length, 3, heads, channels).permute(2, 3, 0, 1, 4)
+            q, k, v = parts.contiguous().view(3, heads * n, length, channels)
             per_head = scale.to(q.dtype)[:, None, None].expand(heads, n * length, 1).reshape(heads * n, length, 1)
             q_inv, k_inv = _inverse_norm(q).mul_(per_head), _inverse_norm(k)
             qn, kn = q * q_inv, k * k_inv  # the scale goes with q
@@ -82,9 +78,8 @@ class _CpuAttention(torch.autograd.Function):
             d = grad.new_empty(3, heads * n, length, channels)
             torch.bmm(p.transpose(1, 2), grad, out=d[2])
             dp = torch.bmm(grad, v.transpose(1, 2))
-            if (
-                length < 32 and p.dtype == torch.bfloat16
-            ):  # rows shorter than a vector: the reduced kernel is ten times slower
+            if length < 32 and p.dtype == torch.bfloat16:
+                # rows shorter than a vector: the reduced kernel is ten times slower
                 ds = torch._softmax_backward_data(dp.float(), p.float(), -1, torch.float32).to(p.dtype)
             else:
                 ds = torch._softmax_backward_data(dp, p, -1, p.dtype, grad_input=dp)  # in place

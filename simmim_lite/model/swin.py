@@ -128,7 +128,7 @@ class WindowAttention(nn.Module):
         with torch.autocast(y.device.type, enabled=False):
             # the grid of offsets is a product of its sides, so the first layer is a sum of two short ones
             rows, columns = first.weight[:, :1] * y + first.bias[:, None], first.weight[:, 1:] * x
-            hidden = F.relu(rows[:, :, None] + columns[:, None, :]).flatten(1)
+            hidden = (rows[:, :, None] + columns[:, None, :]).relu_().flatten(1)
             table = 16 * torch.sigmoid(last.weight.to(hidden.dtype) @ hidden)
             length = window[0] * window[1]
             return table.index_select(1, index).view(self.heads, length, length)

@@ -155,12 +155,9 @@ def _job(runs: list[Run], runs_dir: str, device: str, wait: bool, parent: int) -
     """In a worker: the runs of one trunk, shortest first."""
     from ..data.sources import open_data
     from ..training.kept import Busy
-    from ..training.meter import keep_freed_memory
     from ..training.pretrain import pretrain_once
 
     _end_with(parent)
-    if device == "cpu":
-        keep_freed_memory()
     started, trained, outcome = time.process_time(), 0, _Outcome(runs[0].trunk_key)
     try:
         needed = max(run.images or 0 for run in runs)

@@ -1,6 +1,5 @@
 """What a run cost and where it ran: seconds, memory, commit, versions, device."""
 
-import ctypes
 import importlib.metadata
 import platform
 import subprocess
@@ -106,19 +105,3 @@ def device_name(device: torch.device) -> str:
         ]
         name = models[0] if models else name
     return f"{device.type} {name}"
-
-
-def keep_freed_memory() -> bool:
-    """Have the C library keep freed memory for the next step instead of handing it back; True where it can (glibc).
-
-    A training step frees and takes the same large blocks again and again; fresh pages cost more than the arithmetic on
-    them. Called by processes that train, never at import.
-    """
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    return bool(mallopt(mmap, 1 << 30) and mallopt(trim, (1 << 31) - 1))
