@@ -243,6 +243,7 @@ def test_c5_verdicts(val, train, trunks, verdict):
     records = proxy(val, train, gain, trunks=trunks)
     found = one(records, "C5")
     assert found.verdict == verdict and found.n == trunks and found.margin == -0.5
+    assert ("training loss ranks the linear probe too" in found.evidence) == (val is train is good)
     assert f"{2 * trunks} runs off {trunks} trunks" in found.evidence
     assert ("fewer than 8 trunks" in found.evidence) == (trunks < 8)
     done = [r for r in records if r["run"]["steps"]]

@@ -12,6 +12,7 @@ from .intervals import BOOTSTRAP_FROM, paired_interval, rank_interval
 from .records import SCORES, Grid, core_grid, groups, millions, short, table
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "too small to say"
+RANKS = -0.5  # a rank correlation with lift below this is a ranking
 SMOKE_STEPS = 100  # shorter runs test the machinery and say nothing about the question
 
 
@@ -100,7 +101,7 @@ TABLE = (
         statement="Validation loss ranks transfer; training loss does not",
         unit="trunk",
         test="ranks",
-        margin=-0.5,
+        margin=RANKS,
     ),
     Rule(
         id="C6",
@@ -262,6 +263,8 @@ def rank(rows: list[dict]) -> Finding:
         sentence += f"; fewer than {BOOTSTRAP_FROM} trunks"
     effect, low, high = found["linear", "val_loss"]
     _, *other = found["linear", "train_loss"]
+    if not few and None not in (high, other[1]) and max(high, other[1]) < RANKS:
+        sentence += "; training loss ranks the linear probe too"
     return Finding(sentence, effect, low, high, n, open=few, other=tuple(other) if other[0] is not None else None)
 
 

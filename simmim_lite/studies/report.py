@@ -225,9 +225,11 @@ def _cost(totals: list[dict[str, str]], core_seconds: float, wall_seconds: float
     lines = [list(line.values()) for line in totals]
     body = html_table(list(totals[0]), lines, text_columns=(0,)) if totals else ""
     spent = {"this time": f"{core_seconds:,.0f} core-seconds in {wall_seconds:,.0f} seconds"}
-    note = (
-        '<p class="note">The table counts every run as its record does, whenever it was trained.</p>' if totals else ""
+    text = (
+        "Every run counts in full, whenever it was trained: runs off one trunk each count its steps, so the sums are "
+        "more than what was spent."
     )
+    note = f'<p class="note">{text}</p>' if totals else ""
     return f"<section><h2>What it cost</h2>{facts(spent)}{body}{note}</section>"
 
 
