@@ -7,7 +7,7 @@ import sys
 import types
 import typing
 
-from .errors import UserError
+from .errors import Interrupted, UserError
 from .training.run import Run
 
 
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.debug:
             raise
         print(f"simmim-lite: {error}", file=sys.stderr)
-        return 130 if str(error).startswith("interrupted") else 2
+        return 130 if isinstance(error, Interrupted) else 2
     except KeyboardInterrupt:
         print("simmim-lite: interrupted; finished runs are kept, run the same command to go on", file=sys.stderr)
         return 130

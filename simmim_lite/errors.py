@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Something the caller can mend. The command line prints it as one line and exits with status 2."""
 
 
+class Interrupted(UserError):
+    """Stopped by the caller; the line says what is kept. The command line exits with status 130."""
+
+
 def unknown(what: str, value: object, known: Iterable[str]) -> UserError:
     """A `UserError` for a name that does not exist, with the nearest name that does."""
     known = list(known)

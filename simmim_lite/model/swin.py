@@ -29,7 +29,6 @@ class Layout:
 
     def __init__(self, height: int, width: int, window: tuple[int, int], shift: tuple[int, int]) -> None:
         (wh, ww), (sh, sw) = window, shift
-        self.real = (height, width)
         self.size = hp, wp = -(-height // wh) * wh, -(-width // ww) * ww
         self.windows = (hp // wh) * (wp // ww)
 

@@ -1,6 +1,5 @@
 """Runs what is missing of a study: one trunk a job, longest first, each in a single-thread process of its own."""
 
-import contextlib
 import os
 import threading
 import time
@@ -9,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import UserError, unknown
+from ..errors import Interrupted, UserError, unknown
 from ..evidence.claims import Claim, claims
-from ..training.run import PRECISIONS, Run, data_slug, read_record, record_path, write_atomic
+from ..training.run import PRECISIONS, Run, current_record, data_slug, read_record, record_path, write_atomic
 from .estimate import Progress, faster_precision, job_seconds, step_speeds
 from .grids import STUDIES, TIERS, grid
 
@@ -66,7 +65,7 @@ def study(
     if precision == "auto":
         precision = faster_precision(speeds, TIERS[tier].models[-1])
     runs = grid(name, tier, data=data, available=len(opened.train), seeds=seeds, precision=precision)
-    todo = [run for run in runs if _missing(run, runs_dir, opened.digest)]
+    todo = [run for run in runs if current_record(record_path(runs_dir, run), opened.digest) is None]
     trained, core = _execute(todo, Path(runs_dir), str(chosen), workers, speeds) if todo else (0, 0.0)
     records = [read_record(record_path(runs_dir, run)) for run in runs]
     wall = time.monotonic() - started
@@ -80,19 +79,11 @@ def study(
     return StudyResult(records, said, path, trained, wall, core)
 
 
-def _missing(run: Run, runs_dir: str | Path, digest: str) -> bool:
-    record = read_record(record_path(runs_dir, run))
-    return record is None or record["where"]["data_digest"] != digest
-
-
 def _check_writable(runs_dir: Path) -> None:
-    """Fail before anything runs when records cannot be written; leaves nothing behind."""
-    fresh = not runs_dir.exists()
-    write_atomic(runs_dir / ".writable", "")
-    (runs_dir / ".writable").unlink(missing_ok=True)
-    if fresh:
-        with contextlib.suppress(OSError):  # another process has put something there
-            runs_dir.rmdir()
+    """Fail before anything runs when records cannot be written: tried in the nearest folder that is there already."""
+    there = next(folder for folder in (runs_dir, *runs_dir.absolute().parents) if folder.exists())
+    write_atomic(there / ".simmim-lite-writable", "")
+    (there / ".simmim-lite-writable").unlink(missing_ok=True)
 
 
 def _execute(runs: list[Run], runs_dir: Path, device: str, workers: int, speeds: dict[str, float]) -> tuple[int, float]:
@@ -122,7 +113,7 @@ def _execute(runs: list[Run], runs_dir: Path, device: str, workers: int, speeds:
         except KeyboardInterrupt:
             _stop_workers()
             done = len(progress.finished())
-            raise UserError(
+            raise Interrupted(
                 f"interrupted: {done} of {len(runs)} runs are finished and kept in {runs_dir}; "
                 "run the same command to go on"
             ) from None

@@ -62,10 +62,7 @@ def latest_checkpoint(runs_dir: str | Path, run: Run, data_digest: str) -> dict 
             return state
         except Exception as error:  # a short file fails in many ways, all of them mean the same
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            print(
-                f"simmim-lite: checkpoint {path} is passed over ({reason[:120]})",
-                file=sys.stderr,
-            )
+            print(f"simmim-lite: checkpoint {path} is passed over ({reason[:120]})", file=sys.stderr)
     return None
 
 

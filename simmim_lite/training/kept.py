@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..data.sources import Data
-from .run import cannot_write, read_record, remove_unfinished
+from .run import cannot_write, current_record, remove_unfinished
 
 
 class Busy(Exception):
@@ -20,8 +20,8 @@ def kept(path: Path, lock: Path, data: Data, make: Callable[[], dict], *, wait: 
     Returns the record and whether this call made it. `lock` is a file that one process at a time holds; it is free
     again when that process ends, however it ends. Another waits, or raises `Busy` with `wait=False`.
     """
-    record = read_record(path)
-    if record is not None and record["where"]["data_digest"] == data.digest:
+    record = current_record(path, data.digest)
+    if record is not None:
         return record, False
     holder = FileLock(lock)
     try:
@@ -36,19 +36,13 @@ def kept(path: Path, lock: Path, data: Data, make: Callable[[], dict], *, wait: 
     except OSError as error:
         raise cannot_write(lock, error) from error
     try:
-        record = _current(path, data)  # the process that was waited for may have made it
+        record = current_record(path, data.digest)  # the process that was waited for may have made it
         if record is not None:
             return record, False
+        if path.exists():
+            why = f"was made from other images than {data.spec} holds now; it runs again"
+            print(f"simmim-lite: {path.name} {why}", file=sys.stderr)
         remove_unfinished(path.parent, path.name)
         return make(), True
     finally:
         holder.release()
-
-
-def _current(path: Path, data: Data) -> dict | None:
-    record = read_record(path)
-    if record is not None and record["where"]["data_digest"] != data.digest:
-        why = f"was made from other images than {data.spec} holds now; it runs again"
-        print(f"simmim-lite: {path.name} {why}", file=sys.stderr)
-        return None
-    return record

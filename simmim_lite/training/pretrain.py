@@ -149,7 +149,7 @@ def pretrain(
     An interrupted run goes on from its last checkpoint; runs that differ in length alone branch off one trunk. Only one
     process at a time works on a trunk: another waits, or raises `Busy` with `wait=False`. `progress(step, steps)` is
     called now and then. A loss that is not finite or runs away ends in a record with status `failed`; whatever the
-    caller can mend is a `UserError`.
+    caller can mend is a `UserError`. On a CPU it runs in one thread, so that equal runs give equal numbers.
     """
     return pretrain_once(run, runs_dir=runs_dir, device=device, data=data, wait=wait, progress=progress)[0]
 

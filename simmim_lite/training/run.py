@@ -197,6 +197,12 @@ def read_record(path: str | Path) -> dict | None:
     return record
 
 
+def current_record(path: str | Path, data_digest: str) -> dict | None:
+    """The record at a path if it was made from the images of this digest, else None."""
+    record = read_record(path)
+    return record if record is not None and record["where"]["data_digest"] == data_digest else None
+
+
 def write_atomic(path: str | Path, content: bytes | str) -> None:
     """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it."""
     path = Path(path)

@@ -1,0 +1,118 @@
+"""Transfer: a run's weights beside the same network without them, each score computed once and kept."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_finetune import tiny_data
+
+from simmim_lite.errors import UserError
+from simmim_lite.training import pretrain as pretrain_module
+from simmim_lite.training import transfer as transfer_module
+from simmim_lite.training.checkpoint import load_final
+from simmim_lite.training.finetune import FineTune, finetune
+from simmim_lite.training.run import Run, read_record, record_path
+from simmim_lite.training.transfer import transfer
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Every source is a tiny one; the list of runs and specs that were really computed."""
+    data, done = tiny_data(), []
+    for module in (transfer_module, pretrain_module):
+        monkeypatch.setattr(module, "open_data", lambda *a, **k: data)
+    probe, tune = transfer_module.probe_all, transfer_module.finetune
+    monkeypatch.setattr(transfer_module, "probe_all", lambda m, d, run: done.append(run.steps) or probe(m, d, run))
+    monkeypatch.setattr(transfer_module, "finetune", lambda s, *a, **k: done.append(s.init) or tune(s, *a, **k))
+    return done
+
+
+RUN = Run(image_size=16, images=32, steps=3, batch_size=8, val_images=8, val_masks=1, probe_labels=40, probe_test=30)
+
+
+def test_transfer_probes_beside_random_initialisation_once(tmp_path, opened):
+    result = transfer(RUN, "probe", runs_dir=tmp_path)
+    assert result["task"] == "probe" and opened == [3, 0]
+    assert result["trained"]["run"]["steps"] == 3 and result["baseline"]["run"]["steps"] == 0
+    pretrained = read_record(record_path(tmp_path, RUN))
+    assert result["trained"]["transfer"] == pretrained["transfer"]
+    for name in ("linear", "knn", "segment"):
+        lift = result["trained"]["transfer"][name]["score"] - result["baseline"]["transfer"][name]["score"]
+        assert result["lift"][name] == lift
+    assert transfer(RUN, "probe", runs_dir=tmp_path) == result and opened == [3, 0]
+    kept = sorted(p.name for p in (tmp_path / "transfer").glob("*.json"))
+    assert kept == sorted(f"{result[k]['key']}.json" for k in ("trained", "baseline"))
+    assert transfer(RUN, "probe", runs_dir=tmp_path, labels=20)["trained"]["transfer"]["knn"]["n_train"] == 20
+    assert opened == [3, 0, 3, 0]
+
+
+def test_transfer_fine_tunes_beside_scratch_once(tmp_path, opened):
+    options = {"labels": 40, "steps": 4, "batch_size": 8, "test_images": 30}
+    result = transfer(RUN, "finetune", runs_dir=tmp_path, **options, scratch={"lr": 1e-3})
+    trained, baseline = result["trained"], result["baseline"]
+    assert trained["run"] == RUN.to_dict() and baseline["run"] is None
+    assert (trained["spec"]["layer_decay"], baseline["spec"]["layer_decay"]) == (FineTune().layer_decay, 1.0)
+    assert (trained["spec"]["lr"], baseline["spec"]["lr"]) == (FineTune().lr, 1e-3)
+    assert result["lift"] == {"top1": trained["final"]["top1"] - baseline["final"]["top1"]}
+    assert trained["curve"] != baseline["curve"]
+    assert transfer(RUN, "finetune", runs_dir=tmp_path, **options, scratch={"lr": 1e-3}) == result
+    assert opened == ["pretrained", "scratch"]
+    # another run of the same size shares the baseline
+    other = transfer(dataclasses.replace(RUN, steps=0), "finetune", runs_dir=tmp_path, **options, scratch={"lr": 1e-3})
+    assert other["baseline"] == baseline and opened == ["pretrained", "scratch", "pretrained"]
+
+
+def test_transfer_uses_the_final_weights(tmp_path, opened, monkeypatch):
+    pretrain_module.pretrain(RUN, runs_dir=tmp_path)
+    given = []
+    monkeypatch.setattr(transfer_module, "finetune", lambda s, d, w, **k: given.append(w) or finetune(s, d, w, **k))
+    transfer(RUN, "finetune", runs_dir=tmp_path, labels=20, steps=1, batch_size=4, test_images=5)
+    final = load_final(tmp_path, RUN)
+    assert given[1] is None and set(given[0]) == set(final)
+    assert all(torch.equal(given[0][k], final[k]) for k in final)
+
+
+def test_transfer_runs_again_when_the_images_changed(tmp_path, opened, monkeypatch, capsys):
+    first = transfer(RUN, "probe", runs_dir=tmp_path)
+    other = dataclasses.replace(tiny_data(n=48), digest="other")
+    for module in (transfer_module, pretrain_module):
+        monkeypatch.setattr(module, "open_data", lambda *a, **k: other)
+    second = transfer(RUN, "probe", runs_dir=tmp_path)
+    assert second["trained"]["where"]["data_digest"] == "other" and second["lift"] != first["lift"]
+    assert "made from other images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "words"),
+    [
+        ("prob", {}, "unknown task 'prob': did you mean 'probe'"),
+        ("finetune", {"labls": 3}, "unknown fine-tuning field 'labls': did you mean 'labels'"),
+        ("finetune", {"scratch": {"stepz": 3}}, "did you mean 'steps'"),
+        ("finetune", {"labels": -1}, "labels is -1"),
+        ("probe", {"labels": -1}, "probe_labels is -1"),
+        ("probe", {"steps": 3}, "unknown option of probe 'steps': .*known are labels, test_images"),
+    ],
+)
+def test_wrong_transfers_are_one_line_before_any_work(tmp_path, opened, task, options, words):
+    with pytest.raises(UserError, match=words):
+        transfer(RUN, task, runs_dir=tmp_path, **options)
+    assert opened == [] and not (tmp_path / "records").exists()
+
+
+def test_a_failed_run_has_nothing_to_transfer(tmp_path, opened, monkeypatch):
+    failed = {"status": "failed", "reason": "the training loss was not finite at step 7"}
+    monkeypatch.setattr(transfer_module, "pretrain", lambda *a, **k: failed)
+    with pytest.raises(UserError, match="no weights to transfer: the training loss was not finite at step 7"):
+        transfer(RUN, "probe", runs_dir=tmp_path)
+    assert not list((tmp_path / "transfer").glob("*")) if (tmp_path / "transfer").exists() else True
+
+
+def test_transfer_without_probe_labels_says_what_to_give(tmp_path, opened):
+    with pytest.raises(UserError, match="labels=3000"):
+        transfer(dataclasses.replace(RUN, probe_labels=0), "probe", runs_dir=tmp_path)
+
+
+def test_transfer_into_a_folder_that_cannot_be_written_is_one_line(tmp_path, opened):
+    (tmp_path / "locks").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        transfer(RUN, "probe", runs_dir=tmp_path)
