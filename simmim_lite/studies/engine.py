@@ -10,7 +10,16 @@ from pathlib import Path
 
 from ..errors import Interrupted, UserError, unknown
 from ..evidence.claims import Claim, claims
-from ..training.run import PRECISIONS, Run, current_record, data_slug, read_record, record_path, write_atomic
+from ..training.run import (
+    PRECISIONS,
+    Run,
+    cannot_write,
+    current_record,
+    data_slug,
+    read_record,
+    record_path,
+    write_atomic,
+)
 from .estimate import Progress, faster_precision, job_seconds, step_speeds
 from .grids import STUDIES, TIERS, grid
 
@@ -82,7 +91,10 @@ def study(
 def _check_writable(runs_dir: Path) -> None:
     """Fail before anything runs when records cannot be written: tried in the nearest folder that is there already."""
     there = next(folder for folder in (runs_dir, *runs_dir.absolute().parents) if folder.exists())
-    write_atomic(there / ".simmim-lite-writable", "")
+    try:
+        write_atomic(there / ".simmim-lite-writable", "")
+    except UserError as error:  # name the folder that was asked for
+        raise cannot_write(runs_dir, error.__cause__) from error
     (there / ".simmim-lite-writable").unlink(missing_ok=True)
 
 
