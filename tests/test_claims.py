@@ -12,7 +12,8 @@ from synthetic_records import ATTO, FEMTO, PICO, record, study
 from simmim_lite.evidence.claims import FAILS, HOLDS, OPEN, TABLE, claims
 from simmim_lite.evidence.intervals import BOOTSTRAP_SEED, RESAMPLES, paired_interval, rank_interval
 
-IDS = ["C1", "C2", "C3", "C4", "C5", "C6"]
+IDS = ["C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8"]
+PAIRED = ("C1", "C2", "C3", "C4", "C6")  # validation losses, paired by seed
 
 
 def grid(change, *, sizes=(ATTO, FEMTO), levels=(64, 1024, 16384), lengths=(500, 1000), seeds=(0, 1, 2), **fields):
@@ -133,7 +134,7 @@ def test_c6_compares_with_the_level_next_to_the_largest():
 def test_one_seed_has_no_interval():
     for found in claims(grid(lambda *cell: 0.0, seeds=(4,))):
         assert found.verdict == OPEN and found.low is None and found.high is None
-        if found.id != "C5":
+        if found.id in PAIRED:
             assert "seed 4" in found.evidence and "one seed gives no interval" in found.evidence and found.n == 1
 
 
@@ -172,12 +173,27 @@ def test_a_loss_that_is_not_finite_is_a_missing_run():
     assert found.n == 2 and found.effect == pytest.approx(0.01025)
 
 
+def test_the_schedule_claims_use_the_cells_run_at_several_lengths():
+    # the core grid has more sizes and levels, and a shorter length than the schedule's longest
+    def change(m, n, t, s):
+        if t != 1000 and (m == PICO or n not in (64, 16384)):
+            return None
+        return noise(s) + 0.02 * (t == 2000) * (1 if n == 64 else -1)
+
+    records = grid(change, sizes=(ATTO, FEMTO, PICO), levels=(16, 64, 16384), lengths=(500, 1000, 2000))
+    c4, c3, c1 = (one(records, claim) for claim in ("C4", "C3", "C1"))
+    assert c4.verdict == HOLDS and c3.verdict == HOLDS
+    assert "At 64 images" in c4.evidence and "femto" in c4.evidence and "2,000 steps" in c4.evidence
+    assert "mean of atto, femto" in c3.evidence and "2,000" in c3.evidence
+    assert "At 16 images and 1,000 steps" in c1.evidence and "pico" in c1.evidence
+
+
 def test_one_size_or_one_level_is_too_small():
     records = grid(lambda *cell: 0.0, sizes=(ATTO,))
     assert "two model sizes" in one(records, "C1").evidence and "two model sizes" in one(records, "C2").evidence
     assert one(records, "C4").n == 3
     for found in claims(grid(lambda *cell: 0.0, levels=(64,))):
-        assert found.verdict == OPEN and (found.id == "C5" or "two data levels" in found.evidence)
+        assert found.verdict == OPEN and (found.id not in PAIRED or "two data levels" in found.evidence)
 
 
 def test_smoke_runs_always_read_too_small_to_say():
@@ -244,8 +260,8 @@ def test_c5_verdicts(val, train, trunks, verdict):
     found = one(records, "C5")
     assert found.verdict == verdict and found.n == trunks and found.margin == -0.5
     assert ("training loss ranks the linear probe too" in found.evidence) == (val is train is good)
-    assert f"{2 * trunks} runs off {trunks} trunks" in found.evidence
-    assert ("fewer than 8 trunks" in found.evidence) == (trunks < 8)
+    assert f"{2 * trunks} runs of {trunks} networks" in found.evidence
+    assert ("fewer than 8 networks" in found.evidence) == (trunks < 8)
     done = [r for r in records if r["run"]["steps"]]
     x, y = [r["final"]["val_loss"] for r in done], [r["transfer"]["linear"]["score"] for r in done]
     assert found.effect == pytest.approx(stats.spearmanr(x, y).statistic)
@@ -267,7 +283,7 @@ def test_c5_says_what_is_missing():
             r["transfer"] = {}
     found = one(records, "C5")
     assert (
-        "23 runs off 12 trunks" in found.evidence and "1 run without a score or a reference left out" in found.evidence
+        "23 runs of 12 networks" in found.evidence and "1 run without a score or a reference left out" in found.evidence
     )
 
 
@@ -286,7 +302,7 @@ def test_data_targets_and_image_sizes_are_never_mixed():
     settings = [{}, {"data": "torchvision:CIFAR10"}, {"target": "normalized"}, {"image_size": 64}]
     parts = [study(seeds=(0, 1), lengths=(500, 1000), **other) for other in settings]
     found = claims([r for part in parts for r in part])
-    assert len(found) == 24 and len({(c.data, c.target, c.image_size) for c in found}) == 4
+    assert len(found) == 4 * len(IDS) and len({(c.data, c.target, c.image_size) for c in found}) == 4
     for part in parts:
         alone = claims(part)
         assert [c for c in found if c.recipe == alone[0].recipe] == alone
@@ -308,7 +324,7 @@ def test_order_and_failed_records_change_nothing(rng, failures):
 def test_the_table_is_complete_and_signed():
     assert [rule.id for rule in TABLE] == IDS
     assert {rule.id: rule.margin for rule in TABLE} == dict(
-        zip(IDS, [0.001, -0.001, -0.001, 0.001, -0.5, 0.004], strict=True)
+        zip(IDS, [0.001, -0.001, -0.001, 0.001, -0.5, 0.004, 0.1, -0.01], strict=True)
     )
     assert all(rule.plus and rule.minus and rule.sentence for rule in TABLE if rule.unit == "seed")
 

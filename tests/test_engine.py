@@ -12,7 +12,7 @@ import pytest
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import engine
+from simmim_lite.studies import engine, workers
 from simmim_lite.studies.engine import study
 from simmim_lite.studies.grids import STUDIES, TIERS, grid
 from simmim_lite.training.run import Run
@@ -157,7 +157,7 @@ def test_one_bad_job_does_not_stop_the_others(tmp_path, monkeypatch) -> None:
     blocked.parent.mkdir(parents=True)
     blocked.write_text("a file where a folder should be")
     with pytest.raises(UserError, match=f"cannot write .*{runs[0].trunk_key}"):
-        engine._execute(runs, tmp_path, "cpu", 1, {})
+        workers.execute(workers.make_jobs(runs, {}), tmp_path, "cpu", 1)
     assert [r["run"]["seed"] for r in load(tmp_path)] == [1]
 
 

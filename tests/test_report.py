@@ -213,7 +213,7 @@ def test_other_data_and_other_settings_stay_out(records, tmp_path):
 def test_one_study_alone(records, tmp_path):
     page = write_report(records, tmp_path / "r.html", data="scenes", studies=("schedule",), **SPENT).read_text()
     text = words(page)
-    assert "of 2 claims" in text and "C3" in text and "C4" in text and "C1 ·" not in text
+    assert "of 3 claims" in text and "C3" in text and "C4" in text and "C1 ·" not in text
     assert page.count('class="plotly-graph-div"') == 2
     with pytest.raises(UserError, match="did you mean 'schedule'"):
         write_report(records, tmp_path / "r.html", data="scenes", studies=("shedule",), **SPENT)
@@ -222,7 +222,7 @@ def test_one_study_alone(records, tmp_path):
 def test_smoke_and_nothing_at_all(tmp_path):
     made = study(levels=(16, 64), lengths=(10, 20), seeds=(0,))
     text = words(write_report(made, tmp_path / "r.html", data="scenes", **SPENT).read_text())
-    assert "0 of 6 claims hold here, 6 are too small to say" in text
+    assert "0 of 8 claims hold here, 8 are too small to say" in text
     text = words(write_report([], tmp_path / "n.html", data="scenes", **SPENT).read_text())
     assert "No run has finished yet" in text
 

@@ -1,4 +1,4 @@
-"""Claims C1 to C6 (DESIGN 4): records in, sentences with numbers, intervals and verdicts out. No torch here.
+"""Claims C1 to C8 (DESIGN 4): records in, sentences with numbers, intervals and verdicts out. No torch here.
 
 What each claim compares stands in TABLE, and nowhere else. It was fixed before any run was looked at.
 """
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .findings import FAILS, HOLDS, OPEN, Finding
 from .intervals import BOOTSTRAP_FROM, paired_interval, rank_interval
-from .records import SCORES, Grid, core_grid, groups, millions, short, table
+from .records import SCORES, Grid, core_grid, groups, millions, schedule_grid, short, table
+from .tuned import supervised
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "too small to say"
 RANKS = -0.5  # a rank correlation with lift below this is a ranking
 SMOKE_STEPS = 100  # shorter runs test the machinery and say nothing about the question
 
@@ -26,7 +27,7 @@ class Claim:
     effect: float | None  # None where runs are missing
     low: float | None  # 95 % interval; None where there is none
     high: float | None
-    n: int  # paired seeds; for C5 trunks
+    n: int  # paired seeds; networks (C5), trunks (C7)
     margin: float
     verdict: str  # holds | does not hold | too small to say
     data: str
@@ -52,7 +53,8 @@ class Rule:
     statement: str
     plus: Cell | None = None
     minus: Cell | None = None
-    unit: str = "seed"  # seed: t below 8, bootstrap above | trunk: bootstrap over trunks
+    unit: str = "seed"  # seed: t below 8, bootstrap above | network: bootstrap over (size, seed), which share an
+    # initialisation and a reference | trunk: of C7 | label: of C8, paired by seed
     test: str  # above: low > margin | below: high < margin | within: -margin < low, high < margin | ranks
     margin: float
     clean: bool = False  # only seeds in which neither run is overfit
@@ -99,7 +101,7 @@ TABLE = (
     Rule(
         id="C5",
         statement="Validation loss ranks transfer; training loss does not",
-        unit="trunk",
+        unit="network",
         test="ranks",
         margin=RANKS,
     ),
@@ -113,24 +115,25 @@ TABLE = (
         clean=True,
         sentence="At {T} steps, the validation loss of {small} at {D_max} images is {effect} that at {D_next}",
     ),
+    Rule(
+        id="C7",
+        statement="A rising validation loss alone does not mean falling accuracy; Omega tells",
+        unit="trunk",
+        test="above",
+        margin=0.1,
+    ),
+    Rule(
+        id="C8",
+        statement="Pretraining on little data matches supervised training on much",
+        unit="label",
+        test="above",
+        margin=-0.01,
+    ),
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What the runs say on one rule; `test` turns it into a verdict unless it is `open`."""
-
-    evidence: str
-    effect: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    open: bool = False
-    other: tuple[float, float] | None = None  # interval of the training loss' correlation (C5)
-
-
 def claims(records: list[dict]) -> list[Claim]:
-    """C1 to C6 for every recipe among the records, the recipe with most runs first; none without finished runs.
+    """C1 to C8 for every recipe among the records, the recipe with most runs first; none without finished runs.
 
     Runs of different data, target, image size or recipe are never mixed; failed runs and the order of records do not
     matter.
@@ -143,7 +146,7 @@ def claims(records: list[dict]) -> list[Claim]:
             if not long:
                 finding = Finding(_smoke(max(row["steps"] for row in rows)), open=True)
             else:
-                finding = rank(long) if rule.unit == "trunk" else contrast(rule, long)
+                finding = _find(rule, long, records)
             found.append(
                 Claim(
                     id=rule.id,
@@ -160,6 +163,18 @@ def claims(records: list[dict]) -> list[Claim]:
                 )
             )
     return found
+
+
+def _find(rule: Rule, rows: list[dict], records: list[dict]) -> Finding:
+    if rule.unit == "network":
+        return rank(rows)
+    if rule.unit == "trunk":
+        try:
+            from . import doublings
+        except ImportError:
+            return Finding("The doublings of length are not counted yet", open=True)
+        return doublings.finding(rows)
+    return supervised(rows, records) if rule.unit == "label" else contrast(rule, rows)
 
 
 def verdict(rule: Rule, finding: Finding) -> str:
@@ -183,7 +198,8 @@ def verdict(rule: Rule, finding: Finding) -> str:
 
 def contrast(rule: Rule, rows: list[dict]) -> Finding:
     """The paired difference of a rule over the rows of one recipe, in validation loss."""
-    grid = core_grid(rows)
+    # lengths may have been run for some of the sizes and levels alone
+    grid = (schedule_grid(rows) if rule.plus.length != rule.minus.length else None) or core_grid(rows)
     if len(grid.levels) < 2:
         return Finding(f"All runs have {_count(grid.levels[0])} images: the claim needs two data levels", open=True)
     if rule.plus.size != rule.minus.size and len(grid.sizes) < 2:
@@ -249,18 +265,19 @@ def rank(rows: list[dict]) -> Finding:
     found, parts = {}, []
     for score in (s for s in SCORES if usable[s]):
         y = [row[f"{score}_lift"] for row in usable[score]]
-        trunks = [row["trunk"] for row in usable[score]]
+        units = [f"{row['model']} {row['seed']}" for row in usable[score]]
         for loss in ("val_loss", "train_loss"):
-            found[score, loss] = rank_interval([row[loss] for row in usable[score]], y, trunks)
+            found[score, loss] = rank_interval([row[loss] for row in usable[score]], y, units)
         val, train = (_correlation(*found[score, loss]) for loss in ("val_loss", "train_loss"))
         parts.append(f"{SCORES[score]} {val} for validation loss, {train} for training loss")
-    n = len({row["trunk"] for row in usable["linear"]})
-    sentence = f"Spearman correlation with lift over {len(usable['linear'])} runs off {n} trunks: " + "; ".join(parts)
+    n = len({(row["model"], row["seed"]) for row in usable["linear"]})
+    sentence = f"Spearman correlation with lift over {len(usable['linear'])} runs of {n} networks (a size and a seed): "
+    sentence += "; ".join(parts)
     if left := len(rows) - len(usable["linear"]):
         sentence += f"; {left} run{'s' * (left > 1)} without a score or a reference left out"
     few = n < BOOTSTRAP_FROM
     if few:
-        sentence += f"; fewer than {BOOTSTRAP_FROM} trunks"
+        sentence += f"; fewer than {BOOTSTRAP_FROM} networks"
     effect, low, high = found["linear", "val_loss"]
     _, *other = found["linear", "train_loss"]
     if not few and None not in (high, other[1]) and max(high, other[1]) < RANKS:

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..training.run import Run, read_record
+from .tuned import finetunings, join
 
 #: A run is overfit when its final validation loss lies more than this above the lowest of its own curve (FACTS 7).
 OVERFIT = 0.004
 #: Probes on frozen features and their names; `linear`, `knn` in top-1, `segment` in IoU.
-SCORES = {"linear": "linear probe", "knn": "kNN", "segment": "segmentation probe"}
+PROBES = {"linear": "linear probe", "knn": "kNN", "segment": "segmentation probe"}
+#: All transfer scores; `finetune` in top-1, its lift is over the same network from scratch.
+SCORES = PROBES | {"finetune": "fine-tuning"}
 #: What a study varies. Everything else is the recipe.
 SWEPT = ("model", "images", "steps", "seed")
 #: What a recipe may set by model size or by machine; it tells recipes apart only where one cell was run both ways.
@@ -32,7 +35,7 @@ class Grid:
 
 
 def load(runs_dir: str | Path) -> list[dict]:
-    """All records under RUNS_DIR/records, by file name; an empty list when there are none.
+    """All runs under RUNS_DIR/records and fine-tunings under RUNS_DIR/transfer, by file name; [] when there are none.
 
     Raises `UserError`, one line naming the file, on the first file that is no whole record.
     """
@@ -43,6 +46,11 @@ def load(runs_dir: str | Path) -> list[dict]:
             continue  # removed since the folder was listed
         _row(record, str(path))
         records.append(record)
+    for path in sorted((Path(runs_dir) / "transfer").glob("*.json")):
+        record = read_record(path)
+        if record is not None and record.get("kind") == "finetune":
+            records.append(record)
+    finetunings(records)
     return records
 
 
@@ -58,8 +66,8 @@ def table(records: list[dict]) -> list[dict]:
 
     `images` are unique images, `images_seen` counts repeats; losses are mean absolute errors of hidden pixels; scores
     lie in 0 to 1, and `*_lift` is the score minus that of the same network at random initialisation (the record with
-    `steps=0`, flagged `reference`). Runs with equal `recipe` may be compared with one another, runs off one `trunk`
-    share their first steps. A number that is missing or not finite is None, never 0.
+    `steps=0`, flagged `reference`), or from scratch for `finetune`. Runs with equal `recipe` may be compared with one
+    another, runs off one `trunk` share their first steps. A number that is missing or not finite is None, never 0.
     """
     rows = [row for row in (_row(record) for record in finished(records)) if row]
     references = defaultdict(list)
@@ -70,10 +78,11 @@ def table(records: list[dict]) -> list[dict]:
     for row in rows:
         # of several references (they differ in fields that cannot matter), the same arithmetic first
         same = sorted(references[row.pop("_reference")], key=lambda r: (r["_precision"] != row["_precision"], r["key"]))
-        for score in SCORES:
+        for score in PROBES:
             base = same[0][score] if same else None
             known = row[score] is not None and base is not None
             row[f"{score}_lift"] = row[score] - base if known else None
+    join(rows, records)
     for row in rows:
         del row["_precision"]
     return sorted(
@@ -92,6 +101,28 @@ def groups(rows: list[dict]) -> dict[str, list[dict]]:
     for row in trained(rows):
         found[row["recipe"]].append(row)
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def schedule_grid(rows: list[dict]) -> Grid | None:
+    """The cells that were run at several lengths, and the longest length T of which T/2 was run too in most of them.
+
+    None where no cell was run at a length and at half of it.
+    """
+    lengths = defaultdict(set)
+    for row in trained(rows):
+        if row["val_loss"] is not None:
+            lengths[row["model"], row["images"]].add(row["steps"])
+    params = {row["model"]: row["params"] for row in rows}
+    filled = Counter(t for steps in lengths.values() for t in steps if t // 2 in steps)
+    if not filled:
+        return None
+    longest = max(filled, key=lambda steps: (filled[steps], steps))
+    cells = [cell for cell, steps in lengths.items() if len(steps) > 1]
+    return Grid(
+        sizes=tuple(sorted({model for model, _ in cells}, key=lambda model: (params[model], model))),
+        levels=tuple(sorted({images for _, images in cells})),
+        steps=longest,
+    )
 
 
 def core_grid(rows: list[dict]) -> Grid | None:
@@ -152,7 +183,7 @@ def _row(record: dict, where: str | None = None) -> dict | None:
             "val_loss": _number(final["val_loss"]),
             "val_loss_se": _number(final.get("val_loss_se")),
             "train_loss": _number(final.get("train_loss")),
-            **{score: _number(record.get("transfer", {}).get(score, {}).get("score")) for score in SCORES},
+            **{score: _number(record.get("transfer", {}).get(score, {}).get("score")) for score in PROBES},
             "flops": _number(cost.get("flops")),
             "seconds": _number(cost.get("seconds")),
             "core_seconds": _number(cost.get("core_seconds")),

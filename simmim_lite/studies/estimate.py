@@ -10,10 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..training.run import PRECISIONS, Run, record_path, write_atomic
+from ..training.run import PRECISIONS, Run, write_atomic
+from ..training.tuning import FineTune
 
 #: Validation and probes of one run, in optimiser steps of its model: only the estimate of time left depends on it.
-_EVALUATION_STEPS = 60
+EVALUATION_STEPS = 60
 #: bf16 is taken where it is at least this much faster than fp32.
 _FASTER = 1.1
 
@@ -24,13 +25,10 @@ def step_speeds(runs_dir: Path, models: Sequence[str], recipe: Run, device: str)
     Under a lock, so that two studies started together go by the same numbers.
     """
     path = runs_dir / "machine.json"
-    name = f"{device} batch {recipe.batch_size} size {recipe.image_size}"
+    name = f"{device} {_setting(recipe)}"
     runs_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(runs_dir / "machine.json.lock"):
-        try:
-            known = json.loads(path.read_text())
-        except (OSError, ValueError):
-            known = {}
+        known = _machine(path)
         speeds = known.setdefault(name, {})
         missing = [(m, p) for m in models for p in PRECISIONS if f"{m} {p}" not in speeds]
         if missing:
@@ -41,6 +39,23 @@ def step_speeds(runs_dir: Path, models: Sequence[str], recipe: Run, device: str)
                 speeds[f"{model} {precision}"] = step_seconds(run, device)
             write_atomic(path, json.dumps(known, indent=1) + "\n")
     return speeds
+
+
+def known_speeds(runs_dir: Path, recipe: Run) -> dict[str, float]:
+    """The speeds that `step_speeds` has measured here, of the fastest device; {} where nothing was measured."""
+    found = [v for k, v in _machine(runs_dir / "machine.json").items() if k.endswith(f" {_setting(recipe)}")]
+    return min(found, key=lambda speeds: sum(speeds.values()), default={})
+
+
+def _setting(recipe: Run) -> str:
+    return f"batch {recipe.batch_size} size {recipe.image_size}"
+
+
+def _machine(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def faster_precision(speeds: dict[str, float], model: str) -> str:
@@ -54,16 +69,22 @@ def job_seconds(job: list[Run], speeds: dict[str, float]) -> float:
     tails = sum(run.steps - run.drop_step for run in job if run.steps < longest)
     points = longest // job[0].eval_every * 0.5
     step = speeds.get(f"{job[0].model} {job[0].precision}", 0.1)
-    return step * (longest + tails + _EVALUATION_STEPS * (len(job) + points))
+    return step * (longest + tails + EVALUATION_STEPS * (len(job) + points))
+
+
+def tuning_seconds(spec: FineTune, speeds: dict[str, float]) -> float:
+    """Estimated core seconds of a fine-tuning and its test."""
+    return speeds.get(f"{spec.model} {spec.precision}", 0.1) * (spec.steps + EVALUATION_STEPS)
 
 
 class Progress:
     """One line with runs done and time left: rewritten in a terminal, every ten seconds elsewhere."""
 
-    def __init__(self, jobs: list[list[Run]], runs_dir: Path, workers: int, speeds: dict[str, float]) -> None:
-        # a run's share of its job, and its record's age now: a record of other images does not count as done
-        self.costs = {record_path(runs_dir, run): job_seconds(job, speeds) / len(job) for job in jobs for run in job}
+    def __init__(self, jobs: dict[str, tuple[list[Path], float]], workers: int, what: str) -> None:
+        # a record's share of its job, and its age now: a record of other images does not count as done
+        self.costs = {path: seconds / len(paths) for paths, seconds in jobs.values() for path in paths}
         self.before = {path: _changed(path) for path in self.costs}
+        self.what = what
         self.workers = min(workers, len(jobs))
         self.live = sys.stderr.isatty()
         self.started, self.over = time.monotonic(), threading.Event()
@@ -73,7 +94,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         unit = "process" if self.workers == 1 else "processes"
         about = _clock(self.due - self.started)
-        print(f"{len(self.costs)} runs to train in {self.workers} {unit}, about {about}", file=sys.stderr)
+        print(f"{len(self.costs)} {self.what} in {self.workers} {unit}, about {about}", file=sys.stderr)
         self.thread.start()
         return self
 
@@ -96,7 +117,7 @@ class Progress:
             self.done, self.due = len(finished), now + pace * left / self.workers
         spent = _clock(now - self.started)
         left = "nothing" if self.done == len(self.costs) else f"about {_clock(max(1.0, self.due - now))}"
-        return f"{self.done}/{len(self.costs)} runs, {spent} spent, {left} left"
+        return f"{self.done}/{len(self.costs)} {self.what.split()[0]}, {spent} spent, {left} left"
 
     def finished(self) -> list[Path]:
         """Records written since this began."""

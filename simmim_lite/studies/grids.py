@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import UserError, unknown
 from ..training.run import Run
+from ..training.tuning import FineTune
 
 STUDIES = ("data-scale", "model-size", "schedule", "proxy")
 
@@ -22,6 +23,10 @@ class Tier:
     lr: dict[str, float] = field(default_factory=dict)  # peak learning rate of sizes that want their own
     schedule_models: tuple[str, ...] | None = None  # sizes of the schedule study; None = all
     schedule_images: tuple[int, ...] | None = None  # its data levels; None = the smallest and the largest
+    finetune_models: tuple[str, ...] = ()  # sizes whose core grid is fine-tuned, beside scratch
+    finetune_labels: int = 4000  # labelled images of these fine-tunings
+    supervised_models: tuple[str, ...] = ()  # sizes trained on labels alone, at every one of
+    supervised_labels: tuple[int, ...] = ()  # these numbers of labelled images
 
     @property
     def core_steps(self) -> int:
@@ -67,6 +72,9 @@ TIERS = {
         lr={"swinv2_pico": 2e-3},
         schedule_models=("swinv2_atto", "swinv2_femto"),
         schedule_images=(64, 16384),
+        finetune_models=("swinv2_atto", "swinv2_femto"),
+        supervised_models=("swinv2_femto",),
+        supervised_labels=(64, 256, 1024, 16384),
     ),
 }
 
@@ -105,6 +113,39 @@ def grid(
             if study in ("schedule", "proxy", "all") and model in (axes.schedule_models or axes.models):
                 runs += [replace(one, images=n, steps=t) for n in ends for t in axes.lengths]
     return list(dict.fromkeys(runs))
+
+
+def tunings(
+    study: str,
+    tier: str,
+    *,
+    data: str = "scenes",
+    available: int | None = None,
+    labelled: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    precision: str = "fp32",
+) -> list[FineTune]:
+    """The fine-tunings of a study at a tier: the core grid's, each size from scratch, and the supervised baselines.
+
+    labelled: labelled images the source has (None = no limit, 0 = none, and then no fine-tuning). Fine-tuning of a run
+    has the run's seed, so that pairs over seeds share the head, the labels and the order of a seed.
+    """
+    axes = TIERS[tier]
+    if study not in ("data-scale", "proxy", "all") or labelled == 0:
+        return []
+    labels = min(axes.finetune_labels, labelled or axes.finetune_labels)
+    supervised = [n for n in axes.supervised_labels if labelled is None or n <= labelled]
+    found = []
+    for run in grid("data-scale", tier, data=data, available=available, seeds=seeds, precision=precision):
+        if run.model not in (*axes.finetune_models, *axes.supervised_models):
+            continue
+        if run.steps and run.model in axes.finetune_models:
+            found.append(FineTune.of(run, labels=labels, seed=run.seed))
+        if not run.steps:
+            counts = [labels] if run.model in axes.finetune_models else []
+            counts += supervised if run.model in axes.supervised_models else []
+            found += [FineTune.scratch(run, labels=n, seed=run.seed) for n in counts]
+    return list(dict.fromkeys(found))
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:

@@ -34,7 +34,7 @@ SECTIONS = {
         "loss on unseen images stops falling, more data no longer helps that network at that length.",
         "data_scale",
         f"Every run has the same number of steps. {BARS}",
-        ("C1", "C6"),
+        ("C1", "C6", "C8"),
     ),
     "model-size": Section(
         "Model size",
@@ -52,7 +52,7 @@ SECTIONS = {
         "learning rate. Where data is short, a longer run may come out worse on unseen images.",
         "schedule",
         f"Colour tells the data level, dash and symbol the size. {BARS}",
-        ("C3", "C4"),
+        ("C3", "C4", "C7"),
     ),
     "proxy": Section(
         "Validation loss as a proxy",
@@ -70,7 +70,7 @@ READING = (
     "always with the same masks. <b>Lift</b> is what a probe on the frozen features scores above the same network at "
     "random initialisation. A claim <b>holds</b> when its whole 95 % interval (bar) lies beyond the margin (dashed "
     "line), <b>does not hold</b> when it lies wholly short of it; otherwise the evidence is <b>too small to say</b>. "
-    "C1 to C4 and C6 compare validation losses, C5 is a rank correlation."
+    "C1 to C4 and C6 compare validation losses, C5 is a rank correlation, C7 a share of runs, C8 a difference of top-1."
 )
 UNITS = {
     "image_size": "px",

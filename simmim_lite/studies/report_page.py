@@ -118,7 +118,7 @@ def strip(claim: Claim) -> str:
     margins = [-claim.margin, claim.margin] if claim.id == "C6" else [claim.margin]
     ends = [claim.low, claim.high, 0.0, *margins]
     low, high = min(ends), max(ends)
-    form = "+.2f" if claim.id == "C5" else "+.4f"
+    form = {"C5": "+.2f", "C7": ".2f", "C8": "+.3f"}.get(claim.id, "+.4f")
 
     def x(value: float) -> float:
         return round(16 + 208 * (value - low) / (high - low), 1)

@@ -184,6 +184,11 @@ def record_path(runs_dir: str | Path, run: Run) -> Path:
     return Path(runs_dir) / "records" / f"{run.key}.json"
 
 
+def transfer_path(runs_dir: str | Path, key: str) -> Path:
+    """Where the record of a transfer lies: RUNS_DIR/transfer/KEY.json."""
+    return Path(runs_dir) / "transfer" / f"{key}.json"
+
+
 def read_record(path: str | Path) -> dict | None:
     """The record at a path, or None when there is none; one line when the file is not a record."""
     try:

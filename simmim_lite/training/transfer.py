@@ -9,12 +9,13 @@ from torch import Tensor
 from ..data.sources import Data, open_data
 from ..errors import UserError, unknown
 from .checkpoint import load_final
-from .finetune import FineTune, finetune
+from .finetune import finetune
 from .kept import kept
 from .meter import Meter
 from .pretrain import build, one_thread, pick_device, pretrain
 from .probes import probe_all
-from .run import SCHEMA_VERSION, Run, write_record
+from .run import SCHEMA_VERSION, Run, transfer_path, write_record
+from .tuning import FineTune
 
 TASKS = ("probe", "finetune")
 
@@ -79,7 +80,7 @@ def _probe(shelf: "_Shelf", run: Run, **options: int) -> tuple[dict, dict]:
             parts = {"cost": meter.read(), "transfer": scores, "where": meter.where(data.digest)}
             return record | {"run": of.to_dict(), "spec": spec} | parts
 
-        return shelf.kept(key, of.data, of.image_size, compute)
+        return shelf.kept(key, of.data, of.image_size, compute)[0]
 
     return probe(run), probe(dataclasses.replace(run, steps=0))
 
@@ -91,14 +92,25 @@ def _finetune(shelf: "_Shelf", run: Run, *, scratch: dict | None = None, **field
             raise unknown("fine-tuning field", name, sorted(known | {"scratch"}))
 
     def tune(spec: FineTune) -> dict:
-        def compute(data: Data) -> dict:
-            weights = shelf.weights() if spec.run else None
-            with one_thread(pick_device(shelf.device)):
-                return finetune(spec, data, weights, device=shelf.device, progress=shelf.progress)
-
-        return shelf.kept(spec.key, spec.data, spec.image_size, compute)
+        return shelf.tuned(spec)[0]
 
     return tune(FineTune.of(run, **fields)), tune(FineTune.scratch(run, **{**fields, **(scratch or {})}))
+
+
+def finetune_once(
+    spec: FineTune,
+    *,
+    runs_dir: str | Path,
+    device: str = "auto",
+    data: Data | None = None,
+    wait: bool = True,
+) -> tuple[dict, bool]:
+    """One fine-tuning, kept as RUNS_DIR/transfer/KEY.json: its record, and whether this call did the work.
+
+    A run it starts from is pretrained first where it is not finished. Another process that is at it is waited for, or
+    raises `kept.Busy` with `wait=False`.
+    """
+    return _Shelf(spec.run, Path(runs_dir), device, None).tuned(spec, data=data, wait=wait)
 
 
 def scores(record: dict) -> dict[str, float]:
@@ -113,7 +125,7 @@ def scores(record: dict) -> dict[str, float]:
 class _Shelf:
     """The transfer records of a runs folder, and the weights of one run in it."""
 
-    def __init__(self, run: Run, runs_dir: Path, device: str, progress: Callable[[int, int], None] | None) -> None:
+    def __init__(self, run: Run | None, runs_dir: Path, device: str, progress: Callable | None) -> None:
         self.run, self.runs_dir, self.device, self.progress = run, runs_dir, device, progress
 
     def weights(self) -> dict[str, Tensor]:
@@ -123,15 +135,34 @@ class _Shelf:
             raise UserError(f"run {self.run.key} failed, so it has no weights to transfer: {record['reason']}")
         return load_final(self.runs_dir, self.run)
 
-    def kept(self, key: str, spec: str, image_size: int, compute: Callable[[Data], dict]) -> dict:
+    def tuned(self, spec: FineTune, *, data: Data | None = None, wait: bool = True) -> tuple[dict, bool]:
+        """The record of a fine-tuning, and whether it was computed now."""
+
+        def compute(data: Data) -> dict:
+            weights = self.weights() if spec.run else None
+            with one_thread(pick_device(self.device)):
+                return finetune(spec, data, weights, device=self.device, progress=self.progress)
+
+        return self.kept(spec.key, spec.data, spec.image_size, compute, data=data, wait=wait)
+
+    def kept(
+        self,
+        key: str,
+        spec: str,
+        image_size: int,
+        compute: Callable[[Data], dict],
+        *,
+        data: Data | None = None,
+        wait: bool = True,
+    ) -> tuple[dict, bool]:
         """The record of a key, if made from the images there are now; else computed, by one process, and written."""
         # not with the run's own images_needed: a baseline belongs to many runs, and the labelled splits never grow
-        data = open_data(spec, image_size)
-        path, lock = self.runs_dir / "transfer" / f"{key}.json", self.runs_dir / "locks" / f"{key}.lock"
+        data = data or open_data(spec, image_size)
+        path, lock = transfer_path(self.runs_dir, key), self.runs_dir / "locks" / f"{key}.lock"
 
         def make() -> dict:
             record = compute(data)
             write_record(path, record)
             return record
 
-        return kept(path, lock, data, make)[0]
+        return kept(path, lock, data, make, wait=wait)

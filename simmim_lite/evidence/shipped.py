@@ -1,0 +1,63 @@
+"""Records that come with the package: real runs of tier laptop, one JSON a source, with provenance. No torch here."""
+
+import json
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from ..errors import UserError, unknown
+from ..training.run import SCHEMA_VERSION, write_atomic
+from .records import load
+
+_FOLDER = files(__package__) / "shipped_records"
+
+
+def names() -> list[str]:
+    """The sets that are shipped: `laptop-scenes`, `laptop-cifar10`."""
+    return sorted(path.name.removesuffix(".json") for path in _FOLDER.iterdir() if path.name.endswith(".json"))
+
+
+def records(name: str) -> list[dict]:
+    """The records of a shipped set, as `records.load` gives those of a runs folder; `UserError` for an unknown name."""
+    return list(_read(name))
+
+
+@cache
+def _read(name: str) -> tuple[dict, ...]:
+    if name not in names():
+        raise unknown("shipped set", name, names())
+    packed = json.loads((_FOLDER / f"{name}.json").read_text())
+    shared = packed["where"]
+    return tuple({**record, "where": shared[record["where"]] | record["times"]} for record in packed["records"])
+
+
+def pack(runs_dir: str | Path, path: str | Path) -> int:
+    """Write all finished records of a runs folder (runs and fine-tunings) as one file; how many.
+
+    Numbers are kept to seven significant digits, which no table or claim can see; everything else is kept as it is.
+    Provenance that many records share is written once.
+    """
+    found = [record for record in load(runs_dir) if record["status"] == "done"]
+    if not found:
+        raise UserError(f"{runs_dir}: no finished records to pack; run a study with --runs-dir {runs_dir} first")
+    where: list[dict] = []
+    packed = []
+    for record in sorted(found, key=lambda r: (r["kind"], r["key"])):
+        place = {k: v for k, v in record["where"].items() if k not in ("started", "finished")}
+        times = {k: record["where"].get(k) for k in ("started", "finished")}
+        if place not in where:
+            where.append(place)
+        packed.append(_rounded(record) | {"where": where.index(place), "times": times})
+    content = {"schema": SCHEMA_VERSION, "where": where, "records": packed}
+    write_atomic(
+        path, json.dumps(content, allow_nan=False, separators=(",", ":")).replace('},{"schema"', '},\n{"schema"') + "\n"
+    )
+    return len(packed)
+
+
+def _rounded(value):
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {k: v if k == "run" or k == "spec" else _rounded(v) for k, v in value.items()}  # they make the key
+    return [_rounded(v) for v in value] if isinstance(value, list) else value

@@ -1,0 +1,158 @@
+"""The reader's own runs for a notebook: what is finished, what is missing, and what that would cost. No torch here."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import unknown
+from ..evidence import shipped
+from ..evidence.drawing import flops_text
+from ..evidence.records import load, millions, short
+from ..model.sizes import SIZES
+from ..training.run import PRECISIONS, Run, record_path
+from .estimate import EVALUATION_STEPS, known_speeds
+from .grids import STUDIES, TIERS, grid
+
+#: Tiers a notebook takes: the first trains nothing.
+NOTEBOOK_TIERS = ("shipped", *TIERS)
+#: Seconds of a core for a GFLOP of small-model training, for the estimate on a machine where nothing was measured yet.
+_GFLOP_SECONDS = 1 / 45
+
+
+def collect(
+    study: str,
+    *,
+    tier: str = "shipped",
+    data: str = "scenes",
+    seeds: int | Sequence[int] | None = None,
+    workers: int | None = None,
+    runs_dir: str | Path = "runs",
+    device: str = "auto",
+    precision: str = "auto",
+) -> list[dict]:
+    """The reader's records of a study (a name in `STUDIES`, or `all`), training what is missing.
+
+    Tier `shipped` trains nothing and returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any
+    other tier (smoke, quick, laptop) returns its records in grid order. seeds, workers: 0 and None mean the tier's own
+    number and one process a core. `UserError` for an unknown name, for data that cannot be opened, and for runs that
+    could not be finished; what was finished is kept.
+    """
+    check(study, tier)
+    if tier == "shipped":
+        return [record for record in load(runs_dir) if _data_of(record) == data]
+    from .engine import train_missing
+
+    return train_missing(
+        study,
+        tier=tier,
+        data=data,
+        seeds=seeds or None,
+        workers=workers or None,
+        runs_dir=runs_dir,
+        device=device,
+        precision=precision,
+    ).records
+
+
+def check(study: str, tier: str) -> None:
+    """`UserError` for a study or a tier that does not exist."""
+    if study not in (*STUDIES, "all"):
+        raise unknown("study", study, (*STUDIES, "all"))
+    if tier not in NOTEBOOK_TIERS:
+        raise unknown("tier", tier, NOTEBOOK_TIERS)
+
+
+def preview(
+    study: str,
+    *,
+    tier: str = "shipped",
+    data: str = "scenes",
+    seeds: int | Sequence[int] | None = None,
+    runs_dir: str | Path = "runs",
+) -> list[dict[str, str]]:
+    """What a study would run, a line a size and all together, as text: a table of cost before anything starts.
+
+    Runs off one trunk share its steps, and are counted as they will be trained. The time is of one core: from steps
+    measured on this machine where `runs_dir` has any, else a rough guess. `done` counts records that are there.
+    Tier `shipped` shows what the shipped runs took when they were made.
+    """
+    check(study, tier)
+    if tier == "shipped":
+        return _preview_shipped()
+    runs = grid(study, tier, data=data, seeds=seeds or None, precision="bf16")
+    speeds = known_speeds(Path(runs_dir), TIERS[tier].recipe)
+    families = defaultdict(list)
+    for run in runs:
+        families[run.trunk_key].append(run)
+    lines, total = [], defaultdict(float)
+    for model in TIERS[tier].models:
+        cost = defaultdict(float)
+        for family in families.values():
+            if family[0].model == model:
+                for name, value in _family_cost(family, speeds, Path(runs_dir)).items():
+                    cost[name] += value
+        for name, value in cost.items():
+            total[name] += value
+        lines.append(_line(f"{short(model)} ({millions(SIZES[model].parameters)})", cost))
+    return [*lines, _line("all", total)]
+
+
+def _family_cost(family: list[Run], speeds: dict[str, float], runs_dir: Path) -> dict[str, float]:
+    """Steps of a trunk and its branches, as they will be trained."""
+    longest = max(run.steps for run in family)
+    steps = longest + sum(run.steps - run.drop_step for run in family if run.steps < longest)
+    run = family[0]
+    gflop = 6 * SIZES[run.model].gmac(run.image_size, run.window_size, head=True) * run.batch_size
+    second = speeds.get(f"{run.model} {run.precision}", gflop * _GFLOP_SECONDS)
+    evaluations = EVALUATION_STEPS * (len(family) + longest // run.eval_every * 0.5)
+    return {
+        "runs": len(family),
+        "steps": steps,
+        "images": steps * run.batch_size,
+        "flops": steps * gflop * 1e9,
+        "seconds": second * (steps + evaluations),
+        "done": sum(_done(run, runs_dir) for run in family),
+    }
+
+
+def _done(run: Run, runs_dir: Path) -> bool:
+    """Whether the run is finished, in whatever precision this machine was found to be faster."""
+    return any(record_path(runs_dir, replace(run, precision=p)).exists() for p in PRECISIONS)
+
+
+def _line(name: str, cost: dict[str, float]) -> dict[str, str]:
+    return {
+        "model size": name,
+        "runs": f"{cost['runs']:,.0f}",
+        "steps": f"{cost['steps']:,.0f}",
+        "images seen": f"{cost['images']:,.0f}",
+        "FLOPs": flops_text(cost["flops"]),
+        "time on one core": clock(cost["seconds"]),
+        "done": f"{cost['done']:,.0f} of {cost['runs']:,.0f}",
+    }
+
+
+def _preview_shipped() -> list[dict[str, str]]:
+    lines = []
+    for name in shipped.names():
+        records = [r for r in shipped.records(name) if r["kind"] == "pretrain"]
+        trained = [r for r in records if r["run"]["steps"]]
+        cost = {"runs": len(records), "done": len(records), "steps": sum(r["run"]["steps"] for r in trained)}
+        cost["images"] = sum(r["cost"]["images_seen"] for r in trained)
+        cost["flops"] = sum(r["cost"]["flops"] for r in trained)
+        cost["seconds"] = sum(r["cost"]["core_seconds"] for r in records)
+        lines.append(_line(name, cost))
+    return lines
+
+
+def clock(seconds: float) -> str:
+    """Seconds to read: `45 s`, `4 min`, `1.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _data_of(record: dict) -> str | None:
+    run = record.get("run") or record.get("spec") or {}
+    return run.get("data")

@@ -1,0 +1,148 @@
+"""The jobs of a study and the processes that do them: one trunk or one fine-tuning a job, one thread a process."""
+
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import Interrupted, UserError
+from ..training.run import Run, record_path, transfer_path
+from ..training.tuning import FineTune
+from .estimate import Progress, job_seconds, tuning_seconds
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one worker does in one go: runs off one trunk, shortest first, or a single fine-tuning."""
+
+    name: str  # of what it locks
+    work: tuple[Run | FineTune, ...]
+    seconds: float  # estimate, core seconds
+
+    def paths(self, runs_dir: Path) -> list[Path]:
+        """The records it leaves."""
+        return [path_of(item, runs_dir) for item in self.work]
+
+
+def path_of(item: Run | FineTune, runs_dir: str | Path) -> Path:
+    """Where the record of a run or a fine-tuning lies."""
+    return record_path(runs_dir, item) if isinstance(item, Run) else transfer_path(runs_dir, item.key)
+
+
+def make_jobs(items: Sequence[Run | FineTune], speeds: dict[str, float]) -> list[Job]:
+    """Runs grouped by trunk, fine-tunings one by one; the longest job first."""
+    families = defaultdict(list)
+    for item in items:
+        families[item.trunk_key if isinstance(item, Run) else item.key].append(item)
+    jobs = []
+    for name, family in families.items():
+        if isinstance(family[0], Run):
+            # within a trunk the shorter run comes first: the longer one branches off it
+            family.sort(key=lambda run: run.steps)
+            seconds = job_seconds(family, speeds)
+        else:
+            seconds = tuning_seconds(family[0], speeds)
+        jobs.append(Job(name, tuple(family), seconds))
+    return sorted(jobs, key=lambda job: -job.seconds)
+
+
+def execute(
+    jobs: list[Job], runs_dir: Path, device: str, workers: int, what: str = "runs to train"
+) -> tuple[int, float]:
+    """Do the jobs; how many records this made, and core seconds. An error of one is raised when all are finished."""
+    import joblib
+
+    outcomes: list[_Outcome] = []
+    with Progress({job.name: (job.paths(runs_dir), job.seconds) for job in jobs}, workers, what) as progress:
+        total = len(progress.costs)
+        try:
+            for wait in (False, True):  # what another process holds is waited for only when nothing else is left
+                if not jobs:
+                    break
+                with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+                    pool = joblib.Parallel(
+                        n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1
+                    )
+                    calls = (joblib.delayed(_do)(job, str(runs_dir), device, wait, os.getpid()) for job in jobs)
+                    outcomes += pool(calls)
+                busy = {outcome.name for outcome in outcomes if outcome.busy}
+                jobs = [] if wait else [job for job in jobs if job.name in busy]
+        except KeyboardInterrupt:
+            _stop_workers()
+            done = len(progress.finished())
+            raise Interrupted(
+                f"interrupted: {done} of {total} {what.split()[0]} are finished and kept in {runs_dir}; "
+                "run the same command to go on"
+            ) from None
+        except Exception as error:
+            if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
+                raise
+            raise UserError(
+                f"a worker process died (out of memory?): finished runs are kept in {runs_dir}; "
+                "run again with --workers 1"
+            ) from error
+    errors = [outcome.error for outcome in outcomes if outcome.error]
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise UserError(errors[0] + more)
+    return sum(o.trained for o in outcomes), sum(o.core_seconds for o in outcomes)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a job in its worker."""
+
+    name: str
+    trained: int = 0  # runs this job finished itself
+    core_seconds: float = 0.0
+    busy: bool = False  # another process holds it
+    error: str = ""
+
+
+def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outcome:
+    """In a worker: the work of one job, in order."""
+    from ..data.sources import open_data
+    from ..training.kept import Busy
+    from ..training.pretrain import pretrain_once
+    from ..training.transfer import finetune_once
+
+    _end_with(parent)
+    started, trained, outcome = time.process_time(), 0, _Outcome(job.name)
+    try:
+        first = job.work[0]
+        needed = max((run.images or 0 for run in job.work if isinstance(run, Run)), default=0)
+        data = open_data(first.data, first.image_size, images_needed=needed)
+        for item in job.work:
+            once = pretrain_once if isinstance(item, Run) else finetune_once
+            trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait)[1]
+    except Busy:
+        outcome = replace(outcome, busy=True)
+    except UserError as error:
+        outcome = replace(outcome, error=str(error))
+    return replace(outcome, trained=trained, core_seconds=time.process_time() - started)
+
+
+_watched: set[int] = set()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when the process that started the study is gone: a killed study leaves nothing running."""
+    if parent in _watched or os.getpid() == parent:
+        return
+    _watched.add(parent)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _stop_workers() -> None:
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=False, kill_workers=True)
