@@ -5,15 +5,23 @@ ARGS ?=
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: study test test-all bench lint clean
+.PHONY: study lab gallery test test-all bench lint chromium clean
 
 study: .venv/.study  ## the four studies, live, at tier quick: make study ARGS="--data imagefolder:DIR"
 	$(BIN)/simmim-lite study all --tier quick $(ARGS)
 
-test: .venv/.test  ## the tests, in two minutes
+# The file browser shows notebooks/, and kernels run here, so that notebooks and commands share runs/.
+lab: .venv/.study .venv/.lab  ## JupyterLab on the first notebook, with the table of contents
+	JUPYTERLAB_WORKSPACES_DIR=.venv/workspaces $(BIN)/jupyter lab --ServerApp.root_dir=notebooks \
+		--MappingKernelManager.root_dir="$(CURDIR)" --LabApp.default_url=/lab/workspaces/course/tree/00_start.ipynb $(ARGS)
+
+gallery: .venv/.test  ## the README's figure and one picture a study, from the shipped records
+	$(BIN)/simmim-lite gallery $(ARGS)
+
+test: .venv/.test chromium  ## the tests, in two minutes
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-all: .venv/.test  ## the tests that take minutes too
+test-all: .venv/.test chromium  ## the tests that take minutes too
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 bench: .venv/.test  ## speed on this machine, as ratios
@@ -38,3 +46,20 @@ clean:
 .venv/.test: pyproject.toml | .venv/bin/uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[dev]"
 	@touch $@ .venv/.study
+
+# A workspace of its own, made once: what the reader rearranges in it stays, and their other workspaces are left alone.
+.venv/.lab: | .venv/.study
+	@printf '%s\n' '$(WORKSPACE)' > .venv/course.json
+	@JUPYTERLAB_WORKSPACES_DIR=.venv/workspaces $(BIN)/jupyter lab workspaces import .venv/course.json
+	@touch $@
+
+TOC := "@jupyterlab/toc:plugin"
+LEFT := {"collapsed":false,"visible":true,"current":$(TOC),"widgets":["filebrowser","running-sessions",$(TOC)]}
+WORKSPACE := {"data":{"layout-restorer:data":{"left":$(LEFT),"relativeSizes":[0.2,0.8,0]}},"metadata":{"id":"course"}}
+
+# The browser tests need a Chromium or Chrome on PATH.
+FIND_CHROMIUM := command -v chromium || command -v chromium-browser || command -v google-chrome || ls "/Applications/Google Chrome.app"
+chromium:
+	@{ $(FIND_CHROMIUM); } > /dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
+		&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu > /dev/null; } \
+		|| { echo "the browser tests need Chromium or Chrome on PATH: apt-get install chromium, or brew install --cask google-chrome"; exit 2; }

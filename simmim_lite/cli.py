@@ -6,6 +6,7 @@ import os
 import sys
 import types
 import typing
+from pathlib import Path
 
 from .errors import Interrupted, UserError
 from .training.run import Run
@@ -52,15 +53,23 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(call=call)
         return sub
 
-    study = verb("study", _study, "run what is missing of a study and write its report")
+    study = verb("study", _study, "train what is missing of a study, run its notebooks and write its report")
     study.add_argument("name", help="data-scale, model-size, schedule, proxy or all")
-    study.add_argument("--tier", default="quick", help="quick (default) or smoke")
+    study.add_argument(
+        "--tier", default="quick", help="shipped (trains nothing), smoke, quick (default: minutes) or laptop (an hour)"
+    )
     study.add_argument(
         "--data", default="scenes", help="scenes (default), imagefolder:DIR, torchvision:NAME or hf:NAME"
     )
     study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
     study.add_argument("--workers", type=int, help="processes; one a core by default")
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
+    study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
+    study.add_argument("--no-notebooks", action="store_true", help="train and write the report only")
+    study.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="a parameter of the notebooks, as papermill takes it",
+    )  # fmt: skip
     _common(study)
 
     pretrain = verb("pretrain", _pretrain, "train, validate and probe one run")
@@ -81,6 +90,16 @@ def _parser() -> argparse.ArgumentParser:
     manifest.add_argument("manifest", help="a YAML file, or the name of one in data_manifests/")
     manifest.add_argument("folder", nargs="?", help="the folder of images; not needed for scenes")
     manifest.add_argument("--out", help="where build writes the filled-in manifest; in place by default")
+
+    records = verb("records", None, "take in somebody else's runs").add_subparsers(required=True, metavar="ACTION")
+    text = "take runs from a CSV file into tables, claims and plots"
+    taken = records.add_parser("import", help=text, description=text)
+    taken.add_argument("file", help="a CSV file: model or parameters, images, iterations, batch size, losses, scores")
+    taken.add_argument("--runs-dir", default="runs", help="where records are kept (runs)")
+    taken.set_defaults(call=_records_import)
+
+    gallery = verb("gallery", _gallery, "draw the pictures of the studies from the shipped records")
+    gallery.add_argument("--out", help="the folder to write to")
 
     weights = verb("weights", _weights, "convert weights between layouts")
     weights.add_argument("action", choices=("convert",))
@@ -117,26 +136,119 @@ def _run_of(arguments: argparse.Namespace) -> Run:
 
 
 def _study(arguments: argparse.Namespace) -> None:
+    from .studies.collecting import check
+
+    check(arguments.name, arguments.tier)
+    if arguments.dry_run:
+        return _dry_run(arguments)
+    planned, reason = _notebook_parameters(arguments)  # a wrong parameter fails before anything is trained
+    if arguments.tier == "shipped":
+        _shipped(arguments)
+    else:
+        _train(arguments)
+    executed, failures = {}, {}
+    if planned:
+        from .studies import notebooks, pages
+
+        runs = Path(arguments.runs_dir)
+        executed, failures = notebooks.execute(planned, runs / "notebooks", workers=arguments.workers)
+        if executed or (runs / "report" / "index.html").exists():  # pages of earlier calls stay linked
+            pages.write(executed, runs / "report")
+        if executed:
+            print(f"executed notebooks: {runs / 'notebooks'}")
+    elif reason:
+        print(f"without notebooks: {reason}")
+    if executed or arguments.tier != "shipped":
+        print(f"report: {Path(arguments.runs_dir) / 'report' / 'index.html'}")
+    if failures:
+        more = f" (and {len(failures) - 1} more, see above)" if len(failures) > 1 else ""
+        raise UserError(next(iter(failures.values())) + more)
+    if arguments.tier == "shipped" and not executed:
+        raise UserError(f"tier shipped trains nothing and shows the notebooks: {reason or 'leave out --no-notebooks'}")
+
+
+def _train(arguments: argparse.Namespace) -> None:
     from .studies.engine import study
 
-    result = study(
-        arguments.name,
-        tier=arguments.tier,
-        data=arguments.data,
-        seeds=arguments.seeds,
-        workers=arguments.workers,
-        runs_dir=arguments.runs_dir,
-        device=arguments.device,
-        precision=arguments.precision,
-    )
-    for claim in result.claims:
-        print(f"{claim.id}  {claim.verdict:16s}  {claim.statement}. {claim.evidence}.")
+    names = ("name", "tier", "data", "seeds", "workers", "runs_dir", "device", "precision")
+    result = study(**{name: getattr(arguments, name) for name in names})
+    _say(result.claims)
     failed = sum(record["status"] == "failed" for record in result.records)
     print(
         f"{len(result.records)} runs, {result.trained} trained now, {failed} failed; "
         f"{result.core_seconds:.0f} core-seconds in {result.wall_seconds:.0f} s"
     )
-    print(f"report: {result.report}")
+
+
+def _shipped(arguments: argparse.Namespace) -> None:
+    from .evidence import shipped
+    from .evidence.claims import claims
+    from .studies.report import SECTIONS
+
+    wanted = {c for name, section in SECTIONS.items() if arguments.name in (name, "all") for c in section.claims}
+    for name in shipped.names():
+        records = shipped.records(name)
+        print(f"shipped records {name}: {len(records)}")
+        _say([claim for claim in claims(records) if claim.id in wanted])
+
+
+def _say(claims: list) -> None:
+    for claim in claims:
+        print(f"{claim.id}  {claim.verdict:16s}  {claim.statement}. {claim.evidence}.")
+    sys.stdout.flush()
+
+
+def _notebook_parameters(arguments: argparse.Namespace) -> tuple[dict[Path, dict], str]:
+    """The notebooks of a study with their parameters, checked; or none, and why there are none."""
+    from .studies import notebooks
+
+    if arguments.no_notebooks:
+        return {}, ""
+    if missing := notebooks.not_installed():
+        return {}, f"not installed: {missing}; {notebooks.HOW_TO_GET}, and run the same command again"
+    wanted = notebooks.NOTEBOOKS.values() if arguments.name == "all" else [notebooks.NOTEBOOKS[arguments.name]]
+    try:
+        paths = [notebooks.find(name) for name in wanted]
+    except UserError as error:
+        return {}, str(error)
+    given = {"tier": arguments.tier, "data": arguments.data, "runs_dir": arguments.runs_dir}
+    given |= {"seeds": arguments.seeds or 0, "workers": arguments.workers or 0}
+    if (arguments.device, arguments.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
+        given["tier"] = "shipped"
+    texts = dict(arguments.parameter)
+    return {path: notebooks.check_parameters(path, given) | notebooks.from_text(path, texts) for path in paths}, ""
+
+
+def _dry_run(arguments: argparse.Namespace) -> None:
+    from .studies.collecting import preview
+
+    names = ("tier", "data", "seeds", "runs_dir")
+    rows = preview(arguments.name, **{name: getattr(arguments, name) for name in names})
+    if not rows:
+        raise UserError(f"nothing to show at tier {arguments.tier}: no records are shipped with this version")
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(len(str(line[k])) for line in lines) for k in range(len(lines[0]))]
+    for line in lines:
+        cells = [
+            f"{text:<{w}}" if k == 0 else f"{text:>{w}}" for k, (text, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _records_import(arguments: argparse.Namespace) -> None:
+    from .evidence.claims import claims
+    from .evidence.imported import import_csv
+
+    records = import_csv(arguments.file, arguments.runs_dir)
+    _say(claims(records))
+    print(f"{len(records)} runs taken from {arguments.file} into {arguments.runs_dir}")
+
+
+def _gallery(arguments: argparse.Namespace) -> None:
+    from .studies.gallery import make_gallery
+
+    for path in make_gallery(*[arguments.out] if arguments.out else []):
+        print(path)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:

@@ -46,6 +46,10 @@ def photos(folder, sizes=((40, 40),) * 12, classes=("a", "b")) -> None:
         (["study", "all", "--data", "imagefolder:nowhere"], "nowhere"),
         (["study"], "the following arguments are required: name"),
         (["study", "all", "--sede", "1"], "unrecognized arguments: --sede 1"),
+        (["study", "all", "--dry-run", "--tier", "huge"], "unknown tier 'huge'"),
+        (["study", "nope", "--no-notebooks"], "unknown study 'nope'"),
+        (["records"], "the following arguments are required: ACTION"),
+        (["records", "inport", "a.csv"], "invalid choice: 'inport'"),
         (["pretrain", "--model", "swinv2_fento"], "did you mean 'swinv2_femto'"),
         (["pretrain", "--steps", "-5"], "steps is -5: give a whole number from 0"),
         (["pretrain", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
@@ -110,7 +114,7 @@ def test_folder_with_bad_pictures(capsys, tmp_path) -> None:
 
 def test_runs_folder_that_cannot_be_written(capsys, tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    for words in (["pretrain", *TINY], ["study", "all", "--tier", "smoke"]):
+    for words in (["pretrain", *TINY], ["study", "all", "--tier", "smoke", "--no-notebooks"]):
         status, _, errors = call(capsys, *words, "--runs-dir", tmp_path / "file" / "runs")
         assert status == 2
         assert "cannot write" in errors.splitlines()[-1]

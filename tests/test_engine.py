@@ -30,6 +30,7 @@ COMMAND = [
     "2",
     "--precision",
     "fp32",
+    "--no-notebooks",
 ]
 
 

@@ -1,0 +1,255 @@
+"""Notebooks through papermill: parameters checked first, whole copies only, and one line for whatever goes wrong."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_notebooks import write_notebook
+
+from simmim_lite import cli
+from simmim_lite.errors import UserError
+from simmim_lite.evidence.records import load
+from simmim_lite.studies import notebooks
+from simmim_lite.studies.engine import train_missing
+from simmim_lite.studies.grids import grid
+
+KILL = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+TRAIN = (
+    "from simmim_lite.studies.engine import train_missing\n"
+    "done = train_missing('data-scale', tier=tier, workers=1, runs_dir=runs_dir, precision='fp32')\n"
+    "with open(f'{runs_dir}/trained', 'a') as file: file.write(f'{done.trained} ')"
+)
+
+
+@pytest.fixture
+def notebook(tmp_path) -> Path:
+    return write_notebook(tmp_path / "04_data_scale.ipynb", ["print(tier)"])
+
+
+def printed(path: Path) -> str:
+    """What an executed notebook printed."""
+    cells = json.loads(path.read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    return "".join("".join(output["text"]) for output in outputs if output.get("name") == "stdout")
+
+
+def test_parameters_are_the_literals_of_the_tagged_cell(tmp_path, notebook) -> None:
+    assert notebooks.parameters(notebook) == {
+        "tier": "shipped",
+        "data": "scenes",
+        "seeds": 0,
+        "workers": 0,
+        "runs_dir": "runs",
+    }
+    typed = write_notebook(tmp_path / "typed.ipynb", [], parameters="# comment\nlr: float = -1e-3\nflag = True")
+    assert notebooks.parameters(typed) == {"lr": -1e-3, "flag": True}
+    derived = write_notebook(tmp_path / "derived.ipynb", [], parameters="a = 1\nb = 2 * a")
+    with pytest.raises(UserError, match="may hold only lines like"):
+        notebooks.parameters(derived)
+    (tmp_path / "none.ipynb").write_text("no notebook")
+    with pytest.raises(UserError, match="none.ipynb: not a readable notebook"):
+        notebooks.parameters(tmp_path / "none.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("params", "line"),
+    [
+        ({"seed": 1}, "unknown parameter of 04_data_scale.ipynb 'seed': did you mean 'seeds'? known are tier, data"),
+        ({"seeds": "3"}, "seeds is '3' (str): give a whole number"),
+        ({"seeds": 1.5}, "seeds is 1.5 (float): give a whole number"),
+        ({"seeds": True}, "seeds is True (bool): give a whole number"),
+        ({"workers": -1}, "workers is -1: give a whole number from 0"),
+        ({"data": 3}, "data is 3 (int): give a text"),
+        ({"tier": "quik"}, "unknown tier 'quik': did you mean 'quick'? known are shipped, smoke, quick, laptop"),
+        ({"data": "scene"}, "unknown data 'scene': did you mean 'scenes'"),
+        ({"data": "imagefolder:EMPTY"}, "EMPTY: no images in this folder"),
+        ({"data": "imagefolder:nowhere"}, "nowhere: no such folder"),
+        ({"data": "EMPTY"}, "it is a folder, say imagefolder:EMPTY"),
+    ],
+)
+def test_wrong_parameters_get_one_line(params: dict, line: str, notebook, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    with pytest.raises(UserError, match=re.escape(line)) as error:
+        notebooks.run([notebook], params, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists(), "something was started"
+
+
+def test_texts_become_the_type_of_the_default(tmp_path) -> None:
+    literals = "n = 1\nx = 0.5\nflag = False\nname = 'a'\nlist_ = [1]\nfree = None"
+    path = write_notebook(tmp_path / "typed.ipynb", [], parameters=literals)
+    texts = {"n": "3", "x": "3e-4", "flag": "true", "name": "5", "list_": "[2, 3]", "free": "some text"}
+    wanted = {"n": 3, "x": 3e-4, "flag": True, "name": "5", "list_": [2, 3], "free": "some text"}
+    assert notebooks.from_text(path, texts) == wanted
+    for name, text, line in (
+        ("n", "many", "n is 'many': give a whole number"),
+        ("flag", "perhaps", "flag is 'perhaps': give true or false"),
+        ("list_", "3", "list_ is 3 (int): give a list"),
+        ("m", "3", "unknown parameter of typed.ipynb 'm'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(line)):
+            notebooks.from_text(path, {name: text})
+
+
+def test_an_unknown_notebook_gets_the_nearest_name(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(notebooks, "folder", lambda: write_notebook(tmp_path / "04_data_scale.ipynb", []).parent)
+    with pytest.raises(UserError, match="unknown notebook '04_datascale': did you mean '04_data_scale'"):
+        notebooks.find("04_datascale")
+
+
+def test_one_dies_one_fails_and_the_others_finish(tmp_path, monkeypatch) -> None:
+    """Whole copies appear, what failed leaves its line, a second call that works clears what the first one left."""
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "notebooks"
+    say = "import os\nprint(tier, seeds, os.getcwd(), os.environ['OMP_NUM_THREADS'])"
+    good = write_notebook(here / "good.ipynb", [say])
+    wrong = write_notebook(
+        here / "wrong.ipynb", ["from simmim_lite.errors import UserError", "raise UserError('this')"]
+    )
+    crash = write_notebook(here / "crash.ipynb", ["1 / 0"])
+    dead = write_notebook(here / "dead.ipynb", [KILL])
+    planned = {path: {"tier": "smoke", "seeds": 2, "runs_dir": "kept"} for path in (dead, wrong, crash, good)}
+    executed, failures = notebooks.execute(planned, "out", workers=2)
+    out = tmp_path / "out"
+    assert executed == {"good": out / "good.ipynb"}
+    assert printed(executed["good"]) == f"smoke 2 {tmp_path} {max(1, (os.cpu_count() or 1) // 2)}\n"
+    assert str(tmp_path / "notebooks") not in executed["good"].read_text()
+    again = "finished runs are kept in kept; run the same command to go on"
+    assert failures["dead"] == f"the kernel of dead died (killed or out of memory): {again}"
+    assert failures["wrong"] == f"wrong, cell [4]: this; as far as it came: {out / 'wrong.failed.ipynb'}"
+    assert failures["crash"].startswith("crash, cell [3]: ZeroDivisionError: division by zero")
+    assert {path.name for path in out.iterdir()} == {"good.ipynb", "wrong.failed.ipynb", "crash.failed.ipynb"}
+    write_notebook(crash, ["1 / 1"])
+    assert notebooks.run([crash], {}, out) == {"crash": out / "crash.ipynb"}
+    assert not (out / "crash.failed.ipynb").exists()
+    with pytest.raises(UserError, match="wrong, cell"):
+        notebooks.run([wrong], {}, out)
+
+
+def test_two_at_once_share_the_records_and_a_death_loses_none(tmp_path) -> None:
+    """Together they train every run once; the kernel of one is killed then, and the next call trains nothing again."""
+    runs = tmp_path / "runs"
+    plan = {"tier": "smoke", "runs_dir": str(runs)}
+    first = write_notebook(tmp_path / "first.ipynb", [TRAIN])
+    mortal = write_notebook(tmp_path / "mortal.ipynb", [TRAIN, KILL])
+    executed, failures = notebooks.execute({first: plan, mortal: plan}, tmp_path / "out", workers=2)
+    assert (list(executed), list(failures)) == (["first"], ["mortal"])
+    trained = [int(number) for number in (runs / "trained").read_text().split()]
+    assert len(trained) == 2
+    assert sum(trained) == len(load(runs)) >= len(grid("data-scale", "smoke"))
+    assert train_missing("data-scale", tier="smoke", workers=1, runs_dir=runs, precision="fp32").trained == 0
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_study_leaves_no_kernel_running(signal_, tmp_path) -> None:
+    say = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(300)"
+    path = write_notebook(tmp_path / "sleeper.ipynb", [say])
+    code = f"from simmim_lite.studies import notebooks\nnotebooks.run([{str(path)!r}], {{}}, 'out')"
+    options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, "-c", code], **options)
+    limit = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    kernel = int((tmp_path / "pid").read_text())
+    if signal_ == signal.SIGINT:
+        os.killpg(process.pid, signal_)
+    else:
+        process.kill()
+    errors = process.communicate(timeout=60)[1]
+    while _lives(kernel) and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert not _lives(kernel), "the kernel outlived the study"
+    assert not (tmp_path / "out").exists(), "half a copy"
+    if signal_ == signal.SIGINT:
+        assert "interrupted: finished runs and notebooks are kept" in errors.splitlines()[-1]
+
+
+def _lives(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch, capsys):
+    """`simmim-lite study data-scale --tier smoke …` with a notebook of our own: exit status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(notebooks, "folder", lambda: tmp_path / "notebooks")
+
+    def call(*words: str, cells=("print(tier, seeds, workers)",)) -> tuple[int, str, str]:
+        write_notebook(tmp_path / "notebooks" / "04_data_scale.ipynb", list(cells), text="# How much data?")
+        try:
+            status = cli.main(["study", "data-scale", "--tier", "smoke", "--workers", "1", *words])
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def test_a_study_ends_with_notebooks_and_linked_pages(study, tmp_path) -> None:
+    status, out, errors = study("-p", "seeds", "1")
+    assert status == 0, errors
+    assert "executed notebooks: runs/notebooks" in out
+    assert out.splitlines()[-1] == f"report: {Path('runs/report/index.html')}"
+    assert printed(tmp_path / "runs/notebooks/04_data_scale.ipynb") == "smoke 1 1\n"
+    report = tmp_path / "runs" / "report"
+    for name in ("index.html", "04_data_scale.html"):
+        assert (report / name).read_text().count('<nav class="pages">') == 1
+    assert '<a href="04_data_scale.html">' in (report / "index.html").read_text()
+    # a second call trains nothing, and one line names the cell that fails; the report is there all the same
+    status, out, errors = study(cells=["1 / 0"])
+    assert status == 2
+    assert "0 trained now" in out
+    assert errors.splitlines()[-1].startswith("simmim-lite: 04_data_scale, cell [3]: ZeroDivisionError")
+    assert "Traceback" not in errors
+    assert '<a href="04_data_scale.html">' in (report / "index.html").read_text(), "the earlier page is still linked"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["-p", "sed", "1"], "unknown parameter of 04_data_scale.ipynb 'sed': did you mean 'seeds'"),
+        (["-p", "seeds", "many"], "seeds is 'many': give a whole number"),
+        (["--tier", "hug"], "unknown tier 'hug'"),
+        (["--data", "imagefolder:."], "no images in this folder"),
+        (["-p", "seeds"], "argument -p/--parameter: expected 2 arguments"),
+    ],
+)
+def test_the_command_refuses_before_it_starts(study, words: list[str], line: str, tmp_path) -> None:
+    status, _, errors = study(*words)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert line in errors
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_papermill_a_study_trains_all_the_same(study, monkeypatch) -> None:
+    for name in ("papermill", "ipykernel", "nbconvert", "latex2mathml"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not there
+    status, out, errors = study()
+    assert status == 0, errors
+    assert "without notebooks: not installed: papermill and ipykernel; pip install papermill ipykernel" in out
+    assert "trained now" in out
+    status, out, _ = study("--tier", "shipped")
+    assert status == 2
+
+
+def test_dry_run_starts_nothing(study, tmp_path) -> None:
+    status, out, errors = study("--dry-run")
+    assert status == 0, errors
+    lines = out.splitlines()
+    assert lines[0].split("  ")[0] == "model size"
+    assert lines[-1].startswith("all ")
+    assert len({len(line) for line in lines}) == 1, "columns are aligned"
+    assert not (tmp_path / "runs").exists()
