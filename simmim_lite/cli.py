@@ -236,12 +236,12 @@ def _dry_run(arguments: argparse.Namespace) -> None:
 
 
 def _records_import(arguments: argparse.Namespace) -> None:
-    from .evidence.claims import claims
-    from .evidence.imported import import_csv
+    from .evidence import imported
 
-    records = import_csv(arguments.file, arguments.runs_dir)
-    _say(claims(records))
-    print(f"{len(records)} runs taken from {arguments.file} into {arguments.runs_dir}")
+    rows = imported.read_csv(arguments.file)
+    count = imported.import_csv(arguments.file, arguments.runs_dir)
+    _say(imported.claims(rows))
+    print(f"{count} runs taken from {arguments.file} into {arguments.runs_dir}; the studies' notebooks show them")
 
 
 def _gallery(arguments: argparse.Namespace) -> None:

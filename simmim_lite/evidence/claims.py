@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import doublings
 from .findings import FAILS, HOLDS, OPEN, Finding
 from .intervals import BOOTSTRAP_FROM, paired_interval, rank_interval
 from .records import SCORES, Grid, core_grid, groups, millions, schedule_grid, short, table
@@ -169,10 +170,6 @@ def _find(rule: Rule, rows: list[dict], records: list[dict]) -> Finding:
     if rule.unit == "network":
         return rank(rows)
     if rule.unit == "trunk":
-        try:
-            from . import doublings
-        except ImportError:
-            return Finding("The doublings of length are not counted yet", open=True)
         return doublings.finding(rows)
     return supervised(rows, records) if rule.unit == "label" else contrast(rule, rows)
 

@@ -1,0 +1,119 @@
+"""Doublings of the length: does a rising validation loss mean a falling score, and what tells beforehand (C7).
+
+Omega is parameters x images seen / unique images squared (FACTS 7): how often a network of this size sees each image,
+against how many images there are. No torch here.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+
+from .findings import Finding
+from .intervals import paired_interval
+from .records import SCORES, millions, trained
+
+
+def omega(row: dict) -> float:
+    """Parameters x images seen / unique images squared of a run (FACTS 7)."""
+    return row["params"] * row["images_seen"] / row["images"] ** 2
+
+
+def doublings(rows: list[dict], score: str = "linear") -> list[dict]:
+    """One row for every two runs of a size, a data level and a seed of which one is twice as long as the other.
+
+    `loss_change` and `score_change` (0 to 1) are those of the longer run less the shorter; `omega` is the longer one's;
+    model, params, images, steps (of the longer), seed and `unit` say which. Runs without the score are left out.
+    """
+    runs = {(r["model"], r["images"], r.get("dataset"), r["seed"], r["steps"]): r for r in trained(rows)}
+    found = []
+    for (*cell, steps), shorter in runs.items():
+        longer = runs.get((*cell, 2 * steps))
+        if longer is None or any(r[k] is None for r in (shorter, longer) for k in ("val_loss", score)):
+            continue
+        found.append(
+            {name: longer[name] for name in ("model", "params", "images", "steps", "seed")}
+            | {
+                "unit": " ".join(map(str, cell)),
+                "loss_change": longer["val_loss"] - shorter["val_loss"],
+                "score_change": longer[score] - shorter[score],
+                "omega": omega(longer),
+            }
+        )
+    return sorted(found, key=lambda d: (d["params"], d["images"], d["steps"], d["seed"]))
+
+
+def turning_point(found: list[dict], of: str = "loss") -> float | None:
+    """The Omega at which a doubling is as likely to raise the loss (`of="loss"`) or lower the score ("score") as not.
+
+    By logistic regression on log Omega; halfway between the two where they do not overlap. None where a side is
+    empty, or where the event does not become likelier with Omega.
+    """
+    x = np.log(np.array([d["omega"] for d in found], float))
+    hit = np.array([d["loss_change"] > 0 if of == "loss" else d["score_change"] < 0 for d in found], bool)
+    if not found or hit.all() or not hit.any():
+        return None
+    if x[~hit].max() < x[hit].min():
+        return float(np.exp((x[~hit].max() + x[hit].min()) / 2))
+    if x[hit].max() < x[~hit].min() or np.ptp(x) == 0:
+        return None
+    z = np.stack([np.ones_like(x), (x - x.mean()) / x.std()], 1)
+    beta = np.zeros(2)
+    for _ in range(100):  # Newton, damped: the likelihood is concave
+        p = 1 / (1 + np.exp(-np.clip(z @ beta, -30, 30)))
+        gradient = z.T @ (hit - p)
+        step = np.linalg.solve((z.T * (p * (1 - p))) @ z + 1e-9 * np.eye(2), gradient)
+        beta += step * min(1, 5 / max(np.abs(step).max(), 1e-12))
+        if np.abs(gradient).max() < 1e-9:
+            break
+    if beta[1] <= 0:
+        return None
+    return float(np.exp(x.mean() - beta[0] / beta[1] * x.std()))
+
+
+def finding(rows: list[dict], score: str | None = None) -> Finding:
+    """C7: of the doublings that raise the validation loss, the share that does not lower the score.
+
+    The mean over units (a size on a data level, and a seed) of each one's share, with its interval; `score` is by
+    default the first of linear probe, kNN, segmentation probe and fine-tuning that the rows have.
+    """
+    score = score or next((s for s in SCORES if any(row[s] is not None for row in rows)), None)
+    if score is None:
+        return Finding("No run has a transfer score (it needs labelled images)", open=True)
+    found = doublings(rows, score)
+    if not found:
+        return Finding("No size and data level was run at a length and at twice that length", open=True)
+    rose = [d for d in found if d["loss_change"] > 0]
+    fell = [d for d in found if d["loss_change"] <= 0]
+    gained = sum(d["score_change"] >= 0 for d in fell)
+    sentence = f"{len(found)} doublings of the length, scored by {SCORES[score]}: validation loss fell in {len(fell)}"
+    sentence += f" (the score did not fall in {gained} of these)" if fell else ""
+    if not rose:
+        return Finding(f"{sentence}, and never rose: nothing to judge", n=0, open=True)
+    shares = defaultdict(list)
+    for d in rose:
+        shares[d["unit"]].append(d["score_change"] >= 0)
+    effect, low, high = paired_interval(np.array([np.mean(values) for values in shares.values()]))
+    kept = sum(d["score_change"] >= 0 for d in rose)
+    sentence += f" and rose in {len(rose)}, of which {kept} did not lower the score: {100 * effect:.0f} %, "
+    sentence += f"mean of {len(shares)} cell{'s' * (len(shares) > 1)} (a size on a data level, a seed)"
+    if low is not None:
+        sentence += f", 95 % interval {100 * max(low, 0):.0f} to {100 * min(high, 1):.0f} %"
+    turns = {of: turning_point(found, of) for of in ("loss", "score")}
+    parts = {"loss": "the loss turns up near", "score": "the score turns down near"}
+    if any(turns.values()):
+        said = [f"{parts[of]} {_power(value)}" for of, value in turns.items() if value]
+        sentence += f"; in Omega, {' and '.join(said)}"
+    else:
+        sentence += f"; Omega ({_power(rose[0]['omega'])} and more) does not tell the two apart here"
+    return Finding(sentence, effect, low, high, len(shares))
+
+
+def name_of(d: dict) -> str:
+    """A doubling by name: `pico (2.1 M), 64 images, 500 to 1,000 steps`."""
+    size = d["model"].removeprefix("swinv2_")
+    return f"{size} ({millions(d['params'])}), {d['images']:,} images, {d['steps'] // 2:,} to {d['steps']:,} steps"
+
+
+def _power(value: float) -> str:
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"

@@ -1,0 +1,17 @@
+"""What the notebooks use beside the library: checks of exercises, pictures, charts, live curves.
+
+Looked up when first used: `lab.checks`, `lab.pictures`, `lab.charts`, `lab.live`. Importing this package imports
+neither torch nor plotly.
+"""
+
+from importlib import import_module
+
+_MODULES = ("charts", "checks", "live", "pictures")
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module 'simmim_lite.lab' has no attribute '{name}'")
+    return import_module(f".{name}", __name__)

@@ -1,0 +1,122 @@
+"""Small charts of the first notebooks: bars, lines, and maps of numbers, every axis named. No torch here."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ..evidence.drawing import COLOURS, DASHES, FAINT, PALE, SYMBOLS, TEMPLATE
+
+
+def bars(values: Mapping[str, float], unit: str, guess: float | None = None, *, form: str = ".1f") -> go.Figure:
+    """Named numbers as bars from zero, each with its value; a guess as a dashed line across, `your guess`."""
+    names, numbers = list(values), list(values.values())
+    chart = go.Figure()
+    text = [f"{v:{form}}" for v in numbers]
+    hover = [f"{n}: {t}" for n, t in zip(names, text, strict=True)]
+    style = {"marker": {"color": COLOURS[0]}, "textposition": "outside", "cliponaxis": False}
+    chart.add_bar(x=numbers, y=names, orientation="h", text=text, hovertext=hover, hoverinfo="text", **style)
+    if guess is not None:
+        mark = {"annotation_text": "your guess", "annotation_position": "top"}
+        chart.add_vline(x=guess, line={"dash": "dash", "color": COLOURS[1]}, **mark)
+    all_of_them = [0.0, *numbers, *([] if guess is None else [guess])]
+    chart.update_xaxes(title_text=unit, range=[1.12 * min(all_of_them), 1.12 * max(all_of_them) or 1])
+    chart.update_yaxes(autorange="reversed", showgrid=False, title_text="")
+    return chart.update_layout(template=TEMPLATE, height=110 + 46 * len(names), margin={"t": 30})
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x: str,
+    y: str,
+    *,
+    title: str = "",
+    legend: str = "",
+    guess: float | None = None,
+    guess_on: str = "y",
+    band: tuple[float, float, str] | None = None,
+    log: bool = False,
+    form: str = ".3g",
+) -> go.Figure:
+    """Lines {name: (x values, y values)} with axes named x and y (name and unit).
+
+    Colour, symbol and dash tell them apart. guess: a dashed line, `your guess`, at this value of the axis `guess_on`.
+    band: (low, high, text), shaded. log: a logarithmic y axis. form: of the y values in hover texts.
+    """
+    chart = go.Figure()
+    if band:
+        low, high, text = band
+        chart.add_hrect(y0=low, y1=high, fillcolor=PALE, line_width=0, layer="below")
+        note = {"showarrow": False, "xref": "x domain", "x": 0.01, "xanchor": "left", "yanchor": "middle"}
+        chart.add_annotation(text=text, y=(_at(low, log) + _at(high, log)) / 2, font={"color": FAINT}, **note)
+    for k, (name, (xs, ys)) in enumerate(series.items()):
+        style = {"color": COLOURS[k % len(COLOURS)]}
+        line = style | {"dash": DASHES[k % len(DASHES)], "width": 2.2}
+        marker = style | {"symbol": SYMBOLS[k % len(SYMBOLS)], "size": 8}
+        text = [f"<b>{name}</b><br>{x}: {a:g}<br>{y}: {b:{form}}" for a, b in zip(xs, ys, strict=True)]
+        many = {"mode": "lines+markers" if len(xs) <= 40 else "lines", "line": line, "marker": marker}
+        chart.add_scatter(x=list(xs), y=list(ys), name=name, text=text, hoverinfo="text", **many)
+    if guess is not None and guess_on == "x":
+        mark = {"annotation_text": "your guess", "annotation_position": "top"}
+        chart.add_vline(x=guess, line={"dash": "dash", "color": COLOURS[1]}, **mark)
+    elif guess is not None:
+        chart.add_hline(y=guess, line={"dash": "dash", "color": COLOURS[1]})
+        note = {"showarrow": False, "xref": "x domain", "x": 0.99, "xanchor": "right", "yanchor": "bottom"}
+        chart.add_annotation(text="your guess", y=_at(guess, log), font={"color": COLOURS[1]}, **note)
+    if log:
+        known = [v for _, ys in series.values() for v in ys if v > 0]
+        ticks = [k * 10.0**e for e in range(-12, 13) for k in (1, 2, 5)]
+        shown = [t for t in ticks if min(known) <= 2.5 * t and t <= 2 * max(known)]
+        chart.update_yaxes(tickvals=shown, ticktext=[f"{t:g}" for t in shown])
+        chart.update_yaxes(range=[np.log10(min(known)) - 0.08, np.log10(max(known)) + 0.08])
+    chart.update_xaxes(title_text=x)
+    chart.update_yaxes(title_text=y, type="log" if log else "linear")
+    chart.update_layout(template=TEMPLATE, showlegend=len(series) > 1, legend_title_text=f"<b>{legend}</b>")
+    return chart.update_layout(title={"text": title, "x": 0, "pad": {"l": 8}, "font": {"size": 15}})
+
+
+def _at(value: float, log: bool) -> float:
+    """Where an annotation lies: on a logarithmic axis plotly wants the logarithm, for shapes the value."""
+    return float(np.log10(value)) if log else value
+
+
+def maps(
+    values: Mapping[str, np.ndarray],
+    unit: str,
+    *,
+    title: str = "",
+    x: str = "column",
+    y: str = "row",
+    numbers: bool = False,
+    colours: str = "Cividis",
+    side: int = 250,
+) -> go.Figure:
+    """Arrays (rows, columns) as maps side by side under their names, on one colour scale named `unit`.
+
+    numbers: write each value into its cell. The scale is one that colour-blind readers can tell apart.
+    """
+    names = list(values)
+    side = min(side, (820 - 190) // len(names))  # what JupyterLab leaves beside its table of contents at 1,280
+    chart = make_subplots(1, len(names), subplot_titles=names, horizontal_spacing=0.16 / len(names))
+    arrays = [np.asarray(a, float) for a in values.values()]
+    for column, (name, array) in enumerate(zip(names, arrays, strict=True), 1):
+        hover = f"{name.replace('<br>', ' ')}<br>{y} %{{y}}, {x} %{{x}}<br>{unit}: %{{z:.4g}}<extra></extra>"
+        text = {"texttemplate": "%{z:.3~g}"} if numbers else {}
+        chart.add_heatmap(
+            z=array, coloraxis="coloraxis", hovertemplate=hover, xgap=1, ygap=1, **text, row=1, col=column
+        )
+        axis = "" if column == 1 else str(column)
+        chart.update_yaxes(autorange="reversed", scaleanchor=f"x{axis}", constrain="domain", row=1, col=column)
+        chart.update_xaxes(title_text=x, constrain="domain", row=1, col=column)
+    chart.update_yaxes(title_text=y, row=1, col=1)
+    chart.update_xaxes(showgrid=False, ticks="").update_yaxes(showgrid=False, ticks="")
+    low, high = min(a.min() for a in arrays), max(a.max() for a in arrays)
+    bar = {"title": {"text": unit, "side": "right", "font": {"size": 13}}, "thickness": 14, "len": 0.9}
+    if high - low <= 10 and all((a == a.round()).all() for a in arrays):
+        bar |= {"tickmode": "linear", "tick0": 0, "dtick": 1}
+    chart.update_layout(coloraxis={"colorscale": colours, "cmin": low, "cmax": high, "colorbar": bar})
+    chart.update_annotations(font={"size": 13})
+    top = 90 if title else 50
+    chart.update_layout(template=TEMPLATE, width=side * len(names) + 190, height=side + top + 60, margin={"t": top})
+    return chart.update_layout(title={"text": title, "x": 0, "pad": {"l": 8}, "font": {"size": 15}})

@@ -1,0 +1,171 @@
+"""Training as it happens: a curve that grows in a live kernel, and stays as a figure in an executed notebook.
+
+A plain figure takes the place of the one before, at most once a second. JupyterLab's plotly renderer ignores updates of
+a figure that is on the page, so the output is cleared and drawn again; a `FigureWidget` would cost five megabytes in
+every saved notebook. Without a notebook nothing is shown. No torch here.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from ..errors import UserError, unknown
+from ..evidence.drawing import COLOURS, FAINT, TEMPLATE
+from ..training.run import Run
+
+_SECONDS = 1.0  # between two pictures of a growing curve
+LOSS = "loss on hidden pixels<br>(L1, standard deviations)"
+
+
+def choose(tier: str, **values: object) -> object:
+    """The value of a tier: `choose(tier, smoke=20, quick=300)`; one line for a tier that has none here."""
+    if tier == "shipped":
+        raise UserError(
+            f"tier 'shipped' trains nothing, and this notebook trains before your eyes: take one of {', '.join(values)}"
+        )
+    if tier not in values:
+        raise unknown("tier", tier, values)
+    return values[tier]
+
+
+def course_run(tier: str, data: str, seed: int, runs_dir: str | Path) -> tuple[Run, Path]:
+    """The run that notebooks 00 and 03 share, so that it is trained once, and the folder of its record.
+
+    A folder of its own, `RUNS_DIR/course`: a run made for looking at is no part of a study. bf16 where it is measured
+    faster on this machine (kept there too), else fp32.
+    """
+    folder = Path(runs_dir) / "course"
+    run = Run(model="swinv2_femto", data=data, seed=seed, steps=300, eval_every=50, val_images=256)
+    run = replace(run, probe_labels=2000, probe_test=1000)
+    small = {"batch_size": 16, "warmup_steps": 5, "val_images": 64, "probe_labels": 200, "probe_test": 100}
+    run = choose(
+        tier,
+        smoke=replace(run, steps=20, eval_every=5, **small),
+        quick=run,
+        laptop=replace(run, steps=1000, eval_every=100, val_images=1024),
+    )
+    return replace(run, precision="fp32" if tier == "smoke" else _precision(run, folder)), folder
+
+
+def _precision(run: Run, folder: Path) -> str:
+    import torch
+
+    from ..studies.estimate import faster_precision, step_speeds
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as `pretrain` runs on a CPU
+    try:
+        return faster_precision(step_speeds(folder, [run.model], run, device), run.model)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Shown:
+    """The output of a cell that is drawn again and again; silent where there is no notebook."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def draw(self, bundle: Mapping[str, object]) -> None:
+        """Show a mime bundle in place of all that the cell has shown before."""
+        if _in_notebook():
+            from IPython.display import clear_output, display
+
+            clear_output(wait=True)
+            display(dict(bundle), raw=True)
+        self.last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether enough time has passed for another picture."""
+        return time.monotonic() - self.last >= _SECONDS
+
+
+class Progress:
+    """A line `training: step 120 of 300, 8 s`; give it as `progress=` to `pretrain`."""
+
+    def __init__(self, what: str = "training") -> None:
+        self.what, self.shown, self.started = what, Shown(), time.monotonic()
+
+    def __call__(self, step: int, steps: int) -> None:
+        if self.shown.due() or step == steps:
+            seconds = time.monotonic() - self.started
+            self.shown.draw({"text/plain": f"{self.what}: step {step:,} of {steps:,}, {seconds:.0f} s"})
+
+
+class Curve:
+    """A training curve that grows: `with Curve(steps) as curve: curve.add(step, train_loss=…, val_loss=…)`.
+
+    batch_size turns steps into images seen. Every `add` may carry a training loss, a validation loss, or both; the
+    figure is drawn at most once a second, and at the end whatever happens.
+    """
+
+    def __init__(self, steps: int, batch_size: int = 64, title: str = "") -> None:
+        self.steps, self.batch_size, self.title = steps, batch_size, title
+        self.points: list[dict] = []
+        self.shown = Shown()
+
+    def __enter__(self) -> "Curve":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.draw()
+
+    def add(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
+        """Put the losses after `step` steps on the curve."""
+        seen = step * self.batch_size
+        self.points.append({"step": step, "images_seen": seen, "train_loss": train_loss, "val_loss": val_loss})
+        if self.shown.due():
+            self.draw()
+
+    def draw(self) -> None:
+        """Show the curve as it is now."""
+        chart = figure(self.points, images=self.steps * self.batch_size, title=self.title, training="one batch")
+        self.shown.draw(chart._repr_mimebundle_())
+
+
+def figure(
+    points: list[dict],
+    *,
+    images: int | None = None,
+    title: str = "",
+    marks: Mapping[int, str] | None = None,
+    training: str = "mean since the point before",
+) -> go.Figure:
+    """A curve as a figure: points as a record's `curve` has them. images: where the axis ends, in images seen.
+
+    marks: {images seen: text}, drawn as dotted lines (a drop of the learning rate, say). training: what a point of the
+    training loss is.
+    """
+    chart = go.Figure()
+    styles = {
+        "train_loss": (f"training loss, {training}", {"mode": "lines", "line": {"color": FAINT, "width": 1.2}}),
+        "val_loss": ("validation loss", {"mode": "lines+markers", "line": {"color": COLOURS[0], "width": 2.4}}),
+    }
+    for measure, (name, style) in styles.items():
+        found = [p for p in points if p.get(measure) is not None]
+        if found:
+            x, y = [p["images_seen"] for p in found], [p[measure] for p in found]
+            text = [f"{name} {p[measure]:.4f}<br>{p['images_seen']:,} images seen, step {p['step']:,}" for p in found]
+            chart.add_scatter(x=x, y=y, name=name, text=text, hoverinfo="text", **style)
+    for x, text in (marks or {}).items():
+        chart.add_vline(x=x, line={"dash": "dot", "color": FAINT}, annotation_text=text, annotation_position="top left")
+    end = images or max((p["images_seen"] for p in points), default=1)
+    chart.update_xaxes(title_text="images seen", range=[-0.02 * end, 1.02 * end], tickformat="~s")
+    chart.update_yaxes(title_text=LOSS)
+    heading = {"text": title, "x": 0, "y": 0.97, "yanchor": "top", "pad": {"l": 8}, "font": {"size": 15}}
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
+    chart.update_layout(template=TEMPLATE, title=heading, margin={"t": 84 if title else 50})
+    return chart.update_layout(legend=legend, showlegend=True)
+
+
+def _in_notebook() -> bool:
+    """Whether a kernel is there that can show figures."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return getattr(get_ipython(), "kernel", None) is not None

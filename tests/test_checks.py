@@ -1,0 +1,145 @@
+"""The exercises of notebooks 00 to 03: solutions pass, stubs are not done, plausible wrong answers name their case."""
+
+import contextlib
+import io
+import json
+import re
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from simmim_lite.lab import checks
+from simmim_lite.studies import notebooks
+
+SOLUTIONS = Path(__file__).parent / "solutions"
+BOOKS = {"00_start": 3, "01_masks": 3, "02_swin": 3, "03_one_run": 3}  # exercises of each
+#: What the line on the wrong answer has to name.
+CASES = {
+    ("00_start", 1): "rounded down",
+    ("00_start", 2): "leaked",
+    ("00_start", 3): "the whole picture",
+    ("01_masks", 1): "rounded down",
+    ("01_masks", 2): "tile",
+    ("01_masks", 3): "the same ratio",
+    ("02_swin", 1): "windows a side",
+    ("02_swin", 2): "bias is missing",
+    ("02_swin", 3): "reshape alone",
+    ("03_one_run", 1): "not one image",
+    ("03_one_run", 2): "that step included",
+    ("03_one_run", 3): "different images",
+}
+
+
+def exercises(book: str) -> list[str]:
+    cells = json.loads((notebooks.folder() / f"{book}.ipynb").read_text())["cells"]
+    return ["".join(cell["source"]) for cell in cells if "exercise" in cell["metadata"].get("tags", ())]
+
+
+def solutions(book: str):
+    path = SOLUTIONS / f"s{book}.py"
+    spec = spec_from_file_location(path.stem, path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def name_of(source: str) -> str:
+    return re.search(r"^checks\.(\w+)\(\w+\);?$", source, re.M).group(1)
+
+
+def said(call) -> tuple[object, str]:
+    """What a call returns, and the one line it printed."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        result = call()
+    assert out.getvalue().count("\n") == 1, out.getvalue()
+    return result, out.getvalue().strip()
+
+
+@pytest.mark.parametrize(("book", "number"), CASES)
+def test_an_exercise(book: str, number: int) -> None:
+    sources = exercises(book)
+    assert len(sources) == BOOKS[book]
+    source, answers = sources[number - 1], solutions(book)
+    check = getattr(checks, name_of(source))
+    _, line = said(lambda: exec(source, {"checks": checks}))  # noqa: S102
+    assert line == f"not done yet: {check.task}"
+    passed, line = said(lambda: check(getattr(answers, f"solution_{number}")()))
+    assert passed is True, line
+    assert line.startswith("right: ")
+    passed, line = said(lambda: check(getattr(answers, f"wrong_{number}")()))
+    assert passed is False
+    assert line.startswith("not right yet: ")
+    assert CASES[book, number] in line
+
+
+def test_every_solution_belongs_to_an_exercise() -> None:
+    for book, count in BOOKS.items():
+        named = {name for name in vars(solutions(book)) if re.fullmatch(r"(solution|wrong)_\d+", name)}
+        assert named == {f"{kind}_{k}" for kind in ("solution", "wrong") for k in range(1, count + 1)}
+
+
+@checks.exercise("double it")
+def doubled(answer) -> checks.Verdict:
+    """A function that doubles."""
+    return checks.verdict(checks.call(answer, 2) == 4, "yes", "no:\n   not four")
+
+
+def _raises():
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (None, "not done yet: double it"),
+        (..., "not done yet: double it"),
+        (NotImplemented, "not done yet: double it"),
+        ((1, None), "not done yet: double it"),
+        ({"a": [...]}, "not done yet: double it"),
+        (lambda x: None, "not done yet: double it"),
+        (lambda x: ..., "not done yet: double it"),
+        (lambda x: (x, None), "not done yet: double it"),
+        (lambda x: _raises(), "not done yet: double it"),
+        (lambda x: x / 0, "not right yet: your answer raised ZeroDivisionError: division by zero"),
+        (lambda: 4, "not right yet: your answer raised TypeError:"),
+        (4, "not right yet: your answer raised TypeError: a function is wanted here, not int"),
+        (lambda x: x, "not right yet: no: not four"),
+        (lambda x: 2 * x, "right: yes"),
+    ],
+)
+def test_one_line_for_any_answer(answer, line: str) -> None:
+    passed, found = said(lambda: doubled(answer))
+    assert found.startswith(line)
+    assert passed is line.startswith("right")
+
+
+@pytest.mark.parametrize("name", [n for book in BOOKS for n in map(name_of, exercises(book))])
+@pytest.mark.parametrize("answer", ["text", 0, -1.5, (1, 2), [], lambda *a: 0, lambda *a: [[1]], float("nan")])
+def test_a_check_survives_any_answer(name: str, answer) -> None:
+    passed, line = said(lambda: getattr(checks, name)(answer))
+    assert passed is False
+    assert re.match("not (right|done) yet: ", line)
+
+
+def test_names_are_looked_up_in_all_files() -> None:
+    assert checks.hidden_pixels.task
+    with pytest.raises(AttributeError, match="no check is named 'nonsense'"):
+        checks.nonsense  # noqa: B018
+
+
+def test_the_stamp_says_what_was_used(capsys) -> None:
+    one = {"key": "atto-1", "run": {"data": "scenes", "seed": 1}}
+    rows = [{"data": "scenes", "seed": s, "val_loss": 0.5} for s in (0, 1, 2)]
+    checks.stamp([one], rows, [])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"python {sys.version.split()[0]}, simmim-lite ")
+    assert lines[1].startswith("commit ")
+    assert "device " in lines[1]
+    assert lines[2:] == [
+        "records used: 1 of scenes, key atto-1",
+        "records used: 3 of scenes, seeds 0, 1, 2",
+        "records used: 0",
+    ]

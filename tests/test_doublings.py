@@ -1,0 +1,82 @@
+"""Doublings of the length, the turning point of Omega, and claim C7 on made-up runs whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from simmim_lite.evidence.doublings import doublings, finding, omega, turning_point
+
+
+def run(steps: int, val_loss: float, linear: float | None, *, images: int = 64, seed: int = 0, model="m") -> dict:
+    scores = {"linear": linear, "knn": None, "segment": None, "finetune": None}
+    return scores | {
+        "model": model, "params": 1000, "images": images, "steps": steps, "images_seen": 64 * steps, "seed": seed,
+        "val_loss": val_loss, "reference": False,
+    }  # fmt: skip
+
+
+def test_pairs_of_a_length_and_its_double() -> None:
+    rows = [run(250, 0.5, 0.3), run(500, 0.6, 0.2), run(2000, 0.7, 0.1), run(500, 0.4, 0.5, seed=1)]
+    (found,) = doublings(rows)
+    assert found["steps"] == 500
+    assert (found["loss_change"], found["score_change"]) == pytest.approx((0.1, -0.1))
+    assert found["omega"] == omega(rows[1]) == 1000 * 64 * 500 / 64**2
+
+
+def test_runs_without_the_score_or_off_the_recipe_are_left_out() -> None:
+    rows = [run(250, 0.5, None), run(500, 0.6, 0.2)]
+    assert doublings(rows) == []
+    assert doublings([run(0, 0.5, 0.1) | {"reference": True}, run(250, 0.5, 0.1)]) == []
+
+
+def events(omegas, rises) -> list[dict]:
+    return [
+        {"omega": o, "loss_change": 1.0 if r else -1.0, "score_change": 0.0} for o, r in zip(omegas, rises, strict=True)
+    ]
+
+
+def test_turning_point_of_overlapping_events() -> None:
+    """Logistic draws about a known point: found to within their noise."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(math.log(1e4), math.log(1e8), 4000)
+    rises = rng.random(4000) < 1 / (1 + np.exp(-2 * (x - math.log(1e6))))
+    assert turning_point(events(np.exp(x), rises)) == pytest.approx(1e6, rel=0.1)
+
+
+def test_turning_point_of_separate_events() -> None:
+    assert turning_point(events([1e4, 1e5, 1e7, 1e8], [0, 0, 1, 1])) == pytest.approx(1e6)
+
+
+@pytest.mark.parametrize("rises", [[0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 1, 0]])
+def test_no_turning_point(rises) -> None:
+    """One class alone, or an event that grows rarer with Omega."""
+    assert turning_point(events([1e4, 1e5, 1e7, 1e8], rises)) is None
+    assert turning_point([]) is None
+
+
+def cells(scores: list[float], rise: float = 0.1) -> list[dict]:
+    """A cell a score: the loss rises by `rise` and the score changes by that much."""
+    rows = []
+    for seed, change in enumerate(scores):
+        rows += [run(250, 0.5, 0.5, seed=seed), run(500, 0.5 + rise, 0.5 + change, seed=seed)]
+    return rows
+
+
+def test_finding_counts_rises_that_cost_nothing() -> None:
+    found = finding(cells([0.1, -0.1, 0.1, 0.1]))
+    assert (found.effect, found.n) == (0.75, 4)
+    assert found.low < 0.75 < found.high
+    assert "rose in 4, of which 3 did not lower the score: 75 %" in found.evidence
+    assert "linear probe" in found.evidence
+
+
+def test_finding_where_nothing_rises() -> None:
+    found = finding(cells([0.1, 0.1], rise=-0.1))
+    assert found.open
+    assert "never rose" in found.evidence
+
+
+def test_finding_without_doublings_or_scores() -> None:
+    assert "twice that length" in finding([run(250, 0.5, 0.1)]).evidence
+    assert "transfer score" in finding([run(250, 0.5, None)]).evidence
