@@ -160,3 +160,25 @@ def test_the_lab_opens_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_knob_is_live_in_a_browser_and_a_figure_elsewhere(monkeypatch) -> None:
+    import IPython.display
+    import ipywidgets
+
+    turned, displayed = [], []
+    monkeypatch.setattr(ipywidgets, "interact", lambda function, **controls: turned.append(controls))
+    monkeypatch.setattr(IPython.display, "display", displayed.append)
+
+    def look(k=3):
+        return f"figure {k}"
+
+    live.knob(look, k=(0, 5))
+    assert (turned, displayed) == ([], []), "there is no notebook here"
+    monkeypatch.setattr(live, "_in_notebook", lambda: True)
+    monkeypatch.setattr(live, "_executed_unseen", lambda: True)
+    live.knob(look, k=(0, 5))
+    assert (turned, displayed) == ([], ["figure 3"])
+    monkeypatch.setattr(live, "_executed_unseen", lambda: False)
+    live.knob(look, k=(0, 5))
+    assert turned == [{"k": (0, 5)}]

@@ -11,8 +11,8 @@ from synthetic_records import ATTO, FEMTO, record, study
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import plots
 from simmim_lite.evidence.claims import claims
-from simmim_lite.evidence.drawing import count, decades, flops_text, shades
-from simmim_lite.evidence.records import table
+from simmim_lite.evidence.drawing import count, decades, shades
+from simmim_lite.evidence.records import flops_text, table
 from simmim_lite.studies.report import STUDIES, write_report
 
 SPENT = {"tier": "quick", "core_seconds": 512.3, "wall_seconds": 268.0}

@@ -117,82 +117,143 @@ def key(figure: go.Figure, name: str, group: str, *, marker: dict | None = None,
     figure.add_trace(go.Scatter(x=[None], y=[None], mode=mode, **style))
 
 
-def seed_lines(figure: go.Figure, rows: list[dict], x: str, measures: Sequence[str], *, name: str, **style) -> None:
-    """In each panel a line through the means over seeds, with bars of one standard error and the seeds as faint dots.
-
-    `style` holds colour, symbol and dash; `listed=False` keeps the line out of the legend. Lifts are drawn in points.
-    """
-    marker = {"color": style["colour"], "symbol": style["symbol"]}
+def seed_lines(figure: go.Figure, rows: list[dict], x: str, measures: Sequence[str], *, listed=True, **style) -> None:
+    """A `seed_line` a panel; in the legend once, or not at all (`listed=False`)."""
     for column, measure in enumerate(measures, 1):
-        points = defaultdict(list)
-        for row in rows:
-            if row[measure] is not None:
-                points[row[x]].append(row)
-        if not points:
-            continue
-        xs = sorted(points)
-        values = {k: np.array([scaled(row, measure) for row in points[k]]) for k in xs}
-        means = [float(values[k].mean()) for k in xs]
-        bars = [float(np.std(values[k], ddof=1) / np.sqrt(len(values[k]))) if len(values[k]) > 1 else 0.0 for k in xs]
-        text = []
-        for k, mean, bar in zip(xs, means, bars, strict=True):
-            text.append(f"{where(points[k][0])}<br>{LABELS[measure]} {shown(measure, mean)}")
-            if len(points[k]) > 1:
-                text[-1] += (
-                    f" ± {shown(measure, bar, signed=False)}<br>mean and standard error of {len(points[k])} seeds"
-                )
-        dots = {"x": [k for k in xs for _ in points[k]], "y": [v for k in xs for v in values[k]]}
-        hover = {"text": [run_text(row) for k in xs for row in points[k]], "hoverinfo": "text"}
+        seed_line(figure, rows, x, measure, column, listed=listed and column == 1, **style)
+
+
+def seed_line(
+    figure: go.Figure,
+    rows: list[dict],
+    x: str,
+    measure: str,
+    column: int,
+    *,
+    name: str,
+    colour: str,
+    symbol: str,
+    dash: str,
+    listed: bool = True,
+    hollow: bool = False,
+    legend: str = "legend",
+) -> None:
+    """A line through the means over seeds, with bars of one standard error and the seeds as faint dots.
+
+    Lifts are drawn in points, scores in %. hollow: white marks with an edge, for runs that were not trained here.
+    """
+    marker = {"color": colour, "symbol": symbol}
+    points = defaultdict(list)
+    for row in rows:
+        if row[measure] is not None:
+            points[row[x]].append(row)
+    if not points:
+        return
+    xs = sorted(points)
+    values = {k: np.array([scaled(row, measure) for row in points[k]]) for k in xs}
+    means = [float(values[k].mean()) for k in xs]
+    bars = [float(np.std(values[k], ddof=1) / np.sqrt(len(values[k]))) if len(values[k]) > 1 else 0.0 for k in xs]
+    text = [mean_text(points[k], measure, mean, bar) for k, mean, bar in zip(xs, means, bars, strict=True)]
+    if several := [k for k in xs if len(points[k]) > 1]:  # one seed is its own mean
+        dots = {"x": [k for k in several for _ in points[k]], "y": [v for k in several for v in values[k]]}
+        hover = {"text": [run_text(row) for k in several for row in points[k]], "hoverinfo": "text"}
         faint = marker | {"size": 6, "opacity": 0.3}
         figure.add_scatter(
             **dots, **hover, mode="markers", marker=faint, legendgroup=name, showlegend=False, row=1, col=column
         )
-        figure.add_scatter(
-            x=xs,
-            y=means,
-            mode="lines+markers",
-            line={"color": style["colour"], "dash": style["dash"], "width": 2.2},
-            marker=marker | {"size": 9},
-            error_y={"array": bars, "thickness": 1.4, "width": 4, "color": style["colour"]},
-            text=text,
-            hoverinfo="text",
-            name=name,
-            legendgroup=name,
-            showlegend=column == 1 and style.get("listed", True),
-            row=1,
-            col=column,
-        )
+    figure.add_scatter(
+        x=xs,
+        y=means,
+        mode="lines+markers",
+        line={"color": colour, "dash": dash, "width": 2.2},
+        marker=outline(marker) if hollow else marker | {"size": 9},
+        error_y={"array": bars, "thickness": 1.4, "width": 4, "color": colour, "visible": any(bars)},
+        text=text,
+        hoverinfo="text",
+        name=name,
+        legendgroup=name,
+        legend=legend,
+        showlegend=listed,
+        row=1,
+        col=column,
+    )
 
 
-LABELS = {"val_loss": "validation loss", "train_loss": "training loss"} | {
-    f"{score}_lift": f"lift of the {name}" for score, name in SCORES.items()
-}
+def outline(marker: dict, size: int = 8) -> dict:
+    """A mark with a white face and an edge in its colour: somebody else's runs."""
+    return marker | {"color": "white", "size": size, "line": {"color": marker["color"], "width": 1.8}}
+
+
+def end_labels(figure: go.Figure, column: int, ends: list[tuple], low: float, high: float, height: float) -> None:
+    """Name lines at their ends (x, y, text, colour), moved apart where they would overlap.
+
+    low, high: the range of the y axis; height: of the panel in pixels. On a logarithmic axis x is given as log10.
+    """
+    gap, scale = 15, height / (high - low)
+    ends = sorted(ends, key=lambda end: end[1])
+    places = [(end[1] - low) * scale for end in ends]
+    for _ in range(300):  # push neighbours apart by halves until all fit
+        for k in range(len(places) - 1):
+            if (lacking := gap - (places[k + 1] - places[k])) > 0:
+                places[k], places[k + 1] = places[k] - lacking / 2, places[k + 1] + lacking / 2
+        places = [min(max(place, 2), height - 2) for place in places]
+    for (x, y, text, colour), place in zip(ends, places, strict=True):
+        shift = {"xshift": 9, "yshift": round(place - (y - low) * scale, 1), "xanchor": "left"}
+        font = {"color": colour, "size": 12}
+        figure.add_annotation(x=x, y=y, text=text, showarrow=False, font=font, **shift, row=1, col=column)
+
+
+LABELS = {"val_loss": "validation loss", "train_loss": "training loss"}
+LABELS |= {f"{score}_lift": f"lift of {'' if score == 'finetune' else 'the '}{name}" for score, name in SCORES.items()}
+LABELS |= {score: f"{name}, {'IoU' if score == 'segment' else 'top-1'}" for score, name in SCORES.items()}
 
 
 def scaled(row: dict, measure: str) -> float:
-    """A measure as it is drawn: lifts in points, losses as they are."""
-    return 100 * row[measure] if measure.endswith("_lift") else row[measure]
+    """A measure as it is drawn: scores and lifts in points, losses as they are."""
+    return row[measure] if measure.endswith("_loss") else 100 * row[measure]
 
 
 def shown(measure: str, value: float, *, signed: bool = True) -> str:
-    """A drawn value as text: `0.2931`, `+12.3 points`."""
-    if not measure.endswith("_lift"):
+    """A drawn value as text: `0.2931`, `+12.3 points`, `84.1 %`."""
+    if measure.endswith("_loss"):
         return f"{value:.4f}"
+    if not measure.endswith("_lift"):
+        return f"{value:.1f} %" if signed else f"{value:.1f}"
     return f"{value:+.1f} points" if signed else f"{value:.1f}"
 
 
 def where(row: dict) -> str:
     """Which cell a point belongs to, for hover texts."""
-    return f"<b>{size_name(row)}</b>, {row['images']:,} images, {row['steps']:,} steps"
+    of = f" of {data_name(row['dataset'])}" if row.get("dataset") else ""
+    return f"<b>{size_name(row)}</b>, {row['images']:,} images{of}, {row['steps']:,} steps"
+
+
+def data_name(dataset: str) -> str:
+    """A published data set by name: `ImageNet-1K (10 %)`, `ImageNet-22K`."""
+    family, _, share = dataset.partition("-")
+    name = {"imagenet1k": "ImageNet-1K", "imagenet22k": "ImageNet-22K"}.get(family)
+    if name is None:
+        return escape(dataset)
+    return f"{name} ({share} %)" if share not in ("", "100") else name
+
+
+def mean_text(rows: list[dict], measure: str, mean: float, bar: float) -> str:
+    """The hover text of a mean over the seeds of a cell; of a single run, all its numbers."""
+    if len(rows) == 1:
+        return run_text(rows[0])
+    said = f"{where(rows[0])}<br>{LABELS[measure]} {shown(measure, mean)} ± {shown(measure, bar, signed=False)}"
+    return f"{said}<br>mean and standard error of {len(rows)} seeds"
 
 
 def run_text(row: dict) -> str:
-    """All of a run's numbers, for hover texts."""
-    lines = [f"{where(row)}, seed {row['seed']}"]
+    """All of a run's numbers, for hover texts; a score itself only where it has no lift."""
+    published = row["data"] == "published"
+    lines = [where(row) + ("" if published else f", seed {row['seed']}")]
     for measure, label in LABELS.items():
-        if row[measure] is not None:
+        if row.get(measure) is not None and (measure not in SCORES or row.get(f"{measure}_lift") is None):
             lines.append(f"{label} {shown(measure, scaled(row, measure))}")
-    return "<br>".join(lines + (["overfit by its own curve"] if row["overfit"] else []))
+    how = "overfit: above a shorter run, or one on more data" if published else "overfit by its own curve"
+    return "<br>".join(lines + ([how] if row["overfit"] else []))
 
 
 def size_name(row: dict) -> str:
@@ -201,23 +262,20 @@ def size_name(row: dict) -> str:
 
 
 def count(n: int) -> str:
-    """A count for an axis: `64`, `16,384`, `64k`, `641k`, `1.28M`."""
+    """A count for an axis: `64`, `16,384`, `64k`, `641k`, `1.28M`, `1.02B`."""
+    if n >= 1_000_000_000:
+        return f"{n / 1e9:.3g}B"
     if n >= 1_000_000:
         return f"{n / 1e6:.3g}M"
     return f"{n / 1e3:.3g}k" if n >= 100_000 or (n >= 10_000 and n % 1000 == 0) else f"{n:,}"
 
 
-def flops_text(flops: float | None) -> str:
-    """Floating-point operations to read: `54.5 TFLOP`, `4.12 PFLOP`; a dash when unknown."""
-    if flops is None:
-        return "–"
-    power = max(0, min(5, int(math.log10(max(flops, 1)) // 3) - 1))
-    return f"{flops / 1000 ** (power + 1):.3g} {'kMGTPE'[power]}FLOP"
-
-
 def loss_unit(rows: list[dict]) -> str:
     """The unit of the losses: pixels are standardised, or normalised in a window around each."""
-    return "L1, locally normalised pixels" if rows[0]["target"] == "normalized" else "L1, standard deviations"
+    units = {"normalized": "L1, locally normalised pixels", "unknown": "as published"}
+    if rows[0]["target"] == "unknown" and rows[0]["data"] != "published":
+        return "as imported"
+    return units.get(rows[0]["target"], "L1, standard deviations")
 
 
 def lift_unit(score: str) -> str:

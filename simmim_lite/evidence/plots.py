@@ -21,7 +21,6 @@ from .drawing import (
     cycle,
     decades,
     empty,
-    flops_text,
     key,
     lift_unit,
     log_axis,
@@ -34,7 +33,7 @@ from .drawing import (
     text_table,
 )
 from .intervals import spearman
-from .records import SCORES, Grid, core_grid, finished, millions, short, table, trained
+from .records import SCORES, Grid, core_grid, finished, flops_text, millions, short, table, trained
 
 
 def data_scale(rows: list[dict], score: str = "linear") -> go.Figure:
@@ -202,6 +201,16 @@ def cost_table(rows: list[dict]) -> go.Figure:
         for name, value in line.items():
             columns[name].append(value)
     return text_table(dict(columns), [150, 60, 80, 110, 100, 100], INK, [1] * len(columns["runs"]))
+
+
+def preview_table(rows: list[dict[str, str]]) -> go.Figure:
+    """What will run and what it costs, as `studies.preview` has it: a line a model size, a column a key."""
+    if not rows:
+        return empty("nothing to run, and no records are shipped")
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    widths = [max(len(name), *(len(str(cell)) for cell in cells)) + 3 for name, cells in columns.items()]
+    longest = [max(len(str(cell)) / 40 for cell in row.values()) for row in rows]
+    return text_table(columns, widths, INK, [max(1, n) for n in longest])
 
 
 def cost(rows: list[dict]) -> list[dict[str, str]]:

@@ -153,6 +153,14 @@ def millions(params: int) -> str:
     return f"{m:.2f} M" if m < 1 else f"{m:.1f} M" if m < 10 else f"{m:,.0f} M"
 
 
+def flops_text(flops: float | None) -> str:
+    """Floating-point operations to read: `54.5 TFLOP`, `4.12 PFLOP`; a dash when unknown."""
+    if flops is None:
+        return "–"
+    power = max(0, min(5, int(math.log10(max(flops, 1)) // 3) - 1))
+    return f"{flops / 1000 ** (power + 1):.3g} {'kMGTPE'[power]}FLOP"
+
+
 def _row(record: dict, where: str | None = None) -> dict | None:
     """The row of a record, lifts and recipe still to come; None when it is no finished pretraining run."""
     where = where or f"record {record.get('key')}"

@@ -6,7 +6,7 @@ every saved notebook. Without a notebook nothing is shown. No torch here.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +160,34 @@ def figure(
     legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
     chart.update_layout(template=TEMPLATE, title=heading, margin={"t": 84 if title else 50})
     return chart.update_layout(legend=legend, showlegend=True)
+
+
+def knob(function: Callable, **controls: object) -> None:
+    """`ipywidgets.interact(function, **controls)` where somebody can turn it; elsewhere the figure at its defaults.
+
+    function: returns what is to be shown, and has a default for every argument. An executed copy so keeps a figure
+    instead of an empty widget, and no widget is made where no browser answers its messages: that can hang a kernel.
+    """
+    if not _in_notebook():
+        return
+    if not _executed_unseen():
+        try:
+            import ipywidgets
+        except ImportError:
+            pass
+        else:
+            ipywidgets.interact(function, **controls)
+            return
+    from IPython.display import display
+
+    display(function())
+
+
+def _executed_unseen() -> bool:
+    """Whether nbclient runs this kernel (papermill, nbconvert): it alone keeps the history in memory."""
+    from IPython import get_ipython
+
+    return getattr(getattr(get_ipython(), "history_manager", None), "hist_file", None) == ":memory:"
 
 
 def _in_notebook() -> bool:

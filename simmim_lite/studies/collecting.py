@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ..errors import unknown
 from ..evidence import shipped
-from ..evidence.drawing import flops_text
-from ..evidence.records import load, millions, short
+from ..evidence.records import flops_text, load, millions, short
 from ..model.sizes import SIZES
 from ..training.run import PRECISIONS, Run, record_path
 from .estimate import EVALUATION_STEPS, known_speeds
