@@ -1,4 +1,4 @@
-"""The exercises of notebooks 00 to 03: solutions pass, stubs are not done, plausible wrong answers name their case."""
+"""The exercises of all notebooks: solutions pass, stubs are not done, plausible wrong answers name their case."""
 
 import contextlib
 import io
@@ -14,7 +14,6 @@ from simmim_lite.lab import checks
 from simmim_lite.studies import notebooks
 
 SOLUTIONS = Path(__file__).parent / "solutions"
-BOOKS = {"00_start": 3, "01_masks": 3, "02_swin": 3, "03_one_run": 3}  # exercises of each
 #: What the line on the wrong answer has to name.
 CASES = {
     ("00_start", 1): "rounded down",
@@ -29,7 +28,20 @@ CASES = {
     ("03_one_run", 1): "not one image",
     ("03_one_run", 2): "that step included",
     ("03_one_run", 3): "different images",
+    ("04_data_scale", 1): "a batch held one image",
+    ("04_data_scale", 2): "shorter runs",
+    ("04_data_scale", 3): "margin is 0.004",
+    ("05_model_size", 1): "width 16",
+    ("05_model_size", 2): "forward pass only",
+    ("05_model_size", 3): "largest affordable",
+    ("06_schedule", 1): "twice",
+    ("06_schedule", 2): "in most of them the loss fell",
+    ("06_schedule", 3): "red at Omega",
+    ("07_proxy_loss", 1): "only neighbours",
+    ("07_proxy_loss", 2): "leave ties out",
+    ("07_proxy_loss", 3): "all pairs of runs",
 }
+BOOKS = {book: sum(b == book for b, _ in CASES) for book, _ in CASES}  # exercises of each
 
 
 def exercises(book: str) -> list[str]:

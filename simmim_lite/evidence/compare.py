@@ -1,7 +1,7 @@
 """The same study on several kinds of evidence, side by side: published runs, shipped runs, the reader's own.
 
-Their losses are not the same quantity, so each kind has a panel with its own axes; `relative` joins them as changes
-against each line's own first point (DESIGN 4). Rows in, one plotly figure out. No torch here.
+Their losses are not the same quantity, so each kind has a panel with its own axes (DESIGN 4); `summaries.relative`
+joins them as changes against each line's own first point. Rows in, one plotly figure out. No torch here.
 """
 
 import math
@@ -11,17 +11,13 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from .claims import Claim
 from .drawing import (
     COLOURS,
     DASHES,
     FAINT,
     INK,
     LABELS,
-    RULE,
     SYMBOLS,
-    TEMPLATE,
-    VERDICTS,
     count,
     cycle,
     empty,
@@ -33,9 +29,6 @@ from .drawing import (
     scaled,
     seed_line,
     shades,
-    shown,
-    text_table,
-    where,
 )
 from .records import SCORES, core_grid, groups, millions, short, trained
 
@@ -48,8 +41,6 @@ STUDIES = {
     "schedule": ("images_seen", "images seen in training"),
     "proxy": ("val_loss", "validation loss"),
 }
-SUBSETS = {"overall": "all pairs", "non_overfit": "neither run overfit", "overfit": "both runs overfit"}
-_INKS = {"published": "#000000", "shipped": COLOURS[0], "yours": COLOURS[1]}
 _TOP, _LEFT, _RIGHT = 78, 74, 16  # margins in pixels
 
 
@@ -69,8 +60,8 @@ def figure(
     as a dashed line in the panel of the reader's runs, or of the shipped ones while there are none. level: only the
     data level that is nearest to this many unique images. Published points are hollow. Study unknown: ValueError.
     """
-    field, axis_title = _study(study)
-    kinds = _kinds(study, evidence, level, None if measure == "val_loss" and study != "proxy" else measure)
+    field, axis_title = study_axis(study)
+    kinds = kinds_of(study, evidence, level, None if measure == "val_loss" and study != "proxy" else measure)
     if not kinds:
         return empty("no finished runs to show yet")
     ends = study in ("data-scale", "model-size")
@@ -79,10 +70,10 @@ def figure(
     chart.update_layout(height=_TOP + plot + bottom, margin={"t": _TOP, "b": bottom, "l": _LEFT, "r": _RIGHT})
     own = next((kind for kind in ("yours", "shipped") if kind in kinds), None)
     for column, (kind, rows) in enumerate(kinds.items(), 1):
-        what = "val_loss" if study != "proxy" and measure == "val_loss" else _score(rows, measure)
+        what = "val_loss" if study != "proxy" and measure == "val_loss" else score_of(rows, measure)
         rows = [row for row in rows if row[what] is not None]
         xs = [row[field] if study == "proxy" else math.log10(row[field]) for row in rows]
-        low, high = _padded([scaled(row, what) for row in rows], guess if kind == own else None)
+        low, high = padded([scaled(row, what) for row in rows], guess if kind == own else None)
         left, right = min(xs), max(xs)
         span = (right - left) or 1
         spread = [left - 0.07 * span, right + (0.27 if ends else 0.07) * span]
@@ -91,7 +82,7 @@ def figure(
         if study == "proxy":
             chart.update_xaxes(title_text=f"validation loss ({loss_unit(rows)})", nticks=6, row=1, col=column)
         else:
-            ticks = _ticks(rows, field, 0.115 if len(kinds) > 2 else 0.07)
+            ticks = _ticks(rows, field, (0.16 if field == "params" else 0.115) if len(kinds) > 2 else 0.09)
             style = {"tickvals": list(ticks), "ticktext": list(ticks.values()), "tickmode": "array"}
             chart.update_xaxes(type="log", title_text=axis_title, **style, row=1, col=column)
         hollow = kind == "published"
@@ -111,75 +102,7 @@ def figure(
     return chart
 
 
-def relative(study: str, evidence: Mapping[str, Rows]) -> go.Figure:
-    """One panel in which the kinds share axes: each line's change of validation loss (%) from its own first point.
-
-    x is the ratio to the first point: times as many images, parameters, or images seen. For "proxy", every cell's mean
-    counts from the cell of the lowest validation loss of its kind: loss in %, score in points. Hollow: published runs.
-    """
-    field, axis_title = _study(study)
-    kinds = _kinds(study, evidence, None, "score" if study == "proxy" else None)
-    if not kinds:
-        return empty("no finished runs to show yet")
-    chart = go.Figure(layout={"template": TEMPLATE, "height": 480, "margin": {"t": 50, "l": _LEFT, "r": 20}})
-    drawn, labels, reach = [], [], []
-    for kind, rows in kinds.items():
-        colour = _INKS.get(kind, COLOURS[2])
-        marker = {"color": colour, "symbol": "circle", "size": 8}
-        style = {"marker": outline(marker, 7) if kind == "published" else marker, "legendgroup": kind}
-        style |= {"name": escape(KINDS.get(kind, kind)), "hoverinfo": "text", "line": {"color": colour, "width": 1.7}}
-        listed = True
-        for name, x, y, text in _cells(kind, rows) if study == "proxy" else _changes(study, field, rows):
-            mode = "markers" if study == "proxy" else "lines+markers"
-            chart.add_scatter(x=x, y=y, text=text, mode=mode, opacity=0.85, showlegend=listed, **style)
-            listed = False
-            drawn += y
-            reach += x
-            labels.append((math.log10(x[-1]) if study != "proxy" else x[-1], y[-1], name, colour))
-    if not drawn:
-        return empty("no line has two points yet")
-    low, high = _padded([*drawn, 0])
-    chart.update_layout(legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 13}})
-    chart.add_hline(y=0, line={"color": RULE, "width": 1}, layer="below")
-    chart.update_yaxes(range=[low, high])
-    if study == "proxy":
-        chart.update_xaxes(title_text="validation loss, above the lowest of its kind (%)", rangemode="tozero")
-        return chart.update_yaxes(title_text="transfer score, against that of the lowest loss (points)")
-    powers = [2**k for k in range(0, 40, 1 if max(reach) < 40 else 2) if 2**k <= 1.05 * max(reach)]
-    last = math.log10(max(reach))
-    chart.update_xaxes(type="log", title_text=f"{axis_title}, times the line's first point", tickvals=powers)
-    chart.update_xaxes(ticktext=[f"×{ratio:,}" for ratio in powers], range=[-0.03 * last, 1.09 * last])
-    if study != "schedule":  # too many lines there: hover names them
-        for kind in kinds:
-            own = [label for label in labels if label[3] == _INKS.get(kind, COLOURS[2])]
-            at = max(label[0] for label in own)  # one column of names a kind
-            chart_ends = [(at, *label[1:]) for label in own]
-            end_labels(chart, 1, chart_ends, low, high, 480 - 50 - 60)
-    return chart.update_yaxes(title_text="change of validation loss from the line's first point (%)")
-
-
-def claims_table(kinds: Mapping[str, list[Claim]], ids: tuple[str, ...] | None = None) -> go.Figure:
-    """One row a claim and kind of evidence: verdict, and the sentence with effect, interval and n; ids: only these."""
-    found = [(kind, claim) for kind, claims in kinds.items() for claim in claims if ids is None or claim.id in ids]
-    found.sort(key=lambda pair: pair[1].id)
-    if not found:
-        return empty("no claim can be computed yet: there are no finished runs")
-    columns: dict[str, list[str]] = {"": [], "claim": [], "evidence from": [], "verdict": [], "what the runs say": []}
-    last = None
-    for kind, claim in found:
-        again, last = claim.id == last, claim.id
-        several = sum(k == kind and c.id == claim.id for k, c in found) > 1  # a kind of several recipes
-        source = KINDS.get(kind, kind) + (f" ({escape(_data(claim.data))}, {claim.target})" if several else "")
-        row = ("" if again else f"<b>{claim.id}</b>", "" if again else claim.statement, source)
-        for column, text in zip(columns.values(), (*row, f"<b>{claim.verdict}</b>", claim.evidence), strict=True):
-            column.append(text)
-    texts = zip(columns["what the runs say"], columns["claim"], columns["evidence from"], strict=True)
-    lines = [max(len(e) / 76, len(c) / 20, len(k) / 15, 1) for e, c, k in texts]
-    ink = [INK, INK, INK, [VERDICTS[claim.verdict] for _, claim in found], INK]
-    return text_table(columns, [36, 160, 118, 118, 560], ink, lines)
-
-
-def _study(study: str) -> tuple[str, str]:
+def study_axis(study: str) -> tuple[str, str]:
     if study not in STUDIES:
         raise ValueError(f"unknown study {study!r}: one of {', '.join(STUDIES)}")
     return STUDIES[study]
@@ -189,12 +112,12 @@ def _small(text: str) -> str:
     return f"<span style='font-size:11.5px;font-weight:normal;color:{FAINT}'>{text}</span>"
 
 
-def _data(name: str) -> str:
+def data_name(name: str) -> str:
     """Data by name; of a folder, its own name is enough."""
     return name.split(":")[-1].rstrip("/").split("/")[-1]
 
 
-def _kinds(study: str, evidence: Mapping[str, Rows], level: int | None, score: str | None) -> dict[str, Rows]:
+def kinds_of(study: str, evidence: Mapping[str, Rows], level: int | None, score: str | None) -> dict[str, Rows]:
     """Rows to draw by kind: of the main recipe, at one length or of cells with several; kinds without any left out."""
     kinds = {}
     for kind, given in evidence.items():
@@ -210,7 +133,7 @@ def _kinds(study: str, evidence: Mapping[str, Rows], level: int | None, score: s
             for row in rows:
                 lengths[row["model"], row["images"]].add(row["steps"])
             rows = [row for row in rows if len(lengths[row["model"], row["images"]]) > 1]
-        if rows and (score is None or _score(rows, score)):
+        if rows and (score is None or score_of(rows, score)):
             kinds[kind] = rows
     return kinds
 
@@ -218,7 +141,7 @@ def _kinds(study: str, evidence: Mapping[str, Rows], level: int | None, score: s
 def _titles(study: str, kind: str, rows: Rows) -> tuple[str, str]:
     """A panel's title, and a line that says what was run."""
     seeds, steps = len({row["seed"] for row in rows}), {row["steps"] for row in rows}
-    said = [] if kind == "published" else [escape(_data(rows[0]["data"]))]
+    said = [] if kind == "published" else [escape(data_name(rows[0]["data"]))]
     said += [f"{max(steps):,} steps"] if len(steps) == 1 else [f"{min(steps):,} to {max(steps):,} steps"]
     said += ["one seed" if seeds == 1 else f"{seeds} seeds"]
     if study == "data-scale" and any(not row.get("on_axis", True) for row in rows):
@@ -226,7 +149,7 @@ def _titles(study: str, kind: str, rows: Rows) -> tuple[str, str]:
     return escape(KINDS.get(kind, kind)), ", ".join(said)
 
 
-def _score(rows: Rows, wanted: str) -> str | None:
+def score_of(rows: Rows, wanted: str) -> str | None:
     """The column that stands for transfer: the lift of the wanted score, or of the first there is; else a score."""
     order = (wanted, *SCORES) if wanted in SCORES else tuple(SCORES)
     lifts = (f"{score}_lift" for score in order)
@@ -239,7 +162,7 @@ def _y_title(rows: Rows, measure: str) -> str:
     return f"{LABELS[measure]} ({'points' if measure.endswith('_lift') else '%'})"
 
 
-def _padded(values: list[float], guess: float | None = None) -> tuple[float, float]:
+def padded(values: list[float], guess: float | None = None) -> tuple[float, float]:
     """A range around values; room for a guess, unless it would squeeze the values to less than half."""
     low, high = min(values), max(values)
     span = (high - low) or abs(high) or 1
@@ -260,7 +183,7 @@ def _ticks(rows: Rows, field: str, apart: float) -> dict[float, str]:
     return {value: names.get(value, "") + label(value) for value in sorted(kept)}
 
 
-def _sizes(rows: Rows) -> list[str]:
+def sizes_of(rows: Rows) -> list[str]:
     return [model for _, model in sorted({(row["params"], row["model"]) for row in rows})]
 
 
@@ -272,7 +195,7 @@ def _end(rows: Rows, x: str, measure: str, name: str, colour: str) -> tuple:
 
 
 def _by_size(chart: go.Figure, column: int, rows: Rows, measure: str, hollow: bool) -> list[tuple]:
-    models, labels = _sizes(rows), []
+    models, labels = sizes_of(rows), []
     colours, symbols = cycle(COLOURS, models), cycle(SYMBOLS, models)
     for model in models:
         line = [row for row in rows if row["model"] == model]
@@ -303,7 +226,7 @@ def _by_level(chart: go.Figure, column: int, rows: Rows, measure: str, hollow: b
 
 
 def _by_both(chart: go.Figure, column: int, rows: Rows, measure: str, hollow: bool) -> None:
-    levels, models = sorted({row["images"] for row in rows}), _sizes(rows)
+    levels, models = sorted({row["images"] for row in rows}), sizes_of(rows)
     colours, symbols, dashes = shades(levels), cycle(SYMBOLS, models), cycle(DASHES, models)
     for level in levels:
         for model in models:
@@ -314,7 +237,7 @@ def _by_both(chart: go.Figure, column: int, rows: Rows, measure: str, hollow: bo
 
 
 def _points(chart: go.Figure, column: int, rows: Rows, measure: str, hollow: bool) -> None:
-    levels, models = sorted({row["images"] for row in rows}), _sizes(rows)
+    levels, models = sorted({row["images"] for row in rows}), sizes_of(rows)
     colours, symbols = shades(levels), cycle(SYMBOLS, models)
     for level in levels:
         for model in models:
@@ -336,7 +259,7 @@ def _points(chart: go.Figure, column: int, rows: Rows, measure: str, hollow: boo
 
 def _keys(chart: go.Figure, column: int, rows: Rows, lines: bool, hollow: bool, plot: int) -> None:
     """A legend below a panel, in two columns: a colour a data level, a symbol (and dash) a size."""
-    levels, models = sorted({row["images"] for row in rows}), _sizes(rows)
+    levels, models = sorted({row["images"] for row in rows}), sizes_of(rows)
     colours, symbols, dashes = shades(levels), cycle(SYMBOLS, models), cycle(DASHES, models)
     params = {row["model"]: row["params"] for row in rows}
     legend = "legend" if column == 1 else f"legend{column}"
@@ -366,7 +289,7 @@ def _guess(chart: go.Figure, column: int, guess: float, low: float, high: float,
         ends = {"y": 0.99 if up else 0.01, "yanchor": "top" if up else "bottom", "yref": f"y{axis} domain"}
         chart.add_annotation(text=said, **place | ends, x=0.98, xanchor="right", bgcolor="rgba(255,255,255,0.85)")
         return []
-    to = (end if log else spread[1])
+    to = end if log else spread[1]
     xs = [10**x for x in (spread[0], to)] if log else None
     line = {"color": INK, "dash": "dash", "width": 1.6}
     if log:

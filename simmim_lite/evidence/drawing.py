@@ -61,7 +61,8 @@ def panels(*titles: str, shared_yaxes: bool = False) -> go.Figure:
     for column, title in enumerate(titles, 1):
         axis = "" if column == 1 else str(column)
         place = {"xref": f"x{axis} domain", "yref": f"y{axis} domain", "x": 0, "y": 1.03}
-        anchor = {"xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 14}}
+        anchor = {"xanchor": "left", "yanchor": "bottom", "showarrow": False, "align": "left"}
+        anchor["font"] = {"size": 14}
         figure.add_annotation(text=f"<b>{title}</b>", **place, **anchor)
     return figure.update_layout(template=TEMPLATE)
 
