@@ -1,0 +1,42 @@
+"""The gallery: what it draws and says, from the shipped records."""
+
+import pytest
+
+from simmim_lite.errors import UserError
+from simmim_lite.evidence import shipped, sides
+from simmim_lite.studies import gallery
+
+
+def test_captions_are_counted_from_the_rows() -> None:
+    evidence = {kind: rows for kind, rows in sides.rows().items() if rows}
+    page = gallery.gallery_page(evidence)
+    assert "published runs: 63 runs" in page
+    assert f"{len(evidence['shipped'])} runs of 3 seeds on scenes" in page
+    assert [f"({study}.png)" in page for study in gallery.QUESTIONS] == [True] * 4
+
+
+def test_every_picture_is_drawn(tmp_path, monkeypatch) -> None:
+    drawn = []
+
+    def png(figure, path):
+        drawn.append((path.name, len(figure.data)))
+        return path
+
+    monkeypatch.setattr(gallery, "_png", png)
+    files = gallery.make_gallery(tmp_path)
+    assert [file.name for file in files] == [*(f"{s}.png" for s in gallery.QUESTIONS), "readme.png", "gallery.md"]
+    assert all(traces > 5 for _, traces in drawn)
+
+
+def test_without_a_browser_or_records(tmp_path, monkeypatch) -> None:
+    class Figure:
+        layout = type("Layout", (), {"height": 1})
+
+        def to_image(self, *_, **__):
+            raise RuntimeError("no browser\nsecond line")
+
+    with pytest.raises(UserError, match=r"Chromium or Chrome \(no browser\): pip install kaleido"):
+        gallery._png(Figure(), tmp_path / "a.png")
+    monkeypatch.setattr(shipped, "names", lambda: [])
+    with pytest.raises(UserError, match="no records are shipped"):
+        gallery.make_gallery(tmp_path)
