@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
+from .figure import Figure
 from .records import SCORES, millions, short
 
 #: Okabe and Ito's colours, told apart with any common colour blindness (their yellow is too pale for a line).
@@ -57,7 +58,8 @@ TEMPLATE = go.layout.Template(
 
 def panels(*titles: str, shared_yaxes: bool = False) -> go.Figure:
     """An empty figure of one row of panels, each with a title at its left edge."""
-    figure = make_subplots(1, len(titles), horizontal_spacing=0.06 if shared_yaxes else 0.12, shared_yaxes=shared_yaxes)
+    apart = 0.06 if shared_yaxes else 0.12
+    figure = make_subplots(1, len(titles), horizontal_spacing=apart, shared_yaxes=shared_yaxes, figure=Figure())
     for column, title in enumerate(titles, 1):
         axis = "" if column == 1 else str(column)
         place = {"xref": f"x{axis} domain", "yref": f"y{axis} domain", "x": 0, "y": 1.03}
@@ -69,7 +71,7 @@ def panels(*titles: str, shared_yaxes: bool = False) -> go.Figure:
 
 def empty(reason: str = "no finished runs yet") -> go.Figure:
     """A figure that says why there is nothing to see."""
-    figure = go.Figure(layout={"template": TEMPLATE, "height": 160, "margin": {"t": 20, "b": 20}})
+    figure = Figure(layout={"template": TEMPLATE, "height": 160, "margin": {"t": 20, "b": 20}})
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
     return figure.add_annotation(
         text=reason[:1].upper() + reason[1:], showarrow=False, font={"size": 15, "color": FAINT}
@@ -290,6 +292,6 @@ def text_table(columns: dict[str, list[str]], widths: list[int], ink: list | str
     header |= {"line": {"color": PALE}, "font": {"size": 13}, "height": 32}
     cells = {"values": list(columns.values()), "align": "left", "fill": {"color": "white"}, "line": {"color": PALE}}
     cells |= {"font": {"size": 13, "color": ink}, "height": 28}
-    figure = go.Figure(go.Table(columnwidth=widths, header=header, cells=cells))
+    figure = Figure(go.Table(columnwidth=widths, header=header, cells=cells))
     height = 44 + sum(14 + 17 * math.ceil(n) for n in lines) + 16
     return figure.update_layout(template=TEMPLATE, height=height, margin={"l": 4, "r": 4, "t": 6, "b": 4})

@@ -1,9 +1,10 @@
 """95 % intervals over independent units: paired seeds, and trunks for rank correlations. No torch here."""
 
 import numpy as np
-from scipy.special import stdtrit
 
 BOOTSTRAP_FROM = 8  # independent units: Student's t below, percentile bootstrap from here on
+# Student's t, 97.5 % quantile by degrees of freedom: scipy has it, but takes a quarter of a second to import
+T_QUANTILES = (None, 12.7062047, 4.30265273, 3.18244631, 2.77644511, 2.57058184, 2.44691185)
 RESAMPLES = 2000
 BOOTSTRAP_SEED = 0
 
@@ -14,7 +15,7 @@ def paired_interval(values: np.ndarray) -> tuple[float, float | None, float | No
     if n < 2:
         return mean, None, None
     if n < BOOTSTRAP_FROM:
-        half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n))
+        half = float(T_QUANTILES[n - 1] * np.std(values, ddof=1) / np.sqrt(n))
         return mean, mean - half, mean + half
     draws = np.random.default_rng(BOOTSTRAP_SEED).integers(0, n, (RESAMPLES, n))
     low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])

@@ -29,6 +29,7 @@ from .drawing import (
     text_table,
     where,
 )
+from .figure import Figure
 from .records import short
 
 _INKS = {"published": "#000000", "shipped": COLOURS[0], "yours": COLOURS[1]}
@@ -46,7 +47,7 @@ def relative(study: str, evidence: Mapping[str, Rows]) -> go.Figure:
     kinds = kinds_of(study, evidence, None, "score" if study == "proxy" else None)
     if not kinds:
         return empty("no finished runs to show yet")
-    chart = make_subplots(1, 1).update_layout(
+    chart = make_subplots(1, 1, figure=Figure()).update_layout(
         {"template": TEMPLATE, "height": 480, "margin": {"t": 50, "l": 74, "r": 20}}
     )
     drawn, labels, reach = [], [], []
@@ -112,7 +113,7 @@ def pairs(
     marks = [(kind, group) for kind in accuracies for group in GROUPS if accuracies[kind].get(group)]
     if not marks:
         return empty("no two runs with a score yet")
-    chart = go.Figure(layout={"template": TEMPLATE, "showlegend": False, "margin": {"t": 16, "l": 210, "r": 20}})
+    chart = Figure(layout={"template": TEMPLATE, "showlegend": False, "margin": {"t": 16, "l": 210, "r": 20}})
     colours = dict(zip(accuracies, (INK, *COLOURS), strict=False))
     for kind, group in marks:
         found = accuracies[kind][group]

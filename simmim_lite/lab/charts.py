@@ -7,12 +7,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..evidence.drawing import COLOURS, DASHES, FAINT, PALE, SYMBOLS, TEMPLATE
+from ..evidence.figure import Figure
 
 
 def bars(values: Mapping[str, float], unit: str, guess: float | None = None, *, form: str = ".1f") -> go.Figure:
     """Named numbers as bars from zero, each with its value; a guess as a dashed line across, `your guess`."""
     names, numbers = list(values), list(values.values())
-    chart = go.Figure()
+    chart = Figure()
     text = [f"{v:{form}}" for v in numbers]
     hover = [f"{n}: {t}" for n, t in zip(names, text, strict=True)]
     style = {"marker": {"color": COLOURS[0]}, "textposition": "outside", "cliponaxis": False}
@@ -44,7 +45,7 @@ def lines(
     Colour, symbol and dash tell them apart. guess: a dashed line, `your guess`, at this value of the axis `guess_on`.
     band: (low, high, text), shaded. log: a logarithmic y axis. form: of the y values in hover texts.
     """
-    chart = go.Figure()
+    chart = Figure()
     if band:
         low, high, text = band
         chart.add_hrect(y0=low, y1=high, fillcolor=PALE, line_width=0, layer="below")
@@ -98,7 +99,7 @@ def maps(
     """
     names = list(values)
     side = min(side, (820 - 190) // len(names))  # what JupyterLab leaves beside its table of contents at 1,280
-    chart = make_subplots(1, len(names), subplot_titles=names, horizontal_spacing=0.16 / len(names))
+    chart = make_subplots(1, len(names), subplot_titles=names, horizontal_spacing=0.16 / len(names), figure=Figure())
     arrays = [np.asarray(a, float) for a in values.values()]
     for column, (name, array) in enumerate(zip(names, arrays, strict=True), 1):
         hover = f"{name.replace('<br>', ' ')}<br>{y} %{{y}}, {x} %{{x}}<br>{unit}: %{{z:.4g}}<extra></extra>"

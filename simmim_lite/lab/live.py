@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 
 from ..errors import UserError, unknown
 from ..evidence.drawing import COLOURS, FAINT, TEMPLATE
+from ..evidence.figure import Figure
 from ..training.run import Run
 
 _SECONDS = 1.0  # between two pictures of a growing curve
@@ -140,7 +141,7 @@ def figure(
     marks: {images seen: text}, drawn as dotted lines (a drop of the learning rate, say). training: what a point of the
     training loss is.
     """
-    chart = go.Figure()
+    chart = Figure()
     styles = {
         "train_loss": (f"training loss, {training}", {"mode": "lines", "line": {"color": FAINT, "width": 1.2}}),
         "val_loss": ("validation loss", {"mode": "lines+markers", "line": {"color": COLOURS[0], "width": 2.4}}),

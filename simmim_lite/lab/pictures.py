@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from ..errors import UserError
 from ..evidence.drawing import INK, TEMPLATE
+from ..evidence.figure import Figure
 from ..model.masking import upsample
 
 GREY = 128  # what a hidden pixel looks like
@@ -148,7 +149,7 @@ def _sheet(
     lines = max((label.count("<br>") + 1 for _, label, _, _ in cells if label), default=0)
     head = 0.06 + _HEAD * lines * 90 / side if lines else 0
     step = 1 + _GAP + (head if every_row_has_titles else 0)
-    figure = go.Figure()
+    figure = Figure()
     for image, label, row, column in cells:
         pixels = as_rgb(image)
         x, y = column * (1 + _GAP), head + row * step

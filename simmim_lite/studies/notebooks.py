@@ -234,6 +234,9 @@ def _papermill(path: Path, copy: Path, params: dict, cwd: str) -> str:
 
     name = path.stem
     options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 120}
+    options["request_save_on_cell_execute"] = (
+        False  # a copy is looked at when it is whole: saving it 80 times took a second
+    )
     try:
         papermill.execute_notebook(str(path), str(copy), params, cwd=cwd, **options)
     except DeadKernelError:

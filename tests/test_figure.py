@@ -1,0 +1,64 @@
+"""figure.py: a figure shows the bundle that plotly's renderers make, without importing them; no scipy for intervals."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from plotly.io._renderers import renderers
+from scipy.stats import t as student
+
+from simmim_lite.evidence import drawing, figure
+from simmim_lite.evidence.intervals import BOOTSTRAP_FROM, T_QUANTILES, paired_interval
+
+IN_A_KERNEL = """
+import json, sys
+from ipykernel.zmqshell import ZMQInteractiveShell
+shell = ZMQInteractiveShell.instance()
+shown = []
+shell.display_pub.publish = lambda data, *_, **__: shown.append(data)
+from simmim_lite.evidence import drawing
+from IPython.display import display
+display(drawing.empty("nothing"))
+slow = [name for name in ("nbformat", "plotly.io._renderers", "scipy", "torch") if name in sys.modules]
+print(json.dumps({"shown": shown, "slow": slow}))
+"""
+
+
+def in_a_kernel(**environment: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_KERNEL], capture_output=True, text=True, env=os.environ | environment
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_kernel_shows_a_figure_without_the_slow_imports() -> None:
+    said = in_a_kernel()
+    assert said["slow"] == []
+    (bundle,) = said["shown"]
+    own = go.Figure(drawing.empty("nothing"))
+    theirs = renderers._build_mime_bundle(own.to_dict(), "plotly_mimetype")[figure.MIME]
+    assert set(bundle) == {figure.MIME}
+    assert {k: bundle[figure.MIME][k] for k in ("data", "layout")} == {k: theirs[k] for k in ("data", "layout")}
+
+
+def test_a_renderer_that_was_asked_for_is_used() -> None:
+    (bundle,) = in_a_kernel(PLOTLY_RENDERER="json")["shown"]
+    assert set(bundle) == {"application/json"}
+
+
+def test_every_plot_is_such_a_figure() -> None:
+    for chart in (drawing.empty("x"), drawing.panels("a", "b"), drawing.text_table({"a": ["b"]}, [1], "#000", [1])):
+        assert isinstance(chart.update_layout(height=200), figure.Figure)
+
+
+@pytest.mark.parametrize("n", range(2, BOOTSTRAP_FROM))
+def test_t_quantiles_are_scipys(n: int) -> None:
+    assert T_QUANTILES[n - 1] == pytest.approx(student.ppf(0.975, n - 1), rel=1e-8)
+    values = np.arange(n) ** 1.5
+    low, high = student.interval(0.95, n - 1, values.mean(), values.std(ddof=1) / n**0.5)
+    assert paired_interval(values) == pytest.approx((values.mean(), low, high))
