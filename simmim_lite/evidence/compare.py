@@ -65,7 +65,7 @@ def figure(
     if not kinds:
         return empty("no finished runs to show yet")
     ends = study in ("data-scale", "model-size")
-    plot, bottom = 300, 72 if ends else 196
+    plot, bottom = 300, {"data-scale": 76, "model-size": 96}.get(study, 200)  # ticks of a size take two lines
     chart = panels(*(f"{title}<br>{_small(said)}" for title, said in (_titles(study, *item) for item in kinds.items())))
     chart.update_layout(height=_TOP + plot + bottom, margin={"t": _TOP, "b": bottom, "l": _LEFT, "r": _RIGHT})
     own = next((kind for kind in ("yours", "shipped") if kind in kinds), None)

@@ -98,7 +98,7 @@ def claims_table(kinds: Mapping[str, list[Claim]], ids: tuple[str, ...] | None =
         for column, text in zip(columns.values(), (*row, f"<b>{claim.verdict}</b>", claim.evidence), strict=True):
             column.append(text)
     texts = zip(columns["what the runs say"], columns["claim"], columns["evidence from"], strict=True)
-    lines = [max(len(e) / 76, len(c) / 20, len(k) / 15, 1) for e, c, k in texts]
+    lines = [max(len(e) / 63, len(c) / 15, len(k) / 12, 1) for e, c, k in texts]
     ink = [INK, INK, INK, [VERDICTS[claim.verdict] for _, claim in found], INK]
     return text_table(columns, [36, 160, 118, 118, 560], ink, lines)
 

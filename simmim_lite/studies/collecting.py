@@ -120,9 +120,9 @@ def _done(run: Run, runs_dir: Path) -> bool:
     return any(record_path(runs_dir, replace(run, precision=p)).exists() for p in PRECISIONS)
 
 
-def _line(name: str, cost: dict[str, float]) -> dict[str, str]:
+def _line(name: str, cost: dict[str, float], what: str = "model size") -> dict[str, str]:
     return {
-        "model size": name,
+        what: name,
         "runs": f"{cost['runs']:,.0f}",
         "steps": f"{cost['steps']:,.0f}",
         "images seen": f"{cost['images']:,.0f}",
@@ -141,7 +141,7 @@ def _preview_shipped() -> list[dict[str, str]]:
         cost["images"] = sum(r["cost"]["images_seen"] for r in trained)
         cost["flops"] = sum(r["cost"]["flops"] for r in trained)
         cost["seconds"] = sum(r["cost"]["core_seconds"] for r in records)
-        lines.append(_line(name, cost))
+        lines.append(_line(name, cost, "shipped records"))
     return lines
 
 
