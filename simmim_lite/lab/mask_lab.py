@@ -22,7 +22,7 @@ from .networks import Network
 from .widget import Widget, module
 
 TOKEN = 4  # pixels of a token
-TABS = ("explore", "guess")
+TABS = ("explore", "guess", "windows")
 
 
 class MaskLab(Widget):
@@ -33,7 +33,7 @@ class MaskLab(Widget):
     mask patch that does not divide, a ratio outside 0 to 1, an unknown strategy or network.
     """
 
-    _esm = module("core", "net", "parts", "pixels", "mask_lab", "mask_lab_draw", "mask_lab_views")
+    _esm = module("core", "net", "parts", "pixels", "windows", "mask_lab", "mask_lab_draw", "mask_lab_views")
 
     pictures = t.List(help="what can be chosen: `photos` makes the entries").tag(sync=True)
     picture = t.Int(0, help="number of the chosen picture").tag(sync=True)
@@ -45,7 +45,7 @@ class MaskLab(Widget):
     seed = t.Int(0, help="of the mask").tag(sync=True)
     edits = t.List(t.Int(), help="cells flipped by hand, by number in rows").tag(sync=True)
     statistics = t.Unicode("visible", help="visible | normalised | true").tag(sync=True)
-    tab = t.Unicode("explore", help="explore | guess").tag(sync=True)
+    tab = t.Unicode("explore", help="explore | guess | windows").tag(sync=True)
 
     def __init__(
         self,

@@ -31,7 +31,8 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><link rel="icon" href="data:,"><meta name="color-scheme" content="light dark">
 <style>body {{ margin: 0 auto; padding: 16px; max-width: 1100px; background: #fff; color: #1f2430;
-font: 16px/1.5 Inter, "Segoe UI", "DejaVu Sans", sans-serif }} a {{ color: #0072b2 }} h1 {{ font-size: 24px; margin: 0 0 4px }}
+font: 16px/1.5 Inter, "Segoe UI", "DejaVu Sans", sans-serif }}
+a {{ color: #0072b2 }} h1 {{ font-size: 24px; margin: 0 0 4px }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #16181d; color: #e8eaf0 }} a {{ color: #56b4e9 }} }}
 </style></head>
 <body><main><h1>{title}</h1>{before}{twin}</main></body></html>

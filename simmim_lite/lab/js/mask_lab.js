@@ -26,12 +26,13 @@ class MaskLab {
     for (const [name, value] of Object.entries(values)) this.model.set(name, value);
     this.model.save_changes();
     this.still = false;
-    this.settle("picture" in values || "network" in values);
+    if (Object.keys(values).some((name) => PARTS.includes(name))) this.settle("picture" in values || "network" in values);
+    else if (values.tab === "windows" && this.mask) this.count();
   }
 
   moved(name) {
     if (this.still) return;
-    if (name === "tab") return this.panels.open(this.get("tab"));
+    if (name === "tab") { this.panels.open(this.get("tab")); return void (this.mask && this.count()); }
     if (name === "statistics") return this.show();
     this.settle(["picture", "pictures", "network"].includes(name));
   }
@@ -76,7 +77,8 @@ class MaskLab {
     this.listen();
     this.reconstruction = this.buildReconstruction();
     this.guessing = this.buildGuess();
-    const panels = [["explore", "Reconstruction", this.reconstruction], ["guess", "Guess first", this.guessing]];
+    this.windows = h("section", { "aria-label": "windows" });
+    const panels = [["explore", "Reconstruction", this.reconstruction], ["guess", "Guess first", this.guessing], ["windows", "Windows", this.windows]];
     this.panels = tabs("views", panels, (name) => { this.put({ tab: name }, false); });
     this.el.replaceChildren(
       h("div", { class: "sl-columns" },

@@ -82,6 +82,7 @@ Object.assign(MaskLab.prototype, {
     const { side, grid } = this, patch = this.get("patch"), hidden = this.mask.reduce((a, b) => a + b, 0), far = averageDistance(this.mask, grid, patch);
     const across = side / TOKEN, tokens = upsample(this.mask, grid, patch / TOKEN);
     this.tokens = tokens;
+    if (this.get("tab") === "windows") this.showWindows();
     const windows = [this.about ? this.about.window : 12, ...(this.about ? [] : [6])].filter((w) => across % w === 0);
     const blind = windows.map((w) => {
       const [first, shifted] = [0, Math.floor(w / 2)].map((s) => blindWindows(tokens, across, w, s).reduce((a, b) => a + b, 0));
@@ -98,6 +99,14 @@ Object.assign(MaskLab.prototype, {
       h("dt", {}, "hidden"), h("dd", { "data-number": "hidden" }, `${hidden} of ${this.mask.length} cells, ${((100 * hidden) / this.mask.length).toFixed(1)} %`),
       h("dt", { title: "mean distance of a hidden pixel to the nearest visible one" }, "AvgDist"), distance,
       h("dt", { title: "first-stage attention windows without one visible token" }, "blind windows"), h("dd", { "data-number": "blind" }, ...blind.flatMap((b, i) => (i ? [h("br"), b] : [b]))));
+  },
+
+  /** The window view of this mask and this picture; made when first looked at. */
+  showWindows() {
+    const { about, small: picture } = this, side = this.side / TOKEN;
+    const given = { tokens: this.tokens, side, window: about ? about.window : 12, depths: about ? about.depths : [2, 2, 18, 2], picture };
+    if (this.view) this.view.update(given);
+    else this.view = mountWindows(this.windows, given);
   },
 
   wait(on) {
