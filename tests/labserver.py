@@ -39,12 +39,13 @@ ERRORS = f"""() => [...{_WIDGET}.content.model.cells].flatMap(cell => cell.type 
   .filter(output => output.output_type === 'error').map(output => `${{output.ename}}: ${{output.evalue}}`)"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lab:
-    """A running server."""
+    """A running server on a folder of notebooks."""
 
     url: str
     token: str
+    served: Path
 
     def page(self, notebook: str) -> str:
         """The address that opens a notebook with nothing left over from another one."""
@@ -81,7 +82,7 @@ def jupyterlab(notebooks: Path, scratch: Path, working_dir: Path) -> Iterator[La
     log = scratch / "server.log"
     with log.open("w") as file:
         server = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
-    lab = Lab(f"http://127.0.0.1:{port}", token)
+    lab = Lab(f"http://127.0.0.1:{port}", token, notebooks)
     try:
         _wait(server, lab, log)
         yield lab
