@@ -3,8 +3,9 @@
 from urllib.parse import urlparse
 
 import pytest
-from labserver import chromium, jupyterlab
+from labserver import jupyterlab
 
+from simmim_lite.lab.headless import chromium
 from simmim_lite.studies import notebooks
 
 
