@@ -1,12 +1,12 @@
-"""What the notebooks use beside the library: checks of exercises, pictures, charts, live curves.
+"""What the notebooks use beside the library: checks of exercises, pictures, charts, live curves, an explorer.
 
-Looked up when first used: `lab.checks`, `lab.pictures`, `lab.charts`, `lab.live`. Importing this package imports
-neither torch nor plotly.
+Looked up when first used: `lab.checks`, `lab.pictures`, `lab.charts`, `lab.live`, `lab.explorer`. Importing this
+package imports neither torch nor plotly.
 """
 
 from importlib import import_module
 
-_MODULES = ("charts", "checks", "live", "pictures")
+_MODULES = ("charts", "checks", "explorer", "live", "pictures")
 
 __all__ = list(_MODULES)
 
