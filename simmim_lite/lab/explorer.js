@@ -65,7 +65,8 @@ function sentences({ data, shown, kept }) {
     make("p", {}, make("b", {}, `${shown.length} of ${many(data.runs.length, "run")}`), `, ${correlation(shown)}`,
       shown.length > 2 ? " of validation loss and accuracy" : "", `; ${overfit} overfit.`),
     make("p", {}, pairs.length === 0 ? "No run beside one that is half as long."
-      : `${many(pairs.length, "doubling")} of the length: the loss fell in ${counted(fell)} and rose in ${counted(rose)}.`),
+      : `${many(pairs.length, "doubling")} of the length: the loss fell in ${counted(fell)} ` +
+        `and rose in ${counted(rose)}.`),
     make("p", {}, kept.length === 0 ? "Nothing is selected."
       : `Selected: ${many(kept.length, "run")}${kept.length > 2 ? `, ${correlation(kept)}` : ""}.`),
   ];
@@ -86,7 +87,7 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
   const picked = Object.fromEntries(facets.map(({ field }) => [field, new Set()]));
   const passes = (run, but) =>
     facets.every(({ field }) => field === but || !picked[field].size || picked[field].has(run[field]));
-  let dark = false, drawn = false;
+  let dark = false, drawn = false, frame = 0;
   const state = {
     data, measure: measures[0], fit: false, selected: new Set(), shown: [], kept: [],
     styles: Object.fromEntries(facets.map(({ field, options }) => [field, new Map(options.map((o) => [o.value, o]))])),
@@ -166,7 +167,11 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
     controls();
     says.replaceChildren(...sentences(state));
     table.replaceChildren(listing(data, state.kept));
-    if (!drawn) return;
+    if (drawn && !frame) frame = requestAnimationFrame(draw); // numbers at once, pictures once a frame
+    tell(state.kept, state.shown);
+  }
+  function draw() {
+    frame = 0;
     for (const panel of panels) {
       const { view, div } = panel, { traces, points, layout } = chart(state, view);
       Object.assign(panel, { points, rings: traces.length - 1 });
@@ -174,7 +179,6 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
       div.setAttribute("aria-label", `${view.title}: ${axes}, ${many(points.length, "mark")}`);
       plotly.react(div, traces, layout, { displayModeBar: false, doubleClick: false });
     }
-    tell(state.kept, state.shown);
   }
   /** Ring the given runs in every view. */
   function ring(ids) {
@@ -196,7 +200,7 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
       ids(event).forEach((id) => next.delete(id) || next.add(id));
       select(next);
     });
-    div.on("plotly_selected", (event) => event && select(ids(event)));
+    div.on("plotly_selected", (event) => event?.range && select(ids(event))); // no range: `draw` took the box away
     div.on("plotly_doubleclick", () => select([]));
   }
 
@@ -212,7 +216,7 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
     if (!el.clientWidth) return; // not on the page yet
     if (drawn) return panels.forEach(({ div }) => plotly.Plots.resize(div));
     drawn = true;
-    update();
+    draw();
     panels.forEach(listen);
     el.dataset.drawn = String(Math.round(performance.now())); // ms since the page was asked for
   });
@@ -224,6 +228,7 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
   theme();
   size.observe(el);
   return () => {
+    cancelAnimationFrame(frame);
     size.disconnect();
     watch.disconnect();
     night.removeEventListener("change", theme);

@@ -13,8 +13,7 @@ from ..errors import UserError
 from ..evidence import published
 from ..evidence.compare import KINDS, sizes_of
 from ..evidence.doublings import doublings, omega, turning_point
-from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, loss_unit, run_text, shades
-from ..evidence.pairs import run_name
+from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, loss_unit, shades, size_name
 from ..evidence.records import OVERFIT, SCORES, groups, millions, short, trained
 
 Rows = list[dict]
@@ -78,23 +77,40 @@ def _run(row: dict) -> dict:
         published.SCORE: 100 * row[published.SCORE],
         "omega": omega(row),
         "name": f"{short(row['model'])}, {data_name(row['dataset'])}, {row['steps']:,} steps",
-        "text": f"{run_text(row)}<br>{row['epochs']:,.0f} epochs, Omega {power(omega(row))}",
+        "text": _lines(
+            f"<b>{size_name(row)}</b>",
+            data_name(row["dataset"]),
+            f"{row['images']:,} images",
+            f"{row['steps']:,} steps, {row['epochs']:,.0f} epochs",
+            f"validation loss {row['val_loss']:.4f}",
+            f"top-1 {100 * row[published.SCORE]:.2f} %",
+            f"Omega {power(omega(row))}{', overfit' if row['overfit'] else ''}",
+        ),
     }
 
 
-def _doubling(d: dict, runs: Rows) -> dict:
-    """A doubling of the length: Omega of the longer run, changes of loss (%) and score (points), hover text."""
+def _lines(*lines: str) -> str:
+    """A hover text of short lines: a small panel has no room for long ones."""
+    return "<br>".join(line for line in lines if line)
+
+
+def _doubling(d: dict, runs: Rows, of: str = "top-1") -> dict:
+    """A doubling of the length: Omega of the longer run, changes of loss (%) and score (points, `of`), hover text."""
     shorter = next(row for row in runs if (_unit(row), row["steps"]) == (d["unit"], d["steps"] // 2))
     loss = 100 * d["loss_change"] / shorter["val_loss"]
     score = None if d["score_change"] is None else 100 * d["score_change"]
-    text = f"<b>{escape(short(d['model']))} ({millions(d['params'])})</b>, {d['images']:,} images"
-    text += f"<br>from {d['steps'] // 2:,} to {d['steps']:,} steps<br>validation loss {loss:+.2f} %"
-    text += "" if score is None else f"<br>score {score:+.2f} points"
     return {
         "omega": d["omega"],
         "loss_change": loss,
         "score_change": score,
-        "text": f"{text}<br>Omega {power(d['omega'])}",
+        "text": _lines(
+            f"<b>{size_name(d)}</b>",
+            f"{d['images']:,} images",
+            f"{d['steps'] // 2:,} to {d['steps']:,} steps",
+            f"validation loss {loss:+.2f} %",
+            "" if score is None else f"{of} {score:+.2f} points",
+            f"Omega {power(d['omega'])}",
+        ),
     }
 
 
@@ -209,33 +225,39 @@ def _own(k: int, name: str, rows: Rows, turns: dict) -> dict:
     if score is None:
         found = [d | {"score_change": None} for d in found]
     own = _turns(found) if score else {"loss": turning_point(found), "score": None}
+    what = SCORES.get(score, "")
     day, night = OWN[k % len(OWN)]
     said = f"{len(rows)} {'run' if len(rows) == 1 else 'runs'} ({escape(str(rows[0]['data']).split('/')[-1])})"
-    said += f", {len(found)} doublings of the length" if found else ", none of them twice as long as another"
+    doubled = f"{len(found)} {'doubling' if len(found) == 1 else 'doublings'} of the length"
+    said += f", {doubled if found else 'none of them twice as long as another'}"
     parts = {"loss": "validation loss turns up", "score": f"{LABELS.get(score, '')} turns down"}
     turned = [f"{parts[of]} near Omega {power(value)}" for of, value in own.items() if value]
     said += f"; {' and '.join(turned)}" if turned else ""
     return {
         "name": name,
-        "score": LABELS.get(score, "").split(",")[0],
+        "score": what,
         "colour": day,
         "dark": night,
-        "runs": [
-            {"omega": omega(r), "text": f"<b>{escape(name)}</b>: {escape(run_name(r))}<br>Omega {_where(r, turns)}"}
-            for r in rows
-        ],
-        "doublings": [_doubling(d, rows) for d in found],
+        "runs": [{"omega": omega(row), "text": _where(name, row, turns)} for row in rows],
+        "doublings": [_doubling(d, rows, what) for d in found],
         "turns": own,
         "said": said,
     }
 
 
-def _where(row: dict, turns: dict) -> str:
-    """A run's Omega, and on which side of the two published turning points it lies."""
+def _where(name: str, row: dict, turns: dict) -> str:
+    """The hover text of an own run: which, its Omega, and on which side of the two published turning points it lies."""
     value = omega(row)
     known = [t for t in turns.values() if t]
-    side = "below both" if value < min(known) else "above both" if value > max(known) else "between the two"
-    return f"{power(value)}, {side} published turning points"
+    side = "below both" if value < min(known) else "above both" if value > max(known) else "between the"
+    return _lines(
+        f"<b>{escape(name)}</b>",
+        size_name(row),
+        f"{row['images']:,} images",
+        f"{row['steps']:,} steps, seed {row['seed']}",
+        f"Omega {power(value)}: {side}",
+        "published turning points",
+    )
 
 
 def power(value: float) -> str:

@@ -55,6 +55,8 @@ CSS = """
   margin:0 }
 .sl-explorer .panel h3 { font-size:14px; line-height:1.3; margin:0 8px; font-weight:600; color:var(--ink) }
 .sl-explorer .panel p { font-size:12px; color:var(--soft); margin:1px 8px 0; min-height:1.45em; max-width:none }
+.sl-explorer .panel:hover { position:relative; z-index:2 }
+.sl-explorer .plot-here .main-svg { overflow:visible !important }
 .sl-explorer .plot-here { height:310px; width:100% }
 .sl-explorer .small { font-size:12.5px; color:var(--soft); margin:10px 4px 0; max-width:100ch }
 .sl-explorer .wide { overflow-x:auto; margin-top:14px }
