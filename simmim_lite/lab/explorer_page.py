@@ -70,7 +70,8 @@ CSS = """
   transition:background .12s, border-color .12s } }
 @media (max-width:520px) { .sl-explorer fieldset { grid-template-columns:1fr } .sl-explorer legend { padding:0 0 3px }
   .sl-explorer .chip { font-size:13px; gap:5px; padding:3px 9px 3px 7px }
-  .sl-explorer .chip small { font-size:11.5px } }
+  .sl-explorer .chip small { font-size:11.5px } .sl-explorer td:first-child { white-space:normal; min-width:9em }
+  .sl-explorer th, .sl-explorer td { padding:3px 6px } }
 """
 
 

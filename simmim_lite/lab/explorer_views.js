@@ -36,7 +36,7 @@ function chart(state, view) {
     const tint = view.join.includes(BY_COLOUR) ? colour(styles[BY_COLOUR].get(key)) : ink("soft");
     const xy = { x: line.map((p) => p && p[x.field]), y: line.map((p) => p && p[y.field]) };
     traces.push(trace({ mode: "lines", ...xy, hoverinfo: "skip", line: { color: tint, width: 1.4 },
-      opacity: some ? 0.15 : 0.5 }));
+      opacity: some ? 0.2 : 0.5 }));
   }
   if (view.of === "doublings") own.forEach((set, k) => traces.push(here(state, set, k)));
   const look = view.of === "own"
@@ -62,7 +62,7 @@ function published({ data, selected, styles, colour }, points, some) {
   const runs = points.map((p) => data.runs[p.id]);
   return {
     size: 8.5, line: { width: 1.9 },
-    opacity: points.map((p) => (some && !selected.has(p.id) ? 0.16 : 1)),
+    opacity: points.map((p) => (some && !selected.has(p.id) ? 0.26 : 1)),
     symbol: runs.map((run) => `${styles[BY_SYMBOL].get(run[BY_SYMBOL]).symbol}-open${run.overfit ? "-dot" : ""}`),
     color: runs.map((run) => colour(styles[BY_COLOUR].get(run[BY_COLOUR]))),
   };
