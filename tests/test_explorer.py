@@ -146,7 +146,7 @@ def test_without_a_reader_it_is_html_alone_and_chooses_all() -> None:
 
 def test_in_a_kernel_it_is_a_widget_that_says_what_was_chosen(monkeypatch) -> None:
     monkeypatch.setattr(live, "_in_notebook", lambda: True)
-    monkeypatch.setattr(live, "_executed_unseen", lambda: False)
+    monkeypatch.setattr(live, "executed_unseen", lambda: False)
     shown = explorer.show(own_rows())
     bundle, _ = shown._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
@@ -163,13 +163,13 @@ def test_in_a_kernel_it_is_a_widget_that_says_what_was_chosen(monkeypatch) -> No
     monkeypatch.setattr(type(shown.widget), "send", lambda self, message, buffers: sent.append(len(buffers[0])))
     shown.widget._handle_custom_msg("plotly", [])
     assert sent == [len(explorer._plotly())]
-    monkeypatch.setattr(live, "_executed_unseen", lambda: True)
+    monkeypatch.setattr(live, "executed_unseen", lambda: True)
     assert explorer.show().widget is None
 
 
 def test_without_anywidget_one_line_names_the_remedy(monkeypatch) -> None:
     monkeypatch.setattr(live, "_in_notebook", lambda: True)
-    monkeypatch.setattr(live, "_executed_unseen", lambda: False)
+    monkeypatch.setattr(live, "executed_unseen", lambda: False)
     monkeypatch.setitem(sys.modules, "anywidget", None)
     explorer._widget_class.cache_clear()
     with pytest.raises(UserError, match="pip install anywidget"):
