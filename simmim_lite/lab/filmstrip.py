@@ -54,7 +54,9 @@ def frames(runs_dir: str | Path, run: Run, data=None):
     if record.get("status") == "done":
         weights[run.steps] = _final(runs_dir, run)
     if not weights:
-        raise UserError(f"{run.key}: neither film, checkpoint nor weights in {runs_dir}; pretrain(run, film=12) films it")
+        raise UserError(
+            f"{run.key}: neither film, checkpoint nor weights in {runs_dir}; pretrain(run, film=12) films it"
+        )
     losses = {point["step"]: point["val_loss"] for point in record.get("curve", ())}
     shot = _shot(run, data)
     taken = [(step, *_take(shot, run, state)) for step, state in weights.items()]
@@ -78,7 +80,9 @@ def grid(runs_dir: str | Path, runs: Sequence[Run], data=None):
     records = [read_record(record_path(runs_dir, run)) or {} for run in runs]
     missing = [run.key for run, record in zip(runs, records, strict=True) if record.get("status") != "done"]
     if missing:
-        raise UserError(f"{missing[0]}: not finished in {runs_dir}; pretrain it first ({len(missing)} of {len(runs)} are missing)")
+        raise UserError(
+            f"{missing[0]}: not finished in {runs_dir}; pretrain it first ({len(missing)} of {len(runs)} are missing)"
+        )
     shot = _shot(first, data)
     taken = [_take(shot, run, _final(runs_dir, run)) for run in runs]
     facts = {"kind": "grid", "key": "grid", "run": first.to_dict(), "where": records[-1]["where"]}
@@ -122,7 +126,9 @@ class FilmStrip(Widget):
     def __init__(self, films: "Mapping | None" = None) -> None:
         if films is None:
             films = {"Through a run": shipped("scenes"), "Sizes and data": shipped("scenes-grid")}
-        sheets = {name: "data:image/png;base64," + base64.b64encode(film.png()).decode() for name, film in films.items()}
+        sheets = {
+            name: "data:image/png;base64," + base64.b64encode(film.png()).decode() for name, film in films.items()
+        }
         super().__init__(films=[{"name": name, "sheet": sheets[name], **film.facts} for name, film in films.items()])
 
 
