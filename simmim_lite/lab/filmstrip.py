@@ -118,7 +118,7 @@ def make(folder: str | Path = FOLDER, runs_dir: str | Path = "runs", progress=No
 
 
 class FilmStrip(Widget):
-    """Films as one widget, a tab each: `FilmStrip()` shows the shipped ones, `FilmStrip({"my run": frames(…)})` others."""
+    """Films as tabs: `FilmStrip()` shows those of the package, `FilmStrip({"my run": frames(…)})` any others."""
 
     _esm = module("core", "parts", "filmstrip")
     films = traitlets.List(traitlets.Dict()).tag(sync=True)  # [{name, sheet: an address of a PNG, **facts}]

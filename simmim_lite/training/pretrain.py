@@ -151,9 +151,9 @@ def pretrain(
     An interrupted run goes on from its last checkpoint; runs that differ in length alone branch off one trunk. Only one
     process at a time works on a trunk: another waits, or raises `Busy` with `wait=False`. `progress(step, steps)` is
     called now and then. A loss that is not finite or runs away ends in a record with status `failed`; whatever the
-    caller can mend is a `UserError`. On a CPU it runs in one thread, so that equal runs give equal numbers. `film` keeps
-    about so many frames of the run (RUNS_DIR/films/KEY.png, see `film.py`); it costs a validation a frame and changes
-    no number. A run that is finished is not filmed.
+    caller can mend is a `UserError`. On a CPU it runs in one thread, so that equal runs give equal numbers. `film`: how
+    many frames to keep in RUNS_DIR/films/KEY.png (see `film.py`); each costs a validation and changes no number. A run
+    that is finished is not filmed.
     """
     options = {"runs_dir": runs_dir, "device": device, "data": data, "wait": wait, "progress": progress, "film": film}
     return pretrain_once(run, **options)[0]
