@@ -51,7 +51,7 @@ function mountRun(el, film) {
     scrub.set(at); back.disabled = at === 0; next.disabled = at === frames.length - 1; play.hidden = still.matches;
     title.textContent = `Step ${whole(frame.step)}: validation loss ${loss4(frame.val_loss)}`;
     scrub.input.setAttribute("aria-valuetext", `step ${frame.step}, validation loss ${loss4(frame.val_loss)}`);
-    filled.forEach((one, i) => { one.show(i, at + 1); notes[i].textContent = `loss ${frame.each[i].toFixed(3)}`; });
+    filled.forEach((one, i) => { one.show(i, at + 1); notes[i].replaceChildren(h("span", {}, "loss "), frame.each[i].toFixed(3)); });
     chart.mark(at);
   }
   function start() {
@@ -66,7 +66,7 @@ function mountRun(el, film) {
 
 /** The losses along the steps (square-root axis: much happens early), with a marker that can be clicked along. */
 function lossChart({ frames, curve, run }, change) {
-  const W = 460, H = 230, left = 46, right = 12, top = 12, bottom = 40;
+  const W = 460, H = 230, left = 46, right = 24, top = 12, bottom = 40;
   const val = frames.filter((f) => f.val_loss !== null), train = (curve || []).filter((p) => p.train_loss !== null);
   const values = [...val.map((p) => p.val_loss), ...train.map((p) => p.train_loss)], low = Math.min(...values), high = Math.max(...values);
   const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1].find((s) => (high - low) / s <= 6) || 2, floor = Math.floor(low / step) * step, roof = Math.ceil(high / step) * step;
