@@ -1,23 +1,17 @@
-"""The window view and the film-strip in headless Chromium, as plain files: mouse, keyboard, pixels, numbers, no network."""
+"""The window view and the film-strip in Chromium, as plain files: mouse, keyboard, pixels, numbers, no network."""
 
 import numpy as np
 import pytest
-from labserver import chromium
 
 from simmim_lite.lab import filmstrip
 from simmim_lite.lab.windows import WindowView
 from simmim_lite.model.masking import fully_masked_windows, hash_masks, upsample
 from simmim_lite.model.reach import blind_groups, blocks_until_seen
 
-PIXELS = """(canvas, [x, y, w, h]) => [...canvas.getContext('2d').getImageData(x, y, w, h).data].filter((_, i) => i % 4 < 3)"""
-ORANGE = """canvas => { const d = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data; let n = 0;
+PIXELS = """(canvas, [x, y, w, h]) =>
+  [...canvas.getContext('2d').getImageData(x, y, w, h).data].filter((_, i) => i % 4 < 3)"""
+ORANGE = """canvas => { let n = 0; const d = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
   for (let i = 0; i < d.length; i += 4) n += d[i] === 213 && d[i + 1] === 94 && d[i + 2] === 0; return n; }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +22,11 @@ def pages(tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser):
-    context = browser.new_context(viewport={"width": 1100, "height": 900})
-    context.set_default_timeout(15_000)
-    opened = context.new_page()
-    opened.asked, opened.problems = [], []
-    opened.on("request", lambda request: opened.asked.append(request.url))
-    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+def page(new_page):
+    opened = new_page(1100, 900)
     yield opened
     assert {url.split(":")[0] for url in opened.asked} <= {"file", "data", "blob"}
     assert not opened.problems
-    context.close()
 
 
 def tokens(ratio: float = 0.6, seed: int = 0, patch: int = 32, pixels: int = 192) -> np.ndarray:
@@ -194,10 +182,9 @@ def test_every_control_is_labelled_and_keeps_its_keys(name: str, page, pages) ->
 
 @pytest.mark.parametrize("name", ["windows", "film"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_narrow_and_dark(name: str, scheme: str, browser, pages, tmp_path) -> None:
+def test_narrow_and_dark(name: str, scheme: str, new_page, pages, tmp_path) -> None:
     """Nothing sticks out at 400 px, text has contrast in both themes, and nothing plays where motion is unwanted."""
-    context = browser.new_context(viewport={"width": 400, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
-    page = context.new_page()
+    page = new_page(400, 900, color_scheme=scheme, reduced_motion="reduce")
     page.goto(pages[name].as_uri())
     page.locator("canvas").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
@@ -208,7 +195,6 @@ def test_narrow_and_dark(name: str, scheme: str, browser, pages, tmp_path) -> No
     )
     assert (light[0] < light[1]) == (scheme == "light") and abs(light[0] - light[1]) > 400
     page.screenshot(path=tmp_path / f"{name}-{scheme}.png", full_page=True)
-    context.close()
 
 
 @pytest.mark.parametrize(("name", "heading"), [("windows", ".sl-windows h3"), ("film", ".sl-panel h3")])
