@@ -176,3 +176,12 @@ def test_record_of_a_filmed_run_is_served_as_it_is(filmed) -> None:
     before = film_path(folder, SMALL).read_bytes()
     assert pretrain(SMALL, runs_dir=folder, device="cpu", film=12) == record == read_record(record_path(folder, SMALL))
     assert film_path(folder, SMALL).read_bytes() == before
+
+
+def test_command_line(filmed, capsys) -> None:
+    from simmim_lite import cli
+
+    words = ["--images", "48", "--steps", "24", "--batch-size", "16", "--warmup-steps", "4", "--eval-every", "8"]
+    words += ["--val-images", "64", "--val-masks", "1", "--probe-labels", "0", "--device", "cpu"]
+    assert cli.main(["pretrain", *words, "--film", "6", "--runs-dir", str(filmed[0])]) in (0, None)
+    assert f"film: {film_path(filmed[0], SMALL)}" in capsys.readouterr().out

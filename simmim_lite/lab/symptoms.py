@@ -236,7 +236,8 @@ SYMPTOMS: dict[str, Callable[[], Symptom]] = {
 
 def card(symptom: Symptom) -> str:
     """The symptom as a few lines of Markdown, with its numbers."""
-    lines = [f"**How it looks.** {symptom.looks}.", f"**Why.** {symptom.cause}.", f"**What to do.** {symptom.remedy}."]
+    said = {"How it looks": symptom.looks, "Why": symptom.cause, "What to do": symptom.remedy}
+    lines = [f"**{name}.** {text[0].upper()}{text[1:]}." for name, text in said.items()]
     if symptom.says:
         lines.append(f"The library says: `{symptom.says}`.")
     numbers = f"**{symptom.before:.3g}** before, **{symptom.after:.3g}** after"

@@ -107,12 +107,12 @@ function mountGrid(el, film) {
   const table = h("table", { class: "sl-grid" }, h("thead", {}, h("tr", {}, h("td"), ...levels.map((n) => h("th", { scope: "col" }, level(n))))),
     h("tbody", {}, ...models.map((m) => h("tr", {}, h("th", { scope: "row" }, networkName(m)), ...levels.map((n) => cell(m, n))))));
   const pair = h("div", { class: "sl-pair" }, h("figure", {}, picture.canvas, h("figcaption", {}, "Picture")), h("figure", {}, seen.canvas, h("figcaption", {}, "What the network sees")));
-  el.replaceChildren(h("p", { class: "sl-quiet" }, `${whole(run.steps)} steps of ${run.batch_size} on ${run.data}, seed ${run.seed}: larger networks down, more data across; pictures none of them was trained on.`),
+  el.replaceChildren(h("p", { class: "sl-quiet" }, `${whole(run.steps)} steps of ${run.batch_size} on ${run.data}, seed ${run.seed}: larger networks down, more data across; pictures none of them was trained on. Below each, the loss of this picture, and in grey the validation loss with its standard error.`),
     h("div", { class: "sl-columns sl-even" }, h("div", {}, title, h("div", { class: "sl-controls" }, scrub.element), pair, provenance(film)), table));
   function go(i) {
     title.textContent = `Picture ${i + 1}`;
     picture.show(i, 0); seen.show(i, 0); greyOut(seen.canvas, cells[i]);
-    frames.forEach((f, k) => { places[k].show(i, k + 1); losses[k].replaceChildren(`loss ${f.each[i].toFixed(3)}`, h("br"), h("span", { class: "sl-quiet" }, `all: ${f.val_loss.toFixed(4)} ± ${f.val_loss_se.toFixed(4)}`)); });
+    frames.forEach((f, k) => { places[k].show(i, k + 1); losses[k].replaceChildren(f.each[i].toFixed(3), h("br"), h("span", { class: "sl-quiet" }, `${f.val_loss.toFixed(3)} ± ${f.val_loss_se.toFixed(3)}`)); });
   }
   go(0);
   return () => {};
