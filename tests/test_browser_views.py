@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from browsing import asked_only_here
+from labserver import open_notebook, run_all, shut_down
+from tiny_notebooks import write_notebook
 
 from simmim_lite.lab import filmstrip
 from simmim_lite.lab.windows import WindowView
@@ -211,3 +214,37 @@ def test_play_runs_and_stops(name: str, heading: str, page, pages) -> None:
     stopped = title.inner_text()
     page.wait_for_timeout(1000)
     assert title.inner_text() == stopped and play.inner_text() == "Play"
+
+
+def test_in_jupyterlab_keys_stay_in_the_widgets_and_the_kernel_hears(new_page, lab) -> None:
+    cells = [
+        "from simmim_lite.lab import filmstrip, windows\nview = windows.WindowView(geometry='32-4')\nview",
+        "filmstrip.FilmStrip()",
+        "print('mask', view.geometry, view.seed, view.mask_patch)",
+    ]
+    write_notebook(lab.served / "views.ipynb", cells)
+    page = new_page()
+    open_notebook(page, lab, "views.ipynb")
+    assert not run_all(page)
+    heading = page.locator(".sl-windows h3")
+    heading.wait_for()
+    page.get_by_role("slider", name="Step").focus()
+    page.keyboard.press("ArrowRight")  # JupyterLab would go to another cell
+    assert heading.inner_text() == "Stage 1, block 2, shifted by 2"
+    page.locator(".sl-main").first.focus()
+    page.keyboard.press("ArrowUp")
+    assert "row" in page.locator(".sl-windows .sl-hush").inner_text()
+    page.get_by_role("slider", name="Seed").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    scrub = page.get_by_role("slider", name="Frame")
+    scrub.focus()
+    page.keyboard.press("Home")
+    assert scrub.input_value() == "0"
+    page.evaluate(
+        """() => { const n = window.jupyterapp.shell.currentWidget.content; n.activeCellIndex = n.widgets.length - 1;
+          return window.jupyterapp.commands.execute('notebook:run-cell'); }"""
+    )
+    page.get_by_text("mask 32-4 2 8").wait_for()
+    shut_down(page)
+    assert asked_only_here(page) and not page.problems
