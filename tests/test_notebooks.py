@@ -18,7 +18,7 @@ NAMES = [
     "05_model_size",
     "06_schedule",
     "07_proxy_loss",
-    "20_is_this_normal",
+    "is_this_normal",
 ]
 
 
