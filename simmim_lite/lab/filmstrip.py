@@ -103,7 +103,7 @@ def grid(runs_dir: str | Path, runs: Sequence[Run], data=None):
 
 
 def make(folder: str | Path = FOLDER, runs_dir: str | Path = "runs", progress=None) -> list[Path]:
-    """Make the films of the package: about seven minutes on one core. Finished runs in `runs_dir` are not run again."""
+    """Make the films of the package, in some minutes on one core. Finished runs in `runs_dir` are not run again."""
     from ..training.film import film_path
     from ..training.pretrain import pretrain
 
