@@ -152,7 +152,7 @@ def _polish(law: Form, given: dict, start: dict, c: np.ndarray, x: Points, scale
         return np.log(np.maximum(sum(coefficients[n] * p for n, p in parts.items()), 1e-9) / x.y) / delta
 
     # residuals in units of delta: the tolerances are then tight whatever the unit of y
-    options = {"loss": "huber", "f_scale": 1.0, "xtol": 1e-9, "ftol": 1e-9, "gtol": 1e-9, "max_nfev": 300}
+    options = {"loss": "huber", "f_scale": 1.0, "xtol": 1e-9, "ftol": 1e-9, "gtol": 1e-9, "max_nfev": 200}
     found = least_squares(residuals, begin, bounds=(low, high), **options)
     shapes, coefficients = split(found.x)
     return float(found.cost) * delta**2, shapes, {n: float(v) for n, v in coefficients.items()}
