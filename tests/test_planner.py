@@ -19,9 +19,8 @@ TENTH, FIFTH, WHOLE, OTHER = 128_117, 256_233, 1_281_167, 14_197_122
 def own_rows(lengths=(100, 200, 400), models=("swinv2_atto", "swinv2_femto"), scored: bool = True) -> list[dict]:
     """Rows of a reader: larger and longer is better, little data is overfit."""
     found = []
-    for n, (model, params) in enumerate(
-        (("swinv2_atto", 140_000), ("swinv2_femto", 540_000), ("swinv2_pico", 2_100_000))
-    ):
+    sizes = {"swinv2_atto": 140_000, "swinv2_femto": 540_000, "swinv2_pico": 2_100_000}
+    for n, (model, params) in enumerate(sizes.items()):
         for images in (256, 1024, 4096):
             for steps in lengths:
                 for seed in (0, 1):
@@ -32,8 +31,9 @@ def own_rows(lengths=(100, 200, 400), models=("swinv2_atto", "swinv2_femto"), sc
                     loss = 0.3 + 0.02 * params**-0.1 + steps**-0.5 + 0.1 * h / (1 + h) + 0.0005 * seed
                     row = published.rows()[0] | {
                         "model": model, "params": params, "dataset": None, "images": images, "steps": steps,
-                        "seed": seed, "images_seen": seen, "epochs": seen / images, "batch_size": 64, "image_size": 32,
-                        "data": "scenes", "val_loss": loss, "finetune": None, "linear": 1 - loss if scored else None, "on_axis": True,
+                        "seed": seed, "images_seen": seen, "epochs": seen / images, "batch_size": 64,
+                        "image_size": 32, "data": "scenes", "val_loss": loss, "finetune": None, "on_axis": True,
+                        "linear": 1 - loss if scored else None,
                         "flops": (n + 1) * 1e8 * seen, "key": f"{model}-{images}-{steps}-{seed}", "recipe": "own",
                     }  # fmt: skip
                     found.append(row)
