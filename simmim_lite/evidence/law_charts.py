@@ -124,7 +124,7 @@ def errors(found: Mapping[str, Mapping[str, Mapping[str, float]]], guess: float 
     found: {target: {form: {split: error}}}, loss in its own unit, accuracy in points. guess: a dashed line in the last
     panel, in its unit.
     """
-    chart = panels(*(f"Predicting the {target} of runs held out" for target in found))
+    chart = panels(*(f"The {target} of runs held out" for target in found))
     for column, (target, forms) in enumerate(found.items(), 1):
         scale = 1e4 if target == "loss" else 1
         splits = list(dict.fromkeys(split for one in forms.values() for split in one))
@@ -149,11 +149,11 @@ def errors(found: Mapping[str, Mapping[str, Mapping[str, float]]], guess: float 
     return _honest(chart.update_layout(height=410, margin={"b": 130, "t": 44, "l": 130}, legend=style))
 
 
-def plan(options: Sequence, rule: object, measure: str) -> go.Figure:
+def plan(options: Sequence, rule: object, measure: str, note: str = "") -> go.Figure:
     """Options of a `studies.planner.Plan`: prediction and 90 % interval against cost; colour and mark are the light.
 
     Filled marks cannot be told from the best; a ring is round the simple rule's pick. Options without numbers are not
-    drawn.
+    drawn. note: a line below, as HONEST for the law of the published runs.
     """
     options = [o for o in options if o.value is not None]
     if not options:
@@ -194,15 +194,16 @@ def plan(options: Sequence, rule: object, measure: str) -> go.Figure:
     chart.update_xaxes(type="log", title_text="training cost (FLOPs)", **style).update_yaxes(
         title_text=f"predicted {measure}"
     )
-    return chart.update_layout(legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"})
+    chart.update_layout(legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"})
+    return _honest(chart.update_layout(height=460, margin_b=130), note) if note else chart
 
 
 def _short(form: str) -> str:
     return {"fixed": "Omega, fixed", "free": "Omega, free", "constrained": "data-constrained"}.get(form, form)
 
 
-def _honest(chart: go.Figure) -> go.Figure:
+def _honest(chart: go.Figure, text: str = HONEST) -> go.Figure:
     """Say below a figure of fits what their shape was chosen on."""
     place = {"xref": "paper", "yref": "container", "x": 0, "y": 0.01, "xanchor": "left", "yanchor": "bottom"}
     font = {"size": 11.5, "color": FAINT}
-    return chart.update_layout(title={"text": HONEST, **place, "font": font, "pad": {"l": -50, "b": 4}})
+    return chart.update_layout(title={"text": text, **place, "font": font, "pad": {"l": -50, "b": 4}})

@@ -70,7 +70,7 @@ def fit(form: str, x: Points, *, near: Fit | None = None, delta: float | None = 
         projected = [first, *[found for found in projected[:1] if found[1]]]
     best = None
     for (coefficients, _), k in projected[: 2 if near else 6]:
-        found = _polish(law, given, starts[k], coefficients, x, scale, delta)
+        found = _polish(law, given, starts[k], coefficients, x, scale, delta, 60 if near else 200)
         if best is None or found[0] < best[0] - 1e-12:
             best = found
     objective, shapes, coefficients = best
@@ -129,8 +129,11 @@ def _project(law: Form, shapes: dict, x: Points, scale: tuple, delta: float) -> 
     return c, _huber(r, delta)
 
 
-def _polish(law: Form, given: dict, start: dict, c: np.ndarray, x: Points, scale: tuple, delta: float):
-    """All parameters together from a start, within bounds: objective, shapes, coefficients."""
+def _polish(law: Form, given: dict, start: dict, c: np.ndarray, x: Points, scale: tuple, delta: float, most: int):
+    """All parameters together from a start, within bounds, in at most so many steps: objective, shapes, coefficients.
+
+    Flat directions (a floor and an exponent that trade) make the last steps endless, and change no prediction.
+    """
     from scipy.optimize import least_squares
 
     names = list(law.shapes)
@@ -152,7 +155,7 @@ def _polish(law: Form, given: dict, start: dict, c: np.ndarray, x: Points, scale
         return np.log(np.maximum(sum(coefficients[n] * p for n, p in parts.items()), 1e-9) / x.y) / delta
 
     # residuals in units of delta: the tolerances are then tight whatever the unit of y
-    options = {"loss": "huber", "f_scale": 1.0, "xtol": 1e-9, "ftol": 1e-9, "gtol": 1e-9, "max_nfev": 200}
+    options = {"loss": "huber", "f_scale": 1.0, "xtol": 1e-9, "ftol": 1e-9, "gtol": 1e-9, "max_nfev": most}
     found = least_squares(residuals, begin, bounds=(low, high), **options)
     shapes, coefficients = split(found.x)
     return float(found.cost) * delta**2, shapes, {n: float(v) for n, v in coefficients.items()}

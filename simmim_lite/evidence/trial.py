@@ -7,7 +7,7 @@ from ..errors import UserError
 from . import laws, product, regret
 from .doublings import doublings, turning_point
 from .forms import FORMS, TARGETS, Points, points, score_of
-from .heldout import SPLITS, better_by_gap, coverage, held_out
+from .heldout import SPLITS, HeldOut, better_by_gap, coverage, held_out
 from .laws import HONESTY
 
 #: Groups in which coverage is counted.
@@ -52,10 +52,34 @@ def report(
     return said | {"seconds": time.perf_counter() - started}
 
 
+def table(
+    rows: Iterable[dict],
+    forms: Iterable[str] = tuple(FORMS),
+    splits: Iterable[str] = tuple(SPLITS),
+    score: str | None = None,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The held-out errors alone: {target: {form: {split: mean absolute error}}}; what rows do not allow is missing."""
+    rows = list(rows)
+    score = score or score_of(rows)
+    said: dict = {}
+    for target in TARGETS if score else ("loss",):
+        x = points(rows, target, score)
+        said[target] = {}
+        for form in forms:
+            try:
+                whole = laws.fit(form, x)
+            except UserError:
+                said[target][form] = {}
+                continue
+            errors = {split: _errors(form, x, split, whole) for split in splits}
+            said[target][form] = {split: found.mean for split, found in errors.items() if not isinstance(found, str)}
+    return said
+
+
 def _one(said: dict, target: str, form: str, x: Points, whole: laws.Fit, resamples: int) -> None:
     splits, errors = {}, {}
     for split in SPLITS:
-        errors[split] = found = _try(lambda split=split: held_out(form, x, split, whole=whole))
+        errors[split] = found = _errors(form, x, split, whole)
         numbers = ("mean", "half_width", "folds", "hits")
         splits[split] = found if isinstance(found, str) else {name: getattr(found, name) for name in numbers}
     said["held_out"][target][form] = splits
@@ -72,6 +96,10 @@ def _one(said: dict, target: str, form: str, x: Points, whole: laws.Fit, resampl
         }
         if "cell" in known and target == "accuracy":
             said["better_by_gap"][target][form] = better_by_gap(x, known["cell"])
+
+
+def _errors(form: str, x: Points, split: str, whole: laws.Fit) -> HeldOut | str:
+    return _try(lambda: held_out(form, x, split, whole=whole))
 
 
 def _try(call: Callable):

@@ -35,6 +35,7 @@ class Basis:
     score: str | None
     form: str
     held: dict[str, HeldOut | None] = field(default_factory=dict, repr=False)  # by split, as far as computed
+    rivals: dict[str, float] = field(default_factory=dict)  # mean error on held-out cells, by form
 
     @cached_property
     def points(self) -> Points:
@@ -193,7 +194,8 @@ def of_rows(rows: Iterable[dict], target: str, name: str = "your runs") -> Basis
             f"{name}: {len(np.unique(x.unit))} different runs are too few for any law; train more of a study"
         )
     best = min(found, key=lambda form: found[form].mean)
-    return Basis(name, True, rows, target, score, best, {found[best].split: found[best]})
+    rivals = {form: one.mean for form, one in found.items()}
+    return Basis(name, True, rows, target, score, best, {found[best].split: found[best]}, rivals)
 
 
 def measured(runs_dir: str | Path, image_size: int) -> tuple[dict[str, float], str]:

@@ -94,7 +94,7 @@ def plan(
     options, notes = options_of(on, rows, speeds, bool(refused))
     picked = SIMPLE[RULE]
     rule = max(options, key=lambda o: picked({"steps": o.steps, "params": o.params, "flops": o.flops}))
-    notes += _said(on, images, gpus, device, images_per_second, bool(speeds))
+    notes += _said(on, images, gpus, device, images_per_second, bool(speeds), bool(refused))
     shown = f"{limit:.3g} {unit}" + (f" on {gpus} GPU{'s' * (gpus > 1)}" if gpus > 1 or not budget_flops else "")
     if refused:
         nothing = "not said outside the known range"
@@ -197,7 +197,9 @@ def _outside(on: Basis, images: int, side: int | None, batch: int | None, photog
     return found
 
 
-def _said(on: Basis, images: int, gpus: int, device: str, given: Mapping | None, hours: bool) -> list[str]:
+def _said(
+    on: Basis, images: int, gpus: int, device: str, given: Mapping | None, hours: bool, refused: bool
+) -> list[str]:
     """What a reader must know to trust the numbers."""
     notes = []
     if on.own:
@@ -207,9 +209,10 @@ def _said(on: Basis, images: int, gpus: int, device: str, given: Mapping | None,
             notes.append("the law's exponents and Omega's form were chosen looking at all 63 published runs")
         if on.target == "loss":
             notes.append("the lowest loss is not the best score: simmim-lite laws prints the regret of both")
-        notes.append(
-            "numbers are those of photographs at 192 px, fine-tuned on ImageNet-1K; on your images trust the order"
-        )
+        if not refused:
+            notes.append(
+                "numbers are of photographs at 192 px, fine-tuned on ImageNet-1K; on your images trust the order"
+            )
         if WHOLE * 1.001 < images < 14e6:
             notes.append("between ImageNet-1K and ImageNet-22K nothing was published")
     if hours:
