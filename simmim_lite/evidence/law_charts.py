@@ -159,6 +159,14 @@ def plan(options: Sequence, rule: object, measure: str, note: str = "") -> go.Fi
     if not options:
         return empty("no numbers outside the known range: the order alone is given")
     chart = Figure(layout={"template": TEMPLATE, "height": 440, "margin": {"t": 30, "b": 110}})
+    for model in dict.fromkeys(o.model for o in options):
+        line = sorted((o for o in options if o.model == model), key=lambda o: o.flops)
+        chart.add_scatter(
+            x=[o.flops for o in line], y=[o.value for o in line], mode="lines", hoverinfo="skip", showlegend=False,
+            line={"color": RULE, "width": 1.3, "dash": DASHES[0]},
+        )  # fmt: skip
+        end = {"x": float(np.log10(line[-1].flops)), "y": line[-1].value, "xanchor": "left", "xshift": 15}
+        chart.add_annotation(text=short(model), showarrow=False, font={"color": FAINT}, **end)
     for light, (colour, symbol) in LIGHTS.items():
         some = [o for o in options if o.light == light]
         if not some:
@@ -176,14 +184,6 @@ def plan(options: Sequence, rule: object, measure: str, note: str = "") -> go.Fi
         x=[rule.flops], y=[rule.value], mode="markers", name="simple rule: longest, then largest", hoverinfo="skip",
         marker={"symbol": "circle-open", "size": 22, "color": INK, "line": {"width": 2}},
     )  # fmt: skip
-    for model in dict.fromkeys(o.model for o in options):
-        line = sorted((o for o in options if o.model == model), key=lambda o: o.flops)
-        chart.add_scatter(
-            x=[o.flops for o in line], y=[o.value for o in line], mode="lines", hoverinfo="skip", showlegend=False,
-            line={"color": RULE, "width": 1.3, "dash": DASHES[0]},
-        )  # fmt: skip
-        end = {"x": float(np.log10(line[-1].flops)), "y": line[-1].value, "xanchor": "left", "xshift": 15}
-        chart.add_annotation(text=short(model), showarrow=False, font={"color": FAINT}, **end)
     costs = [o.flops for o in options]
     wide = np.log10(max(costs) / min(costs)) or 1
     ticks = [

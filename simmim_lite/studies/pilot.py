@@ -74,17 +74,19 @@ def design(
     needed = seeds_for(effect, spread, wanted)
     base = replace(TIERS["smoke" if tier == "smoke" else "quick"].recipe, data=data)
     available = min(available, 4 * _SMALLEST) if tier == "smoke" else available
+    designs = [(2, 2, 20)] if tier == "smoke" else _DESIGNS
+    # seeds cost the same each
+    one = [cost_of(_grid(base, available, *chosen, 1), runs_dir)["seconds"] for chosen in designs]
     for n in [seeds] if seeds else [2] if tier == "smoke" else range(needed, 1, -1):
-        for sizes, levels, steps in [(2, 2, 20)] if tier == "smoke" else _DESIGNS:
-            runs = _grid(base, available, sizes, levels, steps, n)
-            seconds = cost_of(runs, runs_dir)["seconds"]
-            if seconds <= 60 * core_minutes:
+        for chosen, seconds in zip(designs, one, strict=True):
+            if n * seconds <= 60 * core_minutes:
                 left = power(effect, spread, n)
                 note = f"{needed} seeds would be needed, {n} are run: power {left:.0%}" if n < needed else ""
-                return Design(tuple(runs), n, seconds, left, detectable(spread, n, wanted), note)
+                runs = tuple(_grid(base, available, *chosen, n))
+                return Design(runs, n, n * seconds, left, detectable(spread, n, wanted), note)
     raise UserError(
         f"core_minutes is {core_minutes:g}: the barest pilot (two sizes, levels, lengths and seeds) takes about "
-        f"{seconds / 60:.1f}; give more"
+        f"{(seeds or 2) * min(one) / 60:.1f}; give more"
     )
 
 
