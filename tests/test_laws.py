@@ -147,6 +147,11 @@ def test_seeds_of_a_setting_are_held_out_together() -> None:
     assert laws.seed_spread(x) == pytest.approx(0.001 / math.sqrt(2) / 0.48, rel=0.1)
 
 
+def test_a_score_of_nothing_is_an_error_of_all() -> None:
+    rows = published.rows()
+    assert points([rows[0] | {"finetune": 0.0}, *rows[1:]], "accuracy").y[0] == 100
+
+
 def test_the_bootstrap_draws_whole_cells_and_repeats() -> None:
     x = points(published.rows(), "accuracy")
     first, again = (laws.bootstrap("fixed", x, resamples=4) for _ in range(2))

@@ -115,8 +115,8 @@ def test_one_page_for_a_colleague(tmp_path) -> None:
     here = plan(256_233, budget_flops=1e20)
     chart = law_charts.plan(here.options, here.rule, here.measure)
     page = own.write_page(
-        tmp_path / "page.html", data="imagefolder:/x/my <cats>", found=found, design=design, claims=published.claims()[:2],
-        plan=here, charts=[chart],
+        tmp_path / "page.html", data="imagefolder:/x/my <cats>", found=found, design=design,
+        claims=published.claims()[:2], plan=here, charts=[chart],
     ).read_text()  # fmt: skip
     for text in ("my &lt;cats&gt;", "50,000 to train on", "C1", "what binds", "data (a doubling", "large"):
         assert text in page
@@ -138,9 +138,8 @@ def test_answers_on_the_published_levels() -> None:
 
 
 def test_figures_of_laws_have_named_axes() -> None:
-    fits = {
-        target: (basis.of_published(target).points, basis.of_published(target).law) for target in ("loss", "accuracy")
-    }
+    both = {target: basis.of_published(target) for target in ("loss", "accuracy")}
+    fits = {target: (one.points, one.law) for target, one in both.items()}
     errors = {"loss": {"fixed": {"size": 0.002}}, "accuracy": {"fixed": {"size": 0.12}}}
     for chart in (
         law_charts.overfitting(fits),

@@ -138,7 +138,7 @@ def test_the_text_has_the_table_and_what_follows() -> None:
         "simple rule (longest, then largest): base",
     ):
         assert word in text
-    assert "GPU hours" not in text
+    assert " hours" not in text
 
 
 def test_own_runs_refit_the_law() -> None:
@@ -173,6 +173,7 @@ def nan(rows: list[dict]) -> list[dict]:
         (lambda: plan(WHOLE, budget_flops=1e20, sizes=["larg"]), "unknown size 'larg': did you mean 'large'"),
         (lambda: plan(WHOLE, budget_flops=1e20, sizes=["atto"]), "size atto is not among the published runs"),
         (lambda: plan(WHOLE, budget_flops=1e20, target="acc"), "unknown target 'acc'"),
+        (lambda: plan(WHOLE, budget_flops=1e20, law="chinchila"), "unknown law 'chinchila': did you mean 'chinchilla'"),
         (lambda: plan(WHOLE, budget_flops=1e20, runs_dir="nowhere"), "nowhere: no finished runs there"),
         (lambda: basis.of_rows(own_rows(lengths=(100,)), "loss"), "your runs are of one length only (100)"),
         (lambda: basis.of_rows(own_rows(models=("swinv2_atto",)), "loss"), "one size only (swinv2_atto)"),

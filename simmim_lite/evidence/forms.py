@@ -52,7 +52,7 @@ def score_of(rows: Iterable[dict]) -> str | None:
 def points(rows: Iterable[dict], target: str = "loss", score: str | None = None) -> Points:
     """Rows of `records.table` (or published, or imported ones) as arrays; runs without the quantity are left out.
 
-    `UserError` for an unknown target, for rows without a score, and for a number that is not finite or not above 0.
+    `UserError` for an unknown target, for rows without a score, and for a number that is not finite or out of range.
     """
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
@@ -65,7 +65,7 @@ def points(rows: Iterable[dict], target: str = "loss", score: str | None = None)
         raise UserError(f"no finished run has a {SCORES.get(name, name)}: train some first, or choose the other target")
     for row in rows:
         for what in ("params", "steps", "images", "images_seen", name):
-            if not np.isfinite(row[what]) or row[what] <= 0:
+            if not np.isfinite(row[what]) or row[what] < 0 or (row[what] == 0 and what not in SCORES):
                 raise UserError(f"{row['key']}: {what} is {row[what]}: give a number above 0, or leave the run out")
         if target == "accuracy" and row[name] >= 1:
             raise UserError(f"{row['key']}: {name} is {row[name]}: give a fraction below 1")

@@ -91,7 +91,8 @@ def write_page(
         "classes": f"{found['classes']:,}" if found["classes"] else "not known",
         "pilot": f"{len([r for r in design.runs if r.steps])} runs: {len(design.sizes)} sizes, levels "
         f"{', '.join(f'{n:,}' for n in design.levels)}, {' and '.join(f'{t:,}' for t in design.lengths)} steps",
-        "seeds": f"{design.seeds}, which see a difference of {design.detects:.2g} in 80 of 100 studies",
+        "seeds": f"{design.seeds}"
+        + (f", which see a difference of {design.detects:.2g} in 80 of 100 studies" if design.seeds > 1 else ""),
     }
     parts = [f'<p class="kicker">simmim-lite · {escape(_named(data))}</p><h1>What size, how long, how much data?</h1>']
     parts.append(f"<section>{facts(told)}</section>")

@@ -30,6 +30,13 @@ class Design:
     detects: float  # the smallest effect that these seeds see in 80 of 100 studies
     note: str  # what had to give for the budget; empty where nothing had to
 
+    def sees(self, effect: float) -> str:
+        """What these seeds can see, to read."""
+        if self.seeds < 2:
+            return "one seed has no spread: no difference can be told from noise"
+        known = f"sees {effect:g} with power {self.power:.0%}, and {self.detects:.2g} with 80 %"
+        return f"{known}. {self.note}" if self.note else known
+
     @property
     def sizes(self) -> tuple[str, ...]:
         """Models, smallest first."""

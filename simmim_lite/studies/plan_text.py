@@ -27,7 +27,7 @@ def cells(plan: "Plan") -> list[dict[str, str]]:
         line = {"": f"{'*' if o.together else ' '}{o.rank}", "size": o.model.removeprefix("swinv2_")}
         line |= {"iterations": f"{o.steps:,}", "FLOPs": f"{o.flops:.2e}"}
         if o.hours is not None:
-            line["GPU hours"] = f"{o.hours:,.1f}"
+            line["hours"] = f"{o.hours:,.1f}"
         line |= {"epochs": f"{o.epochs:,.0f}", "Omega": f"{o.omega:.1e}", "light": o.light}
         if not plan.refused:
             line[plan.measure] = f"{o.value:{form}}"
@@ -89,6 +89,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", default="1", help="how many GPUs (1)")
     parser.add_argument("--sizes", nargs="+", help="sizes to choose from; all that were run by default")
     parser.add_argument("--target", default="accuracy", help="accuracy (default) or loss")
+    parser.add_argument("--law", default="fixed", help="on published runs: fixed (default) or free exponents")
     parser.add_argument("--runs-dir", help="refit on your own runs kept there, in place of the published ones")
     parser.add_argument("--image-size", type=int, help="pixels a side, where it is not that of the runs")
     parser.add_argument("--batch-size", type=int, help="images a step, where it is not that of the runs")
@@ -100,7 +101,7 @@ def show(arguments: argparse.Namespace) -> None:
     """Print the plan that the options ask for."""
     from .planner import plan
 
-    names = ("budget_flops", "budget_gpu_hours", "sizes", "target", "runs_dir", "image_size", "batch_size")
+    names = ("budget_flops", "budget_gpu_hours", "sizes", "target", "law", "runs_dir", "image_size", "batch_size")
     found = plan(
         arguments.images,
         gpus=_gpus(arguments.gpus),

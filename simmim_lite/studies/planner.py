@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, unknown
-from ..evidence.forms import TARGETS
+from ..evidence.forms import FORMS, TARGETS
 from ..evidence.records import short
 from ..evidence.regret import SIMPLE
 from ..model.sizes import SIZES
@@ -60,6 +60,7 @@ def plan(
     gpus: int = 1,
     sizes: Iterable[str] | None = None,
     target: str = "accuracy",
+    law: str = "fixed",
     runs_dir: str | Path | None = None,
     image_size: int | None = None,
     batch_size: int | None = None,
@@ -69,14 +70,17 @@ def plan(
     """Options for `images` unique images under a budget in FLOPs or in GPU hours (of all GPUs together).
 
     images_per_second: of training one size on one GPU, by model; other sizes are scaled by their FLOPs. Without it
-    speeds measured in runs_dir count. runs_dir: the reader's own runs, to which the law is refitted; None = published
-    ones. Numbers outside what the runs cover are refused: the order of options is given alone. `UserError`, one line,
-    for nonsense, for a budget below the cheapest option, and for hours without a measured speed.
+    speeds measured in runs_dir count. law: a form by name, on published runs. runs_dir: the reader's own runs, to which
+    every form is refitted and the best taken; None = published ones. Numbers outside what the runs cover are refused:
+    the order of options is given alone. `UserError`, one line, for nonsense, for a budget below the cheapest option,
+    and for hours without a measured speed.
     """
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
+    if law not in FORMS:
+        raise unknown("law", law, FORMS)
     _check(images, budget_flops, budget_gpu_hours, gpus)
-    on = on or (bases.of_own(runs_dir, target) if runs_dir is not None else bases.of_published(target))
+    on = on or (bases.of_own(runs_dir, target) if runs_dir is not None else bases.of_published(target, law))
     chosen = _sizes(on, sizes)
     speeds, device = _speeds(on, images_per_second, runs_dir, chosen, budget_gpu_hours)
     limit = budget_flops or budget_gpu_hours
