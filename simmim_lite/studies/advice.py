@@ -31,6 +31,8 @@ def binds(on: Basis, best: Option, images: int) -> tuple[str, str]:
     told = ", ".join(f"{name} {gain:{form}}" for name, gain in gains.items())
     edge = [n for n, v in (("size", best.params), ("steps", best.steps)) if v == _most(on, n)]
     beyond = f"; {' and '.join(edge)} at the edge of the known range" if edge else ""
+    if gains[most] < 0.01 * on.errors("cell", "one").mean:
+        return "nothing", f"nothing that these runs can see (a doubling by the law, {unit}: {told})"
     return most, f"{most} (a doubling by the law, {unit}: {told}{beyond})"
 
 

@@ -27,7 +27,7 @@ def cells(plan: "Plan") -> list[dict[str, str]]:
         line = {"": f"{'*' if o.together else ' '}{o.rank}", "size": o.model.removeprefix("swinv2_")}
         line |= {"iterations": f"{o.steps:,}", "FLOPs": f"{o.flops:.2e}"}
         if o.hours is not None:
-            line["hours"] = f"{o.hours:,.1f}"
+            line["hours"] = f"{o.hours:,.1f}" if o.hours >= 1 else f"{o.hours:.2g}"
         line |= {"epochs": f"{o.epochs:,.0f}", "Omega": f"{o.omega:.1e}", "light": o.light}
         if not plan.refused:
             line[plan.measure] = f"{o.value:{form}}"
