@@ -118,6 +118,18 @@ def test_outside_its_range_it_gives_the_order_alone(images: int, options: dict, 
     assert "top-1 (%)" not in text.splitlines()[2]
 
 
+def test_more_overfit_than_any_run_there_is_no_number() -> None:
+    """The huge and giant sizes were not published with a tenth of ImageNet-1K: beyond Omega 1.2e7 nothing is known."""
+    found = plan(TENTH, budget_flops=5e20)
+    beyond = [o for o in found.options if o.omega > 1.25e7]
+    assert beyond and all(o.value is None and o.together is None for o in beyond)
+    assert found.options[-len(beyond) :] == sorted(beyond, key=lambda o: o.omega)
+    assert f"{len(beyond)} options beyond Omega 1.2e+07" in " ".join(found.notes)
+    few = plan(20_000, budget_flops=3e19)
+    assert [o.omega for o in few.options] == sorted(o.omega for o in few.options)
+    assert (few.best.model, few.best.steps) == ("swinv2_small", 125_000)
+
+
 def test_an_interval_that_under_covers_is_widened_and_said() -> None:
     giant = plan(WHOLE, budget_flops=1e21)
     half = {o.model: o.high - o.value for o in giant.options}

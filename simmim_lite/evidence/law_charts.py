@@ -180,8 +180,9 @@ def plan(options: Sequence, rule: object, measure: str, note: str = "") -> go.Fi
                      "color": colour, "thickness": 1.1, "width": 4},
             text=text, hoverinfo="text",
         )  # fmt: skip
-    chart.add_scatter(
-        x=[rule.flops], y=[rule.value], mode="markers", name="simple rule: longest, then largest", hoverinfo="skip",
+    chart.add_scatter(  # without a number the rule's pick is beyond what is known
+        x=[rule.flops] if rule.value is not None else [None], y=[rule.value],
+        mode="markers", name="simple rule: longest, then largest", hoverinfo="skip", showlegend=rule.value is not None,
         marker={"symbol": "circle-open", "size": 22, "color": INK, "line": {"width": 2}},
     )  # fmt: skip
     costs = [o.flops for o in options]

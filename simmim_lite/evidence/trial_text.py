@@ -26,12 +26,13 @@ def lines(said: dict) -> Iterator[str]:
     yield from _coverages(said)
     yield from _gaps(said)
     yield ""
-    yield from _parameters(said)
+    if said["resamples"]:  # a parameter is never quoted without its interval
+        yield from _parameters(said)
     turns = said["turning_points"]
     if any(turns.values()):
         told = {of: f"{value:.1e}" if value else "not found" for of, value in turns.items()}
-        yield f"Omega at which a doubling of the length is as likely to raise the loss as not: {told['loss']}; "
-        yield f"to lower the score: {told['score']}. No sharper than a factor of 1.5."
+        line = f"Omega at which a doubling of the length is as likely as not to raise the loss: {told['loss']}"
+        yield f"{line}; to lower the score: {told['score']}. No sharper than a factor of 1.5."
     yield f"Product of data, size and length (C9): {said['product']}."
     yield f"{said['seconds']:.0f} s, seeds fixed"
 
@@ -131,8 +132,7 @@ def _parameters(said: dict) -> Iterator[str]:
             told = []
             for name in SHOWN:
                 value, low, high = values[name]
-                wide = f" [{low:.3g}, {high:.3g}]" if low is not None else ""
-                told.append(f"{name} {value:.3g}{wide if low != high else ' (given)'}")
+                told.append(f"{name} {value:.3g} " + ("(given)" if low == high else f"[{low:.3g}, {high:.3g}]"))
             yield f"{target}, {said['titles'][form]}: {', '.join(told)}"
 
 

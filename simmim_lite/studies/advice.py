@@ -63,6 +63,7 @@ def pilot(on: Basis, options: list[Option], images: int, share: Mapping[str, flo
     the variance of every gap between the best and an option of its set.
     """
     rivals = [o for o in options if o.together]
+    options = [o for o in options if o.value is not None]
     cheap = [o for o in options if share[o.name] <= PILOT]
     if len(rivals) < 2:
         return "none is needed: no other option's interval reaches the best"

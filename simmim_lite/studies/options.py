@@ -52,29 +52,39 @@ def predict(on: Basis, law: Fit, rows: list[dict]) -> np.ndarray:
 def options_of(
     on: Basis, rows: list[dict], speeds: Mapping[str, float], refused: bool
 ) -> tuple[list[Option], list[str]]:
-    """All options, best first, and notes on intervals."""
+    """All options, best first, and notes.
+
+    Options more overfit (by Omega) than any run that the law was fitted to have no number and come last, the least
+    overfit first: there the law's last term is saturated, and what it says of longer training is made up.
+    """
     y = predict(on, on.law, rows)
-    order = np.argsort(y, kind="stable")
-    wide = [(0.0, []) if refused else on.half_width(row["model"], row["images"]) for row in rows]
-    best = order[0]
-    found = []
+    omega = np.array([row["params"] * row["images_seen"] / row["images"] ** 2 for row in rows])
+    reach = float(on.points.omega.max())
+    known = omega <= 1.01 * reach
+    order = sorted(range(len(rows)), key=lambda k: (not known[k], y[k] if known[k] else omega[k]))
+    said = known & (not refused)
+    wide = [on.half_width(row["model"], row["images"]) if said[k] else (0.0, []) for k, row in enumerate(rows)]
+    best, found = order[0], []
     for place, k in enumerate(order, 1):
         row, value, half = rows[k], y[k], wide[k][0]
         ends = sorted((100 - v if on.target == "accuracy" else v) for v in (value - half, value + half))
-        omega = row["params"] * row["images_seen"] / row["images"] ** 2
         speed = speeds.get(row["model"])
         found.append(
             Option(
                 model=row["model"], params=row["params"], steps=row["steps"], flops=row["flops"],
                 hours=row["images_seen"] / speed / 3600 if speed else None,
-                epochs=row["images_seen"] / row["images"], omega=omega, light=on.light(omega),
-                value=None if refused else float(100 - value if on.target == "accuracy" else value),
-                low=None if refused else float(ends[0]), high=None if refused else float(ends[1]),
-                together=None if refused else bool(value - half <= y[best] + wide[best][0]),
-                chance=None if refused or k == best else _chance(on, value - y[best]), rank=place,
+                epochs=row["images_seen"] / row["images"], omega=float(omega[k]), light=on.light(omega[k]),
+                value=float(100 - value if on.target == "accuracy" else value) if said[k] else None,
+                low=float(ends[0]) if said[k] else None, high=float(ends[1]) if said[k] else None,
+                together=bool(value - half <= y[best] + wide[best][0]) if said[k] else None,
+                chance=_chance(on, value - y[best]) if said[k] and k != best else None, rank=place,
             )
         )  # fmt: skip
-    return found, list(dict.fromkeys(note for _, notes in wide for note in notes))
+    notes = list(dict.fromkeys(note for _, some in wide for note in some))
+    if beyond := int((~known).sum()):
+        one = f"{beyond} option{'s' * (beyond > 1)} beyond Omega {reach:.1e}, the most overfit of {on.name}"
+        notes.append(f"{one}: no numbers, and last in order, by Omega")
+    return found, notes
 
 
 def _chance(on: Basis, gap: float) -> float | None:

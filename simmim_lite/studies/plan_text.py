@@ -28,10 +28,14 @@ def cells(plan: "Plan") -> list[dict[str, str]]:
         line |= {"iterations": f"{o.steps:,}", "FLOPs": f"{o.flops:.2e}"}
         if o.hours is not None:
             line["hours"] = f"{o.hours:,.1f}" if o.hours >= 1 else f"{o.hours:.2g}"
-        line |= {"epochs": f"{o.epochs:,.0f}", "Omega": f"{o.omega:.1e}", "light": o.light}
+        line |= {
+            "epochs": f"{o.epochs:,.0f}" if o.epochs >= 10 else f"{o.epochs:.2g}",
+            "Omega": f"{o.omega:.1e}",
+            "light": o.light,
+        }
         if not plan.refused:
-            line[plan.measure] = f"{o.value:{form}}"
-            line["90 % interval"] = f"{o.low:{form}} to {o.high:{form}}"
+            line[plan.measure] = "–" if o.value is None else f"{o.value:{form}}"
+            line["90 % interval"] = "–" if o.value is None else f"{o.low:{form}} to {o.high:{form}}"
             line["first is better"] = "–" if o.chance is None else f"{100 * o.chance:.0f} %"
         found.append(line | {"rule": "<" if o == plan.rule else ""})
     return found

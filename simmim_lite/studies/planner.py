@@ -96,6 +96,8 @@ def plan(
     refused = _outside(on, images, image_size, batch_size, photographs)
     rows = [row_of(on, model, chosen[model], steps, images) for model, steps in tried]
     options, notes = options_of(on, rows, speeds, bool(refused))
+    if options[0].value is None and not refused:
+        refused = ["every option is more overfit than any run was"]
     picked = SIMPLE[RULE]
     rule = max(options, key=lambda o: picked({"steps": o.steps, "params": o.params, "flops": o.flops}))
     notes += _said(on, images, gpus, device, images_per_second, bool(speeds), bool(refused))
