@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..evidence.claims import SMOKE_STEPS
 from ..model.sizes import SIZES
 from ..training.run import Run
 from .collecting import check, cost_of
@@ -13,8 +14,9 @@ from .collecting import collect as studies_collect
 from .grids import TIERS
 from .power import detectable, power, seeds_for
 
-#: Designs from rich to bare: sizes, data levels, longest length. Two lengths always, off one trunk.
-_DESIGNS = [(m, n, t) for t in (1000, 500, 250, 100) for n in (4, 3, 2) for m in (3, 2)]
+#: Designs from rich to bare: sizes, data levels, longest length. Two lengths always, off one trunk, the shorter one long
+#: enough for a claim.
+_DESIGNS = [(m, n, t) for t in (1000, 500, 250, 2 * SMOKE_STEPS) for n in (4, 3, 2) for m in (3, 2)]
 _SMALLEST = 16  # images of the smallest level at least
 _SHORT = 1e7  # Omega of the largest size at the smallest level: well past where published losses and scores turn
 

@@ -209,6 +209,8 @@ def _said(
     """What a reader must know to trust the numbers."""
     notes = []
     if on.own:
+        if on.lights is None:
+            notes.append("no light: no doubling of the length among these runs raised the loss")
         notes.append(f"law: {on.form}, the form that predicts held-out cells of {on.name} best")
     else:
         if on.form == "fixed":
