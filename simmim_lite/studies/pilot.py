@@ -14,8 +14,8 @@ from .collecting import collect as studies_collect
 from .grids import TIERS
 from .power import detectable, power, seeds_for
 
-#: Designs from rich to bare: sizes, data levels, longest length. Two lengths always, off one trunk, the shorter one long
-#: enough for a claim.
+#: Designs from rich to bare: sizes, data levels, longest length. Two lengths always, off one trunk, and the shorter one
+#: is long enough for a claim.
 _DESIGNS = [(m, n, t) for t in (1000, 500, 250, 2 * SMOKE_STEPS) for n in (4, 3, 2) for m in (3, 2)]
 _SMALLEST = 16  # images of the smallest level at least
 _SHORT = 1e7  # Omega of the largest size at the smallest level: well past where published losses and scores turn
