@@ -20,6 +20,7 @@ NAMES = [
     "07_proxy_loss",
     "09_scaling_law",
     "11_your_study",
+    "is_this_normal",
 ]
 
 

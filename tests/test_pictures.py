@@ -176,9 +176,9 @@ def test_a_knob_is_live_in_a_browser_and_a_figure_elsewhere(monkeypatch) -> None
     live.knob(look, k=(0, 5))
     assert (turned, displayed) == ([], []), "there is no notebook here"
     monkeypatch.setattr(live, "_in_notebook", lambda: True)
-    monkeypatch.setattr(live, "_executed_unseen", lambda: True)
+    monkeypatch.setattr(live, "executed_unseen", lambda: True)
     live.knob(look, k=(0, 5))
     assert (turned, displayed) == ([], ["figure 3"])
-    monkeypatch.setattr(live, "_executed_unseen", lambda: False)
+    monkeypatch.setattr(live, "executed_unseen", lambda: False)
     live.knob(look, k=(0, 5))
     assert turned == [{"k": (0, 5)}]

@@ -171,7 +171,7 @@ def knob(function: Callable, **controls: object) -> None:
     """
     if not _in_notebook():
         return
-    if not _executed_unseen():
+    if not executed_unseen():
         try:
             import ipywidgets
         except ImportError:
@@ -184,7 +184,7 @@ def knob(function: Callable, **controls: object) -> None:
     display(function())
 
 
-def _executed_unseen() -> bool:
+def executed_unseen() -> bool:
     """Whether nbclient runs this kernel (papermill, nbconvert): it alone keeps the history in memory."""
     from IPython import get_ipython
 
