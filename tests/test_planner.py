@@ -10,7 +10,7 @@ from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import published
 from simmim_lite.evidence.doublings import doublings
-from simmim_lite.studies import basis, plan_text
+from simmim_lite.studies import basis, plan_text, speed
 from simmim_lite.studies.planner import plan
 
 TENTH, FIFTH, WHOLE, OTHER = 128_117, 256_233, 1_281_167, 14_197_122
@@ -95,8 +95,15 @@ def test_hours_come_from_speeds_measured(tmp_path) -> None:
         "cuda batch 8 size 192": {},
     }
     (tmp_path / "machine.json").write_text(json.dumps(machine))
-    assert basis.measured(tmp_path, 32) == ({"swinv2_atto": 1000.0}, "cpu")
-    assert basis.measured(tmp_path, 192) == ({}, "")
+    assert speed.measured(tmp_path, 32) == ({"swinv2_atto": 1000.0}, "cpu")
+    assert speed.measured(tmp_path, 192) == ({}, "")
+
+
+def test_hours_come_from_steps_timed_here() -> None:
+    on = basis.of_rows(own_rows(), "loss")
+    found = plan(1024, budget_gpu_hours=1, measure="cpu", target="loss", on=on)
+    assert all(o.hours > 0 for o in found.options)
+    assert "the speed measured on cpu" in " ".join(found.notes)
 
 
 @pytest.mark.parametrize(

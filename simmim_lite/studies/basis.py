@@ -1,6 +1,5 @@
 """What a plan rests on: a table of runs, the law fitted to it, and its errors on held-out runs. No torch here."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -196,26 +195,3 @@ def of_rows(rows: Iterable[dict], target: str, name: str = "your runs") -> Basis
     best = min(found, key=lambda form: found[form].mean)
     rivals = {form: one.mean for form, one in found.items()}
     return Basis(name, True, rows, target, score, best, {found[best].split: found[best]}, rivals)
-
-
-def measured(runs_dir: str | Path, image_size: int) -> tuple[dict[str, float], str]:
-    """Images a second by model that this machine was measured at (RUNS_DIR/machine.json), and on which device.
-
-    The faster precision counts; of several devices the fastest. ({}, "") where nothing was measured at this size.
-    """
-    try:
-        known = json.loads((Path(runs_dir) / "machine.json").read_text())
-    except (OSError, ValueError):
-        return {}, ""
-    best: tuple[dict[str, float], str] = ({}, "")
-    for name, speeds in known.items():
-        device, _, batch, _, size = name.rsplit(" ", 4)
-        if int(size) != image_size:
-            continue
-        found: dict[str, float] = {}
-        for key, seconds in speeds.items():
-            model = key.split(" ")[0]
-            found[model] = max(found.get(model, 0), int(batch) / seconds)
-        if sum(found.values()) > sum(best[0].values()):
-            best = found, device
-    return best

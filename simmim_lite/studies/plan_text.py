@@ -90,6 +90,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--images-per-second", action="append", default=[], metavar="SIZE=NUMBER",
         help="images a second of training a size on one of your GPUs; may be given for several sizes",
     )  # fmt: skip
+    parser.add_argument(
+        "--measure", metavar="DEVICE", help="time training steps on this machine: cuda, cpu, mps or auto"
+    )
     parser.add_argument("--gpus", default="1", help="how many GPUs (1)")
     parser.add_argument("--sizes", nargs="+", help="sizes to choose from; all that were run by default")
     parser.add_argument("--target", default="accuracy", help="accuracy (default) or loss")
@@ -105,7 +108,17 @@ def show(arguments: argparse.Namespace) -> None:
     """Print the plan that the options ask for."""
     from .planner import plan
 
-    names = ("budget_flops", "budget_gpu_hours", "sizes", "target", "law", "runs_dir", "image_size", "batch_size")
+    names = (
+        "budget_flops",
+        "budget_gpu_hours",
+        "sizes",
+        "target",
+        "measure",
+        "law",
+        "runs_dir",
+        "image_size",
+        "batch_size",
+    )
     found = plan(
         arguments.images,
         gpus=_gpus(arguments.gpus),

@@ -15,7 +15,7 @@ from ..evidence.forms import FORMS, TARGETS
 from ..evidence.records import short
 from ..evidence.regret import SIMPLE
 from ..model.sizes import SIZES
-from . import advice
+from . import advice, speed
 from . import basis as bases
 from .basis import Basis
 from .options import WHOLE, Option, options_of, row_of
@@ -60,6 +60,7 @@ def plan(
     gpus: int = 1,
     sizes: Iterable[str] | None = None,
     target: str = "accuracy",
+    measure: str | None = None,
     law: str = "fixed",
     runs_dir: str | Path | None = None,
     image_size: int | None = None,
@@ -69,11 +70,11 @@ def plan(
 ) -> Plan:
     """Options for `images` unique images under a budget in FLOPs or in GPU hours (of all GPUs together).
 
-    images_per_second: of training one size on one GPU, by model; other sizes are scaled by their FLOPs. Without it
-    speeds measured in runs_dir count. law: a form by name, on published runs. runs_dir: the reader's own runs, to which
-    every form is refitted and the best taken; None = published ones. Numbers outside what the runs cover are refused:
-    the order of options is given alone. `UserError`, one line, for nonsense, for a budget below the cheapest option,
-    and for hours without a measured speed.
+    images_per_second: of training one size on one GPU, by model; other sizes are scaled by their FLOPs. Without it,
+    measure = "cuda" (or another device) times steps here, and speeds that studies left in runs_dir count. law: a form
+    by name, on published runs. runs_dir: the reader's own runs, to which every form is refitted and the best taken;
+    None = published ones. Numbers outside what the runs cover are refused: the order of options is given alone.
+    `UserError`, one line, for nonsense, for a budget below the cheapest option, and for hours without a measured speed.
     """
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
@@ -82,7 +83,8 @@ def plan(
     _check(images, budget_flops, budget_gpu_hours, gpus)
     on = on or (bases.of_own(runs_dir, target) if runs_dir is not None else bases.of_published(target, law))
     chosen = _sizes(on, sizes)
-    speeds, device = _speeds(on, images_per_second, runs_dir, chosen, budget_gpu_hours)
+    timed, device = speed.measure(chosen, on.image_size, measure) if measure and not images_per_second else ({}, "")
+    speeds, device = _speeds(on, images_per_second or timed, runs_dir, chosen, budget_gpu_hours, device)
     limit = budget_flops or budget_gpu_hours
     cost = {m: (s["flop"] if budget_flops else 1 / (3600 * speeds[m])) * on.batch for m, s in chosen.items()}
     tried = [(model, steps) for model in chosen for steps in _lengths(on, limit / cost[model])]
@@ -153,10 +155,15 @@ def _sizes(on: Basis, wanted: Iterable[str] | None) -> dict[str, dict]:
 
 
 def _speeds(
-    on: Basis, given: Mapping[str, float] | None, runs_dir: str | Path | None, chosen: Mapping, hours: float | None
+    on: Basis,
+    given: Mapping[str, float] | None,
+    runs_dir: str | Path | None,
+    chosen: Mapping,
+    hours: float | None,
+    device: str,
 ) -> tuple[dict[str, float], str]:
     """Images a second of every chosen size on one device: given, else measured; others scaled by FLOPs."""
-    device, found = "", {}
+    found = {}
     for name, value in (given or {}).items():
         full = name if name in SIZES else f"swinv2_{name}"
         if full not in SIZES:
@@ -165,13 +172,13 @@ def _speeds(
             raise UserError(f"images_per_second of {name} is {value}: give a number above 0")
         found[full] = float(value)
     if not found and runs_dir is not None:
-        found, device = bases.measured(runs_dir, on.image_size)
+        found, device = speed.measured(runs_dir, on.image_size)
     found = {model: value for model, value in found.items() if model in on.sizes}
     if not found:
         if hours is not None:
             raise UserError(
-                "a budget in GPU hours needs a speed: give --images-per-second SIZE=NUMBER, measured on your GPU, "
-                "or the budget as --budget-flops"
+                "a budget in GPU hours needs a speed: give --images-per-second SIZE=NUMBER, measured on your GPU, or "
+                "--measure cuda on the machine that has it, or the budget as --budget-flops"
             )
         return {}, ""
     flop = {model: on.sizes[model]["flop"] for model in found}
