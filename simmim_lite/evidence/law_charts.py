@@ -174,7 +174,8 @@ def plan(options: Sequence, rule: object, measure: str, note: str = "") -> go.Fi
         text = [f"<b>{o.name}</b><br>{o.value:.4g} [{o.low:.4g}, {o.high:.4g}]<br>Omega {o.omega:.1e}" for o in some]
         face = [colour if o.together else "white" for o in some]
         chart.add_scatter(
-            x=[o.flops for o in some], y=[o.value for o in some], mode="markers", name=f"Omega: {light}",
+            x=[o.flops for o in some], y=[o.value for o in some], mode="markers",
+            name="no light: too few runs tell" if light == "–" else f"Omega: {light}",
             marker={"color": face, "symbol": symbol, "size": 11, "line": {"color": colour, "width": 2}},
             error_y={"array": [o.high - o.value for o in some], "arrayminus": [o.value - o.low for o in some],
                      "color": colour, "thickness": 1.1, "width": 4},

@@ -42,11 +42,12 @@ class Fit:
         return sum(self.coefficients[name] * column for name, column in columns.items())
 
 
-def fit(form: str, x: Points, *, near: Fit | None = None, delta: float | None = None) -> Fit:
+def fit(form: str, x: Points, *, near: Fit | None = None, delta: float | None = None, most: int | None = None) -> Fit:
     """Fit a form (a name in FORMS) to runs. near: a fit of almost the same runs, from which to start as well.
 
-    delta: of Huber's loss; by default DELTA, or the spread between seeds where that is larger. `UserError` for an
-    unknown form and for fewer runs than parameters.
+    most: steps of the last search; by default 200, and 60 near another fit, which settles predictions though not flat
+    directions. delta: of Huber's loss; by default DELTA, or the spread between seeds where that is larger. `UserError`
+    for an unknown form and for fewer runs than parameters.
     """
     if form not in FORMS:
         raise unknown("form", form, FORMS)
@@ -61,7 +62,7 @@ def fit(form: str, x: Points, *, near: Fit | None = None, delta: float | None = 
             "parameters: train more sizes, lengths or data levels"
         )
     starts = [dict(zip(law.shapes, values, strict=True)) for values in itertools.product(*_starts(law))]
-    if near:  # the neighbour's optimum, and two others in case this fold's is elsewhere
+    if near:  # the neighbour's optimum, and others in case this fold's is elsewhere
         starts = [{name: near.shapes[name] for name in law.shapes}, *starts[:: max(1, len(starts) // 8)]]
     projected = [(_project(law, given | start, x, scale, delta), k) for k, start in enumerate(starts)]
     projected.sort(key=lambda found: found[0][1])
@@ -70,7 +71,7 @@ def fit(form: str, x: Points, *, near: Fit | None = None, delta: float | None = 
         projected = [first, *[found for found in projected[:1] if found[1]]]
     best = None
     for (coefficients, _), k in projected[: 2 if near else 6]:
-        found = _polish(law, given, starts[k], coefficients, x, scale, delta, 60 if near else 200)
+        found = _polish(law, given, starts[k], coefficients, x, scale, delta, most or (60 if near else 200))
         if best is None or found[0] < best[0] - 1e-12:
             best = found
     objective, shapes, coefficients = best
@@ -81,15 +82,18 @@ def fit(form: str, x: Points, *, near: Fit | None = None, delta: float | None = 
     return Fit(form, x.target, scale, given | shapes, coefficients, objective, tuple(hit))
 
 
-def bootstrap(form: str, x: Points, *, resamples: int = 100, seed: int = 0) -> list[Fit]:
-    """Fits to runs drawn again, whole (size, data) cells at a time; draws with too few different runs are left out."""
+def bootstrap(form: str, x: Points, *, resamples: int = 100, seed: int = 0, most: int = 400) -> list[Fit]:
+    """Fits to runs drawn again, whole (size, data) cells at a time; draws with too few different runs are left out.
+
+    most: steps of a fit's search; 60 do for predictions, intervals of parameters that trade with one another need more.
+    """
     rng, whole, found = np.random.default_rng(seed), fit(form, x), []
     cells = np.unique(x.cell)
     for _ in range(resamples):
         drawn = rng.choice(cells, len(cells))
         index = np.concatenate([np.flatnonzero(x.cell == cell) for cell in drawn])
         try:
-            found.append(fit(form, x[index], near=whole))
+            found.append(fit(form, x[index], near=whole, most=most))
         except UserError:
             continue
     return found

@@ -61,7 +61,7 @@ class Basis:
     @cached_property
     def bootstrap(self) -> list[Fit]:
         """The law fitted to cells drawn again, seeds fixed."""
-        return bootstrap(self.form, self.points, resamples=RESAMPLES)
+        return bootstrap(self.form, self.points, resamples=RESAMPLES, most=60)
 
     @cached_property
     def gaps(self) -> list[dict]:
