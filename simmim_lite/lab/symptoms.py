@@ -237,8 +237,14 @@ SYMPTOMS: dict[str, Callable[[], Symptom]] = {
 def card(symptom: Symptom) -> str:
     """The symptom as a few lines of Markdown, with its numbers."""
     said = {"How it looks": symptom.looks, "Why": symptom.cause, "What to do": symptom.remedy}
-    lines = [f"**{name}.** {text[0].upper()}{text[1:]}." for name, text in said.items()]
+    lines = [f"**{name}.** {_sentence(text)}." for name, text in said.items()]
     if symptom.says:
         lines.append(f"The library says: `{symptom.says}`.")
     numbers = f"**{symptom.before:.3g}** before, **{symptom.after:.3g}** after"
-    return "\n\n".join([*lines, f"{symptom.measure[0].upper()}{symptom.measure[1:]}: {numbers}."])
+    return "\n\n".join([*lines, f"{_sentence(symptom.measure)}: {numbers}."])
+
+
+def _sentence(text: str) -> str:
+    """Begun with a capital, unless with a name that has its own writing (kNN, x)."""
+    first = text.split()[0]
+    return text if len(first) == 1 or any(c.isupper() for c in first[1:]) else text[0].upper() + text[1:]
