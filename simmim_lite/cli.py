@@ -8,6 +8,7 @@ import types
 import typing
 from pathlib import Path
 
+from . import verbs
 from .errors import Interrupted, UserError
 from .training.run import Run
 
@@ -45,10 +46,10 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="simmim-lite", description="Learn, see and measure how masked image modelling scales.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    known = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, call, text: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(name, help=text, description=text)
+        sub = known.add_parser(name, help=text, description=text)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         sub.set_defaults(call=call)
         return sub
@@ -98,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     taken.add_argument("file", help="a CSV file: model or parameters, images, iterations, batch size, losses, scores")
     taken.add_argument("--runs-dir", default="runs", help="where records are kept (runs)")
     taken.set_defaults(call=_records_import)
+
+    verbs.add(verb)
 
     gallery = verb("gallery", _gallery, "draw the pictures of the studies from the shipped records")
     gallery.add_argument("--out", help="the folder to write to")

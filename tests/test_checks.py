@@ -40,6 +40,12 @@ CASES = {
     ("07_proxy_loss", 1): "only neighbours",
     ("07_proxy_loss", 2): "leave ties out",
     ("07_proxy_loss", 3): "all pairs of runs",
+    ("09_scaling_law", 1): "saturates",
+    ("09_scaling_law", 2): "a fold for every run",
+    ("09_scaling_law", 3): "the best of all runs",
+    ("11_your_study", 1): "a step is a batch",
+    ("11_your_study", 2): "the root is missing",
+    ("11_your_study", 3): "own intervals were forgotten",
 }
 BOOKS = {book: sum(b == book for b, _ in CASES) for book, _ in CASES}  # exercises of each
 

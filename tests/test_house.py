@@ -23,10 +23,13 @@ TORCH_FREE = [
     "simmim_lite.training.run",
     "simmim_lite.evidence.records",
     "simmim_lite.evidence.claims",
+    "simmim_lite.evidence.trial",
     "simmim_lite.evidence.plots",
     "simmim_lite.studies.grids",
     "simmim_lite.studies.engine",
     "simmim_lite.studies.report",
+    "simmim_lite.studies.planner",
+    "simmim_lite.studies.own",
 ]
 
 

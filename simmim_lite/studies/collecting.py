@@ -79,22 +79,29 @@ def preview(
     check(study, tier)
     if tier == "shipped":
         return _preview_shipped()
-    runs = grid(study, tier, data=data, seeds=seeds or None, precision="bf16")
-    speeds = known_speeds(Path(runs_dir), TIERS[tier].recipe)
-    families = defaultdict(list)
-    for run in runs:
-        families[run.trunk_key].append(run)
+    return preview_of(grid(study, tier, data=data, seeds=seeds or None, precision="bf16"), runs_dir)
+
+
+def preview_of(runs: Sequence[Run], runs_dir: str | Path = "runs") -> list[dict[str, str]]:
+    """The table of `preview` for any runs of one recipe."""
     lines, total = [], defaultdict(float)
-    for model in TIERS[tier].models:
-        cost = defaultdict(float)
-        for family in families.values():
-            if family[0].model == model:
-                for name, value in _family_cost(family, speeds, Path(runs_dir)).items():
-                    cost[name] += value
+    for model in dict.fromkeys(run.model for run in runs):
+        cost = cost_of([run for run in runs if run.model == model], runs_dir)
         for name, value in cost.items():
             total[name] += value
         lines.append(_line(f"{short(model)} ({millions(SIZES[model].parameters)})", cost))
     return [*lines, _line("all", total)]
+
+
+def cost_of(runs: Sequence[Run], runs_dir: str | Path = "runs") -> dict[str, float]:
+    """What runs of one recipe cost as they will be trained: runs, steps, images, flops, seconds of a core, done."""
+    speeds, families, cost = known_speeds(Path(runs_dir), runs[0]), defaultdict(list), defaultdict(float)
+    for run in runs:
+        families[run.trunk_key].append(run)
+    for family in families.values():
+        for name, value in _family_cost(family, speeds, Path(runs_dir)).items():
+            cost[name] += value
+    return dict(cost)
 
 
 def _family_cost(family: list[Run], speeds: dict[str, float], runs_dir: Path) -> dict[str, float]:

@@ -133,6 +133,30 @@ def train_missing(
     return Trained(records, trained, time.monotonic() - started, core)
 
 
+def train_runs(
+    runs: Sequence[Run], *, workers: int | None = None, runs_dir: str | Path = "runs", device: str = "auto"
+) -> list[dict]:
+    """The records of any runs of one source, in their order, after training what is missing; as `train_missing`.
+
+    Their precision is taken as given. Where nothing is missing, torch is not imported.
+    """
+    runs_dir = Path(runs_dir)
+    _check_writable(runs_dir)
+    from ..data.sources import open_data
+
+    opened = open_data(runs[0].data, runs[0].image_size, images_needed=max(run.images or 0 for run in runs))
+    todo = [run for run in runs if current_record(path_of(run, runs_dir), opened.digest) is None]
+    if todo:
+        from ..training.pretrain import one_thread, pick_device
+
+        place = pick_device(device)
+        with one_thread(place):
+            speeds = step_speeds(runs_dir, list(dict.fromkeys(run.model for run in todo)), todo[0], str(place))
+        workers = workers or (1 if place.type != "cpu" else os.cpu_count() or 1)
+        execute(make_jobs(todo, speeds), runs_dir, str(place), workers)
+    return [read_record(path_of(run, runs_dir)) for run in runs]
+
+
 def _labelled(data) -> int:
     """Labelled images that can be trained on; 0 where there are none to train or to test on."""
     if data.probe_train is None or data.test is None or data.probe_train.labels is None or data.test.labels is None:

@@ -1,0 +1,95 @@
+"""C9 on trial: is precision a matter of data x size x length (the reading note's sum)? No torch here.
+
+If it were, a doubling of the data would be worth a doubling of the size and of the length. On runs that are not
+overfit, where the product has its best chance, the three slopes are fitted side by side and compared.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from .claims import SMOKE_STEPS, Claim
+from .findings import FAILS, HOLDS, OPEN
+from .forms import Points, points, score_of
+from .intervals import BOOTSTRAP_SEED, RESAMPLES
+from .records import trained
+
+STATEMENT = "Precision is the product of data, size and length"
+MARGIN = 0.5  # the slope of data may differ by this share from the mean of the other two
+
+
+def slopes(x: Points) -> dict | None:
+    """Slopes of -y on log N, log T, log D, and whether they are equal; None where a factor does not vary.
+
+    Each of n, t, d is [value, low, high], in units of y for a factor of e, 95 % by bootstrap over (size, data) cells;
+    `share` is d over the mean of n and t, with its interval; `p` of equal slopes by an F-test of independent runs.
+    """
+    factors = np.stack([np.log(x.n), np.log(x.t), np.log(x.d)], 1)
+    full = np.concatenate([np.ones((len(x), 1)), factors], 1)
+    if len(x) < 6 or np.linalg.matrix_rank(full - [0, *factors.mean(0)]) < 4:
+        return None
+    whole = _solve(full, x.y)
+    rng, cells = np.random.default_rng(BOOTSTRAP_SEED), np.unique(x.cell)
+    members = [np.flatnonzero(x.cell == cell) for cell in cells]
+    drawn = []
+    for _ in range(RESAMPLES):
+        index = np.concatenate([members[k] for k in rng.integers(0, len(cells), len(cells))])
+        if all(len(np.unique(v[index])) > 1 for v in (x.n, x.t, x.d)):
+            drawn.append(_solve(full[index], x.y[index]))
+    drawn = np.array(drawn)
+    said = {}
+    for k, name in enumerate("ntd"):
+        said[name] = [float(whole[k]), *map(float, np.percentile(drawn[:, k], [2.5, 97.5]))]
+    share = drawn[:, 2] / drawn[:, :2].mean(1)
+    said["share"] = [float(whole[2] / whole[:2].mean()), *map(float, np.percentile(share, [2.5, 97.5]))]
+    return said | {"p": _equal(full, factors, x.y), "runs": len(x), "cells": len(cells)}
+
+
+def claim(rows: Iterable[dict], target: str = "accuracy", score: str | None = None) -> Claim:
+    """C9: the slope of data as a share of the mean slope of size and length, which the product says is 1.
+
+    *holds* when its interval lies within 1 +- .5, *does not hold* when it lies outside. On runs that are not overfit;
+    accuracy where the rows have a score, else loss. Rows must not be empty.
+    """
+    rows = list(rows)
+    score = score or score_of(rows)
+    target = "loss" if score is None else target
+    name = "val_loss" if target == "loss" else score
+    clean = [row for row in trained(rows) if row["overfit"] is False and row[name] is not None]
+    found = slopes(points(clean, target, score)) if clean else None
+    effect = low = high = None
+    word, n = OPEN, 0
+    if max(row["steps"] for row in rows) < SMOKE_STEPS:
+        evidence = f"Runs of less than {SMOKE_STEPS} steps say nothing about the question"
+    elif found is None:
+        evidence = "Size, length and data do not all vary among the runs that are not overfit"
+    else:
+        (effect, low, high), n = found["share"], found["cells"]
+        unit = "points of accuracy" if target == "accuracy" else "loss"
+        gains = ", ".join(f"{name} {found[k][0]:+.3g}" for k, name in (("n", "size"), ("t", "length"), ("d", "data")))
+        evidence = (
+            f"Gain in {unit} for a factor of e, {found['runs']} runs that are not overfit: {gains}; data is worth "
+            f"{effect:.2f} of the mean of the other two, 95 % interval {low:+.2f} to {high:+.2f} "
+            f"({n} cells; margin 1±{MARGIN}); equal slopes: p = {found['p']:.1g}"
+        )
+        if low > 1 - MARGIN and high < 1 + MARGIN:
+            word = HOLDS
+        elif high < 1 - MARGIN or low > 1 + MARGIN:
+            word = FAILS
+    same = {name: rows[0][name] for name in ("data", "target", "image_size", "recipe")}
+    numbers = {"effect": effect, "low": low, "high": high, "n": n, "margin": MARGIN, "verdict": word}
+    return Claim(id="C9", statement=STATEMENT, evidence=evidence, **numbers, **same)
+
+
+def _solve(full: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return -np.linalg.lstsq(full, y, rcond=None)[0][1:]
+
+
+def _equal(full: np.ndarray, factors: np.ndarray, y: np.ndarray) -> float:
+    """p of equal slopes: F-test of the model with one slope for the sum of logs against that with three."""
+    from scipy.stats import f
+
+    one = np.stack([np.ones(len(y)), factors.sum(1)], 1)
+    rest = [((y - a @ np.linalg.lstsq(a, y, rcond=None)[0]) ** 2).sum() for a in (full, one)]
+    free = len(y) - full.shape[1]
+    return float(f.sf((rest[1] - rest[0]) / 2 / (rest[0] / free), 2, free))

@@ -1,0 +1,38 @@
+"""The planner's answers on the published data levels beside the simple rule, with the regret of each. No torch here."""
+
+from collections.abc import Iterable
+
+from ..errors import UserError
+from ..evidence import published, regret
+from .planner import RULE, plan
+
+LEVELS = {"imagenet1k-10": 128_117, "imagenet1k-20": 256_233, "imagenet1k-100": 1_281_167, "imagenet22k": 14_197_122}
+BUDGETS = (1e19, 1e20, 3e20)  # FLOPs
+
+
+def answers(
+    levels: Iterable[str] = tuple(LEVELS), budgets: Iterable[float] = BUDGETS, form: str = "fixed"
+) -> list[dict]:
+    """For each data level and budget: what the planner names, what the simple rule picks, and the regret of each.
+
+    `plan` is the `Plan`, or the line that says why there is none. Regret in points is counted on the published runs of
+    that level which the budget allows, with the law fitted on the other levels: `picked`, `rule` (rows) and `regret`,
+    `rule_regret`; None where no published run is that cheap, or only one.
+    """
+    rows, found = published.rows(), []
+    for level in levels:
+        predict = regret.fitted(rows, "accuracy", form, level, published.SCORE)
+        here = [row for row in rows if row["dataset"] == level]
+        for budget in budgets:
+            line = {"level": level, "budget": budget} | dict.fromkeys(("picked", "rule", "regret", "rule_regret"))
+            try:
+                line["plan"] = plan(LEVELS[level], budget_flops=budget)
+            except UserError as error:
+                line["plan"] = str(error)
+            options = tuple(row for row in here if row["flops"] <= budget)
+            if len(options) > 1:
+                problem = regret.Problem(level, budget, options, published.SCORE)
+                line["picked"], line["rule"] = min(options, key=predict), regret.pick(options, RULE)
+                line["regret"], line["rule_regret"] = (problem.regret(line[name]) for name in ("picked", "rule"))
+            found.append(line)
+    return found

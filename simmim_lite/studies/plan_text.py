@@ -1,0 +1,149 @@
+"""A plan as text, and the command that prints it: `simmim-lite plan`. No torch here."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from .planner import Plan
+
+LIGHTS = {
+    "green": "nothing is known to overfit",
+    "yellow": "the loss may turn up while the score still gains",
+    "orange": "longer training is a coin flip",
+    "red": "longer training lost score every time",
+}
+
+
+def cells(plan: "Plan") -> list[dict[str, str]]:
+    """The cost table, a line an option, best predicted first, as text."""
+    form = ".2f" if plan.measure != "validation loss" else ".4f"
+    found = []
+    for o in plan.options:
+        line = {"": f"{'*' if o.together else ' '}{o.rank}", "size": o.model.removeprefix("swinv2_")}
+        line |= {"iterations": f"{o.steps:,}", "FLOPs": f"{o.flops:.2e}"}
+        if o.hours is not None:
+            line["hours"] = f"{o.hours:,.1f}" if o.hours >= 1 else f"{o.hours:.2g}"
+        line |= {
+            "epochs": f"{o.epochs:,.0f}" if o.epochs >= 10 else f"{o.epochs:.2g}",
+            "Omega": f"{o.omega:.1e}",
+            "light": o.light,
+        }
+        if not plan.refused:
+            line[plan.measure] = "–" if o.value is None else f"{o.value:{form}}"
+            line["90 % interval"] = "–" if o.value is None else f"{o.low:{form}} to {o.high:{form}}"
+            line["first is better"] = "–" if o.chance is None else f"{100 * o.chance:.0f} %"
+        found.append(line | {"rule": "<" if o == plan.rule else ""})
+    return found
+
+
+def sayings(plan: "Plan") -> dict[str, str]:
+    """What follows from the table, by heading; what there is nothing to say on is left out."""
+    best = plan.best
+    said = {}
+    if plan.refused:
+        said["no numbers"] = "; ".join(plan.refused) + ": the order is all the law can give"
+        said["first in order"] = best.name
+    else:
+        others = plan.together[1:]
+        names = "; ".join(o.name for o in others) if len(others) <= 4 else f"{len(others)} others, marked *"
+        said["best predicted"] = best.name + (f", not to be told from {names}" if others else ", alone")
+    rule = plan.rule
+    place = "the same" if rule == best else f"number {rule.rank} here"
+    if rule.together is not None and rule != best:
+        place += ", in the set" if rule.together else ", outside the set"
+    said["simple rule (longest, then largest)"] = f"{rule.name}: {place}"
+    said |= {"what binds": plan.binds, "spend less": plan.spend_less, "most informative pilot": plan.pilot}
+    return {name: text for name, text in said.items() if text}
+
+
+def lines(plan: "Plan") -> Iterator[str]:
+    """A plan as text."""
+    yield f"{plan.images:,} images, {plan.budget}; {plan.measure} by the law '{plan.form}' on {plan.basis}"
+    yield ""
+    table = cells(plan)
+    widths = {name: max(len(name), *(len(line[name]) for line in table)) for name in table[0]}
+    for line in ({name: name for name in table[0]}, *table):
+        yield "  ".join(
+            f"{text:<{widths[n]}}" if n == "size" else f"{text:>{widths[n]}}" for n, text in line.items()
+        ).rstrip()
+    yield "" if plan.refused else "* its interval overlaps that of the best    < the simple rule's pick"
+    shown = dict.fromkeys(o.light for o in plan.options if o.light in LIGHTS)
+    yield "; ".join(f"{light}: {LIGHTS[light]}" for light in LIGHTS if light in shown)
+    yield ""
+    for name, text in sayings(plan).items():
+        yield f"{name}: {text}"
+    for note in plan.notes:
+        yield f"note: {note}"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("--images", type=int, required=True, help="unique images you have")
+    parser.add_argument("--budget-flops", type=float, help="training FLOPs in all, as in 1e20")
+    parser.add_argument("--budget-gpu-hours", type=float, help="GPU hours in all; needs a measured speed")
+    parser.add_argument(
+        "--images-per-second", action="append", default=[], metavar="SIZE=NUMBER",
+        help="images a second of training a size on one of your GPUs; may be given for several sizes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--measure", metavar="DEVICE", help="time training steps on this machine: cuda, cpu, mps or auto"
+    )
+    parser.add_argument("--gpus", default="1", help="how many GPUs (1)")
+    parser.add_argument("--sizes", nargs="+", help="sizes to choose from; all that were run by default")
+    parser.add_argument("--target", default="accuracy", help="accuracy (default) or loss")
+    parser.add_argument("--law", default="fixed", help="on published runs: fixed (default) or free exponents")
+    parser.add_argument("--runs-dir", help="refit on your own runs kept there, in place of the published ones")
+    parser.add_argument("--image-size", type=int, help="pixels a side, where it is not that of the runs")
+    parser.add_argument("--batch-size", type=int, help="images a step, where it is not that of the runs")
+    parser.add_argument("--not-photographs", action="store_true", help="your images are not photographs")
+    parser.add_argument("--json", action="store_true", help="numbers instead of text")
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Print the plan that the options ask for."""
+    from .planner import plan
+
+    names = (
+        "budget_flops",
+        "budget_gpu_hours",
+        "sizes",
+        "target",
+        "measure",
+        "law",
+        "runs_dir",
+        "image_size",
+        "batch_size",
+    )
+    found = plan(
+        arguments.images,
+        gpus=_gpus(arguments.gpus),
+        images_per_second=_speeds(arguments.images_per_second),
+        photographs=not arguments.not_photographs,
+        **{name: getattr(arguments, name) for name in names},
+    )
+    print(json.dumps(dataclasses.asdict(found), indent=1) if arguments.json else "\n".join(lines(found)))
+
+
+def _gpus(text: str) -> int:
+    if not text.isdigit():
+        raise UserError(
+            f"--gpus is '{text}': give how many there are; no GPU is known by name, its speed is given by "
+            "--images-per-second SIZE=NUMBER"
+        )
+    return int(text)
+
+
+def _speeds(given: list[str]) -> dict[str, float]:
+    found = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise UserError(f"--images-per-second is '{text}': give SIZE=NUMBER, as in base=900") from None
+    return found

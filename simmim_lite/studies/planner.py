@@ -1,0 +1,238 @@
+"""I have so many images and so much compute: which size, how long, and does more data help? No torch here.
+
+A plan predicts every size and length that the budget allows, by a law fitted to published runs or to the reader's own,
+with intervals from held-out errors. It names the set that cannot be told apart, never one answer.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError, unknown
+from ..evidence.forms import FORMS, TARGETS
+from ..evidence.records import short
+from ..evidence.regret import SIMPLE
+from ..model.sizes import SIZES
+from . import advice, speed
+from . import basis as bases
+from .basis import Basis
+from .options import WHOLE, Option, options_of, row_of
+
+RULE = "longest, then largest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a budget can buy, best predicted first, and what follows from it."""
+
+    images: int
+    budget: str
+    measure: str
+    basis: str
+    form: str
+    options: list[Option]
+    rule: Option  # what the simple rule picks
+    binds: str
+    spend_less: str
+    pilot: str
+    refused: list[str] = field(default_factory=list)  # why there are no numbers
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def best(self) -> Option:
+        """The option of the best prediction."""
+        return self.options[0]
+
+    @property
+    def together(self) -> list[Option]:
+        """Options whose intervals overlap that of the best, it included."""
+        return [option for option in self.options if option.together]
+
+
+def plan(
+    images: int,
+    *,
+    budget_flops: float | None = None,
+    budget_gpu_hours: float | None = None,
+    images_per_second: Mapping[str, float] | None = None,
+    gpus: int = 1,
+    sizes: Iterable[str] | None = None,
+    target: str = "accuracy",
+    measure: str | None = None,
+    law: str = "fixed",
+    runs_dir: str | Path | None = None,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    photographs: bool = True,
+    on: Basis | None = None,
+) -> Plan:
+    """Options for `images` unique images under a budget in FLOPs or in GPU hours (of all GPUs together).
+
+    images_per_second: of training one size on one GPU, by model; other sizes are scaled by their FLOPs. Without it,
+    measure = "cuda" (or another device) times steps here, and speeds that studies left in runs_dir count. law: a form
+    by name, on published runs. runs_dir: the reader's own runs, to which every form is refitted and the best taken;
+    None = published ones. Numbers outside what the runs cover are refused: the order of options is given alone.
+    `UserError`, one line, for nonsense, for a budget below the cheapest option, and for hours without a measured speed.
+    """
+    if target not in TARGETS:
+        raise unknown("target", target, TARGETS)
+    if law not in FORMS:
+        raise unknown("law", law, FORMS)
+    _check(images, budget_flops, budget_gpu_hours, gpus)
+    on = on or (bases.of_own(runs_dir, target) if runs_dir is not None else bases.of_published(target, law))
+    chosen = _sizes(on, sizes)
+    timed, device = speed.measure(chosen, on.image_size, measure) if measure and not images_per_second else ({}, "")
+    speeds, device = _speeds(on, images_per_second or timed, runs_dir, chosen, budget_gpu_hours, device)
+    limit = budget_flops or budget_gpu_hours
+    cost = {m: (s["flop"] if budget_flops else 1 / (3600 * speeds[m])) * on.batch for m, s in chosen.items()}
+    tried = [(model, steps) for model in chosen for steps in _lengths(on, limit / cost[model])]
+    unit = "FLOPs" if budget_flops else "GPU hours"
+    if not tried:
+        cheapest = min(chosen, key=cost.get)
+        raise UserError(
+            f"a budget of {limit:.3g} {unit} is under the cheapest option, {short(cheapest)} for {on.lengths[0]:,} "
+            f"iterations, which costs {cost[cheapest] * on.lengths[0]:.3g}: give more, or plan with a smaller size"
+        )
+    refused = _outside(on, images, image_size, batch_size, photographs)
+    rows = [row_of(on, model, chosen[model], steps, images) for model, steps in tried]
+    options, notes = options_of(on, rows, speeds, bool(refused))
+    if options[0].value is None and not refused:
+        refused = ["every option is more overfit than any run was"]
+    picked = SIMPLE[RULE]
+    rule = max(options, key=lambda o: picked({"steps": o.steps, "params": o.params, "flops": o.flops}))
+    notes += _said(on, images, gpus, device, images_per_second, bool(speeds), bool(refused))
+    shown = f"{limit:.3g} {unit}" + (f" on {gpus} GPU{'s' * (gpus > 1)}" if gpus > 1 or not budget_flops else "")
+    if refused:
+        nothing = "not said outside the known range"
+        return Plan(
+            images=images, budget=shown, measure=on.measure, basis=on.name, form=on.form, options=options, rule=rule,
+            binds=nothing, spend_less="", pilot=nothing, refused=refused, notes=notes,
+        )  # fmt: skip
+    limits, binds = advice.binds(on, options[0], images)
+    spent = {o.name: cost[o.model] * o.steps / limit for o in options}  # share of the budget
+    return Plan(
+        images=images, budget=shown, measure=on.measure, basis=on.name, form=on.form, options=options, rule=rule,
+        binds=binds, spend_less=advice.spend_less(options, spent, limits == "data"),
+        pilot=advice.pilot(on, options, images, spent), notes=notes,
+    )  # fmt: skip
+
+
+def _check(images: int, flops: float | None, hours: float | None, gpus: int) -> None:
+    if isinstance(images, bool) or not isinstance(images, (int, np.integer)) or images < 1:
+        raise UserError(f"images is {images}: give a whole number of unique images, from 1")
+    if (flops is None) == (hours is None):
+        both = "both given" if flops is not None else "missing"
+        raise UserError(f"budget {both}: give one of --budget-flops and --budget-gpu-hours")
+    for name, value in (("budget_flops", flops), ("budget_gpu_hours", hours)):
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise UserError(f"{name} is {value}: give a number above 0")
+    if isinstance(gpus, bool) or not isinstance(gpus, (int, np.integer)) or gpus < 1:
+        raise UserError(
+            f"gpus is {gpus!r}: give how many there are; no GPU is known by name, its speed is given as images a second"
+        )
+
+
+def _sizes(on: Basis, wanted: Iterable[str] | None) -> dict[str, dict]:
+    """The sizes to choose from, smallest first, by full name."""
+    if wanted is None:
+        return on.sizes
+    chosen = {}
+    for name in wanted:
+        full = name if name in SIZES else f"swinv2_{name}"
+        if full not in SIZES:
+            raise unknown("size", name, [short(m) for m in SIZES])
+        if full not in on.sizes:
+            known = ", ".join(short(m) for m in on.sizes)
+            raise UserError(
+                f"size {short(full)} is not among {on.name} ({known}): choose of these, or train pilot runs"
+            )
+        chosen[full] = on.sizes[full]
+    if not chosen:
+        raise UserError(f"no sizes given: choose of {', '.join(short(m) for m in on.sizes)}")
+    return dict(sorted(chosen.items(), key=lambda item: item[1]["params"]))
+
+
+def _speeds(
+    on: Basis,
+    given: Mapping[str, float] | None,
+    runs_dir: str | Path | None,
+    chosen: Mapping,
+    hours: float | None,
+    device: str,
+) -> tuple[dict[str, float], str]:
+    """Images a second of every chosen size on one device: given, else measured; others scaled by FLOPs."""
+    found = {}
+    for name, value in (given or {}).items():
+        full = name if name in SIZES else f"swinv2_{name}"
+        if full not in SIZES:
+            raise unknown("size in images_per_second", name, [short(m) for m in SIZES])
+        if not (np.isfinite(value) and value > 0):
+            raise UserError(f"images_per_second of {name} is {value}: give a number above 0")
+        found[full] = float(value)
+    if not found and runs_dir is not None:
+        found, device = speed.measured(runs_dir, on.image_size)
+    found = {model: value for model, value in found.items() if model in on.sizes}
+    if not found:
+        if hours is not None:
+            raise UserError(
+                "a budget in GPU hours needs a speed: give --images-per-second SIZE=NUMBER, measured on your GPU, or "
+                "--measure cuda on the machine that has it, or the budget as --budget-flops"
+            )
+        return {}, ""
+    flop = {model: on.sizes[model]["flop"] for model in found}
+    rate = float(np.exp(np.mean([np.log(found[m] * flop[m]) for m in found])))  # FLOP a second
+    return {m: found.get(m, rate / size["flop"]) for m, size in chosen.items()}, device
+
+
+def _lengths(on: Basis, affordable: float) -> list[int]:
+    """Lengths that were run and fit, and the longest that fits in between."""
+    lengths = [t for t in on.lengths if t <= affordable * (1 + 1e-9)]
+    step = 1000 if on.lengths[0] >= 10_000 else 10
+    longest = int(min(affordable, on.lengths[-1]) // step * step)
+    if lengths and longest > 1.05 * lengths[-1]:
+        lengths.append(longest)
+    return lengths
+
+
+def _outside(on: Basis, images: int, side: int | None, batch: int | None, photographs: bool) -> list[str]:
+    """Why numbers are refused: what lies outside the runs that the law was fitted to."""
+    found = []
+    low, high = on.images
+    if not low * 0.999 <= images <= high * 1.001:
+        found.append(f"{images:,} images lie outside {low:,} to {high:,}, which {on.name} cover")
+    for what, value, known, unit in (("image size", side, on.image_size, " px"), ("batch", batch, on.batch, "")):
+        if value is not None and value != known:
+            found.append(f"{what} {value}{unit} is not the {known}{unit} of {on.name}")
+    if not photographs and not on.own:
+        found.append("images other than photographs are not among the published runs")
+    return found
+
+
+def _said(
+    on: Basis, images: int, gpus: int, device: str, given: Mapping | None, hours: bool, refused: bool
+) -> list[str]:
+    """What a reader must know to trust the numbers."""
+    notes = []
+    if on.own:
+        if on.lights is None:
+            notes.append("no light: no doubling of the length among these runs raised the loss")
+        notes.append(f"law: {on.form}, the form that predicts held-out cells of {on.name} best")
+    else:
+        if on.form == "fixed":
+            notes.append("the law's exponents and Omega's form were chosen looking at all 63 published runs")
+        if on.target == "loss":
+            notes.append("the lowest loss is not the best score: simmim-lite laws prints the regret of both")
+        if not refused:
+            notes.append(
+                "numbers are of photographs at 192 px, fine-tuned on ImageNet-1K; on your images trust the order"
+            )
+        if WHOLE * 1.001 < images < 14e6:
+            notes.append("between ImageNet-1K and ImageNet-22K nothing was published")
+    if hours:
+        how = "the images a second that you gave" if given else f"the speed measured on {device}"
+        notes.append(f"hours by {how}; sizes without a speed are scaled by their FLOPs")
+    if gpus > 1:
+        notes.append(f"{gpus} GPUs are taken to be {gpus} times as fast as one")
+    return notes
