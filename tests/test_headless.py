@@ -10,9 +10,9 @@ from simmim_lite.errors import UserError
 from simmim_lite.lab import headless
 
 
-def test_the_bench_says_what_it_measured(monkeypatch) -> None:
+def test_the_bench_says_what_it_measured(monkeypatch, browser) -> None:
     monkeypatch.setattr(headless, "_MOVES", 3)
-    lines = list(headless.bench())
+    lines = list(headless.bench(browser))
     assert "3 moves" in lines[0]
     found = {line[:44].strip(): re.findall(r"([\d.]+) ms", line) for line in lines[2:]}
     assert [name.split(",")[0] for name in found] == [
@@ -24,8 +24,8 @@ def test_the_bench_says_what_it_measured(monkeypatch) -> None:
     assert all(0 <= float(median) <= float(slowest) for median, slowest in found.values())
 
 
-def test_its_picture(tmp_path) -> None:
-    picture = Image.open(headless.picture(tmp_path / "lab.png", width=900))
+def test_its_picture(tmp_path, browser) -> None:
+    picture = Image.open(headless.picture(tmp_path / "lab.png", 900, browser))
     assert picture.width > 1200 and len(np.unique(np.asarray(picture.convert("L")))) > 50
 
 

@@ -142,17 +142,16 @@ def test_local_statistics_of_visible_pixels_never_see_the_hidden() -> None:
     assert np.isfinite(none).all()
 
 
-def test_true_statistics_leak_and_visible_ones_do_not(lab) -> None:
+def test_true_statistics_leak_and_visible_ones_do_not() -> None:
     """A prediction of nothing at all, shown with the hidden pixels' own statistics, is a blurred copy of them."""
     about = networks.shipped("photos-normalised").about
-    pixels = photos.pixels(lab.pictures[0], 32)
-    hidden = upsample(hash_masks((4, 4), 0.6, 0, [0])[0], 8)
-    nothing = np.zeros((3, 32, 32), np.float32)
-    error = {}
-    for statistics in ("visible", "true"):
-        shown = networks.to_pixels(nothing, pixels, hidden, about, statistics)
-        error[statistics] = np.abs(shown.astype(float) - pixels)[:, hidden].mean()
-    assert error["true"] < 0.6 * error["visible"]
+    nothing, error = np.zeros((3, 32, 32), np.float32), {"visible": [], "true": []}
+    for k, entry in enumerate(photos.photographs()):
+        pixels, hidden = photos.pixels(entry, 32), upsample(hash_masks((4, 4), 0.6, 0, [k])[0], 8)
+        for statistics, found in error.items():
+            shown = networks.to_pixels(nothing, pixels, hidden, about, statistics)
+            found.append(np.abs(shown.astype(float) - pixels)[:, hidden].mean())
+    assert np.mean(error["true"]) < 0.7 * np.mean(error["visible"])
     with pytest.raises(UserError, match="did you mean 'visible'"):
         networks.to_pixels(nothing, pixels, hidden, about, "visibel")
 

@@ -69,13 +69,20 @@ def chromium() -> Iterator:
         browser.close()
 
 
-def bench() -> Iterator[str]:
-    """Lines of `make bench`: slider to picture, and release to reconstruction, in the page and in the kernel."""
+def _open(browser) -> contextlib.AbstractContextManager:
+    return chromium() if browser is None else contextlib.nullcontext(browser)
+
+
+def bench(browser=None) -> Iterator[str]:
+    """Lines of `make bench`: slider to picture, and release to reconstruction, in the page and in the kernel.
+
+    browser: one that is open already; by default a Chromium is started.
+    """
     from .mask_lab import MaskLab
     from .networks import shipped
 
     lab = MaskLab()
-    with chromium() as browser, tempfile.TemporaryDirectory() as folder:
+    with _open(browser) as browser, tempfile.TemporaryDirectory() as folder:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.goto(lab.write_html(Path(folder) / "lab.html", "Mask lab").as_uri())
         page.wait_for_selector("[data-answered]")
@@ -99,11 +106,11 @@ def _line(name: str, times: list[float]) -> str:
     return f"{name:44s}{statistics.median(times):7.1f} ms{max(times):7.1f} ms"
 
 
-def picture(path: str | Path, width: int = 1100) -> Path:
-    """A PNG of the mask lab as it opens, for pages that cannot run it. Returns the path."""
+def picture(path: str | Path, width: int = 1100, browser=None) -> Path:
+    """A PNG of the mask lab as it opens, for pages that cannot run it. Returns the path. browser: as in `bench`."""
     from .mask_lab import MaskLab
 
-    with chromium() as browser, tempfile.TemporaryDirectory() as folder:
+    with _open(browser) as browser, tempfile.TemporaryDirectory() as folder:
         page = browser.new_page(viewport={"width": width, "height": 900}, device_scale_factor=1.5)
         page.goto(MaskLab().write_html(Path(folder) / "lab.html", "Mask lab").as_uri())
         page.wait_for_selector("[data-answered]")
