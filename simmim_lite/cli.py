@@ -101,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     gallery = verb("gallery", _gallery, "draw the pictures of the studies from the shipped records")
     gallery.add_argument("--out", help="the folder to write to")
 
+    site = verb("site", _site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network")
+    site.add_argument("--out", default="_site", help="the folder to write to (_site)")
+    site.add_argument("--workers", type=int, help="notebooks at a time; by default one a core")
+
     weights = verb("weights", _weights, "convert weights between layouts")
     weights.add_argument("action", choices=("convert",))
     weights.add_argument("source", help="a checkpoint: official, timm, transformers or simmim-lite")
@@ -249,6 +253,17 @@ def _gallery(arguments: argparse.Namespace) -> None:
 
     for path in make_gallery(*[arguments.out] if arguments.out else []):
         print(path)
+
+
+def _site(arguments: argparse.Namespace) -> None:
+    from .studies.site import build
+
+    def lab_page(path: Path) -> None:
+        from .lab.mask_lab import MaskLab
+
+        MaskLab().write_html(path, "The mask lab", before=LAB_PAGE)
+
+    print(build(arguments.out, lab_page, workers=arguments.workers))
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
