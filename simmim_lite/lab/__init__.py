@@ -6,7 +6,7 @@ neither torch nor plotly.
 
 from importlib import import_module
 
-_MODULES = ("charts", "checks", "live", "pictures")
+_MODULES = ("charts", "checks", "live", "pictures", "windows")
 
 __all__ = list(_MODULES)
 

@@ -20,7 +20,8 @@ _TWIN = """<style>{css}</style><div class="sl-lab" id="{id}"></div><script type=
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const state = JSON.parse(new TextDecoder().decode(bytes("{state}"))), heard = {{}};
 const model = {{
-  kernel: false, get: (name) => state[name], on: (event, f) => (heard[event] ||= []).push(f), off() {{}}, save_changes() {{}}, send() {{}},
+  kernel: false, get: (name) => state[name], on: (event, f) => (heard[event] ||= []).push(f),
+  off() {{}}, save_changes() {{}}, send() {{}},
   set(name, value) {{ state[name] = value; (heard["change:" + name] || []).forEach((f) => f()); }},
 }};
 const url = URL.createObjectURL(new Blob([bytes("{module}")], {{ type: "text/javascript" }}));
@@ -29,9 +30,11 @@ const url = URL.createObjectURL(new Blob([bytes("{module}")], {{ type: "text/jav
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><link rel="icon" href="data:,"><meta name="color-scheme" content="light dark">
-<style>body {{ margin: 0 auto; padding: 16px; max-width: 1100px; font: 16px/1.5 Inter, "Segoe UI", "DejaVu Sans", sans-serif;
-background: #fff; color: #1f2430 }} a {{ color: #0072b2 }} h1 {{ font-size: 24px; margin: 0 0 4px }}
-@media (prefers-color-scheme: dark) {{ body {{ background: #16181d; color: #e8eaf0 }} a {{ color: #56b4e9 }} }}</style></head>
+<style>body {{ margin: 0 auto; padding: 16px; max-width: 1100px; background: #fff; color: #1f2430;
+font: 16px/1.5 Inter, "Segoe UI", "DejaVu Sans", sans-serif }}
+a {{ color: #0072b2 }} h1 {{ font-size: 24px; margin: 0 0 4px }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #16181d; color: #e8eaf0 }} a {{ color: #56b4e9 }} }}
+</style></head>
 <body><main><h1>{title}</h1>{before}{twin}</main></body></html>
 """
 
