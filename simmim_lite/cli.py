@@ -256,12 +256,12 @@ def _gallery(arguments: argparse.Namespace) -> None:
 
 
 def _site(arguments: argparse.Namespace) -> None:
-    from .studies.site import build
+    from .studies.site import IN_A_FRAME, build
 
     def lab_page(path: Path) -> None:
         from .lab.mask_lab import MaskLab
 
-        MaskLab().write_html(path, "The mask lab", before=LAB_PAGE)
+        MaskLab().write_html(path, "The mask lab", before=IN_A_FRAME)
 
     print(build(arguments.out, lab_page, workers=arguments.workers))
 

@@ -85,9 +85,11 @@ def _docstring(app, what: str, name: str, obj: object, options: object, lines: l
     """Docstrings are written to be read as they are: what reStructuredText would take for markup is escaped."""
     found: list[str] = []
     for line in lines:
-        pieces = re.split(r"(`+[^`]+`+)", line)
-        line = "".join(p if p.startswith("`") else re.sub(r"([*|])", r"\\\1", p) for p in pieces)
-        line = re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line)
+        pieces = re.split(r"(`+[^`]+`+)", line)  # words and code, in turn
+        words = [re.sub(r"([*|])", r"\\\1", piece) for piece in pieces[::2]]
+        words = [words[0], *(f"\\ {piece}" if piece[:1].isalnum() else piece for piece in words[1:])]
+        pieces[::2] = words
+        line = "".join(pieces)
         if line.startswith("    ") and found and not found[-1].strip() and not found[-2:][0].startswith(("    ", "::")):
             found += ["::", ""]  # an indented block is code
         found.append(line)

@@ -24,6 +24,21 @@ SETTINGS = ROOT / "site"
 _NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_design", "sphinx_copybutton")
 _UNSEEN = ("cli.py", "site.py", "site_sources.py")  # of the library: what no notebook can see
 _COUNTED = ("plotly", "numpy", "torch", "timm")  # packages whose version may change what a notebook shows
+#: What the lab's page begins with: words for a visitor, and, in a frame of the site, the site's theme and a true height.
+IN_A_FRAME = """<p class="lead">Hide parts of a picture and see what a small network makes of the rest. Everything runs in
+this page, and your own pictures stay on your machine.</p>
+<style>.framed body { padding: 0; background: transparent; max-width: none } .framed h1, .framed .lead { display: none }</style>
+<script>
+if (parent !== window) {
+  const root = document.documentElement;
+  root.classList.add("framed");
+  addEventListener("message", ({ data }) => {
+    if (data.theme) { root.dataset.theme = data.theme; root.style.colorScheme = data.theme; }
+  });
+  new ResizeObserver(() => parent.postMessage({ height: root.offsetHeight }, "*")).observe(root);
+}
+</script>
+"""
 
 
 def build(

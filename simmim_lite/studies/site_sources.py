@@ -170,9 +170,14 @@ def api_pages() -> dict[str, str]:
     """The API pages by document name: the names to build on, and a page a package with every module's docstrings."""
     import simmim_lite
 
-    kinds = {name: "data" if name.isupper() else "class" if name[0].isupper() else "function" for name in _public()}
-    options = {"class": "   :members:\n", "data": "   :no-value:\n", "function": ""}
-    public = "".join(f".. auto{kind}:: simmim_lite.{name}\n{options[kind]}\n" for name, kind in kinds.items())
+    public = ""
+    for name in simmim_lite.__all__:
+        if name.isupper():  # a constant is documented where it is made
+            public += f".. autodata:: simmim_lite.{simmim_lite._HOME[name]}.{name}\n   :no-value:\n   :no-index:\n\n"
+        elif name[0].isupper():
+            public += f".. autoclass:: simmim_lite.{name}\n   :members:\n\n"
+        else:
+            public += f".. autofunction:: simmim_lite.{name}\n\n"
     listed = "".join(f"- [{name}]({name}.md): {text[0].lower()}{text[1:]}\n" for name, text in PACKAGES.items())
     tree = _toctree("", {name: f"simmim_lite.{name}" for name in PACKAGES})
     found = {
@@ -187,12 +192,6 @@ def api_pages() -> dict[str, str]:
                 blocks.append(f"## {path.stem}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n")
         found[f"api/{package}"] = f"# simmim_lite.{package}\n\n{text}\n\n" + "\n".join(blocks)
     return found
-
-
-def _public() -> list[str]:
-    import simmim_lite
-
-    return list(simmim_lite.__all__)
 
 
 def _answers(text: str) -> str:
