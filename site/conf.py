@@ -47,6 +47,7 @@ html_math_renderer = "mathml"
 html_show_sourcelink = False
 html_copy_source = False
 html_show_sphinx = False
+html_show_search_summary = False  # the browser would have to fetch pages, which it may not from a disk
 html_favicon = "_static/icon.svg"
 html_theme_options = {
     "show_navbar_depth": 1,

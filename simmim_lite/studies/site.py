@@ -7,8 +7,9 @@ notebook or the library changes, and lets Sphinx make pages of them with the set
 import contextlib
 import hashlib
 import importlib.util
-import io
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -24,10 +25,12 @@ SETTINGS = ROOT / "site"
 _NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_design", "sphinx_copybutton")
 _UNSEEN = ("cli.py", "site.py", "site_sources.py")  # of the library: what no notebook can see
 _COUNTED = ("plotly", "numpy", "torch", "timm")  # packages whose version may change what a notebook shows
-#: What the lab's page begins with: words for a visitor, and, in a frame of the site, the site's theme and a true height.
-IN_A_FRAME = """<p class="lead">Hide parts of a picture and see what a small network makes of the rest. Everything runs in
-this page, and your own pictures stay on your machine.</p>
-<style>.framed body { padding: 0; background: transparent; max-width: none } .framed h1, .framed .lead { display: none }</style>
+#: What the lab's page begins with: a line for a visitor; in a frame of the site, the site's theme and a true height.
+IN_A_FRAME = """<p class="lead">Hide parts of a picture and see what a small network makes of the rest. Everything runs
+in this page, and your own pictures stay on your machine.</p>
+<style>
+.framed body { padding: 0; background: transparent; max-width: none } .framed h1, .framed .lead { display: none }
+</style>
 <script>
 if (parent !== window) {
   const root = document.documentElement;
@@ -47,14 +50,14 @@ def build(
     *,
     work: str | Path = "build/site",
     notebooks: Iterable[Path] | None = None,
-    api: bool = True,
+    packages: Iterable[str] = tuple(sources.PACKAGES),
     workers: int | None = None,
 ) -> Path:
-    """Build the site in OUT and return the path of its index.html. WORK keeps executed notebooks and Sphinx's own files.
+    """Build the site in OUT and return its index.html; WORK keeps executed notebooks and Sphinx's own files.
 
-    lab_page: writes the mask lab's self-contained page to the path it is given.
-    notebooks: all of `notebooks/` by default; executed in WORK, so that a reader's own runs stay out. api: with the
-    API pages. `UserError` where Sphinx is missing, outside of a checkout, for a folder OUT that holds something else,
+    lab_page: writes the mask lab's self-contained page to the path it is given. notebooks: all of `notebooks/` by
+    default; they run in WORK, so that a reader's own runs stay out. packages: which get API pages. workers: notebooks
+    at a time. `UserError` where Sphinx is missing, outside of a checkout, for a folder OUT that holds something else,
     and for the first notebook that fails, once all others are finished.
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
@@ -66,7 +69,7 @@ def build(
         raise UserError(f"{out} holds something else: name an empty folder by --out")
     paths = sorted(running.folder().glob("*.ipynb") if notebooks is None else map(Path, notebooks))
     executed = execute(paths, work, workers=workers)
-    documents = _documents(executed, {path.stem: path for path in paths}, api=api)
+    documents = _documents(executed, {path.stem: path for path in paths}, tuple(packages))
     _write_sources(work / "source", documents)
     _sphinx(work / "source", out, work / "doctrees", documents)
     lab_page(out / "lab.html")
@@ -110,7 +113,7 @@ def _digest() -> str:
     return found.hexdigest()
 
 
-def _documents(executed: dict[str, Path], plain: dict[str, Path], *, api: bool) -> dict[str, str | bytes]:
+def _documents(executed: dict[str, Path], plain: dict[str, Path], packages: tuple[str, ...]) -> dict[str, str | bytes]:
     """Every file of the source folder by its path there."""
     from plotly.offline import get_plotlyjs
 
@@ -126,8 +129,8 @@ def _documents(executed: dict[str, Path], plain: dict[str, Path], *, api: bool) 
         hide = running.parameters(plain[name]).get("tier") == "shipped"  # a study is read, a first step is tried
         found[f"notebooks/{name}.ipynb"] = sources.prepare(copy, hide_code=hide)
     reference = ["notebooks/glossary"]
-    if api:
-        found |= {f"{name}.md": text for name, text in sources.api_pages().items()}
+    if packages:
+        found |= {f"{name}.md": text for name, text in sources.api_pages(packages).items()}
         reference.append("api/index")
     play = ["mask_lab", "gallery/gallery"]
     found["index.md"] = sources.landing(SETTINGS / "index.md", plain, play=play, reference=reference)
@@ -146,17 +149,17 @@ def _write_sources(folder: Path, documents: dict[str, str | bytes]) -> None:
 
 
 def _sphinx(source: Path, out: Path, doctrees: Path, documents: dict) -> None:
-    """Pages of the sources; what Sphinx has to complain about goes to stderr."""
-    from sphinx.application import Sphinx
+    """Pages of the sources; what Sphinx has to complain about goes to stderr.
 
-    complaints = io.StringIO()
-    try:
-        app = Sphinx(source, source, out, doctrees, "html", status=None, warning=complaints, parallel=1)
-        app.build()
-    except Exception as error:  # Sphinx and its extensions raise errors of many kinds
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"Sphinx: {first} (delete {doctrees} and build again if this stays)") from error
-    print(complaints.getvalue(), end="", file=sys.stderr)
+    In a process of its own: Sphinx and its extensions leave registrations behind that a second build stumbles over.
+    """
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "--no-color", "-d", doctrees, source, out]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+    print(done.stderr, end="", file=sys.stderr)
+    if done.returncode:
+        raise UserError(f"Sphinx failed with status {done.returncode}, see above; if it stays, delete {doctrees}")
     known = {Path(name).with_suffix(".html").as_posix() for name in documents}
     for folder in ("notebooks", "api"):  # pages of notebooks that are no longer there
         for page in (out / folder).glob("*.html"):

@@ -91,7 +91,9 @@ def _table(trace: dict) -> str:
             f"<td>{badge(word) if word in VERDICTS else _minus(text)}</td>"
             for word, text in zip(plain, map(str, texts), strict=True)
         )
-    return f'<div class="sl-scroll"><table class="sl-table"><thead><tr>{heads}</thead><tbody>{rows}</tbody></table></div>'
+    return (
+        f'<div class="sl-scroll"><table class="sl-table"><thead><tr>{heads}</thead><tbody>{rows}</tbody></table></div>'
+    )
 
 
 def _minus(text: str) -> str:
@@ -136,7 +138,7 @@ def landing(template: Path, notebooks: Mapping[str, Path], *, play: Iterable[str
 
 
 def findings(notebooks: set[str]) -> str:
-    """A line a claim, a column a kind of evidence, the verdict in each; computed from the published and shipped runs."""
+    """A line a claim, a column a kind of evidence, and the verdict in each; computed, as HTML."""
     kinds = {kind: {c.id: c for c in found} for kind, found in sides.claims().items()}
     kinds = {escape(sides.NAMES.get(kind, kind)): found for kind, found in kinds.items()}
     heads = "".join(f"<th>{kind}</th>" for kind in kinds)
@@ -153,7 +155,7 @@ def findings(notebooks: set[str]) -> str:
         if study and NOTEBOOKS[study] in notebooks:
             words = f'<a href="notebooks/{NOTEBOOKS[study]}.html">{words}</a>'
         lines.append(f"<tr><td>{rule.id}</td><td>{words}</td>{cells}</tr>")
-    table = f'<thead><tr><th></th><th>claim</th>{heads}</tr></thead><tbody>{"".join(lines)}</tbody>'
+    table = f"<thead><tr><th></th><th>claim</th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
     return f'<div class="sl-scroll"><table class="sl-table sl-findings">{table}</table></div>'
 
 
@@ -166,7 +168,7 @@ def gallery(page: Path, notebooks: Iterable[str]) -> str:
     return "---\nhtml_theme.sidebar_secondary.remove: true\n---\n\n" + text
 
 
-def api_pages() -> dict[str, str]:
+def api_pages(packages: Iterable[str]) -> dict[str, str]:
     """The API pages by document name: the names to build on, and a page a package with every module's docstrings."""
     import simmim_lite
 
@@ -178,13 +180,14 @@ def api_pages() -> dict[str, str]:
             public += f".. autoclass:: simmim_lite.{name}\n   :members:\n\n"
         else:
             public += f".. autofunction:: simmim_lite.{name}\n\n"
-    listed = "".join(f"- [{name}]({name}.md): {text[0].lower()}{text[1:]}\n" for name, text in PACKAGES.items())
-    tree = _toctree("", {name: f"simmim_lite.{name}" for name in PACKAGES})
+    texts = {name: PACKAGES[name] for name in packages}
+    listed = "".join(f"- [{name}]({name}.md): {text[0].lower()}{text[1:]}\n" for name, text in texts.items())
+    tree = _toctree("", {name: f"simmim_lite.{name}" for name in texts})
     found = {
         "api/index": f"# Names to build on\n\n{simmim_lite.__doc__}\nBy package:\n\n{listed}\n"
         f"```{{eval-rst}}\n{public}```\n\n{tree}"
     }
-    for package, text in PACKAGES.items():
+    for package, text in texts.items():
         blocks = []
         for path in sorted((PACKAGE / package).glob("*.py")):
             if path.name != "__init__.py" and ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))):
@@ -196,9 +199,7 @@ def api_pages() -> dict[str, str]:
 
 def _answers(text: str) -> str:
     """Answers stay inside the item of the list that asks for them, so that the numbers go on."""
-    return _ANSWER.sub(
-        lambda m: f"\n   <details><summary>{m[1]}</summary>{m[2].replace(chr(10), ' ')}</details>", text
-    )
+    return _ANSWER.sub(lambda m: f"\n   <details><summary>{m[1]}</summary>{m[2].replace(chr(10), ' ')}</details>", text)
 
 
 def _toctree(caption: str, documents: Mapping[str, str | None]) -> str:
