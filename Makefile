@@ -28,10 +28,10 @@ gallery: .venv/.test  ## the README's figure and one picture a study, from the s
 	$(BIN)/simmim-lite gallery $(ARGS)
 
 test: .venv/.test chromium  ## the tests, in two minutes
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 test-all: .venv/.test chromium  ## the tests that take minutes too
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 bench: .venv/.test  ## speed on this machine, as ratios
 	$(BIN)/simmim-lite bench $(ARGS)

@@ -251,8 +251,12 @@ def _records_import(arguments: argparse.Namespace) -> None:
 def _gallery(arguments: argparse.Namespace) -> None:
     from .studies.gallery import make_gallery
 
-    for path in make_gallery(*[arguments.out] if arguments.out else []):
+    out = arguments.out or "gallery"
+    for path in make_gallery(out):
         print(path)
+    from .lab.headless import picture
+
+    print(picture(Path(out) / "lab.png"))
 
 
 def _site(arguments: argparse.Namespace) -> None:
@@ -336,3 +340,11 @@ def _bench(arguments: argparse.Namespace) -> None:
 
     for line in bench(arguments.device, arguments.rounds):
         print(line, flush=True)
+    from .lab import headless
+
+    print()
+    try:
+        for line in headless.bench():
+            print(line, flush=True)
+    except UserError as error:  # everything else was measured
+        print(f"mask lab: not measured ({error})")

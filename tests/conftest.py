@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["browsing"]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -28,3 +29,11 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a server go to one worker, so that it starts once (`--dist loadgroup`)."""
+    for item in items:
+        for name in ("lab", "voila"):
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(name))

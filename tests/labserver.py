@@ -1,10 +1,9 @@
-"""A throw-away JupyterLab and a headless Chromium for browser tests: settings, workspaces and kernels of their own."""
+"""A throw-away JupyterLab for browser tests: settings, workspaces and kernels of its own."""
 
 import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,24 +26,19 @@ SETTINGS = {
     "@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Light"},
 }
 _STARTS = 60  # seconds a server may take
-_BROWSERS = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-)
 _WIDGET = "window.jupyterapp?.shell?.currentWidget"
 IDLE = f"() => {_WIDGET}?.sessionContext?.session?.kernel?.status === 'idle'"
 ERRORS = f"""() => [...{_WIDGET}.content.model.cells].flatMap(cell => cell.type === 'code' ? cell.outputs.toJSON() : [])
   .filter(output => output.output_type === 'error').map(output => `${{output.ename}}: ${{output.evalue}}`)"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lab:
-    """A running server."""
+    """A running server on a folder of notebooks."""
 
     url: str
     token: str
+    served: Path
 
     def page(self, notebook: str) -> str:
         """The address that opens a notebook with nothing left over from another one."""
@@ -81,7 +75,7 @@ def jupyterlab(notebooks: Path, scratch: Path, working_dir: Path) -> Iterator[La
     log = scratch / "server.log"
     with log.open("w") as file:
         server = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
-    lab = Lab(f"http://127.0.0.1:{port}", token)
+    lab = Lab(f"http://127.0.0.1:{port}", token, notebooks)
     try:
         _wait(server, lab, log)
         yield lab
@@ -108,27 +102,6 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
-
-
-def chromium_path() -> str:
-    """The browser to test in. A machine without one is told what to do: the tests are not skipped."""
-    found = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        raise RuntimeError("no Chromium on PATH: run `make chromium`, or install it (apt-get install chromium)")
-    return found
-
-
-@contextlib.contextmanager
-def chromium() -> Iterator:
-    """A headless Chromium, driven by playwright."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=chromium_path(), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
 
 
 def open_notebook(page, lab: Lab, name: str) -> None:

@@ -1,44 +1,14 @@
 """Notebooks in a real JupyterLab, and pages of the report, in headless Chromium: live figures, and no network."""
 
-import shutil
-from urllib.parse import urlparse
-
 import pytest
-from labserver import chromium, jupyterlab, open_notebook, run_all, shut_down
+from browsing import asked_only_here
+from labserver import open_notebook, run_all, shut_down
 from tiny_notebooks import write_notebook
 
 from simmim_lite.studies import notebooks, pages
 
 FIGURES = ".js-plotly-plot .main-svg"
 FIGURE = "import plotly.graph_objects as go\ngo.Figure(go.Scatter(x=[1, 2, 3], y=[3, 1, 2]))"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    served, scratch, working = (tmp_path_factory.mktemp(name) for name in ("notebooks", "lab", "working"))
-    for path in notebooks.folder().glob("*.ipynb"):  # copies: a browser may save what it opens
-        shutil.copy(path, served)
-    with jupyterlab(served, scratch, working) as server:
-        yield server
-
-
-@pytest.fixture
-def page(browser):
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(60_000)
-    opened = context.new_page()
-    opened.asked = []
-    opened.problems = []
-    opened.on("request", lambda request: opened.asked.append(request.url))
-    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-    yield opened
-    context.close()
 
 
 @pytest.mark.parametrize("name", ["00_start", "04_data_scale"])
@@ -49,8 +19,7 @@ def test_a_notebook_runs_in_jupyterlab(name: str, page, lab, tmp_path) -> None:
     assert not error
     page.wait_for_selector(FIGURES, state="attached")
     shut_down(page)
-    hosts = {urlparse(url).hostname for url in page.asked if url.startswith(("http", "ws"))}
-    assert hosts == {"127.0.0.1"}
+    assert asked_only_here(page)
 
 
 def test_pages_of_the_report_ask_the_network_for_nothing(page, tmp_path) -> None:

@@ -1,12 +1,12 @@
-"""What the notebooks use beside the library: checks of exercises, pictures, charts, live curves.
+"""What the notebooks use beside the library: checks of exercises, pictures, charts, live curves, widgets.
 
-Looked up when first used: `lab.checks`, `lab.pictures`, `lab.charts`, `lab.live`. Importing this package imports
+Looked up when first used: `lab.checks`, `lab.pictures`, `lab.mask_lab` and so on. Importing this package imports
 neither torch nor plotly.
 """
 
 from importlib import import_module
 
-_MODULES = ("charts", "checks", "live", "pictures", "windows")
+_MODULES = ("charts", "checks", "explorer", "live", "mask_lab", "networks", "photos", "pictures", "windows")
 
 __all__ = list(_MODULES)
 

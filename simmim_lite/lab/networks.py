@@ -37,13 +37,14 @@ class Network:
         import torch
 
         from ..data.batches import normalise
+        from ..training.pretrain import one_thread
 
         side, tokens = self.about["side"], self.about["side"] // self.about["patch_size"]
         if pixels.shape != (3, side, side) or hidden.shape != (tokens, tokens):
             shapes = f"a picture of {pixels.shape} and a mask of {hidden.shape}"
             raise UserError(f"{shapes}: {self.about['name']} takes (3, {side}, {side}) and ({tokens}, {tokens})")
         images = normalise(pixels[None], tuple(self.about["mean"]), tuple(self.about["std"]))
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread(torch.device("cpu")):  # a small network loses by sharing its work
             mask = torch.from_numpy(np.asarray(hidden, bool)[None])
             return self._model().reconstruct(images, mask)[0].float().numpy()
 

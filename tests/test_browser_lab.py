@@ -1,0 +1,312 @@
+"""The mask lab in Chromium: every control by mouse and keyboard, uploads, pixels and numbers; nothing but this page."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+from browsing import asked_only_here
+from labserver import open_notebook, run_all, shut_down
+from PIL import Image
+from tiny_notebooks import write_notebook
+
+from simmim_lite.lab.mask_lab import MaskLab
+from simmim_lite.model.masking import average_distance, hash_masks
+
+GREY = [128, 128, 128]
+ANSWERED = "() => +document.querySelector('.sl-lab').lab.busy.dataset.answered"
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("twin") / "lab.html"
+    return MaskLab(scenes=4).write_html(path, "Mask lab").as_uri()
+
+
+def opened(page, address: str):
+    page.goto(address)
+    page.wait_for_selector("[data-answered]")
+    return page
+
+
+def board_colour(page, row: int, column: int, grid: int) -> list[int]:
+    """The colour in the middle of a cell of the large canvas."""
+    return page.evaluate(
+        """([r, c, g]) => { const b = document.querySelector('.sl-main'), s = b.width / g;
+          return [...b.getContext('2d').getImageData((c + .5) * s, (r + .5) * s, 1, 1).data].slice(0, 3); }""",
+        [row, column, grid],
+    )
+
+
+def shown_mask(page, grid: int) -> np.ndarray:
+    """Which cells are drawn grey."""
+    return np.array([[board_colour(page, r, c, grid) == GREY for c in range(grid)] for r in range(grid)])
+
+
+def tile(page, name: str) -> np.ndarray:
+    """A small picture as (S, S, 3)."""
+    flat = page.evaluate(
+        """name => { const t = document.querySelector(`[data-tile=${name}]`);
+          return [...t.getContext('2d').getImageData(0, 0, t.width, t.height).data]; }""",
+        name,
+    )
+    side = int((len(flat) / 4) ** 0.5)
+    return np.array(flat).reshape(side, side, 4)[..., :3]
+
+
+def number(page, name: str) -> str:
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return page.locator(f"[data-number={name}]").inner_text()
+
+
+def settled(page) -> None:
+    """Wait until the network has answered for what is shown now."""
+    page.wait_for_function("() => document.querySelector('.sl-lab').lab.prediction")
+
+
+def test_the_mask_is_pythons_and_so_are_its_numbers(page, twin) -> None:
+    opened(page, twin)
+    page.get_by_label("network", exact=True).select_option("")
+    page.get_by_label("mask patch").select_option("32")
+    for strategy, ratio, seed in (("random", 0.6, 3), ("square", 0.35, 7), ("block", 0.8, 1)):
+        page.get_by_label("strategy").select_option(strategy)
+        for label, value in (("mask ratio", ratio), ("seed", seed)):
+            page.get_by_label(label).fill(str(value))
+        mask = hash_masks((6, 6), ratio, seed, [0], strategy=strategy)[0]
+        assert (shown_mask(page, 6) == mask).all()
+        share = f"{mask.sum()} of 36 cells, {100 * mask.mean():.1f} %"
+        assert number(page, "hidden") == share
+        assert number(page, "distance").startswith(f"{average_distance(mask, 32):.1f} px")
+    assert "shaded" in number(page, "distance")
+    for ratio, hidden, distance in ((0, "0 of 36", "0.0 px"), (1, "36 of 36", "nothing is visible")):
+        page.get_by_label("mask ratio").fill(str(ratio))
+        assert number(page, "hidden").startswith(hidden) and number(page, "distance").startswith(distance)
+    assert asked_only_here(page) and not page.problems
+
+
+def test_cells_by_mouse_and_by_keyboard(page, twin) -> None:
+    opened(page, twin)
+    before = shown_mask(page, 4)
+    box = page.locator(".sl-main").bounding_box()
+    at = [(box["x"] + box["width"] * (c + 0.5) / 4, box["y"] + box["height"] * 0.5 / 4) for c in range(4)]
+    page.mouse.click(*at[0])
+    flipped = before.copy()
+    flipped[0, 0] ^= True
+    page.locator("h1").hover()
+    assert (shown_mask(page, 4) == flipped).all()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    flipped[1, 1] ^= True
+    said = page.locator("[aria-live=polite]").first.inner_text()
+    assert said.startswith("row 2, column 2: " + ("hidden" if flipped[1, 1] else "visible"))
+    page.evaluate("() => document.activeElement.blur()")
+    assert (shown_mask(page, 4) == flipped).all()
+    page.mouse.move(*at[0])  # a drag gives every cell on its way the state of the first
+    page.mouse.down()
+    for place in at[1:]:
+        page.mouse.move(*place)
+    page.mouse.up()
+    page.evaluate("() => document.activeElement.blur()")
+    dragged = flipped.copy()
+    dragged[0] = not flipped[0, 0]
+    assert (shown_mask(page, 4) == dragged).all()
+    undo = page.get_by_role("button", name="undo")
+    for expected in (flipped, None, before):
+        undo.click()
+        assert expected is None or (shown_mask(page, 4) == expected).all()
+    assert undo.is_disabled()
+    page.get_by_role("button", name="invert").press("Enter")
+    assert (shown_mask(page, 4) == ~before).all()
+    page.get_by_role("button", name="show all").click()
+    assert not shown_mask(page, 4).any()
+    page.get_by_role("button", name="another mask").click()
+    assert (shown_mask(page, 4) == hash_masks((4, 4), 0.6, 1, [0])[0]).all()
+    assert not page.problems
+
+
+def test_every_control_is_reached_and_moved_by_keyboard(page, twin) -> None:
+    opened(page, twin)
+    page.evaluate("() => document.activeElement.blur()")
+    reached = []
+    for _ in range(22):
+        page.keyboard.press("Tab")
+        name = page.evaluate(
+            """() => { const e = document.activeElement, seen = e.closest('.sl-upload') || e;
+              const ring = getComputedStyle(seen).outlineStyle;
+              return [(e.labels?.[0] || e).textContent.trim() || e.getAttribute('aria-label') || '', ring]; }"""
+        )
+        reached.append(name)
+    names = [name for name, _ in reached]
+    wanted = ["picture", "network", "strategy", "mask ratio", "mask patch", "seed", "your own picture"]
+    for want in [*wanted, "another mask", "invert", "show all", "Reconstruction", "cells of the picture"]:
+        assert any(name.startswith(want) for name in names), (want, names)
+    assert all(ring != "none" for name, ring in reached if name.startswith(tuple(wanted)))
+    slider = page.get_by_label("mask ratio")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert slider.input_value() == "0.61"
+    page.get_by_label("seed").press("ArrowRight")
+    assert (shown_mask(page, 4) == hash_masks((4, 4), 0.61, 1, [0])[0]).all()
+    for label in ("strategy", "mask patch"):
+        page.get_by_label(label).press("ArrowDown")
+    assert page.get_by_label("strategy").input_value() == "square"
+    assert page.get_by_label("mask patch").input_value() == "16"
+    assert (shown_mask(page, 2) == hash_masks((2, 2), 0.61, 1, [0], strategy="square")[0]).all()
+    tab = page.get_by_role("tab", name="Reconstruction")
+    tab.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_role("tab", name="Guess first").get_attribute("aria-selected") == "true"
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("Stage 1, block 1").wait_for()
+
+
+def test_the_reconstruction(page, twin) -> None:
+    opened(page, twin)
+    settled(page)
+    picture, seen, answer, filled = (tile(page, name) for name in ("picture", "seen", "answer", "filled"))
+    hidden = np.repeat(np.repeat(hash_masks((4, 4), 0.6, 0, [0])[0], 8, 0), 8, 1)
+    assert (seen[hidden] == GREY).all() and (seen[~hidden] == picture[~hidden]).all()
+    assert (filled[hidden] == answer[hidden]).all() and (filled[~hidden] == picture[~hidden]).all()
+    assert (
+        np.abs(answer[hidden].astype(int) - picture[hidden]).mean() < np.abs(128 - picture[hidden].astype(int)).mean()
+    )
+    assert "loss on hidden pixels" in page.locator("p[role=status]").first.inner_text()
+    before = page.evaluate(ANSWERED)
+    page.get_by_label("seed").fill("9")
+    page.wait_for_function(f"n => ({ANSWERED})() > n", arg=before)
+    page.get_by_label("mask ratio").fill("0")
+    page.get_by_text("nothing is hidden: there is no loss").wait_for()
+    page.get_by_role("combobox", name="picture").select_option(
+        label="scene 1: plain square" if False else None, index=8
+    )
+    page.get_by_role("button", name="hide the object").click()
+    settled(page)
+    assert 0 < shown_mask(page, 4).sum() < 16
+
+
+def test_statistics_of_a_normalised_target(page, twin) -> None:
+    opened(page, twin)
+    page.get_by_label("network", exact=True).select_option("photos-normalised")
+    settled(page)
+    shown = {}
+    for text, name in (("raw", "visible"), ("normalised", "normalised"), ("true statistics", "true")):
+        page.get_by_role("button", name=text, exact=True).click()
+        assert page.locator(f"[data-statistics={name}]").get_attribute("aria-pressed") == "true"
+        shown[name] = tile(page, "answer")
+        assert page.get_by_text("This leaks the answer").is_visible() == (name == "true")
+    assert (shown["visible"] != shown["true"]).any() and (shown["normalised"] != shown["true"]).any()
+    page.get_by_label("network", exact=True).select_option("photos")
+    settled(page)
+    assert not page.get_by_role("button", name="true statistics").is_visible()
+
+
+def test_guess_first(page, twin) -> None:
+    opened(page, twin)
+    page.get_by_role("tab", name="Guess first").click()
+    settled(page)
+    show = page.get_by_role("button", name="show the losses")
+    assert show.is_disabled()
+    box = page.locator(".sl-main").bounding_box()
+    mask = hash_masks((4, 4), 0.6, 0, [0])[0]
+    cells = [tuple(cell) for cell in np.argwhere(mask)]
+    picked = random.Random(0).sample(cells, 4)
+    for r, c in [*picked, tuple(np.argwhere(~mask)[0])]:
+        page.mouse.click(box["x"] + box["width"] * (c + 0.5) / 4, box["y"] + box["height"] * (r + 0.5) / 4)
+    assert "1 to go" in page.locator("[aria-label='guess first']").inner_text()
+    last = next(cell for cell in cells if cell not in picked)
+    page.mouse.click(box["x"] + box["width"] * (last[1] + 0.5) / 4, box["y"] + box["height"] * (last[0] + 0.5) / 4)
+    show.click()
+    losses = page.evaluate("() => [...document.querySelector('.sl-lab').lab.losses]")
+    mine = np.mean([losses[4 * r + c] for r, c in [*picked, last]])
+    best = sorted((losses[4 * r + c] for r, c in cells), reverse=True)[:5]
+    blind = np.mean([losses[4 * r + c] for r, c in cells])
+    said = page.locator("[data-number=score]").inner_text()
+    assert f"your cells {mine:.3f}" in said and f"the hardest {np.mean(best):.3f}" in said
+    assert f"worth {100 * (mine - blind) / (np.mean(best) - blind):.0f} %" in said.replace("-0 %", "0 %")
+    hardest = max(cells, key=lambda cell: losses[4 * cell[0] + cell[1]])
+    page.mouse.move(box["x"] + box["width"] * (hardest[1] + 0.5) / 4, box["y"] + box["height"] * (hardest[0] + 0.5) / 4)
+    page.get_by_text(f"loss {best[0]:.3f}").wait_for()
+
+
+def picture_file(kind: str, mode: str, size: tuple[int, int], colour) -> bytes:
+    held = io.BytesIO()
+    Image.new(mode, size, colour).save(held, kind)
+    return held.getvalue()
+
+
+UPLOADS = {
+    "holiday.jpg": (picture_file("JPEG", "RGB", (4000, 3000), (200, 30, 30)), (200, 30, 30)),
+    "alpha.png": (picture_file("PNG", "RGBA", (60, 40), (255, 0, 0, 0)), (255, 255, 255)),
+    "grey.png": (picture_file("PNG", "L", (64, 64), 90), (90, 90, 90)),
+    "print.jpg": (picture_file("JPEG", "CMYK", (64, 80), (0, 255, 255, 0)), None),
+    "tiny.png": (picture_file("PNG", "RGB", (3, 3), (0, 0, 255)), (0, 0, 255)),
+}
+
+
+def test_uploads(page, twin) -> None:
+    opened(page, twin)
+    for name, (data, colour) in UPLOADS.items():
+        page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "image/png", "buffer": data})
+        page.wait_for_function("name => document.querySelector('.sl-lab').lab.entry.title.startsWith(name)", arg=name)
+        settled(page)
+        assert colour is None or np.abs(tile(page, "picture").mean((0, 1)) - colour).max() < 6, name
+    page.locator("input[type=file]").set_input_files(
+        {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"these are notes"}
+    )
+    page.get_by_role("alert").get_by_text("notes.jpg is no picture that the browser can read").wait_for()
+    page.get_by_label("seed").fill("5")  # and the lab lives on
+    assert (shown_mask(page, 4) == hash_masks((4, 4), 0.6, 5, [0])[0]).all()
+    page.evaluate(
+        """bytes => { const held = new DataTransfer(); held.items.add(new File([new Uint8Array(bytes)], 'dropped.png'));
+          document.querySelector('.sl-main').dispatchEvent(new DragEvent('drop', { dataTransfer: held })); }""",
+        list(UPLOADS["tiny.png"][0]),
+    )
+    page.get_by_text("dropped.png (3 x 3 pixels)").first.wait_for(state="attached")
+    assert asked_only_here(page) and not page.problems
+
+
+@pytest.mark.parametrize("width, scheme", [(1100, "light"), (400, "dark")])
+def test_it_fits_and_follows_the_theme(new_page, twin, tmp_path, width: int, scheme: str) -> None:
+    page = opened(new_page(width, 900, color_scheme=scheme, reduced_motion="reduce"), twin)
+    for tab in ("Windows", "Guess first", "Reconstruction"):
+        page.get_by_role("tab", name=tab).click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ink, paper = page.evaluate(
+        "() => { const s = getComputedStyle(document.querySelector('.sl-lab')); return [s.color, s.backgroundColor]; }"
+    )
+    level = [sum(map(int, colour[4:-1].split(","))) / 3 for colour in (ink, paper)]
+    assert (level[0] < level[1]) == (scheme == "light") and abs(level[0] - level[1]) > 150
+    page.screenshot(path=tmp_path / "lab.png", full_page=True)
+
+
+def test_in_jupyterlab_the_kernel_answers_and_follows(page, lab) -> None:
+    cells = [
+        "from simmim_lite.lab.mask_lab import MaskLab\nlab = MaskLab(scenes=2)\nlab",
+        "print('mask', lab.mask.astype(int).tolist(), lab.ratio, lab.seed, lab.pictures[lab.picture]['name'])",
+    ]
+    write_notebook(lab.served / "widget.ipynb", cells)
+    open_notebook(page, lab, "widget.ipynb")
+    assert not run_all(page)
+    page.wait_for_selector(".sl-lab [data-answered]")
+    assert "answered in the kernel" in page.locator(".sl-lab p[role=status]").first.inner_text()
+    slider = page.locator(".sl-lab input[type=range]").first
+    slider.focus()
+    page.keyboard.press("ArrowRight")  # JupyterLab would go to another cell
+    assert slider.input_value() == "0.61"
+    page.locator(".sl-lab .sl-main").focus()
+    page.keyboard.press("Space")
+    data = UPLOADS["holiday.jpg"][0]
+    own = {"name": "h.jpg", "mimeType": "image/jpeg", "buffer": data}
+    page.locator(".sl-lab input[type=file]").set_input_files(own)
+    page.wait_for_function("() => document.querySelector('.sl-lab').lab.entry.name === 'own'")
+    settled(page)
+    page.evaluate(
+        """() => { const n = window.jupyterapp.shell.currentWidget.content; n.activeCellIndex = n.widgets.length - 1;
+          return window.jupyterapp.commands.execute('notebook:run-cell'); }"""
+    )
+    mask = hash_masks((4, 4), 0.61, 0, [0])[0]
+    mask[0, 0] ^= True
+    page.get_by_text(f"mask {mask.astype(int).tolist()} 0.61 0 own").wait_for()
+    shut_down(page)
+    assert asked_only_here(page)

@@ -1,0 +1,181 @@
+"""The explorer in Python: its data are those of evidence, own runs stand where they may, pages ask for nothing."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from plotly.offline import get_plotlyjs
+from synthetic_records import ATTO, FEMTO, record
+
+from simmim_lite.errors import UserError
+from simmim_lite.evidence import doublings, imported, published, records, sides
+from simmim_lite.lab import explorer, live
+
+ASKS = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|url\(\s*["']?(?:https?:)?//|@import""")
+
+
+def own_rows(**more) -> list[dict]:
+    """Two sizes on 64 images at two lengths: the longer run has the higher loss and, of femto, the lower score."""
+    made = [
+        record(model=model, steps=steps, val=val, scores={"linear": score}, **more)
+        for model, steps, val, score in (
+            (ATTO, 500, 0.30, 0.50),
+            (ATTO, 1000, 0.33, 0.55),
+            (FEMTO, 500, 0.28, 0.60),
+            (FEMTO, 1000, 0.35, 0.52),
+        )
+    ]
+    return records.table([*made, record(steps=0)])
+
+
+def test_runs_are_the_published_ones() -> None:
+    data = explorer.data()
+    assert len(data["runs"]) == len(published.rows()) == 63
+    for run, row in zip(data["runs"], published.rows(), strict=True):
+        same = ("model", "dataset", "steps", "overfit", "images", "images_seen", "params", "val_loss")
+        assert {name: run[name] for name in same} == {name: row[name] for name in same}
+        assert run["finetune"] == pytest.approx(100 * row["finetune"])
+        assert run["omega"] == doublings.omega(row)
+        assert f"{row['steps']:,} steps" in run["text"]
+    json.dumps(data, allow_nan=False)
+
+
+def test_doublings_and_turning_points_are_evidences() -> None:
+    data, rows = explorer.data(), published.rows()
+    found = doublings.doublings(rows, "finetune")
+    assert data["turns"] == {of: doublings.turning_point(found, of) for of in ("loss", "score")}
+    assert data["turns"] == published.facts()["omega"]
+    assert len(data["doublings"]) == len(found) == 42
+    for drawn, own in zip(data["doublings"], found, strict=True):
+        shorter, longer = (rows[k] for k in drawn["runs"])
+        assert longer["steps"] == 2 * shorter["steps"] == own["steps"]
+        assert drawn["loss_change"] == pytest.approx(100 * (longer["val_loss"] / shorter["val_loss"] - 1))
+        assert drawn["score_change"] == pytest.approx(100 * (longer["finetune"] - shorter["finetune"]))
+        assert drawn["omega"] == own["omega"] == doublings.omega(longer)
+
+
+def test_every_run_passes_one_option_of_every_filter() -> None:
+    data = explorer.data()
+    for facet in data["facets"]:
+        values = [option["value"] for option in facet["options"]]
+        assert len(set(values)) == len(values)
+        assert {run[facet["field"]] for run in data["runs"]} == set(values)
+    sizes, sets = (next(f["options"] for f in data["facets"] if f["field"] == name) for name in ("model", "dataset"))
+    assert len({option["symbol"] for option in sizes}) == 5
+    assert all(len({option[theme] for option in sets}) == 5 for theme in ("colour", "dark"))
+
+
+def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own() -> None:
+    rows = own_rows()
+    (own,) = explorer.data(rows)["own"]
+    assert own["name"] == "Your runs"
+    trained = records.trained(rows)
+    assert [run["omega"] for run in own["runs"]] == [doublings.omega(row) for row in trained]
+    assert [d["loss_change"] for d in own["doublings"]] == pytest.approx([10, 25])
+    assert [d["score_change"] for d in own["doublings"]] == pytest.approx([5, -8])
+    views = {view["id"]: view for view in explorer.data(rows)["views"]}
+    assert set(views) - {view["id"] for view in explorer.data()["views"]} == {"own-0-loss", "own-0-score"}
+    assert views["own-0-score"]["y"]["title"] == "change of linear probe (points)"
+    assert all("images" in run["text"] and "published turning points" in run["text"] for run in own["runs"])
+
+
+def test_own_runs_without_scores_or_doublings_are_shown_as_far_as_they_go(tmp_path) -> None:
+    csv = tmp_path / "mine <b>.csv"
+    csv.write_text(
+        "model,unique_images,iterations,batch_size,val_loss\nswinv2_atto,64,500,64,.3\nswinv2_atto,64,1000,64,.4"
+    )
+    data = explorer.data({"published": published.rows(), "imported, mine <b>": imported.read_csv(csv), "yours": []})
+    (own,) = data["own"]
+    assert [d["score_change"] for d in own["doublings"]] == [None]
+    assert [view["id"] for view in data["views"]][-1] == "own-0-loss"
+    assert "<b>imported, mine &lt;b&gt;</b>" in own["runs"][0]["text"]
+    alone = explorer.data(own_rows()[-1:])
+    assert len(alone["own"][0]["runs"]) == 1
+    assert len(alone["views"]) == len(explorer.data()["views"])
+
+
+def test_all_kinds_of_evidence_go_in_at_once() -> None:
+    data = explorer.data(sides.rows())
+    assert [own["name"] for own in data["own"]] == ["Shipped runs (laptop)"]
+    assert len(data["own"][0]["runs"]) == len(sides.rows()["shipped"])
+    json.dumps(data, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("runs", "explorer: yours is str: give rows of records.table"),
+        ([record()], "explorer: row 0 of yours has no params: give rows of records.table"),
+        ({"mine": [3]}, "explorer: row 0 of mine has no field"),
+    ],
+)
+def test_other_things_than_rows_get_one_line(rows, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        explorer.data(rows)
+    assert "\n" not in str(error.value)
+
+
+def test_pages_ask_the_network_for_nothing(tmp_path) -> None:
+    whole = explorer.write_html(tmp_path / "a" / "whole.html")
+    shared = explorer.write_html(tmp_path / "b" / "shared.html", own_rows(), beside=True)
+    text = whole.read_text()
+    plotly = get_plotlyjs()
+    assert plotly in text
+    assert (shared.parent / "plotly.min.js").read_text() == plotly
+    assert shared.stat().st_size < 200_000
+    for html in (text.replace(plotly, ""), shared.read_text()):
+        assert not ASKS.search(html)
+        assert "http" not in html
+
+
+def test_a_page_that_cannot_be_written_gets_one_line(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        explorer.write_html(tmp_path / "file" / "page.html")
+
+
+def test_without_a_reader_it_is_html_alone_and_chooses_all() -> None:
+    shown = explorer.show()
+    bundle = shown._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "text/plain"}
+    assert len(bundle["text/html"]) < 120_000
+    assert shown.chosen() == published.rows()
+
+
+def test_in_a_kernel_it_is_a_widget_that_says_what_was_chosen(monkeypatch) -> None:
+    monkeypatch.setattr(live, "_in_notebook", lambda: True)
+    monkeypatch.setattr(live, "executed_unseen", lambda: False)
+    shown = explorer.show(own_rows())
+    bundle, _ = shown._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert len(json.dumps(bundle)) < 120_000  # plotly.js is not in the notebook
+    rows = published.rows()
+    assert shown.chosen() == rows
+    shown.widget.shown = [3, 5]
+    assert shown.chosen() == [rows[3], rows[5]]
+    shown.widget.selected = [5]
+    assert shown.chosen() == [rows[5]]
+    shown.widget.set_state({"plotly": memoryview(b"")})  # as the browser does when it has it
+    assert shown.widget.plotly == b""
+    sent = []
+    monkeypatch.setattr(type(shown.widget), "send", lambda self, message, buffers: sent.append(len(buffers[0])))
+    shown.widget._handle_custom_msg("plotly", [])
+    assert sent == [len(explorer._plotly())]
+    monkeypatch.setattr(live, "executed_unseen", lambda: True)
+    assert explorer.show().widget is None
+
+
+def test_without_anywidget_one_line_names_the_remedy(monkeypatch) -> None:
+    monkeypatch.setattr(live, "_in_notebook", lambda: True)
+    monkeypatch.setattr(live, "executed_unseen", lambda: False)
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    explorer._widget_class.cache_clear()
+    with pytest.raises(UserError, match="pip install anywidget"):
+        explorer.show()
+
+
+def test_it_does_not_import_torch() -> None:
+    code = "import sys; from simmim_lite.lab import explorer; explorer.show(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

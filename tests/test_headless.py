@@ -1,0 +1,35 @@
+"""What is measured of the mask lab in a browser, and its picture."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simmim_lite.errors import UserError
+from simmim_lite.lab import headless
+
+
+def test_the_bench_says_what_it_measured(monkeypatch) -> None:
+    monkeypatch.setattr(headless, "_MOVES", 3)
+    lines = list(headless.bench())
+    assert "3 moves" in lines[0]
+    found = {line[:44].strip(): re.findall(r"([\d.]+) ms", line) for line in lines[2:]}
+    assert [name.split(",")[0] for name in found] == [
+        "slider to picture",
+        "release to reconstruction",
+        "slider to picture",
+        "reconstruction in the kernel",
+    ]
+    assert all(0 <= float(median) <= float(slowest) for median, slowest in found.values())
+
+
+def test_its_picture(tmp_path) -> None:
+    picture = Image.open(headless.picture(tmp_path / "lab.png", width=900))
+    assert picture.width > 1200 and len(np.unique(np.asarray(picture.convert("L")))) > 50
+
+
+def test_without_a_browser_one_line_says_how_to_get_it(monkeypatch) -> None:
+    monkeypatch.setattr(headless.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="apt-get install chromium"), headless.chromium():
+        pass
