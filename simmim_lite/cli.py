@@ -267,7 +267,10 @@ def _site(arguments: argparse.Namespace) -> None:
 
         MaskLab().write_html(path, "The mask lab", before=IN_A_FRAME)
 
-    print(build(arguments.out, lab_page, workers=arguments.workers))
+    from .lab import explorer_data, explorer_page
+
+    explorer = explorer_page.fragment(explorer_data.data())
+    print(build(arguments.out, lab_page, explorer=explorer, workers=arguments.workers))
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:

@@ -43,6 +43,7 @@ autodoc_mock_imports = [name for name in _OPTIONAL if importlib.util.find_spec(n
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("site.js", {"defer": "defer"})]
 html_math_renderer = "mathml"
 html_show_sourcelink = False
 html_copy_source = False
@@ -76,8 +77,9 @@ def _block_math(translator, node: nodes.math_block) -> None:
 
 
 def _page(app, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """plotly.js weighs almost five megabytes: only pages that hold a figure load it."""
-    if doctree is not None and any(FIGURE_CLASS in node.astext() for node in doctree.findall(nodes.raw)):
+    """plotly.js weighs almost five megabytes: only pages that hold a figure, or an explorer, load it."""
+    raw = [] if doctree is None else [node.astext() for node in doctree.findall(nodes.raw)]
+    if any(FIGURE_CLASS in html or "Plotly" in html for html in raw):
         app.add_js_file("plotly.min.js", loading_method="defer")
         app.add_js_file("figures.js", loading_method="defer")
 

@@ -48,6 +48,7 @@ def build(
     out: str | Path,
     lab_page: Callable[[Path], object],
     *,
+    explorer: str = "",
     work: str | Path = "build/site",
     notebooks: Iterable[Path] | None = None,
     packages: Iterable[str] = tuple(sources.PACKAGES),
@@ -55,9 +56,9 @@ def build(
 ) -> Path:
     """Build the site in OUT and return its index.html; WORK keeps executed notebooks and Sphinx's own files.
 
-    lab_page: writes the mask lab's self-contained page to the path it is given. notebooks: all of `notebooks/` by
-    default; they run in WORK, so that a reader's own runs stay out. packages: which get API pages. workers: notebooks
-    at a time. `UserError` where Sphinx is missing, outside of a checkout, for a folder OUT that holds something else,
+    lab_page: writes the mask lab's self-contained page to the path it is given. explorer: HTML of the explorer of
+    the published runs, for a page of its own. notebooks: all of `notebooks/` by default; they run in WORK, so that a
+    reader's own runs stay out. packages: which get API pages. workers: notebooks at a time. `UserError` where Sphinx is missing, outside of a checkout, for a folder OUT that holds something else,
     and for the first notebook that fails, once all others are finished.
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
@@ -69,7 +70,7 @@ def build(
         raise UserError(f"{out} holds something else: name an empty folder by --out")
     paths = sorted(running.folder().glob("*.ipynb") if notebooks is None else map(Path, notebooks))
     executed = execute(paths, work, workers=workers)
-    documents = _documents(executed, {path.stem: path for path in paths}, tuple(packages))
+    documents = _documents(executed, {path.stem: path for path in paths}, explorer, tuple(packages))
     _write_sources(work / "source", documents)
     _sphinx(work / "source", out, work / "doctrees", documents)
     lab_page(out / "lab.html")
@@ -113,7 +114,9 @@ def _digest() -> str:
     return found.hexdigest()
 
 
-def _documents(executed: dict[str, Path], plain: dict[str, Path], packages: tuple[str, ...]) -> dict[str, str | bytes]:
+def _documents(
+    executed: dict[str, Path], plain: dict[str, Path], explorer: str, packages: tuple[str, ...]
+) -> dict[str, str | bytes]:
     """Every file of the source folder by its path there."""
     from plotly.offline import get_plotlyjs
 
@@ -132,7 +135,11 @@ def _documents(executed: dict[str, Path], plain: dict[str, Path], packages: tupl
     if packages:
         found |= {f"{name}.md": text for name, text in sources.api_pages(packages).items()}
         reference.append("api/index")
-    play = ["mask_lab", "gallery/gallery"]
+    play = ["mask_lab", "explorer", "gallery/gallery"]
+    found["generated/explorer.html"] = explorer
+    if not explorer:
+        play.remove("explorer")
+        del found["explorer.md"]
     found["index.md"] = sources.landing(SETTINGS / "index.md", plain, play=play, reference=reference)
     return found
 
