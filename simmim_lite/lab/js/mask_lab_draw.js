@@ -127,7 +127,7 @@ Object.assign(MaskLab.prototype, {
     if (message.kind === "problem") { this.wait(false); this.busy.textContent = message.text; return; }
     if (message.kind !== "predicted" || message.id !== this.asked) return;
     const view = buffers[0], bytes = view.buffer ? view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength) : view;
-    this.answered(new Float32Array(bytes), `in the kernel, in ${Math.round(performance.now() - this.since)} ms`);
+    this.answered(new Float32Array(bytes), message.loaded ? `in the kernel, in ${Math.round(performance.now() - this.since)} ms` : "in the kernel, which loaded torch first");
   },
 
   compute() {
