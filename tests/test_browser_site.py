@@ -3,11 +3,13 @@
 import json
 
 import pytest
-from labserver import chromium
+from browsing import asked_only_here
 from tiny_notebooks import write_notebook
 
+from simmim_lite.lab import explorer_data, explorer_page
 from simmim_lite.studies import site
 
+pytestmark = pytest.mark.xdist_group("site in a browser")  # built once
 FIGURES = ".js-plotly-plot .main-svg"
 LAB = (
     f"<!doctype html><meta charset='utf-8'><h1>The mask lab</h1>{site.IN_A_FRAME}<div style='height:1700px'>a lab</div>"
@@ -35,29 +37,19 @@ def root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site, "execute", lambda *_, **__: {path.stem: path})
         index = site.build(
-            folder / "out", lambda lab: lab.write_text(LAB), work=folder / "work", notebooks=[path], packages=()
+            folder / "out",
+            lambda lab: lab.write_text(LAB),
+            work=folder / "work",
+            notebooks=[path],
+            packages=(),
+            explorer=explorer_page.fragment(explorer_data.data()),
         )
     return index.parent.as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(browser):
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    context.set_default_timeout(30_000)
-    opened = context.new_page()
-    opened.asked, opened.problems = [], []
-    opened.on("request", lambda request: opened.asked.append(request.url))
-    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-    yield opened
-    assert {url.split(":")[0] for url in opened.asked} <= {"file", "data", "blob"}
-    assert not opened.problems
-    context.close()
+def quiet(page) -> bool:
+    """Nothing was asked of anybody else, and no script failed."""
+    return asked_only_here(page) and not page.problems
 
 
 def test_from_the_landing_page_to_a_live_figure(page, root, tmp_path) -> None:
@@ -74,6 +66,7 @@ def test_from_the_landing_page_to_a_live_figure(page, root, tmp_path) -> None:
     page.get_by_text("Show the code").nth(1).click()
     assert page.get_by_text("draw()").first.is_visible()
     page.screenshot(path=tmp_path / "notebook.png")
+    assert quiet(page)
 
 
 def test_the_theme_can_be_changed_and_the_lab_follows(page, root) -> None:
@@ -90,18 +83,32 @@ def test_the_theme_can_be_changed_and_the_lab_follows(page, root) -> None:
         lab.locator(f"html[data-theme={mode}]").wait_for()
         colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(colours) == 2
+    assert quiet(page)
 
 
-@pytest.mark.parametrize("name", ["index", "mask_lab", "gallery/gallery", "notebooks/04_data_scale"])
-def test_a_narrow_screen_does_not_scroll_sideways(name: str, page, root) -> None:
-    page.set_viewport_size({"width": 400, "height": 800})
+def test_the_explorer_is_live_and_follows_the_theme(page, root) -> None:
+    page.goto(f"{root}/explorer.html")
+    page.wait_for_selector(".sl-explorer .main-svg")
+    page.get_by_text("giant").first.click()
+    page.get_by_text("of 63 runs").wait_for()
+    page.locator(".theme-switch-button:visible").click()
+    page.locator(".theme-change-button[data-mode=dark]:visible").click()
+    page.wait_for_selector(".sl-explorer.dark")
+    assert quiet(page)
+
+
+@pytest.mark.parametrize("name", ["index", "mask_lab", "explorer", "gallery/gallery", "notebooks/04_data_scale"])
+def test_a_narrow_screen_does_not_scroll_sideways(name: str, new_page, root) -> None:
+    page = new_page(400, 800, color_scheme="dark")
     page.goto(f"{root}/{name}.html")
-    if name.startswith("notebooks"):
-        page.wait_for_selector(FIGURES)
+    if name.startswith(("notebooks", "explorer")):
+        page.wait_for_selector(".main-svg")
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert quiet(page)
 
 
 def test_search_works_from_the_disk(page, root) -> None:
     page.goto(f"{root}/search.html?q=epoch")
     page.wait_for_selector("#search-results li a")
     assert "Glossary" in page.locator("#search-results").inner_text()
+    assert quiet(page)

@@ -16,6 +16,7 @@ from tiny_notebooks import write_notebook
 from simmim_lite.errors import UserError
 from simmim_lite.studies import site, site_sources
 
+pytestmark = pytest.mark.xdist_group("site as files")  # built once
 FIGURE = "import plotly.graph_objects as go\nfigure = go.Figure(go.Scatter(x=[1, 2], y=[3, 1]))\nfigure"
 TABLE = (
     "import plotly.graph_objects as go\n"

@@ -56,10 +56,11 @@ def build(
 ) -> Path:
     """Build the site in OUT and return its index.html; WORK keeps executed notebooks and Sphinx's own files.
 
-    lab_page: writes the mask lab's self-contained page to the path it is given. explorer: HTML of the explorer of
-    the published runs, for a page of its own. notebooks: all of `notebooks/` by default; they run in WORK, so that a
-    reader's own runs stay out. packages: which get API pages. workers: notebooks at a time. `UserError` where Sphinx is missing, outside of a checkout, for a folder OUT that holds something else,
-    and for the first notebook that fails, once all others are finished.
+    lab_page: writes the mask lab's self-contained page to the path it is given. explorer: HTML of the explorer of the
+    published runs, for a page of its own. notebooks: all of `notebooks/` by default; they run in WORK, so that a
+    reader's own runs stay out. packages: which get API pages. workers: notebooks at a time. `UserError` where Sphinx
+    is missing, outside of a checkout, for a folder OUT that holds something else, and for the first notebook that
+    fails, once all others are finished.
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(f'the site needs {", ".join(missing)}: pip install "simmim-lite[site]"')
