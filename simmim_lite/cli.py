@@ -260,17 +260,13 @@ def _gallery(arguments: argparse.Namespace) -> None:
 
 
 def _site(arguments: argparse.Namespace) -> None:
-    from .studies.site import IN_A_FRAME, build
+    from .lab import explorer_data, explorer_page, mask_lab
+    from .studies import site
 
-    def lab_page(path: Path) -> None:
-        from .lab.mask_lab import MaskLab
-
-        MaskLab().write_html(path, "The mask lab", before=IN_A_FRAME)
-
-    from .lab import explorer_data, explorer_page
-
+    lab = mask_lab.MaskLab()
     explorer = explorer_page.fragment(explorer_data.data())
-    print(build(arguments.out, lab_page, explorer=explorer, workers=arguments.workers))
+    words = {"title": "The mask lab", "before": site.IN_A_FRAME}
+    print(site.build(arguments.out, lambda path: lab.write_html(path, **words), explorer, workers=arguments.workers))
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 from tiny_notebooks import write_notebook
 
+from simmim_lite.cli import main
 from simmim_lite.errors import UserError
 from simmim_lite.studies import site, site_sources
 
@@ -204,6 +205,20 @@ def test_what_goes_wrong_is_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "sphinx" else find(name, *a))
     with pytest.raises(UserError, match=r'needs sphinx: pip install "simmim-lite\[site\]"'):
         site.build(tmp_path / "out", lambda path: None)
+
+
+def test_the_command_gives_the_site_its_lab_and_its_explorer(tmp_path, monkeypatch, capsys) -> None:
+    def build(out, lab_page, explorer, *, workers):
+        assert 'class="sl-explorer"' in explorer
+        lab_page(Path(out) / "lab.html")
+        return Path(out) / "index.html"
+
+    monkeypatch.setattr(site, "build", build)
+    assert main(["site", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'index.html'}\n"
+    page = Page(tmp_path / "lab.html")
+    assert [target for target in page.loads if not target.startswith("data:")] == []
+    assert site.IN_A_FRAME in (tmp_path / "lab.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ if (parent !== window) {
 def build(
     out: str | Path,
     lab_page: Callable[[Path], object],
-    *,
     explorer: str = "",
+    *,
     work: str | Path = "build/site",
     notebooks: Iterable[Path] | None = None,
     packages: Iterable[str] = tuple(sources.PACKAGES),
