@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
     pretrain = verb("pretrain", _pretrain, "train, validate and probe one run")
     _run_options(pretrain)
+    pretrain.add_argument("--film", type=int, default=0, metavar="FRAMES", help="keep a film of the run, as one PNG")
     _common(pretrain)
 
     transfer = verb(
@@ -271,6 +272,7 @@ def _site(arguments: argparse.Namespace) -> None:
 
 def _pretrain(arguments: argparse.Namespace) -> None:
     from .data.store import progress
+    from .training.film import film_path
     from .training.pretrain import pick_device, pretrain
     from .training.run import record_path
 
@@ -283,13 +285,21 @@ def _pretrain(arguments: argparse.Namespace) -> None:
             advance(step - done[0])
             done[0] = step
 
-        record = pretrain(run, runs_dir=arguments.runs_dir, device=arguments.device, progress=report)
+        options = {"runs_dir": arguments.runs_dir, "device": arguments.device, "film": arguments.film}
+        record = pretrain(run, progress=report, **options)
     if record["status"] == "failed":
         raise UserError(f"{run.key} failed: {record['reason']} (its record is {record_path(arguments.runs_dir, run)})")
     final = record["final"]
     print(f"validation loss {final['val_loss']:.4f} +- {final['val_loss_se']:.4f} (standard error over images)")
     for name, score in record["transfer"].items():
         print(f"{name:8s} {score['metric']} {score['score']:.4f} [{score['low']:.4f}, {score['high']:.4f}]")
+    film = film_path(arguments.runs_dir, run)
+    if arguments.film:
+        print(
+            f"film: {film}"
+            if film.exists()
+            else "film: none, the run was finished before; delete its record to film it"
+        )
     print(f"record: {record_path(arguments.runs_dir, run)}")
 
 

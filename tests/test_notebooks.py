@@ -18,6 +18,7 @@ NAMES = [
     "05_model_size",
     "06_schedule",
     "07_proxy_loss",
+    "is_this_normal",
 ]
 
 

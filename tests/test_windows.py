@@ -1,8 +1,6 @@
 """Windows, shift and merging as sets: against the network itself, against JavaScript, and by hand."""
 
 import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -17,15 +15,16 @@ from simmim_lite.model.reach import attention_groups, blind_groups, blocks_until
 from simmim_lite.model.swin import Block, SwinV2
 
 
-def javascript(names: tuple[str, ...], expression: str) -> object:
-    """What an expression is in node, after the files js/NAME.js."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no node on PATH; the browser tests compare the same numbers")
-    code = module(*names).replace("export default { render };", "") + f"\nconsole.log(JSON.stringify({expression}));"
-    done = subprocess.run([node, "-"], input=code, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-1000:]
-    return json.loads(done.stdout)
+@pytest.fixture
+def javascript(page):
+    """javascript(names, expression): what an expression is in Chromium, after the files js/NAME.js."""
+
+    def evaluate(names: tuple[str, ...], expression: str) -> object:
+        page.goto("about:blank")
+        page.add_script_tag(content=module(*names).replace("export default { render };", ""))
+        return page.evaluate(expression)
+
+    return evaluate
 
 
 def tokens_of(geometry: str, ratio: float, seed: int, strategy: str = "random") -> np.ndarray:
@@ -66,7 +65,7 @@ def test_the_sets_are_what_the_network_does(side: int, window: int, depths: tupl
         assert (differs == step.after).all(), (step.stage, step.block)
 
 
-def test_the_field_of_one_token_is_where_its_gradient_is_not_zero() -> None:
+def test_the_field_of_one_token_is_where_its_gradient_is_not_zero(javascript) -> None:
     encoder = randomise(SwinV2(32, (2, 2, 1), 4), 3).double().eval()
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     images.requires_grad_()
@@ -81,7 +80,7 @@ def test_the_field_of_one_token_is_where_its_gradient_is_not_zero() -> None:
         assert ((size > 1e-15 * size.max()).numpy().astype(int).ravel() == field).all()
 
 
-def test_python_and_javascript_agree() -> None:
+def test_python_and_javascript_agree(javascript) -> None:
     cases, expected = [], []
     for seed in range(60):
         geometry, strategy = list(GEOMETRIES)[seed % 3], STRATEGIES[seed % len(STRATEGIES)]
@@ -127,7 +126,7 @@ def test_the_papers_windows() -> None:
     assert len(np.unique(attention_groups(48, 12, 6))) == 25
 
 
-def test_usual_counts_in_the_page_are_exact() -> None:
+def test_usual_counts_in_the_page_are_exact(javascript) -> None:
     code = '["192-12", "192-6"].map((g) => usualBlind(_GEOMETRIES[g], 32, 0.6, "random"))'
     found = javascript(("core", "parts", "windows", "window_view"), code)
     assert np.allclose(found, [[1.98693, 0.82432], [23.49804, 15.71503]], atol=1e-4)

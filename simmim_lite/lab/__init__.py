@@ -6,7 +6,19 @@ neither torch nor plotly.
 
 from importlib import import_module
 
-_MODULES = ("charts", "checks", "explorer", "live", "mask_lab", "networks", "photos", "pictures", "windows")
+_MODULES = (
+    "charts",
+    "checks",
+    "explorer",
+    "filmstrip",
+    "live",
+    "mask_lab",
+    "networks",
+    "photos",
+    "pictures",
+    "symptoms",
+    "windows",
+)
 
 __all__ = list(_MODULES)
 

@@ -132,10 +132,10 @@ def _documents(
     for name, copy in executed.items():
         hide = running.parameters(plain[name]).get("tier") == "shipped"  # a study is read, a first step is tried
         found[f"notebooks/{name}.ipynb"] = sources.prepare(copy, hide_code=hide)
-    reference = ["notebooks/glossary"]
+    reference = {"notebooks/glossary": "Glossary"}
     if packages:
         found |= {f"{name}.md": text for name, text in sources.api_pages(packages).items()}
-        reference.append("api/index")
+        reference["api/index"] = "API"
     play = ["mask_lab", "explorer", "gallery/gallery"]
     found["generated/explorer.html"] = explorer
     if not explorer:

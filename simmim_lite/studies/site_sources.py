@@ -116,10 +116,10 @@ def short_name(stem: str) -> str:
     return f"{number} {words[:1].upper()}{words[1:]}" if number.isdigit() else words[:1].upper() + words[1:]
 
 
-def landing(template: Path, notebooks: Mapping[str, Path], *, play: Iterable[str], reference: Iterable[str]) -> str:
+def landing(template: Path, notebooks: Mapping[str, Path], *, play: Iterable[str], reference: Mapping[str, str]) -> str:
     """The landing page: `$name` in the template becomes what is computed here, and the navigation follows.
 
-    notebooks: by their names. play, reference: the other documents, by the part of the navigation they stand in.
+    notebooks: by their names. play, reference: the other documents; reference with their names in the navigation.
     """
     studies = [name for name in notebooks if name in NOTEBOOKS.values()]
     first = [name for name in notebooks if name < min(NOTEBOOKS.values())]
@@ -127,7 +127,7 @@ def landing(template: Path, notebooks: Mapping[str, Path], *, play: Iterable[str
     trees = [_toctree("See and play", dict.fromkeys(play))]
     for caption, names in (("First steps", first), ("Studies", studies), ("Further", further)):
         trees.append(_toctree(caption, {f"notebooks/{name}": short_name(name) for name in names}))
-    trees.append(_toctree("Reference", dict.fromkeys(reference)))
+    trees.append(_toctree("Reference", reference))
     return Template(template.read_text(encoding="utf-8")).substitute(
         findings=findings(set(notebooks)),
         first_steps=_cards(first, notebooks),
@@ -182,7 +182,7 @@ def api_pages(packages: Iterable[str]) -> dict[str, str]:
             public += f".. autofunction:: simmim_lite.{name}\n\n"
     texts = {name: PACKAGES[name] for name in packages}
     listed = "".join(f"- [{name}]({name}.md): {text[0].lower()}{text[1:]}\n" for name, text in texts.items())
-    tree = _toctree("", {name: f"simmim_lite.{name}" for name in texts})
+    tree = _toctree("", {f"/api/{name}": name for name in texts})
     found = {
         "api/index": f"# Names to build on\n\n{simmim_lite.__doc__}\nBy package:\n\n{listed}\n"
         f"```{{eval-rst}}\n{public}```\n\n{tree}"

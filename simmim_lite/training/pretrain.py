@@ -27,6 +27,7 @@ from .checkpoint import (
     trunk_folder,
     weights_path,
 )
+from .film import Camera
 from .kept import kept
 from .meter import Meter
 from .optim import decay_groups
@@ -143,15 +144,19 @@ def pretrain(
     data: Data | None = None,
     wait: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    film: int = 0,
 ) -> dict:
     """Train, validate and probe a run, write its record, and return it; a finished run is returned as it is.
 
     An interrupted run goes on from its last checkpoint; runs that differ in length alone branch off one trunk. Only one
     process at a time works on a trunk: another waits, or raises `Busy` with `wait=False`. `progress(step, steps)` is
     called now and then. A loss that is not finite or runs away ends in a record with status `failed`; whatever the
-    caller can mend is a `UserError`. On a CPU it runs in one thread, so that equal runs give equal numbers.
+    caller can mend is a `UserError`. On a CPU it runs in one thread, so that equal runs give equal numbers. `film`: how
+    many frames to keep in RUNS_DIR/films/KEY.png (see `film.py`); each costs a validation and changes no number. A run
+    that is finished is not filmed.
     """
-    return pretrain_once(run, runs_dir=runs_dir, device=device, data=data, wait=wait, progress=progress)[0]
+    options = {"runs_dir": runs_dir, "device": device, "data": data, "wait": wait, "progress": progress, "film": film}
+    return pretrain_once(run, **options)[0]
 
 
 def pretrain_once(
@@ -162,6 +167,7 @@ def pretrain_once(
     data: Data | None = None,
     wait: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    film: int = 0,
 ) -> tuple[dict, bool]:
     """`pretrain`, and whether this call did the work: False when the run was finished already."""
     data = data or open_data(run.data, run.image_size, images_needed=run.images)
@@ -172,7 +178,7 @@ def pretrain_once(
             remove_unfinished(folder)
         remove_unfinished(weights_path(runs_dir, run).parent, weights_path(runs_dir, run).name)
         with one_thread(pick_device(device)) as chosen:
-            record = _Training(run, Path(runs_dir), chosen, data, progress).record()
+            record = _Training(run, Path(runs_dir), chosen, data, progress, film).record()
         write_record(path, record)
         clear_checkpoints(runs_dir, run)
         return record
@@ -183,7 +189,9 @@ def pretrain_once(
 class _Training:
     """The state of one run between its steps."""
 
-    def __init__(self, run: Run, runs_dir: Path, device: torch.device, data: Data, progress: Callable | None) -> None:
+    def __init__(
+        self, run: Run, runs_dir: Path, device: torch.device, data: Data, progress: Callable | None, film: int = 0
+    ) -> None:
         self.run, self.runs_dir, self.device, self.data, self.progress = run, runs_dir, device, data, progress
         self.mean, self.std = input_statistics(data, run.statistics)
         self.unique = len(data.train) if run.images is None else run.images
@@ -201,6 +209,7 @@ class _Training:
         # where a shorter length's trunk ended when this run began: others may branch off there again
         self.ends = {self.step, run.drop_step}
         self.meter = Meter(device, state["spent"] if state else None)
+        self.camera = Camera(runs_dir, run, data, self.mean, self.std, film) if film else None
 
     def record(self) -> dict:
         """Train to the end and say what came of it."""
@@ -232,6 +241,9 @@ class _Training:
         if run.steps:
             self.mark(loss)
         where = self.meter.where(self.data.digest)
+        if self.camera:
+            self.camera.look(self.model, run.steps, loss)
+            self.camera.write(curve=self.curve, final=final, transfer=transfer, where=where)
         parts = {
             "cost": cost,
             "model": model,
@@ -252,6 +264,8 @@ class _Training:
             if self.step == run.drop_step:
                 self.save()
                 saved = time.monotonic()
+            if self.camera and self.step in self.camera.steps:
+                self.camera.look(self.model, self.step, self.validate()[0])
             self.losses[self.step] = self.advance(*batches.batch(self.step)[:2])
             self.step += 1
             point = self.step % run.eval_every == 0 and self.step < run.steps

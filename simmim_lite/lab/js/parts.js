@@ -2,6 +2,7 @@
 
 /** Lumino, under JupyterLab, would take arrow keys, Enter and letters from anything without this. */
 const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
+const _page = Math.random().toString(36).slice(2, 8); // two widgets on one page are two modules, and an id names one element
 let _ids = 0;
 
 /** h("button", {class: "a", onclick: f, disabled: true}, "text", child): an element. False and null are left out. */
@@ -19,7 +20,7 @@ function h(tag, attributes = {}, ...children) {
 
 /** A slider under its name, with its value beside it. show(value) is the text; change(value) hears of every move. */
 function slider(label, { min, max, step, value, show = String, change }) {
-  const id = `sl-${++_ids}`, output = h("output", { for: id }, show(value));
+  const id = `sl-${_page}-${++_ids}`, output = h("output", { for: id }, show(value));
   const input = h("input", { type: "range", id, min, max, step, ...OWN_KEYS });
   input.value = value;
   const said = () => { output.textContent = show(Number(input.value)); input.setAttribute("aria-valuetext", output.textContent); };
@@ -31,7 +32,7 @@ function slider(label, { min, max, step, value, show = String, change }) {
 
 /** A choice among [value, text] under its name. */
 function select(label, { options, value, change }) {
-  const id = `sl-${++_ids}`, input = h("select", { id, ...OWN_KEYS, onchange: () => change(input.value) });
+  const id = `sl-${_page}-${++_ids}`, input = h("select", { id, ...OWN_KEYS, onchange: () => change(input.value) });
   const element = h("div", { class: "sl-field" }, h("label", { for: id }, label), input);
   const fill = (list, chosen) => {
     input.replaceChildren(...list.map(([v, text, disabled]) => h("option", { value: v, disabled: Boolean(disabled) }, text)));
@@ -48,7 +49,7 @@ const button = (text, onclick, attributes = {}) => h("button", { type: "button",
 function tabs(label, panels, change) {
   const list = h("div", { class: "sl-tabs", role: "tablist", "aria-label": label });
   const buttons = panels.map(([name, text, panel]) => {
-    panel.id ||= `sl-${++_ids}`;
+    panel.id ||= `sl-${_page}-${++_ids}`;
     panel.setAttribute("role", "tabpanel");
     const tab = h("button", { type: "button", role: "tab", "aria-controls": panel.id, "data-tab": name, ...OWN_KEYS, onclick: () => open(name, true) }, text);
     list.append(tab);

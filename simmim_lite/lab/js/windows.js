@@ -210,7 +210,7 @@ function mountWindows(el, given) {
     }
     const [y, x] = chosen, field = heardOf(steps, at, y, x), unit = _BOARD / side(), k = found[y * side() + x];
     if (at > 0) paintBorders(c, (i) => field[i], side(), _FIELD, countOf(field) === field.length);
-    c.beginPath(); c.arc((x + 0.5) * unit, (y + 0.5) * unit, Math.max(9, unit / 3), 0, 7);
+    c.beginPath(); c.arc((x + 0.5) * unit, (y + 0.5) * unit, Math.min(18, Math.max(9, unit / 3)), 0, 7);
     c.fillStyle = _SKY; c.fill(); c.lineWidth = 4; c.strokeStyle = "#10131a"; c.stroke();
     const visible = countOf(field.map((f, i) => (f && !now.tokens[i] ? 1 : 0))), own = now.tokens[y * side() + x];
     const when = own ? (k > 0 ? `hidden, hears of a visible one after ${few(k, "block")}` : "hidden, never hears of a visible one") : "visible";

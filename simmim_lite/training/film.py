@@ -1,0 +1,159 @@
+"""Films: the same pictures under the same masks through a run, or across runs, each film one PNG that any viewer opens.
+
+The first row of the sheet holds the pictures, every other row is a frame: what the network of that moment fills in. The
+facts (run, masks, steps, losses, where it was made) travel in a text chunk of the same file.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.batches import normalise, validation_masks
+from ..data.sources import Data
+from ..errors import UserError
+from ..model.masking import upsample
+from ..model.simmim import SimMIM
+from .run import Run, remove_unfinished, write_atomic
+
+FILM_VERSION = 1
+PICTURES = 6  # the first ones of the validation images: nobody picks them
+_CHUNK = "simmim-lite film"  # name of the text chunk
+
+
+@dataclass(frozen=True)
+class Film:
+    """`facts` are plain JSON: kind (`run` or `grid`), run, cells (P, h, w), frames [{step, val_loss, each, …}], …"""
+
+    facts: dict
+    pictures: np.ndarray  # uint8 (P, 3, S, S)
+    frames: np.ndarray  # uint8 (F, P, 3, S, S): hidden pixels filled in, visible ones as they are
+
+    def png(self) -> bytes:
+        """The film as the bytes of a PNG."""
+        from PIL import Image, PngImagePlugin
+
+        sheet = np.concatenate([self.pictures[None], self.frames])  # (F + 1, P, 3, S, S)
+        rows, columns, _, side, _ = sheet.shape
+        pixels = sheet.transpose(0, 3, 1, 4, 2).reshape(rows * side, columns * side, 3)
+        info, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+        info.add_text(_CHUNK, json.dumps(self.facts, allow_nan=False), zip=True)
+        Image.fromarray(pixels).save(buffer, "PNG", optimize=True, pnginfo=info)
+        return buffer.getvalue()
+
+
+def film_path(runs_dir: str | Path, run: Run) -> Path:
+    """Where the film of a run lies: RUNS_DIR/films/KEY.png."""
+    return Path(runs_dir) / "films" / f"{run.key}.png"
+
+
+def read_film(path: str | Path) -> Film:
+    """The film in a file; one line when there is none, or when it is something else or not whole."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels, text = np.asarray(image.convert("RGB")), image.text[_CHUNK]
+        facts = json.loads(text)
+        side, columns = facts["side"], len(facts["cells"])
+        sheet = pixels.reshape(-1, side, columns, side, 3).transpose(0, 2, 4, 1, 3)
+        if facts["version"] != FILM_VERSION or len(sheet) != len(facts["frames"]) + 1:
+            raise ValueError("made by another version")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no film; make one with pretrain(run, film=12)") from None
+    except (OSError, ValueError, KeyError, SyntaxError, AttributeError) as error:  # pillow raises all of these
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: not a readable film ({reason[:120]}); delete the file and film again") from error
+    return Film(facts, np.ascontiguousarray(sheet[0]), np.ascontiguousarray(sheet[1:]))
+
+
+def film_steps(run: Run, frames: int) -> tuple[int, ...]:
+    """At which steps a film of about so many frames looks: dense at first, the drop of the learning rate, the end."""
+    if frames < 3:
+        raise UserError(f"film is {frames}: give a number of frames of at least 3, or 0 for no film")
+    spread = (round(run.steps * (k / (frames - 2)) ** 2.5) for k in range(frames - 1))
+    return tuple(sorted({*spread, run.drop_step}))
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What is filmed: pictures of a run's validation images under their first validation masks, and its statistics."""
+
+    pictures: np.ndarray  # uint8 (P, 3, S, S)
+    cells: np.ndarray  # bool (P, h, w), True = hidden
+    mean: tuple[float, float, float]  # in 0..1 units
+    std: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, run: Run, data: Data, mean: tuple, std: tuple) -> "Shot":
+        if run.target != "raw":
+            raise UserError(f"target '{run.target}' is no colours, so there is nothing to film: use target='raw'")
+        ids = np.asarray(data.val.ids[:PICTURES])
+        grid = (run.image_size // run.mask_patch,) * 2
+        cells = validation_masks(grid, run.mask_ratio, run.mask_strategy, ids, 0)
+        return cls(np.array(data.val.images[:PICTURES]), cells, mean, std)
+
+    @torch.inference_mode()
+    def take(self, model: SimMIM) -> tuple[np.ndarray, list[float]]:
+        """A frame, uint8 (P, 3, S, S), and the loss of each picture; the model is left as it was."""
+        device, was_training = next(model.parameters()).device, model.training
+        x = normalise(self.pictures, self.mean, self.std, device)
+        tokens = upsample(self.cells, x.shape[-1] // model.patch_size // self.cells.shape[-1])
+        mask = torch.from_numpy(tokens).to(device)
+        model.eval()
+        guess = model.reconstruct(x, mask).float()
+        each = model.loss(guess, x, mask, per_image=True).tolist()
+        model.train(was_training)
+        colours = guess.cpu().numpy() * np.reshape(self.std, (1, 3, 1, 1)) + np.reshape(self.mean, (1, 3, 1, 1))
+        colours = (np.clip(colours, 0, 1) * 255 + 0.5).astype(np.uint8)
+        return np.where(upsample(tokens, model.patch_size)[:, None], colours, self.pictures), each
+
+    def film(self, facts: dict, frames: Sequence[np.ndarray]) -> Film:
+        """Frames and what is known of them as a film."""
+        about = {"version": FILM_VERSION, "side": self.pictures.shape[-1], "cells": self.cells.astype(int).tolist()}
+        return Film({**about, **facts}, self.pictures, np.stack(frames))
+
+
+class Camera:
+    """Films a run while it is trained; the file is written whole after every frame, so a kill loses none but the last.
+
+    A resumed run goes on with the frames that are there and takes those again that it passes again, equal to the digit;
+    frames before a checkpoint that was not filmed are missing, and the film says at which steps it looked.
+    """
+
+    def __init__(self, runs_dir: str | Path, run: Run, data: Data, mean: tuple, std: tuple, frames: int) -> None:
+        self.path, self.steps = film_path(runs_dir, run), film_steps(run, frames)
+        self.shot = Shot.of(run, data, mean, std)
+        self.facts = {"kind": "run", "key": run.key, "run": run.to_dict(), "data_digest": data.digest}
+        self.kept: dict[int, tuple[dict, np.ndarray]] = {}
+        if self.path.exists():
+            self._go_on()
+        remove_unfinished(self.path.parent, self.path.name)
+
+    def _go_on(self) -> None:
+        try:
+            film = read_film(self.path)
+        except UserError:
+            return  # it is made anew
+        if film.facts["data_digest"] == self.facts["data_digest"]:
+            self.kept = {f["step"]: (f, p) for f, p in zip(film.facts["frames"], film.frames, strict=True)}
+
+    def look(self, model: SimMIM, step: int, val_loss: float) -> None:
+        """Keep the frame after `step` steps."""
+        frame, each = self.shot.take(model)
+        if not np.isfinite([val_loss, *each]).all():
+            return  # the run is about to fail, and says so itself
+        self.kept[step] = {"step": step, "val_loss": val_loss, "each": each}, frame
+        self.write()
+
+    def write(self, **more: object) -> None:
+        """Write what there is; `more` are facts that are known at the end."""
+        self.facts |= more
+        found = [self.kept[step] for step in sorted(self.kept)]
+        if found:
+            facts = self.facts | {"frames": [fact for fact, _ in found]}
+            write_atomic(self.path, self.shot.film(facts, [frame for _, frame in found]).png())
