@@ -208,7 +208,7 @@ def test_what_goes_wrong_is_one_line(tmp_path, monkeypatch) -> None:
 
 
 def test_the_command_gives_the_site_its_lab_and_its_explorer(tmp_path, monkeypatch, capsys) -> None:
-    def build(out, lab_page, explorer, *, workers):
+    def build(out, lab_page, explorer):
         assert 'class="sl-explorer"' in explorer
         lab_page(Path(out) / "lab.html")
         return Path(out) / "index.html"

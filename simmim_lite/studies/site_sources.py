@@ -101,12 +101,14 @@ def _minus(text: str) -> str:
     return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
 
 
-def title_of(notebook: Path) -> str:
-    """The first heading of a notebook, without its number."""
+def card_of(notebook: Path) -> tuple[str, str]:
+    """Two lines for a card: number and name, and the question it asks; without a number, title and first sentence."""
+    name = short_name(notebook.stem)
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if found := re.search(r"^# +(?:\d+ *· *)?(.+)$", "".join(cell["source"]), re.M):
-            return found[1].strip()
-    return short_name(notebook.stem)
+        if found := re.match(r"# +(?:\d+ *· *)?(.+)\n*([^#|\n][^.?]*[.?])?", "".join(cell["source"])):
+            title, first = found[1].strip(), (found[2] or "").strip()
+            return (name, title) if name[0].isdigit() else (title, first)
+    return name, ""
 
 
 def short_name(stem: str) -> str:
@@ -126,7 +128,7 @@ def landing(template: Path, notebooks: Mapping[str, Path], *, play: Iterable[str
     further = [name for name in notebooks if name not in first + studies]
     trees = [_toctree("See and play", dict.fromkeys(play))]
     for caption, names in (("First steps", first), ("Studies", studies), ("Further", further)):
-        trees.append(_toctree(caption, {f"notebooks/{name}": short_name(name) for name in names}))
+        trees.append(_toctree(caption, {f"notebooks/{name}": card_of(notebooks[name])[0] for name in names}))
     trees.append(_toctree("Reference", reference))
     return Template(template.read_text(encoding="utf-8")).substitute(
         findings=findings(set(notebooks)),
@@ -216,8 +218,7 @@ def _cards(names: list[str], notebooks: Mapping[str, Path]) -> str:
     if not names:
         return ""
     cards = "".join(
-        f":::{{grid-item-card}} {short_name(name)}\n:link: notebooks/{name}\n:link-type: doc\n\n"
-        f"{title_of(notebooks[name])}\n:::\n\n"
-        for name in names
+        f":::{{grid-item-card}} {title}\n:link: notebooks/{name}\n:link-type: doc\n\n{text}\n:::\n\n"
+        for name, (title, text) in ((name, card_of(notebooks[name])) for name in names)
     )
     return f"::::{{grid}} 1 2 2 2\n:gutter: 3\n\n{cards}::::\n"
