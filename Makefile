@@ -40,7 +40,7 @@ lint: .venv/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build _site *.egg-info
 
 .venv/bin/uv:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "simmim-lite needs Python 3.11 or newer: make PYTHON=python3.11 …"; exit 2; }
