@@ -32,7 +32,6 @@ myst_heading_anchors = 3
 default_role = "literal"
 add_module_names = False
 autodoc_member_order = "bysource"
-autodoc_default_options = {"no-value": True}  # some constants are as long as a style sheet
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True

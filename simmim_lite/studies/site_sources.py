@@ -177,7 +177,7 @@ def api_pages(packages: Iterable[str]) -> dict[str, str]:
     public = ""
     for name in simmim_lite.__all__:
         if name.isupper():  # a constant is documented where it is made
-            public += f".. autodata:: simmim_lite.{simmim_lite._HOME[name]}.{name}\n   :no-index:\n\n"
+            public += f".. autodata:: simmim_lite.{simmim_lite._HOME[name]}.{name}\n   :no-value:\n   :no-index:\n\n"
         elif name[0].isupper():
             public += f".. autoclass:: simmim_lite.{name}\n   :members:\n\n"
         else:
