@@ -2,10 +2,11 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
+PORT ?= 8866
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: study lab gallery test test-all bench lint chromium clean
+.PHONY: study lab app site gallery test test-all bench lint chromium clean
 
 study: .venv/.study  ## the four studies, live, at tier quick: make study ARGS="--data imagefolder:DIR"
 	$(BIN)/simmim-lite study all --tier quick $(ARGS)
@@ -14,6 +15,14 @@ study: .venv/.study  ## the four studies, live, at tier quick: make study ARGS="
 lab: .venv/.study .venv/.lab  ## JupyterLab on the first notebook, with the table of contents
 	JUPYTERLAB_WORKSPACES_DIR=.venv/workspaces $(BIN)/jupyter lab --ServerApp.root_dir=notebooks \
 		--MappingKernelManager.root_dir="$(CURDIR)" --LabApp.default_url=/lab/workspaces/course/tree/00_start.ipynb $(ARGS)
+
+app: .venv/.app  ## the mask lab alone, as a web page with a kernel behind it; Ctrl-C ends it
+	@echo "the mask lab: http://localhost:$(PORT)/ (where that port is taken: make app PORT=8867)"
+	@JUPYTER_PATH=notebooks/app $(BIN)/voila notebooks/app/mask_lab.ipynb --template=lab_alone --no-browser \
+		--port=$(PORT) --Voila.port_retries=0 --Voila.log_level=ERROR $(ARGS)
+
+site: .venv/.site  ## an offline site of executed notebooks, gallery, API and the mask lab; prints the path of its first page
+	$(BIN)/simmim-lite site $(ARGS)
 
 gallery: .venv/.test  ## the README's figure and one picture a study, from the shipped records
 	$(BIN)/simmim-lite gallery $(ARGS)
@@ -31,7 +40,7 @@ lint: .venv/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build _site *.egg-info
 
 .venv/bin/uv:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "simmim-lite needs Python 3.11 or newer: make PYTHON=python3.11 …"; exit 2; }
@@ -45,6 +54,10 @@ clean:
 
 .venv/.test: pyproject.toml | .venv/bin/uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[dev]"
+	@touch $@ .venv/.study .venv/.app .venv/.site
+
+.venv/.app .venv/.site: .venv/.%: pyproject.toml | .venv/bin/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[$*]"
 	@touch $@ .venv/.study
 
 # A workspace of its own, made once: what the reader rearranges in it stays, and their other workspaces are left alone.

@@ -105,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     gallery = verb("gallery", _gallery, "draw the pictures of the studies from the shipped records")
     gallery.add_argument("--out", help="the folder to write to")
 
+    site = verb("site", _site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network")
+    site.add_argument("--out", default="_site", help="the folder to write to (_site)")
+
     weights = verb("weights", _weights, "convert weights between layouts")
     weights.add_argument("action", choices=("convert",))
     weights.add_argument("source", help="a checkpoint: official, timm, transformers or simmim-lite")
@@ -224,19 +227,10 @@ def _notebook_parameters(arguments: argparse.Namespace) -> tuple[dict[Path, dict
 
 
 def _dry_run(arguments: argparse.Namespace) -> None:
-    from .studies.collecting import preview
+    from .studies.collecting import preview, preview_text
 
     names = ("tier", "data", "seeds", "runs_dir")
-    rows = preview(arguments.name, **{name: getattr(arguments, name) for name in names})
-    if not rows:
-        raise UserError(f"nothing to show at tier {arguments.tier}: no records are shipped with this version")
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(len(str(line[k])) for line in lines) for k in range(len(lines[0]))]
-    for line in lines:
-        cells = [
-            f"{text:<{w}}" if k == 0 else f"{text:>{w}}" for k, (text, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    print(preview_text(preview(arguments.name, **{name: getattr(arguments, name) for name in names})))
 
 
 def _records_import(arguments: argparse.Namespace) -> None:
@@ -257,6 +251,14 @@ def _gallery(arguments: argparse.Namespace) -> None:
     from .lab.headless import picture
 
     print(picture(Path(out) / "lab.png"))
+
+
+def _site(arguments: argparse.Namespace) -> None:
+    from .lab import explorer_data, explorer_page, mask_lab
+    from .studies.site import IN_A_FRAME, build
+
+    explorer, lab = explorer_page.fragment(explorer_data.data()), mask_lab.MaskLab()
+    print(build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=IN_A_FRAME), explorer))
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:

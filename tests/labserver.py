@@ -1,4 +1,4 @@
-"""A throw-away JupyterLab for browser tests: settings, workspaces and kernels of its own."""
+"""A throw-away JupyterLab and Voila for browser tests: settings, workspaces and kernels of their own."""
 
 import contextlib
 import json
@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from simmim_lite.studies import notebooks as running
 
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
@@ -81,6 +83,33 @@ def jupyterlab(notebooks: Path, scratch: Path, working_dir: Path) -> Iterator[La
         yield lab
     finally:
         server.send_signal(signal.SIGTERM)  # shuts its kernels down, and asks nothing
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+@contextlib.contextmanager
+def voila(scratch: Path) -> Iterator[str]:
+    """Serve the lab alone, as `make app` does; its address."""
+    app, port, log = running.folder() / "app", _free_port(), scratch / "voila.log"
+    command = [sys.executable, "-m", "voila", app / "mask_lab.ipynb", "--template=lab_alone", "--no-browser"]
+    environment = os.environ | {"JUPYTER_PATH": str(app), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime")}
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            [*command, f"--port={port}"], env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        limit = time.monotonic() + _STARTS
+        while server.poll() is None and time.monotonic() < limit:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        else:
+            raise RuntimeError(f"Voila did not start:\n{log.read_text()[-3000:]}")
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.send_signal(signal.SIGINT)  # ends its kernels too
         try:
             server.wait(15)
         except subprocess.TimeoutExpired:

@@ -92,3 +92,10 @@ def test_laptop_grid_is_the_one_that_is_shipped():
     assert all(t.seed == t.run.seed for t in tuned if t.run)
     assert tunings("all", "laptop", labelled=0) == [] == tunings("schedule", "laptop") == tunings("all", "quick")
     assert max(t.labels for t in tunings("all", "laptop", labelled=900)) == 900
+
+
+def test_a_preview_as_text_lines_up() -> None:
+    rows = [{"model size": "atto", "runs": "8"}, {"model size": "all", "runs": "1,024"}]
+    assert studies.collecting.preview_text(rows) == "model size   runs\natto            8\nall         1,024"
+    with pytest.raises(UserError, match="no records are shipped"):
+        studies.collecting.preview_text([])

@@ -131,4 +131,5 @@ PAPER = {
         ("swinv2_giant", 448),
     ]
 }
+#: Every size by its name: four for a laptop, five of the paper.
 SIZES: dict[str, Size] = LAPTOP | PAPER

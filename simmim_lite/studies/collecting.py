@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import unknown
+from ..errors import UserError, unknown
 from ..evidence import shipped
 from ..evidence.records import flops_text, load, millions, short
 from ..model.sizes import SIZES
@@ -102,6 +102,22 @@ def cost_of(runs: Sequence[Run], runs_dir: str | Path = "runs") -> dict[str, flo
         for name, value in _family_cost(family, speeds, Path(runs_dir)).items():
             cost[name] += value
     return dict(cost)
+
+
+def preview_text(rows: list[dict[str, str]]) -> str:
+    """The rows of `preview` as a table for a terminal: numbers to the right; `UserError` for no rows."""
+    if not rows:
+        raise UserError("nothing to show at tier shipped: no records are shipped with this version")
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    padded = [
+        [
+            text.rjust(width) if k else text.ljust(width)
+            for k, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
+    ]
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 def _family_cost(family: list[Run], speeds: dict[str, float], runs_dir: Path) -> dict[str, float]:

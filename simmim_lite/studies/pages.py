@@ -143,10 +143,10 @@ def _exporter():
 
     class Renderer(IPythonRenderer):
         def block_math(self, body: str) -> str:
-            return f'<span class="equation">{_mathml(body, "block")}</span>'
+            return f'<span class="equation">{mathml(body, "block")}</span>'
 
         def inline_math(self, body: str) -> str:
-            return _mathml(body, "inline")
+            return mathml(body, "inline")
 
         def latex_environment(self, name: str, body: str) -> str:
             return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
@@ -158,7 +158,7 @@ def _exporter():
     return exporter
 
 
-def _mathml(tex: str, display: str) -> str:
+def mathml(tex: str, display: str) -> str:
     """An equation as MathML; as typed where the converter is missing or cannot read it."""
     from xml.etree import ElementTree
 

@@ -1,0 +1,114 @@
+"""A small site in headless Chromium, from the disk: live figures, themes, narrow screens, search, and no network."""
+
+import json
+
+import pytest
+from browsing import asked_only_here
+from tiny_notebooks import write_notebook
+
+from simmim_lite.lab import explorer_data, explorer_page
+from simmim_lite.studies import site
+
+pytestmark = pytest.mark.xdist_group("site in a browser")  # built once
+FIGURES = ".js-plotly-plot .main-svg"
+LAB = (
+    f"<!doctype html><meta charset='utf-8'><h1>The mask lab</h1>{site.IN_A_FRAME}<div style='height:1700px'>a lab</div>"
+)
+TEXT = (
+    "# 04 · Does it show?\n\nOne $L = \\frac{1}{n}$.\n\n| tier | what it does in so many words |\n|---|---|\n| a | b |"
+)
+
+
+def figure_output() -> dict:
+    layout = {"height": 300, "title": {"text": "Two points"}}
+    content = {"data": [{"type": "scatter", "x": [1, 2], "y": [3, 1]}], "layout": layout, "config": {}}
+    return {"output_type": "display_data", "metadata": {}, "data": {"application/vnd.plotly.v1+json": content}}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The address of a site of one notebook, which was executed elsewhere."""
+    folder = tmp_path_factory.mktemp("site")
+    path = write_notebook(folder / "04_data_scale.ipynb", ["draw()", "draw()"], text=TEXT)
+    content = json.loads(path.read_text())
+    for cell in content["cells"][-2:]:
+        cell |= {"outputs": [figure_output()], "execution_count": 1}
+    path.write_text(json.dumps(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "execute", lambda *_, **__: {path.stem: path})
+        index = site.build(
+            folder / "out",
+            lambda lab: lab.write_text(LAB),
+            work=folder / "work",
+            notebooks=[path],
+            packages=(),
+            explorer=explorer_page.fragment(explorer_data.data()),
+        )
+    return index.parent.as_uri()
+
+
+def quiet(page) -> bool:
+    """Nothing was asked of anybody else, and no script failed."""
+    return asked_only_here(page) and not page.problems
+
+
+def test_from_the_landing_page_to_a_live_figure(page, root, tmp_path) -> None:
+    page.goto(f"{root}/index.html")
+    assert page.locator(".bd-article h1").inner_text().startswith("How does masked image modelling scale?")
+    assert page.locator(".sl-findings .badge").count() > 8
+    assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    page.screenshot(path=tmp_path / "index.png")
+    page.locator(".sd-card").first.click()
+    page.wait_for_selector(FIGURES)
+    assert page.locator(".bd-article h1").inner_text().startswith("04 · Does it show?")
+    assert page.locator("math mfrac").bounding_box()["height"] > 15
+    assert not page.get_by_text("draw()").first.is_visible()
+    page.get_by_text("Show the code").nth(1).click()
+    assert page.get_by_text("draw()").first.is_visible()
+    page.screenshot(path=tmp_path / "notebook.png")
+    assert quiet(page)
+
+
+def test_the_theme_can_be_changed_and_the_lab_follows(page, root) -> None:
+    page.goto(f"{root}/mask_lab.html")
+    lab = page.frame_locator(".sl-lab-frame")
+    lab.get_by_text("a lab").wait_for()
+    page.wait_for_function("document.querySelector('.sl-lab-frame').offsetHeight > 1700")  # no scrollbar of its own
+    assert not lab.locator("h1").is_visible()
+    colours = set()
+    for mode in ("dark", "light"):
+        page.locator(".theme-switch-button:visible").click()
+        page.locator(f".theme-change-button[data-mode={mode}]:visible").click()
+        assert page.evaluate("document.documentElement.dataset.theme") == mode
+        lab.locator(f"html[data-theme={mode}]").wait_for()
+        colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(colours) == 2
+    assert quiet(page)
+
+
+def test_the_explorer_is_live_and_follows_the_theme(page, root) -> None:
+    page.goto(f"{root}/explorer.html")
+    page.wait_for_selector(".sl-explorer .main-svg")
+    page.get_by_text("giant").first.click()
+    page.get_by_text("of 63 runs").wait_for()
+    page.locator(".theme-switch-button:visible").click()
+    page.locator(".theme-change-button[data-mode=dark]:visible").click()
+    page.wait_for_selector(".sl-explorer.dark")
+    assert quiet(page)
+
+
+@pytest.mark.parametrize("name", ["index", "mask_lab", "explorer", "gallery/gallery", "notebooks/04_data_scale"])
+def test_a_narrow_screen_does_not_scroll_sideways(name: str, new_page, root) -> None:
+    page = new_page(400, 800, color_scheme="dark")
+    page.goto(f"{root}/{name}.html")
+    if name.startswith(("notebooks", "explorer")):
+        page.wait_for_selector(".main-svg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert quiet(page)
+
+
+def test_search_works_from_the_disk(page, root) -> None:
+    page.goto(f"{root}/search.html?q=epoch")
+    page.wait_for_selector("#search-results li a")
+    assert "Glossary" in page.locator("#search-results").inner_text()
+    assert quiet(page)
