@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from .planner import Plan
 
+_WIDTH = 94  # characters: what a notebook shows in one line
 LIGHTS = {
     "green": "nothing is known to overfit",
     "yellow": "the loss may turn up while the score still gains",
@@ -36,8 +38,8 @@ def cells(plan: "Plan") -> list[dict[str, str]]:
         if not plan.refused:
             line[plan.measure] = "–" if o.value is None else f"{o.value:{form}}"
             line["90 % interval"] = "–" if o.value is None else f"{o.low:{form}} to {o.high:{form}}"
-            line["first is better"] = "–" if o.chance is None else f"{100 * o.chance:.0f} %"
-        found.append(line | {"rule": "<" if o == plan.rule else ""})
+            line["first wins"] = "–" if o.chance is None else f"{100 * o.chance:.0f} %"
+        found.append(line | {"<": "<" if o == plan.rule else ""})
     return found
 
 
@@ -75,10 +77,8 @@ def lines(plan: "Plan") -> Iterator[str]:
     shown = dict.fromkeys(o.light for o in plan.options if o.light in LIGHTS)
     yield "; ".join(f"{light}: {LIGHTS[light]}" for light in LIGHTS if light in shown)
     yield ""
-    for name, text in sayings(plan).items():
-        yield f"{name}: {text}"
-    for note in plan.notes:
-        yield f"note: {note}"
+    for name, text in [*sayings(plan).items(), *(("note", note) for note in plan.notes)]:
+        yield from textwrap.wrap(f"{name}: {text}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
