@@ -27,7 +27,7 @@ site: .venv/.site  ## an offline site of executed notebooks, gallery, API and th
 gallery: .venv/.test  ## the README's figure and one picture a study, from the shipped records
 	$(BIN)/simmim-lite gallery $(ARGS)
 
-test: .venv/.test chromium  ## the tests, in two minutes
+test: .venv/.test chromium  ## the tests, in about six minutes
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 test-all: .venv/.test chromium  ## the tests that take minutes too

@@ -2,6 +2,7 @@
 
 import pytest
 from browsing import asked_only_here
+from lab_walk import walk
 from labserver import voila as serve
 
 
@@ -27,3 +28,10 @@ def test_the_app_is_the_lab_and_nothing_else(width: int, scheme: str, voila, new
     assert dark == (scheme == "dark")
     assert asked_only_here(page)
     assert not page.problems
+
+
+def test_a_walk_through_the_app(voila, page) -> None:
+    page.goto(voila)
+    page.wait_for_selector("[data-answered]")
+    walk(page)
+    assert asked_only_here(page) and not page.problems

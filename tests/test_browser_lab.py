@@ -1,67 +1,22 @@
 """The mask lab in Chromium: every control by mouse and keyboard, uploads, pixels and numbers; nothing but this page."""
 
-import io
 import random
 
 import numpy as np
 import pytest
 from browsing import asked_only_here
+from lab_walk import ANSWERED, GREY, UPLOADS, number, opened, settled, shown_mask, tile, walk
 from labserver import open_notebook, run_all, shut_down
-from PIL import Image
 from tiny_notebooks import write_notebook
 
 from simmim_lite.lab.mask_lab import MaskLab
 from simmim_lite.model.masking import average_distance, hash_masks
-
-GREY = [128, 128, 128]
-ANSWERED = "() => +document.querySelector('.sl-lab').lab.busy.dataset.answered"
 
 
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("twin") / "lab.html"
     return MaskLab(scenes=4).write_html(path, "Mask lab").as_uri()
-
-
-def opened(page, address: str):
-    page.goto(address)
-    page.wait_for_selector("[data-answered]")
-    return page
-
-
-def board_colour(page, row: int, column: int, grid: int) -> list[int]:
-    """The colour in the middle of a cell of the large canvas."""
-    return page.evaluate(
-        """([r, c, g]) => { const b = document.querySelector('.sl-main'), s = b.width / g;
-          return [...b.getContext('2d').getImageData((c + .5) * s, (r + .5) * s, 1, 1).data].slice(0, 3); }""",
-        [row, column, grid],
-    )
-
-
-def shown_mask(page, grid: int) -> np.ndarray:
-    """Which cells are drawn grey."""
-    return np.array([[board_colour(page, r, c, grid) == GREY for c in range(grid)] for r in range(grid)])
-
-
-def tile(page, name: str) -> np.ndarray:
-    """A small picture as (S, S, 3)."""
-    flat = page.evaluate(
-        """name => { const t = document.querySelector(`[data-tile=${name}]`);
-          return [...t.getContext('2d').getImageData(0, 0, t.width, t.height).data]; }""",
-        name,
-    )
-    side = int((len(flat) / 4) ** 0.5)
-    return np.array(flat).reshape(side, side, 4)[..., :3]
-
-
-def number(page, name: str) -> str:
-    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    return page.locator(f"[data-number={name}]").inner_text()
-
-
-def settled(page) -> None:
-    """Wait until the network has answered for what is shown now."""
-    page.wait_for_function("() => document.querySelector('.sl-lab').lab.prediction")
 
 
 def test_the_mask_is_pythons_and_so_are_its_numbers(page, twin) -> None:
@@ -229,21 +184,6 @@ def test_guess_first(page, twin) -> None:
     page.get_by_text(f"loss {best[0]:.3f}").wait_for()
 
 
-def picture_file(kind: str, mode: str, size: tuple[int, int], colour) -> bytes:
-    held = io.BytesIO()
-    Image.new(mode, size, colour).save(held, kind)
-    return held.getvalue()
-
-
-UPLOADS = {
-    "holiday.jpg": (picture_file("JPEG", "RGB", (4000, 3000), (200, 30, 30)), (200, 30, 30)),
-    "alpha.png": (picture_file("PNG", "RGBA", (60, 40), (255, 0, 0, 0)), (255, 255, 255)),
-    "grey.png": (picture_file("PNG", "L", (64, 64), 90), (90, 90, 90)),
-    "print.jpg": (picture_file("JPEG", "CMYK", (64, 80), (0, 255, 255, 0)), None),
-    "tiny.png": (picture_file("PNG", "RGB", (3, 3), (0, 0, 255)), (0, 0, 255)),
-}
-
-
 def test_uploads(page, twin) -> None:
     opened(page, twin)
     for name, (data, colour) in UPLOADS.items():
@@ -280,6 +220,11 @@ def test_it_fits_and_follows_the_theme(new_page, twin, tmp_path, width: int, sch
     page.screenshot(path=tmp_path / "lab.png", full_page=True)
 
 
+def test_a_walk_through_the_static_page(page, twin) -> None:
+    walk(opened(page, twin))
+    assert asked_only_here(page) and not page.problems
+
+
 def test_in_jupyterlab_the_kernel_answers_and_follows(page, lab) -> None:
     cells = [
         "from simmim_lite.lab.mask_lab import MaskLab\nlab = MaskLab(scenes=2)\nlab",
@@ -308,5 +253,7 @@ def test_in_jupyterlab_the_kernel_answers_and_follows(page, lab) -> None:
     mask = hash_masks((4, 4), 0.61, 0, [0])[0]
     mask[0, 0] ^= True
     page.get_by_text(f"mask {mask.astype(int).tolist()} 0.61 0 own").wait_for()
+    page.evaluate("() => { document.querySelector('.sl-lab').lab.put({ ratio: 0.6, seed: 0, edits: [], picture: 0 }) }")
+    walk(page)
     shut_down(page)
     assert asked_only_here(page)

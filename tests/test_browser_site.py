@@ -4,16 +4,15 @@ import json
 
 import pytest
 from browsing import asked_only_here
+from lab_walk import walk
 from tiny_notebooks import write_notebook
 
 from simmim_lite.lab import explorer_data, explorer_page
+from simmim_lite.lab.mask_lab import MaskLab
 from simmim_lite.studies import site
 
 pytestmark = pytest.mark.xdist_group("site in a browser")  # built once
 FIGURES = ".js-plotly-plot .main-svg"
-LAB = (
-    f"<!doctype html><meta charset='utf-8'><h1>The mask lab</h1>{site.IN_A_FRAME}<div style='height:1700px'>a lab</div>"
-)
 TEXT = (
     "# 04 · Does it show?\n\nOne $L = \\frac{1}{n}$.\n\n| tier | what it does in so many words |\n|---|---|\n| a | b |"
 )
@@ -38,7 +37,7 @@ def root(tmp_path_factory):
         patch.setattr(site, "execute", lambda *_, **__: {path.stem: path})
         index = site.build(
             folder / "out",
-            lambda lab: lab.write_text(LAB),
+            lambda path: MaskLab(scenes=2, offer=("photos",)).write_html(path, "The mask lab", site.IN_A_FRAME),
             work=folder / "work",
             notebooks=[path],
             packages=(),
@@ -72,8 +71,8 @@ def test_from_the_landing_page_to_a_live_figure(page, root, tmp_path) -> None:
 def test_the_theme_can_be_changed_and_the_lab_follows(page, root) -> None:
     page.goto(f"{root}/mask_lab.html")
     lab = page.frame_locator(".sl-lab-frame")
-    lab.get_by_text("a lab").wait_for()
-    page.wait_for_function("document.querySelector('.sl-lab-frame').offsetHeight > 1700")  # no scrollbar of its own
+    lab.locator("[data-answered]").wait_for()
+    page.wait_for_function("document.querySelector('.sl-lab-frame').offsetHeight > 700")  # no scrollbar of its own
     assert not lab.locator("h1").is_visible()
     colours = set()
     for mode in ("dark", "light"):
@@ -83,6 +82,14 @@ def test_the_theme_can_be_changed_and_the_lab_follows(page, root) -> None:
         lab.locator(f"html[data-theme={mode}]").wait_for()
         colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(colours) == 2
+    assert quiet(page)
+
+
+def test_a_walk_through_the_lab_in_its_frame(page, root) -> None:
+    page.goto(f"{root}/mask_lab.html")
+    page.frame_locator(".sl-lab-frame").locator("[data-answered]").wait_for()
+    (frame,) = page.frames[1:]
+    walk(page, frame)
     assert quiet(page)
 
 
