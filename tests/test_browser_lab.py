@@ -1,5 +1,6 @@
 """The mask lab in Chromium: every control by mouse and keyboard, uploads, pixels and numbers; nothing but this page."""
 
+import base64
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ from lab_walk import ANSWERED, GREY, UPLOADS, number, opened, settled, shown_mas
 from labserver import open_notebook, run_all, shut_down
 from tiny_notebooks import write_notebook
 
+from simmim_lite.lab import photos
 from simmim_lite.lab.mask_lab import MaskLab
 from simmim_lite.model.masking import average_distance, hash_masks
 
@@ -137,7 +139,24 @@ def test_the_reconstruction(page, twin) -> None:
     )
     page.get_by_role("button", name="hide the object").click()
     settled(page)
-    assert 0 < shown_mask(page, 4).sum() < 16
+    outline = base64.b64decode(photos.scene_pictures(0, 2)[1]["outline"])
+    bits = np.unpackbits(np.frombuffer(outline, np.uint8)).reshape(4, 12, 4, 12).any((1, 3))
+    assert (shown_mask(page, 4) == bits).all()
+
+
+def test_a_late_answer_is_not_taken_for_another_mask(page, twin) -> None:
+    """What a kernel answers to an earlier question is dropped, also when no network is chosen any more."""
+    opened(page, twin)
+    late = """() => { const { lab } = document.querySelector('.sl-lab'); const id = lab.asked;
+      lab.put({ seed: 9, edits: [] }); const said = lab.prediction;
+      lab.told({ kind: 'predicted', id }, [new Float32Array(3072).buffer]);
+      lab.told({ kind: 'problem', id, text: 'late' }, []);
+      return lab.prediction === said && lab.busy.textContent !== 'late'; }"""
+    assert page.evaluate(late)
+    settled(page)
+    page.get_by_label("network", exact=True).select_option("")
+    assert page.evaluate(late)
+    assert not page.problems
 
 
 def test_statistics_of_a_normalised_target(page, twin) -> None:
@@ -199,7 +218,7 @@ def test_uploads(page, twin) -> None:
     assert (shown_mask(page, 4) == hash_masks((4, 4), 0.6, 5, [0])[0]).all()
     page.evaluate(
         """bytes => { const held = new DataTransfer(); held.items.add(new File([new Uint8Array(bytes)], 'dropped.png'));
-          document.querySelector('.sl-main').dispatchEvent(new DragEvent('drop', { dataTransfer: held })); }""",
+          document.querySelector('.sl-main').dispatchEvent(new DragEvent('drop', { dataTransfer: held, bubbles: true })); }""",
         list(UPLOADS["tiny.png"][0]),
     )
     page.get_by_text("dropped.png (3 x 3 pixels)").first.wait_for(state="attached")

@@ -56,6 +56,16 @@ def test_what_is_wrong_takes_one_line(wrong: dict, said: str) -> None:
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    "name, value", [("strategy", "x"), ("ratio", 1.2), ("patch", 7), ("statistics", "x"), ("tab", "x"), ("picture", 99)]
+)
+def test_what_is_set_later_is_checked_too(lab, name: str, value) -> None:
+    before = getattr(lab, name)
+    with pytest.raises(UserError):
+        setattr(lab, name, value)
+    assert getattr(lab, name) == before
+
+
 def encoded(picture: Image.Image, kind: str) -> bytes:
     held = io.BytesIO()
     picture.save(held, kind)
@@ -84,6 +94,8 @@ def test_pictures_of_every_kind(picture) -> None:
 
 
 def test_transparency_is_white_and_the_centre_is_kept() -> None:
+    deep = Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16))
+    assert 100 < photos.pixels(photos.own_picture(encoded(deep, "PNG")), 32).mean() < 155
     assert photos.pixels(photos.own_picture(Image.new("RGBA", (9, 9), (255, 0, 0, 0))), 32).min() > 250
     wide = np.zeros((30, 90, 3), np.uint8)
     wide[:, 30:60] = 255

@@ -75,7 +75,6 @@ def test_a_pilot_of_runs_can_be_planned_with() -> None:
         (lambda: pilot.design("d", 900, core_minutes=0, effect=0.02, spread=0.01), "core_minutes is 0"),
         (lambda: pilot.design("d", 900, core_minutes=0.1, effect=0.02, spread=0.01), "the barest pilot"),
         (lambda: pilot.design("d", 900, core_minutes=9, effect=0, spread=0.01), "effect is 0"),
-        (lambda: pilot.design("d", 900, core_minutes=9, effect=1e-4, spread=0.01), "needs more than 12 seeds"),
         (lambda: power.seed_spread(measure="top1"), "measure is 'top1'"),
         (lambda: own.look("imagefolder:nowhere"), "no such folder"),
         (lambda: pilot.collect(None, tier="tiny"), "unknown tier 'tiny'"),
@@ -152,3 +151,12 @@ def test_figures_of_laws_have_named_axes() -> None:
     assert "no runs of nano" in law_charts.lengths(fits, "swinv2_nano").layout.annotations[0].text.lower()
     refused = plan(5_000, budget_flops=1e20)
     assert "order alone" in law_charts.plan(refused.options, refused.rule, "x").layout.annotations[0].text
+
+
+def test_an_effect_beyond_all_seeds_is_said_and_not_refused() -> None:
+    options = {"core_minutes": 60, "effect": 1e-4, "spread": 0.01}
+    design = pilot.design("scenes", 16384, **options)
+    assert design.seeds <= power.MOST_SEEDS and design.note.startswith("more than")
+    assert pilot.design("scenes", 16384, seeds=3, **options).seeds == 3
+    with pytest.raises(UserError, match="seeds is -1"):
+        pilot.design("scenes", 16384, seeds=-1, **options)

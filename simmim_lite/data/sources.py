@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import UserError, unknown
 from . import folders, scenes
 from .ranking import image_ids
-from .store import STORE_VERSION, Chunk, Plan, Store, ensure
+from .store import STORE_VERSION, Chunk, Store, StorePlan, ensure
 
 KINDS = ("scenes", "imagefolder:DIR", "torchvision:NAME", "hf:NAME")
 #: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
@@ -104,9 +104,9 @@ def _open_scenes(size: int, needed: int) -> Data:
             drawn = scenes.render(seed, index, size)
             yield Chunk(drawn.images, index + np.uint64(seed << 40), drawn.labels, drawn.masks)
 
-    def plan() -> Plan:
+    def plan() -> StorePlan:
         parts = {split: chunks(split) for split in counts}
-        return Plan(parts, sum(counts.values()), size, scenes.CLASSES, masks=True, reference=SCENE_BLOCK)
+        return StorePlan(parts, sum(counts.values()), size, scenes.CLASSES, masks=True, reference=SCENE_BLOCK)
 
     version = folders.signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
     store = ensure(data_root() / "stores", f"scenes-{counts['train']}-{size}px", version, plan, "scenes")
@@ -117,7 +117,7 @@ def _open_folder(spec: str, name: str, size: int) -> Data:
     root = Path(name).expanduser().absolute()
     names, listing = folders.list_images(root)
 
-    def plan() -> Plan:
+    def plan() -> StorePlan:
         with_splits = folders.layout(root, names)
         return _plan(with_splits, lambda i: folders.load(root / names[i], size), size, spec, _threads())
 
@@ -125,7 +125,7 @@ def _open_folder(spec: str, name: str, size: int) -> Data:
 
 
 def _open_torchvision(spec: str, name: str, size: int) -> Data:
-    def plan() -> Plan:
+    def plan() -> StorePlan:
         train, held = _torchvision_splits(name, data_root() / "torchvision")
         labels = [_targets(part) for part in (train, held)]
         classes = getattr(train, "classes", None) or range(1 + max(map(max, labels)))
@@ -141,7 +141,7 @@ def _open_hf(spec: str, name: str, size: int) -> Data:
         name = os.path.abspath(name)
         listing = repr(sorted((str(p), p.stat().st_mtime_ns) for p in Path(name).rglob("*") if p.is_file()))
 
-    def plan() -> Plan:
+    def plan() -> StorePlan:
         try:
             import datasets
         except ImportError as error:
@@ -166,7 +166,7 @@ def _open_hf(spec: str, name: str, size: int) -> Data:
     return _stored(spec, name.rstrip("/").split("/")[-1], name, listing, size, plan)
 
 
-def _stored(spec: str, name: str, where: str, listing: str, size: int, plan: Callable[[], Plan]) -> Data:
+def _stored(spec: str, name: str, where: str, listing: str, size: int, plan: Callable[[], StorePlan]) -> Data:
     slug = re.sub(r"[^A-Za-z0-9]+", "_", name)[:40]
     prefix = f"{slug}-{folders.signature(spec.partition(':')[0], where)}-{size}px"
     version = folders.signature(STORE_VERSION, listing)
@@ -202,8 +202,8 @@ def _data(spec: str, name: str, store: Store, block: int | None = None) -> Data:
     )
 
 
-def _indexed_plan(parts: dict, image: Callable, classes: tuple[str, ...], size: int, spec: str) -> Plan:
-    """Plan for splits given as split -> (a sequence, its labels); an image is named SPLIT/INDEX."""
+def _indexed_plan(parts: dict, image: Callable, classes: tuple[str, ...], size: int, spec: str) -> StorePlan:
+    """The plan for splits given as split -> (a sequence, its labels); an image is named SPLIT/INDEX."""
     names = [f"{split}/{i}" for split, (part, _) in parts.items() for i in range(len(part))]
     labels = np.array([label for _, targets in parts.values() for label in targets], np.int64)
     ends = list(itertools.accumulate(len(part) for part, _ in parts.values()))
@@ -219,7 +219,7 @@ def _indexed_plan(parts: dict, image: Callable, classes: tuple[str, ...], size: 
     return _plan(layout, load, size, spec, threads=1)
 
 
-def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, spec: str, threads: int) -> Plan:
+def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, spec: str, threads: int) -> StorePlan:
     def chunks(indices: np.ndarray, split: str) -> Iterator[Chunk]:
         kept, smallest, first = 0, None, None
         with ThreadPoolExecutor(threads) as pool:
@@ -252,7 +252,7 @@ def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, 
             return error
 
     splits = {split: chunks(indices, split) for split, indices in layout.splits.items()}
-    return Plan(splits, sum(map(len, layout.splits.values())), size, layout.classes)
+    return StorePlan(splits, sum(map(len, layout.splits.values())), size, layout.classes)
 
 
 def _threads() -> int:

@@ -39,7 +39,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StorePlan:
     """What a store is to hold: chunks by split, in the order of the splits."""
 
     splits: dict[str, Iterable[Chunk]]
@@ -62,7 +62,7 @@ class Store:
     info: dict  # splits, classes, mean, std, digest, skipped
 
 
-def ensure(parent: Path, name: str, signature: str, plan: Callable[[], Plan], title: str) -> Store:
+def ensure(parent: Path, name: str, signature: str, plan: Callable[[], StorePlan], title: str) -> Store:
     """Open the store `parent/name-signature`, building it first when there is none; one process builds, others wait.
 
     A store of the same name with another signature is out of date and is removed, as is what a killed build left.
@@ -104,7 +104,7 @@ def open_store(folder: Path) -> Store | None:
     return Store(folder, images, ids, labels, masks, info)
 
 
-def _build(folder: Path, plan: Plan, title: str) -> None:
+def _build(folder: Path, plan: StorePlan, title: str) -> None:
     """Write the store into a temporary folder beside `folder`, then rename it: a kill leaves no half store."""
     need = plan.total * plan.image_size**2 * (3 + plan.masks)
     free = shutil.disk_usage(folder.parent).free
@@ -123,7 +123,7 @@ def _build(folder: Path, plan: Plan, title: str) -> None:
     _report(info["skipped"], title, folder)
 
 
-def _write(folder: Path, plan: Plan, title: str) -> dict:
+def _write(folder: Path, plan: StorePlan, title: str) -> dict:
     size = plan.image_size
     digests = [hashlib.sha256() for _ in range(4)]
     histogram = np.zeros((3, 256), np.int64)

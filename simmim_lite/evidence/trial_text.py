@@ -124,6 +124,8 @@ def _gaps(said: dict) -> Iterator[str]:
 
 
 def _parameters(said: dict) -> Iterator[str]:
+    from .forms import FORMS
+
     yield f"Parameters with 95 % intervals, bootstrap over (size, data) cells, {said['resamples']} resamples"
     for target, forms in said["parameters"].items():
         for form, values in forms.items():
@@ -132,7 +134,10 @@ def _parameters(said: dict) -> Iterator[str]:
             told = []
             for name in SHOWN:
                 value, low, high = values[name]
-                told.append(f"{name} {value:.3g} " + ("(given)" if low == high else f"[{low:.3g}, {high:.3g}]"))
+                if name in FORMS[form].fixed:
+                    told.append(f"{name} {value:.3g} (given)")
+                elif low is not None:  # never a number without its interval
+                    told.append(f"{name} {value:.3g} [{low:.3g}, {high:.3g}]")
             yield f"{target}, {said['titles'][form]}: {', '.join(told)}"
 
 

@@ -227,7 +227,7 @@ def _own(k: int, name: str, rows: Rows, turns: dict) -> dict:
     own = _turns(found) if score else {"loss": turning_point(found), "score": None}
     what = SCORES.get(score, "")
     day, night = OWN[k % len(OWN)]
-    said = f"{len(rows)} {'run' if len(rows) == 1 else 'runs'} ({escape(str(rows[0]['data']).split('/')[-1])})"
+    said = f"{len(rows)} {'run' if len(rows) == 1 else 'runs'} ({str(rows[0]['data']).split('/')[-1]})"
     doubled = f"{len(found)} {'doubling' if len(found) == 1 else 'doublings'} of the length"
     said += f", {doubled if found else 'none of them twice as long as another'}"
     parts = {"loss": "validation loss turns up", "score": f"{LABELS.get(score, '')} turns down"}

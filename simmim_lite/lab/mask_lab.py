@@ -84,6 +84,19 @@ class MaskLab(Widget):
         super().__init__(pictures=pictures, picture=first, networks=known, network=name, **state)
         self.on_msg(self._answer)
 
+    @t.validate("strategy", "ratio", "patch", "network", "statistics", "tab", "picture")
+    def _checked(self, proposal: dict) -> object:
+        """What is set from Python is as good as what the constructor takes; the page offers nothing else."""
+        name, value = proposal["trait"].name, proposal["value"]
+        known = {"network": ("", *self._networks), "statistics": networks.STATISTICS, "tab": TABS}
+        if name in known and value not in known[name]:
+            raise unknown(name, value, known[name])
+        if name == "picture" and not 0 <= value < max(1, len(self.pictures)):
+            raise UserError(f"picture {value}: there are {len(self.pictures)}, numbered from 0")
+        if name in ("strategy", "ratio", "patch"):
+            check(self.side, **{"patch": self.patch, "ratio": self.ratio, "strategy": self.strategy} | {name: value})
+        return value
+
     @property
     def side(self) -> int:
         """Pixels a side at which the picture is shown: the network's, or 192 without one."""

@@ -194,7 +194,7 @@ def _about(name: str, title: str, model: str, side: int, window: int, mask_patch
 
 def _data_name(run: Run) -> str:
     name = run.data.split(":")[-1].rstrip("/").split("/")[-1]
-    return "scenes" if name == "scenes" else f"photographs ({name})"
+    return name
 
 
 def _metadata(weights: bytes) -> dict:

@@ -86,6 +86,10 @@ def own_picture(source: "str | Path | bytes | np.ndarray | Image.Image", title: 
 def square(picture: Image.Image, side: int = SIDE) -> Image.Image:
     """The centre square of a picture, turned as its camera says, over white, as RGB of `side` pixels."""
     picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith(("I", "F")):  # PIL would clip what is above 255 instead of scaling it
+        values = np.asarray(picture, float)
+        most = 65535 if values.max() > 255 else 255 if values.max() > 1 else 1
+        picture = Image.fromarray(np.clip(255 * values / most, 0, 255).astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

@@ -18,7 +18,7 @@ from ..model.simmim import create_model
 from ..model.weights import load_weights
 from ..training.pretrain import one_thread, pretrain
 from ..training.probes import NEIGHBOURS, features, knn_probe
-from .patients import RUN, SHOWN, colours, guess, healthy, off, paste, source, task, train, where
+from .patients import RUN, SHOWN, colours, guess, healthy, mean_costs, off, paste, source, task, train, where
 from .pictures import hide
 
 
@@ -143,7 +143,8 @@ def loss_does_not_fall() -> Symptom:
         says = str(error)
     return Symptom(
         "loss does not fall",
-        "a flat line near 0.85, which is what predicting the mean costs; hidden cells keep the noise of the first step",
+        f"a flat line near {mean_costs():.2f}, which is what predicting the mean costs; hidden cells keep the noise of "
+        "the first step",
         "the learning rate is far too low (or frozen weights, or nothing visible to predict from)",
         "raise it until the first 50 steps fall clearly; check that a second batch gives another loss",
         "loss after 50 steps, of that at the start (1 = nothing learned)",

@@ -118,7 +118,8 @@ class Basis:
         if not rose:
             return None
         last = max([*kept, min(rose)])
-        return min(rose), last, last
+        lost = any(d["omega"] > last for d in found)  # without one that lost above, there is no red
+        return min(rose), last, last if lost else float("inf")
 
     def light(self, omega: float) -> str:
         """green, yellow, orange or red; a dash where these runs cannot tell."""
@@ -159,9 +160,12 @@ def of_own(runs_dir: str | Path, target: str) -> Basis:
     `UserError` for no runs, for one size or one length only, for runs without a cost, and where accuracy is asked for
     and no run has a score.
     """
-    rows = [r for r in sides.main_rows(load(runs_dir)) if r["val_loss"] is not None and r["flops"]]
-    if not rows:
+    found = [r for r in sides.main_rows(load(runs_dir)) if r["val_loss"] is not None]
+    if not found:
         raise UserError(f"{runs_dir}: no finished runs there; simmim-lite study all makes some")
+    rows = [r for r in found if r["flops"]]
+    if not rows:
+        raise UserError(f"{runs_dir}: its runs have no cost in FLOPs, and a plan is made under a budget")
     return of_rows(rows, target, f"your runs in {runs_dir}")
 
 

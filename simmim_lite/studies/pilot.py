@@ -12,7 +12,7 @@ from ..training.run import Run
 from .collecting import check, cost_of
 from .collecting import collect as studies_collect
 from .grids import TIERS
-from .power import detectable, power, seeds_for
+from .power import MOST_SEEDS, detectable, power, seeds_for
 
 #: Designs from rich to bare: sizes, data levels, longest length. Two lengths always, off one trunk, and the shorter one
 #: is long enough for a claim.
@@ -80,7 +80,9 @@ def design(
         )
     if not (np.isfinite(core_minutes) and core_minutes > 0):
         raise UserError(f"core_minutes is {core_minutes}: give a number above 0")
-    needed = seeds_for(effect, spread, wanted)
+    if seeds < 0:
+        raise UserError(f"seeds is {seeds}: give a whole number from 0 (0 means as many as the effect needs)")
+    needed, more = _needed(effect, spread, wanted)
     base = replace(TIERS["smoke" if tier == "smoke" else "quick"].recipe, data=data)
     available = min(available, 4 * _SMALLEST) if tier == "smoke" else available
     designs = [(2, 2, 20)] if tier == "smoke" else _DESIGNS
@@ -90,7 +92,8 @@ def design(
         for chosen, seconds in zip(designs, one, strict=True):
             if n * seconds <= 60 * core_minutes:
                 left = power(effect, spread, n)
-                note = f"{needed} seeds would be needed, {n} are run: power {left:.0%}" if n < needed else ""
+                short = n < needed or more
+                note = f"{more}{needed} seeds would be needed, {n} are run: power {left:.0%}" if short else ""
                 runs = tuple(_grid(base, available, *chosen, n))
                 return Design(runs, n, n * seconds, left, detectable(spread, n, wanted), note)
     raise UserError(
@@ -114,6 +117,16 @@ def collect(
     from .engine import train_runs
 
     return train_runs(design.runs, workers=workers or None, runs_dir=runs_dir)
+
+
+def _needed(effect: float, spread: float, wanted: float) -> tuple[int, str]:
+    """Seeds for an effect, and `more than ` where no number that is tried would do; a wrong effect is an error."""
+    try:
+        return seeds_for(effect, spread, wanted), ""
+    except UserError:
+        if not effect > 0 or power(effect, spread, MOST_SEEDS) >= wanted:
+            raise
+        return MOST_SEEDS, "more than "
 
 
 def _grid(base: Run, available: int, sizes: int, levels: int, steps: int, seeds: int) -> list[Run]:

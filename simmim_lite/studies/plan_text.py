@@ -29,7 +29,9 @@ def cells(plan: "Plan") -> list[dict[str, str]]:
         line = {"": f"{'*' if o.together else ' '}{o.rank}", "size": o.model.removeprefix("swinv2_")}
         line |= {"iterations": f"{o.steps:,}", "FLOPs": f"{o.flops:.2e}"}
         if o.hours is not None:
-            line["hours"] = f"{o.hours:,.1f}" if o.hours >= 1 else f"{o.hours:.2g}"
+            line["GPU hours"] = f"{o.hours:,.1f}" if o.hours >= 1 else f"{o.hours:.2g}"
+            if plan.gpus > 1:
+                line["days"] = f"{o.hours / plan.gpus / 24:.2g}"
         line |= {
             "epochs": f"{o.epochs:,.0f}" if o.epochs >= 10 else f"{o.epochs:.2g}",
             "Omega": f"{o.omega:.1e}",

@@ -38,6 +38,7 @@ class Plan:
     spend_less: str
     pilot: str
     refused: list[str] = field(default_factory=list)  # why there are no numbers
+    gpus: int = 1  # that share the hours
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -108,14 +109,14 @@ def plan(
         nothing = "not said outside the known range"
         return Plan(
             images=images, budget=shown, measure=on.measure, basis=on.name, form=on.form, options=options, rule=rule,
-            binds=nothing, spend_less="", pilot=nothing, refused=refused, notes=notes,
+            binds=nothing, spend_less="", pilot=nothing, refused=refused, notes=notes, gpus=gpus,
         )  # fmt: skip
     limits, binds = advice.binds(on, options[0], images)
     spent = {o.name: cost[o.model] * o.steps / limit for o in options}  # share of the budget
     return Plan(
         images=images, budget=shown, measure=on.measure, basis=on.name, form=on.form, options=options, rule=rule,
         binds=binds, spend_less=advice.spend_less(options, spent, limits == "data"),
-        pilot=advice.pilot(on, options, images, spent), notes=notes,
+        pilot=advice.pilot(on, options, images, spent), notes=notes, gpus=gpus,
     )  # fmt: skip
 
 
@@ -234,5 +235,5 @@ def _said(
         how = "the images a second that you gave" if given else f"the speed measured on {device}"
         notes.append(f"hours by {how}; sizes without a speed are scaled by their FLOPs")
     if gpus > 1:
-        notes.append(f"{gpus} GPUs are taken to be {gpus} times as fast as one")
+        notes.append(f"days: {gpus} GPUs are taken to be {gpus} times as fast as one")
     return notes

@@ -67,7 +67,7 @@ def build(
     if not SETTINGS.is_dir():
         raise UserError("the site's settings are not part of the installed package: run this in a checkout")
     out, work = Path(out).absolute(), Path(work).absolute()
-    if out.exists() and not (out / ".buildinfo").exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or not (out / ".buildinfo").exists() and any(out.iterdir())):
         raise UserError(f"{out} holds something else: name an empty folder by --out")
     paths = sorted(running.folder().glob("*.ipynb") if notebooks is None else map(Path, notebooks))
     executed = execute(paths, work, workers=workers)

@@ -37,7 +37,7 @@ function mountRun(el, film) {
   const names = ["Picture", "Seen", "Filled in"].map((name) => h("span", {}, name));
   const title = h("h3"), chart = lossChart(film, (k) => { stop(); go(k); });
   const scrub = slider("Frame", { min: 0, max: frames.length - 1, step: 1, value: at, show: (k) => `step ${whole(frames[k].step)}`, change: (k) => { stop(); go(k); } });
-  const play = button("Play", () => (timer ? stop() : start()), { "data-act": "play", "aria-pressed": "false" });
+  const play = button("Play", () => (timer ? stop() : start()), { "data-act": "play" });
   const back = button("◀ Back", () => { stop(); go(at - 1); }, { "data-act": "back", "aria-label": "One frame back" });
   const next = button("Next ▶", () => { stop(); go(at + 1); }, { "data-act": "next", "aria-label": "One frame on" });
   const data = run.images === null ? "all images" : `${whole(run.images)} images`;
@@ -57,9 +57,9 @@ function mountRun(el, film) {
   function start() {
     if (at === frames.length - 1) go(0);
     timer = setInterval(() => (at < frames.length - 1 && el.isConnected ? go(at + 1) : stop()), 700);
-    play.textContent = "Pause"; play.setAttribute("aria-pressed", "true");
+    play.textContent = "Pause";
   }
-  function stop() { clearInterval(timer); timer = 0; play.textContent = "Play"; play.setAttribute("aria-pressed", "false"); }
+  function stop() { clearInterval(timer); timer = 0; play.textContent = "Play"; }
   go(at);
   return stop;
 }
@@ -68,7 +68,9 @@ function mountRun(el, film) {
 function lossChart({ frames, curve, run }, change) {
   const W = 460, H = 230, left = 46, right = 24, top = 12, bottom = 40;
   const val = frames.filter((f) => f.val_loss !== null), train = (curve || []).filter((p) => p.train_loss !== null);
-  const values = [...val.map((p) => p.val_loss), ...train.map((p) => p.train_loss)], low = Math.min(...values), high = Math.max(...values);
+  const values = [...val.map((p) => p.val_loss), ...train.map((p) => p.train_loss)];
+  if (!values.length) return { element: h("p", { class: "sl-quiet" }, "No losses are known for these frames: the run has no record."), mark() {} };
+  const low = Math.min(...values), high = Math.max(...values);
   const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1].find((s) => (high - low) / s <= 6) || 2, floor = Math.floor(low / step) * step, roof = Math.ceil(high / step) * step;
   const X = (s) => left + (W - left - right) * Math.sqrt(s / Math.max(1, run.steps)), Y = (v) => top + (H - top - bottom) * (1 - (v - floor) / Math.max(1e-9, roof - floor));
   const line = (points, name, key) => svg("polyline", { class: name, points: points.map((p) => `${X(p.step).toFixed(1)},${Y(p[key]).toFixed(1)}`).join(" ") });

@@ -64,14 +64,13 @@ class MaskLab {
     this.note = h("p", { class: "sl-quiet" });
     this.problem = h("p", { class: "sl-warning", role: "alert", hidden: true });
     this.board = board(SHOWN, "cells of the picture", { class: "sl-board sl-main", tabindex: 0, ...OWN_KEYS });
-    this.board.setAttribute("role", "application");
     this.board.setAttribute("aria-roledescription", "grid of cells");
     this.hover = h("p", { class: "sl-quiet" }, "Click or drag over cells. With the keyboard: arrow keys, then space.");
-    this.spoken = h("p", { class: "sl-quiet", "aria-live": "polite", style: "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)" });
+    this.spoken = h("p", { class: "sl-hush", "aria-live": "polite" });
     this.undoing = button("undo", () => this.undo());
     this.object = button("hide the object", () => this.hideObject());
     const actions = h("div", { class: "sl-row", role: "group", "aria-label": "change the mask" },
-      button("another mask", () => this.put({ seed: (this.get("seed") + 1) % 201, edits: [] })), button("invert", () => this.edit(Array.from(this.mask, (_, i) => i))),
+      button("another mask", () => this.put({ seed: (this.get("seed") + 1) % 201, edits: [] })), button("invert", () => this.edit(this.cells(() => true))),
       this.object, button("show all", () => this.edit(this.cells((hidden) => hidden))), this.undoing);
     this.figures = h("dl");
     this.listen();
@@ -126,7 +125,7 @@ class MaskLab {
       this.spoken.textContent = this.describe(this.cursor);
     });
     for (const name of ["focus", "blur"]) this.board.addEventListener(name, () => this.draw());
-    for (const name of ["dragover", "dragleave", "drop"]) this.board.addEventListener(name, (event) => {
+    for (const name of ["dragover", "dragleave", "drop"]) this.el.addEventListener(name, (event) => { // anywhere in the lab
       event.preventDefault(); event.stopPropagation();
       this.board.classList.toggle("sl-drop", name === "dragover");
       if (name === "drop" && event.dataTransfer.files[0]) this.take(event.dataTransfer.files[0]);
@@ -135,13 +134,14 @@ class MaskLab {
 
   describe(cell) {
     const g = this.grid, loss = this.losses && this.mask[cell] && (this.get("tab") !== "guess" || this.revealed) ? `, loss ${this.losses[cell].toFixed(3)}` : "";
-    return (this.hover.textContent = `row ${Math.floor(cell / g) + 1}, column ${(cell % g) + 1}: ${this.mask[cell] ? "hidden" : "visible"}${loss}`);
+    return (this.hover.textContent = `row ${Math.floor(cell / g) + 1}, column ${(cell % g) + 1}: ${this.mask[cell] ? "hidden" : "visible"}${this.picks.has(cell) ? ", chosen" : ""}${loss}`);
   }
 
-  cells(wanted) { return [...this.mask.keys()].filter((cell) => wanted(this.mask[cell], cell)); }
+  cells(wanted) { return [...(this.mask || []).keys()].filter((cell) => wanted(this.mask[cell], cell)); }
 
   /** Flip cells by hand; flipping one twice takes the flip back. */
   edit(cells, what) {
+    if (!this.mask) return;
     const flips = new Set(this.get("edits"));
     for (const cell of cells) flips.has(cell) ? flips.delete(cell) : flips.add(cell);
     if (what !== "stroke") this.remember(`cells ${performance.now()}`); // every click is a step, a drag is one

@@ -17,6 +17,7 @@ Object.assign(MaskLab.prototype, {
 
   /** After any change of state: what is chosen, the mask, its picture at once, then its numbers and the answer. */
   settle(other) {
+    this.asked++; // what was asked before is about another mask or picture
     if (other || !this.kept) return void this.load();
     const { controls } = this, side = this.side, pictures = this.get("pictures");
     const patches = [4, 8, 12, 16, 24, 32, 48, 64, 96, 192].filter((p) => side % p === 0 && p % TOKEN === 0);
@@ -117,15 +118,15 @@ Object.assign(MaskLab.prototype, {
   /** The kernel answers with the prediction alone; what is made of it is the same here and in the page. */
   send() {
     if (!this.about || !this.mask) return;
-    this.asked++;
     this.since = performance.now();
     const tokens = upsample(this.mask, this.grid, this.get("patch") / TOKEN);
     this.model.send({ kind: "predict", id: this.asked, network: this.get("network") }, undefined, [this.bytes.buffer.slice(0), tokens.buffer]);
   },
 
   told(message, buffers) {
+    if (message.id !== this.asked || !this.about || !this.mask) return;
     if (message.kind === "problem") { this.wait(false); this.busy.textContent = message.text; return; }
-    if (message.kind !== "predicted" || message.id !== this.asked) return;
+    if (message.kind !== "predicted") return;
     const view = buffers[0], bytes = view.buffer ? view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength) : view;
     this.answered(new Float32Array(bytes), message.loaded ? `in the kernel, in ${Math.round(performance.now() - this.since)} ms` : "in the kernel, which loaded torch first");
   },

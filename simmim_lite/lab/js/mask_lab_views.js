@@ -49,7 +49,7 @@ Object.assign(MaskLab.prototype, {
   },
 
   buildGuess() {
-    this.guessText = h("p", {}, "");
+    this.guessText = h("p", { role: "status" }, "");
     this.score = h("p", { role: "status", "data-number": "score" });
     this.reveal = button("show the losses", () => this.uncover());
     this.again = button("another mask", () => this.put({ seed: (this.get("seed") + 1) % 201, edits: [] }));

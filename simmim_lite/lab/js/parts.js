@@ -51,7 +51,8 @@ function tabs(label, panels, change) {
   const buttons = panels.map(([name, text, panel]) => {
     panel.id ||= `sl-${_page}-${++_ids}`;
     panel.setAttribute("role", "tabpanel");
-    const tab = h("button", { type: "button", role: "tab", "aria-controls": panel.id, "data-tab": name, ...OWN_KEYS, onclick: () => open(name, true) }, text);
+    panel.setAttribute("aria-labelledby", `${panel.id}-tab`);
+    const tab = h("button", { type: "button", role: "tab", id: `${panel.id}-tab`, "aria-controls": panel.id, "data-tab": name, ...OWN_KEYS, onclick: () => open(name, true) }, text);
     list.append(tab);
     return tab;
   });
@@ -76,7 +77,8 @@ function tabs(label, panels, change) {
 
 /** A square canvas of `pixels` that the page may show at any size without smoothing. */
 function board(pixels, label, attributes = {}) {
-  const canvas = h("canvas", { class: "sl-board", role: "img", "aria-label": label, ...attributes });
+  const keys = "tabIndex" in attributes || "tabindex" in attributes; // then arrow keys are ours, in a screen reader too
+  const canvas = h("canvas", { class: "sl-board", role: keys ? "application" : "img", "aria-label": label, ...attributes });
   canvas.width = canvas.height = pixels;
   return canvas;
 }

@@ -144,7 +144,7 @@ function mountWindows(el, given) {
   const map = board(_BOARD, "Blocks until each token hears of a visible one", { class: "sl-board sl-main" });
   const title = h("h3"), story = h("p", { class: "sl-story" }), pick = h("p", { class: "sl-quiet sl-pick" }), live = h("span", { class: "sl-hush", "aria-live": "polite" });
   const stepper = slider("Step", { min: 0, max: 1, step: 1, value: 1, show: (v) => `${v} of ${steps.length - 1}`, change: (v) => { stop(); go(v); } });
-  const play = button("Play", () => (timer ? stop() : start()), { "data-act": "play", "aria-pressed": "false" });
+  const play = button("Play", () => (timer ? stop() : start()), { "data-act": "play" });
   const back = button("◀ Back", () => { stop(); go(at - 1); }, { "data-act": "back", "aria-label": "One step back" });
   const next = button("Next ▶", () => { stop(); go(at + 1); }, { "data-act": "next", "aria-label": "One step on" });
   const captions = { plain: h("figcaption"), moved: h("figcaption"), map: h("figcaption") }, legend = h("div", { class: "sl-keys" });
@@ -190,12 +190,12 @@ function mountWindows(el, given) {
   function start() {
     if (at === steps.length - 1) go(0);
     timer = setInterval(() => (at < steps.length - 1 && el.isConnected ? go(at + 1) : stop()), 900);
-    play.textContent = "Pause"; play.setAttribute("aria-pressed", "true");
+    play.textContent = "Pause";
   }
 
   function stop() {
     clearInterval(timer); timer = 0;
-    play.textContent = "Play"; play.setAttribute("aria-pressed", "false");
+    play.textContent = "Play";
   }
 
   /** The step: what was hidden and has heard in the colour of the block that told it, silent windows striped. */
