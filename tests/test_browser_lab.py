@@ -218,7 +218,8 @@ def test_uploads(page, twin) -> None:
     assert (shown_mask(page, 4) == hash_masks((4, 4), 0.6, 5, [0])[0]).all()
     page.evaluate(
         """bytes => { const held = new DataTransfer(); held.items.add(new File([new Uint8Array(bytes)], 'dropped.png'));
-          document.querySelector('.sl-main').dispatchEvent(new DragEvent('drop', { dataTransfer: held, bubbles: true })); }""",
+          const drop = new DragEvent('drop', { dataTransfer: held, bubbles: true });
+          document.querySelector('.sl-main').dispatchEvent(drop); }""",
         list(UPLOADS["tiny.png"][0]),
     )
     page.get_by_text("dropped.png (3 x 3 pixels)").first.wait_for(state="attached")

@@ -128,7 +128,7 @@ def _saturating(s: dict, x: Points, scale: tuple) -> dict[str, np.ndarray]:
     """Chinchilla's form plus what overfitting costs, h / (1 + h) with h = (Omega / Omega0)^p, which saturates."""
     u = s["p"] * (np.log(x.omega) - np.log(s["Omega0"]))
     found = _chinchilla(s, x, scale) | {"C": 1 / (1 + np.exp(-np.clip(u, -60, 60)))}
-    # the published loss is higher on ImageNet-22K at equal length (why is not known); the error is ImageNet-1K's for all
+    # the published loss is higher on ImageNet-22K at equal length, why is not known; the error is always ImageNet-1K's
     return found | ({"s": x.other} if x.target == "loss" else {})
 
 
