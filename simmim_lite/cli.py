@@ -227,10 +227,10 @@ def _notebook_parameters(arguments: argparse.Namespace) -> tuple[dict[Path, dict
 
 
 def _dry_run(arguments: argparse.Namespace) -> None:
-    from .studies.collecting import preview, preview_text
+    from .studies.collecting import dry_run
 
     names = ("tier", "data", "seeds", "runs_dir")
-    print(preview_text(preview(arguments.name, **{name: getattr(arguments, name) for name in names})))
+    print(dry_run(arguments.name, **{name: getattr(arguments, name) for name in names}))
 
 
 def _records_import(arguments: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ def binds(on: Basis, best: Option, images: int) -> tuple[str, str]:
     gains = {name: _gain(on, best, images, column) for column, name in names.items()}
     most = max(gains, key=gains.get)
     unit, form = ("points", "+.2f") if on.target == "accuracy" else ("of loss", "+.4f")
-    told = ", ".join(f"{name} {gain:{form}}" for name, gain in gains.items())
+    told = ", ".join(f"{name} {round(gain, int(form[2])) + 0.0:{form}}" for name, gain in gains.items())  # no -0.00
     edge = [n for n, v in (("size", best.params), ("steps", best.steps)) if v == _most(on, n)]
     beyond = f"; {' and '.join(edge)} at the edge of the known range" if edge else ""
     if gains[most] < 0.01 * on.errors("cell", "one").mean:

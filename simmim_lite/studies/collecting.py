@@ -104,6 +104,15 @@ def cost_of(runs: Sequence[Run], runs_dir: str | Path = "runs") -> dict[str, flo
     return dict(cost)
 
 
+def dry_run(study: str, *, tier: str, runs_dir: str | Path = "runs", **options: object) -> str:
+    """The table of `preview` for a terminal, and a line where its times are a guess."""
+    text = preview_text(preview(study, tier=tier, runs_dir=runs_dir, **options))
+    if tier == "shipped" or known_speeds(Path(runs_dir), TIERS[tier].recipe):
+        return text
+    guess = f"the times are a rough guess until a first study in {runs_dir} has measured this machine"
+    return f"{text}\n{guess}"
+
+
 def preview_text(rows: list[dict[str, str]]) -> str:
     """The rows of `preview` as a table for a terminal: numbers to the right; `UserError` for no rows."""
     if not rows:
@@ -160,7 +169,7 @@ def _preview_shipped() -> list[dict[str, str]]:
     for name in shipped.names():
         records = [r for r in shipped.records(name) if r["kind"] == "pretrain"]
         trained = [r for r in records if r["run"]["steps"]]
-        cost = {"runs": len(records), "done": len(records), "steps": sum(r["run"]["steps"] for r in trained)}
+        cost = {"runs": len(trained), "done": len(trained), "steps": sum(r["run"]["steps"] for r in trained)}
         cost["images"] = sum(r["cost"]["images_seen"] for r in trained)
         cost["flops"] = sum(r["cost"]["flops"] for r in trained)
         cost["seconds"] = sum(r["cost"]["core_seconds"] for r in records)

@@ -76,6 +76,8 @@ def lines(plan: "Plan") -> Iterator[str]:
             f"{text:<{widths[n]}}" if n == "size" else f"{text:>{widths[n]}}" for n, text in line.items()
         ).rstrip()
     yield "" if plan.refused else "* its interval overlaps that of the best    < the simple rule's pick"
+    if not plan.refused:
+        yield "first wins: how often a prediction that far ahead was the better run"
     shown = dict.fromkeys(o.light for o in plan.options if o.light in LIGHTS)
     yield "; ".join(f"{light}: {LIGHTS[light]}" for light in LIGHTS if light in shown)
     yield ""

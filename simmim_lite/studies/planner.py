@@ -124,8 +124,8 @@ def _check(images: int, flops: float | None, hours: float | None, gpus: int) -> 
     if isinstance(images, bool) or not isinstance(images, (int, np.integer)) or images < 1:
         raise UserError(f"images is {images}: give a whole number of unique images, from 1")
     if (flops is None) == (hours is None):
-        both = "both given" if flops is not None else "missing"
-        raise UserError(f"budget {both}: give one of --budget-flops and --budget-gpu-hours")
+        how = "given twice" if flops is not None else "missing"
+        raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
     for name, value in (("budget_flops", flops), ("budget_gpu_hours", hours)):
         if value is not None and not (np.isfinite(value) and value > 0):
             raise UserError(f"{name} is {value}: give a number above 0")

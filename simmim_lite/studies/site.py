@@ -73,7 +73,11 @@ def build(
     executed = execute(paths, work, workers=workers)
     documents = _documents(executed, {path.stem: path for path in paths}, explorer, tuple(packages))
     _write_sources(work / "source", documents)
+    copies = out.parent / "jupyter_execute"  # myst-nb leaves notebooks there that nobody asked for
+    theirs = copies.exists()
     _sphinx(work / "source", out, work / "doctrees", documents)
+    if not theirs:
+        shutil.rmtree(copies, ignore_errors=True)
     lab_page(out / "lab.html")
     write_atomic(out / ".nojekyll", "")  # GitHub Pages would leave out folders that begin with a line
     return out / "index.html"

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from ..errors import UserError
 from ..training.run import Run
 
 #: Recipe of a timed step by image size: the published one (FACTS 3), else that of the laptop studies.
@@ -21,7 +22,12 @@ def measure(models: Iterable[str], image_size: int, device: str = "auto") -> tup
     from ..training.meter import device_name
     from ..training.pretrain import one_thread, pick_device
 
-    place, found = pick_device(device), {}
+    try:
+        place, found = pick_device(device), {}
+    except UserError as error:
+        raise UserError(
+            f"--measure {device}: not on this machine; give --measure cpu, or --images-per-second"
+        ) from error
     run = Run(image_size=image_size, precision="bf16" if place.type == "cuda" else "fp32", **_AT.get(image_size, {}))
     for model in list(models)[: 1 if place.type == "cpu" and image_size > 32 else None]:
         batch = run.batch_size if place.type != "cpu" or image_size <= 32 else 4
