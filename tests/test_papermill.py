@@ -169,7 +169,8 @@ def test_a_stopped_study_leaves_no_kernel_running(signal_, tmp_path) -> None:
     assert not _lives(kernel), "the kernel outlived the study"
     assert not (tmp_path / "out").exists(), "half a copy"
     if signal_ == signal.SIGINT:
-        assert "interrupted: finished runs and notebooks are kept" in errors.splitlines()[-1]
+        # joblib's resource tracker, hit by the same signal, may add a warning of its own behind it
+        assert "interrupted: finished runs and notebooks are kept" in errors
 
 
 def _lives(pid: int) -> bool:

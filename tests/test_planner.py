@@ -180,8 +180,8 @@ def nan(rows: list[dict]) -> list[dict]:
     [
         (lambda: plan(0, budget_flops=1e20), "images is 0: give a whole number"),
         (lambda: plan(1.5, budget_flops=1e20), "images is 1.5"),
-        (lambda: plan(WHOLE), "budget missing"),
-        (lambda: plan(WHOLE, budget_flops=1e20, budget_gpu_hours=3), "budget both given"),
+        (lambda: plan(WHOLE), "budget is missing"),
+        (lambda: plan(WHOLE, budget_flops=1e20, budget_gpu_hours=3), "budget is given twice"),
         (lambda: plan(WHOLE, budget_flops=math.nan), "budget_flops is nan"),
         (lambda: plan(WHOLE, budget_flops=-1), "budget_flops is -1"),
         (lambda: plan(WHOLE, budget_flops=1e19), "under the cheapest option, small for 125,000 iterations"),
