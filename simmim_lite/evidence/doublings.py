@@ -101,10 +101,10 @@ def finding(rows: list[dict], score: str | None = None) -> Finding:
     turns = {of: turning_point(found, of) for of in ("loss", "score")}
     parts = {"loss": "the loss turns up near", "score": "the score turns down near"}
     if any(turns.values()):
-        said = [f"{parts[of]} {_power(value)}" for of, value in turns.items() if value]
+        said = [f"{parts[of]} {power(value)}" for of, value in turns.items() if value]
         sentence += f"; in Omega, {' and '.join(said)}"
     else:
-        sentence += f"; Omega ({_power(rose[0]['omega'])} and more) does not tell the two apart here"
+        sentence += f"; Omega ({power(rose[0]['omega'])} and more) does not tell the two apart here"
     return Finding(sentence, effect, low, high, len(shares))
 
 
@@ -114,6 +114,7 @@ def name_of(d: dict) -> str:
     return f"{size} ({millions(d['params'])}), {d['images']:,} images, {d['steps'] // 2:,} to {d['steps']:,} steps"
 
 
-def _power(value: float) -> str:
+def power(value: float) -> str:
+    """A number as mantissa and exponent: `2.9e6`."""
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"

@@ -12,8 +12,9 @@ from plotly.colors import sample_colorscale
 from ..errors import UserError
 from ..evidence import published
 from ..evidence.compare import KINDS, sizes_of
-from ..evidence.doublings import doublings, omega, turning_point
+from ..evidence.doublings import doublings, omega, power, turning_point
 from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, loss_unit, shades, size_name
+from ..evidence.forms import score_of
 from ..evidence.records import OVERFIT, SCORES, groups, millions, short, trained
 
 Rows = list[dict]
@@ -220,7 +221,7 @@ def _sets(rows: Rows | Mapping[str, Rows] | None) -> dict[str, Rows]:
 
 def _own(k: int, name: str, rows: Rows, turns: dict) -> dict:
     """A set of the reader's: every run on the Omega axis, its doublings in relative form, its own turning points."""
-    score = next((s for s in SCORES if any(row.get(s) is not None for row in rows)), None)
+    score = score_of(rows)
     found = doublings(rows, score or "val_loss")
     if score is None:
         found = [d | {"score_change": None} for d in found]
@@ -258,9 +259,3 @@ def _where(name: str, row: dict, turns: dict) -> str:
         f"Omega {power(value)}: {side}",
         "published turning points",
     )
-
-
-def power(value: float) -> str:
-    """A number as mantissa and exponent: `2.9e6`."""
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"

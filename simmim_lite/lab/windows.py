@@ -8,7 +8,7 @@ from ..model.masking import STRATEGIES
 from .pictures import _uri
 from .widget import Widget, module
 
-#: name: (pixels a side, tokens a side of a window, blocks a stage, mask patches in pixels, the first choice last)
+#: name: (pixels a side, tokens a side of a window, blocks a stage, mask patches in pixels); as in js/window_view.js
 GEOMETRIES = {
     "192-12": (192, 12, (2, 2, 18, 2), (8, 16, 32, 64)),
     "192-6": (192, 6, (2, 2, 18, 2), (8, 16, 32, 64)),
