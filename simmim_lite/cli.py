@@ -1,16 +1,13 @@
 """The command line: `simmim-lite VERB …`. Errors are one line that names the value and the remedy, exit status 2."""
 
 import argparse
-import dataclasses
 import os
 import sys
-import types
-import typing
 from pathlib import Path
 
 from . import verbs
 from .errors import Interrupted, UserError
-from .training.run import Run
+from .verbs import common, run_of, run_options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,21 +68,12 @@ def _parser() -> argparse.ArgumentParser:
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="a parameter of the notebooks, as papermill takes it",
     )  # fmt: skip
-    _common(study)
+    common(study)
 
     pretrain = verb("pretrain", _pretrain, "train, validate and probe one run")
-    _run_options(pretrain)
+    run_options(pretrain)
     pretrain.add_argument("--film", type=int, default=0, metavar="FRAMES", help="keep a film of the run, as one PNG")
-    _common(pretrain)
-
-    transfer = verb(
-        "transfer", _transfer, "score a run by a transfer task, beside the same network without pretraining"
-    )
-    transfer.add_argument("--task", default="probe", help="probe (default) or finetune")
-    transfer.add_argument("--labels", type=int, help="labelled training images of finetune")
-    transfer.add_argument("--finetune-steps", type=int, help="optimiser steps of finetune")
-    _run_options(transfer)
-    _common(transfer)
+    common(pretrain)
 
     manifest = verb("manifest", _manifest, "fill in or check the digest of a data set's manifest")
     manifest.add_argument("action", choices=("build", "verify"))
@@ -119,27 +107,6 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="cpu")
     bench.add_argument("--rounds", type=int, default=9, help="turns of each way (9)")
     return parser
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs-dir", default="runs", help="where records are kept (runs)")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
-
-
-def _run_options(parser: argparse.ArgumentParser) -> None:
-    """An option for every field of Run, of its type, with its default."""
-    for field in dataclasses.fields(Run):
-        if field.name in ("recipe_version", "betas"):
-            continue
-        kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=kinds[0], default=field.default, help=f"({field.default})"
-        )
-
-
-def _run_of(arguments: argparse.Namespace) -> Run:
-    names = {f.name for f in dataclasses.fields(Run)}
-    return Run(**{name: value for name, value in vars(arguments).items() if name in names})
 
 
 def _study(arguments: argparse.Namespace) -> None:
@@ -267,7 +234,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     from .training.pretrain import pick_device, pretrain
     from .training.run import record_path
 
-    run = _run_of(arguments)
+    run = run_of(arguments)
     pick_device(arguments.device)
     with progress(run.steps, run.key, "step") as advance:
         done = [0]
@@ -292,22 +259,6 @@ def _pretrain(arguments: argparse.Namespace) -> None:
             else "film: none, the run was finished before; delete its record to film it"
         )
     print(f"record: {record_path(arguments.runs_dir, run)}")
-
-
-def _transfer(arguments: argparse.Namespace) -> None:
-    from .training.transfer import scores, transfer
-
-    options = {"labels": arguments.labels, "steps": arguments.finetune_steps}
-    options = {name: value for name, value in options.items() if value is not None}
-    result = transfer(
-        _run_of(arguments), arguments.task, runs_dir=arguments.runs_dir, device=arguments.device, **options
-    )
-    trained, baseline = scores(result["trained"]), scores(result["baseline"])
-    for name, lift in result["lift"].items():
-        print(f"{name:8s} pretrained {trained[name]:.4f}   without {baseline[name]:.4f}   lift {lift:+.4f}")
-    for which in ("trained", "baseline"):
-        if result[which]["status"] == "failed":
-            raise UserError(f"the {which} network's {arguments.task} failed: {result[which]['reason']}")
 
 
 def _manifest(arguments: argparse.Namespace) -> None:

@@ -1,14 +1,100 @@
-"""Verbs of the command line that train nothing: `laws` and `plan`. What is heavy is imported when they are called."""
+"""Verbs of the command line: `transfer`, `laws` and `plan`. What is heavy is imported when they are called."""
 
 import argparse
+import ast
+import dataclasses
+import types
+import typing
 from collections.abc import Callable
 
+from .errors import UserError
 from .evidence import trial_text
 from .studies import plan_text
+from .training.run import Run
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the verbs to the command line; verb(name, call, text) makes the parser of one."""
+    text = "score a run by a transfer task, beside the same network without pretraining (also under torchrun)"
+    parser = verb("transfer", _transfer, text)
+    parser.add_argument("--task", default="probe", help="probe (default), classify, detect or segment")
+    parser.add_argument("--recipe", help="full size: imagenet-100ep, mask-rcnn-1x, mask-rcnn-3x or upernet-160k")
+    parser.add_argument("--weights", help="a checkpoint file to start from, in place of the run's own weights")
+    for option, text in (("--set", "of the training"), ("--scratch-set", "of the baseline from scratch alone")):
+        parser.add_argument(
+            option, action="append", default=[], metavar="NAME=VALUE", help=f"a field {text}, as in lr=1e-3"
+        )
+    run_options(parser)
+    common(parser)
     text = "put laws of loss and accuracy on trial: held-out errors, regret, coverage"
     trial_text.options(verb("laws", trial_text.show, text))
     plan_text.options(verb("plan", plan_text.show, "which size and how long, for so many images and so much compute"))
+
+
+def common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs-dir", default="runs", help="where records are kept (runs)")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
+
+
+def run_options(parser: argparse.ArgumentParser) -> None:
+    """An option for every field of Run, of its type, with its default."""
+    for field in dataclasses.fields(Run):
+        if field.name in ("recipe_version", "betas"):
+            continue
+        kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=kinds[0], default=field.default, help=f"({field.default})"
+        )
+
+
+def run_of(arguments: argparse.Namespace) -> Run:
+    names = {f.name for f in dataclasses.fields(Run)}
+    return Run(**{name: value for name, value in vars(arguments).items() if name in names})
+
+
+def fields_of(texts: list[str]) -> dict[str, object]:
+    """NAME=VALUE texts as fields: numbers, tuples, None, True and False as Python writes them, else text."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UserError(f"'{text}' sets no field: write NAME=VALUE, as in lr=1e-3")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def _transfer(arguments: argparse.Namespace) -> None:
+    from .data.store import progress
+    from .training.run import transfer_path
+    from .training.transfer import scores, transfer
+
+    options = fields_of(arguments.set)
+    if arguments.scratch_set:
+        options["scratch"] = fields_of(arguments.scratch_set)
+    with progress(2, f"{arguments.task}, pretrained and from scratch", "training") as advance:
+
+        def report(step: int, steps: int) -> None:
+            advance((step - last[0]) / steps if step > last[0] else step / steps)
+            last[0] = step
+
+        last = [0]
+        result = transfer(
+            run_of(arguments),
+            arguments.task,
+            runs_dir=arguments.runs_dir,
+            device=arguments.device,
+            weights=arguments.weights,
+            recipe=arguments.recipe,
+            progress=report,
+            **options,
+        )
+    trained, baseline = scores(result["trained"]), scores(result["baseline"])
+    for name, lift in result["lift"].items():
+        print(f"{name:8s} pretrained {trained[name]:.4f}   without {baseline[name]:.4f}   lift {lift:+.4f}")
+    for which in ("trained", "baseline"):
+        if result[which]["status"] == "failed":
+            raise UserError(f"the {which} network's {arguments.task} failed: {result[which]['reason']}")
+        print(f"record: {transfer_path(arguments.runs_dir, result[which]['key'])}")

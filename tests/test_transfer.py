@@ -10,7 +10,7 @@ from simmim_lite.errors import UserError
 from simmim_lite.training import pretrain as pretrain_module
 from simmim_lite.training import transfer as transfer_module
 from simmim_lite.training.checkpoint import load_final
-from simmim_lite.training.finetune import FineTune, finetune
+from simmim_lite.training.finetune import FineTune
 from simmim_lite.training.run import Run, read_record, record_path
 from simmim_lite.training.transfer import transfer
 
@@ -21,9 +21,9 @@ def opened(monkeypatch):
     data, done = tiny_data(), []
     for module in (transfer_module, pretrain_module):
         monkeypatch.setattr(module, "open_data", lambda *a, **k: data)
-    probe, tune = transfer_module.probe_all, transfer_module.finetune
+    probe, work = transfer_module.probe_all, transfer_module.work
     monkeypatch.setattr(transfer_module, "probe_all", lambda m, d, run: done.append(run.steps) or probe(m, d, run))
-    monkeypatch.setattr(transfer_module, "finetune", lambda s, *a, **k: done.append(s.init) or tune(s, *a, **k))
+    monkeypatch.setattr(transfer_module, "work", lambda s, *a, **k: done.append(s.init) or work(s, *a, **k))
     return done
 
 
@@ -48,25 +48,25 @@ def test_transfer_probes_beside_random_initialisation_once(tmp_path, opened):
 
 def test_transfer_fine_tunes_beside_scratch_once(tmp_path, opened):
     options = {"labels": 40, "steps": 4, "batch_size": 8, "test_images": 30}
-    result = transfer(RUN, "finetune", runs_dir=tmp_path, **options, scratch={"lr": 1e-3})
+    result = transfer(RUN, "classify", runs_dir=tmp_path, **options, scratch={"lr": 1e-3})
     trained, baseline = result["trained"], result["baseline"]
     assert trained["run"] == RUN.to_dict() and baseline["run"] is None
     assert (trained["spec"]["layer_decay"], baseline["spec"]["layer_decay"]) == (FineTune().layer_decay, 1.0)
     assert (trained["spec"]["lr"], baseline["spec"]["lr"]) == (FineTune().lr, 1e-3)
     assert result["lift"] == {"top1": trained["final"]["top1"] - baseline["final"]["top1"]}
     assert trained["curve"] != baseline["curve"]
-    assert transfer(RUN, "finetune", runs_dir=tmp_path, **options, scratch={"lr": 1e-3}) == result
+    assert transfer(RUN, "classify", runs_dir=tmp_path, **options, scratch={"lr": 1e-3}) == result
     assert opened == ["pretrained", "scratch"]
     # another run of the same size shares the baseline
-    other = transfer(dataclasses.replace(RUN, steps=0), "finetune", runs_dir=tmp_path, **options, scratch={"lr": 1e-3})
+    other = transfer(dataclasses.replace(RUN, steps=0), "classify", runs_dir=tmp_path, **options, scratch={"lr": 1e-3})
     assert other["baseline"] == baseline and opened == ["pretrained", "scratch", "pretrained"]
 
 
 def test_transfer_uses_the_final_weights(tmp_path, opened, monkeypatch):
     pretrain_module.pretrain(RUN, runs_dir=tmp_path)
-    given = []
-    monkeypatch.setattr(transfer_module, "finetune", lambda s, d, w, **k: given.append(w) or finetune(s, d, w, **k))
-    transfer(RUN, "finetune", runs_dir=tmp_path, labels=20, steps=1, batch_size=4, test_images=5)
+    given, task = [], transfer_module.Classification
+    monkeypatch.setattr(transfer_module, "Classification", lambda s, d, w, us: given.append(w) or task(s, d, w, us))
+    transfer(RUN, "classify", runs_dir=tmp_path, labels=20, steps=1, batch_size=4, test_images=5)
     final = load_final(tmp_path, RUN)
     assert given[1] is None and set(given[0]) == set(final)
     assert all(torch.equal(given[0][k], final[k]) for k in final)
@@ -86,9 +86,9 @@ def test_transfer_runs_again_when_the_images_changed(tmp_path, opened, monkeypat
     ("task", "options", "words"),
     [
         ("prob", {}, "unknown task 'prob': did you mean 'probe'"),
-        ("finetune", {"labls": 3}, "unknown fine-tuning field 'labls': did you mean 'labels'"),
-        ("finetune", {"scratch": {"stepz": 3}}, "did you mean 'steps'"),
-        ("finetune", {"labels": -1}, "labels is -1"),
+        ("classify", {"labls": 3}, "unknown field of classify 'labls': did you mean 'labels'"),
+        ("classify", {"scratch": {"stepz": 3}}, "did you mean 'steps'"),
+        ("classify", {"labels": -1}, "labels is -1"),
         ("probe", {"labels": -1}, "probe_labels is -1"),
         ("probe", {"steps": 3}, "unknown option of probe 'steps': .*known are labels, test_images"),
     ],

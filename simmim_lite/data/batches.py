@@ -1,20 +1,19 @@
 """A batch as a function of (seed, step): order, crop, flip and mask depend on numbers, never on history (DESIGN 2)."""
 
-import functools
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..errors import UserError, unknown
-from ..model.masking import hash_masks, splitmix64, stream, uniforms, upsample
+from ..model.masking import hash_masks, uniforms, upsample
+from .order import Order
 from .sources import Split
 
 #: Seed of every validation mask: two runs are judged on the same hidden cells.
 VAL_SEED = 20220608
 
 AUGMENTATIONS = ("none", "flip", "crop+flip")  # as in training.run, which imports no torch
-_ORDER, _AUGMENT = 1, 2  # streams of random numbers
+_AUGMENT = 2  # stream of random numbers
 _TRIES = 10  # crops drawn before the centre crop is taken, as torchvision does
 _SCALE, _RATIO = (0.67, 1.0), (3 / 4, 4 / 3)  # FACTS 3
 
@@ -24,7 +23,8 @@ class Batches:
 
     Position p = step * batch_size + j holds an image of epoch p // N; the order within an epoch depends on (seed,
     epoch), an image's crop, flip and mask on (seed, epoch, image id). A batch may span epochs, so N may be smaller than
-    the batch. `image_size`, `mask_patch` and `patch_size` (of the model) are in pixels; `mean`, `std` in 0..1 units.
+    the batch. `share`: which of the batch's images this process takes. `image_size`, `mask_patch` and `patch_size` (of
+    the model) are in pixels; `mean`, `std` in 0..1 units.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Batches:
         mask_strategy: str = "random",
         patch_size: int = 4,
         device: str | torch.device = "cpu",
+        share: slice = slice(None),
     ) -> None:
         if augment not in AUGMENTATIONS:
             raise unknown("augment", augment, AUGMENTATIONS)
@@ -61,11 +62,11 @@ class Batches:
         self.indices = np.asarray(indices, np.int64)
         self.ids = np.asarray(split.ids)[self.indices]
         self.seed, self.batch_size, self.augment = seed, batch_size, augment
+        self.order, self.share = Order(self.ids, seed, batch_size), share
         self.mean, self.std, self.device = tuple(mean), tuple(std), torch.device(device)
         self.grid = (image_size // mask_patch,) * 2
         self.cell = mask_patch // patch_size
         self.mask_ratio, self.mask_strategy = mask_ratio, mask_strategy
-        self._order = functools.lru_cache(maxsize=4)(self._permutation)
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """Step's images float32 (B, 3, S, S), normalised, and masks bool (B, S/patch_size, S/patch_size), True =
@@ -86,18 +87,9 @@ class Batches:
         return crop(images, boxes, flips), mask, ids
 
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch (B,) and place in `indices` (B,) of each image of a step: int64."""
-        n = len(self.indices)
-        epochs, offsets = np.divmod(step * self.batch_size + np.arange(self.batch_size), n)
-        places = np.empty(self.batch_size, np.int64)
-        for epoch in range(epochs[0], epochs[-1] + 1):
-            here = epochs == epoch
-            places[here] = self._order(epoch)[offsets[here]]
-        return epochs, places
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        key = splitmix64(stream(self.seed, epoch, _ORDER))
-        return np.argsort(splitmix64(self.ids ^ key), kind="stable")
+        """Epoch and place in `indices` of each image of this process's share of a step: int64 (B,)."""
+        epochs, places = self.order.positions(step)
+        return epochs[self.share], places[self.share]
 
 
 def normalise(

@@ -107,7 +107,7 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outco
     from ..data.sources import open_data
     from ..training.kept import Busy
     from ..training.pretrain import pretrain_once
-    from ..training.transfer import finetune_once
+    from ..training.transfer import once as transfer_once
 
     _end_with(parent)
     started, trained, outcome = time.process_time(), 0, _Outcome(job.name)
@@ -116,7 +116,7 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outco
         needed = max((run.images or 0 for run in job.work if isinstance(run, Run)), default=0)
         data = open_data(first.data, first.image_size, images_needed=needed)
         for item in job.work:
-            once = pretrain_once if isinstance(item, Run) else finetune_once
+            once = pretrain_once if isinstance(item, Run) else transfer_once
             trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait)[1]
     except Busy:
         outcome = replace(outcome, busy=True)

@@ -3,14 +3,16 @@
 import io
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .dense import Dense
 from .run import Run, write_atomic
+from .tuning import FineTune
 
 CHECKPOINT_VERSION = 1
 
@@ -25,7 +27,7 @@ def tail_folder(runs_dir: str | Path, run: Run) -> Path:
     return Path(runs_dir) / "checkpoints" / run.key
 
 
-def weights_path(runs_dir: str | Path, run: Run) -> Path:
+def weights_path(runs_dir: str | Path, run: Run | FineTune | Dense) -> Path:
     """Final weights: RUNS_DIR/weights/KEY.safetensors."""
     return Path(runs_dir) / "weights" / f"{run.key}.safetensors"
 
@@ -52,9 +54,14 @@ def latest_checkpoint(runs_dir: str | Path, run: Run, data_digest: str) -> dict 
     A file that cannot be read, or that belongs to other data, is named on stderr and passed over: the one before it is
     taken, or the run starts anew where there is none. Nothing that is finished depends on it.
     """
-    found = [(_step(p), p) for p in tail_folder(runs_dir, run).glob("step-*.pt")]
-    found += [(_step(p), p) for p in trunk_folder(runs_dir, run).glob("step-*.pt") if _step(p) <= run.drop_step]
-    for _, path in sorted(found, reverse=True):
+    tail = tail_folder(runs_dir, run).glob("step-*.pt")
+    trunk = trunk_folder(runs_dir, run).glob("step-*.pt")
+    return latest_in([*tail, *(p for p in trunk if _step(p) <= run.drop_step)], data_digest)
+
+
+def latest_in(paths: Iterable[Path], data_digest: str) -> dict | None:
+    """The furthest readable state among checkpoint files of this data; the others are named and passed over."""
+    for path in sorted(paths, key=lambda p: (_step(p), p), reverse=True):
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if state["version"] != CHECKPOINT_VERSION or state["data_digest"] != data_digest:
@@ -74,8 +81,8 @@ def clear_checkpoints(runs_dir: str | Path, run: Run) -> None:
             path.unlink(missing_ok=True)
 
 
-def save_final(runs_dir: str | Path, run: Run, weights: dict[str, Tensor]) -> None:
-    """Write the final weights of a run, as safetensors."""
+def save_final(runs_dir: str | Path, run: Run | FineTune | Dense, weights: dict[str, Tensor]) -> None:
+    """Write the final weights of a run or a transfer, as safetensors."""
     from safetensors.torch import save
 
     write_atomic(weights_path(runs_dir, run), save({k: v.detach().cpu().contiguous() for k, v in weights.items()}))

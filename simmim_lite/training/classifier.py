@@ -27,8 +27,11 @@ class Classifier(nn.Module):
 
 
 def layer_id(name: str, depths: tuple[int, ...]) -> int:
-    """Depth of a `Classifier`'s parameter: 0 for the patch embedding to sum(depths) + 1 for final norm and head."""
-    first, *rest = name.removeprefix("encoder.").split(".")
+    """Depth of a parameter: 0 for the patch embedding to sum(depths) + 1 for final norm and heads.
+
+    The encoder's own are those below a module called `encoder`; everything else is a head's.
+    """
+    first, *rest = name.rpartition("encoder.")[2].split(".")
     if first in ("patch_embed", "mask_token"):
         return 0
     if first != "layers":
@@ -39,11 +42,18 @@ def layer_id(name: str, depths: tuple[int, ...]) -> int:
     return before + (int(rest[2]) + 1 if part == "blocks" else depths[stage])
 
 
-def parameter_groups(model: Classifier, layer_decay: float, weight_decay: float) -> list[dict]:
-    """AdamW's groups, one a layer id and kind; `scale` = layer_decay ** (last id - id) is for the caller to apply."""
-    depths = model.encoder.depths
+def parameter_groups(
+    model: nn.Module, layer_decay: float, weight_decay: float, depths: tuple[int, ...] | None = None
+) -> list[dict]:
+    """AdamW's groups, one a layer id and kind; `scale` = layer_decay ** (last id - id) is for the caller to apply.
+
+    depths: of the encoder, by default those of `model.encoder`. Frozen parameters are in no group.
+    """
+    depths = depths or model.encoder.depths
     groups: dict[tuple[int, bool], dict] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         i, decay = layer_id(name, depths), decays(name, parameter)
         fresh = {"params": [], "names": [], "weight_decay": weight_decay if decay else 0.0}
         group = groups.setdefault((i, decay), fresh | {"scale": layer_decay ** (sum(depths) + 1 - i)})

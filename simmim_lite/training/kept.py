@@ -3,18 +3,51 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from ..data.sources import Data
+from .distributed import Team
 from .run import cannot_write, current_record, remove_unfinished
+
+
+class Digested(Protocol):
+    """Data as a record knows it."""
+
+    spec: str
+    digest: str
 
 
 class Busy(Exception):
     """Another process holds the lock, and the caller did not want to wait."""
 
 
-def kept(path: Path, lock: Path, data: Data, make: Callable[[], dict], *, wait: bool = True) -> tuple[dict, bool]:
+def kept(
+    path: Path, lock: Path, data: Digested, make: Callable[[], dict], *, wait: bool = True, us: Team | None = None
+) -> tuple[dict, bool]:
+    """`made_once` for all processes of a team: the main one looks and locks, all of them make, if it must be made."""
+    if us is None or us.size == 1:
+        return made_once(path, lock, data, make, wait=wait)
+    if not us.main:
+        record = us.tell()
+        if record is None:
+            make()
+            record = us.tell()
+            return record, True
+        return record, False
+
+    def lead() -> dict:
+        us.tell(None)
+        return make()
+
+    record, made = made_once(path, lock, data, lead, wait=True)
+    us.tell(record)
+    return record, made
+
+
+def made_once(
+    path: Path, lock: Path, data: Digested, make: Callable[[], dict], *, wait: bool = True
+) -> tuple[dict, bool]:
     """The record at `path` if it was made from the images that `data` holds now, else what `make()` writes there.
 
     Returns the record and whether this call made it. `lock` is a file that one process at a time holds; it is free

@@ -1,23 +1,38 @@
 """Transfer of a pretraining run: what its weights are worth beside the same network without them."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
-from ..data.sources import Data, open_data
+from ..data.sources import open_data
 from ..errors import UserError, unknown
-from .checkpoint import load_final
-from .finetune import finetune
+from ..model.simmim import create_model
+from ..model.weights import load_weights
+from .checkpoint import load_final, save_final
+from .dense import Dense
+from .distributed import Team, team
+from .finetune import Classification
 from .kept import kept
+from .loop import Task, work
 from .meter import Meter
-from .pretrain import build, one_thread, pick_device, pretrain
+from .pretrain import build, one_thread, pretrain
 from .probes import probe_all
-from .run import SCHEMA_VERSION, Run, transfer_path, write_record
+from .run import SCHEMA_VERSION, Run, remove_unfinished, transfer_path, write_record
+from .starting import weights_name
 from .tuning import FineTune
 
-TASKS = ("probe", "finetune")
+TASKS = ("probe", "classify", "detect", "segment")
+
+
+class Opened(Protocol):
+    """Data that a transfer trains and tests on."""
+
+    spec: str
+    digest: str
 
 
 def transfer(
@@ -27,26 +42,72 @@ def transfer(
     runs_dir: str | Path = "runs",
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    weights: str | Path | None = None,
+    recipe: str | None = None,
     **options: object,
 ) -> dict:
     """Transfer a run's final weights, beside a baseline: {"task", "trained", "baseline", "lift"}.
 
     - `probe`: frozen features (`probes.probe_all`); the baseline is the same network at random initialisation. Options:
       `labels` and `test_images`, by default the run's `probe_labels` and `probe_test`.
-    - `finetune`: classification (`finetune.finetune`); the baseline is the same network from scratch, on the same
-      labels with the same budget, without layer decay. Options: the fields of `FineTune`; `scratch`, a dict of fields
-      that are to be different for the baseline, such as a learning rate of its own.
+    - `classify`, `detect`, `segment`: fine-tuning (`FineTune`), Mask R-CNN and UPerNet (`Dense`); the baseline is the
+      same from a random start, with the same annotations and budget, without layer decay. Options: the fields of
+      `FineTune` or `Dense`, `data` among them; `scratch`, a dict of fields that are to be different for the baseline,
+      such as a learning rate of its own. recipe: a full-size one by name (`Dense.recipe`, `FineTune.recipe`).
 
+    weights: a checkpoint file to start from in place of the run's own weights; the run then only says which network.
     `trained` and `baseline` are records, kept as RUNS_DIR/transfer/KEY.json and never computed twice; `lift` is trained
-    minus baseline for each score that both have. A run that is not finished is pretrained first.
+    minus baseline for each score that both have. A run that is not finished is pretrained first. Under torchrun every
+    process makes the same call.
     """
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    shelf = _Shelf(run, Path(runs_dir), device, progress)
-    trained, baseline = (_probe if task == "probe" else _finetune)(shelf, run, **options)
+    shelf = _Shelf(Path(runs_dir), device, progress, weights)
+    if task == "probe":
+        if recipe or weights:
+            raise UserError("a probe has no recipe and takes the run's own weights: leave both out")
+        trained, baseline = _probe(shelf, run, **options)
+    else:
+        trained, baseline = (shelf.tuned(spec)[0] for spec in specs(run, task, weights, recipe, **options))
     own, reference = scores(trained), scores(baseline)
     lift = {name: own[name] - reference[name] for name in own if name in reference}
     return {"task": task, "trained": trained, "baseline": baseline, "lift": lift}
+
+
+def specs(
+    run: Run,
+    task: str,
+    weights: str | Path | None = None,
+    recipe: str | None = None,
+    *,
+    scratch: dict | None = None,
+    **fields: object,
+) -> tuple[FineTune | Dense, FineTune | Dense]:
+    """The training from a run's weights (or a file's) and its baseline from scratch, as `transfer` does them."""
+    kind = FineTune if task == "classify" else Dense
+    known = {f.name for f in dataclasses.fields(kind)} - {
+        "run",
+        "weights",
+        "model",
+        "task",
+        "version",
+        "recipe_version",
+    }
+    for name in (*fields, *(scratch or {})):
+        if name not in known:
+            raise unknown(f"field of {task}", name, sorted(known | {"scratch"}))
+    if recipe:
+        data = fields.get("data", run.data)
+        count = len(_open(task, data, fields.get("image_size", run.image_size)).train)
+        # the recipe's fields, under those that were asked for
+        full = kind.recipe(recipe, count, data=data)
+        mine = {f.name: getattr(full, f.name) for f in dataclasses.fields(kind) if f.name in known}
+        fields = {**mine, **fields}
+    start = {"run": None, "weights": weights_name(weights)} if weights else {}
+    if kind is FineTune:
+        return FineTune.of(run, **{**fields, **start}), FineTune.scratch(run, **{**fields, **(scratch or {})})
+    own = Dense.of(task, run, **{**fields, **start})
+    return own, Dense.scratch(task, run, **{**fields, **(scratch or {})})
 
 
 def _probe(shelf: "_Shelf", run: Run, **options: int) -> tuple[dict, dict]:
@@ -64,14 +125,12 @@ def _probe(shelf: "_Shelf", run: Run, **options: int) -> tuple[dict, dict]:
         key = f"{of.key}-probe-l{spec['probe_labels']}-n{spec['probe_test']}"
         sized = dataclasses.replace(of, **spec)
 
-        def compute(data: Data) -> dict:
-            place = pick_device(shelf.device)
-            meter = Meter(place)
+        def compute(us: Team) -> dict:
+            meter = Meter(us.device)
             model = build(of)
             if of.steps:
-                model.load_state_dict(shelf.weights())
-            with one_thread(place):
-                scores = probe_all(model.to(place), data, sized)
+                model.load_state_dict(shelf.weights(of, us))
+            scores = probe_all(model.to(us.device), data, sized)
             if not scores:
                 raise UserError(
                     f"data '{of.data}' has neither labels nor masks to probe with: use a source with classes"
@@ -80,37 +139,27 @@ def _probe(shelf: "_Shelf", run: Run, **options: int) -> tuple[dict, dict]:
             parts = {"cost": meter.read(), "transfer": scores, "where": meter.where(data.digest)}
             return record | {"run": of.to_dict(), "spec": spec} | parts
 
-        return shelf.kept(key, of.data, of.image_size, compute)[0]
+        return shelf.kept(key, data, compute)[0]
 
+    data = _open("probe", run.data, run.image_size)
     return probe(run), probe(dataclasses.replace(run, steps=0))
 
 
-def _finetune(shelf: "_Shelf", run: Run, *, scratch: dict | None = None, **fields: object) -> tuple[dict, dict]:
-    known = {f.name for f in dataclasses.fields(FineTune)} - {"run", "model", "recipe_version"}
-    for name in (*fields, *(scratch or {})):
-        if name not in known:
-            raise unknown("fine-tuning field", name, sorted(known | {"scratch"}))
-
-    def tune(spec: FineTune) -> dict:
-        return shelf.tuned(spec)[0]
-
-    return tune(FineTune.of(run, **fields)), tune(FineTune.scratch(run, **{**fields, **(scratch or {})}))
-
-
-def finetune_once(
-    spec: FineTune,
+def once(
+    spec: FineTune | Dense,
     *,
     runs_dir: str | Path,
     device: str = "auto",
-    data: Data | None = None,
+    data: Opened | None = None,
     wait: bool = True,
 ) -> tuple[dict, bool]:
-    """One fine-tuning, kept as RUNS_DIR/transfer/KEY.json: its record, and whether this call did the work.
+    """One fine-tuning, detection or segmentation, kept as RUNS_DIR/transfer/KEY.json: its record, and whether this call
+    did the work.
 
     A run it starts from is pretrained first where it is not finished. Another process that is at it is waited for, or
     raises `kept.Busy` with `wait=False`.
     """
-    return _Shelf(spec.run, Path(runs_dir), device, None).tuned(spec, data=data, wait=wait)
+    return _Shelf(Path(runs_dir), device).tuned(spec, data=data, wait=wait)
 
 
 def scores(record: dict) -> dict[str, float]:
@@ -122,47 +171,86 @@ def scores(record: dict) -> dict[str, float]:
     return {name: score["score"] for name, score in record["transfer"].items()}
 
 
+def _open(task: str, data: str, image_size: int) -> Opened:
+    """The data of a task."""
+    if task == "detect":
+        from ..data.coco import open_coco
+
+        return open_coco(data, image_size)
+    if task == "segment":
+        from ..data.ade20k import open_ade20k
+
+        return open_ade20k(data, image_size)
+    # not with a run's own images_needed: a baseline belongs to many runs, and the labelled splits never grow
+    return open_data(data, image_size)
+
+
+def _task(spec: FineTune | Dense, data: Opened, weights: dict[str, Tensor] | None, us: Team) -> Task:
+    """A spec as a task of the loop."""
+    if isinstance(spec, Dense) and spec.task == "detect":
+        from .detect import Detection
+
+        return Detection(spec, data, weights, us)
+    if isinstance(spec, Dense):
+        from .segment import Segmentation
+
+        return Segmentation(spec, data, weights, us)
+    return Classification(spec, data, weights, us)
+
+
 class _Shelf:
-    """The transfer records of a runs folder, and the weights of one run in it."""
+    """The transfer records of a runs folder, and the weights that they start from."""
 
-    def __init__(self, run: Run | None, runs_dir: Path, device: str, progress: Callable | None) -> None:
-        self.run, self.runs_dir, self.device, self.progress = run, runs_dir, device, progress
+    def __init__(
+        self, runs_dir: Path, device: str, progress: Callable | None = None, file: str | Path | None = None
+    ) -> None:
+        self.runs_dir, self.device, self.progress, self.file = runs_dir, device, progress, file
 
-    def weights(self) -> dict[str, Tensor]:
-        """The run's final weights, pretrained now if it is not finished."""
-        record = pretrain(self.run, runs_dir=self.runs_dir, device=self.device, progress=self.progress)
+    def weights(self, spec: Run | FineTune | Dense, us: Team) -> dict[str, Tensor] | None:
+        """The weights that a spec starts from: a run's final ones (pretrained now if need be), a file's, or None."""
+        if not isinstance(spec, Run) and spec.weights:
+            if self.file is None or weights_name(self.file) != spec.weights:
+                raise UserError(f"{spec.key} starts from the file {spec.weights}: give it as weights=PATH")
+            model = create_model(spec.model)
+            load_weights(model, self.file)
+            return model.state_dict()
+        run = spec if isinstance(spec, Run) else spec.run
+        if run is None:
+            return None
+        options = {"runs_dir": self.runs_dir, "device": self.device, "progress": self.progress}
+        record = us.tell(pretrain(run, **options) if us.main else None)
         if record["status"] != "done":
-            raise UserError(f"run {self.run.key} failed, so it has no weights to transfer: {record['reason']}")
-        return load_final(self.runs_dir, self.run)
+            raise UserError(f"run {run.key} failed, so it has no weights to transfer: {record['reason']}")
+        return load_final(self.runs_dir, run)
 
-    def tuned(self, spec: FineTune, *, data: Data | None = None, wait: bool = True) -> tuple[dict, bool]:
-        """The record of a fine-tuning, and whether it was computed now."""
+    def tuned(self, spec: FineTune | Dense, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
+        """The record of a spec, and whether it was computed now."""
+        task = "classify" if isinstance(spec, FineTune) else spec.task
+        data = data or _open(task, spec.data, spec.image_size)
+        folder = self.runs_dir / "checkpoints" / spec.key
 
-        def compute(data: Data) -> dict:
-            weights = self.weights() if spec.run else None
-            with one_thread(pick_device(self.device)):
-                return finetune(spec, data, weights, device=self.device, progress=self.progress)
-
-        return self.kept(spec.key, spec.data, spec.image_size, compute, data=data, wait=wait)
-
-    def kept(
-        self,
-        key: str,
-        spec: str,
-        image_size: int,
-        compute: Callable[[Data], dict],
-        *,
-        data: Data | None = None,
-        wait: bool = True,
-    ) -> tuple[dict, bool]:
-        """The record of a key, if made from the images there are now; else computed, by one process, and written."""
-        # not with the run's own images_needed: a baseline belongs to many runs, and the labelled splits never grow
-        data = data or open_data(spec, image_size)
-        path, lock = transfer_path(self.runs_dir, key), self.runs_dir / "locks" / f"{key}.lock"
-
-        def make() -> dict:
-            record = compute(data)
-            write_record(path, record)
+        def compute(us: Team) -> dict:
+            if us.main:
+                remove_unfinished(folder)
+            job = _task(spec, data, self.weights(spec, us), us)
+            record = work(spec, job, us, digest=data.digest, folder=folder, progress=self.progress)
+            if us.main and record["status"] == "done":
+                save_final(self.runs_dir, spec, job.model.state_dict())
             return record
 
-        return kept(path, lock, data, make, wait=wait)
+        return self.kept(spec.key, data, compute, wait=wait)
+
+    def kept(self, key: str, data: Opened, compute: Callable[[Team], dict], *, wait: bool = True) -> tuple[dict, bool]:
+        """The record of a key, if made from the images there are now; else computed and written, by one team."""
+        path, lock = transfer_path(self.runs_dir, key), self.runs_dir / "locks" / f"{key}.lock"
+        with team(self.device) as us:
+
+            def make() -> dict:
+                with one_thread(us.device):
+                    record = compute(us)
+                if us.main:
+                    write_record(path, record)
+                    shutil.rmtree(self.runs_dir / "checkpoints" / key, ignore_errors=True)
+                return record
+
+            return kept(path, lock, data, make, wait=wait, us=us)

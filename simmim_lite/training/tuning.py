@@ -12,6 +12,8 @@ from .run import Run, data_slug
 
 #: Raised whenever the same FineTune would give other numbers; it is part of every key.
 FINETUNE_VERSION = 1
+#: Fields that came later, at the value that changes nothing: keys of fine-tunings that do not use them stay the same.
+_LATER = {"weights": None}
 _FLOOR = 1 / 5000  # of the peak learning rate: where warm-up starts and the cosine ends (FACTS 4)
 
 
@@ -45,6 +47,8 @@ class FineTune:
     eval_every: int = 50  # steps between points of the curve
     test_images: int = 2000  # labelled test images
     recipe_version: int = FINETUNE_VERSION
+    # later fields: `to_dict` leaves them out at these values, which mean what was done before there was the field
+    weights: str | None = None  # NAME@DIGEST of a checkpoint file it starts from, as `starting.weights_name` gives
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
@@ -61,12 +65,12 @@ class FineTune:
 
         It does not hold the run, so that all runs of one size on one source share one baseline.
         """
-        return cls(**{**_inherited(run), **options, "run": None, "layer_decay": 1.0})
+        return cls(**{**_inherited(run), **options, "run": None, "weights": None, "layer_decay": 1.0})
 
     @property
     def init(self) -> str:
         """`pretrained` or `scratch`."""
-        return "scratch" if self.run is None else "pretrained"
+        return "scratch" if self.run is None and self.weights is None else "pretrained"
 
     @property
     def key(self) -> str:
@@ -84,8 +88,11 @@ class FineTune:
         return low + (self.lr - low) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
     def to_dict(self) -> dict:
-        """Plain JSON types; `run` is the run's own dict, or None."""
+        """Plain JSON types; `run` is the run's own dict, or None. A later field is there if it changes something."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name, before in _LATER.items():
+            if fields[name] == before:
+                del fields[name]
         return {**fields, "betas": list(self.betas), "run": self.run and self.run.to_dict()}
 
     @classmethod
@@ -111,6 +118,8 @@ def check_finetune(spec: FineTune) -> None:
     shared = {f.name for f in dataclasses.fields(FineTune)} & {f.name for f in dataclasses.fields(Run)}
     fields = {name: getattr(spec, name) for name in shared - {"recipe_version"}}
     Run(**fields, mask_patch=SIZES[spec.model].final_stride)  # what the two have in common is checked there
+    if spec.run is not None and spec.weights is not None:
+        raise UserError("run and weights are both given: a fine-tuning starts from one of them")
     if spec.run is not None and spec.run.model != spec.model:
         raise UserError(f"model is {spec.model!r}, but the pretraining run's is {spec.run.model!r}: give the same")
     for name in ("labels", "steps", "test_images"):

@@ -1,0 +1,101 @@
+"""Batches from files: decoded and augmented ahead by worker processes, each image a function of (seed, epoch, id)."""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..model.masking import hashes, stream
+from .order import Order
+
+_SAMPLE = 11  # stream of random numbers
+
+
+@contextlib.contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Python's, numpy's and torch's (CPU) global generators as a function of the numbers; put back afterwards.
+
+    For pieces of other libraries (timm, torchvision) that draw from them.
+    """
+    first, second, third = hashes(stream(*numbers), 3)[0].tolist()
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(first)
+    np.random.seed(second)
+    torch.manual_seed(third)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+class _Samples(Dataset):
+    """load(place) under generators that are a function of (seed, epoch, id)."""
+
+    def __init__(self, load: Callable[[int], object], ids: np.ndarray, seed: int) -> None:
+        self.load, self.ids, self.seed = load, ids, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> object:
+        epoch, place = key
+        with seeded(self.seed, epoch, int(self.ids[place]), _SAMPLE):
+            return self.load(place)
+
+
+class StepLoader:
+    """`batch(step)`: this process's share of a step's samples, collated; steps in sequence are prepared ahead.
+
+    load(place) returns one sample and may draw from the global generators of Python, numpy and torch: they are seeded
+    by (seed, epoch, id), so a batch does not depend on the number of workers or processes, nor on where a run was
+    interrupted. share: which of the global batch's samples; workers: processes that decode, 0 = none but this one.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], object],
+        order: Order,
+        share: slice,
+        steps: int,
+        *,
+        workers: int = 0,
+        collate: Callable[[list], object] | None = None,
+    ) -> None:
+        self.samples = _Samples(load, order.ids, order.seed)
+        self.order, self.share, self.steps = order, share, steps
+        self.workers, self.collate = workers, collate
+        self._next, self._batches = -1, iter(())
+
+    def batch(self, step: int) -> object:
+        """The share of one step; any step may be asked for, the one after the last one comes fastest."""
+        if step != self._next:
+            self._batches = iter(self._loader(step))
+        self._next = step + 1
+        return next(self._batches)
+
+    def _loader(self, start: int) -> DataLoader:
+        def keys() -> Iterator[list[tuple[int, int]]]:
+            for step in range(start, self.steps):
+                epochs, places = self.order.positions(step)
+                yield list(zip(epochs[self.share].tolist(), places[self.share].tolist(), strict=True))
+
+        return DataLoader(
+            self.samples,
+            batch_sampler=_Keys(keys),
+            num_workers=self.workers,
+            collate_fn=self.collate,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if self.workers else None,
+        )
+
+
+class _Keys:
+    """What DataLoader takes for a batch sampler: an iterable that can be begun again."""
+
+    def __init__(self, make: Callable[[], Iterator]) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator:
+        return self.make()
