@@ -230,8 +230,9 @@ def _site(arguments: argparse.Namespace) -> None:
 
 def _pretrain(arguments: argparse.Namespace) -> None:
     from .data.store import progress
+    from .training.device import pick_device
     from .training.film import film_path
-    from .training.pretrain import pick_device, pretrain
+    from .training.pretrain import pretrain
     from .training.run import record_path
 
     run = run_of(arguments)

@@ -5,11 +5,29 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the caller can mend. The command line prints it as one line and exits with status 2."""
+    """Something the caller can mend. The command line prints it as one line and exits with `status`."""
+
+    status = 2
+    everywhere = False  # whether all processes of a run raise it, so that one of them says it for all
+
+
+class Everywhere(UserError):
+    """Raised by all processes of a run at once."""
+
+    everywhere = True
 
 
 class Interrupted(UserError):
-    """Stopped by the caller; the line says what is kept. The command line exits with status 130."""
+    """Stopped by the caller; the line says what is kept."""
+
+    status = 130
+
+
+class Preempted(Interrupted):
+    """Stopped by SIGTERM or SIGUSR1 with everything saved: the same command goes on. The status is EX_TEMPFAIL."""
+
+    status = 75
+    everywhere = True
 
 
 def unknown(what: str, value: object, known: Iterable[str]) -> UserError:

@@ -117,7 +117,7 @@ def train_missing(
         chosen = faster_precision(known, models[-1]) if both else PRECISIONS[0]
     runs, tuned = plan(chosen)
     if missing(runs) or missing(tuned):
-        from ..training.pretrain import one_thread, pick_device
+        from ..training.device import one_thread, pick_device
 
         place = pick_device(device)
         workers = workers or (1 if place.type != "cpu" else os.cpu_count() or 1)
@@ -147,7 +147,7 @@ def train_runs(
     opened = open_data(runs[0].data, runs[0].image_size, images_needed=max(run.images or 0 for run in runs))
     todo = [run for run in runs if current_record(path_of(run, runs_dir), opened.digest) is None]
     if todo:
-        from ..training.pretrain import one_thread, pick_device
+        from ..training.device import one_thread, pick_device
 
         place = pick_device(device)
         with one_thread(place):

@@ -19,8 +19,8 @@ def measure(models: Iterable[str], image_size: int, device: str = "auto") -> tup
     on a CPU only the smallest size is timed above 32 px: others are scaled by their FLOPs.
     """
     from ..training.bench import step_seconds
+    from ..training.device import one_thread, pick_device
     from ..training.meter import device_name
-    from ..training.pretrain import one_thread, pick_device
 
     try:
         place, found = pick_device(device), {}

@@ -10,8 +10,9 @@ from ..errors import UserError
 from ..model.masking import hash_masks, upsample
 from ..model.simmim import create_model
 from ..model.sizes import LAPTOP, SIZES
+from .device import pick_device
 from .meter import device_name
-from .pretrain import build, build_optimiser, pick_device, training_step
+from .pretrain import build, build_optimiser, training_step
 from .run import PRECISIONS, Run
 
 

@@ -3,7 +3,7 @@
 import io
 import shutil
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from .dense import Dense
-from .run import Run, write_atomic
+from .distributed import Team
+from .run import Run, remove, write_atomic
 from .tuning import FineTune
 
 CHECKPOINT_VERSION = 1
@@ -43,32 +44,57 @@ def save_checkpoint(folder: Path, state: dict) -> Path:
 
 def thin_checkpoints(folder: Path, keep: Collection[int] = ()) -> None:
     """Delete all but the newest two (should one not be readable) and those at the steps in `keep`."""
-    steps = sorted(_step(p) for p in folder.glob("step-*.pt"))
+    steps = sorted({_step(path) for path in folder.glob("step-*")})
     for step in set(steps[:-2]) - set(keep):
-        (folder / f"step-{step:07d}.pt").unlink(missing_ok=True)
+        for path in folder.glob(f"step-{step:07d}.*"):
+            remove(path)
 
 
-def latest_checkpoint(runs_dir: str | Path, run: Run, data_digest: str) -> dict | None:
+def read_whole(path: Path) -> dict:
+    """What `save_checkpoint` was given, its tensors on the CPU."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def latest_checkpoint(
+    runs_dir: str | Path,
+    run: Run,
+    data_digest: str,
+    read: Callable[[Path], dict] = read_whole,
+    team: Team | None = None,
+) -> dict | None:
     """The furthest state this run can go on from: its own tail, else the trunk up to where the learning rate drops.
 
     A file that cannot be read, or that belongs to other data, is named on stderr and passed over: the one before it is
     taken, or the run starts anew where there is none. Nothing that is finished depends on it.
     """
-    tail = tail_folder(runs_dir, run).glob("step-*.pt")
-    trunk = trunk_folder(runs_dir, run).glob("step-*.pt")
-    return latest_in([*tail, *(p for p in trunk if _step(p) <= run.drop_step)], data_digest)
+    tail = tail_folder(runs_dir, run).glob("step-*")
+    trunk = trunk_folder(runs_dir, run).glob("step-*")
+    return latest_in([*tail, *(p for p in trunk if _step(p) <= run.drop_step)], data_digest, read, team)
 
 
-def latest_in(paths: Iterable[Path], data_digest: str) -> dict | None:
-    """The furthest readable state among checkpoint files of this data; the others are named and passed over."""
-    for path in sorted(paths, key=lambda p: (_step(p), p), reverse=True):
+def latest_in(
+    paths: Iterable[Path],
+    data_digest: str,
+    read: Callable[[Path], dict] = read_whole,
+    team: Team | None = None,
+) -> dict | None:
+    """The furthest readable state among checkpoints of this data; the others are named and passed over.
+
+    In a team all processes take the same one: the furthest that each of them can read.
+    """
+    paths = sorted(paths, key=lambda p: (_step(p), p), reverse=True)
+    for path in team.tell(paths) if team else paths:
+        state, reason = None, ""
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = read(path)
             if state["version"] != CHECKPOINT_VERSION or state["data_digest"] != data_digest:
                 raise ValueError("it was made from other data or by another version")
-            return state
-        except Exception as error:  # a short file fails in many ways, all of them mean the same
+        except Exception as error:  # a short file fails in many ways, all mean the same
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = next(filter(None, team.gather(reason)), "") if team else reason
+        if not reason:
+            return state
+        if team is None or team.main:
             print(f"simmim-lite: checkpoint {path} is passed over ({reason[:120]})", file=sys.stderr)
     return None
 
@@ -76,9 +102,9 @@ def latest_in(paths: Iterable[Path], data_digest: str) -> dict | None:
 def clear_checkpoints(runs_dir: str | Path, run: Run) -> None:
     """After a run is finished: keep the trunk's end, where a longer run can branch off, and delete the rest."""
     shutil.rmtree(tail_folder(runs_dir, run), ignore_errors=True)
-    for path in trunk_folder(runs_dir, run).glob("step-*.pt"):
+    for path in trunk_folder(runs_dir, run).glob("step-*"):
         if _step(path) < run.drop_step:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def save_final(runs_dir: str | Path, run: Run | FineTune | Dense, weights: dict[str, Tensor]) -> None:

@@ -2,13 +2,19 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import Everywhere, UserError
+from .device import pick_device
+
+#: How long a process waits for another one: the main one may wait for a lock, or probe, for hours. torchrun sees a dead
+#: process at once, whatever this is.
+PATIENCE = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Team:
         """This process's part of a global batch, equal for all; `UserError` where it does not divide."""
         if batch_size % self.size:
             near = max(self.size, batch_size // self.size * self.size)
-            raise UserError(f"batch_size {batch_size} does not divide among {self.size} processes: try {near}")
+            raise Everywhere(f"batch_size {batch_size} does not divide among {self.size} processes: try {near}")
         own = batch_size // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
 
@@ -57,6 +63,31 @@ class Team:
         torch.distributed.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def lead(self, act: Callable[[], object]) -> object:
+        """What the main process's `act()` returns, to all; all raise the `UserError` that it raises."""
+        if self.size == 1:
+            return act()
+        said = error = None
+        if self.main:
+            try:
+                said = act()
+            except UserError as raised:
+                error = raised
+        said, line = self.tell((said, None if error is None else str(error)))
+        if line is not None:
+            raise Everywhere(line) from error
+        return said
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is true in any process."""
+        if self.size == 1:
+            return list(flags)
+        # between CPUs where they have a channel of their own: a GPU need not finish its step for this
+        here = "cpu" if "cpu" in torch.distributed.get_backend_config() else self.device
+        found = torch.tensor(flags, dtype=torch.uint8, device=here)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+        return [bool(flag) for flag in found.tolist()]
+
     def gather(self, thing: object) -> list:
         """What every process has to say, in the order of their numbers, for all."""
         if self.size == 1:
@@ -78,8 +109,6 @@ def team(device: str = "auto") -> Iterator[Team]:
     Each takes the GPU of its local number. Without torchrun, this process alone. A group that the caller has set up
     already is used and left as it is.
     """
-    from .pretrain import pick_device
-
     if world_size() == 1:
         yield Team(pick_device(device))
         return
@@ -89,7 +118,8 @@ def team(device: str = "auto") -> Iterator[Team]:
         torch.cuda.set_device(place)
     mine = not torch.distributed.is_initialized()
     if mine:
-        torch.distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
     try:
         yield Team(place, torch.distributed.get_rank(), torch.distributed.get_world_size())
     finally:

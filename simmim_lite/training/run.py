@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,10 +233,18 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Delete what a killed `write_atomic` left beside a file, or in a whole folder. Call it under a lock."""
+    """Delete what a killed write left beside a file, or in a whole folder. Call it under a lock."""
     for path in folder.glob(f".{name}*"):
         if _UNFINISHED.search(path.name):
-            path.unlink(missing_ok=True)
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 _UNFINISHED = re.compile(r"\.\d+\.\d+$")  # process and thread, as write_atomic names its temporary files

@@ -218,7 +218,7 @@ class _Shelf:
         if run is None:
             return None
         options = {"runs_dir": self.runs_dir, "device": self.device, "progress": self.progress}
-        record = us.tell(pretrain(run, **options) if us.main else None)
+        record = pretrain(run, **options)
         if record["status"] != "done":
             raise UserError(f"run {run.key} failed, so it has no weights to transfer: {record['reason']}")
         return load_final(self.runs_dir, run)

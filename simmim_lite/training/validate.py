@@ -9,18 +9,27 @@ from ..data.batches import normalise, validation_masks
 from ..data.sources import Split
 from ..model.masking import upsample
 from ..model.simmim import SimMIM
+from .distributed import Team
 from .run import Run
 
 
 @torch.inference_mode()
 def validation_loss(
-    model: SimMIM, split: Split, run: Run, mean: tuple, std: tuple, device: torch.device, *, target: str | None = None
+    model: SimMIM,
+    split: Split,
+    run: Run,
+    mean: tuple,
+    std: tuple,
+    device: torch.device,
+    team: Team | None = None,
+    *,
+    target: str | None = None,
 ) -> tuple[float, float]:
     """Mean loss over the first `run.val_images` images x `run.val_masks` masks, and its standard error over images.
 
     Fixed centre crop (the stored image), masks fixed by image id, evaluation mode, the forward pass in the run's own
     precision, the loss in full. `target` asks for `raw` or `normalized` pixels instead of what the model was trained
-    on; the two are different quantities.
+    on; the two are different quantities. In a `team` each process takes its part of the images, and all get the result.
     """
     was_training, trained_on = model.training, model.target
     model.eval()
@@ -28,9 +37,11 @@ def validation_loss(
     cell = run.mask_patch // model.patch_size
     grid = (run.image_size // run.mask_patch,) * 2
     count = min(run.val_images, len(split))
-    losses = []
-    for start in range(0, count, 256):
-        rows = slice(start, min(start + 256, count))
+    rank, size = (team.rank, team.size) if team else (0, 1)
+    first, end = count * rank // size, count * (rank + 1) // size
+    losses = [torch.zeros(0, dtype=torch.float64)]
+    for start in range(first, end, 256):
+        rows = slice(start, min(start + 256, end))
         images = normalise(split.images[rows], mean, std, device)
         total = torch.zeros(len(images), dtype=torch.float64)
         for k in range(run.val_masks):
@@ -43,4 +54,6 @@ def validation_loss(
     model.train(was_training)
     model.target = trained_on
     each = torch.cat(losses)
+    if size > 1:
+        each = torch.cat([torch.tensor(part, dtype=torch.float64) for part in team.gather(each.tolist())])
     return each.mean().item(), each.std().item() / math.sqrt(len(each)) if len(each) > 1 else math.nan
