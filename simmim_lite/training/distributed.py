@@ -1,5 +1,6 @@
 """Several processes on one run, as torchrun starts them: who does which share. Alone, nothing here costs anything."""
 
+import atexit
 import contextlib
 import os
 from collections.abc import Callable, Iterator
@@ -107,7 +108,8 @@ def team(device: str = "auto") -> Iterator[Team]:
     """The processes that torchrun started, joined on their devices: NCCL between GPUs, gloo between CPUs.
 
     Each takes the GPU of its local number. Without torchrun, this process alone. A group that the caller has set up
-    already is used and left as it is.
+    already is used. The processes stay joined until they end: a second group at the same address would meet what is
+    left of the first.
     """
     if world_size() == 1:
         yield Team(pick_device(device))
@@ -116,12 +118,13 @@ def team(device: str = "auto") -> Iterator[Team]:
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
-    mine = not torch.distributed.is_initialized()
-    if mine:
+    if not torch.distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, timeout=PATIENCE)
-    try:
-        yield Team(place, torch.distributed.get_rank(), torch.distributed.get_world_size())
-    finally:
-        if mine:
-            torch.distributed.destroy_process_group()
+        atexit.register(_leave)
+    yield Team(place, torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

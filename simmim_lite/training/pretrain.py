@@ -282,7 +282,8 @@ class _Training:
         if not bool(recent.isfinite().all()):
             first = int((~self.losses[: self.step].isfinite()).nonzero()[0])
             return f"the training loss was not finite at step {first}; lower lr ({self.run.lr:g}) or use fp32"
-        first = self.losses[: min(_LOOK, max(1, self.run.warmup_steps))].mean().item()  # before it can have run away
+        early = min(_LOOK, max(1, self.run.warmup_steps), self.step)  # before it can have run away
+        first = self.losses[:early].mean().item()
         now = recent[-5:].mean().item()
         if now > _DIVERGED * first:
             why = f"lower lr ({self.run.lr:g})"

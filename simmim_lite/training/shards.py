@@ -7,6 +7,7 @@ alone included, and sharded or whole.
 import os
 import shutil
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,7 +84,9 @@ def read_shards(path: Path, model: nn.Module, optimiser: torch.optim.AdamW) -> d
     for name, parameter in named:
         tensors |= {f"{moment}.{name}": torch.empty_like(parameter.detach()) for moment in _MOMENTS}
     try:
-        dcp.load(tensors, storage_reader=dcp.FileSystemReader(path), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that this is done alone is meant
+            dcp.load(tensors, storage_reader=dcp.FileSystemReader(path), no_dist=True)
     except CheckpointException as error:  # no `Exception`
         raise ValueError(str(_first(error))) from error
     steps = torch.tensor(float(state["step"]))  # every step updates every parameter
