@@ -24,6 +24,8 @@ KINDS = ("scenes", "imagefolder:DIR", "torchvision:NAME", "hf:NAME")
 #: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
 SCENE_BLOCK = 16384
 _SCENE_SPLITS = {"train": 0, "val": 1, "test": 2, "probe_train": 3}  # scene seed, and upper bits of the ids
+#: Seed of the scenes that every test is made on.
+TEST_SEED = _SCENE_SPLITS["test"]
 _SCENE_COUNTS = {"val": 2048, "test": 4096, "probe_train": 4096}
 _CHUNK = 256  # images decoded between two writes
 

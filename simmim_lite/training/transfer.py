@@ -98,7 +98,7 @@ def specs(
             raise unknown(f"field of {task}", name, sorted(known | {"scratch"}))
     if recipe:
         data = fields.get("data", run.data)
-        count = len(_open(task, data, fields.get("image_size", run.image_size)).train)
+        count = len(open_for(task, data, fields.get("image_size", run.image_size)).train)
         # the recipe's fields, under those that were asked for
         full = kind.recipe(recipe, count, data=data)
         mine = {f.name: getattr(full, f.name) for f in dataclasses.fields(kind) if f.name in known}
@@ -141,7 +141,7 @@ def _probe(shelf: "_Shelf", run: Run, **options: int) -> tuple[dict, dict]:
 
         return shelf.kept(key, data, compute)[0]
 
-    data = _open("probe", run.data, run.image_size)
+    data = open_for("probe", run.data, run.image_size)
     return probe(run), probe(dataclasses.replace(run, steps=0))
 
 
@@ -171,8 +171,8 @@ def scores(record: dict) -> dict[str, float]:
     return {name: score["score"] for name, score in record["transfer"].items()}
 
 
-def _open(task: str, data: str, image_size: int) -> Opened:
-    """The data of a task."""
+def open_for(task: str, data: str, image_size: int) -> Opened:
+    """The data of a task (a name in TASKS): images with labels, boxes or class maps."""
     if task == "detect":
         from ..data.coco import open_coco
 
@@ -226,7 +226,7 @@ class _Shelf:
     def tuned(self, spec: FineTune | Dense, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
         """The record of a spec, and whether it was computed now."""
         task = "classify" if isinstance(spec, FineTune) else spec.task
-        data = data or _open(task, spec.data, spec.image_size)
+        data = data or open_for(task, spec.data, spec.image_size)
         folder = self.runs_dir / "checkpoints" / spec.key
 
         def compute(us: Team) -> dict:
