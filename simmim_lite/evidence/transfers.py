@@ -66,7 +66,7 @@ def _rows(record: dict) -> list[dict]:
     count = spec["labels"] if task == "classify" else spec["images"]
     shared |= {"task": task, "annotations": record["cost"]["unique_images"] if count is None else count}
     shared |= {"scratch": run is None and not spec.get("weights"), "run": run and Run.from_dict(run).key}
-    shared |= {"key": record["key"], "core_seconds": record["cost"]["core_seconds"]}
+    shared |= {"key": record["key"], "core_seconds": record["cost"].get("core_seconds")}
     if task == "classify":
         final = record["final"]
         found = {"top1": {"score": final["top1"], **{k: final.get(k) for k in ("low", "high", "n_test")}}}
