@@ -27,6 +27,8 @@ from .figure import Figure
 from .records import short
 from .transfers import MEASURES, Difference, Ranking, main_budget
 
+_PANELS = {"top1": "Classification<br>top-1", "box_ap": "Detection<br>box AP", "mask_ap": "Instances<br>mask AP"}
+_PANELS |= {"miou": "Segmentation<br>mIoU"}
 _BELOW = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.22, "yanchor": "top"}
 
 
@@ -38,7 +40,7 @@ def gains(found: Sequence[Difference], guess: float | None = None) -> go.Figure:
     measures = [m for m in MEASURES if any(d.measure == m for d in found)]
     if not measures:
         return empty("no task has been trained from a pretrained and from a random start yet")
-    chart = panels(*(f"{MEASURES[m][1].capitalize()},<br>{MEASURES[m][2]}" for m in measures))
+    chart = panels(*(_PANELS[m] for m in measures))
     levels = sorted({d.images for d in found})
     models = list(dict.fromkeys(d.model for d in sorted(found, key=lambda d: d.scratch)))
     models = sorted(models, key=lambda m: min(i for i, d in enumerate(found) if d.model == m))
@@ -72,7 +74,7 @@ def gains(found: Sequence[Difference], guess: float | None = None) -> go.Figure:
             )
         chart.add_hline(y=0, line={"color": RULE, "width": 1.4}, row=1, col=column)
     if guess is not None and "top1" in measures:
-        mark = {"annotation_text": "your guess", "annotation_position": "top left"}
+        mark = {"annotation_text": "your guess", "annotation_position": "bottom right"}
         chart.add_hline(
             y=guess, line={"dash": "dash", "color": COLOURS[1]}, row=1, col=measures.index("top1") + 1, **mark
         )
@@ -107,7 +109,7 @@ def gains_table(found: Sequence[Difference]) -> go.Figure:
         ],
         "seeds": [str(d.seeds) for d in found],
     }
-    return text_table(columns, [210, 60, 110, 80, 70, 120, 130, 50], INK, [1.0] * len(found))
+    return text_table(columns, [250, 60, 100, 90, 70, 100, 130, 54], INK, [1.0] * len(found))
 
 
 def rankings(kinds: Mapping[str, Sequence[Ranking]]) -> go.Figure:

@@ -4,7 +4,9 @@ A record of detection holds, for its first test images, boxes, labels, scores an
 of every pixel, run-length coded.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -61,10 +63,10 @@ def segmentation(records: Mapping[str, dict], count: int = 6) -> go.Figure:
     if not count:
         return empty("no finished segmentation has examples to show")
     some = next(iter(found.values()))[:count]
-    drawn = scenes.render(TEST_SEED, [e["index"] for e in some], side_of(some[0]))
+    drawn = scenes.render(TEST_SEED, [index_of(e) for e in some], some[0]["height"])
     rows = {"picture": drawn.images, "truth": [_coloured(truth_map(drawn, k)) for k in range(count)]}
     for name, examples in found.items():
-        rows[name] = [_coloured(decode(e["classes"], drawn.images.shape[-1])) for e in examples[:count]]
+        rows[name] = [_coloured(decode(e["runs"], drawn.images.shape[-1])) for e in examples[:count]]
     return pictures.sheet(rows, side=110)
 
 
@@ -78,14 +80,14 @@ def detection(records: Mapping[str, dict], count: int = 6, least: float = 0.5) -
     if not count:
         return empty("no finished detection has examples to show")
     some = next(iter(found.values()))[:count]
-    drawn = scenes.render(TEST_SEED, [e["index"] for e in some], side_of(some[0]))
+    drawn = scenes.render(TEST_SEED, [index_of(e) for e in some], some[0]["size"][0])
     rows = {"truth": [_boxed(drawn.images[k], *truth_boxes(drawn, k)) for k in range(count)]}
     for name, examples in found.items():
         row = []
         for k, example in enumerate(examples[:count]):
             keep = [i for i, score in enumerate(example["scores"]) if score >= least]
             row.append(
-                _boxed(drawn.images[k], [example["boxes"][i] for i in keep], [example["labels"][i] for i in keep])
+                _boxed(drawn.images[k], [example["boxes"][i] for i in keep], [example["labels"][i] + 1 for i in keep])
             )
         rows[name] = row
     return pictures.sheet(rows, side=110)
@@ -114,9 +116,9 @@ def truth_boxes(drawn: scenes.Scenes, k: int) -> tuple[list, list]:
     return boxes, labels
 
 
-def side_of(example: dict) -> int:
-    """Pixels a side of the scene an example belongs to."""
-    return int(example["side"])
+def index_of(example: dict) -> int:
+    """The scene an example belongs to: files are named by it."""
+    return int(re.sub(r"\D", "", Path(example["file"]).stem))
 
 
 def _coloured(classes: np.ndarray) -> np.ndarray:
