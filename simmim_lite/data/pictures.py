@@ -1,4 +1,4 @@
-"""Pictures at their own size, for fine-tuning at full size: an index of where they are, decoded when they are asked for.
+"""Pictures at their own size, for fine-tuning at full size: an index of where they are, decoded when asked for.
 
 Nothing is stored: of a folder only names, sizes and labels are read. No torch here.
 """

@@ -1,4 +1,4 @@
-"""Where images come from: scenes, imagefolder:DIR, inaturalist:DIR, torchvision:NAME, hf:NAME, all opened to one `Data`.
+"""Where images come from: scenes, imagefolder:DIR, inaturalist:DIR, torchvision:NAME, hf:NAME, opened to one `Data`.
 
 The data root is `$SIMMIM_DATA`, else `~/.cache/simmim_lite`; it is read here and nowhere else.
 """

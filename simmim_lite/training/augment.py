@@ -1,7 +1,7 @@
-"""timm's own augmentation, with draws that are functions of numbers: what `data.loading.seeded` makes of its generators.
+"""timm's own augmentation, with draws that are functions of numbers, as `data.loading.seeded` makes them.
 
-Of an image: random resized crop, flip, RandAugment, colour jitter, random erasing, by `timm.data.create_transform`, as in
-the released code. Of a batch: mixup and cutmix, by `timm.data.Mixup`.
+Of an image: random resized crop, flip, RandAugment, colour jitter, random erasing, by `timm.data.create_transform`, as
+in the released code. Of a batch: mixup and cutmix, by `timm.data.Mixup`.
 """
 
 from collections.abc import Callable

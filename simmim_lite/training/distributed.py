@@ -84,6 +84,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def speaks() -> bool:
+    """Whether this process is the one that writes to the screen: the first that torchrun started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextlib.contextmanager
 def team(device: str = "auto") -> Iterator[Team]:
     """The processes that torchrun started, joined on their devices: NCCL between GPUs, gloo between CPUs.

@@ -57,7 +57,9 @@ class Classification:
         mixes = bool(spec.mixup or spec.cutmix)
         self.spec, self.team = spec, team
         self.share = team.pairs(spec.batch_size) if mixes else team.share(spec.batch_size)
-        self.input = Files(spec, data, self.share, team) if spec.full_size else Arrays(spec, data, self.share, team.device)
+        self.input = (
+            Files(spec, data, self.share, team) if spec.full_size else Arrays(spec, data, self.share, team.device)
+        )
         self.unique = self.input.unique
         self.mixing = Mixing(spec, data.num_classes) if mixes else None
         self.model = build_classifier(spec, data.num_classes, weights).to(team.device)

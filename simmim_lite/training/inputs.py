@@ -31,9 +31,8 @@ class Arrays:
 
     def __init__(self, spec: FineTune, data: Data, share: slice | np.ndarray, device: torch.device) -> None:
         train, test = _labelled(spec, data.probe_train, data.test)
-        if spec.labels is not None and spec.labels > len(train):
-            if data.train.labels is not None and len(data.train) > len(train):
-                train = data.train  # of scenes the pool for probes is the smaller one; no test image is in either
+        if (spec.labels or 0) > len(train) and data.train.labels is not None and len(data.train) > len(train):
+            train = data.train  # of scenes the pool for probes is the smaller one; no test image is in either
         chosen = _chosen(spec, train)
         self.spec, self.test, self.n_test, self.unique = spec, test, _tested(spec, len(test)), len(chosen)
         self.test_labels = np.asarray(test.labels[: self.n_test])
@@ -61,6 +60,8 @@ class Arrays:
 
     def pooled(self, model: Classifier, rows: slice) -> tuple[Tensor, np.ndarray]:
         """Pooled features (n, C) of a range of the test images, on the CPU, and which could be read: bool (n,)."""
+        if rows.start == rows.stop:
+            return torch.empty(0, model.encoder.num_features), np.empty(0, bool)
         pooled, _ = features(model, self.test.images[rows], self.mean, self.std, precision=self.spec.precision)
         return pooled, np.ones(len(pooled), bool)
 
@@ -177,7 +178,9 @@ def _read(shelf: Shelf, i: int) -> tuple:
     try:
         return shelf.picture(i), None
     except Exception as error:
-        return None, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else '-'}"[:200]
+        return None, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else '-'}"[
+            :200
+        ]
 
 
 def _collate(samples: list[tuple]) -> tuple[Tensor | None, Tensor, list[tuple[str, str]]]:

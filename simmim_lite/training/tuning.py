@@ -240,6 +240,8 @@ def _check_augmentation(spec: FineTune) -> None:
         raise unknown("interpolation", spec.interpolation, ("bicubic", "bilinear"))
     for name in ("rand_augment", "colour_jitter", "erasing", "interpolation", "test_crop"):
         if not spec.full_size and getattr(spec, name) != _LATER[name]:
-            raise UserError(f"{name} is {getattr(spec, name)!r}, but augment is {spec.augment!r}: it needs augment=timm")
+            raise UserError(
+                f"{name} is {getattr(spec, name)!r}, but augment is {spec.augment!r}: it needs augment=timm"
+            )
     if not _RAND_AUGMENT.fullmatch(spec.rand_augment):
         raise UserError(f"rand_augment is {spec.rand_augment!r}: give it as timm does, as in rand-m9-mstd0.5-inc1")
