@@ -68,8 +68,8 @@ def _read(path: Path, title: str) -> tuple[list[tuple[str, int]], dict[int, str]
         return found, {c["id"]: str(c.get("name", c["id"])) for c in content["categories"]}
     except FileNotFoundError:
         raise UserError(
-            f"{title}: no {path.name} in it, so train and val cannot be told apart; get {path.name} of the 2018 version "
-            f"(beside the images, at github.com/visipedia/inat_comp) and put it into {os.fspath(path.parent)}"
+            f"{title}: no {path.name} in it, so train and val cannot be told apart; get it from the page of the 2018 "
+            f"competition (github.com/visipedia/inat_comp) and put it into {os.fspath(path.parent)}"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"no entry {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
