@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 from photos import imagenet, inaturalist, photo
+from PIL import Image
 
 from simmim_lite.data import sources
 from simmim_lite.data.pictures import open_pictures
@@ -90,7 +90,10 @@ BROKEN = {
     "no tree": (lambda r: shutil.rmtree(r / "2018"), "neither 2018/ nor train_val2018/ in it; unpack train_val2018"),
     "not json": (lambda r: (r / "train2018.json").write_text("{"), "train2018.json: not a file of annotations"),
     "other json": (lambda r: (r / "train2018.json").write_text("{}"), "not a file of annotations .no entry 'images'"),
-    "missing image": (lambda r: (r / "2018" / "Aves" / "7" / "71.jpg").unlink(), "7/71.jpg is in train2018.json, but not"),
+    "missing image": (
+        lambda r: (r / "2018" / "Aves" / "7" / "71.jpg").unlink(),
+        "7/71.jpg is in train2018.json, but not",
+    ),
     "unknown category": (
         lambda r: _edit(r, "val2018.json", categories=lambda c: c.pop(7)),
         "val2018.json: train_val2018/Aves/7/73.jpg is of category 7, which it does not list",

@@ -113,11 +113,11 @@ def specs(
         full = kind.recipe(recipe, fields.get("labels") or len(opened.train), **given)
         mine = {f.name: getattr(full, f.name) for f in dataclasses.fields(kind) if f.name in known}
         fields = {**mine, **fields}
-    start = {"run": None, "weights": weights_name(weights)} if weights else {}
-    if kind is FineTune:
-        return FineTune.of(run, **{**fields, **start}), FineTune.scratch(run, **{**fields, **(scratch or {})})
-    own = Dense.of(task, run, **{**fields, **start})
-    return own, Dense.scratch(task, run, **{**fields, **(scratch or {})})
+    which = (run,) if kind is FineTune else (task, run)
+    own = kind.of(*which, **fields)
+    if weights:
+        own = dataclasses.replace(own, run=None, weights=weights_name(weights))
+    return own, kind.scratch(*which, **{**fields, **(scratch or {})})
 
 
 def _probe(shelf: "_Shelf", run: Run, **options: int) -> tuple[dict, dict]:
