@@ -19,8 +19,10 @@ from .run import Run
 
 #: Part of every key of a probe record: raised whenever the same features would give another score.
 ATTENTIVE_VERSION = 1
-# one schedule for all runs, chosen on the untrained network's features; a probe that is tuned run by run measures less
-STEPS, BATCH, LR, WEIGHT_DECAY = 400, 256, 1e-2, 0.05
+# One schedule for every run: a probe that is tuned run by run says less about the features. Chosen among twenty on
+# seed 0 of an untrained and of a trained swinv2_atto on scenes. Channels standardised one by one, and not together,
+# cost eight points at this length: AdamW does not get through to directions that vary little.
+STEPS, BATCH, LR, WEIGHT_DECAY, FLOOR = 400, 256, 3e-2, 0.05, 1e-3
 
 
 class AttentivePooling(nn.Module):
@@ -43,16 +45,18 @@ def attentive_probe(
 ) -> dict:
     """Top-1 of an attentive probe on final maps (n, C, h, w), integer labels (n,), as `probes.top1` has it.
 
-    Channels are standardised over the tokens of the training images; fp32 on the CPU, AdamW, a cosine to 0 over a fixed
-    number of steps. The seed draws the batches; equal features give equal scores.
+    Features are standardised jointly: the means of the training images over their maps get mean 0 and, but for
+    directions of less than FLOOR of the largest variance, unit covariance. Then fp32 on the CPU, AdamW, a cosine to 0
+    over a fixed number of steps. The seed draws the batches; equal features give equal scores.
     """
-    mean = maps_train.mean((0, 2, 3), dtype=torch.float64)
-    deviation = (maps_train.double() - mean.view(1, -1, 1, 1)).square().mean((0, 2, 3)).sqrt()
-    # a channel that moves by rounding alone is constant
-    deviation = torch.where(deviation > 1e-6 * (mean.abs() + deviation.max()), deviation, torch.inf)
+    pooled = maps_train.mean((2, 3), dtype=torch.float64)
+    mean = pooled.mean(0)
+    variances, axes = torch.linalg.eigh((pooled - mean).T @ (pooled - mean) / len(pooled))
+    scale = (variances.clamp_min(0) + FLOOR * variances[-1]).sqrt().clamp_min(1e-12)
+    whiten = (axes / scale) @ axes.T  # symmetric: the choice of axes drops out
 
     def tokens(maps: Tensor) -> Tensor:
-        return ((maps.flatten(2).transpose(1, 2).double() - mean) / deviation).float()
+        return ((maps.flatten(2).transpose(1, 2).double() - mean) @ whiten).float()
 
     x, labels = tokens(maps_train), torch.as_tensor(np.array(y_train))
     probe = AttentivePooling(x.shape[2], int(labels.max()) + 1)
