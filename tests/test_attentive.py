@@ -53,7 +53,7 @@ def test_at_the_start_it_is_a_linear_layer_on_the_mean():
     torch.testing.assert_close(probe(x), probe.head(x.mean(1)))
     torch.nn.init.normal_(probe.query)
     for b in range(2):  # one image at a time, by the formula
-        weights = [math.exp(float(token @ probe.query) / math.sqrt(6)) for token in x[b]]
+        weights = [math.exp(float((token @ probe.query).detach()) / math.sqrt(6)) for token in x[b]]
         mean = sum(w * token for w, token in zip(weights, x[b], strict=True)) / sum(weights)
         torch.testing.assert_close(probe(x)[b], probe.head(mean), rtol=1e-5, atol=1e-6)
 
