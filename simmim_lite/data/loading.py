@@ -57,7 +57,7 @@ class StepLoader:
         self,
         load: Callable[[int], object],
         order: Order,
-        share: slice,
+        share: slice | np.ndarray,
         steps: int,
         *,
         workers: int = 0,

@@ -115,8 +115,9 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outco
     try:
         first = job.work[0]
         needed = max((run.images or 0 for run in job.work if isinstance(run, Run)), default=0)
-        # boxes and masks are opened by their task
-        data = None if isinstance(first, Dense) else open_data(first.data, first.image_size, images_needed=needed)
+        # boxes, masks and pictures at their own size are opened by their task
+        own = isinstance(first, Dense) or (isinstance(first, FineTune) and first.full_size)
+        data = None if own else open_data(first.data, first.image_size, images_needed=needed)
         for item in job.work:
             once = pretrain_once if isinstance(item, Run) else transfer_once
             trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait)[1]
