@@ -110,7 +110,7 @@ def build_detector(
     load_encoder(encoder, spec, weights)
     levels = [str(s) for s in range(len(size.depths))]
     small = spec.image_size < SMALL
-    mask_side = 7 if small else 14
+    mask_side, samples = (7, 1) if small else (14, 2)
     with seeded(spec.seed, _HEADS):
         model = MaskRCNN(
             Pyramid(encoder, spec.channels),
@@ -120,10 +120,10 @@ def build_detector(
             image_std=list(std),
             rpn_anchor_generator=Anchors(size, spec.image_size),
             rpn_head=RPNHead(spec.channels, len(RATIOS)),
-            box_roi_pool=MultiScaleRoIAlign(levels, 7, 2),
+            box_roi_pool=MultiScaleRoIAlign(levels, 7, samples),
             box_head=TwoMLPHead(spec.channels * 7**2, spec.hidden),
             box_predictor=FastRCNNPredictor(spec.hidden, classes + 1),
-            mask_roi_pool=MultiScaleRoIAlign(levels, mask_side, 2),
+            mask_roi_pool=MultiScaleRoIAlign(levels, mask_side, samples),
             mask_head=MaskRCNNHeads(spec.channels, (spec.channels,) * 4, 1),
             mask_predictor=MaskRCNNPredictor(spec.channels, spec.channels, classes + 1),
             size_divisible=size.final_stride,
