@@ -80,13 +80,13 @@ class CocoSplit:
 
 @dataclass(frozen=True)
 class CocoData:
-    """Open detection data. `train` holds the images with an object; `test` all, in an order whose prefixes are draws."""
+    """Open detection data: `train` the images with an object, `test` all, in an order whose prefixes are draws."""
 
     spec: str
     train: CocoSplit
     test: CocoSplit
     classes: tuple[str, ...]
-    digest: str  # of the annotations and of the names and lengths of the image files
+    digest: str  # of the annotations, and of the names and (but for scenes) lengths of the image files
 
     @property
     def num_classes(self) -> int:
@@ -151,7 +151,10 @@ def _open(spec: str, files: tuple, stamp: tuple) -> CocoData:
         categories = found
         splits[part] = _split(f"{part} of {spec}", path, folder, content, sorted(categories))
         digest.update(hashlib.sha256(raw).digest())
-        digest.update(repr(_listing(path, folder, splits[part].files)).encode("utf-8", "surrogateescape"))
+        lengths = _lengths(path, folder, splits[part].files)
+        # a scene is the same picture everywhere, but not the same number of bytes: that is up to the PNG library
+        listing = splits[part].files if spec == "scenes" else lengths
+        digest.update(repr(listing).encode("utf-8", "surrogateescape"))
     train = splits["train"]
     known = [i for i, objects in enumerate(train.objects) if any(not a["iscrowd"] for a in objects)]
     if not known:
@@ -256,7 +259,7 @@ def _inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, floa
     return max(0.0, x), max(0.0, y), min(float(columns), x + width), min(float(rows), y + height)
 
 
-def _listing(path: Path, folder: Path, files: list[str]) -> list[tuple[str, int]]:
+def _lengths(path: Path, folder: Path, files: list[str]) -> list[tuple[str, int]]:
     """Names and lengths in bytes of the image files; `UserError` where some are not there."""
     there: dict[str, int] = {}
     for parent in sorted({name.rpartition("/")[0] for name in files}):
@@ -268,6 +271,6 @@ def _listing(path: Path, folder: Path, files: list[str]) -> list[tuple[str, int]
     missing = [name for name in files if name not in there]
     if missing:
         raise UserError(
-            f"{path}: {len(missing):,} of {len(files):,} images are not in {folder}, such as {missing[0]}; add the files"
+            f"{path}: {len(missing):,} of {len(files):,} images are not in {folder}, such as {missing[0]}; add them"
         )
     return [(name, there[name]) for name in files]

@@ -33,8 +33,8 @@ def scenes_as_coco(size: int) -> Path:
 def write_coco(folder: Path, *, train: int, val: int, size: int) -> None:
     """Write the first `train` and `val` scenes of their splits into a folder as COCO instances 2017 has them.
 
-    A PNG a scene, `size` pixels a side; both of its objects, the small one where it is visible, with category (1 to 10),
-    tight box (x, y, width, height) and mask (compressed RLE of what is visible).
+    A PNG a scene, `size` pixels a side; its large object and, where it is visible, the small one, with category (1 to
+    10), tight box (x, y, width, height) and mask (compressed RLE of what is visible).
     """
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     categories = [{"id": i, "name": name} for i, name in enumerate(scenes.CLASSES, 1)]
@@ -54,7 +54,9 @@ def write_coco(folder: Path, *, train: int, val: int, size: int) -> None:
                         number_of = {"id": len(annotations) + 1, "image_id": number + 1}
                         annotations.append(number_of | annotation)
                 advance(len(index))
-            content = {"images": images, "annotations": annotations, "categories": categories}
+            # the version is that of the pictures: annotations alone would not tell other colours
+            content = {"info": {"description": "scenes", "version": scenes.SCENES_VERSION}}
+            content |= {"images": images, "annotations": annotations, "categories": categories}
             (folder / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(content), encoding="utf-8")
 
 

@@ -88,7 +88,7 @@ def ensure(parent: Path, name: str, signature: str, plan: Callable[[], StorePlan
 
 
 def ensure_folder(parent: Path, name: str, signature: str, write: Callable[[Path], None], title: str) -> Path:
-    """The folder `parent/name-signature` of files, written first when there is none: whole or not at all, by one process.
+    """The folder `parent/name-signature` of files, written first when there is none: whole or not, by one process.
 
     `write(folder)` fills a temporary folder beside it. One of the same name with another signature is removed, as is
     what a killed call left.

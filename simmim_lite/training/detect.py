@@ -26,8 +26,9 @@ _SAMPLERS = 13  # stream of random numbers
 class Detection:
     """Mask R-CNN as a task of the `Loop` (kind `detect`).
 
-    weights: the pretrained SimMIM's state dict for a spec with a start, else None. `UserError` where the data have fewer
-    annotated images than asked for.
+    weights: the pretrained SimMIM's state dict for a spec with a start, else None. `UserError` where the data have
+    fewer annotated images than asked for. The regions that are trained on are drawn and averaged by each process alone,
+    so another number of processes gives other numbers.
     """
 
     kind = "detect"
@@ -54,7 +55,7 @@ class Detection:
         return parameter_groups(self.model, self.spec.layer_decay, self.spec.weight_decay, depths)
 
     def loss(self, net: nn.Module, step: int) -> Tensor:
-        """The sum of Mask R-CNN's losses (proposals: objectness, box; regions: class, box, mask), mean over the share."""
+        """The sum of Mask R-CNN's losses (proposals: objectness, box; regions: class, box, mask) on the share."""
         images, targets = [], []
         for image, boxes, labels, masks in self.batches.batch(step):
             images.append(self._image(image))

@@ -48,7 +48,7 @@ def limits(image_size: int) -> dict:
 
 
 def anchor_sizes(size: Size, image_size: int) -> tuple[tuple[int], ...]:
-    """Side of the anchors in pixels, for each stage and the pooled level above: 8 strides (32 to 512), small images 2."""
+    """Side of the anchors in pixels, a level of the pyramid: 8 strides (32 to 512), on small images 2."""
     strides = 8 if image_size >= SMALL else 2
     return tuple((strides * stride,) for stride in level_strides(size))
 
