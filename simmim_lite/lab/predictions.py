@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..data import scenes
-from ..data.sources import TEST_SEED
+from ..data.sources import SCENE_SPLITS
 from ..evidence.drawing import empty
 from ..model.sizes import SIZES
 from . import pictures
@@ -28,7 +28,7 @@ COLOURS = np.array(
 
 def truth(indices: Sequence[int], side: int = 32) -> go.Figure:
     """Test scenes of these indices with what the tasks ask for: class, boxes, and the class of every pixel."""
-    drawn = scenes.render(TEST_SEED, indices, side)
+    drawn = scenes.render(SCENE_SPLITS["test"], indices, side)
     rows = {
         "picture": drawn.images,
         "boxes": [_boxed(drawn.images[k], *truth_boxes(drawn, k)) for k in range(len(drawn))],
@@ -63,7 +63,7 @@ def segmentation(records: Mapping[str, dict], count: int = 6) -> go.Figure:
     if not count:
         return empty("no finished segmentation has examples to show")
     some = next(iter(found.values()))[:count]
-    drawn = scenes.render(TEST_SEED, [index_of(e) for e in some], some[0]["height"])
+    drawn = scenes.render(SCENE_SPLITS["test"], [index_of(e) for e in some], some[0]["height"])
     rows = {"picture": drawn.images, "truth": [_coloured(truth_map(drawn, k)) for k in range(count)]}
     for name, examples in found.items():
         rows[name] = [_coloured(decode(e["runs"], drawn.images.shape[-1])) for e in examples[:count]]
@@ -80,7 +80,7 @@ def detection(records: Mapping[str, dict], count: int = 6, least: float = 0.5) -
     if not count:
         return empty("no finished detection has examples to show")
     some = next(iter(found.values()))[:count]
-    drawn = scenes.render(TEST_SEED, [index_of(e) for e in some], some[0]["size"][0])
+    drawn = scenes.render(SCENE_SPLITS["test"], [index_of(e) for e in some], some[0]["size"][0])
     rows = {"truth": [_boxed(drawn.images[k], *truth_boxes(drawn, k)) for k in range(count)]}
     for name, examples in found.items():
         row = []

@@ -71,12 +71,13 @@ class Dense:
     @classmethod
     def of(cls, task: str, run: Run, **options: object) -> "Dense":
         """Training from a run's weights, at its size and window unless the options say otherwise."""
-        return cls(**{"task": task, "run": run, **_inherited(run), **options})
+        return cls(**{"task": task, "run": run, **_laptop(task, run, options), **options})
 
     @classmethod
     def scratch(cls, task: str, run: Run, **options: object) -> "Dense":
         """The same from random initialisation, without layer decay; it does not hold the run (see `FineTune`)."""
-        return cls(**{"task": task, **_inherited(run), **options, "run": None, "weights": None, "layer_decay": 1.0})
+        fields = {"task": task, **_laptop(task, run, options), **options}
+        return cls(**{**fields, "run": None, "weights": None, "layer_decay": 1.0})
 
     @classmethod
     def recipe(cls, name: str, images: int, **options: object) -> "Dense":
@@ -191,10 +192,15 @@ RECIPES = {
 }
 
 
-def _inherited(run: Run) -> dict:
-    return {
-        name: getattr(run, name) for name in ("model", "data", "image_size", "window_size", "statistics", "precision")
-    }
+#: What a task needs to train in about a minute on a core, on scenes; the rest are the fields' own defaults.
+LAPTOP = {"detect": {"channels": 32, "images": 512}, "segment": {}}
+
+
+def _laptop(task: str, run: Run, options: dict) -> dict:
+    """The fields of a run that a transfer shares, and the laptop's where the data are scenes."""
+    names = ("model", "data", "image_size", "window_size", "statistics", "precision")
+    shared = {name: getattr(run, name) for name in names}
+    return shared | (LAPTOP.get(task, {}) if options.get("data", run.data) == "scenes" else {})
 
 
 def check_dense(spec: Dense) -> None:
