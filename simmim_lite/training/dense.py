@@ -18,7 +18,9 @@ from .run import PRECISIONS, Run, data_slug
 DENSE_VERSION = 1
 DENSE_TASKS = ("detect", "segment")
 SCHEDULES = ("linear", "step")
-DENSE_AUGMENTATIONS = ("flip", "scale", "scale+crop+colour")
+DENSE_AUGMENTATIONS = {"detect": ("flip", "scale"), "segment": ("flip", "scale+crop+colour")}
+#: Where a task's defaults at laptop size are not those of the fields below.
+LAPTOP_DEFAULTS: dict[str, dict] = {"detect": {}, "segment": {"batch_size": 32, "lr": 4e-3}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +73,13 @@ class Dense:
     @classmethod
     def of(cls, task: str, run: Run, **options: object) -> "Dense":
         """Training from a run's weights, at its size and window unless the options say otherwise."""
-        return cls(**{"task": task, "run": run, **_inherited(run), **options})
+        return cls(**{"task": task, "run": run, **_defaults(task, run), **options})
 
     @classmethod
     def scratch(cls, task: str, run: Run, **options: object) -> "Dense":
         """The same from random initialisation, without layer decay; it does not hold the run (see `FineTune`)."""
-        return cls(**{"task": task, **_inherited(run), **options, "run": None, "weights": None, "layer_decay": 1.0})
+        fixed = {"run": None, "weights": None, "layer_decay": 1.0}
+        return cls(**{"task": task, **_defaults(task, run), **options, **fixed})
 
     @classmethod
     def recipe(cls, name: str, images: int, **options: object) -> "Dense":
@@ -191,15 +194,15 @@ RECIPES = {
 }
 
 
-def _inherited(run: Run) -> dict:
-    return {
-        name: getattr(run, name) for name in ("model", "data", "image_size", "window_size", "statistics", "precision")
-    }
+def _defaults(task: str, run: Run) -> dict:
+    inherited = ("model", "data", "image_size", "window_size", "statistics", "precision")
+    return LAPTOP_DEFAULTS.get(task, {}) | {name: getattr(run, name) for name in inherited}
 
 
 def check_dense(spec: Dense) -> None:
     """Raise `UserError` on the first field that cannot be run, naming field, value and remedy."""
-    known = {"task": DENSE_TASKS, "model": SIZES, "schedule": SCHEDULES, "augment": DENSE_AUGMENTATIONS}
+    known = {"task": DENSE_TASKS, "model": SIZES, "schedule": SCHEDULES}
+    known |= {"augment": DENSE_AUGMENTATIONS.get(spec.task, ())}
     known |= {"precision": PRECISIONS, "statistics": ("dataset", "imagenet")}
     for name, values in known.items():
         if getattr(spec, name) not in values:
