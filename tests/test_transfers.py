@@ -11,9 +11,10 @@ from simmim_lite.evidence.findings import FAILS, HOLDS, OPEN
 from simmim_lite.evidence.intervals import T_QUANTILES, spearman
 from simmim_lite.evidence.records import load
 from simmim_lite.studies import transfer_grid
-from simmim_lite.studies.collecting import preview
+from simmim_lite.studies.collecting import preview, task_of
 from simmim_lite.studies.engine import plan_of
 from simmim_lite.training.dense import Dense
+from simmim_lite.training.probing import Probe
 from simmim_lite.training.run import Run, record_path, transfer_path, write_record
 from simmim_lite.training.tuning import FineTune
 
@@ -190,24 +191,28 @@ def test_the_grid_pairs_every_start_with_its_baseline(tier):
     assert len({s.key for s in specs}) == len(specs)
     for spec in specs:
         assert spec.run is None or spec.run in runs
-        if spec.run is not None:
+        if isinstance(spec, Probe):
+            assert spec.baseline in specs
+        elif spec.run is not None:
             same = {"seed": spec.seed, "model": spec.model}
             same |= {"labels": spec.labels} if isinstance(spec, FineTune) else {"task": spec.task}
-            partners = [s for s in specs if s.run is None and all(getattr(s, k, None) == v for k, v in same.items())]
+            trained = [s for s in specs if not isinstance(s, Probe) and s.run is None]
+            partners = [s for s in trained if all(getattr(s, k, None) == v for k, v in same.items())]
             assert len(partners) == 1, spec.key
             assert (partners[0].steps, partners[0].batch_size) == (spec.steps, spec.batch_size)
-    tasks = {s.task if isinstance(s, Dense) else "classify" for s in specs}
-    assert tasks == {"classify", "detect", "segment"}
+    tasks = {task_of(s) for s in specs}
+    assert tasks == {"probe", "classify", "detect", "segment"}
 
 
 def test_other_data_is_classified_only_and_with_the_labels_there_are():
     _, specs = plan_of("transfer", "laptop", data="imagefolder:photos", available=900, labelled=900)
-    assert specs and all(isinstance(s, FineTune) and s.labels <= 900 for s in specs)
+    tuned = [s for s in specs if not isinstance(s, Probe)]
+    assert tuned and all(isinstance(s, FineTune) and s.labels <= 900 for s in tuned)
     assert plan_of("transfer", "laptop", data="imagefolder:photos", available=900, labelled=0)[1] == []
 
 
 def test_the_preview_names_every_task(tmp_path):
     lines = preview("transfer", tier="quick", runs_dir=tmp_path)
     first = [next(iter(line.values())) for line in lines]
-    assert first[-3:] == ["classify", "segment", "detect"] and first[0].startswith("pretraining, femto")
+    assert first[-4:] == ["probe", "classify", "segment", "detect"] and first[0].startswith("pretraining, femto")
     assert all(line["done"].startswith("0 of") for line in lines)

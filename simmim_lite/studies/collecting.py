@@ -10,6 +10,7 @@ from ..evidence import shipped
 from ..evidence.records import flops_text, load, millions, short
 from ..model.sizes import SIZES
 from ..training.dense import Dense
+from ..training.probing import Probe
 from ..training.run import PRECISIONS, Run, record_path, transfer_path
 from ..training.tuning import FineTune
 from .estimate import EVALUATION_STEPS, known_speeds, tuning_seconds
@@ -86,7 +87,7 @@ def preview(
     runs, tasks = plan_of(study, tier, data=data, seeds=seeds or None, precision="bf16")
     if study != TRANSFER:
         return preview_of(runs, runs_dir)
-    kinds = ("classify", "segment", "detect")
+    kinds = ("probe", "classify", "segment", "detect")
     lines = [_task_line(kind, [s for s in tasks if task_of(s) == kind], Path(runs_dir)) for kind in kinds]
     pretraining = [{"": f"pretraining, {line.pop('model size')}", **line} for line in preview_of(runs, runs_dir)[:-1]]
     return [*pretraining, *(line for line in lines if line["runs"] != "0")]
@@ -162,16 +163,16 @@ def _done(run: Run, runs_dir: Path) -> bool:
     return any(record_path(runs_dir, replace(run, precision=p)).exists() for p in PRECISIONS)
 
 
-def task_of(item: FineTune | Dense) -> str:
-    """classify, detect or segment."""
-    return item.task if isinstance(item, Dense) else "classify"
+def task_of(item: FineTune | Dense | Probe) -> str:
+    """probe, classify, detect or segment."""
+    return item.task if isinstance(item, Dense) else "probe" if isinstance(item, Probe) else "classify"
 
 
-def _task_line(task: str, specs: Sequence[FineTune | Dense], runs_dir: Path) -> dict[str, str]:
+def _task_line(task: str, specs: Sequence[FineTune | Dense | Probe], runs_dir: Path) -> dict[str, str]:
     """The line of a task in the preview: images are trained on, FLOPs known where all images have one size."""
     cost = {"runs": len(specs), "steps": sum(s.steps for s in specs)}
-    cost["images"] = sum(s.steps * s.batch_size for s in specs)
-    gmac = {s.model: SIZES[s.model].gmac(s.image_size, s.window_size) for s in specs}
+    cost["images"] = sum(s.labels if task == "probe" else s.steps * s.batch_size for s in specs)
+    gmac = {s.model: SIZES[s.model].gmac((s.run or s).image_size, (s.run or s).window_size) for s in specs}
     cost["flops"] = sum(6e9 * gmac[s.model] * s.steps * s.batch_size for s in specs) if task == "classify" else None
     cost["done"] = sum(_transferred(s, runs_dir) for s in specs)
     speeds = known_speeds(runs_dir, TIERS["quick"].recipe)
@@ -180,10 +181,11 @@ def _task_line(task: str, specs: Sequence[FineTune | Dense], runs_dir: Path) -> 
     return _line(task, cost, "")
 
 
-def _transferred(spec: FineTune | Dense, runs_dir: Path) -> bool:
+def _transferred(spec: FineTune | Dense | Probe, runs_dir: Path) -> bool:
     run = spec.run
     for p in PRECISIONS:
-        same = replace(spec, precision=p, run=run and replace(run, precision=p))
+        own = {} if isinstance(spec, Probe) else {"precision": p}
+        same = replace(spec, **own, run=run and replace(run, precision=p))
         if transfer_path(runs_dir, same.key).exists():
             return True
     return False

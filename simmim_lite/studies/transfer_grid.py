@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..training.dense import Dense
+from ..training.probing import Probe
 from ..training.run import Run
 from ..training.tuning import FineTune
 from .grids import TIERS
 
-Spec = FineTune | Dense
+Spec = FineTune | Dense | Probe
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ def transfer_specs(
             found.append(_classify(axes, run, labels=n))
         if not run.steps and run.model == axes.models[-1]:
             found += [_classify(axes, run, labels=n) for n in fits if n > most]
+        if labelled != 0:
+            found.append(Probe.of(run))
         if data == "scenes":
             found += [_dense(axes, task, run) for task in ("segment", "detect")]
     return list(dict.fromkeys(found))

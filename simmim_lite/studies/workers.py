@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import Interrupted, UserError
 from ..training.dense import Dense
+from ..training.probing import Probe
 from ..training.run import Run, record_path, transfer_path
 from ..training.tuning import FineTune
 from .estimate import Progress, job_seconds, tuning_seconds
@@ -20,7 +21,7 @@ class Job:
     """What one worker does in one go: runs off one trunk, shortest first, or a single transfer."""
 
     name: str  # of what it locks
-    work: tuple[Run | FineTune | Dense, ...]
+    work: tuple[Run | FineTune | Dense | Probe, ...]
     seconds: float  # estimate, core seconds
 
     def paths(self, runs_dir: Path) -> list[Path]:
@@ -28,12 +29,12 @@ class Job:
         return [path_of(item, runs_dir) for item in self.work]
 
 
-def path_of(item: Run | FineTune | Dense, runs_dir: str | Path) -> Path:
+def path_of(item: Run | FineTune | Dense | Probe, runs_dir: str | Path) -> Path:
     """Where the record of a run or a transfer lies."""
     return record_path(runs_dir, item) if isinstance(item, Run) else transfer_path(runs_dir, item.key)
 
 
-def make_jobs(items: Sequence[Run | FineTune | Dense], speeds: dict[str, float]) -> list[Job]:
+def make_jobs(items: Sequence[Run | FineTune | Dense | Probe], speeds: dict[str, float]) -> list[Job]:
     """Runs grouped by trunk, transfers one by one; the longest job first."""
     families = defaultdict(list)
     for item in items:
