@@ -1,13 +1,14 @@
 """The command line: `simmim-lite VERB …`. Errors are one line that names the value and the remedy, exit status 2."""
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 from . import verbs
-from .errors import Interrupted, UserError
-from .verbs import common, run_of, run_options
+from .errors import Everywhere, UserError
+from .verbs import common, run_of, run_options, runtime_of, runtime_options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,7 +22,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit status: 0, 2 for what the caller can mend, 130 after Ctrl-C."""
+    """Run a command; the exit status: 0, 2 for what the caller can mend, 130 after Ctrl-C, 75 when SIGTERM or SIGUSR1
+    stopped it with everything saved (EX_TEMPFAIL: the same command goes on)."""
     arguments = _parser().parse_args(argv)
     try:
         arguments.call(arguments)
@@ -30,14 +32,21 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if arguments.debug:
             raise
-        print(f"simmim-lite: {error}", file=sys.stderr)
-        return 130 if isinstance(error, Interrupted) else 2
+        if not error.everywhere or _speaks():
+            print(f"simmim-lite: {error}", file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
         print("simmim-lite: interrupted; finished runs are kept, run the same command to go on", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _speaks() -> bool:
+    from .training.distributed import speaks
+
+    return speaks()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,8 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     common(study)
 
-    pretrain = verb("pretrain", _pretrain, "train, validate and probe one run")
+    pretrain = verb("pretrain", _pretrain, "train, validate and probe one run (also under torchrun)")
     run_options(pretrain)
+    runtime_options(pretrain)
     pretrain.add_argument("--film", type=int, default=0, metavar="FRAMES", help="keep a film of the run, as one PNG")
     common(pretrain)
 
@@ -238,19 +248,21 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     from .training.pretrain import pretrain
     from .training.run import record_path
 
-    run = run_of(arguments)
+    run, runtime = run_of(arguments), runtime_of(arguments)
     pick_device(arguments.device)
-    with progress(run.steps, run.key, "step") as advance:
+    with progress(run.steps, run.key, "step") if _speaks() else contextlib.nullcontext() as advance:
         done = [0]
 
-        def report(step: int, _: int) -> None:
+        def report(step: int, _: int) -> None:  # only in the process that speaks
             advance(step - done[0])
             done[0] = step
 
         options = {"runs_dir": arguments.runs_dir, "device": arguments.device, "film": arguments.film}
-        record = pretrain(run, progress=report, **options)
+        record = pretrain(run, progress=report, runtime=runtime, **options)
     if record["status"] == "failed":
-        raise UserError(f"{run.key} failed: {record['reason']} (its record is {record_path(arguments.runs_dir, run)})")
+        raise Everywhere(f"{run.key} failed: {record['reason']} (its record is {record_path(arguments.runs_dir, run)})")
+    if not _speaks():
+        return
     final = record["final"]
     print(f"validation loss {final['val_loss']:.4f} +- {final['val_loss_se']:.4f} (standard error over images)")
     for name, score in record["transfer"].items():

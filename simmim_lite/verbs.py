@@ -13,6 +13,7 @@ from .evidence import trial_text
 from .model.sizes import PAPER
 from .studies import plan_text
 from .training.run import Run
+from .training.runtime import Runtime
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -49,6 +50,21 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{field.name.replace('_', '-')}", type=kinds[0], default=argparse.SUPPRESS, help=f"({field.default})"
         )
+
+
+def runtime_options(parser: argparse.ArgumentParser) -> None:
+    """How a run is executed; these change no number but by rounding, and no key."""
+    text = "under torchrun: ddp (default), a whole model in each process, or fsdp, a part of it (huge and giant)"
+    parser.add_argument("--parallel", default="ddp", help=text)
+    text = "go through a process's share of the batch in K parts, one after the other (1): less memory"
+    parser.add_argument("--accumulate", type=int, default=1, metavar="K", help=text)
+    text = "compute blocks again in the backward pass: less memory, about a third more time"
+    parser.add_argument("--checkpointing", action="store_true", help=text)
+    parser.add_argument("--compile", action="store_true", help="torch.compile, block by block")
+
+
+def runtime_of(arguments: argparse.Namespace) -> Runtime:
+    return Runtime(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Runtime)})
 
 
 def run_of(arguments: argparse.Namespace, **defaults: object) -> Run:

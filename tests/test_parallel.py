@@ -1,22 +1,31 @@
 """One run by several processes and in parts: the numbers of one process, whatever is shared, saved or interrupted."""
 
+import json
 import os
+import shutil
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from teams import run_team
-from test_finetune import tiny_data
+from test_finetune import tiny_data, tiny_spec
 
+from simmim_lite import cli
 from simmim_lite.errors import Everywhere, Preempted, UserError
 from simmim_lite.training import pretrain as module
 from simmim_lite.training.checkpoint import load_final, tail_folder, trunk_folder
-from simmim_lite.training.distributed import team
+from simmim_lite.training.distributed import Team
+from simmim_lite.training.finetune import Classification
+from simmim_lite.training.loop import Loop
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import Run, read_record, record_path
 from simmim_lite.training.runtime import Runtime
+from simmim_lite.training.signals import listening
 
 #: Twenty steps, a point of the curve after each; the rate drops at 17.
 RUN = Run(
@@ -25,14 +34,16 @@ RUN = Run(
 )  # fmt: skip
 DDP, FSDP = Runtime(), Runtime(parallel="fsdp", accumulate=2, checkpointing=True)
 
+ALONE = Team(torch.device("cpu"))
+
 
 class Gone(BaseException):
     """What stops a run in a test: nobody catches it."""
 
 
-def go(folder, runtime=DDP, run=RUN, stop=None, kill=None, seconds=0.0) -> dict | str | None:
+def go(folder, runtime=DDP, run=RUN, stop=None, kill=None, how=signal.SIGTERM, seconds=0.0) -> dict | str | None:
     """The record of a run; with `stop`, none: it ends before that step, with a checkpoint of every step. `kill`: the
-    last process gets SIGTERM in that step, and the line that it ends with is returned."""
+    last process gets a signal in that step, and the line that it ends with is returned."""
     real, interval = module.training_step, module.CHECKPOINT_SECONDS
     count = [0]
 
@@ -41,7 +52,7 @@ def go(folder, runtime=DDP, run=RUN, stop=None, kill=None, seconds=0.0) -> dict 
         if count[0] - 1 == stop:
             raise Gone
         if count[0] == kill and net.team.rank == net.team.size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), how)
         return real(net, optimiser, images, mask, *rest)
 
     module.training_step = counted
@@ -154,8 +165,6 @@ def test_a_batch_that_does_not_divide_is_one_line(pair) -> None:
 
 def test_damaged_shards_are_named_and_passed_over(alone, pair, tmp_path, capsys) -> None:
     """A short file, a missing one, a missing index: the step before is taken."""
-    import shutil
-
     for i, name in enumerate(("__0_0.distcp", "__1_0.distcp", ".metadata", "state.pt")):
         folder = tmp_path / str(i)
         shutil.copytree(pair[1] / "fsdp-killed", folder)
@@ -183,3 +192,78 @@ def test_a_split_that_does_not_divide_is_one_line(tmp_path) -> None:
         go(tmp_path, Runtime(accumulate=3))
     with pytest.raises(UserError, match="unknown parallel 'fdsp': did you mean 'fsdp'"):
         Runtime(parallel="fdsp")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit(name: str, alone, tmp_path) -> None:
+    before = signal.getsignal(getattr(signal, name))
+    line = go(tmp_path, kill=6, how=getattr(signal, name))
+    assert line == f"{name}: {RUN.key} is saved at step 6 of 20; run the same command to go on"
+    assert signal.getsignal(getattr(signal, name)) == before
+    assert Preempted(line).status == 75
+    record = go(tmp_path)
+    assert record["steps_now"] == RUN.steps - 6
+    assert record["curve"] == alone[0]["curve"]
+    assert same_weights(tmp_path, alone[1])
+
+
+def test_a_run_in_a_thread_leaves_signals_alone(alone, tmp_path) -> None:
+    """A notebook's kernel or a server may train in a thread, where signals cannot be handled."""
+    found = []
+
+    def work() -> None:
+        found.append(go(tmp_path))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found[0]["curve"] == alone[0]["curve"]
+    with ThreadPoolExecutor(1) as pool, listening() as ears:
+        inside = pool.submit(lambda: listening().__enter__().heard).result()
+        assert inside is None and signal.getsignal(signal.SIGTERM) is ears
+
+
+def test_a_signal_in_a_fine_tuning_saves_it_too(tmp_path, monkeypatch) -> None:
+    spec = tiny_spec(steps=5, eval_every=1)
+    undisturbed = Loop(spec, Classification(spec, tiny_data(), None, ALONE), ALONE, folder=None, data_digest="tiny")
+    expected = undisturbed.run()
+    real = Loop.advance
+
+    def signalled(loop, net):
+        if loop.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(loop, net)
+
+    monkeypatch.setattr(Loop, "advance", signalled)
+    again = {"folder": tmp_path, "data_digest": "tiny"}
+    with pytest.raises(Preempted, match=f"SIGTERM: {spec.key} is saved at step 3 of 5"):
+        Loop(spec, Classification(spec, tiny_data(), None, ALONE), ALONE, **again).run()
+    assert Loop(spec, Classification(spec, tiny_data(), None, ALONE), ALONE, **again).run() == expected
+
+
+def test_compiled_blocks_give_the_same_losses(alone, tmp_path) -> None:
+    """Two steps of a network without drop path: each variant of a block takes seconds to compile."""
+    short = replace(RUN, steps=2, drop_path=0.0, probe_labels=0)
+    plain, fast = go(tmp_path / "plain", run=short), go(tmp_path / "fast", Runtime(compile=True), short)
+    np.testing.assert_allclose(losses(fast), losses(plain), atol=1e-4, rtol=0)
+    assert set(load_final(tmp_path / "fast", short)) == set(load_final(tmp_path / "plain", short))
+
+
+def test_compiling_without_a_compiler_is_one_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="^compile: there is no C\\+\\+ compiler here; install one"):
+        go(tmp_path, Runtime(compile=True))
+
+
+def test_the_command_line_takes_the_options(capsys, tmp_path) -> None:
+    words = ["pretrain", "--images", "16", "--steps", "2", "--batch-size", "8", "--image-size", "16", "--val-images"]
+    words += ["8", "--val-masks", "1", "--probe-labels", "0", "--device", "cpu", "--runs-dir", str(tmp_path)]
+    assert cli.main([*words, "--accumulate", "2", "--checkpointing", "--parallel", "fsdp"]) == 0
+    record = json.loads(Path(capsys.readouterr().out.split("record: ")[1].strip()).read_text())
+    assert record["where"]["runtime"] == {
+        "parallel": "fsdp", "accumulate": 2, "checkpointing": True, "compile": False,
+    }  # fmt: skip
+    for more, line in ((["--accumulate", "3"], "accumulate 3 does not divide"), (["--parallel", "x"], "known are ddp")):
+        assert cli.main([*words, "--seed", "1", *more]) == 2
+        errors = capsys.readouterr().err
+        assert line in errors and errors.count("\n") == 1

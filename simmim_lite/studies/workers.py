@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import Interrupted, UserError
+from ..errors import Interrupted, Preempted, UserError
 from ..training.dense import Dense
 from ..training.probing import Probe
 from ..training.run import Run, record_path, transfer_path
@@ -89,7 +89,8 @@ def execute(
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise UserError(errors[0] + more)
+        stopped = any(outcome.preempted for outcome in outcomes)
+        raise (Preempted if stopped else UserError)(errors[0] + more)
     return sum(o.trained for o in outcomes), sum(o.core_seconds for o in outcomes)
 
 
@@ -102,6 +103,7 @@ class _Outcome:
     core_seconds: float = 0.0
     busy: bool = False  # another process holds it
     error: str = ""
+    preempted: bool = False  # by a signal, with everything saved
 
 
 def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outcome:
@@ -125,7 +127,7 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outco
     except Busy:
         outcome = replace(outcome, busy=True)
     except UserError as error:
-        outcome = replace(outcome, error=str(error))
+        outcome = replace(outcome, error=str(error), preempted=isinstance(error, Preempted))
     return replace(outcome, trained=trained, core_seconds=time.process_time() - started)
 
 

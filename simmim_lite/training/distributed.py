@@ -47,7 +47,8 @@ class Team:
         """
         if batch_size % (2 * self.size):
             near = max(2 * self.size, batch_size // (2 * self.size) * 2 * self.size)
-            raise UserError(f"batch_size {batch_size} does not divide into pairs for {self.size} processes: try {near}")
+            line = f"batch_size {batch_size} does not divide into pairs for {self.size} processes: try {near}"
+            raise Everywhere(line)
         own = batch_size // (2 * self.size)
         front = np.arange(self.rank * own, (self.rank + 1) * own)
         return np.concatenate([front, batch_size - 1 - front[::-1]])

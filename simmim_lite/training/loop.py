@@ -1,5 +1,6 @@
 """The steps of a transfer, whatever its task: forward, backward, update, curve, checkpoints, on one process or many."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from .dense import Dense
 from .distributed import Team
 from .meter import Meter
 from .run import SCHEMA_VERSION
+from .signals import Ears, listening, preempted
 from .tuning import FineTune
 
 #: Seconds between checkpoints: what a kill can cost at most.
@@ -66,7 +68,12 @@ class Loop:
         self.meter = Meter(team.device, state["spent"] if state else None)
 
     def run(self) -> tuple[list[dict], str | None]:
-        """All steps that are left."""
+        """All steps that are left. SIGTERM and SIGUSR1 save and raise `Preempted` where checkpoints are kept."""
+        with listening() if self.folder else contextlib.nullcontext(Ears()) as ears:
+            return self.steps(ears)
+
+    def steps(self, ears: Ears) -> tuple[list[dict], str | None]:
+        """`run`, with an ear for signals."""
         spec, team = self.spec, self.team
         net = team.wrap(self.task.model)
         self.task.model.train()
@@ -79,9 +86,13 @@ class Loop:
                     return [], reason
                 if self.progress and team.main:
                     self.progress(self.step, spec.steps)
-            if self.folder and team.main and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                self.save()
+            due = self.folder is not None and team.main and time.monotonic() - saved > CHECKPOINT_SECONDS
+            due, stop = team.any(due, ears.heard is not None)
+            if due or stop:
+                team.lead(self.save)
                 saved = time.monotonic()
+            if stop:
+                raise preempted(ears, team, spec.key, self.step, spec.steps)
         return self.curve, None
 
     def advance(self, net: nn.Module) -> Tensor:

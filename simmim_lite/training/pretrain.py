@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..data.sources import Data, open_data
-from ..errors import Preempted
 from ..model.masking import uniforms
 from ..model.simmim import SimMIM
 from ..model.sizes import SIZES
@@ -37,12 +36,11 @@ from .probes import input_statistics, probe_all
 from .run import Run, new_record, record_path, remove_unfinished, write_record
 from .runtime import Runtime
 from .shards import SUFFIX, adopt, read_shards, save_shards
-from .signals import Ears, listening
+from .signals import Ears, listening, preempted
 from .validate import validation_loss
 
 #: Seconds between checkpoints: what a kill can cost at most.
 CHECKPOINT_SECONDS = 30.0
-_GO_ON = "run the same command to go on"
 _LOOK = 25  # steps between looks at the loss; a look waits for the device
 _DIVERGED = 3.0  # a training loss this many times that of the first steps is divergence
 _DROP_PATH = 4  # stream of random numbers
@@ -248,8 +246,7 @@ class _Training:
             if due or stop:
                 saved = self.save()
             if stop:
-                name = next(filter(None, us.gather(ears.heard)))
-                raise Preempted(f"{name}: {run.key} is saved at step {self.step} of {run.steps}; {_GO_ON}")
+                raise preempted(ears, us, run.key, self.step, run.steps)
         return None
 
     def advance(self, images: Tensor, mask: Tensor) -> Tensor:

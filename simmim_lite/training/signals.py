@@ -5,6 +5,9 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from ..errors import Preempted
+from .distributed import Team
+
 _NAMES = ("SIGTERM", "SIGUSR1")
 
 
@@ -35,3 +38,9 @@ def listening() -> Iterator[Ears]:
         for number, handler in before.items():
             # None: set by something that is not Python
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def preempted(ears: Ears, us: Team, key: str, step: int, steps: int) -> Preempted:
+    """What all processes raise when one of them has heard a signal and everything is saved."""
+    name = next(filter(None, us.gather(ears.heard)))
+    return Preempted(f"{name}: {key} is saved at step {step} of {steps}; run the same command to go on")
