@@ -17,6 +17,7 @@ from test_finetune import tiny_data, tiny_spec
 
 from simmim_lite import cli
 from simmim_lite.errors import Everywhere, Preempted, UserError
+from simmim_lite.model.sizes import SIZES
 from simmim_lite.training import pretrain as module
 from simmim_lite.training.checkpoint import load_final, tail_folder, trunk_folder
 from simmim_lite.training.distributed import Team
@@ -98,7 +99,8 @@ def two(folder) -> dict:
     done["fsdp"] = go(folder / "fsdp", FSDP)
     for name, how in (("ddp", DDP), ("fsdp", FSDP)):
         go(folder / f"{name}-stopped", how, stop=9)
-        go(folder / f"{name}-again", how, stop=9)
+        if os.environ["RANK"] == "0":  # which says where to go on from
+            shutil.copytree(folder / f"{name}-stopped", folder / f"{name}-again")
         done[f"{name}-again"] = go(folder / f"{name}-again", how)
         done[f"{name}-killed"] = go(folder / f"{name}-killed", how, kill=6)
     done["handler"] = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -179,7 +181,7 @@ def test_damaged_shards_are_named_and_passed_over(alone, pair, tmp_path, capsys)
         assert f"{path} is passed over" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 8])
+@pytest.mark.parametrize("accumulate", [2, 8])
 def test_every_split_of_a_batch_gives_the_same_losses(accumulate: int, alone, tmp_path) -> None:
     record = go(tmp_path, Runtime(accumulate=accumulate))
     assert_close(record, alone[0])
@@ -241,7 +243,21 @@ def test_a_signal_in_a_fine_tuning_saves_it_too(tmp_path, monkeypatch) -> None:
     assert Loop(spec, Classification(spec, tiny_data(), None, ALONE), ALONE, **again).run() == expected
 
 
-def test_compiled_blocks_give_the_same_losses(alone, tmp_path) -> None:
+def test_only_training_is_compiled(alone, tmp_path, monkeypatch) -> None:
+    """Validation and probes are those of the plain network, so the same weights give the same number."""
+    calls = []
+
+    def compile(function, **options):
+        return lambda *inputs: calls.append(1) or function(*inputs)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    record = go(tmp_path, Runtime(compile=True))
+    assert record["curve"] == alone[0]["curve"]
+    assert len(calls) == 1 + RUN.steps * sum(SIZES[RUN.model].depths)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_losses(tmp_path) -> None:
     """Two steps of a network without drop path: each variant of a block takes seconds to compile."""
     short = replace(RUN, steps=2, drop_path=0.0, probe_labels=0)
     plain, fast = go(tmp_path / "plain", run=short), go(tmp_path / "fast", Runtime(compile=True), short)

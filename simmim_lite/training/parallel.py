@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import shutil
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +129,8 @@ def compile_blocks(model: SimMIM, device: torch.device) -> None:
     except Exception as error:  # whatever the compilers in between have to say
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"compile: torch.compile does not work here ({reason[:160]}); leave the option out") from error
+    # the tables that it warns about are a function of sizes alone
+    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)
     blocks = _blocks(model)
     config = torch._dynamo.config
     # one version a width, a shift and a rate of drop path: more than the few that torch allows by default

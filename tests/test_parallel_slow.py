@@ -1,0 +1,141 @@
+"""Teams of four, deep networks, and torchrun itself, killed and signalled: `make test-all`."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from teams import run_team
+from test_parallel import DDP, FSDP, RUN, alone, assert_close, go, losses, same_weights  # noqa: F401
+
+from simmim_lite.training.checkpoint import load_final, tail_folder, trunk_folder
+from simmim_lite.training.run import Run, read_record, record_path
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+#: As deep as the giant, at 32 px; few steps.
+DEEP = Run(
+    model="swinv2_small", image_size=32, window_size=4, mask_patch=32, images=24, steps=3, batch_size=4, lr=1e-4,
+    warmup_steps=2, eval_every=1, val_images=6, val_masks=1, probe_labels=0, drop_path=0.1, mask_ratio=0.6,
+)  # fmt: skip
+
+
+def four(folder) -> dict:
+    """As many processes as a small node has GPUs."""
+    done = {}
+    for name, how in (("ddp", replace(DDP, accumulate=2)), ("fsdp", replace(FSDP, accumulate=1))):
+        done[name] = go(folder / name, how)
+        go(folder / f"{name}-stopped", how, stop=18)
+        if os.environ["RANK"] == "0":
+            shutil.copytree(folder / f"{name}-stopped", folder / f"{name}-again")
+            shutil.copytree(folder / f"{name}-stopped", folder / f"{name}-changed")
+        done[f"{name}-again"] = go(folder / f"{name}-again", how)
+        done[f"{name}-changed"] = go(folder / f"{name}-changed", FSDP if how.parallel == "ddp" else DDP)
+        go(folder / f"{name}-two", how, stop=5)
+    return done
+
+
+@pytest.fixture(scope="module")
+def quartet(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("four")
+    return run_team(4, four, folder, seconds=600)[0], folder
+
+
+def on_two(folder) -> dict:
+    """What four had begun."""
+    return {name: go(folder / f"{name}-two", how) for name, how in (("ddp", FSDP), ("fsdp", DDP))}
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_four_processes_give_the_losses_of_one(way: str, alone, quartet) -> None:  # noqa: F811
+    assert_close(quartet[0][way], alone[0])
+    assert quartet[0][way]["where"]["processes"] == 4
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_four_go_on_bit_for_bit_after_the_drop(way: str, quartet) -> None:
+    """Sums of four depend on their order, which must not depend on where the processes began."""
+    done, folder = quartet
+    assert done[f"{way}-again"]["steps_now"] == RUN.steps - 18
+    assert done[f"{way}-again"]["curve"] == done[way]["curve"]
+    assert same_weights(folder / f"{way}-again", folder / way)
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_whole_and_sharded_go_on_as_one_another(way: str, alone, quartet) -> None:  # noqa: F811
+    assert quartet[0][f"{way}-changed"]["steps_now"] == RUN.steps - 18
+    assert_close(quartet[0][f"{way}-changed"], alone[0])
+
+
+def test_what_four_began_two_finish(alone, quartet) -> None:  # noqa: F811
+    for record in run_team(2, on_two, quartet[1])[0].values():
+        assert record["steps_now"] == RUN.steps - 5
+        assert_close(record, alone[0])
+
+
+def trunks(folder) -> list[dict]:
+    """A short and a long run that share their trunk, sharded."""
+    return [go(folder, FSDP, replace(RUN, steps=steps)) for steps in (12, 20)]
+
+
+def test_lengths_share_a_sharded_trunk(alone, tmp_path) -> None:  # noqa: F811
+    short, long = run_team(2, trunks, tmp_path)[0]
+    assert (short["steps_now"], long["steps_now"]) == (12, 20 - replace(RUN, steps=12).drop_step)
+    assert_close(long, alone[0])
+    assert [p.name for p in trunk_folder(tmp_path, RUN).iterdir()] == ["step-0000017.shards"]
+    assert not tail_folder(tmp_path, RUN).exists()
+
+
+def deep(folder) -> list[dict]:
+    half = replace(DEEP, precision="bf16")
+    return [go(folder / "full", FSDP, DEEP), go(folder / "fsdp", FSDP, half), go(folder / "ddp", DDP, half)]
+
+
+def test_a_network_as_deep_as_the_giant(tmp_path) -> None:
+    """Sharded, recomputed, in two parts: fp32 as one process; bf16 as close to DDP's as rounding lets it."""
+    full, fsdp, ddp = run_team(2, deep, tmp_path, seconds=900)[0]
+    np.testing.assert_allclose(losses(full), losses(go(tmp_path / "alone", run=DEEP)), atol=1e-5, rtol=0)
+    half = replace(DEEP, precision="bf16")
+    own = losses(go(tmp_path / "half", run=half))
+    assert np.abs(own - losses(full)).max() > 1e-5, "bf16 is another precision"
+    for record in (fsdp, ddp):
+        np.testing.assert_allclose(losses(record), own, atol=5e-3, rtol=0)
+    assert {str(w.dtype) for w in load_final(tmp_path / "fsdp", half).values()} == {"torch.float32"}
+
+
+#: Long enough to be killed in the middle.
+LONG = replace(RUN, steps=4000, eval_every=1000, val_images=8, probe_labels=0)
+
+
+def command(folder: Path, processes: int, *more: str, run: Run = LONG) -> list[str]:
+    words = [sys.executable, "-m"]
+    if processes > 1:
+        words += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+        words[-1:] = ["--signals-to-handle=SIGTERM,SIGINT,SIGUSR1", "-m"]
+    words += ["simmim_lite", "pretrain", "--runs-dir", str(folder), "--device", "cpu", *more]
+    default = Run().to_dict()
+    for name, value in run.to_dict().items():
+        if value != default[name]:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def start(words: list[str]) -> subprocess.Popen:
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
+
+
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen, seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not list(folder.rglob(pattern)):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, f"no {pattern}"
+        time.sleep(0.2)
