@@ -18,7 +18,9 @@ from .run import PRECISIONS, Run, data_slug
 DENSE_VERSION = 1
 DENSE_TASKS = ("detect", "segment")
 SCHEDULES = ("linear", "step")
-DENSE_AUGMENTATIONS = ("flip", "scale", "scale+crop+colour")
+DENSE_AUGMENTATIONS = {"detect": ("flip", "scale"), "segment": ("flip", "scale+crop+colour")}
+#: Where a task's defaults on scenes are not those of the fields below: about a minute on a core.
+LAPTOP_DEFAULTS: dict[str, dict] = {"detect": {"channels": 32, "images": 512}, "segment": {}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Dense:
     batch_size: int = 16  # images per optimiser step over all processes
     image_size: int = 32  # pixels: short side at test time (detect), side of the training crop and at test (segment)
     long_side: int | None = None  # detect: longest side in pixels; None = 5/3 of image_size (1,333 at 800)
-    short_sides: tuple[int, ...] = ()  # detect: short sides drawn from in training; () = image_size
+    short_sides: tuple[int, ...] = ()  # detect: short sides drawn from in training, image_size last; () = image_size
     window_size: int = 4  # tokens a side
     statistics: str = "dataset"  # dataset | imagenet: mean and standard deviation of the input
     augment: str = "flip"  # flip | scale (detect: short_sides) | scale+crop+colour (segment: ratio .5 to 2, 512 crop)
@@ -71,13 +73,13 @@ class Dense:
     @classmethod
     def of(cls, task: str, run: Run, **options: object) -> "Dense":
         """Training from a run's weights, at its size and window unless the options say otherwise."""
-        return cls(**{"task": task, "run": run, **_laptop(task, run, options), **options})
+        return cls(**{"task": task, "run": run, **_defaults(task, run, options), **options})
 
     @classmethod
     def scratch(cls, task: str, run: Run, **options: object) -> "Dense":
         """The same from random initialisation, without layer decay; it does not hold the run (see `FineTune`)."""
-        fields = {"task": task, **_laptop(task, run, options), **options}
-        return cls(**{**fields, "run": None, "weights": None, "layer_decay": 1.0})
+        fixed = {"run": None, "weights": None, "layer_decay": 1.0}
+        return cls(**{"task": task, **_defaults(task, run, options), **options, **fixed})
 
     @classmethod
     def recipe(cls, name: str, images: int, **options: object) -> "Dense":
@@ -103,7 +105,7 @@ class Dense:
     @property
     def longest(self) -> int:
         """Longest side of a detection input, pixels."""
-        return self.long_side or math.ceil(self.image_size * 5 / 3)
+        return self.long_side or self.image_size * 5 // 3
 
     @property
     def key(self) -> str:
@@ -166,6 +168,8 @@ _MASK_RCNN = _FULL_SIZE | {
     "drop_path": 0.2,
 }
 #: Standard recipes by name. Epochs become steps of the training set there is. Drop path is our default for every size.
+#: Mask R-CNN itself is torchvision's: where it differs from the papers' (smooth L1 for boxes, 2,000 proposals in
+#: training, no random crop in the multi-scale one), so do these.
 RECIPES = {
     "mask-rcnn-1x": _MASK_RCNN | {"epochs": 12, "milestones": (8 / 12, 11 / 12), "augment": "flip"},
     "mask-rcnn-3x": _MASK_RCNN
@@ -192,20 +196,16 @@ RECIPES = {
 }
 
 
-#: What a task needs to train in about a minute on a core, on scenes; the rest are the fields' own defaults.
-LAPTOP = {"detect": {"channels": 32, "images": 512}, "segment": {}}
-
-
-def _laptop(task: str, run: Run, options: dict) -> dict:
-    """The fields of a run that a transfer shares, and the laptop's where the data are scenes."""
-    names = ("model", "data", "image_size", "window_size", "statistics", "precision")
-    shared = {name: getattr(run, name) for name in names}
-    return shared | (LAPTOP.get(task, {}) if options.get("data", run.data) == "scenes" else {})
+def _defaults(task: str, run: Run, options: dict) -> dict:
+    inherited = ("model", "data", "image_size", "window_size", "statistics", "precision")
+    small = LAPTOP_DEFAULTS.get(task, {}) if options.get("data", run.data) == "scenes" else {}
+    return small | {name: getattr(run, name) for name in inherited}
 
 
 def check_dense(spec: Dense) -> None:
     """Raise `UserError` on the first field that cannot be run, naming field, value and remedy."""
-    known = {"task": DENSE_TASKS, "model": SIZES, "schedule": SCHEDULES, "augment": DENSE_AUGMENTATIONS}
+    known = {"task": DENSE_TASKS, "model": SIZES, "schedule": SCHEDULES}
+    known |= {"augment": DENSE_AUGMENTATIONS.get(spec.task, ())}
     known |= {"precision": PRECISIONS, "statistics": ("dataset", "imagenet")}
     for name, values in known.items():
         if getattr(spec, name) not in values:
@@ -231,6 +231,11 @@ def check_dense(spec: Dense) -> None:
         raise UserError(f"auxiliary is {spec.auxiliary!r}: give a number of at least 0")
     if spec.schedule == "step" and not all(0 < m < 1 for m in spec.milestones):
         raise UserError(f"milestones are {spec.milestones}: give shares of all steps, between 0 and 1")
+    if spec.short_sides and (spec.augment != "scale" or spec.short_sides[-1] != spec.image_size):
+        raise UserError(
+            f"short_sides {spec.short_sides} go with augment scale and end with image_size {spec.image_size}, the side "
+            "at test time: give all three so"
+        )
     if spec.run is not None and spec.weights is not None:
         raise UserError("run and weights are both given: a training starts from one of them")
     if spec.run is not None and spec.run.model != spec.model:
