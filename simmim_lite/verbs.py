@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import types
 import typing
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 from .errors import UserError
 from .evidence import trial_text
+from .model.sizes import PAPER
 from .studies import plan_text
 from .training.run import Run
 
@@ -18,7 +20,9 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     text = "score a run by a transfer task, beside the same network without pretraining (also under torchrun)"
     parser = verb("transfer", _transfer, text)
     parser.add_argument("--task", default="probe", help="probe (default), classify, detect or segment")
-    parser.add_argument("--recipe", help="full size: imagenet-100ep, mask-rcnn-1x, mask-rcnn-3x or upernet-160k")
+    parser.add_argument(
+        "--recipe", help="full size: imagenet-100ep (classify), mask-rcnn-1x, mask-rcnn-3x or upernet-160k"
+    )
     parser.add_argument("--weights", help="a checkpoint file to start from, in place of the run's own weights")
     for option, text in (("--set", "of the training"), ("--scratch-set", "of the baseline from scratch alone")):
         parser.add_argument(
@@ -43,13 +47,24 @@ def run_options(parser: argparse.ArgumentParser) -> None:
             continue
         kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
         parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=kinds[0], default=field.default, help=f"({field.default})"
+            f"--{field.name.replace('_', '-')}", type=kinds[0], default=argparse.SUPPRESS, help=f"({field.default})"
         )
 
 
-def run_of(arguments: argparse.Namespace) -> Run:
+def run_of(arguments: argparse.Namespace, **defaults: object) -> Run:
+    """The run of the options that were given; defaults: of fields that were not, in place of Run's own."""
     names = {f.name for f in dataclasses.fields(Run)}
-    return Run(**{name: value for name, value in vars(arguments).items() if name in names})
+    return Run(**{**defaults, **{name: value for name, value in vars(arguments).items() if name in names}})
+
+
+def _network(arguments: argparse.Namespace) -> Run:
+    """A run that says which network is transferred, and on which data; its own weights are used if no file is given.
+
+    The paper's networks come from a file at the paper's input, where no other is given (FACTS 3).
+    """
+    if arguments.weights and getattr(arguments, "model", None) in PAPER:
+        return run_of(arguments, image_size=192, window_size=12, mask_patch=32, statistics="imagenet")
+    return run_of(arguments)
 
 
 def fields_of(texts: list[str]) -> dict[str, object]:
@@ -68,21 +83,25 @@ def fields_of(texts: list[str]) -> dict[str, object]:
 
 def _transfer(arguments: argparse.Namespace) -> None:
     from .data.store import progress
+    from .training.distributed import speaks
     from .training.run import transfer_path
     from .training.transfer import scores, transfer
 
     options = fields_of(arguments.set)
     if arguments.scratch_set:
         options["scratch"] = fields_of(arguments.scratch_set)
-    with progress(2, f"{arguments.task}, pretrained and from scratch", "training") as advance:
+    with contextlib.ExitStack() as stack:
+        bar = {}
 
-        def report(step: int, steps: int) -> None:
-            advance((step - last[0]) / steps if step > last[0] else step / steps)
-            last[0] = step
+        def report(done: int, steps: int) -> None:
+            if not bar:  # how much there is to do is known when the first steps are done
+                title = f"{arguments.task}, pretrained and from scratch"
+                bar.update(advance=stack.enter_context(progress(steps, title, "step")), done=0)
+            bar["advance"](done - bar["done"])
+            bar["done"] = done
 
-        last = [0]
         result = transfer(
-            run_of(arguments),
+            _network(arguments),
             arguments.task,
             runs_dir=arguments.runs_dir,
             device=arguments.device,
@@ -91,6 +110,8 @@ def _transfer(arguments: argparse.Namespace) -> None:
             progress=report,
             **options,
         )
+    if not speaks():
+        return
     trained, baseline = scores(result["trained"]), scores(result["baseline"])
     for name, lift in result["lift"].items():
         print(f"{name:8s} pretrained {trained[name]:.4f}   without {baseline[name]:.4f}   lift {lift:+.4f}")

@@ -15,6 +15,7 @@ from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model
 from simmim_lite.model.swin import SwinV2
 from simmim_lite.training import finetune as finetune_module
+from simmim_lite.training import inputs as inputs_module
 from simmim_lite.training.classifier import Classifier, layer_id, parameter_groups
 from simmim_lite.training.finetune import FineTune, build_classifier, finetune
 from simmim_lite.training.run import Run
@@ -324,6 +325,6 @@ def test_layer_decay_holds_the_lower_layers_back(monkeypatch):
 def test_a_step_that_ends_in_nan_is_found_too(monkeypatch):
     """The last step's damage shows in no loss."""
     data = tiny_data()
-    monkeypatch.setattr(finetune_module, "features", lambda *a, **k: (torch.full((50, 64), math.nan), None))
+    monkeypatch.setattr(inputs_module, "features", lambda *a, **k: (torch.full((50, 64), math.nan), None))
     record = finetune(tiny_spec(steps=2), data)
     assert record["status"] == "failed" and "outputs were not finite" in record["reason"] and "final" not in record

@@ -1,184 +1,152 @@
-"""Figures of pictures, charts and live curves: what is drawn is what was given, and every part has its label."""
+"""Pictures at their own size: which are whose, and what happens to a folder that is not whole."""
 
-import base64
-import io
-import subprocess
-import sys
+import json
+import os
+import shutil
 
 import numpy as np
 import pytest
+from photos import imagenet, inaturalist, photo
 from PIL import Image
 
-from simmim_lite.data import scenes
+from simmim_lite.data import sources
+from simmim_lite.data.pictures import open_pictures
 from simmim_lite.errors import UserError
-from simmim_lite.lab import charts, live, pictures
-from simmim_lite.model.masking import hash_masks, upsample
-
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
-@pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return scenes.render(0, np.arange(3)).images
+def test_imagenet_is_indexed_and_the_whole_of_val_is_tested(tmp_path, data_root):
+    root = imagenet(tmp_path)
+    (root / "test").mkdir()
+    photo(root / "test" / "unlabelled.JPEG", 1)  # as ImageNet's own test split, which has no labels
+    before = set(data_root.rglob("*")) if data_root.exists() else set()
+    data = open_pictures(f"imagefolder:{root}")
+    assert (len(data.train), len(data.test), data.classes) == (12, 9, ("n00", "n01", "n02"))
+    assert np.bincount(data.train.labels).tolist() == [4, 4, 4] and np.bincount(data.test.labels).tolist() == [3, 3, 3]
+    for shelf, split in ((data.train, "train"), (data.test, "val")):
+        for i in range(len(shelf)):
+            path = shelf.title(i)
+            assert f"/{split}/n0{shelf.labels[i]}/" in path.replace(os.sep, "/")
+            with Image.open(path) as image:
+                assert shelf.picture(i).size == image.size  # its own, not the input's
+    assert (set(data_root.rglob("*")) if data_root.exists() else set()) == before  # nothing is stored
+    halves = sources.open_data(f"imagefolder:{root}", 64)  # pretraining splits val as it always did
+    assert (len(halves.val), len(halves.test)) == (5, 4)
+    assert set(halves.train.ids) <= set(data.train.ids)
 
 
-@pytest.fixture(scope="module")
-def masks() -> np.ndarray:
-    return hash_masks((4, 4), 0.6, 0, np.arange(3))
+def test_the_digest_is_of_names_bytes_and_labels_not_of_times_or_places(tmp_path):
+    first = open_pictures(f"imagefolder:{imagenet(tmp_path / 'a')}").digest
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    os.utime(tmp_path / "b" / "train" / "n00" / "train_0.JPEG", (1, 1))
+    assert open_pictures(f"imagefolder:{tmp_path / 'b'}").digest == first
+    photo(tmp_path / "b" / "train" / "n00" / "train_9.JPEG", 5)
+    assert open_pictures(f"imagefolder:{tmp_path / 'b'}").digest != first
 
 
-def decoded(trace) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(trace.source.split(",")[1]))))
+def test_a_folder_by_class_alone_tests_on_the_tenth_that_is_held_out(tmp_path):
+    for c in range(2):
+        for k in range(20):
+            photo(tmp_path / f"c{c}" / f"{k}.jpg", k)
+    data = open_pictures(f"imagefolder:{tmp_path}")
+    assert (len(data.train), len(data.test)) == (36, 4) and not set(data.train.ids) & set(data.test.ids)
 
 
-def texts(figure) -> list[str]:
-    return [a.text for a in figure.layout.annotations]
+def test_a_labelled_test_folder_comes_before_val(tmp_path):
+    root = imagenet(tmp_path)
+    shutil.copytree(root / "val", root / "test")
+    photo(root / "test" / "n01" / "more.JPEG", 3)
+    assert len(open_pictures(f"imagefolder:{root}").test) == 10
 
 
-def test_a_strip_shows_each_picture_under_its_title(images) -> None:
-    figure = pictures.strip(images, ["one", "two", "three"], columns=2, title="Three")
-    assert [t.source.startswith("data:image/png;base64,") for t in figure.data] == [True] * 3
-    for trace, image in zip(figure.data, images, strict=True):
-        pixels = decoded(trace)
-        assert np.array_equal(pixels[::4, ::4], image.transpose(1, 2, 0)), "blown up by whole pixels"
-        assert round(trace.dx * pixels.shape[1], 6) == 1
-    assert texts(figure) == ["one", "two", "three"]
-    assert figure.layout.title.text == "Three"
-    assert figure.data[2].y0 > figure.data[1].y0 + 1, "a second row"
-    with pytest.raises(UserError, match="3 pictures and 1 titles"):
-        pictures.strip(images, ["one"])
+@pytest.mark.parametrize("tree", ["2018", "train_val2018"])
+def test_inaturalist_is_told_apart_by_its_json_files(tmp_path, tree):
+    root = inaturalist(tmp_path, tree)
+    data = open_pictures(f"inaturalist:{root}")
+    assert (len(data.train), len(data.test)) == (9, 6)
+    assert data.classes == ("species 3", "species 7", "species 12")  # by category id
+    for shelf, images in ((data.train, "012"), (data.test, "34")):
+        for i in range(len(shelf)):
+            *_, category, name = shelf.title(i).split(os.sep)
+            assert data.classes[shelf.labels[i]] == f"species {category}" and name[-5] in images
+            assert shelf.picture(i).mode == "RGB"
+    small = sources.open_data(f"inaturalist:{root}", 64)  # the same source at the studies' size
+    assert (len(small.train), len(small.val), len(small.test)) == (9, 3, 3)
+    digest = data.digest
+    content = json.loads((root / "train2018.json").read_text())
+    content["annotations"][0]["category_id"] = 12
+    (root / "train2018.json").write_text(json.dumps(content))
+    assert open_pictures(f"inaturalist:{root}").digest != digest
 
 
-def test_a_sheet_names_rows_and_columns(images, masks) -> None:
-    rows = {"picture": images, "mask": [pictures.mask_picture(m) for m in masks]}
-    figure = pictures.sheet(rows, ["a", "b", "c"])
-    assert len(figure.data) == 6
-    assert sorted(texts(figure)) == ["a", "b", "c", "mask", "picture"]
-    assert figure.data[4].hovertemplate == "mask<extra></extra>"
-    with pytest.raises(UserError, match="every row needs as many"):
-        pictures.sheet({"picture": images, "mask": masks[:2]})
+def _edit(root, file, **changes):
+    content = json.loads((root / file).read_text())
+    for name, change in changes.items():
+        change(content[name])
+    (root / file).write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (8, 8, 3), (8, 8)])
-@pytest.mark.parametrize("kind", [np.uint8, float, bool])
-def test_pictures_of_any_kind_become_rgb(shape, kind) -> None:
-    rgb = pictures.as_rgb(np.ones(shape, kind) * (255 if kind is np.uint8 else 1))
-    assert (rgb.shape, rgb.dtype, rgb.min()) == ((8, 8, 3), np.uint8, 255)
+BROKEN = {
+    "no json": (lambda r: (r / "val2018.json").unlink(), "no val2018.json in it, .*inat_comp.* put it into"),
+    "no tree": (lambda r: shutil.rmtree(r / "2018"), "neither 2018/ nor train_val2018/ in it; unpack train_val2018"),
+    "not json": (lambda r: (r / "train2018.json").write_text("{"), "train2018.json: not a file of annotations"),
+    "other json": (lambda r: (r / "train2018.json").write_text("{}"), "not a file of annotations .no entry 'images'"),
+    "missing image": (
+        lambda r: (r / "2018" / "Aves" / "7" / "71.jpg").unlink(),
+        "7/71.jpg is in train2018.json, but not",
+    ),
+    "unknown category": (
+        lambda r: _edit(r, "val2018.json", categories=lambda c: c.pop(7)),
+        "val2018.json: train_val2018/Aves/7/73.jpg is of category 7, which it does not list",
+    ),
+    "class of val alone": (
+        lambda r: _edit(r, "train2018.json", annotations=lambda a: a.__delitem__(slice(0, 3))),
+        "category 7, of which train2018.json has no image",
+    ),
+    "empty": (lambda r: _edit(r, "val2018.json", annotations=list.clear), "lists no images"),
+}
 
 
-def test_what_is_no_picture_gets_one_line() -> None:
-    with pytest.raises(UserError, match=r"a picture of shape \(5, 8, 8\)"):
-        pictures.as_rgb(np.zeros((5, 8, 8)))
+@pytest.mark.parametrize("what", BROKEN)
+def test_an_inaturalist_folder_that_is_not_whole_is_one_line(tmp_path, what):
+    breaks, words = BROKEN[what]
+    breaks(inaturalist(tmp_path))
+    with pytest.raises(UserError, match=words) as error:
+        open_pictures(f"inaturalist:{tmp_path}")
+    assert "\n" not in str(error.value)
 
 
-def test_hidden_pixels_are_grey_and_the_others_untouched(images, masks) -> None:
-    hidden = pictures.hide(images, masks)
-    where = upsample(masks, 8)[:, None] & np.ones((1, 3, 1, 1), bool)
-    assert (hidden[where] == pictures.GREY).all()
-    assert np.array_equal(hidden[~where], images[~where])
-    assert np.array_equal(pictures.hide(images[1], masks[1]), hidden[1])
-    half = pictures.hide(images, masks, 0.5)[where].astype(int)
-    assert (abs(half - (images[where].astype(int) + pictures.GREY) // 2) <= 1).all()
+def test_a_folder_that_is_not_there_or_names_a_strange_class_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        open_pictures(f"imagefolder:{tmp_path / 'nowhere'}")
+    photo(imagenet(tmp_path) / "val" / "n99" / "x.JPEG", 1)
+    with pytest.raises(UserError, match="class 'n99' is not in"):
+        open_pictures(f"imagefolder:{tmp_path}")
+    with pytest.raises(UserError, match="unknown data"):
+        open_pictures("imagefoldr:x")
 
 
-def test_a_mask_picture_is_dark_where_hidden(masks) -> None:
-    picture = pictures.mask_picture(masks[0])[:, :, 0]
-    cell = len(picture) // 4
-    assert np.array_equal(picture[cell // 2 :: cell, cell // 2 :: cell] < 128, masks[0])
+def test_small_sources_are_pictures_too(monkeypatch):
+    """A set of torchvision's by its own pictures; scenes from their store."""
 
+    class Set(list):
+        classes = ("a", "b")
+        targets = property(lambda self: [y for _, y in self])
 
-def test_a_reconstruction_fills_hidden_pixels_alone(images, masks) -> None:
-    """Against the network's own output, brought back to colours by hand; its mode and the mask's cells are kept."""
-    import torch
+    def sets(name, root):
+        pictures = [(Image.fromarray(np.full((20, 24), 10 * k, np.uint8)), k % 2) for k in range(12)]
+        return Set(pictures[:8]), Set(pictures[8:])
 
-    from simmim_lite.data.batches import normalise
-    from simmim_lite.model.simmim import create_model
-
-    model = create_model("swinv2_atto", target="raw", seed=0).train()
-    filled = pictures.predict(model, images, masks, MEAN, STD)
-    assert model.training
-    tokens = torch.from_numpy(upsample(masks, 2))
-    with torch.inference_mode():
-        guess = model.eval().reconstruct(normalise(images, MEAN, STD), tokens).numpy()
-    colours = (guess * np.reshape(STD, (1, 3, 1, 1)) + np.reshape(MEAN, (1, 3, 1, 1))).clip(0, 1) * 255
-    where = upsample(masks, 8)[:, None] & np.ones((1, 3, 1, 1), bool)
-    assert abs(filled[where] - colours[where]).max() <= 1
-    assert np.array_equal(filled[~where], images[~where])
-    assert np.array_equal(filled, pictures.predict(model, images, upsample(masks, 2), MEAN, STD)), "token masks too"
-    figure = pictures.reconstruction(model, images, masks, MEAN, STD, ["a", "b", "c"])
-    assert {"picture", "a", "hidden part<br>filled in"} <= set(texts(figure))
-    assert np.array_equal(decoded(figure.data[6])[::4, ::4], filled[0].transpose(1, 2, 0))
-    with pytest.raises(UserError, match="train with target='raw'"):
-        pictures.predict(create_model("swinv2_atto"), images, masks, MEAN, STD)
-
-
-def test_charts_name_their_axes_and_draw_the_guess() -> None:
-    bars = charts.bars({"one": 1.0, "two": -2.0}, "points", guess=3.0)
-    assert bars.layout.xaxis.title.text == "points"
-    assert list(bars.data[0].x) == [1.0, -2.0]
-    assert bars.layout.xaxis.range[0] < -2 < 3 < bars.layout.xaxis.range[1]
-    assert texts(bars) == ["your guess"]
-    series = {"a": ([1, 2], [1.0, 100.0]), "b": ([1, 2], [3.0, 4.0])}
-    lines = charts.lines(series, "step", "loss (L1)", guess=10.0, band=(5, 20, "good"), log=True)
-    assert (lines.layout.xaxis.title.text, lines.layout.yaxis.title.text) == ("step", "loss (L1)")
-    notes = {a.text: a.y for a in lines.layout.annotations}
-    assert notes["your guess"] == pytest.approx(1.0), "a logarithmic axis places notes by their logarithm"
-    assert notes["good"] == pytest.approx(np.log10((5 * 20) ** 0.5))
-    assert len({(t.line.color, t.line.dash, t.marker.symbol) for t in lines.data}) == 2
-    across = charts.lines(series, "step", "loss", guess=1.5, guess_on="x")
-    assert [s.x0 for s in across.layout.shapes] == [1.5]
-    maps = charts.maps({"m": np.eye(2), "n": np.ones((2, 2))}, "seen")
-    assert maps.layout.coloraxis.colorbar.title.text == "seen"
-    assert np.array_equal(maps.data[0].z, np.eye(2))
-
-
-def test_a_live_curve_keeps_every_point_and_is_silent_without_a_notebook(capsys) -> None:
-    with live.Curve(10, batch_size=4, title="t") as curve:
-        for step in range(10):
-            curve.add(step + 1, train_loss=1 / (step + 1), val_loss=0.5 if step % 5 == 0 else None)
-    figure = live.figure(curve.points, images=40, marks={32: "drop"})
-    assert [len(t.x) for t in figure.data] == [10, 2]
-    assert list(figure.data[1].x) == [4, 24]
-    assert texts(figure) == ["drop"]
-    assert "images seen" in figure.layout.xaxis.title.text
-    live.Progress("training")(10, 10)
-    assert capsys.readouterr().out == ""
-
-
-def test_a_tier_that_trains_nothing_is_refused_in_one_line() -> None:
-    assert live.choose("quick", smoke=1, quick=2) == 2
-    with pytest.raises(UserError, match="tier 'shipped' trains nothing"):
-        live.choose("shipped", smoke=1)
-    with pytest.raises(UserError, match="unknown tier 'quik': did you mean 'quick'"):
-        live.choose("quik", smoke=1, quick=2)
-
-
-def test_the_lab_opens_without_torch() -> None:
-    code = (
-        "import sys\nfrom simmim_lite import lab\nassert not {'torch', 'plotly'} & set(sys.modules)\n"
-        "lab.checks.hidden_pixels, lab.pictures, lab.charts, lab.live\nassert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_knob_is_live_in_a_browser_and_a_figure_elsewhere(monkeypatch) -> None:
-    import IPython.display
-    import ipywidgets
-
-    turned, displayed = [], []
-    monkeypatch.setattr(ipywidgets, "interact", lambda function, **controls: turned.append(controls))
-    monkeypatch.setattr(IPython.display, "display", displayed.append)
-
-    def look(k=3):
-        return f"figure {k}"
-
-    live.knob(look, k=(0, 5))
-    assert (turned, displayed) == ([], []), "there is no notebook here"
-    monkeypatch.setattr(live, "_in_notebook", lambda: True)
-    monkeypatch.setattr(live, "executed_unseen", lambda: True)
-    live.knob(look, k=(0, 5))
-    assert (turned, displayed) == ([], ["figure 3"])
-    monkeypatch.setattr(live, "executed_unseen", lambda: False)
-    live.knob(look, k=(0, 5))
-    assert turned == [{"k": (0, 5)}]
+    monkeypatch.setattr(sources, "_torchvision_splits", sets)
+    data = open_pictures("torchvision:CIFAR10")
+    assert (len(data.train), len(data.test), data.classes) == (8, 4, ("a", "b"))
+    for i in range(4):
+        picture = data.test.picture(i)
+        index = int(data.test.title(i).rpartition("/")[2])
+        assert picture.size == (24, 20) and picture.getpixel((0, 0)) == (10 * (8 + index),) * 3
+        assert data.test.labels[i] == index % 2
+    monkeypatch.setattr(sources, "SCENE_BLOCK", 256)
+    monkeypatch.setattr(sources, "SCENE_COUNTS", {"val": 8, "test": 12, "probe_train": 16})
+    scenes = open_pictures("scenes")
+    arrays = sources.open_data("scenes", 32)
+    assert (len(scenes.train), len(scenes.test)) == (16, 12) and scenes.mean == arrays.mean
+    np.testing.assert_array_equal(np.asarray(scenes.test.picture(3)).transpose(2, 0, 1), arrays.test.images[3])

@@ -35,8 +35,10 @@ def test_transfer_probes_beside_random_initialisation_once(tmp_path, opened):
     assert result["task"] == "probe" and opened == [3, 0]
     assert result["trained"]["run"]["steps"] == 3 and result["baseline"]["run"]["steps"] == 0
     pretrained = read_record(record_path(tmp_path, RUN))
-    assert result["trained"]["transfer"] == pretrained["transfer"]
-    for name in ("linear", "knn", "segment"):
+    scores = dict(result["trained"]["transfer"])
+    assert scores.pop("attentive")["metric"] == "top-1" and "attentive" not in pretrained["transfer"]
+    assert scores == pretrained["transfer"]
+    for name in ("linear", "knn", "segment", "attentive"):
         lift = result["trained"]["transfer"][name]["score"] - result["baseline"]["transfer"][name]["score"]
         assert result["lift"][name] == lift
     assert transfer(RUN, "probe", runs_dir=tmp_path) == result and opened == [3, 0]

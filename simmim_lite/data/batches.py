@@ -43,7 +43,7 @@ class Batches:
         mask_strategy: str = "random",
         patch_size: int = 4,
         device: str | torch.device = "cpu",
-        share: slice = slice(None),
+        share: slice | np.ndarray = slice(None),
     ) -> None:
         if augment not in AUGMENTATIONS:
             raise unknown("augment", augment, AUGMENTATIONS)

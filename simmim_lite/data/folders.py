@@ -42,14 +42,20 @@ class Layout:
 
 def list_images(root: Path) -> tuple[list[str], str]:
     """Relative paths of all image files below a folder, sorted, and a signature of paths, sizes and times."""
+    found = scan(root, f"imagefolder:{root}")
+    return [path for path, _, _ in found], signature(found)
+
+
+def scan(root: Path, title: str) -> list[tuple[str, int, int]]:
+    """(relative path, bytes, mtime in ns) of all image files below a folder, sorted; `UserError` if there are none."""
     if not root.is_dir():
         what = "a file, not a folder" if root.exists() else "no such folder"
-        raise UserError(f"imagefolder:{root}: {what}; give the folder that holds the images")
+        raise UserError(f"{title}: {what}; give the folder that holds the images")
     found = sorted(_walk(root, "", {os.path.realpath(root)}))
     if not found:
         known = " ".join(sorted(EXTENSIONS))
-        raise UserError(f"imagefolder:{root}: no images in this folder (files that end in {known})")
-    return [path for path, _, _ in found], signature(found)
+        raise UserError(f"{title}: no images in this folder (files that end in {known})")
+    return found
 
 
 def signature(*parts: object) -> str:
@@ -57,13 +63,13 @@ def signature(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
-def layout(root: Path, names: list[str]) -> Layout:
+def layout(root: Path, names: list[str], *, halve: bool = True) -> Layout:
     """Splits and classes of a folder.
 
     DIR/train with DIR/val or DIR/test by class, or DIR by class (at least two class folders, no loose images), or flat.
     A single held-out folder serves val (first half by hash rank) and test (second half); without one, a tenth of the
     images is held out and halved alike. Without labels all of it is val. Held-out images are kept in rank order, so any
-    first n of them are class-balanced.
+    first n of them are class-balanced. halve=False: all that is held out with labels is `test`, and there is no val.
     """
     paths = [name.split("/") for name in names]
     tops = {parts[0] for parts in paths if len(parts) > 1}
@@ -85,12 +91,18 @@ def layout(root: Path, names: list[str]) -> Layout:
                     )
             labels[indices] = [number[paths[i][1]] for i in indices]
     ids = image_ids(names)
-    splits = split_held(train, held, ids, labels, f"imagefolder:{root}")
+    splits = split_held(train, held, ids, labels, f"imagefolder:{root}", halve=halve)
     return Layout(names, ids, labels, classes, splits)
 
 
 def split_held(
-    train: np.ndarray, held: dict[str, np.ndarray], ids: np.ndarray, labels: np.ndarray, title: str
+    train: np.ndarray,
+    held: dict[str, np.ndarray],
+    ids: np.ndarray,
+    labels: np.ndarray,
+    title: str,
+    *,
+    halve: bool = True,
 ) -> dict[str, np.ndarray]:
     """Splits train, val and (where labels are known) test from what there is, as `layout` describes."""
 
@@ -106,6 +118,9 @@ def split_held(
             raise UserError(f"{title}: {len(train)} images are too few to hold some of them out; give at least 5")
         held, train = {"val": order[:tenth]}, np.sort(order[tenth:])
         labelled = {"val": bool((labels >= 0).all())}
+    if not halve:
+        found = next((held[split] for split in ("test", "val") if labelled.get(split)), None)
+        return {"train": train} if found is None else {"train": train, "test": ranked(found)}
     if len(held) == 2 and labelled["test"]:
         return {"train": train, "val": ranked(held["val"]), "test": ranked(held["test"])}
     split, indices = next(((s, i) for s, i in held.items() if labelled[s]), next(iter(held.items())))
@@ -151,6 +166,20 @@ def _walk(folder: Path | str, relative: str, above: set[str]) -> Iterator[tuple[
                     yield path, 0, 0
                 else:
                     yield path, stat.st_size, stat.st_mtime_ns
+
+
+def decode(path: str | Path) -> Image.Image:
+    """The picture in a file at its own size, upright, RGB; see `prepare`. Raises whatever the decoder raises."""
+    with Image.open(path) as image:
+        return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture at its own size, turned as its camera says, RGB as `prepare` has it."""
+    image.load()
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    return _rgb(image)
 
 
 def load(path: Path, size: int) -> np.ndarray:

@@ -1,14 +1,15 @@
-"""Where images come from: scenes, imagefolder:DIR, torchvision:NAME, hf:NAME, all opened to the same `Data`.
+"""Where images come from: scenes, imagefolder:DIR, inaturalist:DIR, torchvision:NAME, hf:NAME, opened to one `Data`.
 
 The data root is `$SIMMIM_DATA`, else `~/.cache/simmim_lite`; it is read here and nowhere else.
 """
 
+import functools
 import inspect
 import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, unknown
-from . import folders, scenes
+from . import folders, inaturalist, scenes
 from .ranking import image_ids
 from .store import STORE_VERSION, Chunk, Store, StorePlan, ensure
 
-KINDS = ("scenes", "imagefolder:DIR", "torchvision:NAME", "hf:NAME")
+KINDS = ("scenes", "imagefolder:DIR", "inaturalist:DIR", "torchvision:NAME", "hf:NAME")
 #: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
 SCENE_BLOCK = 16384
-_SCENE_SPLITS = {"train": 0, "val": 1, "test": 2, "probe_train": 3}  # scene seed, and upper bits of the ids
-_SCENE_COUNTS = {"val": 2048, "test": 4096, "probe_train": 4096}
+SCENE_SPLITS = {"train": 0, "val": 1, "test": 2, "probe_train": 3}  # scene seed, and upper bits of the ids
+SCENE_COUNTS = {"val": 2048, "test": 4096, "probe_train": 4096}
 _CHUNK = 256  # images decoded between two writes
 
 
@@ -83,7 +84,8 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -
     kind, _, name = spec.partition(":")
     if spec == "scenes":
         return _open_scenes(image_size, images_needed or 0)
-    openers = {"imagefolder": _open_folder, "torchvision": _open_torchvision, "hf": _open_hf}
+    openers = {"imagefolder": _open_folder, "inaturalist": _open_inaturalist}
+    openers |= {"torchvision": _open_torchvision, "hf": _open_hf}
     if kind not in openers:
         if os.path.isdir(spec):
             raise UserError(f"unknown data '{spec}': it is a folder, say imagefolder:{spec}")
@@ -95,10 +97,10 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -
 
 def _open_scenes(size: int, needed: int) -> Data:
     blocks = max(1, -(-needed // SCENE_BLOCK))
-    counts = {"train": blocks * SCENE_BLOCK, **_SCENE_COUNTS}
+    counts = {"train": blocks * SCENE_BLOCK, **SCENE_COUNTS}
 
     def chunks(split: str) -> Iterator[Chunk]:
-        seed = _SCENE_SPLITS[split]
+        seed = SCENE_SPLITS[split]
         for start in range(0, counts[split], _CHUNK):
             index = np.arange(start, min(start + _CHUNK, counts[split]), dtype=np.uint64)
             drawn = scenes.render(seed, index, size)
@@ -124,15 +126,40 @@ def _open_folder(spec: str, name: str, size: int) -> Data:
     return _stored(spec, root.name, str(root), listing, size, plan)
 
 
+def _open_inaturalist(spec: str, name: str, size: int) -> Data:
+    root = Path(name).expanduser().absolute()
+    found, listing = inaturalist.read_layout(root)
+
+    def plan() -> StorePlan:
+        return _plan(found, lambda i: folders.load(root / found.names[i], size), size, spec, _threads())
+
+    return _stored(spec, root.name, str(root), listing, size, plan)
+
+
 def _open_torchvision(spec: str, name: str, size: int) -> Data:
     def plan() -> StorePlan:
-        train, held = _torchvision_splits(name, data_root() / "torchvision")
-        labels = [_targets(part) for part in (train, held)]
-        classes = getattr(train, "classes", None) or range(1 + max(map(max, labels)))
-        parts = {"train": (train, labels[0]), "test": (held, labels[1])}
-        return _indexed_plan(parts, lambda part, i: part[i][0], tuple(map(str, classes)), size, spec)
+        return _indexed_plan(*indexed(spec, "torchvision", name), size, spec)
 
     return _stored(spec, name, name, "", size, plan)
+
+
+def indexed(spec: str, kind: str, name: str) -> tuple[dict, Callable, tuple[str, ...]]:
+    """A set of torchvision's or the hub's (kind: torchvision | hf): split -> (a sequence, its labels, -1 = unknown);
+    picture(sequence, i) -> PIL picture; classes."""
+    if kind == "hf":
+        return _hf_parts(spec, name)
+    train, held = _torchvision_splits(name, data_root() / "torchvision")
+    labels = [_targets(part) for part in (train, held)]
+    classes = getattr(train, "classes", None) or range(1 + max(map(max, labels)))
+    return {"train": (train, labels[0]), "test": (held, labels[1])}, _first, tuple(map(str, classes))
+
+
+def _first(part: Sequence, i: int) -> object:
+    return part[i][0]
+
+
+def _entry(column: str, part: Sequence, i: int) -> object:
+    return part[i][column]
 
 
 def _open_hf(spec: str, name: str, size: int) -> Data:
@@ -142,28 +169,31 @@ def _open_hf(spec: str, name: str, size: int) -> Data:
         listing = repr(sorted((str(p), p.stat().st_mtime_ns) for p in Path(name).rglob("*") if p.is_file()))
 
     def plan() -> StorePlan:
-        try:
-            import datasets
-        except ImportError as error:
-            raise UserError(f"{spec} needs the package datasets: pip install 'simmim-lite[hf]'") from error
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would come before our one line
-        try:
-            loaded = datasets.load_dataset(name)
-        except Exception as error:  # the hub raises errors of many libraries
-            reason = _first_line(error)
-            raise UserError(f"{spec}: datasets cannot load it ({reason}); check the name and the network") from error
-        columns = loaded["train"].features if "train" in loaded else {}
-        image = next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
-        if image is None:
-            raise UserError(f"{spec}: no train split with a column of images (splits: {', '.join(loaded)})")
-        label = next((c for c, f in columns.items() if isinstance(f, datasets.ClassLabel)), None)
-        held = {split: loaded[split] for split in ("validation", "test") if split in loaded}
-        parts = {"train": loaded["train"], **{split.replace("validation", "val"): part for split, part in held.items()}}
-        labelled = {k: (p, list(p[label]) if label else [-1] * len(p)) for k, p in parts.items()}
-        classes = tuple(columns[label].names) if label else ()
-        return _indexed_plan(labelled, lambda part, i: part[i][image], classes, size, spec)
+        return _indexed_plan(*indexed(spec, "hf", name), size, spec)
 
     return _stored(spec, name.rstrip("/").split("/")[-1], name, listing, size, plan)
+
+
+def _hf_parts(spec: str, name: str) -> tuple[dict, Callable, tuple[str, ...]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"{spec} needs the package datasets: pip install 'simmim-lite[hf]'") from error
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would come before our one line
+    try:
+        loaded = datasets.load_dataset(name)
+    except Exception as error:  # the hub raises errors of many libraries
+        reason = _first_line(error)
+        raise UserError(f"{spec}: datasets cannot load it ({reason}); check the name and the network") from error
+    columns = loaded["train"].features if "train" in loaded else {}
+    image = next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
+    if image is None:
+        raise UserError(f"{spec}: no train split with a column of images (splits: {', '.join(loaded)})")
+    label = next((c for c, f in columns.items() if isinstance(f, datasets.ClassLabel)), None)
+    held = {split: loaded[split] for split in ("validation", "test") if split in loaded}
+    parts = {"train": loaded["train"], **{split.replace("validation", "val"): part for split, part in held.items()}}
+    labelled = {k: (p, list(p[label]) if label else [-1] * len(p)) for k, p in parts.items()}
+    return labelled, functools.partial(_entry, image), tuple(columns[label].names) if label else ()
 
 
 def _stored(spec: str, name: str, where: str, listing: str, size: int, plan: Callable[[], StorePlan]) -> Data:

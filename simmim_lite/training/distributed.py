@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +32,18 @@ class Team:
             raise UserError(f"batch_size {batch_size} does not divide among {self.size} processes: try {near}")
         own = batch_size // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
+
+    def pairs(self, batch_size: int) -> np.ndarray:
+        """As `share`, but both or none of images j and batch_size - 1 - j, in order: int64 (share,).
+
+        Each process can then mix its images with their mirror images as one process mixes the whole batch.
+        """
+        if batch_size % (2 * self.size):
+            near = max(2 * self.size, batch_size // (2 * self.size) * 2 * self.size)
+            raise UserError(f"batch_size {batch_size} does not divide into pairs for {self.size} processes: try {near}")
+        own = batch_size // (2 * self.size)
+        front = np.arange(self.rank * own, (self.rank + 1) * own)
+        return np.concatenate([front, batch_size - 1 - front[::-1]])
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose gradients are averaged over all processes; the model itself when alone."""
@@ -69,6 +82,11 @@ class Team:
 def world_size() -> int:
     """How many processes torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def speaks() -> bool:
+    """Whether this process is the one that writes to the screen: the first that torchrun started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextlib.contextmanager

@@ -10,19 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.batches import Batches
-from ..data.manifests import subset
+from ..data.pictures import Pictures
 from ..data.sources import Data
-from ..errors import UserError
 from ..model.masking import stream, uniforms
 from ..model.simmim import create_model
 from ..model.sizes import SIZES
 from ..model.swin import SwinV2
+from .augment import Mixing
 from .classifier import Classifier, parameter_groups
 from .dense import Dense
 from .distributed import Team, team
+from .inputs import Arrays, Files
 from .loop import work
-from .probes import features, input_statistics, top1
+from .probes import top1
 from .starting import load_encoder, pretrained_windows
 from .tuning import FineTune
 
@@ -47,40 +47,21 @@ def build_classifier(spec: FineTune, classes: int, weights: dict[str, Tensor] | 
 class Classification:
     """Fine-tuning for classification as a task of the `Loop` (kind `finetune`).
 
-    weights: the pretrained SimMIM's state dict for a spec with a start, else None. `UserError` where the source has no
-    labels, or fewer images than asked for.
+    data: `Data` at the spec's size, or `Pictures` for a full-size spec. weights: the pretrained SimMIM's state dict for
+    a spec with a start, else None. `UserError` where the source has no labels, or fewer images than asked for.
     """
 
     kind = "finetune"
 
-    def __init__(self, spec: FineTune, data: Data, weights: dict[str, Tensor] | None, team: Team) -> None:
-        train, test = data.probe_train, data.test
-        if train is None or test is None or train.labels is None or test.labels is None:
-            raise UserError(f"data '{spec.data}' has no labels to fine-tune on: use a source with classes")
-        if spec.labels > len(train) and data.train.labels is not None and len(data.train) > len(train):
-            train = data.train  # of scenes the pool for probes is the smaller one; no test image is in either
-        if spec.labels > len(train):
-            raise UserError(
-                f"labels {spec.labels}: {spec.data} has {len(train)} labelled images; ask for 1 to {len(train)}"
-            )
-        self.spec, self.team, self.test = spec, team, test
-        chosen = subset(train, spec.labels, spec.seed)
-        self.unique = len(chosen)
-        self.mean, self.std = input_statistics(data, spec.statistics)
-        self.batches = Batches(
-            train,
-            chosen,
-            seed=spec.seed,
-            batch_size=spec.batch_size,
-            image_size=spec.image_size,
-            mean=self.mean,
-            std=self.std,
-            augment=spec.augment,
-            mask_patch=spec.image_size,  # one cell: nothing is hidden here, and drawing it costs least
-            device=team.device,
-            share=team.share(spec.batch_size),
+    def __init__(self, spec: FineTune, data: Data | Pictures, weights: dict[str, Tensor] | None, team: Team) -> None:
+        mixes = bool(spec.mixup or spec.cutmix)
+        self.spec, self.team = spec, team
+        self.share = team.pairs(spec.batch_size) if mixes else team.share(spec.batch_size)
+        self.input = (
+            Files(spec, data, self.share, team) if spec.full_size else Arrays(spec, data, self.share, team.device)
         )
-        self.labels = torch.from_numpy(np.asarray(train.labels)[chosen])
+        self.unique = self.input.unique
+        self.mixing = Mixing(spec, data.num_classes) if mixes else None
         self.model = build_classifier(spec, data.num_classes, weights).to(team.device)
         self.flops = 6e9 * SIZES[spec.model].gmac(spec.image_size, spec.window_size)
 
@@ -89,39 +70,55 @@ class Classification:
         return parameter_groups(self.model, self.spec.layer_decay, self.spec.weight_decay)
 
     def loss(self, net: nn.Module, step: int) -> Tensor:
-        """Cross-entropy over this process's share of a step."""
-        images, _, _ = self.batches.batch(step)
-        target = self.labels[torch.from_numpy(self.batches.positions(step)[1])].to(images.device)
-        logits = net(images, drop_path_noise(self.spec, step, self.model.encoder, self.team))
-        return F.cross_entropy(logits.float(), target, label_smoothing=self.spec.label_smoothing)
+        """Cross-entropy over this process's share of a step, mixed where the spec says so."""
+        images, target = self.input.batch(step)
+        if self.mixing is not None:
+            images, target = self.mixing(images, target, step)
+        logits = net(images, drop_path_noise(self.spec, step, self.model.encoder, self.team, self.share)).float()
+        if self.mixing is not None:
+            from timm.loss import SoftTargetCrossEntropy
+
+            return SoftTargetCrossEntropy()(logits, target)  # the mix has smoothed it already
+        return F.cross_entropy(logits, target, label_smoothing=self.spec.label_smoothing)
 
     def evaluate(self) -> tuple[dict, str | None]:
-        """{"final": top-1 with its interval} on the first test images, and why there is none, or None."""
-        n_test = min(self.spec.test_images, len(self.test))
-        logits = self.logits(self.test.images[:n_test])
-        if not bool(logits.isfinite().all()):
-            return {}, f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})"
-        score = top1(logits.argmax(1).numpy(), self.test.labels[:n_test], self.unique)
-        return {"final": {"top1": score["score"], "low": score["low"], "high": score["high"], "n_test": n_test}}, None
-
-    def logits(self, images: np.ndarray) -> Tensor:
-        """Logits (n, classes) of whole images uint8 (n, 3, S, S), on the CPU."""
-        pooled, _ = features(self.model, images, self.mean, self.std, precision=self.spec.precision)
+        """{"final": top-1 with its interval} on the first test images (all of them for None), and why there is none, or
+        None. Each process tests its part. `skipped` names pictures that could not be read, if any."""
+        n, us = self.input.n_test, self.team
+        rows = slice(n * us.rank // us.size, n * (us.rank + 1) // us.size)
+        pooled, readable = self.input.pooled(self.model, rows)
         with torch.no_grad():
-            return self.model.head(pooled.to(self.team.device)).cpu()
+            logits = self.model.head(pooled.to(us.device)).cpu()
+        finite = bool(logits.isfinite().all())
+        mine = (finite, logits.argmax(1).numpy(), readable, self.input.skipped)
+        finites, guesses, good, skipped = zip(*us.gather(mine), strict=True)
+        if not all(finites):
+            return {}, f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})"
+        good = np.concatenate(good)
+        if not good.any():
+            return {}, f"none of the {n} test images of {self.spec.data} can be read"
+        score = top1(np.concatenate(guesses)[good], self.input.test_labels[good], self.unique)
+        final = {"top1": score["score"], "low": score["low"], "high": score["high"], "n_test": score["n_test"]}
+        left_out = sorted({item for some in skipped for item in some.items()})
+        return {"final": final} | ({"skipped": [list(item) for item in left_out]} if left_out else {}), None
 
 
-def drop_path_noise(spec: FineTune | Dense, step: int, encoder: SwinV2, team: Team) -> Tensor:
-    """Drop path's numbers (share, blocks, 2) in (0, 1): a function of (seed, step, sample, block)."""
+def drop_path_noise(
+    spec: FineTune | Dense, step: int, encoder: SwinV2, team: Team, share: slice | np.ndarray | None = None
+) -> Tensor:
+    """Drop path's numbers (share, blocks, 2) in (0, 1): a function of (seed, step, sample, block).
+
+    share: which samples of the batch this process has; `Team.share` by default.
+    """
     blocks = sum(encoder.depths)
-    samples = np.arange(spec.batch_size)[team.share(spec.batch_size)]
+    samples = np.arange(spec.batch_size)[team.share(spec.batch_size) if share is None else share]
     draws = uniforms(2 * blocks, spec.seed, step, samples, _DROP_PATH)
     return torch.from_numpy(draws).to(team.device).view(-1, blocks, 2)
 
 
 def finetune(
     spec: FineTune,
-    data: Data,
+    data: Data | Pictures,
     weights: dict[str, Tensor] | None = None,
     *,
     device: str = "auto",

@@ -209,6 +209,12 @@ def input_statistics(data: Data, statistics: str) -> tuple[tuple, tuple]:
     return (data.mean, data.std) if statistics == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
 
 
+def probed(data: Data, run: Run) -> tuple[np.ndarray, int]:
+    """The images of `data.probe_train` to probe with, int64 (n,), and how many of `data.test` to test on."""
+    chosen = np.sort(subset(data.probe_train, min(run.probe_labels, len(data.probe_train)), PROBE_SEED))
+    return chosen, min(run.probe_test, len(data.test))
+
+
 def probe_all(model: SimMIM, data: Data, run: Run) -> dict:
     """The scores that a run's data allow: {"linear", "knn", "segment"}, each as `top1` has it; absent where impossible.
 
@@ -222,8 +228,7 @@ def probe_all(model: SimMIM, data: Data, run: Run) -> dict:
     masked = train.masks is not None and test.masks is not None
     if not labelled and not masked:
         return {}
-    chosen = np.sort(subset(train, min(run.probe_labels, len(train)), PROBE_SEED))
-    n_test = min(run.probe_test, len(test))
+    chosen, n_test = probed(data, run)
     mean, std = input_statistics(data, run.statistics)
     options = {"mean": mean, "std": std, "precision": run.precision, "maps": masked}
     x_train, maps_train = features(model, train.images[chosen], **options)

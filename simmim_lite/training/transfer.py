@@ -8,10 +8,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ..data.pictures import open_pictures
 from ..data.sources import open_data
 from ..errors import UserError, unknown
 from ..model.simmim import create_model
 from ..model.weights import load_weights
+from .attentive import attentive_score
 from .checkpoint import load_final, save_final
 from .dense import Dense
 from .distributed import Team, team
@@ -21,8 +23,10 @@ from .loop import Task, work
 from .meter import Meter
 from .pretrain import build, one_thread, pretrain
 from .probes import probe_all
-from .run import SCHEMA_VERSION, Run, remove_unfinished, transfer_path, write_record
+from .probing import Probe
+from .run import SCHEMA_VERSION, Run, record_path, remove_unfinished, transfer_path, write_record
 from .starting import weights_name
+from .tally import Tally
 from .tuning import FineTune
 
 TASKS = ("probe", "classify", "detect", "segment")
@@ -48,27 +52,37 @@ def transfer(
 ) -> dict:
     """Transfer a run's final weights, beside a baseline: {"task", "trained", "baseline", "lift"}.
 
-    - `probe`: frozen features (`probes.probe_all`); the baseline is the same network at random initialisation. Options:
-      `labels` and `test_images`, by default the run's `probe_labels` and `probe_test`.
+    - `probe`: frozen features (`probes.probe_all`, and where there are labels an attentive probe,
+      `attentive.attentive_probe`); the baseline is the same network at random initialisation. Options: `labels` and
+      `test_images`, by default the run's `probe_labels` and `probe_test`.
     - `classify`, `detect`, `segment`: fine-tuning (`FineTune`), Mask R-CNN and UPerNet (`Dense`); the baseline is the
       same from a random start, with the same annotations and budget, without layer decay. Options: the fields of
       `FineTune` or `Dense`, `data` among them; `scratch`, a dict of fields that are to be different for the baseline,
-      such as a learning rate of its own. recipe: a full-size one by name (`Dense.recipe`, `FineTune.recipe`).
+      such as a learning rate of its own. recipe: a full-size one by name (`Dense.recipe`, `FineTune.recipe`); of one
+      for classification, steps and learning rate follow the options `labels` and `batch_size`.
 
     weights: a checkpoint file to start from in place of the run's own weights; the run then only says which network.
+    `progress(done, all)` counts optimiser steps over all trainings that this call has to do.
     `trained` and `baseline` are records, kept as RUNS_DIR/transfer/KEY.json and never computed twice; `lift` is trained
     minus baseline for each score that both have. A run that is not finished is pretrained first. Under torchrun every
     process makes the same call.
     """
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    shelf = _Shelf(Path(runs_dir), device, progress, weights)
+    shelf = _Shelf(Path(runs_dir), device, progress and Tally(progress), weights)
     if task == "probe":
         if recipe or weights:
             raise UserError("a probe has no recipe and takes the run's own weights: leave both out")
-        trained, baseline = _probe(shelf, run, **options)
+        for name in options:
+            if name not in ("labels", "test_images"):
+                raise unknown("option of probe", name, ("labels", "test_images"))
+        own = Probe.of(run, **options)
+        shelf.expect(run)
+        trained, baseline = (shelf.probed(probe)[0] for probe in (own, own.baseline))
     else:
-        trained, baseline = (shelf.tuned(spec)[0] for spec in specs(run, task, weights, recipe, **options))
+        both = specs(run, task, weights, recipe, **options)
+        shelf.expect(*both)
+        trained, baseline = (shelf.tuned(spec)[0] for spec in both)
     own, reference = scores(trained), scores(baseline)
     lift = {name: own[name] - reference[name] for name in own if name in reference}
     return {"task": task, "trained": trained, "baseline": baseline, "lift": lift}
@@ -97,69 +111,36 @@ def specs(
         if name not in known:
             raise unknown(f"field of {task}", name, sorted(known | {"scratch"}))
     if recipe:
-        data = fields.get("data", run.data)
-        count = len(_open(task, data, fields.get("image_size", run.image_size)).train)
-        # the recipe's fields, under those that were asked for
-        full = kind.recipe(recipe, count, data=data)
+        given = {"data": run.data, **fields}
+        full_size = kind is FineTune and fields.get("augment", "timm") == "timm"
+        opened = open_for(task, given["data"], fields.get("image_size", run.image_size), full_size)
+        if opened.train is None:
+            raise UserError(f"data '{given['data']}' has no labels to fine-tune on: use a source with classes")
+        full = kind.recipe(recipe, fields.get("labels") or len(opened.train), **given)
         mine = {f.name: getattr(full, f.name) for f in dataclasses.fields(kind) if f.name in known}
         fields = {**mine, **fields}
-    start = {"run": None, "weights": weights_name(weights)} if weights else {}
-    if kind is FineTune:
-        return FineTune.of(run, **{**fields, **start}), FineTune.scratch(run, **{**fields, **(scratch or {})})
-    own = Dense.of(task, run, **{**fields, **start})
-    return own, Dense.scratch(task, run, **{**fields, **(scratch or {})})
-
-
-def _probe(shelf: "_Shelf", run: Run, **options: int) -> tuple[dict, dict]:
-    for name in options:
-        if name not in ("labels", "test_images"):
-            raise unknown("option of probe", name, ("labels", "test_images"))
-    spec = {
-        "probe_labels": options.get("labels", run.probe_labels),
-        "probe_test": options.get("test_images", run.probe_test),
-    }
-    if not spec["probe_labels"]:
-        raise UserError(f"run {run.key} has probe_labels 0: say how many labelled images to probe with, labels=3000")
-
-    def probe(of: Run) -> dict:
-        key = f"{of.key}-probe-l{spec['probe_labels']}-n{spec['probe_test']}"
-        sized = dataclasses.replace(of, **spec)
-
-        def compute(us: Team) -> dict:
-            meter = Meter(us.device)
-            model = build(of)
-            if of.steps:
-                model.load_state_dict(shelf.weights(of, us))
-            scores = probe_all(model.to(us.device), data, sized)
-            if not scores:
-                raise UserError(
-                    f"data '{of.data}' has neither labels nor masks to probe with: use a source with classes"
-                )
-            record = {"schema": SCHEMA_VERSION, "kind": "probe", "key": key, "status": "done", "reason": None}
-            parts = {"cost": meter.read(), "transfer": scores, "where": meter.where(data.digest)}
-            return record | {"run": of.to_dict(), "spec": spec} | parts
-
-        return shelf.kept(key, data, compute)[0]
-
-    data = _open("probe", run.data, run.image_size)
-    return probe(run), probe(dataclasses.replace(run, steps=0))
+    which = (run,) if kind is FineTune else (task, run)
+    own = kind.of(*which, **fields)
+    if weights:
+        own = dataclasses.replace(own, run=None, weights=weights_name(weights))
+    return own, kind.scratch(*which, **{**fields, **(scratch or {})})
 
 
 def once(
-    spec: FineTune | Dense,
+    spec: FineTune | Dense | Probe,
     *,
     runs_dir: str | Path,
     device: str = "auto",
     data: Opened | None = None,
     wait: bool = True,
 ) -> tuple[dict, bool]:
-    """One fine-tuning, detection or segmentation, kept as RUNS_DIR/transfer/KEY.json: its record, and whether this call
-    did the work.
+    """One transfer of any task, kept as RUNS_DIR/transfer/KEY.json: its record, and whether this call did the work.
 
     A run it starts from is pretrained first where it is not finished. Another process that is at it is waited for, or
     raises `kept.Busy` with `wait=False`.
     """
-    return _Shelf(Path(runs_dir), device).tuned(spec, data=data, wait=wait)
+    shelf = _Shelf(Path(runs_dir), device)
+    return (shelf.probed if isinstance(spec, Probe) else shelf.tuned)(spec, data=data, wait=wait)
 
 
 def scores(record: dict) -> dict[str, float]:
@@ -171,8 +152,10 @@ def scores(record: dict) -> dict[str, float]:
     return {name: score["score"] for name, score in record["transfer"].items()}
 
 
-def _open(task: str, data: str, image_size: int) -> Opened:
-    """The data of a task."""
+def open_for(task: str, data: str, image_size: int, full_size: bool = False) -> Opened:
+    """The data of a task (a name in TASKS); full_size: for classification, pictures at their own size."""
+    if full_size:
+        return open_pictures(data)
     if task == "detect":
         from ..data.coco import open_coco
 
@@ -202,9 +185,17 @@ class _Shelf:
     """The transfer records of a runs folder, and the weights that they start from."""
 
     def __init__(
-        self, runs_dir: Path, device: str, progress: Callable | None = None, file: str | Path | None = None
+        self, runs_dir: Path, device: str, progress: Tally | None = None, file: str | Path | None = None
     ) -> None:
         self.runs_dir, self.device, self.progress, self.file = runs_dir, device, progress, file
+
+    def expect(self, *items: Run | FineTune | Dense) -> None:
+        """Tell the progress which trainings there are to do: those without a record, and the runs they start from."""
+        if self.progress:
+            runs = {item if isinstance(item, Run) else item.run for item in items} - {None}
+            paths = {run: record_path(self.runs_dir, run) for run in runs}
+            paths |= {x: transfer_path(self.runs_dir, x.key) for x in items if not isinstance(x, Run)}
+            self.progress.expect([item.steps for item, path in paths.items() if not path.exists()])
 
     def weights(self, spec: Run | FineTune | Dense, us: Team) -> dict[str, Tensor] | None:
         """The weights that a spec starts from: a run's final ones (pretrained now if need be), a file's, or None."""
@@ -223,10 +214,33 @@ class _Shelf:
             raise UserError(f"run {run.key} failed, so it has no weights to transfer: {record['reason']}")
         return load_final(self.runs_dir, run)
 
+    def probed(self, spec: Probe, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
+        """The record of a run's probes, and whether it was computed now."""
+        data = data or open_for("probe", spec.data, spec.image_size)
+
+        def compute(us: Team) -> dict:
+            meter, run = Meter(us.device), spec.run
+            model = build(run)
+            if run.steps:
+                model.load_state_dict(self.weights(run, us))
+            scores = probe_all(model.to(us.device), data, spec.sized)
+            if "linear" in scores:
+                scores["attentive"] = attentive_score(model, data, spec.sized)
+            if not scores:
+                raise UserError(
+                    f"data '{run.data}' has neither labels nor masks to probe with: use a source with classes"
+                )
+            record = {"schema": SCHEMA_VERSION, "kind": "probe", "key": spec.key, "status": "done", "reason": None}
+            counts = {"probe_labels": spec.labels, "probe_test": spec.test_images}
+            parts = {"cost": meter.read(), "transfer": scores, "where": meter.where(data.digest)}
+            return record | {"run": run.to_dict(), "spec": counts} | parts
+
+        return self.kept(spec.key, data, compute, wait=wait)
+
     def tuned(self, spec: FineTune | Dense, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
         """The record of a spec, and whether it was computed now."""
         task = "classify" if isinstance(spec, FineTune) else spec.task
-        data = data or _open(task, spec.data, spec.image_size)
+        data = data or open_for(task, spec.data, spec.image_size, isinstance(spec, FineTune) and spec.full_size)
         folder = self.runs_dir / "checkpoints" / spec.key
 
         def compute(us: Team) -> dict:

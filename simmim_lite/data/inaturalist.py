@@ -1,0 +1,76 @@
+"""iNaturalist-2018 as torchvision lays it out: one tree of train and val images, told apart by the official JSON files.
+
+torchvision's `INaturalist(root, version="2018", download=True)` leaves ROOT/2018/SUPER/CATEGORY/IMAGE.jpg; the archive
+unpacked by hand leaves ROOT/train_val2018/... . Which image is whose is in train2018.json and val2018.json, which are
+downloads of their own beside it. No torch here.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from .folders import Layout, scan, signature, split_held
+from .ranking import image_ids
+
+_TREES = ("2018", "train_val2018")
+_JSONS = {"train": "train2018.json", "val": "val2018.json"}
+
+
+def read_layout(root: Path, *, halve: bool = True) -> tuple[Layout, str]:
+    """Splits, labels and classes of DIR, and a signature of all that they depend on (names, sizes, labels).
+
+    Names are relative to DIR. Category ids become classes in ascending order, named as the files do. halve: as in
+    `folders.layout`. `UserError` for a file that is not there, an unknown category, a validation class without training
+    images.
+    """
+    title = f"inaturalist:{root}"
+    tree = next((name for name in _TREES if (root / name).is_dir()), None)
+    if tree is None:
+        raise UserError(f"{title}: neither {_TREES[0]}/ nor {_TREES[1]}/ in it; unpack train_val2018.tar.gz there")
+    there = {f"{tree}/{name}": size for name, size, _ in scan(root / tree, title)}
+    names, categories, splits, known = [], [], {}, {}
+    for split, file in _JSONS.items():
+        found, theirs = _read(root / file, title)
+        known |= theirs
+        start = len(names)
+        for path, category in found:
+            name = f"{tree}/{path.partition('/')[2]}"
+            if name not in there:
+                raise UserError(f"{title}: {name} is in {file}, but not on the disk; unpack train_val2018.tar.gz again")
+            if category not in theirs:
+                raise UserError(f"{root / file}: {path} is of category {category}, which it does not list")
+            names.append(name)
+            categories.append(category)
+        splits[split] = np.arange(start, len(names))
+    if not all(map(len, splits.values())):
+        raise UserError(f"{title}: {' or '.join(_JSONS.values())} lists no images; get both files again")
+    classes = sorted(set(categories[: splits["val"][0]]))
+    number = {category: i for i, category in enumerate(classes)}
+    for name, category in zip(names[splits["val"][0] :], categories[splits["val"][0] :], strict=True):
+        if category not in number:
+            raise UserError(f"{title}: {name} is of category {category}, of which {_JSONS['train']} has no image")
+    labels = np.array([number[c] for c in categories], np.int64)
+    ids = image_ids(names)
+    held = split_held(splits["train"], {"val": splits["val"]}, ids, labels, title, halve=halve)
+    layout = Layout(names, ids, labels, tuple(known[c] for c in classes), held)
+    return layout, signature([(name, there[name]) for name in names], labels.tolist(), layout.classes)
+
+
+def _read(path: Path, title: str) -> tuple[list[tuple[str, int]], dict[int, str]]:
+    """(file name, category id) of each annotated image, in the order of the file; and the categories' names by id."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files = {image["id"]: image["file_name"] for image in content["images"]}
+        found = [(files[a["image_id"]], a["category_id"]) for a in content["annotations"]]
+        return found, {c["id"]: str(c.get("name", c["id"])) for c in content["categories"]}
+    except FileNotFoundError:
+        raise UserError(
+            f"{title}: no {path.name} in it, so train and val cannot be told apart; get it from the page of the 2018 "
+            f"competition (github.com/visipedia/inat_comp) and put it into {os.fspath(path.parent)}"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"no entry {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise UserError(f"{path}: not a file of annotations ({what}); get it again") from error
