@@ -107,6 +107,7 @@ def slow_encode(encoder, image, mask=None):
         (100, 167, 12, (2, 1), None),  # 25 x 42 tokens, the last map of a detector
         (24, 40, 4, (2, 2), (3, 2)),  # moved from other windows
         (20, 20, 12, (2, 1), None),  # one window a stage
+        (64, 85, 12, (2, 1), None),  # 512 x 683 as in segmentation, an eighth
     ],
 )
 def test_the_network_equals_the_slow_one(height, width, window, depths, pretrained):
