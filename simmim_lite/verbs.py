@@ -114,7 +114,7 @@ def _transfer(arguments: argparse.Namespace) -> None:
         return
     trained, baseline = scores(result["trained"]), scores(result["baseline"])
     for name, lift in result["lift"].items():
-        print(f"{name:8s} pretrained {trained[name]:.4f}   without {baseline[name]:.4f}   lift {lift:+.4f}")
+        print(f"{name:9s} pretrained {trained[name]:.4f}   without {baseline[name]:.4f}   lift {lift:+.4f}")
     for which in ("trained", "baseline"):
         if result[which]["status"] == "failed":
             raise UserError(f"the {which} network's {arguments.task} failed: {result[which]['reason']}")

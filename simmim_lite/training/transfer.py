@@ -105,7 +105,7 @@ def specs(
         if name not in known:
             raise unknown(f"field of {task}", name, sorted(known | {"scratch"}))
     if recipe:
-        given = {"data": run.data, **fields}
+        given = {"model": run.model, "data": run.data, **fields}
         full_size = kind is FineTune and fields.get("augment", "timm") == "timm"
         opened = _open(task, given["data"], fields.get("image_size", run.image_size), full_size)
         if opened.train is None:

@@ -209,7 +209,7 @@ def check_finetune(spec: FineTune) -> None:
         raise unknown("augment", spec.augment, TUNING_AUGMENTATIONS)
     if spec.full_size:
         fields["augment"] = "none"  # no run of pretraining knows it
-    Run(**fields, mask_patch=SIZES[spec.model].final_stride)  # what the two have in common is checked there
+    Run(**fields, mask_patch=SIZES[spec.model].patch_size)  # what the two have in common is checked there
     if spec.run is not None and spec.weights is not None:
         raise UserError("run and weights are both given: a fine-tuning starts from one of them")
     if spec.run is not None and spec.run.model != spec.model:
