@@ -12,7 +12,7 @@ from .intervals import paired_interval
 
 def finetunings(records: list[dict]) -> list[dict]:
     """One flat row a finished fine-tuning: model, data, labels, steps, seed, image_size, scratch, run (the key of the
-    pretraining run, or None), top1 in 0 to 1, n_test, key. Those that started from a file belong to no run: left out."""
+    pretraining run, or None), top1 in 0 to 1, n_test, key. Those that start from a file belong to no run here."""
     rows = {}
     for record in records:
         if record.get("kind") != "finetune" or record.get("status") != "done":
