@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     study = verb("study", _study, "train what is missing of a study, run its notebooks and write its report")
-    study.add_argument("name", help="data-scale, model-size, schedule, proxy or all")
+    study.add_argument("name", help="data-scale, model-size, schedule, proxy, all four (all), or transfer")
     study.add_argument(
         "--tier", default="quick", help="shipped (trains nothing), smoke, quick (default: minutes) or laptop (an hour)"
     )
@@ -159,10 +159,11 @@ def _train(arguments: argparse.Namespace) -> None:
 def _shipped(arguments: argparse.Namespace) -> None:
     from .evidence import shipped
     from .evidence.claims import claims
+    from .studies.grids import TRANSFER
     from .studies.report import SECTIONS
 
     wanted = {c for name, section in SECTIONS.items() if arguments.name in (name, "all") for c in section.claims}
-    for name in shipped.names():
+    for name in [shipped.TRANSFER] if arguments.name == TRANSFER else shipped.names():
         records = shipped.records(name)
         print(f"shipped records {name}: {len(records)}")
         _say([claim for claim in claims(records) if claim.id in wanted])
@@ -177,12 +178,14 @@ def _say(claims: list) -> None:
 def _notebook_parameters(arguments: argparse.Namespace) -> tuple[dict[Path, dict], str]:
     """The notebooks of a study with their parameters, checked; or none, and why there are none."""
     from .studies import notebooks
+    from .studies.grids import STUDIES
 
     if arguments.no_notebooks:
         return {}, ""
     if missing := notebooks.not_installed():
         return {}, f"not installed: {missing}; {notebooks.HOW_TO_GET}, and run the same command again"
-    wanted = notebooks.NOTEBOOKS.values() if arguments.name == "all" else [notebooks.NOTEBOOKS[arguments.name]]
+    studies = STUDIES if arguments.name == "all" else (arguments.name,)
+    wanted = [notebooks.NOTEBOOKS[study] for study in studies]
     try:
         paths = [notebooks.find(name) for name in wanted]
     except UserError as error:

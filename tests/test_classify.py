@@ -346,7 +346,7 @@ def test_mixes_and_timms_pictures_work_at_laptop_size(monkeypatch):
     assert mixed["status"] == "done" and mixed["curve"] != finetune(tiny_spec(steps=2), tiny_data())["curve"]
     monkeypatch.setattr(inputs, "decoders", lambda team: 0)
     monkeypatch.setattr(sources, "SCENE_BLOCK", 256)
-    monkeypatch.setattr(sources, "_SCENE_COUNTS", {"val": 8, "test": 12, "probe_train": 16})
+    monkeypatch.setattr(sources, "SCENE_COUNTS", {"val": 8, "test": 12, "probe_train": 16})
     spec = tiny_spec(augment="timm", rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, steps=2, labels=None)
     record = finetune(spec, open_pictures("scenes"))
     assert record["status"] == "done" and record["final"]["n_test"] == 12

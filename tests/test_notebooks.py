@@ -18,6 +18,7 @@ NAMES = [
     "05_model_size",
     "06_schedule",
     "07_proxy_loss",
+    "08_transfer",
     "09_scaling_law",
     "11_your_study",
     "is_this_normal",

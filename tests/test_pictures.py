@@ -145,7 +145,7 @@ def test_small_sources_are_pictures_too(monkeypatch):
         assert picture.size == (24, 20) and picture.getpixel((0, 0)) == (10 * (8 + index),) * 3
         assert data.test.labels[i] == index % 2
     monkeypatch.setattr(sources, "SCENE_BLOCK", 256)
-    monkeypatch.setattr(sources, "_SCENE_COUNTS", {"val": 8, "test": 12, "probe_train": 16})
+    monkeypatch.setattr(sources, "SCENE_COUNTS", {"val": 8, "test": 12, "probe_train": 16})
     scenes = open_pictures("scenes")
     arrays = sources.open_data("scenes", 32)
     assert (len(scenes.train), len(scenes.test)) == (16, 12) and scenes.mean == arrays.mean

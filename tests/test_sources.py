@@ -62,7 +62,7 @@ def one_line(match: str, call, *arguments, **keywords) -> None:
 
 def test_scenes(monkeypatch):
     monkeypatch.setattr(sources, "SCENE_BLOCK", 512)
-    monkeypatch.setattr(sources, "_SCENE_COUNTS", {"val": 40, "test": 50, "probe_train": 60})
+    monkeypatch.setattr(sources, "SCENE_COUNTS", {"val": 40, "test": 50, "probe_train": 60})
     data = open_data("scenes", 16)
     assert [len(s) for s in (data.train, data.val, data.test, data.probe_train)] == [512, 40, 50, 60]
     assert data.has_masks and data.num_classes == 10 and data.name == "scenes" and data.skipped == []

@@ -24,8 +24,8 @@ from .store import STORE_VERSION, Chunk, Store, StorePlan, ensure
 KINDS = ("scenes", "imagefolder:DIR", "inaturalist:DIR", "torchvision:NAME", "hf:NAME")
 #: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
 SCENE_BLOCK = 16384
-_SCENE_SPLITS = {"train": 0, "val": 1, "test": 2, "probe_train": 3}  # scene seed, and upper bits of the ids
-_SCENE_COUNTS = {"val": 2048, "test": 4096, "probe_train": 4096}
+SCENE_SPLITS = {"train": 0, "val": 1, "test": 2, "probe_train": 3}  # scene seed, and upper bits of the ids
+SCENE_COUNTS = {"val": 2048, "test": 4096, "probe_train": 4096}
 _CHUNK = 256  # images decoded between two writes
 
 
@@ -97,10 +97,10 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -
 
 def _open_scenes(size: int, needed: int) -> Data:
     blocks = max(1, -(-needed // SCENE_BLOCK))
-    counts = {"train": blocks * SCENE_BLOCK, **_SCENE_COUNTS}
+    counts = {"train": blocks * SCENE_BLOCK, **SCENE_COUNTS}
 
     def chunks(split: str) -> Iterator[Chunk]:
-        seed = _SCENE_SPLITS[split]
+        seed = SCENE_SPLITS[split]
         for start in range(0, counts[split], _CHUNK):
             index = np.arange(start, min(start + _CHUNK, counts[split]), dtype=np.uint64)
             drawn = scenes.render(seed, index, size)

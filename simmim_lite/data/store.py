@@ -87,6 +87,34 @@ def ensure(parent: Path, name: str, signature: str, plan: Callable[[], StorePlan
     return store
 
 
+def ensure_folder(parent: Path, name: str, signature: str, write: Callable[[Path], None], title: str) -> Path:
+    """The folder `parent/name-signature` of files, written first when there is none: whole or not, by one process.
+
+    `write(folder)` fills a temporary folder beside it. One of the same name with another signature is removed, as is
+    what a killed call left.
+    """
+    folder = parent / f"{name}-{signature}"
+    if folder.is_dir():
+        return folder
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with _locked(parent / f"{name}.lock", title):
+            if folder.is_dir():  # another process may have written it meanwhile
+                return folder
+            for old in parent.glob(f"{glob.escape(name)}-*"):
+                shutil.rmtree(old, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f"{folder.name}.tmp-"))
+            try:
+                write(temporary)
+                os.replace(temporary, folder)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    return folder
+
+
 def open_store(folder: Path) -> Store | None:
     """The store at a folder; None when there is none, or when it is damaged (which is said on stderr)."""
     if not folder.is_dir():

@@ -17,6 +17,8 @@ OVERFIT = 0.004
 PROBES = {"linear": "linear probe", "knn": "kNN", "segment": "segmentation probe"}
 #: All transfer scores; `finetune` in top-1, its lift is over the same network from scratch.
 SCORES = PROBES | {"finetune": "fine-tuning"}
+#: Kinds of record under RUNS_DIR/transfer.
+TRANSFER_KINDS = ("finetune", "detect", "segment", "probe")
 #: What a study varies. Everything else is the recipe.
 SWEPT = ("model", "images", "steps", "seed")
 #: What a recipe may set by model size or by machine; it tells recipes apart only where one cell was run both ways.
@@ -35,7 +37,7 @@ class Grid:
 
 
 def load(runs_dir: str | Path) -> list[dict]:
-    """All runs under RUNS_DIR/records and fine-tunings under RUNS_DIR/transfer, by file name; [] when there are none.
+    """All runs under RUNS_DIR/records and transfers under RUNS_DIR/transfer, by file name; [] when there are none.
 
     Raises `UserError`, one line naming the file, on the first file that is no whole record.
     """
@@ -48,7 +50,7 @@ def load(runs_dir: str | Path) -> list[dict]:
         records.append(record)
     for path in sorted((Path(runs_dir) / "transfer").glob("*.json")):
         record = read_record(path)
-        if record is not None and record.get("kind") == "finetune":
+        if record is not None and record.get("kind") in TRANSFER_KINDS:
             records.append(record)
     finetunings(records)
     return records

@@ -12,27 +12,38 @@ from .records import load
 _FOLDER = files(__package__) / "shipped_records"
 
 
+#: The set of the transfer study: pretraining runs, and every task from them and from scratch.
+TRANSFER = "transfer-scenes"
+
+
 def names() -> list[str]:
-    """The sets that are shipped: `laptop-scenes`, `laptop-cifar10`."""
+    """The sets of the four studies that are shipped: `laptop-scenes`, `laptop-cifar10`."""
+    return [name for name in _all() if name != TRANSFER]
+
+
+def _all() -> list[str]:
     return sorted(path.name.removesuffix(".json") for path in _FOLDER.iterdir() if path.name.endswith(".json"))
 
 
 def records(name: str) -> list[dict]:
-    """The records of a shipped set, as `records.load` gives those of a runs folder; `UserError` for an unknown name."""
+    """The records of a shipped set (of `names()`, or TRANSFER), as `records.load` gives those of a runs folder.
+
+    `UserError` for an unknown name.
+    """
     return list(_read(name))
 
 
 @cache
 def _read(name: str) -> tuple[dict, ...]:
-    if name not in names():
-        raise unknown("shipped set", name, names())
+    if name not in _all():
+        raise unknown("shipped set", name, _all())
     packed = json.loads((_FOLDER / f"{name}.json").read_text())
     shared = packed["where"]
     return tuple({**record, "where": shared[record["where"]] | record["times"]} for record in packed["records"])
 
 
 def pack(runs_dir: str | Path, path: str | Path) -> int:
-    """Write all finished records of a runs folder (runs and fine-tunings) as one file; how many.
+    """Write all finished records of a runs folder (runs and transfers) as one file; how many.
 
     Numbers are kept to seven significant digits, which no table or claim can see; everything else is kept as it is.
     Provenance that many records share is written once.

@@ -30,15 +30,17 @@ def reference_attention(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, ma
 
 
 def _sdpa(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
-    """On a GPU: the framework's fused kernel, bias and mask as one additive term of (nW or 1, heads, L, L)."""
+    """On a GPU: the framework's fused kernel. Bias and mask are one additive term, never copied for each image:
+    without a mask it is the same for all windows, with one the windows count as heads and only the batch is broadcast.
+    """
     batch, windows = qkv.shape[:2]
-    q, k, v = qkv.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    q = F.normalize(q.float(), dim=-1) * scale[:, None, None]
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5).flatten(*((1, 2) if mask is None else (2, 3)))
+    per_head = scale if mask is None else scale.repeat(windows)
+    q = F.normalize(q.float(), dim=-1) * per_head[:, None, None]
     k = F.normalize(k.float(), dim=-1)
-    term = bias[None] if mask is None else bias + mask[:, None]
-    term = term.expand(batch, windows, *term.shape[1:]).flatten(0, 1) if mask is not None else term
-    out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=term.to(v.dtype), scale=1.0)
-    return out.transpose(1, 2).flatten(2).unflatten(0, (batch, windows))
+    term = bias if mask is None else (bias + mask[:, None]).flatten(0, 1)
+    out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=term[None].to(v.dtype), scale=1.0)
+    return out.view(batch, windows, heads, *out.shape[-2:]).transpose(2, 3).flatten(3)
 
 
 class _CpuAttention(torch.autograd.Function):

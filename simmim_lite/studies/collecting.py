@@ -9,9 +9,12 @@ from ..errors import UserError, unknown
 from ..evidence import shipped
 from ..evidence.records import flops_text, load, millions, short
 from ..model.sizes import SIZES
-from ..training.run import PRECISIONS, Run, record_path
-from .estimate import EVALUATION_STEPS, known_speeds
-from .grids import STUDIES, TIERS, grid
+from ..training.dense import Dense
+from ..training.probing import Probe
+from ..training.run import PRECISIONS, Run, record_path, transfer_path
+from ..training.tuning import FineTune
+from .estimate import EVALUATION_STEPS, known_speeds, tuning_seconds
+from .grids import STUDIES, TIERS, TRANSFER
 
 #: Tiers a notebook takes: the first trains nothing.
 NOTEBOOK_TIERS = ("shipped", *TIERS)
@@ -56,8 +59,8 @@ def collect(
 
 def check(study: str, tier: str) -> None:
     """`UserError` for a study or a tier that does not exist."""
-    if study not in (*STUDIES, "all"):
-        raise unknown("study", study, (*STUDIES, "all"))
+    if study not in (*STUDIES, TRANSFER, "all"):
+        raise unknown("study", study, (*STUDIES, TRANSFER, "all"))
     if tier not in NOTEBOOK_TIERS:
         raise unknown("tier", tier, NOTEBOOK_TIERS)
 
@@ -70,7 +73,7 @@ def preview(
     seeds: int | Sequence[int] | None = None,
     runs_dir: str | Path = "runs",
 ) -> list[dict[str, str]]:
-    """What a study would run, a line a size and all together, as text: a table of cost before anything starts.
+    """What a study would run, a line a size (or task) and all together, as text: a table of cost before it starts.
 
     Runs off one trunk share its steps, and are counted as they will be trained. The time is of one core: from steps
     measured on this machine where `runs_dir` has any, else a rough guess. `done` counts records that are there.
@@ -78,8 +81,16 @@ def preview(
     """
     check(study, tier)
     if tier == "shipped":
-        return _preview_shipped()
-    return preview_of(grid(study, tier, data=data, seeds=seeds or None, precision="bf16"), runs_dir)
+        return _preview_shipped(study)
+    from .engine import plan_of
+
+    runs, tasks = plan_of(study, tier, data=data, seeds=seeds or None, precision="bf16")
+    if study != TRANSFER:
+        return preview_of(runs, runs_dir)
+    kinds = ("probe", "classify", "segment", "detect")
+    lines = [_task_line(kind, [s for s in tasks if task_of(s) == kind], Path(runs_dir)) for kind in kinds]
+    pretraining = [{"": f"pretraining, {line.pop('model size')}", **line} for line in preview_of(runs, runs_dir)[:-1]]
+    return [*pretraining, *(line for line in lines if line["runs"] != "0")]
 
 
 def preview_of(runs: Sequence[Run], runs_dir: str | Path = "runs") -> list[dict[str, str]]:
@@ -152,6 +163,34 @@ def _done(run: Run, runs_dir: Path) -> bool:
     return any(record_path(runs_dir, replace(run, precision=p)).exists() for p in PRECISIONS)
 
 
+def task_of(item: FineTune | Dense | Probe) -> str:
+    """probe, classify, detect or segment."""
+    return item.task if isinstance(item, Dense) else "probe" if isinstance(item, Probe) else "classify"
+
+
+def _task_line(task: str, specs: Sequence[FineTune | Dense | Probe], runs_dir: Path) -> dict[str, str]:
+    """The line of a task in the preview: images are trained on, FLOPs known where all images have one size."""
+    cost = {"runs": len(specs), "steps": sum(s.steps for s in specs)}
+    cost["images"] = sum(s.labels if task == "probe" else s.steps * s.batch_size for s in specs)
+    gmac = {s.model: SIZES[s.model].gmac((s.run or s).image_size, (s.run or s).window_size) for s in specs}
+    cost["flops"] = sum(6e9 * gmac[s.model] * s.steps * s.batch_size for s in specs) if task == "classify" else None
+    cost["done"] = sum(_transferred(s, runs_dir) for s in specs)
+    speeds = known_speeds(runs_dir, TIERS["quick"].recipe)
+    guess = {f"{m} {p}": g * 6 * 64 * _GFLOP_SECONDS for m, g in gmac.items() for p in PRECISIONS}
+    cost["seconds"] = sum(tuning_seconds(s, guess | speeds) for s in specs)
+    return _line(task, cost, "")
+
+
+def _transferred(spec: FineTune | Dense | Probe, runs_dir: Path) -> bool:
+    run = spec.run
+    for p in PRECISIONS:
+        own = {} if isinstance(spec, Probe) else {"precision": p}
+        same = replace(spec, **own, run=run and replace(run, precision=p))
+        if transfer_path(runs_dir, same.key).exists():
+            return True
+    return False
+
+
 def _line(name: str, cost: dict[str, float], what: str = "model size") -> dict[str, str]:
     return {
         what: name,
@@ -164,9 +203,9 @@ def _line(name: str, cost: dict[str, float], what: str = "model size") -> dict[s
     }
 
 
-def _preview_shipped() -> list[dict[str, str]]:
+def _preview_shipped(study: str) -> list[dict[str, str]]:
     lines = []
-    for name in shipped.names():
+    for name in [shipped.TRANSFER] if study == TRANSFER else shipped.names():
         records = [r for r in shipped.records(name) if r["kind"] == "pretrain"]
         trained = [r for r in records if r["run"]["steps"]]
         cost = {"runs": len(trained), "done": len(trained), "steps": sum(r["run"]["steps"] for r in trained)}
@@ -174,6 +213,13 @@ def _preview_shipped() -> list[dict[str, str]]:
         cost["flops"] = sum(r["cost"]["flops"] for r in trained)
         cost["seconds"] = sum(r["cost"]["core_seconds"] for r in records)
         lines.append(_line(name, cost, "shipped records"))
+        for kind, task in (("finetune", "classify"), ("segment",) * 2, ("detect",) * 2) if study == TRANSFER else ():
+            some = [r for r in shipped.records(name) if r["kind"] == kind]
+            cost = {"runs": len(some), "done": len(some), "steps": sum(r["spec"]["steps"] for r in some)}
+            cost["images"] = sum(r["cost"]["images_seen"] for r in some)
+            cost["flops"] = sum(r["cost"]["flops"] for r in some) if all(r["cost"]["flops"] for r in some) else None
+            cost["seconds"] = sum(r["cost"]["core_seconds"] for r in some)
+            lines.append(_line(f"{name}: {task}", cost, "shipped records"))
     return lines
 
 

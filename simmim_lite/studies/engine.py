@@ -8,10 +8,11 @@ from pathlib import Path
 
 from ..errors import UserError, unknown
 from ..evidence.claims import Claim, claims
+from ..training.dense import Dense
 from ..training.run import PRECISIONS, Run, cannot_write, current_record, data_slug, read_record, write_atomic
-from ..training.tuning import FineTune
 from .estimate import faster_precision, known_speeds, step_speeds
-from .grids import STUDIES, TIERS, grid, tunings
+from .grids import STUDIES, TIERS, TRANSFER, grid, tunings
+from .transfer_grid import AXES, Spec, transfer_runs, transfer_specs
 from .workers import execute, make_jobs, path_of
 
 
@@ -90,7 +91,7 @@ def train_missing(
     """
     started = time.monotonic()
     runs_dir = Path(runs_dir)
-    grid(name, tier, data=data, seeds=seeds)  # a wrong name fails before anything is opened
+    plan_of(name, tier, data=data, seeds=seeds)  # a wrong name fails before anything is opened
     if precision not in ("auto", *PRECISIONS):
         raise unknown("precision", precision, ("auto", *PRECISIONS))
     if workers is not None and workers < 1:
@@ -102,12 +103,12 @@ def train_missing(
     recipe, models = TIERS[tier].recipe, TIERS[tier].models
     opened = open_data(data, recipe.image_size, images_needed=max(TIERS[tier].images))
 
-    def plan(precision: str) -> tuple[list[Run], list[FineTune]]:
+    def plan(precision: str) -> tuple[list[Run], list[Spec]]:
         same = {"data": data, "available": len(opened.train), "seeds": seeds, "precision": precision}
-        return grid(name, tier, **same), tunings(name, tier, labelled=_labelled(opened), **same)
+        return plan_of(name, tier, labelled=_labelled(opened), **same)
 
-    def missing(items: Sequence[Run | FineTune]) -> list[Run | FineTune]:
-        return [item for item in items if current_record(path_of(item, runs_dir), opened.digest) is None]
+    def missing(items: Sequence[Run | Spec]) -> list[Run | Spec]:
+        return [i for i in items if current_record(path_of(i, runs_dir), _digest(i, opened.digest)) is None]
 
     trained, core = 0, 0.0
     chosen = precision
@@ -125,12 +126,30 @@ def train_missing(
             speeds = step_speeds(runs_dir, models, recipe, str(place))
         if precision == "auto":
             runs, tuned = plan(faster_precision(speeds, models[-1]))
-        for items, what in ((runs, "runs to train"), (tuned, "networks to fine-tune")):
+        for items, what in ((runs, "runs to train"), (tuned, "networks to transfer")):
             if todo := missing(items):
                 done, seconds = execute(make_jobs(todo, speeds), runs_dir, str(place), workers, what)
                 trained, core = trained + done, core + seconds
     records = [read_record(path_of(item, runs_dir)) for item in (*runs, *tuned)]
     return Trained(records, trained, time.monotonic() - started, core)
+
+
+def plan_of(name: str, tier: str, *, labelled: int | None = None, **options: object) -> tuple[list[Run], list[Spec]]:
+    """The runs of a study at a tier, and what is trained from them; options as `grids.grid` has them."""
+    if name != TRANSFER:
+        return grid(name, tier, **options), tunings(name, tier, labelled=labelled, **options)
+    if tier not in AXES:
+        raise unknown("tier of the transfer study", tier, AXES)
+    return transfer_runs(tier, **options), transfer_specs(tier, labelled=labelled, **options)
+
+
+def _digest(item: Run | Spec, opened: str) -> str:
+    """The digest of the images that an item is trained on; opened: that of the study's own data."""
+    if not isinstance(item, Dense):
+        return opened
+    from ..training.transfer import open_for
+
+    return open_for(item.task, item.data, item.image_size).digest
 
 
 def train_runs(

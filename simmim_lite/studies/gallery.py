@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from ..errors import UserError
-from ..evidence import compare, plots, sides
+from ..evidence import compare, plots, shipped, sides, transfer_charts, transfers
 from ..training.run import write_atomic
+from .grids import TRANSFER
 
 WIDTH = 1180  # pixels; drawn at twice that, for sharp screens
 QUESTIONS = {
@@ -12,6 +13,7 @@ QUESTIONS = {
     "model-size": "Is a larger network always better?",
     "schedule": "Does longer training help, and when does it hurt?",
     "proxy": "Can a pretraining loss tell which network is better?",
+    TRANSFER: "What is pretraining worth, task by task?",
 }
 
 
@@ -26,6 +28,9 @@ def make_gallery(out: str | Path = "gallery") -> list[Path]:
     if "shipped" not in evidence:
         raise UserError("no records are shipped with this version: there is nothing to draw the gallery from")
     figures = {study: compare.figure(study, evidence) for study in compare.STUDIES}
+    figures[TRANSFER] = transfer_charts.gains(
+        transfers.differences(transfers.transfers(shipped.records(shipped.TRANSFER)))
+    )
     figures["readme"] = plots.proxy(evidence["shipped"])
     written = [_png(figure, out / f"{name}.png") for name, figure in figures.items()]
     write_atomic(out / "gallery.md", gallery_page(evidence))

@@ -8,6 +8,8 @@ from ..training.run import Run
 from ..training.tuning import FineTune
 
 STUDIES = ("data-scale", "model-size", "schedule", "proxy")
+#: The study of transfer tasks (`transfer_grid.py`); `all` means the four of STUDIES.
+TRANSFER = "transfer"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ NOTEBOOKS = {
     "model-size": "05_model_size",
     "schedule": "06_schedule",
     "proxy": "07_proxy_loss",
+    "transfer": "08_transfer",
 }
 HOW_TO_GET = "pip install papermill ipykernel"
 _WANTED = {

@@ -6,10 +6,11 @@ from html import escape
 from pathlib import Path
 
 from ..errors import UserError, unknown
+from ..evidence import transfers
 from ..evidence.claims import HOLDS, OPEN, TABLE, Claim, claims
 from ..evidence.records import OVERFIT, SWEPT, finished, groups, millions, short, table
 from ..training.run import write_atomic
-from .grids import STUDIES
+from .grids import STUDIES, TRANSFER
 from .report_page import claim_card, claim_rows, facts, html_table, page
 
 
@@ -20,7 +21,7 @@ class Section:
     title: str
     question: str
     text: str
-    figure: str  # a function of evidence.plots
+    figure: str  # a function of evidence.plots, or of evidence.transfer_charts
     caption: str
     claims: tuple[str, ...]
 
@@ -63,6 +64,15 @@ SECTIONS = {
         "A point is a run. Colour tells the data level, the symbol the size. Lower loss is to the left.",
         ("C5",),
     ),
+    TRANSFER: Section(
+        "Transfer",
+        "What is pretraining worth, task by task?",
+        "Each task is trained from pretrained weights and from a random start, with the same annotations, steps and "
+        "seed, and a learning rate tuned for each start. The gain is the difference.",
+        "gains",
+        "A panel a score, a line a size. Bars are 95 % intervals over seeds.",
+        ("C5", "C8"),
+    ),
 }
 READING = (
     "Most of each image is hidden, patch by patch, and a Swin Transformer V2 learns to fill it in (SimMIM). "
@@ -101,19 +111,21 @@ def write_report(
     """
     for study in studies:
         if study not in SECTIONS:
-            raise unknown("study", study, STUDIES)
+            raise unknown("study", study, SECTIONS)
     try:
-        from ..evidence import plots
+        from ..evidence import plots, transfer_charts
     except ImportError as error:
         raise UserError(f"the report needs plotly ({error}): pip install plotly; finished runs are kept") from error
 
+    everything = [r for r in records if (r.get("run") or r.get("spec") or {}).get("data") == data]
+    gains = transfers.differences(transfers.transfers(everything))
     records = [r for r in records if r.get("kind") == "pretrain" and r["run"]["data"] == data]
     rows = table(records)
     recipes = groups(rows)
     main = next(iter(recipes.values()), [])
     keys = {row["key"] for row in main}
     used = [r for r in finished(records) if r["key"] in keys]
-    said = {c.id: c for c in claims(records) if main and c.recipe == main[0]["recipe"]}
+    said = {c.id: c for c in claims(everything) if main and c.recipe == main[0]["recipe"]}
     wanted = [
         said[rule.id] for rule in TABLE if rule.id in said and any(rule.id in SECTIONS[s].claims for s in studies)
     ]
@@ -127,7 +139,8 @@ def write_report(
     shown: set[str] = set()
     for number, study in enumerate(studies if main else (), 1):
         section = SECTIONS[study]
-        figure = _figure(getattr(plots, section.figure)(main), study)
+        drawn = transfer_charts.gains(gains) if study == TRANSFER else getattr(plots, section.figure)(main)
+        figure = _figure(drawn, study)
         cards = "".join(claim_card(said[c]) for c in section.claims if c in said and c not in shown)
         shown |= set(section.claims)
         parts.append(

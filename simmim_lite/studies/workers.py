@@ -1,4 +1,4 @@
-"""The jobs of a study and the processes that do them: one trunk or one fine-tuning a job, one thread a process."""
+"""The jobs of a study and the processes that do them: one trunk or one transfer a job, one thread a process."""
 
 import os
 import threading
@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import Interrupted, UserError
+from ..training.dense import Dense
+from ..training.probing import Probe
 from ..training.run import Run, record_path, transfer_path
 from ..training.tuning import FineTune
 from .estimate import Progress, job_seconds, tuning_seconds
@@ -16,10 +18,10 @@ from .estimate import Progress, job_seconds, tuning_seconds
 
 @dataclass(frozen=True)
 class Job:
-    """What one worker does in one go: runs off one trunk, shortest first, or a single fine-tuning."""
+    """What one worker does in one go: runs off one trunk, shortest first, or a single transfer."""
 
     name: str  # of what it locks
-    work: tuple[Run | FineTune, ...]
+    work: tuple[Run | FineTune | Dense | Probe, ...]
     seconds: float  # estimate, core seconds
 
     def paths(self, runs_dir: Path) -> list[Path]:
@@ -27,13 +29,13 @@ class Job:
         return [path_of(item, runs_dir) for item in self.work]
 
 
-def path_of(item: Run | FineTune, runs_dir: str | Path) -> Path:
-    """Where the record of a run or a fine-tuning lies."""
+def path_of(item: Run | FineTune | Dense | Probe, runs_dir: str | Path) -> Path:
+    """Where the record of a run or a transfer lies."""
     return record_path(runs_dir, item) if isinstance(item, Run) else transfer_path(runs_dir, item.key)
 
 
-def make_jobs(items: Sequence[Run | FineTune], speeds: dict[str, float]) -> list[Job]:
-    """Runs grouped by trunk, fine-tunings one by one; the longest job first."""
+def make_jobs(items: Sequence[Run | FineTune | Dense | Probe], speeds: dict[str, float]) -> list[Job]:
+    """Runs grouped by trunk, transfers one by one; the longest job first."""
     families = defaultdict(list)
     for item in items:
         families[item.trunk_key if isinstance(item, Run) else item.key].append(item)
@@ -114,7 +116,9 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outco
     try:
         first = job.work[0]
         needed = max((run.images or 0 for run in job.work if isinstance(run, Run)), default=0)
-        data = open_data(first.data, first.image_size, images_needed=needed)
+        # boxes, masks and pictures at their own size are opened by their task
+        own = isinstance(first, Dense) or (isinstance(first, FineTune) and first.full_size)
+        data = None if own else open_data(first.data, first.image_size, images_needed=needed)
         for item in job.work:
             once = pretrain_once if isinstance(item, Run) else transfer_once
             trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait)[1]

@@ -17,8 +17,6 @@ from ..model.simmim import SimMIM
 from .probes import PROBE_SEED, features, input_statistics, probed, top1
 from .run import Run
 
-#: Part of every key of a probe record: raised whenever the same features would give another score.
-ATTENTIVE_VERSION = 1
 # One schedule for every run: a probe that is tuned run by run says less about the features. Chosen among twenty on
 # seed 0 of an untrained and of a trained swinv2_atto on scenes. Channels standardised one by one, and not together,
 # cost eight points at this length: AdamW does not get through to directions that vary little.

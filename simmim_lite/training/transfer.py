@@ -13,7 +13,7 @@ from ..data.sources import open_data
 from ..errors import UserError, unknown
 from ..model.simmim import create_model
 from ..model.weights import load_weights
-from .attentive import ATTENTIVE_VERSION, attentive_score
+from .attentive import attentive_score
 from .checkpoint import load_final, save_final
 from .dense import Dense
 from .distributed import Team, team
@@ -23,6 +23,7 @@ from .loop import Task, work
 from .meter import Meter
 from .pretrain import build, one_thread, pretrain
 from .probes import probe_all
+from .probing import Probe
 from .run import SCHEMA_VERSION, Run, record_path, remove_unfinished, transfer_path, write_record
 from .starting import weights_name
 from .tally import Tally
@@ -72,7 +73,12 @@ def transfer(
     if task == "probe":
         if recipe or weights:
             raise UserError("a probe has no recipe and takes the run's own weights: leave both out")
-        trained, baseline = _probe(shelf, run, **options)
+        for name in options:
+            if name not in ("labels", "test_images"):
+                raise unknown("option of probe", name, ("labels", "test_images"))
+        own = Probe.of(run, **options)
+        shelf.expect(run)
+        trained, baseline = (shelf.probed(probe)[0] for probe in (own, own.baseline))
     else:
         both = specs(run, task, weights, recipe, **options)
         shelf.expect(*both)
@@ -107,7 +113,7 @@ def specs(
     if recipe:
         given = {"model": run.model, "data": run.data, **fields}
         full_size = kind is FineTune and fields.get("augment", "timm") == "timm"
-        opened = _open(task, given["data"], fields.get("image_size", run.image_size), full_size)
+        opened = open_for(task, given["data"], fields.get("image_size", run.image_size), full_size)
         if opened.train is None:
             raise UserError(f"data '{given['data']}' has no labels to fine-tune on: use a source with classes")
         full = kind.recipe(recipe, fields.get("labels") or len(opened.train), **given)
@@ -120,59 +126,21 @@ def specs(
     return own, kind.scratch(*which, **{**fields, **(scratch or {})})
 
 
-def _probe(shelf: "_Shelf", run: Run, **options: int) -> tuple[dict, dict]:
-    for name in options:
-        if name not in ("labels", "test_images"):
-            raise unknown("option of probe", name, ("labels", "test_images"))
-    spec = {
-        "probe_labels": options.get("labels", run.probe_labels),
-        "probe_test": options.get("test_images", run.probe_test),
-    }
-    if not spec["probe_labels"]:
-        raise UserError(f"run {run.key} has probe_labels 0: say how many labelled images to probe with, labels=3000")
-
-    def probe(of: Run) -> dict:
-        key = f"{of.key}-probe-l{spec['probe_labels']}-n{spec['probe_test']}-a{ATTENTIVE_VERSION}"
-        sized = dataclasses.replace(of, **spec)
-
-        def compute(us: Team) -> dict:
-            meter = Meter(us.device)
-            model = build(of)
-            if of.steps:
-                model.load_state_dict(shelf.weights(of, us))
-            scores = probe_all(model.to(us.device), data, sized)
-            if "linear" in scores:
-                scores["attentive"] = attentive_score(model, data, sized)
-            if not scores:
-                raise UserError(
-                    f"data '{of.data}' has neither labels nor masks to probe with: use a source with classes"
-                )
-            record = {"schema": SCHEMA_VERSION, "kind": "probe", "key": key, "status": "done", "reason": None}
-            parts = {"cost": meter.read(), "transfer": scores, "where": meter.where(data.digest)}
-            return record | {"run": of.to_dict(), "spec": spec} | parts
-
-        return shelf.kept(key, data, compute)[0]
-
-    data = _open("probe", run.data, run.image_size)
-    shelf.expect(run)
-    return probe(run), probe(dataclasses.replace(run, steps=0))
-
-
 def once(
-    spec: FineTune | Dense,
+    spec: FineTune | Dense | Probe,
     *,
     runs_dir: str | Path,
     device: str = "auto",
     data: Opened | None = None,
     wait: bool = True,
 ) -> tuple[dict, bool]:
-    """One fine-tuning, detection or segmentation, kept as RUNS_DIR/transfer/KEY.json: its record, and whether this call
-    did the work.
+    """One transfer of any task, kept as RUNS_DIR/transfer/KEY.json: its record, and whether this call did the work.
 
     A run it starts from is pretrained first where it is not finished. Another process that is at it is waited for, or
     raises `kept.Busy` with `wait=False`.
     """
-    return _Shelf(Path(runs_dir), device).tuned(spec, data=data, wait=wait)
+    shelf = _Shelf(Path(runs_dir), device)
+    return (shelf.probed if isinstance(spec, Probe) else shelf.tuned)(spec, data=data, wait=wait)
 
 
 def scores(record: dict) -> dict[str, float]:
@@ -184,8 +152,8 @@ def scores(record: dict) -> dict[str, float]:
     return {name: score["score"] for name, score in record["transfer"].items()}
 
 
-def _open(task: str, data: str, image_size: int, full_size: bool = False) -> Opened:
-    """The data of a task; full_size: for classification, pictures at their own size."""
+def open_for(task: str, data: str, image_size: int, full_size: bool = False) -> Opened:
+    """The data of a task (a name in TASKS); full_size: for classification, pictures at their own size."""
     if full_size:
         return open_pictures(data)
     if task == "detect":
@@ -246,10 +214,33 @@ class _Shelf:
             raise UserError(f"run {run.key} failed, so it has no weights to transfer: {record['reason']}")
         return load_final(self.runs_dir, run)
 
+    def probed(self, spec: Probe, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
+        """The record of a run's probes, and whether it was computed now."""
+        data = data or open_for("probe", spec.data, spec.image_size)
+
+        def compute(us: Team) -> dict:
+            meter, run = Meter(us.device), spec.run
+            model = build(run)
+            if run.steps:
+                model.load_state_dict(self.weights(run, us))
+            scores = probe_all(model.to(us.device), data, spec.sized)
+            if "linear" in scores:
+                scores["attentive"] = attentive_score(model, data, spec.sized)
+            if not scores:
+                raise UserError(
+                    f"data '{run.data}' has neither labels nor masks to probe with: use a source with classes"
+                )
+            record = {"schema": SCHEMA_VERSION, "kind": "probe", "key": spec.key, "status": "done", "reason": None}
+            counts = {"probe_labels": spec.labels, "probe_test": spec.test_images}
+            parts = {"cost": meter.read(), "transfer": scores, "where": meter.where(data.digest)}
+            return record | {"run": run.to_dict(), "spec": counts} | parts
+
+        return self.kept(spec.key, data, compute, wait=wait)
+
     def tuned(self, spec: FineTune | Dense, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
         """The record of a spec, and whether it was computed now."""
         task = "classify" if isinstance(spec, FineTune) else spec.task
-        data = data or _open(task, spec.data, spec.image_size, isinstance(spec, FineTune) and spec.full_size)
+        data = data or open_for(task, spec.data, spec.image_size, isinstance(spec, FineTune) and spec.full_size)
         folder = self.runs_dir / "checkpoints" / spec.key
 
         def compute(us: Team) -> dict:

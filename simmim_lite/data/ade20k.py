@@ -1,0 +1,203 @@
+"""Semantic segmentation in the layout of ADE20K (SceneParse150): images and, for each, a grey picture of class numbers.
+
+DIR/images/training/*.jpg, DIR/images/validation; DIR/annotations/training/*.png, DIR/annotations/validation, 8-bit
+grey: 0 = unlabelled, 1..K = the classes. K comes from DIR/objectInfo150.txt, else from DIR/classes.txt (a name a line),
+else it is ADE20K's 150; it is never guessed from the annotations. No torch here.
+"""
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from .ranking import image_ids, rank
+
+#: In labels as they are loaded: a pixel without a class, which no loss and no score counts.
+IGNORED = 255
+ADE_CLASSES = 150
+_FOLDERS = {"train": "training", "test": "validation"}
+_IMAGES = {".jpg", ".jpeg", ".png"}
+_TEST_SEED = 1  # order of the test images: any first n of them are a random draw
+_STATISTICS_IMAGES = 1024  # at most, for mean and standard deviation
+_SMALL_FILE = 4096  # bytes: annotations up to here are in the digest with their content
+_SMALL_IMAGE, _KEPT = 1 << 16, 1 << 26  # pixels of an image that is kept decoded; bytes kept by one split
+
+
+@dataclass(frozen=True)
+class AdeSplit:
+    """One split: names, ids, and image and labels of each place."""
+
+    name: str  # "training of ade20k:DIR", for messages
+    root: Path
+    images: tuple[str, ...]  # relative paths
+    annotations: tuple[str, ...]
+    ids: np.ndarray  # uint64 (N,): hashes of the relative paths
+    classes: int
+    labels: None = None  # a subset (`manifests.subset`) is drawn without classes
+    block: None = None
+    _kept: dict = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image uint8 (3, H, W) and labels uint8 (H, W): 0..K-1, `IGNORED` where there is none. Not to be written to.
+
+        Small images are decoded once. `UserError` names the file: unreadable, of another size than its image, not
+        8-bit grey, or with a number above K.
+        """
+        if place in self._kept:
+            return self._kept[place]
+        path, drawn = self.root / self.images[place], self.root / self.annotations[place]
+        image = np.ascontiguousarray(_decode(path, "RGB").transpose(2, 0, 1))
+        numbers = _decode(drawn)
+        if numbers.shape != image.shape[1:]:
+            sizes = [" x ".join(map(str, shape[::-1])) for shape in (numbers.shape, image.shape[1:])]
+            raise UserError(f"{drawn}: {sizes[0]} px, but its image has {sizes[1]} px; give both the same size")
+        if numbers.max() > self.classes:
+            raise UserError(
+                f"{drawn}: class {numbers.max()} is out of range: 0 is unlabelled and 1 to {self.classes} are classes; "
+                "correct the annotation, or the number of classes in classes.txt"
+            )
+        pair = image, numbers - np.uint8(1)  # wraps 0 around to IGNORED
+        if numbers.size <= _SMALL_IMAGE and 4 * numbers.size * (len(self._kept) + 1) <= _KEPT:
+            self._kept[place] = pair
+        return pair
+
+
+@dataclass(frozen=True)
+class AdeData:
+    """An open data set for segmentation."""
+
+    spec: str  # scenes | ade20k:DIR
+    train: AdeSplit
+    test: AdeSplit  # in hash order: any first n are a random draw
+    classes: tuple[str, ...]  # names of the classes 1..K
+    digest: str  # of names and sizes of all files, and of the content of small annotations
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of training images (at most 1,024 of them), a channel, in 0..1 units."""
+        return self._statistics[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of the same."""
+        return self._statistics[1]
+
+    @functools.cached_property
+    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        first = np.zeros(3)
+        second, count = np.zeros(3), 0
+        for place in rank(self.train.ids, None, 0)[:_STATISTICS_IMAGES]:
+            pixels = self.train.load(int(place))[0].reshape(3, -1) / 255.0
+            first, second, count = first + pixels.sum(1), second + (pixels**2).sum(1), count + pixels.shape[1]
+        mean = first / count
+        std = np.sqrt(np.maximum(second / count - mean**2, 1 / 255**2))
+        return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def open_ade20k(spec: str, image_size: int) -> AdeData:
+    """Open `ade20k:DIR`, or `scenes`, which are first written as such a folder at `image_size` pixels a side.
+
+    Images are read when they are asked for. `UserError` for what the caller can mend: no such folder, no images, an
+    image without an annotation.
+    """
+    if spec == "scenes":
+        from .scene_layouts_ade import scenes_folder
+
+        return _open(spec, scenes_folder(image_size))
+    kind, _, name = spec.partition(":")
+    if kind != "ade20k" or not name:
+        raise UserError(f"data '{spec}' has no annotations for segment: give scenes or ade20k:DIR")
+    return _open(spec, Path(name).expanduser().absolute())
+
+
+def _open(spec: str, root: Path) -> AdeData:
+    classes = _classes(root)
+    digest = hashlib.sha256(repr(classes).encode())
+    splits = {split: _split(spec, root, folder, len(classes), digest) for split, folder in _FOLDERS.items()}
+    return AdeData(spec, splits["train"], splits["test"], classes, digest.hexdigest()[:16])
+
+
+def _split(spec: str, root: Path, folder: str, classes: int, digest: "hashlib._Hash") -> AdeSplit:
+    sizes = {kind: _files(spec, root / kind / folder) for kind in ("images", "annotations")}
+    images = sorted(name for name in sizes["images"] if os.path.splitext(name)[1].lower() in _IMAGES)
+    if not images:
+        raise UserError(f"{spec}: no images in {root / 'images' / folder} (files that end in {' '.join(_IMAGES)})")
+    annotations = [f"{os.path.splitext(name)[0]}.png" for name in images]
+    for image, annotation in zip(images, annotations, strict=True):
+        if annotation not in sizes["annotations"]:
+            raise UserError(
+                f"{root / 'annotations' / folder / annotation}: no such file, the annotation of image {image} is "
+                "missing; add it, or remove the image"
+            )
+        size = sizes["annotations"][annotation]
+        digest.update(repr((folder, image, sizes["images"][image], size)).encode("utf-8", "surrogateescape"))
+        if size <= _SMALL_FILE:
+            digest.update((root / "annotations" / folder / annotation).read_bytes())
+    ids = image_ids([f"{folder}/{name}" for name in images])
+    order = rank(ids, None, _TEST_SEED) if folder == _FOLDERS["test"] else np.arange(len(ids))
+    return AdeSplit(
+        f"{folder} of {spec}",
+        root,
+        tuple(f"images/{folder}/{images[i]}" for i in order),
+        tuple(f"annotations/{folder}/{annotations[i]}" for i in order),
+        ids[order],
+        classes,
+    )
+
+
+def _files(spec: str, folder: Path) -> dict[str, int]:
+    """Bytes of each file of a folder, hidden ones passed over."""
+    try:
+        with os.scandir(folder) as entries:
+            return {e.name: e.stat().st_size for e in entries if e.is_file() and not e.name.startswith(".")}
+    except OSError as error:
+        raise UserError(
+            f"{spec}: cannot read {folder} ({error.strerror}); give the folder that holds images/training, "
+            "images/validation and the same below annotations"
+        ) from error
+
+
+def _classes(root: Path) -> tuple[str, ...]:
+    for name, parse in (("objectInfo150.txt", _object_info), ("classes.txt", str.splitlines)):
+        try:
+            text = (root / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{root / name}: cannot be read ({error}); give a text of UTF-8") from error
+        classes = tuple(line.strip() for line in parse(text) if line.strip())
+        if not 1 <= len(classes) < IGNORED:
+            raise UserError(f"{root / name}: names {len(classes)} classes; give 1 to {IGNORED - 1}, one a line")
+        return classes
+    return tuple(f"class {k}" for k in range(1, ADE_CLASSES + 1))
+
+
+def _object_info(text: str) -> list[str]:
+    """Names out of ADE20K's table: a heading, then tab-separated number, shares and counts, names; the first name."""
+    return [line.split("\t")[-1].split(",")[0] for line in text.splitlines()[1:]]
+
+
+def _decode(path: Path, mode: str | None = None) -> np.ndarray:
+    """Pixels of a file: in the mode, or without one as they are stored, which must be 8-bit grey."""
+    try:
+        with Image.open(path) as image:
+            stored = image.mode
+            pixels = np.asarray(image.convert(mode) if mode else image)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; add it again, or remove its image and annotation") from None
+    except Exception as error:  # decoders raise errors of many kinds
+        reason = str(error).strip().split("\n")[0][:120]
+        raise UserError(f"{path}: cannot be read ({reason}); replace it, or remove its image and annotation") from error
+    if mode is None and stored != "L":
+        raise UserError(
+            f"{path}: an annotation of mode {stored}; give 8-bit grey (mode L), each pixel the number of its class"
+        )
+    return pixels

@@ -1,0 +1,276 @@
+"""Detection data in COCO layout: images, boxes, classes and masks, checked at opening. No torch here.
+
+Scenes are written in that layout first (`scene_layouts`), so that laptop and full size share one code path.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError, unknown
+from .ranking import image_ids, rank
+
+_YEARS = ("2017", "2014", "")  # what may follow `train` and `val` in the names of files and folders, newest first
+_TEST_SEED = 0  # of the order of the test images
+_STATISTICS = 1024  # images that mean and standard deviation are taken from
+_NAMED = 3  # annotations left out that are named, a reason
+
+
+class Sample(NamedTuple):
+    """An image and what is trained on in it: crowds are left out."""
+
+    image: np.ndarray  # uint8 (3, H, W)
+    boxes: np.ndarray  # float32 (N, 4), xyxy in pixels, inside the image
+    labels: np.ndarray  # int64 (N,), 1 to the number of classes; 0 is the background's
+    masks: np.ndarray  # uint8 (N, H, W), 0 or 1
+
+
+@dataclass(frozen=True)
+class CocoSplit:
+    """Images of one split with their annotations; `split[i]` reads one from the disk."""
+
+    name: str  # "train of coco:DIR", for messages
+    folder: Path
+    files: list[str]  # names below the folder
+    ids: np.ndarray  # uint64 (N,): hashes of the names
+    sizes: list[tuple[int, int]]  # height, width in pixels
+    objects: list[list[dict]]  # COCO annotations of each image, crowds among them; `category_id` is 1 to the classes
+    labels: None = None  # draws are not balanced by class: an image may hold several
+    block: None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> Sample:
+        height, width = size = self.sizes[place]
+        path = self.folder / self.files[place]
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError) as error:  # a broken PNG is a SyntaxError
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{path}: not a readable image ({reason}); replace the file") from error
+        if pixels.shape[:2] != size:
+            found = f"{pixels.shape[1]} x {pixels.shape[0]}"
+            raise UserError(f"{path}: {found} px, but its annotations are for {width} x {height}; replace the file")
+        known = [a for a in self.objects[place] if not a["iscrowd"]]
+        masks = [decode(a["segmentation"], size) for a in known]
+        return Sample(
+            np.ascontiguousarray(pixels.transpose(2, 0, 1)),
+            np.array([_inside(a["bbox"], size) for a in known], np.float32).reshape(-1, 4),
+            np.array([a["category_id"] for a in known], np.int64),
+            np.array(masks, np.uint8).reshape(-1, height, width),
+        )
+
+    def select(self, places: Iterable[int]) -> "CocoSplit":
+        """The split of the images at these places, in their order."""
+        places = list(places)
+        files, sizes, objects = ([of[i] for i in places] for of in (self.files, self.sizes, self.objects))
+        return CocoSplit(self.name, self.folder, files, self.ids[places], sizes, objects)
+
+
+@dataclass(frozen=True)
+class CocoData:
+    """Open detection data: `train` the images with an object, `test` all, in an order whose prefixes are draws."""
+
+    spec: str
+    train: CocoSplit
+    test: CocoSplit
+    classes: tuple[str, ...]
+    digest: str  # of the annotations, and of the names and (but for scenes) lengths of the image files
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, the background not counted."""
+        return len(self.classes)
+
+    @functools.cached_property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel in 0..1 units, over at most 1,024 training images."""
+        total, squares, count = np.zeros(3), np.zeros(3), 0
+        for place in rank(self.train.ids, None, _TEST_SEED)[:_STATISTICS]:
+            pixels = self.train[int(place)].image.reshape(3, -1) / 255.0
+            total, squares, count = total + pixels.sum(1), squares + (pixels**2).sum(1), count + pixels.shape[1]
+        mean = total / count
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 1 / 255**2))
+        return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def open_coco(spec: str, image_size: int) -> CocoData:
+    """Open `scenes` (at `image_size` pixels, written once into the data root) or `coco:DIR` (images of any size).
+
+    DIR holds annotations/instances_train2017.json and instances_val2017.json, train2017/ and val2017/ (or 2014, or no
+    year). Annotations without area inside their image, without a mask, or of an image that is not listed are left out
+    and counted in one line on stderr. `UserError` for what cannot be trained on as it stands: files or images missing,
+    JSON that is not COCO's, an unknown category.
+    """
+    kind, _, name = spec.partition(":")
+    if spec == "scenes":
+        from .scene_layouts import scenes_as_coco
+
+        root = scenes_as_coco(image_size)
+    elif kind == "coco" and name:
+        root = Path(name).expanduser().absolute()
+    elif os.path.isdir(spec):
+        raise UserError(f"unknown data '{spec}': it is a folder, say coco:{spec}")
+    else:
+        raise unknown("data for detection", spec, ("scenes", "coco:DIR"))
+    files = _layout(spec, root)
+    stamp = tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for pair in files for p in pair)
+    return _open(spec, files, stamp)
+
+
+def decode(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
+    """A COCO mask (polygons, RLE as numbers or as text) as uint8 (H, W) of 0 and 1."""
+    from pycocotools import mask as coco_mask
+
+    if isinstance(segmentation, list):
+        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, *size)
+    return coco_mask.decode(segmentation)
+
+
+@functools.lru_cache(maxsize=2)  # reading COCO takes half a minute, and one transfer opens it several times
+def _open(spec: str, files: tuple, stamp: tuple) -> CocoData:
+    splits, digest, categories = {}, hashlib.sha256(), None
+    for part, (path, folder) in zip(("train", "test"), files, strict=True):
+        raw, content = _read(path)
+        found = {c["id"]: str(c["name"]) for c in content["categories"]}
+        if categories is not None and found != categories:
+            raise UserError(f"{path}: other categories than {files[0][0].name} has; give both files the same")
+        categories = found
+        splits[part] = _split(f"{part} of {spec}", path, folder, content, sorted(categories))
+        digest.update(hashlib.sha256(raw).digest())
+        lengths = _lengths(path, folder, splits[part].files)
+        # a scene is the same picture everywhere, but not the same number of bytes: that is up to the PNG library
+        listing = splits[part].files if spec == "scenes" else lengths
+        digest.update(repr(listing).encode("utf-8", "surrogateescape"))
+    train = splits["train"]
+    known = [i for i, objects in enumerate(train.objects) if any(not a["iscrowd"] for a in objects)]
+    if not known:
+        raise UserError(f"{files[0][0]}: no image has an object to train on; give annotated images")
+    test = splits["test"].select(rank(splits["test"].ids, None, _TEST_SEED).tolist())
+    names = tuple(categories[c] for c in sorted(categories))
+    return CocoData(spec, train.select(known), test, names, digest.hexdigest()[:16])
+
+
+def _layout(spec: str, root: Path) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
+    """(annotations, image folder) of training and of testing."""
+    for year in _YEARS:
+        pairs = [(root / "annotations" / f"instances_{part}{year}.json", part + year) for part in ("train", "val")]
+        if not pairs[0][0].is_file():
+            continue
+        found = tuple((path, root / name) for path, name in pairs)
+        for path in (found[1][0], found[0][1], found[1][1]):
+            if not path.exists():
+                raise UserError(f"{spec}: {path} is missing; {pairs[0][0].name} needs it beside it")
+        return found
+    what = "holds no annotations/instances_train2017.json" if root.is_dir() else "is no folder"
+    raise UserError(f"{spec}: {root} {what}; give a folder in COCO layout")
+
+
+def _read(path: Path) -> tuple[bytes, dict]:
+    """The bytes of an annotation file and its content, which has the lists and keys that are used here."""
+    try:
+        raw = path.read_bytes()
+        content = json.loads(raw)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable JSON ({error}); download it again") from error
+    needs = {
+        "images": ("id", "file_name", "width", "height"),
+        "annotations": ("id", "image_id", "category_id", "bbox"),
+        "categories": ("id", "name"),
+    }
+    for name, keys in needs.items():
+        rows = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise UserError(f"{path}: no COCO annotations, it has no list '{name}'; give instances_*.json")
+        for i, row in enumerate(rows):
+            missing = [key for key in keys if not isinstance(row, dict) or key not in row]
+            if missing:
+                raise UserError(f"{path}: entry {i} of '{name}' has no {missing[0]}; give instances_*.json")
+    for name, key in (("images", "id"), ("images", "file_name"), ("categories", "id")):
+        if len({row[key] for row in content[name]}) != len(content[name]):
+            raise UserError(f"{path}: two entries of '{name}' have the same {key}; each needs its own")
+    return raw, content
+
+
+def _split(name: str, path: Path, folder: Path, content: dict, categories: list[int]) -> CocoSplit:
+    """Images in the order of their names, each with its usable annotations; the others are counted on stderr."""
+    images = sorted(content["images"], key=lambda row: row["file_name"])
+    place = {row["id"]: i for i, row in enumerate(images)}
+    sizes = [(int(row["height"]), int(row["width"])) for row in images]
+    label = {category: i for i, category in enumerate(categories, 1)}
+    objects: list[list[dict]] = [[] for _ in images]
+    left: dict[str, list] = {}
+    for row in content["annotations"]:
+        if row["category_id"] not in label:
+            known = f"{len(categories)} from {categories[0]} to {categories[-1]}" if categories else "none"
+            raise UserError(
+                f"{path}: annotation {row['id']} has the category_id {row['category_id']!r}; categories are {known}"
+            )
+        where = place.get(row["image_id"])
+        reason = "of an image that is not listed" if where is None else _unusable(row, sizes[where])
+        if reason:
+            left.setdefault(reason, []).append(row["id"])
+            continue
+        area = row.get("area") or row["bbox"][2] * row["bbox"][3]
+        kept = {"bbox": row["bbox"], "segmentation": row["segmentation"], "area": area}
+        objects[where].append(kept | {"category_id": label[row["category_id"]], "iscrowd": int(row.get("iscrowd", 0))})
+    if left:
+        parts = (
+            f"{len(rows):,} {reason} (id {', '.join(map(str, rows[:_NAMED]))}{', ...' if len(rows) > _NAMED else ''})"
+            for reason, rows in left.items()
+        )
+        print(f"{path}: left out annotations: {'; '.join(parts)}", file=sys.stderr)
+    files = [row["file_name"] for row in images]
+    return CocoSplit(name, folder, files, image_ids(files), sizes, objects)
+
+
+def _unusable(row: dict, size: tuple[int, int]) -> str | None:
+    """Why an annotation cannot be used, or None."""
+    box, mask = row["bbox"], row.get("segmentation")
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+        return "whose box is not four numbers"
+    x0, y0, x1, y1 = _inside(box, size)
+    if not (x1 > x0 and y1 > y0):
+        return "without area inside their image"
+    if isinstance(mask, dict):
+        if "counts" not in mask or list(mask.get("size", ())) != list(size):
+            return "whose mask is not of their image's size"
+    elif not mask or not all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in mask):
+        return "without a mask"
+    return None
+
+
+def _inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of a box (x, y, width, height) that is inside the image: xyxy."""
+    (x, y, width, height), (rows, columns) = box, size
+    return max(0.0, x), max(0.0, y), min(float(columns), x + width), min(float(rows), y + height)
+
+
+def _lengths(path: Path, folder: Path, files: list[str]) -> list[tuple[str, int]]:
+    """Names and lengths in bytes of the image files; `UserError` where some are not there."""
+    there: dict[str, int] = {}
+    for parent in sorted({name.rpartition("/")[0] for name in files}):
+        try:
+            with os.scandir(folder / parent) as entries:
+                there |= {f"{parent}/{e.name}" if parent else e.name: e.stat().st_size for e in entries if e.is_file()}
+        except OSError:
+            continue  # its files are missing, and said to be
+    missing = [name for name in files if name not in there]
+    if missing:
+        raise UserError(
+            f"{path}: {len(missing):,} of {len(files):,} images are not in {folder}, such as {missing[0]}; add them"
+        )
+    return [(name, there[name]) for name in files]

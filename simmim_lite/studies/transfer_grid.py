@@ -1,0 +1,132 @@
+"""What the transfer study trains at each tier: pretraining runs, then every task from them and from scratch.
+
+No torch here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from ..training.dense import Dense
+from ..training.probing import Probe
+from ..training.run import Run
+from ..training.tuning import FineTune
+from .grids import TIERS
+
+Spec = FineTune | Dense | Probe
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes of the transfer study, and what its tasks share."""
+
+    models: tuple[str, ...]
+    images: tuple[int, ...]  # unique unlabelled images of pretraining
+    seeds: int  # default number of seeds: 0, 1, ...
+    labels: int  # labelled images of classification
+    few: tuple[int, ...] = ()  # numbers of labelled images, few to many, for the largest model
+    supervised: tuple[int, ...] = ()  # more numbers of labelled images, from scratch alone
+    classify: dict = field(default_factory=dict)  # fields of FineTune
+    detect: dict = field(default_factory=dict)  # fields of Dense
+    segment: dict = field(default_factory=dict)
+
+
+_SMALL = {"batch_size": 8, "steps": 4, "eval_every": 2, "warmup_steps": 1}
+AXES = {
+    "smoke": Axes(
+        models=("swinv2_atto",),
+        images=(16, 64),
+        seeds=1,
+        labels=64,
+        few=(16, 64),
+        classify={"steps": 10, "batch_size": 16, "warmup_steps": 2, "test_images": 64},
+        detect=_SMALL | {"images": 16, "test_images": 8},
+        segment=_SMALL | {"images": 16, "test_images": 8},
+    ),
+    "quick": Axes(
+        models=("swinv2_femto",),
+        images=(64, 16384),
+        seeds=2,
+        labels=4000,
+        few=(64, 256),
+        detect={"test_images": 500},
+        segment={"test_images": 500},
+    ),
+    "laptop": Axes(
+        models=("swinv2_atto", "swinv2_femto"),
+        images=(64, 1024, 16384),
+        seeds=4,
+        labels=4000,
+        few=(64, 256, 1024),
+        supervised=(16384,),
+    ),
+}
+
+
+def transfer_runs(
+    tier: str,
+    *,
+    data: str = "scenes",
+    available: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    precision: str = "fp32",
+) -> list[Run]:
+    """The pretraining runs that the tasks start from: cells of the tier's own grid, shared with the other studies.
+
+    Every model and seed comes with its random initialisation, a Run of 0 steps, as the reference of its probes.
+    """
+    axes, base = AXES[tier], TIERS[tier]
+    levels = [n for n in axes.images if available is None or n <= available] or [available]
+    recipe = replace(base.recipe, data=data, precision=precision)
+    runs = []
+    for seed in _seeds(axes, seeds):
+        for model in axes.models:
+            one = replace(recipe, model=model, seed=seed, lr=base.lr.get(model, recipe.lr))
+            runs.append(replace(one, images=levels[-1], steps=0))
+            runs += [replace(one, images=n, steps=base.core_steps) for n in levels]
+    return list(dict.fromkeys(runs))
+
+
+def transfer_specs(
+    tier: str,
+    *,
+    data: str = "scenes",
+    available: int | None = None,
+    labelled: int | None = None,
+    seeds: int | Sequence[int] | None = None,
+    precision: str = "fp32",
+) -> list[Spec]:
+    """The tasks from each of `transfer_runs` and from scratch, each once, the same seed for all that is compared.
+
+    labelled: labelled images the source has (None = no limit, 0 = none). Boxes and masks are known of scenes alone.
+    """
+    axes = AXES[tier]
+    fits = [n for n in (*axes.few, axes.labels, *axes.supervised) if labelled is None or n <= labelled]
+    if labelled and not fits:
+        fits = [labelled]
+    most = min(axes.labels, max(fits)) if fits else 0
+    found: list[Spec] = []
+    for run in transfer_runs(tier, data=data, available=available, seeds=seeds, precision=precision):
+        few = [n for n in fits if n < most] if run.model == axes.models[-1] else []
+        for n in [*few, most] if most else []:
+            found.append(_classify(axes, run, labels=n))
+        if not run.steps and run.model == axes.models[-1]:
+            found += [_classify(axes, run, labels=n) for n in fits if n > most]
+        if labelled != 0:
+            found.append(Probe.of(run))
+        if data == "scenes":
+            found += [_dense(axes, task, run) for task in ("segment", "detect")]
+    return list(dict.fromkeys(found))
+
+
+def _classify(axes: Axes, run: Run, labels: int) -> FineTune:
+    make = FineTune.of if run.steps else FineTune.scratch
+    return make(run, labels=labels, seed=run.seed, **axes.classify)
+
+
+def _dense(axes: Axes, task: str, run: Run) -> Dense:
+    make = Dense.of if run.steps else Dense.scratch
+    return make(task, run, seed=run.seed, **getattr(axes, task))
+
+
+def _seeds(axes: Axes, seeds: int | Sequence[int] | None) -> list[int]:
+    return list(range(seeds or axes.seeds)) if seeds is None or isinstance(seeds, int) else list(seeds)

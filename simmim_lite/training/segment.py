@@ -1,0 +1,196 @@
+"""Semantic segmentation: UPerNet on the pretrained encoder, trained and scored as ADE20K is (mIoU, one scale)."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.ade20k import IGNORED, AdeData
+from ..data.batches import normalise
+from ..data.crops import flipped_crop, full_view, resize
+from ..data.loading import StepLoader, seeded
+from ..data.manifests import subset
+from ..data.order import Order
+from ..errors import UserError
+from ..model.sizes import SIZES
+from ..model.swin import SwinV2
+from ..model.upernet import UPerNet, enlarge
+from .classifier import parameter_groups
+from .dense import Dense
+from .distributed import Team, world_size
+from .finetune import drop_path_noise
+from .miou import areas, run_lengths, scores
+from .probes import input_statistics
+from .starting import load_encoder, pretrained_windows
+
+_HEADS = 12  # stream of random numbers
+_SMALL_SIDE = 64  # pixels: up to here images are kept decoded by this process, and predictions kept in the record
+_EXAMPLES = 6  # test images whose predictions a record keeps
+_PIXELS = 1 << 17  # of a batch of test images; larger images come one at a time
+
+
+def build_upernet(spec: Dense, classes: int, weights: dict[str, Tensor] | None = None) -> UPerNet:
+    """The network at step 0; weights are the pretrained SimMIM's state dict, needed just when the spec has a start."""
+    size = SIZES[spec.model]
+    encoder = SwinV2(
+        size.embed_dim,
+        size.depths,
+        spec.window_size,
+        size.patch_size,
+        spec.drop_path,
+        pretrained_windows(spec),
+    )
+    encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
+    load_encoder(encoder, spec, weights)
+    with seeded(spec.seed, _HEADS):  # heads start the same whatever the encoder starts from
+        return UPerNet(encoder, classes, spec.channels, auxiliary=spec.auxiliary > 0)
+
+
+class Segmentation:
+    """Segmentation as a task of the `Loop` (kind `segment`).
+
+    weights: the pretrained SimMIM's state dict for a spec with a start, else None. Batch normalisation sees the images
+    of one process on CPUs, those of all processes on GPUs (SyncBatchNorm). `UserError` where there are fewer images
+    than asked for, and later where an annotation cannot be used.
+    """
+
+    kind = "segment"
+
+    def __init__(self, spec: Dense, data: AdeData, weights: dict[str, Tensor] | None, us: Team) -> None:
+        self.spec, self.data, self.us = spec, data, us
+        synchronised = us.size > 1 and us.device.type == "cuda"
+        alone = us.share(spec.batch_size)
+        if alone.stop - alone.start < 2 and not synchronised:
+            raise UserError(
+                f"batch_size {spec.batch_size}: batch normalisation needs 2 images on each process; give at least "
+                f"{2 * us.size}"
+            )
+        self.chosen = subset(data.train, spec.images, spec.seed)
+        self.unique = len(self.chosen)
+        self.mean, self.std = input_statistics(data, spec.statistics)
+        self.fill = torch.tensor([round(255 * m) for m in self.mean], dtype=torch.uint8)
+        self.view = full_view if spec.augment == "scale+crop+colour" else flipped_crop
+        self.loader = StepLoader(
+            self._sample,
+            Order(data.train.ids[self.chosen], spec.seed, spec.batch_size),
+            alone,
+            spec.steps,
+            workers=0 if spec.image_size <= _SMALL_SIDE else min(8, max(1, (os.cpu_count() or 1) // world_size())),
+            collate=_collate,
+        )
+        model = build_upernet(spec, len(data.classes), weights)
+        self.strides = model.strides
+        encoder = 1e9 * SIZES[spec.model].gmac(spec.image_size, spec.window_size)
+        self.flops = 6 * (encoder + model.macs(spec.image_size, spec.image_size))
+        self.model = (nn.SyncBatchNorm.convert_sync_batchnorm(model) if synchronised else model).to(us.device)
+
+    def groups(self) -> list[dict]:
+        """AdamW's groups, with layer decay; norms and heads learn at the full rate."""
+        spec = self.spec
+        return parameter_groups(self.model, spec.layer_decay, spec.weight_decay, self.model.encoder.depths)
+
+    def loss(self, net: nn.Module, step: int) -> Tensor:
+        """Cross-entropy of the main head and, weighted, of the auxiliary one.
+
+        The mean over the labelled pixels of the whole batch, whichever process has them: gradients are averaged over
+        processes, so this one's sum counts `size` times. A batch without a labelled pixel has loss 0.
+        """
+        batch = self.loader.batch(step)
+        if isinstance(batch, UserError):
+            raise batch
+        images, labels = batch
+        images = normalise(images.numpy(), self.mean, self.std, self.us.device)
+        labels = labels.to(self.us.device, torch.long)
+        noise = drop_path_noise(self.spec, step, self.model.encoder, self.us)
+        with seeded(self.spec.seed, step, self.us.rank):  # dropout
+            main, auxiliary = net(images, noise)
+        labelled = self.us.sum((labels != IGNORED).sum(dtype=torch.float32))
+        total = self._sum(main, labels, self.strides[0])
+        if auxiliary is not None:
+            total = total + self.spec.auxiliary * self._sum(auxiliary, labels, self.strides[-2])
+        return total * self.us.size / labelled.clamp(min=1)
+
+    def _sum(self, logits: Tensor, labels: Tensor, stride: int) -> Tensor:
+        """Cross-entropy summed over labelled pixels."""
+        full = enlarge(logits.float(), stride, labels.shape[-2:])
+        return F.cross_entropy(full, labels, ignore_index=IGNORED, reduction="sum")
+
+    def _sample(self, place: int) -> tuple[Tensor, Tensor] | UserError:
+        """A training view; what is wrong with a file is handed on, since a worker would turn it into a traceback."""
+        try:
+            image, labels = map(torch.from_numpy, self.data.train.load(int(self.chosen[place])))
+        except UserError as error:
+            return error
+        return self.view(image, labels, self.spec.image_size, self.fill)
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[dict, str | None]:
+        """{"transfer": {"miou", "pixel_accuracy"}, "examples"} on the first test images; why there is none, or None.
+
+        Whole images at short side `image_size`, logits enlarged to the annotation's own size; one scale, no flip.
+        examples, for small images: {"file", "height", "width", "runs"}, the predicted class of each pixel (a place in
+        `data.classes`), row by row, as [class, length, ...].
+        """
+        n = min(self.spec.test_images or len(self.data.test), len(self.data.test))
+        for buffer in self.model.buffers():  # running statistics: those of the main process, as in its checkpoints
+            self.us.sum(buffer.mul_(int(self.us.main)))
+        self.model.eval()
+        found, examples = [], []
+        for places, images, truths in self._tests(range(self.us.rank, n, self.us.size)):
+            guesses = self._predict(images, truths[0].shape)
+            if guesses is None:
+                found.append(None)
+                break
+            for place, guess, truth in zip(places, guesses, truths, strict=True):
+                found.append((place, areas(guess, truth, len(self.data.classes), IGNORED)))
+                if place < _EXAMPLES and max(guess.shape) <= _SMALL_SIDE:
+                    height, width = guess.shape
+                    runs = {"height": height, "width": width, "runs": run_lengths(guess)}
+                    examples.append((place, {"file": self.data.test.images[place]} | runs))
+        self.model.train()
+        found, examples = (sum(self.us.gather(part), []) for part in (found, examples))
+        if None in found:
+            return {}, f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})"
+        per_image = np.stack([area for _, area in sorted(found, key=lambda item: item[0])])
+        ordered = [example for _, example in sorted(examples, key=lambda item: item[0])]
+        return {"transfer": scores(per_image, self.unique), "examples": ordered}, None
+
+    def _tests(self, places: range) -> Iterator[tuple[list[int], Tensor, list[np.ndarray]]]:
+        """Test images of equal size together: places, images uint8 (B, 3, H, W) resized, labels as they are."""
+        waiting: list[tuple[int, Tensor, np.ndarray]] = []
+        for place in places:
+            pixels, labels = self.data.test.load(place)
+            image = resize(torch.from_numpy(pixels), None, self.spec.image_size)[0]
+            if waiting and (waiting[0][2].shape != labels.shape or (len(waiting) + 1) * image[0].numel() > _PIXELS):
+                yield _together(waiting)
+                waiting = []
+            waiting.append((place, image, labels))
+        if waiting:
+            yield _together(waiting)
+
+    def _predict(self, images: Tensor, size: tuple[int, int]) -> np.ndarray | None:
+        """Classes uint8 (B, H, W) at a size in pixels; None where an output is not finite."""
+        device = self.us.device
+        x = normalise(images.numpy(), self.mean, self.std, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
+            logits = self.model(x)[0]
+        if not bool(logits.isfinite().all()):
+            return None
+        logits = enlarge(logits.float(), self.strides[0], images.shape[-2:])
+        if logits.shape[-2:] != size:
+            logits = F.interpolate(logits, size, mode="bilinear")
+        return logits.argmax(1).to(torch.uint8).cpu().numpy()
+
+
+def _together(items: list[tuple[int, Tensor, np.ndarray]]) -> tuple[list[int], Tensor, list[np.ndarray]]:
+    places, images, labels = zip(*items, strict=True)
+    return list(places), torch.stack(images), list(labels)
+
+
+def _collate(samples: list) -> tuple[Tensor, Tensor] | UserError:
+    """Images uint8 (B, 3, S, S) and labels uint8 (B, S, S), or the first thing that is wrong with one of them."""
+    wrong = next((sample for sample in samples if isinstance(sample, UserError)), None)
+    return wrong or tuple(map(torch.stack, zip(*samples, strict=True)))

@@ -1,0 +1,218 @@
+"""The transfer study's evidence: rows with gains, differences with intervals, C5 task by task, few labels, figures."""
+
+import numpy as np
+import pytest
+from synthetic_records import ATTO, FEMTO, record
+from test_tuned import tuning
+
+from simmim_lite.errors import UserError
+from simmim_lite.evidence import shipped, transfer_charts, transfers
+from simmim_lite.evidence.findings import FAILS, HOLDS, OPEN
+from simmim_lite.evidence.intervals import T_QUANTILES, spearman
+from simmim_lite.evidence.records import load
+from simmim_lite.studies import transfer_grid
+from simmim_lite.studies.collecting import preview, task_of
+from simmim_lite.studies.engine import plan_of
+from simmim_lite.training.dense import Dense
+from simmim_lite.training.probing import Probe
+from simmim_lite.training.run import Run, record_path, transfer_path, write_record
+from simmim_lite.training.tuning import FineTune
+
+LEVELS = (64, 1024, 16384)
+
+
+def dense(run, task, *, scratch=False, **scores):
+    """A record of detection or segmentation, as training/loop.py writes it."""
+    fields = run["run"]
+    make = Dense.scratch if scratch else Dense.of
+    spec = make(task, Run.from_dict(fields), seed=fields["seed"], images=500)
+    whole = spec.to_dict()
+    made = {"schema": 1, "kind": task, "key": spec.key, "status": "done", "reason": None, "run": whole.pop("run")}
+    found = {m: {"score": s, "low": None, "high": None, "metric": "AP", "n_test": 100} for m, s in scores.items()}
+    cost = {"seconds": 1.0, "core_seconds": 1.0, "unique_images": 500}
+    return made | {"spec": whole, "transfer": found, "curve": [], "cost": cost, "where": run["where"]}
+
+
+def everything(models=(ATTO, FEMTO), seeds=range(4), follow=True):
+    """Runs of three levels; mIoU follows the validation loss (or nothing), box AP follows nothing; 0.3 from scratch."""
+    rng, made = np.random.default_rng(0), []
+    for model in models:
+        for seed in seeds:
+            for k, images in enumerate(LEVELS):
+                val = 0.45 - 0.03 * k - 0.01 * (model == FEMTO) + rng.normal(0, 0.001)
+                run = record(model=model, images=images, seed=seed, val=val, train=rng.uniform(0.3, 0.4))
+                gain = 2 * (0.5 - val) if follow else rng.normal(0, 0.1)
+                made += [run, dense(run, "segment", miou=0.3 + gain)]
+                made.append(dense(run, "detect", box_ap=0.2 + rng.normal(0, 0.05), mask_ap=0.2))
+                made.append(tuning(run, 0.5 + gain / 2))
+            made.append(dense(run, "segment", scratch=True, miou=0.3))
+            made.append(dense(run, "detect", scratch=True, box_ap=0.2, mask_ap=0.2))
+            made.append(tuning(run, 0.5, scratch=True))
+    return made
+
+
+def test_a_row_knows_its_gain_and_the_losses_of_its_pretraining():
+    made = everything()
+    rows = transfers.transfers(made)
+    assert len(rows) == 8 * (3 * 4 + 4) and {row["measure"] for row in rows} == set(transfers.MEASURES)
+    runs = {r["key"]: r for r in made if r["kind"] == "pretrain"}
+    for row in rows:
+        if row["scratch"]:
+            assert row["lift"] is None and row["run"] is None and row["val_loss"] is None
+            continue
+        assert row["val_loss"] == runs[row["run"]]["final"]["val_loss"]
+        assert row["images"] == runs[row["run"]]["run"]["images"]
+        base = {"miou": 0.3, "box_ap": 0.2, "mask_ap": 0.2, "top1": 0.5}[row["measure"]]
+        assert row["lift"] == pytest.approx(row["score"] - base)
+    assert rows == transfers.transfers(made[::-1]), "the order of records matters"
+
+
+def test_without_a_baseline_of_its_own_seed_there_is_no_gain():
+    made = [r for r in everything() if not (r["kind"] == "segment" and r["run"] is None and r["spec"]["seed"] == 2)]
+    lifts = {row["seed"]: row["lift"] for row in transfers.transfers(made) if row["measure"] == "miou" and row["run"]}
+    assert lifts[2] is None and lifts[1] is not None
+
+
+def test_a_difference_is_paired_by_seed_with_its_interval():
+    found = {(d.measure, d.model, d.images): d for d in transfers.differences(transfers.transfers(everything()))}
+    assert len(found) == 4 * 2 * 3
+    one = found["miou", FEMTO, 1024]
+    rows = [r for r in transfers.transfers(everything()) if r["measure"] == "miou" and r["model"] == FEMTO]
+    lifts = [r["lift"] for r in rows if r["images"] == 1024]
+    half = T_QUANTILES[3] * np.std(lifts, ddof=1) / 2
+    assert one.seeds == 4 and one.effect == pytest.approx(np.mean(lifts))
+    assert (one.low, one.high) == pytest.approx((one.effect - half, one.effect + half))
+    assert one.pretrained - one.scratch == pytest.approx(one.effect)
+
+
+def test_c5_is_asked_of_every_score_and_can_fail():
+    made = everything()
+    found = {r.measure: r for r in transfers.rankings(made)}
+    assert set(found) == set(transfers.MEASURES)
+    miou = found["miou"]
+    rows = [r for r in transfers.transfers(made) if r["measure"] == "miou" and r["run"]]
+    rho = spearman(np.ones((1, 24)), [r["val_loss"] for r in rows], [r["lift"] for r in rows])[0]
+    assert miou.val[0] == pytest.approx(rho) and rho < -0.95
+    assert miou.verdict == HOLDS and miou.networks == 8 and miou.runs == 24
+    assert found["box_ap"].verdict in (FAILS, OPEN) and found["box_ap"].val[0] > -0.5
+    assert found["mask_ap"].val[0] is None and found["mask_ap"].verdict == OPEN, "equal scores have no rank"
+    few = {r.measure: r for r in transfers.rankings(everything(seeds=range(3)))}
+    assert few["miou"].verdict == OPEN, "six networks are too few"
+    none = {r.measure: r for r in transfers.rankings(everything(follow=False))}
+    assert none["miou"].verdict != HOLDS
+
+
+def test_attentive_probes_count_from_the_untrained_network():
+    made = []
+    for seed in range(8):
+        zero = record(model=ATTO, steps=0, images=16384, seed=seed, val=0.8, scores={"linear": 0.3})
+        runs = [record(model=ATTO, images=n, seed=seed, val=0.5 - n / 1e5, scores={"linear": 0.4}) for n in LEVELS]
+        for k, r in enumerate([zero, *runs]):
+            probe = {
+                "kind": "probe",
+                "key": f"{r['key']}-probe",
+                "status": "done",
+                "run": r["run"],
+                "where": r["where"],
+            }
+            made += [r, probe | {"transfer": {"attentive": {"score": 0.3 + 0.1 * k}}}]
+    (found,) = [r for r in transfers.rankings(made) if r.measure == "attentive"]
+    assert found.runs == 24 and found.val[0] == pytest.approx(-1)
+
+
+def test_few_labels_compare_starts_at_equal_steps():
+    made = []
+    for seed in range(3):
+        runs = [record(model=FEMTO, images=n, seed=seed) for n in LEVELS]
+        for labels in (64, 256):
+            made += [tuning(r, 0.4 + 0.1 * k, labels=labels) for k, r in enumerate(runs)]
+            made.append(tuning(runs[0], 0.3, scratch=True, labels=labels))
+        made += [*runs, tuning(runs[0], 0.9, labels=64, steps=10)]
+    lines = transfers.few_labels(transfers.transfers(made))
+    assert [(line["start"], line["labels"]) for line in lines] == [
+        (start, labels) for start in (None, *LEVELS) for labels in (64, 256)
+    ]
+    assert [line["top1"] for line in lines[::2]] == pytest.approx([0.3, 0.4, 0.5, 0.6])
+    assert all(line["seeds"] == 3 and line["steps"] == 600 for line in lines)
+
+
+def test_a_record_that_is_not_whole_is_one_line():
+    made = everything()
+    broken = next(r for r in made if r["kind"] == "segment")
+    del broken["transfer"]
+    with pytest.raises(UserError, match=f"record {broken['key']}: not a whole transfer"):
+        transfers.transfers(made)
+
+
+def test_records_of_all_kinds_are_read_and_packed(tmp_path, monkeypatch):
+    made = everything(models=(ATTO,), seeds=(0,))
+    for r in made:
+        path = record_path(tmp_path, Run.from_dict(r["run"])) if r["kind"] == "pretrain" else None
+        write_record(path or transfer_path(tmp_path, r["key"]), r)
+    back = load(tmp_path)
+    assert sorted(r["key"] for r in back) == sorted(r["key"] for r in made)
+    monkeypatch.setattr(shipped, "_FOLDER", tmp_path)
+    shipped._read.cache_clear()
+    assert shipped.pack(tmp_path, tmp_path / f"{shipped.TRANSFER}.json") == len(made)
+    assert shipped.names() == [], "the transfer set is not one of the four studies'"
+    assert len(transfers.transfers(shipped.records(shipped.TRANSFER))) == len(transfers.transfers(made))
+    shipped._read.cache_clear()
+
+
+def test_figures_show_every_row_and_say_when_there_is_none():
+    made = everything()
+    rows = transfers.transfers(made)
+    found = transfers.differences(rows)
+    chart = transfer_charts.gains(found, guess=3.0)
+    drawn = [t for t in chart.data if t.error_y.array is not None]
+    assert sum(len(t.x) for t in drawn) == len(found) == 24
+    assert "your guess" in [a.text for a in chart.layout.annotations]
+    assert {t.name for t in drawn} == {"atto", "femto"}
+    table = transfer_charts.gains_table(found).data[0]
+    assert len(table.cells.values[0]) == 24
+    ranks = transfer_charts.rankings({"shipped": transfers.rankings(made), "yours": []})
+    assert [t.name for t in ranks.data] == ["validation loss", "training loss"]
+    assert HOLDS in " ".join(a.text for a in ranks.layout.annotations)
+    dots = [t for t in transfer_charts.scatter(rows, "miou").data if t.x is not None and t.hoverinfo == "text"]
+    assert sum(len(t.x) for t in dots) == 2 * 24
+    for nothing in (
+        transfer_charts.gains([]),
+        transfer_charts.gains_table([]),
+        transfer_charts.rankings({}),
+        transfer_charts.scatter([], "top1"),
+        transfer_charts.labels([]),
+    ):
+        assert nothing.layout.annotations[0].text
+
+
+@pytest.mark.parametrize("tier", transfer_grid.AXES)
+def test_the_grid_pairs_every_start_with_its_baseline(tier):
+    runs, specs = plan_of("transfer", tier, precision="bf16")
+    assert len({s.key for s in specs}) == len(specs)
+    for spec in specs:
+        assert spec.run is None or spec.run in runs
+        if isinstance(spec, Probe):
+            assert spec.baseline in specs
+        elif spec.run is not None:
+            same = {"seed": spec.seed, "model": spec.model}
+            same |= {"labels": spec.labels} if isinstance(spec, FineTune) else {"task": spec.task}
+            trained = [s for s in specs if not isinstance(s, Probe) and s.run is None]
+            partners = [s for s in trained if all(getattr(s, k, None) == v for k, v in same.items())]
+            assert len(partners) == 1, spec.key
+            assert (partners[0].steps, partners[0].batch_size) == (spec.steps, spec.batch_size)
+    tasks = {task_of(s) for s in specs}
+    assert tasks == {"probe", "classify", "detect", "segment"}
+
+
+def test_other_data_is_classified_only_and_with_the_labels_there_are():
+    _, specs = plan_of("transfer", "laptop", data="imagefolder:photos", available=900, labelled=900)
+    tuned = [s for s in specs if not isinstance(s, Probe)]
+    assert tuned and all(isinstance(s, FineTune) and s.labels <= 900 for s in tuned)
+    assert plan_of("transfer", "laptop", data="imagefolder:photos", available=900, labelled=0)[1] == []
+
+
+def test_the_preview_names_every_task(tmp_path):
+    lines = preview("transfer", tier="quick", runs_dir=tmp_path)
+    first = [next(iter(line.values())) for line in lines]
+    assert first[-4:] == ["probe", "classify", "segment", "detect"] and first[0].startswith("pretraining, femto")
+    assert all(line["done"].startswith("0 of") for line in lines)
