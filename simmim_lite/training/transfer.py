@@ -1,6 +1,7 @@
 """Transfer of a pretraining run: what its weights are worth beside the same network without them."""
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,7 @@ class _Shelf:
         self, runs_dir: Path, device: str, progress: Tally | None = None, file: str | Path | None = None
     ) -> None:
         self.runs_dir, self.device, self.progress, self.file = runs_dir, device, progress, file
+        self.open = functools.cache(open_for)  # a baseline has the same data, and a million files take a minute to list
 
     def expect(self, *items: Run | FineTune | Dense) -> None:
         """Tell the progress which trainings there are to do: those without a record, and the runs they start from."""
@@ -216,7 +218,7 @@ class _Shelf:
 
     def probed(self, spec: Probe, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
         """The record of a run's probes, and whether it was computed now."""
-        data = data or open_for("probe", spec.data, spec.image_size)
+        data = data or self.open("probe", spec.data, spec.image_size)
 
         def compute(us: Team) -> dict:
             meter, run = Meter(us.device), spec.run
@@ -240,7 +242,7 @@ class _Shelf:
     def tuned(self, spec: FineTune | Dense, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
         """The record of a spec, and whether it was computed now."""
         task = "classify" if isinstance(spec, FineTune) else spec.task
-        data = data or open_for(task, spec.data, spec.image_size, isinstance(spec, FineTune) and spec.full_size)
+        data = data or self.open(task, spec.data, spec.image_size, isinstance(spec, FineTune) and spec.full_size)
         folder = self.runs_dir / "checkpoints" / spec.key
 
         def compute(us: Team) -> dict:
