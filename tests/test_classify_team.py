@@ -33,7 +33,7 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize("case", ["flip", "mixed", "pictures"])
 def test_two_processes_equal_one(found, case):
-    """Flips, drop path, mixes and timm's draws are functions of numbers: also mixup, whose pairs stay on one process."""
+    """Flips, drop path, mixes and timm's draws are functions of numbers; the pairs of mixup stay on one process."""
     one, two = found[1][case], found[2][case]
     assert len(one["losses"]) == 6
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)

@@ -189,7 +189,9 @@ class _Shelf:
         self, runs_dir: Path, device: str, progress: Tally | None = None, file: str | Path | None = None
     ) -> None:
         self.runs_dir, self.device, self.progress, self.file = runs_dir, device, progress, file
-        self.open = functools.cache(open_for)  # a baseline has the same data, and a million files take a minute to list
+        self.open = functools.cache(
+            open_for
+        )  # a baseline has the same data, and a million files take ten seconds to list
 
     def expect(self, *items: Run | FineTune | Dense) -> None:
         """Tell the progress which trainings there are to do: those without a record, and the runs they start from."""
