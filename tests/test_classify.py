@@ -65,6 +65,7 @@ def test_the_recipe_is_the_released_one():
     assert half.lr == pytest.approx(2.5e-3) and half.steps == 125_114
     assert FineTune.recipe("imagenet-100ep", 1000, lr=1e-3, steps=7, warmup_steps=2).lr == 1e-3
     assert FineTune.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert FineTune.recipe("imagenet-100ep", 1000, batch_size=100, epochs=3, warmup_epochs=1).warmup_steps == 10
     with pytest.raises(UserError, match="unknown recipe 'imagenet-100': did you mean 'imagenet-100ep'"):
         FineTune.recipe("imagenet-100", 10)
 

@@ -98,7 +98,8 @@ class FineTune:
         """A full-size recipe by name (`TUNING_RECIPES`) for a training set of so many images.
 
         For swinv2_base at batch 2048, on all labels, unless the options say otherwise. Epochs become steps of the
-        images there are and of the batch, and the learning rate is scaled with the batch. What the other sizes were
+        images there are and of the batch, and the learning rate is scaled with the batch; options may be fields, or
+        `epochs`, `warmup_epochs` and `lr_per_512`. What the other sizes were
         fine-tuned with, and on other data than ImageNet-1K, was never released: they get the same here.
         """
         if name not in TUNING_RECIPES:
