@@ -117,7 +117,8 @@ def specs(
         opened = open_for(task, given["data"], fields.get("image_size", run.image_size), full_size)
         if opened.train is None:
             raise UserError(f"data '{given['data']}' has no labels to fine-tune on: use a source with classes")
-        full = kind.recipe(recipe, fields.get("labels") or len(opened.train), **given)
+        count = fields.get("labels" if kind is FineTune else "images") or len(opened.train)
+        full = kind.recipe(recipe, count, **given)
         mine = {f.name: getattr(full, f.name) for f in dataclasses.fields(kind) if f.name in known}
         fields = {**mine, **fields}
     which = (run,) if kind is FineTune else (task, run)
@@ -189,9 +190,8 @@ class _Shelf:
         self, runs_dir: Path, device: str, progress: Tally | None = None, file: str | Path | None = None
     ) -> None:
         self.runs_dir, self.device, self.progress, self.file = runs_dir, device, progress, file
-        self.open = functools.cache(
-            open_for
-        )  # a baseline has the same data, and a million files take ten seconds to list
+        # a baseline has the same data, and a million files take seconds to list
+        self.open = functools.cache(open_for)
 
     def expect(self, *items: Run | FineTune | Dense) -> None:
         """Tell the progress which trainings there are to do: those without a record, and the runs they start from."""
