@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         "--tier", default="quick", help="shipped (trains nothing), smoke, quick (default: minutes) or laptop (an hour)"
     )
     study.add_argument(
-        "--data", default="scenes", help="scenes (default), imagefolder:DIR, torchvision:NAME or hf:NAME"
+        "--data",
+        default="scenes",
+        help="scenes (default), imagefolder:DIR, inaturalist:DIR, torchvision:NAME or hf:NAME",
     )
     study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
     study.add_argument("--workers", type=int, help="processes; one a core by default")

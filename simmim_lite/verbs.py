@@ -23,7 +23,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--recipe", help="full size: imagenet-100ep (classify), mask-rcnn-1x, mask-rcnn-3x or upernet-160k"
     )
-    parser.add_argument("--weights", help="a checkpoint file to start from, in place of the run's own weights")
+    text = "a checkpoint file to start from, in place of the run's own weights (swinv2_small to giant: at 192 px)"
+    parser.add_argument("--weights", help=text)
     for option, text in (("--set", "of the training"), ("--scratch-set", "of the baseline from scratch alone")):
         parser.add_argument(
             option, action="append", default=[], metavar="NAME=VALUE", help=f"a field {text}, as in lr=1e-3"
@@ -114,7 +115,7 @@ def _transfer(arguments: argparse.Namespace) -> None:
         return
     trained, baseline = scores(result["trained"]), scores(result["baseline"])
     for name, lift in result["lift"].items():
-        print(f"{name:8s} pretrained {trained[name]:.4f}   without {baseline[name]:.4f}   lift {lift:+.4f}")
+        print(f"{name:9s} pretrained {trained[name]:.4f}   without {baseline[name]:.4f}   lift {lift:+.4f}")
     for which in ("trained", "baseline"):
         if result[which]["status"] == "failed":
             raise UserError(f"the {which} network's {arguments.task} failed: {result[which]['reason']}")
