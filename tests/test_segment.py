@@ -157,6 +157,15 @@ def test_a_subset_is_nested_and_too_many_is_one_line(folder):
         task(tiny(folder, images=11))
 
 
+def test_a_batch_does_not_depend_on_workers(folder):
+    spec = tiny(folder, image_size=96, augment="scale+crop+colour", statistics="imagenet")
+    ahead, alone = task(spec).loader, task(spec).loader
+    assert ahead.workers > 0
+    alone.workers = 0
+    for step in (0, 1, 5):
+        assert all(torch.equal(a, b) for a, b in zip(ahead.batch(step), alone.batch(step), strict=True))
+
+
 @pytest.mark.parametrize("size", [32, 96])  # without workers, and with
 def test_a_bad_annotation_is_one_line_from_any_process(tmp_path, size):
     folder = ade_folder(tmp_path, 4, 2)

@@ -77,6 +77,20 @@ def test_macs_are_those_of_the_convolutions(depths, side):
     assert net.macs(side, side) == counted / 2 / 2  # two images, and two operations each
 
 
+def test_parameters_at_full_size_by_hand():
+    """150 classes, 512 channels, widths 96 to 768 (Swin-T, S): heads of 31.5 M and .92 M parameters."""
+    with torch.device("meta"):
+        net = UPerNet(SwinV2(96, (1, 1, 1, 1), 12), 150, 512)
+    pooling = 4 * (768 * 512 + 2 * 512) + 9 * (768 + 4 * 512) * 512 + 2 * 512
+    pyramid = (96 + 192 + 384) * 512 + 3 * 2 * 512 + 3 * (9 * 512 * 512 + 2 * 512)
+    fusion = 9 * 4 * 512 * 512 + 2 * 512 + 512 * 150 + 150
+    auxiliary = 9 * 384 * 256 + 2 * 256 + 256 * 150 + 150
+    norms = 2 * (96 + 192 + 384)
+    encoder = sum(p.numel() for p in net.encoder.parameters())
+    total = sum(p.numel() for p in net.parameters())
+    assert total - encoder - norms == pooling + pyramid + fusion + auxiliary == 31_497_366 + 923_798
+
+
 @pytest.mark.parametrize("auxiliary", [True, False])
 def test_every_parameter_learns(auxiliary):
     net = network(auxiliary=auxiliary).train()
