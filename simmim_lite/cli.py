@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import verbs
 from .errors import Interrupted, UserError
+from .studies import costs
 from .verbs import common, run_of, run_options
 
 
@@ -54,15 +55,18 @@ def _parser() -> argparse.ArgumentParser:
     study = verb("study", _study, "train what is missing of a study, run its notebooks and write its report")
     study.add_argument("name", help="data-scale, model-size, schedule, proxy, all four (all), or transfer")
     study.add_argument(
-        "--tier", default="quick", help="shipped (trains nothing), smoke, quick (default: minutes) or laptop (an hour)"
-    )
+        "--tier", default="quick",
+        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (an hour) or paper (on GPUs)",
+    )  # fmt: skip
     study.add_argument(
-        "--data", default="scenes", help="scenes (default), imagefolder:DIR, torchvision:NAME or hf:NAME"
-    )
+        "--data", default="scenes",
+        help="scenes (default), imagefolder:DIR, torchvision:NAME or hf:NAME; at tier paper two, '1K + 22K'",
+    )  # fmt: skip
     study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
     study.add_argument("--workers", type=int, help="processes; one a core by default")
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
     study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
+    costs.options(study)
     study.add_argument("--no-notebooks", action="store_true", help="train and write the report only")
     study.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
@@ -113,8 +117,9 @@ def _study(arguments: argparse.Namespace) -> None:
     from .studies.collecting import check
 
     check(arguments.name, arguments.tier)
+    on = costs.asked(arguments)
     if arguments.dry_run:
-        return _dry_run(arguments)
+        return _dry_run(arguments, on)
     planned, reason = _notebook_parameters(arguments)  # a wrong parameter fails before anything is trained
     if arguments.tier == "shipped":
         _shipped(arguments)
@@ -196,11 +201,11 @@ def _notebook_parameters(arguments: argparse.Namespace) -> tuple[dict[Path, dict
     return {path: notebooks.check_parameters(path, given) | notebooks.from_text(path, texts) for path in paths}, ""
 
 
-def _dry_run(arguments: argparse.Namespace) -> None:
+def _dry_run(arguments: argparse.Namespace, on: dict[str, object]) -> None:
     from .studies.collecting import dry_run
 
     names = ("tier", "data", "seeds", "runs_dir")
-    print(dry_run(arguments.name, **{name: getattr(arguments, name) for name in names}))
+    print(dry_run(arguments.name, on=on, **{name: getattr(arguments, name) for name in names}))
 
 
 def _records_import(arguments: argparse.Namespace) -> None:

@@ -79,7 +79,9 @@ def sources(data: str) -> tuple[str, str | None]:
     return parts[0], parts[1] if len(parts) > 1 else None
 
 
-def left_out(data: str, levels: tuple[int, ...], available: int, second: tuple[int, ...], more: int | None) -> str:
+def left_out(
+    data: str, levels: tuple[int, ...], second: tuple[int, ...], available: int, more: int | None = None
+) -> str:
     """What the images that are there cannot fill, in one line; empty when they fill every level.
 
     levels, second: images of the levels of the first and of the second source; available, more: images that these hold
