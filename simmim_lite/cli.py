@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import verbs
 from .errors import Interrupted, UserError
-from .studies import costs
+from .studies import costs, scoring
 from .verbs import common, run_of, run_options
 
 
@@ -100,12 +100,18 @@ def _parser() -> argparse.ArgumentParser:
     site = verb("site", _site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network")
     site.add_argument("--out", default="_site", help="the folder to write to (_site)")
 
-    weights = verb("weights", _weights, "convert weights between layouts")
-    weights.add_argument("action", choices=("convert",))
-    weights.add_argument("source", help="a checkpoint: official, timm, transformers or simmim-lite")
-    weights.add_argument("target", help="the file to write; .safetensors or .pth")
-    weights.add_argument("--model", required=True, help="the size, as in swinv2_base")
-    weights.add_argument("--layout", default="simmim", help="simmim (default), timm, hf or official")
+    weights = verb("weights", None, "convert weights, or score them").add_subparsers(required=True, metavar="ACTION")
+    text = "convert weights between layouts"
+    convert = weights.add_parser("convert", help=text, description=text)
+    convert.add_argument("source", help="official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH")
+    convert.add_argument("target", help="the file to write; .safetensors or .pth")
+    convert.add_argument("--model", required=True, help="the size, as in swinv2_base")
+    convert.add_argument("--layout", default="simmim", help="simmim (default), timm, hf or official")
+    convert.set_defaults(call=_weights)
+    text = "our validation loss of pretrained checkpoints, lowest first, beside the published order"
+    scored = weights.add_parser("score", help=text, description=text)
+    scoring.options(scored)
+    scored.set_defaults(call=scoring.show)
 
     bench = verb("bench", _bench, "measure speed on this machine, as ratios")
     bench.add_argument("--device", default="cpu")
