@@ -23,8 +23,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--recipe", help="full size: imagenet-100ep (classify), mask-rcnn-1x, mask-rcnn-3x or upernet-160k"
     )
-    text = "a checkpoint file to start from, in place of the run's own weights (swinv2_small to giant: at 192 px)"
-    parser.add_argument("--weights", help=text)
+    text = "a checkpoint to start from in place of the run's own weights: a file, or hf://OWNER/REPO/PATH"
+    parser.add_argument("--weights", help=text + " (swinv2_small to giant: at 192 px)")
     for option, text in (("--set", "of the training"), ("--scratch-set", "of the baseline from scratch alone")):
         parser.add_argument(
             option, action="append", default=[], metavar="NAME=VALUE", help=f"a field {text}, as in lr=1e-3"
@@ -84,6 +84,7 @@ def fields_of(texts: list[str]) -> dict[str, object]:
 
 def _transfer(arguments: argparse.Namespace) -> None:
     from .data.store import progress
+    from .model import hub
     from .training.distributed import speaks
     from .training.run import transfer_path
     from .training.transfer import scores, transfer
@@ -106,7 +107,7 @@ def _transfer(arguments: argparse.Namespace) -> None:
             arguments.task,
             runs_dir=arguments.runs_dir,
             device=arguments.device,
-            weights=arguments.weights,
+            weights=hub.fetch(arguments.weights) if hub.is_hub(arguments.weights) else arguments.weights,
             recipe=arguments.recipe,
             progress=report,
             **options,

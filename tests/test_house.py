@@ -33,6 +33,8 @@ TORCH_FREE = [
     "simmim_lite.evidence.trial",
     "simmim_lite.evidence.plots",
     "simmim_lite.studies.grids",
+    "simmim_lite.studies.costs",
+    "simmim_lite.studies.scoring",
     "simmim_lite.studies.engine",
     "simmim_lite.studies.report",
     "simmim_lite.studies.planner",
