@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     study.add_argument(
         "--data", default="scenes",
-        help="scenes (default), imagefolder:DIR, inaturalist:DIR, torchvision:NAME or hf:NAME; at tier paper '1K + 22K'",
+        help="scenes (default), imagefolder:DIR, inaturalist:DIR, torchvision:NAME or hf:NAME; tier paper: '1K + 22K'",
     )  # fmt: skip
     study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
     study.add_argument("--workers", type=int, help="processes; one a core by default")

@@ -200,7 +200,7 @@ LAPTOP = {"detect": {"channels": 32, "images": 512}, "segment": {"batch_size": 3
 
 #: Learning rates of each start by itself, tuned on an unreported seed (100): swinv2_femto, pretrained on 16,384 scenes.
 TUNED: dict[str, dict[str, dict]] = {
-    "detect": {"pretrained": {"lr": 2e-3}, "scratch": {"lr": 2e-3}},
+    "detect": {"pretrained": {"lr": 8e-3}, "scratch": {"lr": 2e-3}},
     "segment": {"pretrained": {"lr": 4e-3}, "scratch": {"lr": 4e-3}},
 }
 
