@@ -199,9 +199,9 @@ LAPTOP = {"detect": {"channels": 32, "images": 512}, "segment": {"batch_size": 3
 
 
 #: Learning rates of each start by itself: the best on an unreported seed (100) of swinv2_femto, pretrained on 16,384
-#: scenes. Box AP at 2e-3, 4e-3, 8e-3, 1.6e-2: scratch .484 .475 .438 .286, pretrained .499 .503 .510 .439 (with layer
-#: decay .9: .478 .501 .505 .463; .75: .466 at 2e-3). mIoU at 2e-3 to .128 by doublings: scratch .383 .557 .608 .660 .703
-#: .751 .758; pretrained with layer decay .9 .439 .556 .629 .685 .727 .746 .746, with 1 .445 .556 .626 .680, -, .743 .755,
+#: scenes. Box AP at 2e-3, 4e-3, 8e-3, 1.6e-2: scratch .484 .475 .438 .286; pretrained .499 .503 .510 .439, with layer
+#: decay .9 .478 .501 .505 .463, with .75 .466 at 2e-3. mIoU at 2e-3 to .128 by doublings: scratch .383 .557 .608 .660
+#: .703 .751 .758; pretrained .445 .556 .626 .680 - .743 .755, with layer decay .9 .439 .556 .629 .685 .727 .746 .746,
 #: with .75 .732 .736 at .064 and .128.
 TUNED: dict[str, dict[str, dict]] = {
     "detect": {"pretrained": {"lr": 8e-3}, "scratch": {"lr": 2e-3}},
