@@ -33,13 +33,17 @@ def collect(
     runs_dir: str | Path = "runs",
     device: str = "auto",
     precision: str = "auto",
+    coco: str = "",
+    ade20k: str = "",
 ) -> list[dict]:
-    """The reader's records of a study (a name in `STUDIES`, or `all`), training what is missing.
+    """The reader's records of a study (a name in `STUDIES`, `transfer` or `all`), training what is missing.
 
     Tier `shipped` trains nothing and returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any
     other tier (smoke, quick, laptop, paper) returns its records in grid order. data: a source, or two at tier paper
-    (`full_size.sources`). seeds, workers: 0 and None mean the tier's own number and one process a core. `UserError` for
-    an unknown name, for data that cannot be opened, and for runs that could not be finished; what was finished is kept.
+    (`full_size.sources`). coco, ade20k: folders that the transfer study takes boxes and class maps from at tier paper
+    (elsewhere they are known of scenes). seeds, workers: 0 and None mean the tier's own number and one process a core.
+    `UserError` for an unknown name, for data that cannot be opened, and for runs that could not be finished; what was
+    finished is kept.
     """
     check(study, tier)
     if tier == "shipped":
@@ -55,6 +59,8 @@ def collect(
         runs_dir=runs_dir,
         device=device,
         precision=precision,
+        coco=coco,
+        ade20k=ade20k,
     ).records
 
 

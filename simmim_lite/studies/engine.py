@@ -84,6 +84,8 @@ def train_missing(
     runs_dir: str | Path = "runs",
     device: str = "auto",
     precision: str = "auto",
+    coco: str = "",
+    ade20k: str = "",
 ) -> Trained:
     """The records of a study, after running what is missing of it.
 
@@ -116,7 +118,8 @@ def train_missing(
         print(f"simmim-lite: {line}", file=sys.stderr)
 
     def plan(precision: str) -> tuple[list[Run], list[Spec]]:
-        return plan_of(name, tier, data=data, labelled=_labelled(first), seeds=seeds, precision=precision, **held)
+        options = held | {"coco": coco, "ade20k": ade20k, "labelled": _labelled(first)}
+        return plan_of(name, tier, data=data, seeds=seeds, precision=precision, **options)
 
     def missing(items: Sequence[Run | Spec]) -> list[Run | Spec]:
         return [i for i in items if current_record(path_of(i, runs_dir), _digest(i, opened)) is None]
@@ -146,13 +149,27 @@ def train_missing(
     return Trained(records, trained, time.monotonic() - started, core)
 
 
-def plan_of(name: str, tier: str, *, labelled: int | None = None, **options: object) -> tuple[list[Run], list[Spec]]:
-    """The runs of a study at a tier, and what is trained from them; options as `grids.grid` has them."""
+def plan_of(
+    name: str, tier: str, *, labelled: int | None = None, coco: str = "", ade20k: str = "", **options: object
+) -> tuple[list[Run], list[Spec]]:
+    """The runs of a study at a tier, and what is trained from them; options as `grids.grid` has them.
+
+    coco, ade20k: folders with boxes and with class maps, which the transfer study opens at tier paper.
+    """
     if name != TRANSFER:
         return grid(name, tier, **options), tunings(name, tier, labelled=labelled, **options)
     if tier not in AXES:
         raise unknown("tier of the transfer study", tier, AXES)
-    return transfer_runs(tier, **options), transfer_specs(tier, labelled=labelled, **options)
+    annotated = {}
+    if TIERS[tier].full_size:
+        options.pop("second_available", None)
+        for task, kind, folder in (("detect", "coco", coco), ("segment", "ade20k", ade20k)):
+            if folder:
+                from ..training.transfer import open_for
+
+                spec = f"{kind}:{folder}"
+                annotated[task] = spec, len(open_for(task, spec, 0).train)
+    return transfer_runs(tier, **options), transfer_specs(tier, labelled=labelled, annotated=annotated, **options)
 
 
 def _ready(runs: list[Run], tier: str, data: str, device: str, precision: str, runs_dir: Path) -> dict[str, float]:
