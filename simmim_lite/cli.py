@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import verbs
 from .errors import Everywhere, UserError
+from .studies import costs, scoring
 from .verbs import common, run_of, run_options, runtime_of, runtime_options
 
 
@@ -63,15 +64,18 @@ def _parser() -> argparse.ArgumentParser:
     study = verb("study", _study, "train what is missing of a study, run its notebooks and write its report")
     study.add_argument("name", help="data-scale, model-size, schedule, proxy, all four (all), or transfer")
     study.add_argument(
-        "--tier", default="quick", help="shipped (trains nothing), smoke, quick (default: minutes) or laptop (an hour)"
-    )
+        "--tier", default="quick",
+        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (an hour) or paper (on GPUs)",
+    )  # fmt: skip
     study.add_argument(
-        "--data", default="scenes", help="scenes (default), imagefolder:DIR, torchvision:NAME or hf:NAME"
-    )
+        "--data", default="scenes",
+        help="scenes (default), imagefolder:DIR, inaturalist:DIR, torchvision:NAME or hf:NAME; tier paper: '1K + 22K'",
+    )  # fmt: skip
     study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
     study.add_argument("--workers", type=int, help="processes; one a core by default")
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
     study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
+    costs.options(study)
     study.add_argument("--no-notebooks", action="store_true", help="train and write the report only")
     study.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
@@ -106,12 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     site = verb("site", _site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network")
     site.add_argument("--out", default="_site", help="the folder to write to (_site)")
 
-    weights = verb("weights", _weights, "convert weights between layouts")
-    weights.add_argument("action", choices=("convert",))
-    weights.add_argument("source", help="a checkpoint: official, timm, transformers or simmim-lite")
-    weights.add_argument("target", help="the file to write; .safetensors or .pth")
-    weights.add_argument("--model", required=True, help="the size, as in swinv2_base")
-    weights.add_argument("--layout", default="simmim", help="simmim (default), timm, hf or official")
+    weights = verb("weights", None, "convert weights, or score them").add_subparsers(required=True, metavar="ACTION")
+    text = "convert weights between layouts"
+    convert = weights.add_parser("convert", help=text, description=text)
+    convert.add_argument("source", help="official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH")
+    convert.add_argument("target", help="the file to write; .safetensors or .pth")
+    convert.add_argument("--model", required=True, help="the size, as in swinv2_base")
+    convert.add_argument("--layout", default="simmim", help="simmim (default), timm, hf or official")
+    convert.set_defaults(call=_weights)
+    text = "our validation loss of pretrained checkpoints, lowest first, beside the published order"
+    scored = weights.add_parser("score", help=text, description=text)
+    scoring.options(scored)
+    scored.set_defaults(call=scoring.show)
 
     bench = verb("bench", _bench, "measure speed on this machine, as ratios")
     bench.add_argument("--device", default="cpu")
@@ -123,8 +133,9 @@ def _study(arguments: argparse.Namespace) -> None:
     from .studies.collecting import check
 
     check(arguments.name, arguments.tier)
+    on = costs.asked(arguments)
     if arguments.dry_run:
-        return _dry_run(arguments)
+        return _dry_run(arguments, on)
     planned, reason = _notebook_parameters(arguments)  # a wrong parameter fails before anything is trained
     if arguments.tier == "shipped":
         _shipped(arguments)
@@ -206,11 +217,11 @@ def _notebook_parameters(arguments: argparse.Namespace) -> tuple[dict[Path, dict
     return {path: notebooks.check_parameters(path, given) | notebooks.from_text(path, texts) for path in paths}, ""
 
 
-def _dry_run(arguments: argparse.Namespace) -> None:
+def _dry_run(arguments: argparse.Namespace, on: dict[str, object]) -> None:
     from .studies.collecting import dry_run
 
     names = ("tier", "data", "seeds", "runs_dir")
-    print(dry_run(arguments.name, **{name: getattr(arguments, name) for name in names}))
+    print(dry_run(arguments.name, on=on, **{name: getattr(arguments, name) for name in names}))
 
 
 def _records_import(arguments: argparse.Namespace) -> None:

@@ -24,7 +24,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--recipe", help="full size: imagenet-100ep (classify), mask-rcnn-1x, mask-rcnn-3x or upernet-160k"
     )
-    parser.add_argument("--weights", help="a checkpoint file to start from, in place of the run's own weights")
+    text = "a checkpoint to start from in place of the run's own weights: a file, or hf://OWNER/REPO/PATH"
+    parser.add_argument("--weights", help=text + " (swinv2_small to giant: at 192 px)")
     for option, text in (("--set", "of the training"), ("--scratch-set", "of the baseline from scratch alone")):
         parser.add_argument(
             option, action="append", default=[], metavar="NAME=VALUE", help=f"a field {text}, as in lr=1e-3"
@@ -99,6 +100,7 @@ def fields_of(texts: list[str]) -> dict[str, object]:
 
 def _transfer(arguments: argparse.Namespace) -> None:
     from .data.store import progress
+    from .model import hub
     from .training.distributed import speaks
     from .training.run import transfer_path
     from .training.transfer import scores, transfer
@@ -121,7 +123,7 @@ def _transfer(arguments: argparse.Namespace) -> None:
             arguments.task,
             runs_dir=arguments.runs_dir,
             device=arguments.device,
-            weights=arguments.weights,
+            weights=hub.fetch(arguments.weights) if hub.is_hub(arguments.weights) else arguments.weights,
             recipe=arguments.recipe,
             progress=report,
             **options,
@@ -130,7 +132,7 @@ def _transfer(arguments: argparse.Namespace) -> None:
         return
     trained, baseline = scores(result["trained"]), scores(result["baseline"])
     for name, lift in result["lift"].items():
-        print(f"{name:8s} pretrained {trained[name]:.4f}   without {baseline[name]:.4f}   lift {lift:+.4f}")
+        print(f"{name:9s} pretrained {trained[name]:.4f}   without {baseline[name]:.4f}   lift {lift:+.4f}")
     for which in ("trained", "baseline"):
         if result[which]["status"] == "failed":
             raise UserError(f"the {which} network's {arguments.task} failed: {result[which]['reason']}")

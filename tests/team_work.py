@@ -6,6 +6,7 @@ from pathlib import Path
 
 from test_finetune import tiny_data, tiny_spec
 
+from simmim_lite.data.pictures import _from_scenes
 from simmim_lite.training.distributed import team
 from simmim_lite.training.finetune import Classification
 from simmim_lite.training.loop import Loop
@@ -23,7 +24,8 @@ def work(out: Path, cases: dict[str, dict]) -> dict[str, dict]:
         for name, fields in cases.items():
             spec = tiny_spec(**{k: v for k, v in fields.items() if k != "stop"})
             for stop in (fields.get("stop"), None):
-                task = Classification(spec, tiny_data(), None, us)
+                data = _from_scenes(tiny_data()) if spec.full_size else tiny_data()
+                task = Classification(spec, data, None, us)
                 loop = Loop(spec, task, us, folder=out / name, data_digest="tiny")
 
                 def advance(net, loop=loop, real=loop.advance, stop=stop):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from photos import imagenet, inaturalist
+from PIL import Image
 from random_weights import random_model
 from test_finetune import tiny_data, tiny_spec
 
@@ -21,7 +22,7 @@ from simmim_lite.model import sizes
 from simmim_lite.model.swin import SwinV2
 from simmim_lite.model.weights import save_weights
 from simmim_lite.training import inputs, starting
-from simmim_lite.training.augment import Mixing
+from simmim_lite.training.augment import Mixing, train_transform
 from simmim_lite.training.classifier import Classifier, parameter_groups
 from simmim_lite.training.distributed import Team
 from simmim_lite.training.finetune import Classification, build_classifier, finetune
@@ -64,6 +65,7 @@ def test_the_recipe_is_the_released_one():
     assert half.lr == pytest.approx(2.5e-3) and half.steps == 125_114
     assert FineTune.recipe("imagenet-100ep", 1000, lr=1e-3, steps=7, warmup_steps=2).lr == 1e-3
     assert FineTune.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert FineTune.recipe("imagenet-100ep", 1000, batch_size=100, epochs=3, warmup_epochs=1).warmup_steps == 10
     with pytest.raises(UserError, match="unknown recipe 'imagenet-100': did you mean 'imagenet-100ep'"):
         FineTune.recipe("imagenet-100", 10)
 
@@ -224,6 +226,20 @@ def test_training_images_are_timms_with_the_seeds_of_the_image(tmp_path, slim):
         with seeded(5, int(epoch), int(order.ids[place]), 11):
             expected = transform(data.train.picture(chosen[place]))
         assert torch.equal(images[k], expected) and labels[k] == data.train.labels[chosen[place]]
+
+
+def test_no_draw_of_the_augmentation_is_an_error():
+    """timm's strongest posterize keeps no bits, which Pillow 13 refuses: every operation, at its strongest."""
+    from timm.data.auto_augment import RandAugment
+
+    whole = train_transform(recipe(image_size=32, window_size=2), (0.5,) * 3, (0.5,) * 3)
+    ops = next(part.ops for part in whole.transforms if isinstance(part, RandAugment))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    assert "PosterizeIncreasing" in {op.name for op in ops}
+    for op in ops:
+        op.prob, op.magnitude, op.magnitude_std = 1.0, 10, 0
+        strongest = np.asarray(op(picture))
+        assert strongest.shape == (40, 50, 3) and (strongest.any() or op.name == "PosterizeIncreasing")
 
 
 def test_test_images_are_resized_and_cut_as_in_the_released_code(tmp_path, slim):

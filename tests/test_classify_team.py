@@ -14,6 +14,7 @@ CASES = {
     "flip": BASE,
     "killed": {**BASE, "stop": 3},
     "mixed": {**BASE, "mixup": 0.8, "cutmix": 1.0},
+    "pictures": {**BASE, "augment": "timm", "rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25, "cutmix": 1.0},
     "bf16": {**BASE, "precision": "bf16"},
 }
 
@@ -30,9 +31,9 @@ def found(tmp_path_factory):
     return {1: work(tmp_path_factory.mktemp("alone"), CASES), 2: json.loads((out / "found.json").read_text())}
 
 
-@pytest.mark.parametrize("case", ["flip", "mixed"])
+@pytest.mark.parametrize("case", ["flip", "mixed", "pictures"])
 def test_two_processes_equal_one(found, case):
-    """Flips, drop path and mixes are functions of numbers: also mixup, whose pairs stay on one process."""
+    """Flips, drop path, mixes and timm's draws are functions of numbers; the pairs of mixup stay on one process."""
     one, two = found[1][case], found[2][case]
     assert len(one["losses"]) == 6
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)

@@ -10,7 +10,7 @@ from random_weights import close, rand, random_model, randomise, small_model
 
 from simmim_lite.errors import UserError
 from simmim_lite.model.sizes import SIZES
-from simmim_lite.model.swin import SwinV2, log_coordinates
+from simmim_lite.model.swin import MIXED, PADDED, SwinV2, log_coordinates, stage_layouts
 
 
 def slow_attention(attn, x, window, shifted):
@@ -104,8 +104,10 @@ def slow_encode(encoder, image, mask=None):
         (64, 16, 6, (2, 2), None),  # window clamped and unshifted along one side only
         (50, 70, 4, (2, 2), None),  # padded in pixels, windows and merge
         (33, 47, 3, (2, 2, 2), None),  # odd maps, odd window
+        (100, 167, 12, (2, 1), None),  # 25 x 42 tokens, the last map of a detector
         (24, 40, 4, (2, 2), (3, 2)),  # moved from other windows
         (20, 20, 12, (2, 1), None),  # one window a stage
+        (64, 85, 12, (2, 1), None),  # 512 x 683 as in segmentation, an eighth
     ],
 )
 def test_the_network_equals_the_slow_one(height, width, window, depths, pretrained):
@@ -119,6 +121,31 @@ def test_the_network_equals_the_slow_one(height, width, window, depths, pretrain
             [slow_encode(encoder, image, None if hidden is None else hidden[i]) for i, image in enumerate(images)]
         )
         assert close(out, expected)
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_the_network_equals_the_slow_one_at_800_by_1333():
+    encoder = randomise(SwinV2(32, (2, 2, 2, 2), 12)).eval()
+    image = rand(1, 3, 800, 1333)
+    assert close(encoder(image)[0], slow_encode(encoder, image[0]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 334), (100, 167), (50, 84), (25, 42), (24, 36), (8, 40)])
+def test_masks_of_a_detector_s_maps(height, width):
+    """Padding is nobody's key; two tokens that share a shifted window are apart if they are a window apart."""
+    (wh, ww), layouts, _ = stage_layouts(height, width, 12, torch.device("cpu"))
+    for layout in layouts:
+        hp, wp = layout.size
+        at = layout.order.view(layout.windows, wh * ww)
+        y, x = at // wp, at % wp
+        far = ((y[:, :, None] - y[:, None]).abs() >= wh) | ((x[:, :, None] - x[:, None]).abs() >= ww)
+        expected = torch.where(far, MIXED, 0.0)
+        expected = torch.where(((y >= height) | (x >= width))[:, None], PADDED, expected)
+        assert (hp, wp) == (math.ceil(height / wh) * wh, math.ceil(width / ww) * ww)
+        assert torch.equal(torch.zeros_like(expected) if layout.mask is None else layout.mask, expected)
+        assert layout.masks is None or len(layout.masks) <= 9  # a thousand windows are kept as a few
+        assert torch.equal(layout.order[layout.place], torch.arange(hp * wp))
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ from simmim_lite.evidence import shipped, transfer_charts, transfers
 from simmim_lite.evidence.findings import FAILS, HOLDS, OPEN
 from simmim_lite.evidence.intervals import T_QUANTILES, spearman
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import transfer_grid
 from simmim_lite.studies.collecting import preview, task_of
 from simmim_lite.studies.engine import plan_of
 from simmim_lite.training.dense import Dense
@@ -185,14 +184,15 @@ def test_figures_show_every_row_and_say_when_there_is_none():
         assert nothing.layout.annotations[0].text
 
 
-@pytest.mark.parametrize("tier", transfer_grid.AXES)
+@pytest.mark.parametrize("tier", ["smoke", "quick", "laptop"])
 def test_the_grid_pairs_every_start_with_its_baseline(tier):
     runs, specs = plan_of("transfer", tier, precision="bf16")
     assert len({s.key for s in specs}) == len(specs)
     for spec in specs:
         assert spec.run is None or spec.run in runs
         if isinstance(spec, Probe):
-            assert spec.baseline in specs
+            zero = [s.run for s in specs if isinstance(s, Probe) and not s.run.steps]
+            assert [(r.model, r.seed) for r in zero].count((spec.run.model, spec.run.seed)) == 1
         elif spec.run is not None:
             same = {"seed": spec.seed, "model": spec.model}
             same |= {"labels": spec.labels} if isinstance(spec, FineTune) else {"task": spec.task}
@@ -216,3 +216,29 @@ def test_the_preview_names_every_task(tmp_path):
     first = [next(iter(line.values())) for line in lines]
     assert first[-4:] == ["probe", "classify", "segment", "detect"] and first[0].startswith("pretraining, femto")
     assert all(line["done"].startswith("0 of") for line in lines)
+
+
+def test_tier_paper_takes_the_recipes_and_the_folders(monkeypatch):
+    from simmim_lite.training import transfer as module
+
+    opened = []
+
+    def open_for(task, spec, size):
+        opened.append((task, spec))
+        return type("Data", (), {"train": range(160)})
+
+    monkeypatch.setattr(module, "open_for", open_for)
+    folders = {"coco": "COCO", "ade20k": "ADE"}
+    runs, specs = plan_of("transfer", "paper", data="imagefolder:IN", precision="bf16", labelled=2048, **folders)
+    assert {run.model for run in runs} == {"swinv2_small", "swinv2_base", "swinv2_large"}
+    assert opened == [("detect", "coco:COCO"), ("segment", "ade20k:ADE")]
+    base = [s for s in specs if s.model == "swinv2_base" and s.run is not None]
+    one = {task_of(s): s for s in base}
+    assert {task: s.data for task, s in one.items()} == {
+        "classify": "imagefolder:IN", "detect": "coco:COCO", "segment": "ade20k:ADE",
+    }  # fmt: skip
+    assert one["classify"].steps == 100 and one["classify"].full_size and one["classify"].window_size == 14
+    assert one["detect"].steps == 36 * 10 and one["segment"].steps == 160_000
+    scratch = [s for s in specs if s.run is None]
+    assert len(scratch) == 3 * 3 and {s.layer_decay for s in scratch} == {1.0}
+    assert {task_of(s) for s in plan_of("transfer", "paper", data="imagefolder:IN")[1]} == {"classify"}

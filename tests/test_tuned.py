@@ -56,6 +56,15 @@ def test_fine_tunings_of_another_budget_are_not_mixed_in():
     assert len(finetunings(made)) == 6
 
 
+def test_all_labels_are_counted_and_a_start_from_a_file_is_no_baseline():
+    run = record(model=FEMTO, images=1024)
+    everything = tuning(run, 0.7, labels=None)
+    everything["cost"]["unique_images"] = 50_000
+    from_file = tuning(run, 0.9, scratch=True)
+    from_file["spec"]["weights"] = "base.pth@0123456789ab"
+    assert [row["labels"] for row in finetunings([everything, from_file])] == [50_000]
+
+
 @pytest.mark.parametrize(("level", "verdict"), [(0.74, HOLDS), (0.70, HOLDS), (0.6, FAILS), (0.69, OPEN)])
 def test_c8_compares_few_pretraining_images_with_many_labels(level, verdict):
     claim, _ = c8(lambda seed: level + 0.01 * seed + 0.001 * (seed - 1))

@@ -5,6 +5,7 @@ grey: 0 = unlabelled, 1..K = the classes. K comes from DIR/objectInfo150.txt, el
 else it is ADE20K's 150; it is never guessed from the annotations. No torch here.
 """
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -78,7 +79,7 @@ class AdeData:
     train: AdeSplit
     test: AdeSplit  # in hash order: any first n are a random draw
     classes: tuple[str, ...]  # names of the classes 1..K
-    digest: str  # of names and sizes of all files, and of the content of small annotations
+    digest: str  # of names and sizes of all files and the content of small annotations; of scenes, of what makes them
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -111,7 +112,9 @@ def open_ade20k(spec: str, image_size: int) -> AdeData:
     if spec == "scenes":
         from .scene_layouts_ade import scenes_folder
 
-        return _open(spec, scenes_folder(image_size))
+        folder = scenes_folder(image_size)
+        # its name says all that the scenes depend on; bytes of a PNG depend on the library that wrote it
+        return dataclasses.replace(_open(spec, folder), digest=hashlib.sha256(folder.name.encode()).hexdigest()[:16])
     kind, _, name = spec.partition(":")
     if kind != "ade20k" or not name:
         raise UserError(f"data '{spec}' has no annotations for segment: give scenes or ade20k:DIR")

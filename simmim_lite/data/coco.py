@@ -93,9 +93,18 @@ class CocoData:
         """Classes, the background not counted."""
         return len(self.classes)
 
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of training images (at most 1,024 of them), a channel, in 0..1 units."""
+        return self._statistics[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of the same."""
+        return self._statistics[1]
+
     @functools.cached_property
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel in 0..1 units, over at most 1,024 training images."""
+    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         total, squares, count = np.zeros(3), np.zeros(3), 0
         for place in rank(self.train.ids, None, _TEST_SEED)[:_STATISTICS]:
             pixels = self.train[int(place)].image.reshape(3, -1) / 255.0

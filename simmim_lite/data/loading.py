@@ -90,7 +90,7 @@ class StepLoader:
             num_workers=self.workers,
             collate_fn=self.collate,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=4 if self.workers else None,
+            prefetch_factor=2 if self.workers else None,  # a batch at full size is some 150 MB,
         )
 
 

@@ -1,25 +1,22 @@
 """Scenes as a folder in the layout of ADE20K, so that the full-size path reads them. No torch here."""
 
-import glob
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
-from ..errors import UserError
 from . import scenes
 from .folders import signature
-from .sources import data_root
-from .store import progress
+from .sources import SCENE_COUNTS, SCENE_SPLITS, data_root
+from .store import ensure_folder, progress
 
 #: Part of the folder's name: raised when the same scenes would be written otherwise.
 LAYOUT_VERSION = 1
-#: Folder -> scene seed and number of scenes, the pools of the probes and of the test split (see `sources`).
-SPLITS = {"training": (3, 4096), "validation": (2, 4096)}
+#: Folder -> scene seed and number of scenes: the labelled pool, and the test split.
+SPLITS = {
+    folder: (SCENE_SPLITS[split], SCENE_COUNTS[split])
+    for folder, split in (("training", "probe_train"), ("validation", "test"))
+}
 #: Class 1 is the background; 2 to 11 are the classes of the large object and of the small one.
 CLASSES = ("background", *scenes.CLASSES)
 _CHUNK = 256  # scenes drawn together
@@ -31,33 +28,14 @@ def scenes_folder(size: int) -> Path:
     Files are named by the scene's index: images/validation/scene_00012.png is `render(2, [12], size)`. One process
     writes, others wait.
     """
-    parent, name = data_root() / "stores", f"scenes-ade20k-{size}px"
-    folder = parent / f"{name}-{signature(LAYOUT_VERSION, scenes.SCENES_VERSION, SPLITS)}"
-    if folder.is_dir():
-        return folder
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(parent / f"{name}.lock"):
-            if not folder.is_dir():  # another process may have written it meanwhile
-                for old in parent.glob(f"{glob.escape(name)}-*"):
-                    shutil.rmtree(old, ignore_errors=True)
-                temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f"{folder.name}.tmp-"))
-                try:
-                    _write(temporary, size)
-                    os.replace(temporary, folder)
-                except BaseException:
-                    shutil.rmtree(temporary, ignore_errors=True)
-                    raise
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror or error}; free some space or set SIMMIM_DATA to another folder"
-        ) from error
-    return folder
+    version = signature(LAYOUT_VERSION, scenes.SCENES_VERSION, SPLITS)
+    name, title = f"scenes-ade20k-{size}px", "scenes in ADE20K's layout"
+    return ensure_folder(data_root() / "stores", name, version, lambda folder: _write(folder, size, title), title)
 
 
-def _write(root: Path, size: int) -> None:
+def _write(root: Path, size: int, title: str) -> None:
     (root / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
-    with progress(sum(count for _, count in SPLITS.values()), "scenes in ADE20K's layout") as advance:
+    with progress(sum(count for _, count in SPLITS.values()), title) as advance:
         for split, (seed, count) in SPLITS.items():
             images, annotations = root / "images" / split, root / "annotations" / split
             images.mkdir(parents=True)

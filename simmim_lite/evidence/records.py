@@ -156,11 +156,11 @@ def millions(params: int) -> str:
 
 
 def flops_text(flops: float | None) -> str:
-    """Floating-point operations to read: `54.5 TFLOP`, `4.12 PFLOP`; a dash when unknown."""
+    """Floating-point operations to read: `54.5 TFLOP`, `4.12 ZFLOP`; a dash when unknown."""
     if flops is None:
         return "–"
-    power = max(0, min(5, int(math.log10(max(flops, 1)) // 3) - 1))
-    return f"{flops / 1000 ** (power + 1):.3g} {'kMGTPE'[power]}FLOP"
+    power = max(0, min(7, int(math.log10(max(flops, 1)) // 3) - 1))
+    return f"{flops / 1000 ** (power + 1):.3g} {'kMGTPEZY'[power]}FLOP"
 
 
 def _row(record: dict, where: str | None = None) -> dict | None:

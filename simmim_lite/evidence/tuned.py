@@ -12,15 +12,19 @@ from .intervals import paired_interval
 
 def finetunings(records: list[dict]) -> list[dict]:
     """One flat row a finished fine-tuning: model, data, labels, steps, seed, image_size, scratch, run (the key of the
-    pretraining run, or None), top1 in 0 to 1, n_test, key."""
+    pretraining run, or None), top1 in 0 to 1, n_test, key. Those that start from a file belong to no run here."""
     rows = {}
     for record in records:
         if record.get("kind") != "finetune" or record.get("status") != "done":
             continue
         try:
             spec, run = record["spec"], record["run"]
+            if spec.get("weights"):
+                continue
             row = {name: spec[name] for name in ("model", "data", "labels", "steps", "seed", "image_size")}
             row |= {"scratch": run is None, "run": run and Run.from_dict(run).key, "key": record["key"]}
+            if row["labels"] is None:  # all there were
+                row["labels"] = record["cost"]["unique_images"]
             row |= {"top1": float(record["final"]["top1"]), "n_test": int(record["final"]["n_test"])}
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(

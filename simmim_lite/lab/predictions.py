@@ -59,7 +59,7 @@ def pick(records: Sequence[dict], kind: str, seed: int = 0, model: str | None = 
 def segmentation(records: Mapping[str, dict], count: int = 6) -> go.Figure:
     """Scenes, the truth, and the class map of each record {name: record of kind segment}: a row each."""
     found = {name: record.get("examples") or [] for name, record in records.items()}
-    count = min([count, *(len(e) for e in found.values())])
+    count = min([count, *(len(e) for e in found.values())]) if found else 0
     if not count:
         return empty("no finished segmentation has examples to show")
     some = next(iter(found.values()))[:count]
@@ -76,7 +76,7 @@ def detection(records: Mapping[str, dict], count: int = 6, least: float = 0.5) -
     least: the score from which a box is drawn. A box has the colour of its class.
     """
     found = {name: record.get("examples") or [] for name, record in records.items()}
-    count = min([count, *(len(e) for e in found.values())])
+    count = min([count, *(len(e) for e in found.values())]) if found else 0
     if not count:
         return empty("no finished detection has examples to show")
     some = next(iter(found.values()))[:count]

@@ -24,7 +24,7 @@ class Layout:
     """Where each token of an (H, W) map lies when windows of `window` tokens, shifted by `shift`, are side by side.
 
     `order` (T,): raster number, in the padded map, of the token at each place; `place` its inverse; `mask` (nW, L, L)
-    additive or None; `size` the padded (Hp, Wp).
+    additive or None, kept as its few different windows; `size` the padded (Hp, Wp).
     """
 
     def __init__(self, height: int, width: int, window: tuple[int, int], shift: tuple[int, int]) -> None:
@@ -41,11 +41,17 @@ class Layout:
         rows, columns = torch.arange(hp), torch.arange(wp)
         # after the roll the last window along a shifted side holds two regions: before and after the seam
         region = 2 * ((rows >= sh) | (sh == 0)).long()[:, None] + ((columns >= sw) | (sw == 0)).long()[None]
-        regions = split(region)
-        mask = torch.where(regions[:, :, None] == regions[:, None], 0.0, MIXED)
-        pad = split((rows >= height)[:, None] | (columns >= width)[None])
-        mask = mask.masked_fill(pad[:, None, :], PADDED)
-        self.mask = mask if bool((mask != 0).any()) else None
+        pad = (rows >= height)[:, None] | (columns >= width)[None]
+        # all windows but those along two sides are alike: a whole map of 200 x 334 tokens has five kinds, not 476
+        kinds, self.which = split(2 * region + pad).unique(dim=0, return_inverse=True)
+        regions = kinds // 2
+        masks = torch.where(regions[:, :, None] == regions[:, None], 0.0, MIXED)
+        masks = masks.masked_fill(kinds[:, None, :] % 2 == 1, PADDED)
+        self.masks = masks if bool((masks != 0).any()) else None
+
+    @property
+    def mask(self) -> Tensor | None:
+        return None if self.masks is None else self.masks.index_select(0, self.which)
 
 
 class _Reorder(torch.autograd.Function):
@@ -76,7 +82,7 @@ def stage_layouts(
     there = layouts[0].place[layouts[1].order]
     back = layouts[1].place[layouts[0].order]
     for layout in layouts:
-        for name in ("order", "place", "mask"):
+        for name in ("order", "place", "which", "masks"):
             value = getattr(layout, name)
             setattr(layout, name, None if value is None else value.to(device))
     return clamped, layouts, (there.to(device), back.to(device)) if any(shift) else ()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, unknown
+from . import hub
 from .simmim import SimMIM
 from .sizes import SIZES
 
@@ -69,6 +70,8 @@ class Loaded:
 def load_weights(model: SimMIM, path_or_state_dict: str | os.PathLike | Mapping, strict: bool = True) -> Loaded:
     """Fill a model from a file (.safetensors, else torch's) or a state dict in any of the layouts, told by its keys.
 
+    A path may be a name of the Hugging Face hub, `hf://OWNER/REPOSITORY/PATH`, which is downloaded once (`hub.fetch`).
+
     Values are cast to the model's dtype and device. strict: the file must fill the whole backbone and hold nothing
     unknown; mask token and head may be absent (each as a whole). Otherwise whatever fits is loaded. The model is filled
     after all checks, so an error leaves it as it was. Files are opened with `weights_only=True`: no code in them runs.
@@ -78,7 +81,7 @@ def load_weights(model: SimMIM, path_or_state_dict: str | os.PathLike | Mapping,
     if isinstance(path_or_state_dict, Mapping):
         name, content = "the state dict", path_or_state_dict
     else:
-        name, content = str(path_or_state_dict), _read(Path(path_or_state_dict))
+        name, content = str(path_or_state_dict), _read(path_or_state_dict)
     found = _tensors(content)
     layout = detect_layout(found, name)
     state, unused = _to_own(found, layout)
@@ -151,8 +154,9 @@ def detect_layout(state: Mapping[str, Tensor], name: str = "the state dict") -> 
     raise UserError(f"{name} holds no Swin V2 weights in a known layout ({', '.join(LAYOUTS)}): {keys}")
 
 
-def _read(path: Path) -> object:
-    """A file's content on the CPU."""
+def _read(path: str | os.PathLike) -> object:
+    """The content of a file, here or on the hub, on the CPU."""
+    path = hub.fetch(path) if hub.is_hub(path) else Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file; give a .safetensors file or one written by torch.save")
     if path.is_dir():

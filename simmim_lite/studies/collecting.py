@@ -13,6 +13,7 @@ from ..training.dense import Dense
 from ..training.probing import Probe
 from ..training.run import PRECISIONS, Run, record_path, transfer_path
 from ..training.tuning import FineTune
+from . import full_size
 from .estimate import EVALUATION_STEPS, known_speeds, tuning_seconds
 from .grids import STUDIES, TIERS, TRANSFER
 
@@ -32,17 +33,21 @@ def collect(
     runs_dir: str | Path = "runs",
     device: str = "auto",
     precision: str = "auto",
+    coco: str = "",
+    ade20k: str = "",
 ) -> list[dict]:
-    """The reader's records of a study (a name in `STUDIES`, or `all`), training what is missing.
+    """The reader's records of a study (a name in `STUDIES`, `transfer` or `all`), training what is missing.
 
     Tier `shipped` trains nothing and returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any
-    other tier (smoke, quick, laptop) returns its records in grid order. seeds, workers: 0 and None mean the tier's own
-    number and one process a core. `UserError` for an unknown name, for data that cannot be opened, and for runs that
-    could not be finished; what was finished is kept.
+    other tier (smoke, quick, laptop, paper) returns its records in grid order. data: a source, or two at tier paper
+    (`full_size.sources`). coco, ade20k: folders that the transfer study takes boxes and class maps from at tier paper
+    (elsewhere they are known of scenes). seeds, workers: 0 and None mean the tier's own number and one process a core.
+    `UserError` for an unknown name, for data that cannot be opened, and for runs that could not be finished; what was
+    finished is kept.
     """
     check(study, tier)
     if tier == "shipped":
-        return [record for record in load(runs_dir) if _data_of(record) == data]
+        return [record for record in load(runs_dir) if _data_of(record) in full_size.sources(data)]
     from .engine import train_missing
 
     return train_missing(
@@ -54,6 +59,8 @@ def collect(
         runs_dir=runs_dir,
         device=device,
         precision=precision,
+        coco=coco,
+        ade20k=ade20k,
     ).records
 
 
@@ -76,7 +83,8 @@ def preview(
     """What a study would run, a line a size (or task) and all together, as text: a table of cost before it starts.
 
     Runs off one trunk share its steps, and are counted as they will be trained. The time is of one core: from steps
-    measured on this machine where `runs_dir` has any, else a rough guess. `done` counts records that are there.
+    measured on this machine where `runs_dir` has any, else a rough guess; at tier paper it is of one GPU, and a dash
+    where nothing was measured (`costs.rows`). `done` counts records that are there.
     Tier `shipped` shows what the shipped runs took when they were made.
     """
     check(study, tier)
@@ -85,6 +93,10 @@ def preview(
     from .engine import plan_of
 
     runs, tasks = plan_of(study, tier, data=data, seeds=seeds or None, precision="bf16")
+    if TIERS[tier].full_size:
+        from . import costs
+
+        return costs.rows(costs.costs(runs, costs.find_speed(runs, runs_dir=runs_dir).images, runs_dir))
     if study != TRANSFER:
         return preview_of(runs, runs_dir)
     kinds = ("probe", "classify", "segment", "detect")
@@ -115,8 +127,27 @@ def cost_of(runs: Sequence[Run], runs_dir: str | Path = "runs") -> dict[str, flo
     return dict(cost)
 
 
-def dry_run(study: str, *, tier: str, runs_dir: str | Path = "runs", **options: object) -> str:
-    """The table of `preview` for a terminal, and a line where its times are a guess."""
+def dry_run(
+    study: str, *, tier: str, runs_dir: str | Path = "runs", on: dict[str, object] | None = None, **options: object
+) -> str:
+    """The table of `preview` for a terminal, and a line where its times are a guess.
+
+    on: options of `costs.find_speed`, and `gpus`; with any of them, and at tier paper, the table is that of
+    `costs.text`, in GPU hours. options: as `preview` takes them.
+    """
+    check(study, tier)
+    on = dict(on or {})
+    if tier != "shipped" and study != TRANSFER and (on or TIERS[tier].full_size):
+        from . import costs
+        from .engine import plan_of
+
+        runs = plan_of(study, tier, precision="bf16", **options)[0]
+        gpus = on.pop("gpus", 1)
+        known = costs.find_speed(runs, runs_dir=runs_dir, **on)
+        data = options.get("data", "scenes")
+        return costs.text(runs, tier=tier, data=data, gpus=gpus, known=known, runs_dir=runs_dir)
+    if on:
+        raise UserError(f"GPU hours are counted of pretraining alone: leave out --{next(iter(on)).replace('_', '-')}")
     text = preview_text(preview(study, tier=tier, runs_dir=runs_dir, **options))
     if tier == "shipped" or known_speeds(Path(runs_dir), TIERS[tier].recipe):
         return text

@@ -1,9 +1,10 @@
 """Runs what is missing of a study, longest first, then writes the report of all its records."""
 
 import os
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError, unknown
@@ -11,6 +12,7 @@ from ..evidence.claims import Claim, claims
 from ..training.dense import Dense
 from ..training.run import PRECISIONS, Run, cannot_write, current_record, data_slug, read_record, write_atomic
 from .estimate import faster_precision, known_speeds, step_speeds
+from .full_size import left_out, sources
 from .grids import STUDIES, TIERS, TRANSFER, grid, tunings
 from .transfer_grid import AXES, Spec, transfer_runs, transfer_specs
 from .workers import execute, make_jobs, path_of
@@ -82,50 +84,63 @@ def train_missing(
     runs_dir: str | Path = "runs",
     device: str = "auto",
     precision: str = "auto",
+    coco: str = "",
+    ade20k: str = "",
 ) -> Trained:
     """The records of a study, after running what is missing of it.
 
     workers: processes; by default one a core on a CPU, one on a GPU. precision: `auto` takes bf16 where it is measured
     faster than fp32 on this machine, and keeps to that choice in this runs_dir. Finished runs are never run again; an
-    interrupted study goes on where it was. Where nothing is missing, torch is not imported.
+    interrupted study goes on where it was. Where nothing is missing, torch is not imported. Tier paper prints its cost
+    first, trains in bf16 by default, takes two sources as `data` (`full_size.sources`), and is refused on a machine
+    without a GPU unless device is `cpu`.
     """
     started = time.monotonic()
-    runs_dir = Path(runs_dir)
-    plan_of(name, tier, data=data, seeds=seeds)  # a wrong name fails before anything is opened
+    runs_dir, axes = Path(runs_dir), TIERS.get(tier)
+    planned = plan_of(name, tier, data=data, seeds=seeds)[0]  # a wrong name fails before anything is opened
+    recipe, models = axes.recipe, axes.models
     if precision not in ("auto", *PRECISIONS):
         raise unknown("precision", precision, ("auto", *PRECISIONS))
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}: give at least 1")
+    speeds: dict[str, float] = {}
+    if axes.full_size:
+        speeds = _ready(planned, tier, data, device, precision, runs_dir)
     _check_writable(runs_dir)
 
     from ..data.sources import open_data
 
-    recipe, models = TIERS[tier].recipe, TIERS[tier].models
-    opened = open_data(data, recipe.image_size, images_needed=max(TIERS[tier].images))
+    needed = max(axes.images)
+    opened = {spec: open_data(spec, recipe.image_size, images_needed=needed) for spec in sources(data) if spec}
+    first, *second = opened.values()
+    held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
+    if axes.full_size and (line := left_out(data, axes.images, axes.second_images, *held.values())):
+        print(f"simmim-lite: {line}", file=sys.stderr)
 
     def plan(precision: str) -> tuple[list[Run], list[Spec]]:
-        same = {"data": data, "available": len(opened.train), "seeds": seeds, "precision": precision}
-        return plan_of(name, tier, labelled=_labelled(opened), **same)
+        options = held | {"coco": coco, "ade20k": ade20k, "labelled": _labelled(first)}
+        return plan_of(name, tier, data=data, seeds=seeds, precision=precision, **options)
 
     def missing(items: Sequence[Run | Spec]) -> list[Run | Spec]:
-        return [i for i in items if current_record(path_of(i, runs_dir), _digest(i, opened.digest)) is None]
+        return [i for i in items if current_record(path_of(i, runs_dir), _digest(i, opened)) is None]
 
     trained, core = 0, 0.0
     chosen = precision
     if precision == "auto":
         known = known_speeds(runs_dir, recipe)
         both = all(f"{models[-1]} {p}" in known for p in PRECISIONS)
-        chosen = faster_precision(known, models[-1]) if both else PRECISIONS[0]
+        chosen = recipe.precision if axes.full_size or not both else faster_precision(known, models[-1])
     runs, tuned = plan(chosen)
     if missing(runs) or missing(tuned):
         from ..training.device import one_thread, pick_device
 
         place = pick_device(device)
         workers = workers or (1 if place.type != "cpu" else os.cpu_count() or 1)
-        with one_thread(place):
-            speeds = step_speeds(runs_dir, models, recipe, str(place))
-        if precision == "auto":
-            runs, tuned = plan(faster_precision(speeds, models[-1]))
+        if not axes.full_size:
+            with one_thread(place):
+                speeds = step_speeds(runs_dir, models, recipe, str(place))
+            if precision == "auto":
+                runs, tuned = plan(faster_precision(speeds, models[-1]))
         for items, what in ((runs, "runs to train"), (tuned, "networks to transfer")):
             if todo := missing(items):
                 done, seconds = execute(make_jobs(todo, speeds), runs_dir, str(place), workers, what)
@@ -134,19 +149,44 @@ def train_missing(
     return Trained(records, trained, time.monotonic() - started, core)
 
 
-def plan_of(name: str, tier: str, *, labelled: int | None = None, **options: object) -> tuple[list[Run], list[Spec]]:
-    """The runs of a study at a tier, and what is trained from them; options as `grids.grid` has them."""
+def plan_of(
+    name: str, tier: str, *, labelled: int | None = None, coco: str = "", ade20k: str = "", **options: object
+) -> tuple[list[Run], list[Spec]]:
+    """The runs of a study at a tier, and what is trained from them; options as `grids.grid` has them.
+
+    coco, ade20k: folders with boxes and with class maps, which the transfer study opens at tier paper.
+    """
     if name != TRANSFER:
         return grid(name, tier, **options), tunings(name, tier, labelled=labelled, **options)
     if tier not in AXES:
         raise unknown("tier of the transfer study", tier, AXES)
-    return transfer_runs(tier, **options), transfer_specs(tier, labelled=labelled, **options)
+    annotated = {}
+    if TIERS[tier].full_size:
+        options.pop("second_available", None)
+        for task, kind, folder in (("detect", "coco", coco), ("segment", "ade20k", ade20k)):
+            if folder:
+                from ..training.transfer import open_for
+
+                spec = f"{kind}:{folder}"
+                annotated[task] = spec, len(open_for(task, spec, 0).train)
+    return transfer_runs(tier, **options), transfer_specs(tier, labelled=labelled, annotated=annotated, **options)
 
 
-def _digest(item: Run | Spec, opened: str) -> str:
-    """The digest of the images that an item is trained on; opened: that of the study's own data."""
+def _ready(runs: list[Run], tier: str, data: str, device: str, precision: str, runs_dir: Path) -> dict[str, float]:
+    """Before runs of a full-size tier: what they cost is printed, or why they do not start is raised (`costs.start`);
+    seconds of a step by "MODEL PRECISION". Where every record is there already, nothing is asked or printed."""
+    from . import costs
+
+    planned = [replace(run, precision=run.precision if precision == "auto" else precision) for run in runs]
+    if costs.done(planned, runs_dir):
+        return {}
+    return costs.start(planned, tier=tier, data=data, device=device, runs_dir=runs_dir)
+
+
+def _digest(item: Run | Spec, opened: Mapping[str, object]) -> str:
+    """The digest of the images that an item is trained on; opened: the study's own sources."""
     if not isinstance(item, Dense):
-        return opened
+        return opened[item.data].digest
     from ..training.transfer import open_for
 
     return open_for(item.task, item.data, item.image_size).digest

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import Interrupted, UserError, unknown
 from ..training.run import write_atomic
+from . import full_size
 from .collecting import NOTEBOOK_TIERS
 
 #: The notebook of each study.
@@ -95,7 +96,8 @@ def check_parameters(path: str | Path, params: Mapping[str, object]) -> dict[str
     if "tier" in params and params["tier"] not in NOTEBOOK_TIERS:
         raise unknown("tier", params["tier"], NOTEBOOK_TIERS)
     if "data" in params:
-        check_data(str(params["data"]))
+        for source in filter(None, full_size.sources(str(params["data"]))):
+            check_data(source)
     return dict(params)
 
 

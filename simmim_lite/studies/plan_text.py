@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from . import speed
 
 if TYPE_CHECKING:
     from .planner import Plan
@@ -90,13 +90,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, required=True, help="unique images you have")
     parser.add_argument("--budget-flops", type=float, help="training FLOPs in all, as in 1e20")
     parser.add_argument("--budget-gpu-hours", type=float, help="GPU hours in all; needs a measured speed")
-    parser.add_argument(
-        "--images-per-second", action="append", default=[], metavar="SIZE=NUMBER",
-        help="images a second of training a size on one of your GPUs; may be given for several sizes",
-    )  # fmt: skip
-    parser.add_argument(
-        "--measure", metavar="DEVICE", help="time training steps on this machine: cuda, cpu, mps or auto"
-    )
+    speed.options(parser)
     parser.add_argument("--gpus", default="1", help="how many GPUs (1)")
     parser.add_argument("--sizes", nargs="+", help="sizes to choose from; all that were run by default")
     parser.add_argument("--target", default="accuracy", help="accuracy (default) or loss")
@@ -125,29 +119,9 @@ def show(arguments: argparse.Namespace) -> None:
     )
     found = plan(
         arguments.images,
-        gpus=_gpus(arguments.gpus),
-        images_per_second=_speeds(arguments.images_per_second),
+        gpus=speed.gpus_of(arguments.gpus),
+        images_per_second=speed.parse(arguments.images_per_second),
         photographs=not arguments.not_photographs,
         **{name: getattr(arguments, name) for name in names},
     )
     print(json.dumps(dataclasses.asdict(found), indent=1) if arguments.json else "\n".join(lines(found)))
-
-
-def _gpus(text: str) -> int:
-    if not text.isdigit():
-        raise UserError(
-            f"--gpus is '{text}': give how many there are; no GPU is known by name, its speed is given by "
-            "--images-per-second SIZE=NUMBER"
-        )
-    return int(text)
-
-
-def _speeds(given: list[str]) -> dict[str, float]:
-    found = {}
-    for text in given:
-        name, _, number = text.partition("=")
-        try:
-            found[name] = float(number)
-        except ValueError:
-            raise UserError(f"--images-per-second is '{text}': give SIZE=NUMBER, as in base=900") from None
-    return found

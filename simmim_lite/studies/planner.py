@@ -164,14 +164,7 @@ def _speeds(
     device: str,
 ) -> tuple[dict[str, float], str]:
     """Images a second of every chosen size on one device: given, else measured; others scaled by FLOPs."""
-    found = {}
-    for name, value in (given or {}).items():
-        full = name if name in SIZES else f"swinv2_{name}"
-        if full not in SIZES:
-            raise unknown("size in images_per_second", name, [short(m) for m in SIZES])
-        if not (np.isfinite(value) and value > 0):
-            raise UserError(f"images_per_second of {name} is {value}: give a number above 0")
-        found[full] = float(value)
+    found = speed.checked(given or {})
     if not found and runs_dir is not None:
         found, device = speed.measured(runs_dir, on.image_size)
     found = {model: value for model, value in found.items() if model in on.sizes}
@@ -182,9 +175,8 @@ def _speeds(
                 "--measure cuda on the machine that has it, or the budget as --budget-flops"
             )
         return {}, ""
-    flop = {model: on.sizes[model]["flop"] for model in found}
-    rate = float(np.exp(np.mean([np.log(found[m] * flop[m]) for m in found])))  # FLOP a second
-    return {m: found.get(m, rate / size["flop"]) for m, size in chosen.items()}, device
+    known = speed.scaled(found, {model: size["flop"] for model, size in on.sizes.items()})
+    return {model: known[model] for model in chosen}, device
 
 
 def _lengths(on: Basis, affordable: float) -> list[int]:

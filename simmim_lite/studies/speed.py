@@ -1,12 +1,16 @@
-"""Images a second of training, by size: as `bench` times a step, or as a study left them. Torch only to measure."""
+"""Images a second of training by size: given, timed as `bench` times a step, left by a study. Torch only to time."""
 
+import argparse
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import UserError
-from ..training.run import Run
+from ..errors import UserError, unknown
+from ..evidence.records import short
+from ..model.sizes import SIZES
+from ..training.run import Run, write_atomic
 
 #: Recipe of a timed step by image size: the published one (FACTS 3), else that of the laptop studies.
 _AT = {192: {"window_size": 12, "mask_patch": 32, "target": "normalized", "batch_size": 32}}
@@ -49,9 +53,46 @@ def measured(runs_dir: str | Path, image_size: int) -> tuple[dict[str, float], s
     The faster precision counts; of several devices the fastest. ({}, "") where nothing was measured at this size.
     """
     try:
-        known = json.loads((Path(runs_dir) / "machine.json").read_text())
-    except (OSError, ValueError):
+        return _fastest(json.loads((Path(runs_dir) / "machine.json").read_text()), image_size)
+    except (OSError, ValueError, AttributeError):
         return {}, ""
+
+
+def keep(runs_dir: str | Path, speeds: Mapping[str, float], device: str, image_size: int, precision: str) -> Path:
+    """Put images a second by model beside what RUNS_DIR/machine.json holds, where `measured` finds them."""
+    path, batch = Path(runs_dir) / "machine.json", 32
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    seconds = {f"{model} {precision}": batch / images for model, images in speeds.items()}
+    known.setdefault(f"{device} batch {batch} size {image_size}", {}).update(seconds)
+    write_atomic(path, json.dumps(known, indent=1) + "\n")
+    return path
+
+
+def read(path: str | Path, image_size: int) -> tuple[dict[str, float], str]:
+    """Images a second by model from a JSON file, and on which device.
+
+    The file is a study's machine.json, or {"images_per_second": {"swinv2_base": 900}, "device": NAME}, as a bench
+    leaves it, where an `image_size` that is given must be this one. `UserError`, one line, for any other.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+        if "images_per_second" in content:
+            if content.get("image_size", image_size) == image_size:
+                return checked(content["images_per_second"]), str(content.get("device", path))
+        elif (found := _fastest(content, image_size))[0]:
+            return found
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or "not a JSON file of speeds"
+        raise UserError(f"{path}: {reason}; give a machine.json, or images a second as base=NUMBER") from error
+    raise UserError(f"{path}: nothing was measured at {image_size} px; give images a second as base=NUMBER")
+
+
+def _fastest(known: Mapping[str, Mapping[str, float]], image_size: int) -> tuple[dict[str, float], str]:
     best: tuple[dict[str, float], str] = ({}, "")
     for name, speeds in known.items():
         device, _, batch, _, size = name.rsplit(" ", 4)
@@ -64,3 +105,58 @@ def measured(runs_dir: str | Path, image_size: int) -> tuple[dict[str, float], s
         if sum(found.values()) > sum(best[0].values()):
             best = found, device
     return best
+
+
+def parse(texts: Iterable[str]) -> dict[str, float]:
+    """Texts like `base=900` as images a second by size; `UserError` for a text that is none."""
+    found = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise UserError(f"--images-per-second is '{text}': give SIZE=NUMBER, as in base=900") from None
+    return found
+
+
+def checked(given: Mapping[str, float]) -> dict[str, float]:
+    """Images a second by full model name; `UserError` for a size that does not exist, or a number that is none."""
+    found = {}
+    for name, value in given.items():
+        full = name if name in SIZES else f"swinv2_{name}"
+        if full not in SIZES:
+            raise unknown("size in images_per_second", name, [short(m) for m in SIZES])
+        if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+            raise UserError(f"images_per_second of {name} is {value}: give a number above 0")
+        found[full] = float(value)
+    return found
+
+
+def scaled(known: Mapping[str, float], flop: Mapping[str, float]) -> dict[str, float]:
+    """Images a second of every model in `flop` (FLOPs of training on an image): as known, else at the known ones' rate.
+
+    The rate, FLOP a second, is the geometric mean over the known models, all of which must be in `flop`.
+    """
+    rate = math.exp(sum(math.log(known[m] * flop[m]) for m in known) / len(known))
+    return {m: known.get(m, rate / each) for m, each in flop.items()}
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how fast a GPU is and how many there are."""
+    parser.add_argument(
+        "--images-per-second", action="append", default=[], metavar="SIZE=NUMBER",
+        help="images a second of training a size on one of your GPUs; may be given for several sizes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--measure", metavar="DEVICE", help="time training steps on this machine: cuda, cpu, mps or auto"
+    )
+
+
+def gpus_of(text: str) -> int:
+    """The number that --gpus gives."""
+    if not text.isdigit() or not int(text):
+        raise UserError(
+            f"--gpus is '{text}': give how many there are, from 1; no GPU is known by name, its speed is given by "
+            "--images-per-second SIZE=NUMBER"
+        )
+    return int(text)

@@ -3,14 +3,15 @@
 No torch here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..training.dense import Dense
 from ..training.probing import Probe
 from ..training.run import Run
 from ..training.tuning import FineTune
-from .grids import TIERS
+from . import full_size
+from .grids import TIERS, grid
 
 Spec = FineTune | Dense | Probe
 
@@ -59,7 +60,15 @@ AXES = {
         few=(64, 256, 1024),
         supervised=(16384,),
     ),
+    # the three sizes that were evaluated on detection and segmentation (FACTS 4), at the longest length
+    "paper": Axes(models=("swinv2_small", "swinv2_base", "swinv2_large"), images=full_size.LEVELS, seeds=1, labels=0),
 }
+#: Of a pretrained start; from scratch the defaults of `FineTune` are best. Tuned as `dense.TUNED`, top-1 at 4e-3, 8e-3,
+#: 1.6e-2, 3.2e-2: .591 .623 .610 .615 with layer decay .9, .625 at 8e-3 without, .618 at 1.6e-2 with .75; scratch at
+#: 2e-3, 4e-3, 8e-3: .432 .469 .435.
+CLASSIFY = {"lr": 8e-3, "layer_decay": 1.0}
+#: Recipes of tier paper, by task.
+FULL_SIZE = {"classify": "imagenet-100ep", "segment": "upernet-160k", "detect": "mask-rcnn-3x"}
 
 
 def transfer_runs(
@@ -75,6 +84,9 @@ def transfer_runs(
     Every model and seed comes with its random initialisation, a Run of 0 steps, as the reference of its probes.
     """
     axes, base = AXES[tier], TIERS[tier]
+    if base.full_size:
+        same = {"data": data, "available": available, "seeds": seeds or None, "precision": precision}
+        return [run for run in grid("data-scale", tier, **same) if run.model in axes.models]
     levels = [n for n in axes.images if available is None or n <= available] or [available]
     recipe = replace(base.recipe, data=data, precision=precision)
     runs = []
@@ -94,12 +106,17 @@ def transfer_specs(
     labelled: int | None = None,
     seeds: int | Sequence[int] | None = None,
     precision: str = "fp32",
+    annotated: Mapping[str, tuple[str, int]] | None = None,
 ) -> list[Spec]:
     """The tasks from each of `transfer_runs` and from scratch, each once, the same seed for all that is compared.
 
-    labelled: labelled images the source has (None = no limit, 0 = none). Boxes and masks are known of scenes alone.
+    labelled: labelled images the source has (None = no limit, 0 = none). Boxes and masks are known of scenes alone;
+    annotated: at tier paper {"detect": ("coco:DIR", training images), "segment": ("ade20k:DIR", training images)}.
     """
     axes = AXES[tier]
+    if TIERS[tier].full_size:
+        runs = transfer_runs(tier, data=data, available=available, seeds=seeds, precision=precision)
+        return _full_size(runs, labelled, annotated or {})
     fits = [n for n in (*axes.few, axes.labels, *axes.supervised) if labelled is None or n <= labelled]
     if labelled and not fits:
         fits = [labelled]
@@ -118,9 +135,24 @@ def transfer_specs(
     return list(dict.fromkeys(found))
 
 
+def _full_size(runs: list[Run], labelled: int | None, annotated: Mapping[str, tuple[str, int]]) -> list[Spec]:
+    """Every task by its full-size recipe, from each run and once a size and seed from scratch."""
+    found: list[Spec] = []
+    for run in runs:
+        given = {"classify": (run.data, labelled or full_size.LEVELS[-1]), **annotated}
+        for task, recipe in FULL_SIZE.items():
+            if task not in given or (task == "classify" and labelled == 0):
+                continue
+            data, count = given[task]
+            kind = FineTune if task == "classify" else Dense
+            spec = kind.recipe(recipe, count, data=data, model=run.model, seed=run.seed, precision=run.precision)
+            found += [replace(spec, run=run), replace(spec, layer_decay=1.0)]
+    return list(dict.fromkeys(found))
+
+
 def _classify(axes: Axes, run: Run, labels: int) -> FineTune:
-    make = FineTune.of if run.steps else FineTune.scratch
-    return make(run, labels=labels, seed=run.seed, **axes.classify)
+    options = {"labels": labels, "seed": run.seed, **axes.classify}
+    return FineTune.of(run, **CLASSIFY, **options) if run.steps else FineTune.scratch(run, **options)
 
 
 def _dense(axes: Axes, task: str, run: Run) -> Dense:

@@ -6,6 +6,7 @@ in the released code. Of a batch: mixup and cutmix, by `timm.data.Mixup`.
 
 from collections.abc import Callable
 
+from PIL import Image
 from torch import Tensor
 
 from ..data.loading import seeded
@@ -21,8 +22,9 @@ def train_transform(spec: FineTune, mean: tuple[float, ...], std: tuple[float, .
     nothing.
     """
     from timm.data import create_transform
+    from timm.data.auto_augment import RandAugment, posterize
 
-    return create_transform(
+    whole = create_transform(
         spec.image_size,
         is_training=True,
         color_jitter=spec.colour_jitter or None,
@@ -34,6 +36,18 @@ def train_transform(spec: FineTune, mean: tuple[float, ...], std: tuple[float, .
         re_mode="pixel",  # noise: what the released code fills the box with
         re_count=1,
     )
+    for part in whole.transforms:
+        for op in part.ops if isinstance(part, RandAugment) else ():
+            if op.aug_fn is posterize:
+                op.aug_fn = _posterize
+    return whole
+
+
+def _posterize(image: Image.Image, bits: int, **options: object) -> Image.Image:
+    """timm's, which may ask for no bits at all: once black, and an error since Pillow 13."""
+    from timm.data.auto_augment import posterize
+
+    return posterize(image, bits, **options) if bits > 0 else Image.new(image.mode, image.size)
 
 
 def test_transform(spec: FineTune, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable:

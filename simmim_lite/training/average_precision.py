@@ -13,8 +13,8 @@ def average_precision(truth: dict, found: list[dict], *, n_train: int) -> dict[s
     """`box_ap`, `mask_ap` (over IoU .50 to .95) and `box_ap50`, `mask_ap50`, in 0..1, as records hold scores.
 
     truth: a COCO data set of the test images (`images`, `annotations`, `categories`); found: detections with
-    `image_id`, `category_id`, `bbox` (x, y, width, height), `score` and `segmentation` (RLE). low, high: 95 % by
-    resampling images; None where no object is there to be found.
+    `image_id`, `category_id`, `bbox` (x, y, width, height), `score` and `segmentation` (RLE). At least one object must
+    be there to be found. low, high: 95 % by resampling images.
     """
     scores = {}
     for kind, name in (("bbox", "box"), ("segm", "mask")):
@@ -22,16 +22,14 @@ def average_precision(truth: dict, found: list[dict], *, n_train: int) -> dict[s
         precision = judged.eval["precision"][:, :, :, 0, 0]
         drawn = resampled(judged, RESAMPLES)
         for suffix, thresholds in (("ap", slice(None)), ("ap50", slice(1))):
-            value = mean_of(precision[thresholds])
-            low = high = None
-            if value is not None:
-                values = drawn[:, thresholds]
-                values = np.nanmean(values[~np.isnan(values).all((1, 2))], (1, 2))
-                low, high = (float(v) for v in np.quantile(values, (0.025, 0.975)))
-                # a bootstrap's interval need not hold the value itself, a record's does
-                low, high = min(low, value), max(high, value)
+            known = precision[thresholds]
+            value = float(known[known > -1].mean())  # -1: a class without an object
+            values = drawn[:, thresholds]
+            values = np.nanmean(values[~np.isnan(values).all((1, 2))], (1, 2))  # a draw may hold no object at all
+            low, high = np.quantile(values, (0.025, 0.975)).tolist()
             metric = f"{name} AP{'@[.50:.95]' if suffix == 'ap' else '@.50'}"
-            numbers = {"score": 0.0 if value is None else value, "low": low, "high": high, "metric": metric}
+            # a bootstrap's interval need not hold the value itself, a record's does
+            numbers = {"score": value, "low": min(low, value), "high": max(high, value), "metric": metric}
             scores[f"{name}_{suffix}"] = numbers | {"n_train": n_train, "n_test": len(truth["images"])}
     return scores
 
@@ -56,12 +54,6 @@ def judge(truth: dict, found: list[dict], kind: str):
         judged.evaluate()
         judged.accumulate()
     return judged
-
-
-def mean_of(precision: np.ndarray) -> float | None:
-    """The mean precision over thresholds, recalls and the classes that have an object; None without any."""
-    known = precision[precision > -1]
-    return float(known.mean()) if known.size else None
 
 
 def resampled(judged, draws: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from .classifier import parameter_groups
 from .dense import Dense
 from .detector import build_detector
 from .distributed import Team
-from .probes import IMAGENET_MEAN, IMAGENET_STD
+from .probes import input_statistics
 
 SHOWN, SHOWN_SIDE, SHOWN_SCORE = 6, 64, 0.3  # examples kept in a record: how many, up to which side, from which score
 _SAMPLERS = 13  # stream of random numbers
@@ -38,7 +38,7 @@ class Detection:
         self.spec, self.data, self.team = spec, data, us
         chosen = subset(data.train, spec.images, spec.seed)
         self.unique = len(chosen)
-        mean, std = data.statistics if spec.statistics == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
+        mean, std = input_statistics(data, spec.statistics)
         self.model = build_detector(spec, data.num_classes, mean, std, weights).to(us.device)
         self.batches = StepLoader(
             _Flipped(data.train.select(chosen)),
@@ -72,6 +72,8 @@ class Detection:
             return {}, f"the trained network's weights were not finite; lower lr ({spec.lr:g})"
         count = min(spec.test_images or len(self.data.test), len(self.data.test))
         test = self.data.test.select(range(count))
+        if all(a["iscrowd"] for objects in test.objects for a in objects):
+            return {}, f"{test.name}: none of {count} images has an object to find; raise test_images"
         found = detections(self, test, range(us.rank, count, us.size))
         found = sorted(itertools.chain(*us.gather(found)), key=lambda d: d["image_id"])
         parts = None

@@ -114,7 +114,7 @@ def build_detector(
     with seeded(spec.seed, _HEADS):
         model = MaskRCNN(
             Pyramid(encoder, spec.channels),
-            min_size=spec.short_sides or spec.image_size,
+            min_size=spec.short_sides or spec.image_size,  # one is drawn in training, the last one serves in testing
             max_size=spec.longest,
             image_mean=list(mean),
             image_std=list(std),

@@ -34,7 +34,7 @@ class Run:
     """
 
     model: str = "swinv2_atto"  # a name in simmim_lite.SIZES
-    data: str = "scenes"  # scenes | imagefolder:DIR | torchvision:NAME | hf:NAME
+    data: str = "scenes"  # scenes | imagefolder:DIR | inaturalist:DIR | torchvision:NAME | hf:NAME
     images: int | None = None  # unique training images; None = all there are
     steps: int = 1000  # optimiser steps (iterations)
     seed: int = 0  # initialisation, order, augmentation, training masks

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.ade20k import IGNORED, AdeData
+from ..data.ade20k import IGNORED, AdeData, AdeSplit
 from ..data.batches import normalise
 from ..data.crops import flipped_crop, full_view, resize
 from ..data.loading import StepLoader, seeded
@@ -71,10 +71,9 @@ class Segmentation:
         self.chosen = subset(data.train, spec.images, spec.seed)
         self.unique = len(self.chosen)
         self.mean, self.std = input_statistics(data, spec.statistics)
-        self.fill = torch.tensor([round(255 * m) for m in self.mean], dtype=torch.uint8)
-        self.view = full_view if spec.augment == "scale+crop+colour" else flipped_crop
+        fill = torch.tensor([round(255 * m) for m in self.mean], dtype=torch.uint8)
         self.loader = StepLoader(
-            self._sample,
+            _Views(data.train, self.chosen, spec, fill),
             Order(data.train.ids[self.chosen], spec.seed, spec.batch_size),
             alone,
             spec.steps,
@@ -117,14 +116,6 @@ class Segmentation:
         """Cross-entropy summed over labelled pixels."""
         full = enlarge(logits.float(), stride, labels.shape[-2:])
         return F.cross_entropy(full, labels, ignore_index=IGNORED, reduction="sum")
-
-    def _sample(self, place: int) -> tuple[Tensor, Tensor] | UserError:
-        """A training view; what is wrong with a file is handed on, since a worker would turn it into a traceback."""
-        try:
-            image, labels = map(torch.from_numpy, self.data.train.load(int(self.chosen[place])))
-        except UserError as error:
-            return error
-        return self.view(image, labels, self.spec.image_size, self.fill)
 
     @torch.no_grad()
     def evaluate(self) -> tuple[dict, str | None]:
@@ -183,6 +174,24 @@ class Segmentation:
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear")
         return logits.argmax(1).to(torch.uint8).cpu().numpy()
+
+
+class _Views:
+    """Training views by place: image uint8 (3, S, S), labels uint8 (S, S), or what is wrong with a file.
+
+    An error is handed on as a value, since a worker process would turn it into a traceback.
+    """
+
+    def __init__(self, split: AdeSplit, chosen: np.ndarray, spec: Dense, fill: Tensor) -> None:
+        self.split, self.chosen, self.size, self.fill = split, chosen, spec.image_size, fill
+        self.view = full_view if spec.augment == "scale+crop+colour" else flipped_crop
+
+    def __call__(self, place: int) -> tuple[Tensor, Tensor] | UserError:
+        try:
+            image, labels = map(torch.from_numpy, self.split.load(int(self.chosen[place])))
+        except UserError as error:
+            return error
+        return self.view(image, labels, self.size, self.fill)
 
 
 def _together(items: list[tuple[int, Tensor, np.ndarray]]) -> tuple[list[int], Tensor, list[np.ndarray]]:

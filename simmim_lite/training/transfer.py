@@ -1,6 +1,7 @@
 """Transfer of a pretraining run: what its weights are worth beside the same network without them."""
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -111,12 +112,13 @@ def specs(
         if name not in known:
             raise unknown(f"field of {task}", name, sorted(known | {"scratch"}))
     if recipe:
-        given = {"data": run.data, **fields}
+        given = {"model": run.model, "data": run.data, **fields}
         full_size = kind is FineTune and fields.get("augment", "timm") == "timm"
         opened = open_for(task, given["data"], fields.get("image_size", run.image_size), full_size)
         if opened.train is None:
             raise UserError(f"data '{given['data']}' has no labels to fine-tune on: use a source with classes")
-        full = kind.recipe(recipe, fields.get("labels") or len(opened.train), **given)
+        count = fields.get("labels" if kind is FineTune else "images") or len(opened.train)
+        full = kind.recipe(recipe, count, **given)
         mine = {f.name: getattr(full, f.name) for f in dataclasses.fields(kind) if f.name in known}
         fields = {**mine, **fields}
     which = (run,) if kind is FineTune else (task, run)
@@ -188,6 +190,8 @@ class _Shelf:
         self, runs_dir: Path, device: str, progress: Tally | None = None, file: str | Path | None = None
     ) -> None:
         self.runs_dir, self.device, self.progress, self.file = runs_dir, device, progress, file
+        # a baseline has the same data, and a million files take seconds to list
+        self.open = functools.cache(open_for)
 
     def expect(self, *items: Run | FineTune | Dense) -> None:
         """Tell the progress which trainings there are to do: those without a record, and the runs they start from."""
@@ -216,7 +220,7 @@ class _Shelf:
 
     def probed(self, spec: Probe, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
         """The record of a run's probes, and whether it was computed now."""
-        data = data or open_for("probe", spec.data, spec.image_size)
+        data = data or self.open("probe", spec.data, spec.image_size)
 
         def compute(us: Team) -> dict:
             meter, run = Meter(us.device), spec.run
@@ -240,7 +244,7 @@ class _Shelf:
     def tuned(self, spec: FineTune | Dense, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
         """The record of a spec, and whether it was computed now."""
         task = "classify" if isinstance(spec, FineTune) else spec.task
-        data = data or open_for(task, spec.data, spec.image_size, isinstance(spec, FineTune) and spec.full_size)
+        data = data or self.open(task, spec.data, spec.image_size, isinstance(spec, FineTune) and spec.full_size)
         folder = self.runs_dir / "checkpoints" / spec.key
 
         def compute(us: Team) -> dict:

@@ -98,7 +98,8 @@ class FineTune:
         """A full-size recipe by name (`TUNING_RECIPES`) for a training set of so many images.
 
         For swinv2_base at batch 2048, on all labels, unless the options say otherwise. Epochs become steps of the
-        images there are and of the batch, and the learning rate is scaled with the batch. What the other sizes were
+        images there are and of the batch, and the learning rate is scaled with the batch; options may be fields, or
+        `epochs`, `warmup_epochs` and `lr_per_512`. What the other sizes were
         fine-tuned with, and on other data than ImageNet-1K, was never released: they get the same here.
         """
         if name not in TUNING_RECIPES:
@@ -209,7 +210,7 @@ def check_finetune(spec: FineTune) -> None:
         raise unknown("augment", spec.augment, TUNING_AUGMENTATIONS)
     if spec.full_size:
         fields["augment"] = "none"  # no run of pretraining knows it
-    Run(**fields, mask_patch=SIZES[spec.model].final_stride)  # what the two have in common is checked there
+    Run(**fields, mask_patch=SIZES[spec.model].patch_size)  # what the two have in common is checked there
     if spec.run is not None and spec.weights is not None:
         raise UserError("run and weights are both given: a fine-tuning starts from one of them")
     if spec.run is not None and spec.run.model != spec.model:

@@ -1,0 +1,144 @@
+"""Our validation loss of a checkpoint file, on a folder of images: the number that a run's record would hold.
+
+The protocol of the published losses is not known (crop, masks, raw or normalised target), so only the order of
+checkpoints may be compared with the published table, never the numbers.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import UserError
+from ..evidence import published
+from ..training.run import Run
+from . import full_size
+
+if TYPE_CHECKING:
+    from ..data.sources import Split
+
+UNKNOWN = (
+    "the protocol of the published losses is unknown: compare the order of checkpoints with the published one, never "
+    "the numbers"
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The validation loss of one checkpoint."""
+
+    source: str  # file, or hf:// name
+    loss: float  # mean absolute error of hidden pixels
+    error: float  # standard error over images
+    images: int
+    masks: int  # an image
+    target: str  # raw | normalized
+
+
+def score(
+    sources: Sequence[str | os.PathLike], *, run: Run, device: str = "auto", precision: str | None = None
+) -> list[Scored]:
+    """The validation loss of checkpoints of one size, in the order given, each as a record of `run` would have it.
+
+    sources: files in any layout that `load_weights` reads, or names like hf://zdaxie/SimMIM/PATH. run: model, input,
+    masks, target, data, and how many validation images (`val_images`) and masks an image (`val_masks`); of a folder
+    only these images are read. precision: None = the run's. The same weights give the same number on every call.
+    `UserError`, one line, for a checkpoint without mask token or reconstruction head, and for what cannot be opened.
+    """
+    from ..data.sources import open_data
+    from ..model.weights import load_weights
+    from ..training.pretrain import build, one_thread, pick_device
+    from ..training.probes import input_statistics
+    from ..training.validate import validation_loss
+
+    place, run = pick_device(device), replace(run, precision=precision or run.precision)
+    if run.data.startswith("imagefolder:") and run.statistics == "imagenet":
+        split, statistics = _held_out(run), input_statistics(None, "imagenet")
+    else:
+        opened = open_data(run.data, run.image_size)
+        split, statistics = opened.val, input_statistics(opened, run.statistics)
+    found = []
+    with one_thread(place):
+        for source in sources:
+            model = build(run)
+            loaded = load_weights(model, source)
+            if loaded.kept:
+                raise UserError(
+                    f"{source} holds no {loaded.kept[0]}: a validation loss needs the mask token and the head of "
+                    "pretraining; give the file of the pretrained model"
+                )
+            loss, error = validation_loss(model.to(place), split, run, *statistics, place)
+            found.append(Scored(str(source), loss, error, min(run.val_images, len(split)), run.val_masks, run.target))
+    return found
+
+
+def _held_out(run: Run) -> "Split":
+    """The first validation images of a folder, as a store of it would have them, without decoding the rest."""
+    from ..data import folders
+    from ..data.sources import Split
+
+    root = Path(run.data.partition(":")[2]).expanduser().absolute()
+    names, _ = folders.list_images(root)
+    laid = folders.layout(root, names)
+    kept, pixels, first = [], [], None
+    for i in laid.splits["val"]:
+        try:
+            pixels.append(folders.load(root / names[i], run.image_size))
+            kept.append(i)
+        except Exception as error:  # decoders raise errors of many kinds; a store leaves such images out as well
+            first = first or f"{names[i]}: {error}"
+        if len(kept) == run.val_images:
+            break
+    if len(kept) < 2:
+        why = f" (first: {first})" if first else ""
+        raise UserError(f"{run.data}: fewer than 2 validation images can be read{why}; give a folder with more")
+    return Split(f"val of {run.data}", np.stack(pixels), laid.ids[kept], None, None)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument(
+        "source", nargs="+", help="checkpoints of one size: files, or names like hf://zdaxie/SimMIM/PATH"
+    )
+    parser.add_argument("--model", required=True, help="the size, as in swinv2_base")
+    parser.add_argument("--data", required=True, help="imagefolder:DIR; its validation images are read")
+    parser.add_argument("--images", type=int, default=1024, help="validation images (1024)")
+    parser.add_argument("--masks", type=int, default=4, help="masks an image (4)")
+    parser.add_argument("--target", help="normalized (default of the paper's sizes) or raw pixels")
+    parser.add_argument("--precision", default="fp32", help="fp32 (default) or bf16")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Print the losses that the options ask for, lowest first, and the published order of that size."""
+    run = recipe(arguments.model, arguments.data)
+    run = replace(run, val_images=arguments.images, val_masks=arguments.masks)
+    run = replace(run, target=arguments.target or run.target)
+    found = score(arguments.source, run=run, device=arguments.device, precision=arguments.precision)
+    print("\n".join(lines(found, arguments.model)))
+
+
+def recipe(model: str, data: str) -> Run:
+    """A Run at whose input a size was pretrained: tier paper's, or of a laptop size the studies'."""
+    if model in full_size.SIZES:
+        return replace(full_size.RECIPE, model=model, data=data)
+    return Run(model=model, data=data)
+
+
+def lines(found: Sequence[Scored], model: str) -> list[str]:
+    """Losses as text, lowest first, and the published losses of that size in the same order, if there are any."""
+    one = found[0]
+    said = [
+        f"validation loss, {one.images:,} images x {one.masks} masks, {one.target} target (standard error over images)"
+    ]
+    said += [f"{s.loss:.4f} ± {s.error:.4f}  {s.source}" for s in sorted(found, key=lambda s: s.loss)]
+    rows = sorted((r for r in published.rows() if r["model"] == model), key=lambda r: r["val_loss"])
+    if rows:
+        said += ["", f"published losses of {model}, lowest first ({published.SOURCE})"]
+        said += [f"{r['val_loss']:.4f}  {r['dataset']}, {r['steps']:,} iterations" for r in rows]
+        said += ["", UNKNOWN]
+    return said

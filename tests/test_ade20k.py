@@ -1,0 +1,188 @@
+"""The layout of ADE20K: what is in it, what is wrong with it, and scenes written as such a folder."""
+
+import shutil
+
+import numpy as np
+import pytest
+from ade_folders import ade_folder, save
+from PIL import Image
+
+from simmim_lite.data import scene_layouts_ade, scenes
+from simmim_lite.data.ade20k import IGNORED, open_ade20k
+from simmim_lite.data.ranking import image_ids
+from simmim_lite.errors import UserError
+
+FIRST = "ADE_00000000"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return ade_folder(tmp_path / "ade")
+
+
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """A data root of its own with few scenes."""
+    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
+    monkeypatch.setattr(scene_layouts_ade, "SPLITS", {"training": (3, 8), "validation": (2, 6)})
+    return tmp_path / "root" / "stores"
+
+
+def load(folder, place=0):
+    return open_ade20k(f"ade20k:{folder}", 32).train.load(place)
+
+
+def test_a_folder_is_opened(folder):
+    data = open_ade20k(f"ade20k:{folder}", 32)
+    assert (len(data.train), len(data.test)) == (6, 3) and data.classes == ("background", *scenes.CLASSES)
+    assert data.train.images[2] == "images/training/ADE_00000002.jpg"
+    assert data.train.ids[2] == image_ids(["training/ADE_00000002.jpg"])[0]
+    image, labels = data.train.load(2)
+    assert (image.shape, image.dtype, labels.shape, labels.dtype) == ((3, 32, 32), np.uint8, (32, 32), np.uint8)
+    stored = np.asarray(Image.open(folder / "annotations/training/ADE_00000002.png"))
+    assert (stored == 0).any() and np.array_equal(labels == IGNORED, stored == 0)
+    assert np.array_equal(labels[stored > 0], stored[stored > 0] - 1)
+    everything = np.stack([data.train.load(i)[0] for i in range(6)]) / 255
+    assert np.allclose(data.mean, everything.mean((0, 2, 3))) and np.allclose(data.std, everything.std((0, 2, 3)))
+
+
+def test_small_images_are_decoded_once(folder):
+    data = open_ade20k(f"ade20k:{folder}", 32)
+    first = data.train.load(0)
+    shutil.rmtree(folder)
+    assert data.train.load(0) is first
+
+
+def test_class_names_come_from_a_file_or_are_150(folder):
+    (folder / "objectInfo150.txt").write_text(
+        "Idx\tRatio\tTrain\tVal\tName\n1\t0.1\t5\t2\twall\n2\t0.1\t5\t2\tsky, air\n"
+    )
+    assert open_ade20k(f"ade20k:{folder}", 32).classes == ("wall", "sky")
+    for name in ("objectInfo150.txt", "classes.txt"):
+        (folder / name).unlink()
+    data = open_ade20k(f"ade20k:{folder}", 32)
+    assert len(data.classes) == data.train.classes == 150 and data.classes[0] == "class 1"
+    (folder / "classes.txt").write_text("\n".join("abc"))
+    assert open_ade20k(f"ade20k:{folder}", 32).classes == ("a", "b", "c")
+    (folder / "classes.txt").write_text("\n")
+    with pytest.raises(UserError, match="classes.txt: names 0 classes"):
+        open_ade20k(f"ade20k:{folder}", 32)
+
+
+def test_the_digest_is_of_the_content(folder, tmp_path):
+    digest = open_ade20k(f"ade20k:{folder}", 32).digest
+    shutil.copytree(folder, tmp_path / "copy")
+    assert open_ade20k(f"ade20k:{tmp_path / 'copy'}", 32).digest == digest
+    path = folder / f"annotations/training/{FIRST}.png"
+    numbers = np.array(Image.open(path))
+    numbers[-1, -1], numbers[-1, -2] = numbers[-1, -2] + 1, numbers[-1, -1] + 2
+    save(path, numbers)
+    assert open_ade20k(f"ade20k:{folder}", 32).digest != digest
+
+
+def test_the_order_of_tests_is_a_draw_by_name(tmp_path):
+    data = open_ade20k(f"ade20k:{ade_folder(tmp_path, 1, 12)}", 32)
+    assert sorted(data.test.images) != list(data.test.images)
+    assert np.array_equal(data.test.ids, image_ids([name.removeprefix("images/") for name in data.test.images]))
+    for image, annotation in zip(data.test.images, data.test.annotations, strict=True):
+        assert image.replace("images", "annotations").replace(".jpg", ".png") == annotation
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("ade20k:", "has no annotations for segment: give scenes or ade20k:DIR"),
+        ("torchvision:CIFAR10", "has no annotations for segment"),
+        ("ade20k:/nowhere", "cannot read /nowhere/images/training .No such file.*give the folder that holds"),
+    ],
+)
+def test_other_data_are_one_line(spec, words):
+    with pytest.raises(UserError, match=words) as caught:
+        open_ade20k(spec, 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_annotation_is_named(folder):
+    (folder / f"annotations/validation/{FIRST}.png").unlink()
+    with pytest.raises(UserError, match=f"validation/{FIRST}.png: no such file, the annotation of image {FIRST}.jpg"):
+        open_ade20k(f"ade20k:{folder}", 32)
+
+
+def test_a_folder_without_images_is_named(folder):
+    for path in (folder / "images/validation").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="no images in .*images/validation"):
+        open_ade20k(f"ade20k:{folder}", 32)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (np.full((32, 32), 12, np.uint8), "class 12 is out of range: 0 is unlabelled and 1 to 11 are classes"),
+        (np.full((32, 32), 255, np.uint8), "class 255 is out of range"),
+        (np.ones((32, 30), np.uint8), "30 x 32 px, but its image has 32 x 32 px"),
+        (np.ones((32, 32, 3), np.uint8), "an annotation of mode RGB; give 8-bit grey"),
+        (np.ones((32, 32), np.uint16), "an annotation of mode I;16; give 8-bit grey"),
+    ],
+)
+def test_bad_annotations_are_one_line(folder, damage, words):
+    save(folder / f"annotations/training/{FIRST}.png", damage)
+    with pytest.raises(UserError, match=words) as caught:
+        load(folder)
+    assert str(caught.value).startswith(str(folder / f"annotations/training/{FIRST}.png"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_palette_is_no_annotation(folder):
+    Image.new("P", (32, 32)).save(folder / f"annotations/training/{FIRST}.png")
+    with pytest.raises(UserError, match="mode P; give 8-bit grey"):
+        load(folder)
+
+
+@pytest.mark.parametrize("kind", ["images/training/ADE_00000000.jpg", "annotations/training/ADE_00000000.png"])
+def test_unreadable_files_are_one_line(folder, kind):
+    path = folder / kind
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        load(folder)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    data = open_ade20k(f"ade20k:{folder}", 32)
+    path.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        data.train.load(0)
+
+
+def test_grey_images_become_rgb(folder):
+    save(folder / f"images/training/{FIRST}.jpg", np.full((32, 32), 7, np.uint8))
+    assert load(folder)[0].shape == (3, 32, 32)
+
+
+def test_scenes_are_such_a_folder(few):
+    data = open_ade20k("scenes", 32)
+    assert (data.spec, len(data.train), len(data.test)) == ("scenes", 8, 6)
+    drawn = scenes.render(3, np.arange(8), 32)
+    image, labels = data.train.load(5)
+    assert np.array_equal(image, drawn.images[5])
+    assert (labels[drawn.masks[5]] == 1 + drawn.labels[5]).all()
+    assert (labels[drawn.small_masks[5]] == 1 + drawn.small_labels[5]).all()
+    assert (labels[~drawn.masks[5] & ~drawn.small_masks[5]] == 0).all()
+    place = data.test.images.index("images/validation/scene_00004.png")
+    assert np.array_equal(data.test.load(place)[0], scenes.render(2, np.array([4]), 32).images[0])
+
+
+def test_scenes_are_written_once_and_whole(few, monkeypatch):
+    digest = open_ade20k("scenes", 32).digest
+    monkeypatch.setattr(scene_layouts_ade, "_write", lambda *a: pytest.fail("written again"))
+    assert open_ade20k("scenes", 32).digest == digest
+    monkeypatch.undo()
+
+
+def test_a_broken_write_leaves_nothing_behind(few, monkeypatch):
+    def full(root, *rest):
+        (root / "classes.txt").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(scene_layouts_ade, "_write", full)
+    with pytest.raises(UserError, match="cannot write .*No space left.*SIMMIM_DATA"):
+        open_ade20k("scenes", 32)
+    assert [p.name for p in few.iterdir() if p.is_dir()] == []

@@ -1,0 +1,231 @@
+"""Detection data in COCO layout: what is read, what is left out, what is one clear line; scenes as such a folder."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from simmim_lite.data import coco, scene_layouts, scenes
+from simmim_lite.data.coco import decode, open_coco
+from simmim_lite.errors import UserError
+
+SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 6.0, 2.0, 6.0]]
+
+
+def annotation(number, image, box=(2, 2, 6, 4), category=7, **more):
+    fields = {"id": number, "image_id": image, "category_id": category, "bbox": list(box), "area": 24, "iscrowd": 0}
+    return fields | {"segmentation": SQUARE} | more
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """write(train, val, **changes): a folder with images of 12 x 10 px, ids 10, 20, 30, and categories 7, 3."""
+
+    def write(train=None, val=None, **changes):
+        train = [annotation(0, 10), annotation(1, 20, category=3)] if train is None else train
+        val = [annotation(0, 10)] if val is None else val
+        for part, rows in (("train", train), ("val", val)):
+            pictures = tmp_path / f"{part}2017"
+            pictures.mkdir(exist_ok=True)
+            images = []
+            for i in (1, 2, 3):
+                Image.fromarray(np.full((10, 12, 3), 40 * i, np.uint8)).save(pictures / f"{i}.png")
+                images.append({"id": 10 * i, "file_name": f"{i}.png", "width": 12, "height": 10})
+            content = {"images": images, "annotations": rows}
+            content |= {"categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "ant"}]} | changes
+            (tmp_path / "annotations").mkdir(exist_ok=True)
+            (tmp_path / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(content))
+        return f"coco:{tmp_path}"
+
+    return write
+
+
+def test_a_folder_is_read(folder):
+    data = open_coco(folder(), 32)
+    assert data.classes == ("ant", "cat") and data.num_classes == 2
+    assert (len(data.train), len(data.test)) == (2, 3)  # an image without objects is tested on, not trained on
+    assert data.train.files == ["1.png", "2.png"] and len(set(data.train.ids)) == 2
+    image, boxes, labels, masks = data.train[0]
+    assert image.shape == (3, 10, 12) and image.dtype == np.uint8 and (image == 40).all()
+    assert boxes.tolist() == [[2, 2, 8, 6]] and labels.tolist() == [2]  # category 7 is the second
+    assert masks.shape == (1, 10, 12) and masks.sum() == 24 and masks[0, 2:6, 2:8].all()
+    empty = data.test[data.test.files.index("3.png")]
+    assert empty.boxes.shape == (0, 4) and empty.masks.shape == (0, 10, 12)
+    assert np.allclose(data.mean, 60 / 255) and np.allclose(data.std, 20 / 255)
+
+
+def test_other_years_and_none(folder, tmp_path):
+    spec = folder()
+    for year in ("2014", ""):
+        for part in ("train", "val"):
+            old = next((tmp_path / "annotations").glob(f"instances_{part}*.json"))
+            old.rename(tmp_path / "annotations" / f"instances_{part}{year}.json")
+            next(tmp_path.glob(f"{part}*")).rename(tmp_path / f"{part}{year}")
+        assert len(open_coco(spec, 32).test) == 3
+
+
+def test_the_digest_is_of_the_content(folder, tmp_path):
+    first = open_coco(folder(), 32)
+    assert open_coco(folder(), 32).digest == first.digest
+    assert open_coco(folder(train=[annotation(0, 10)]), 32).digest != first.digest
+    spec = folder()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (10, 12, 3), np.uint8)).save(
+        tmp_path / "train2017" / "1.png"
+    )
+    coco._open.cache_clear()
+    assert open_coco(spec, 32).digest != first.digest
+
+
+def test_bad_annotations_are_left_out_and_counted(folder, capsys):
+    bad = [
+        annotation(5, 10, (2, 2, 0, 4)),  # no width
+        annotation(6, 10, (12, 2, 3, 3)),  # right of the image
+        annotation(7, 10, (-4, -4, 4, 3)),  # above it
+        annotation(8, 99),  # of no image
+        annotation(9, 10, segmentation=[]),
+        annotation(10, 10, segmentation=[[1, 2, 3, 4]]),  # a line
+        annotation(11, 10, segmentation={"size": [3, 3], "counts": [0, 9]}),
+        annotation(12, 10, (1, 2, 3)),
+        annotation(13, 20, (0, 0, 0, 0)),
+    ]
+    data = open_coco(folder(train=[annotation(1, 10), *bad]), 32)
+    assert data.train.files == ["1.png"] and len(data.train[0].labels) == 1  # image 2 has no usable object left
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "instances_train2017.json: left out annotations" in lines[0]
+    for words in (
+        "4 without area inside their image (id 5, 6, 7, ...)",
+        "1 of an image that is not listed (id 8)",
+        "2 without a mask (id 9, 10)",
+        "1 whose mask is not of their image's size (id 11)",
+        "1 whose box is not four numbers (id 12)",
+    ):
+        assert words in lines[0]
+
+
+def test_a_box_that_sticks_out_is_cut(folder):
+    assert open_coco(folder(train=[annotation(1, 10, (-3, 4, 30, 30))]), 32).train[0].boxes.tolist() == [[0, 4, 12, 10]]
+
+
+def test_crowds_are_not_trained_on_but_kept_for_the_score(folder):
+    runs = {"size": [10, 12], "counts": [5, 20, 95]}
+    crowd = annotation(2, 10, iscrowd=1, segmentation=runs)
+    data = open_coco(folder(train=[annotation(1, 10), crowd, annotation(3, 20, iscrowd=1)], val=[crowd]), 32)
+    assert data.train.files == ["1.png"] and len(data.train[0].labels) == 1
+    test = data.test.files.index("1.png")
+    assert [a["iscrowd"] for a in data.test.objects[test]] == [1] and len(data.test[test].labels) == 0
+
+
+def test_masks_of_every_kind():
+    mask = np.zeros((10, 12), np.uint8)
+    mask[2:6, 2:8] = 1
+    packed = coco_mask.encode(np.asfortranarray(mask))
+    counts = np.diff(np.flatnonzero(np.diff(np.concatenate(([0], mask.ravel("F"), [0])))), prepend=0)
+    runs = [int(c) for c in counts]
+    runs.append(120 - sum(runs))
+    text = {"size": [10, 12], "counts": packed["counts"].decode()}
+    for segmentation in (SQUARE, text, {"size": [10, 12], "counts": runs}):
+        assert np.array_equal(decode(segmentation, (10, 12)), mask)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"train": [annotation(4, 10, category=8)]},
+            "annotation 4 has the category_id 8; .* are 2 from 3 to 7",
+        ),
+        ({"train": []}, "no image has an object to train on"),
+        ({"annotations": None}, "it has no list 'annotations'"),
+        ({"images": [{"id": 1, "file_name": "1.png", "height": 10}]}, "entry 0 of 'images' has no width"),
+        ({"categories": [{"id": 7, "name": "a"}] * 2}, "two entries of 'categories' have the same id"),
+        (
+            {"images": [{"id": i, "file_name": f"{i}.png", "width": 12, "height": 10} for i in (1, 2, 8, 9)]},
+            "2 of 4 images are not in .*train2017, such as 8.png",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(folder, changes, words):
+    with pytest.raises(UserError, match=words) as caught:
+        open_coco(folder(**changes), 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_are_one_line(folder, tmp_path):
+    spec = folder()
+    with pytest.raises(UserError, match="is a folder, say coco:"):
+        open_coco(str(tmp_path), 32)
+    with pytest.raises(UserError, match="known are scenes, coco:DIR"):
+        open_coco("cocoa:x", 32)
+    with pytest.raises(UserError, match="is no folder"):
+        open_coco(f"coco:{tmp_path / 'nowhere'}", 32)
+    with pytest.raises(UserError, match="holds no annotations/instances_train2017.json"):
+        open_coco(f"coco:{tmp_path / 'train2017'}", 32)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    whole = path.read_text()
+    path.write_text(whole[:100])
+    with pytest.raises(UserError, match="instances_val2017.json: not readable JSON"):
+        open_coco(spec, 32)
+    path.write_text(whole.replace('"cat"', '"dog"'))
+    with pytest.raises(UserError, match="other categories than instances_train2017.json"):
+        open_coco(spec, 32)
+    path.unlink()
+    with pytest.raises(UserError, match="instances_val2017.json is missing"):
+        open_coco(spec, 32)
+
+
+def test_a_broken_image_and_one_of_another_size_are_named(folder, tmp_path):
+    data = open_coco(folder(), 32)
+    path = tmp_path / "train2017" / "1.png"
+    Image.fromarray(np.zeros((12, 10, 3), np.uint8)).save(path)
+    with pytest.raises(UserError, match="1.png: 10 x 12 px, but its annotations are for 12 x 10"):
+        data.train[0]
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match="1.png: not a readable image"):
+        data.train[0]
+
+
+def test_scenes_become_a_folder_of_their_own(tmp_path):
+    scene_layouts.write_coco(tmp_path, train=30, val=8, size=32)
+    data = open_coco(f"coco:{tmp_path}", 32)
+    assert data.classes == scenes.CLASSES and (len(data.train), len(data.test)) == (30, 8)
+    drawn = scenes.render(3, np.arange(30))
+    for i in range(30):
+        image, boxes, labels, masks = data.train[i]
+        assert np.array_equal(image, drawn.images[i])
+        known = [(drawn.labels[i], drawn.boxes[i], drawn.masks[i])]
+        if drawn.small_labels[i] >= 0:
+            known.append((drawn.small_labels[i], drawn.small_boxes[i], drawn.small_masks[i]))
+        assert labels.tolist() == [label + 1 for label, _, _ in known]
+        assert np.array_equal(boxes, [box for _, box, _ in known])
+        assert np.array_equal(masks, [mask for _, _, mask in known])
+    assert (drawn.small_labels >= 0).any()
+    first = data.test[data.test.files.index(f"{0:012d}.png")]
+    assert np.array_equal(first.image, scenes.render(2, [0]).images[0])
+
+
+def test_scenes_are_written_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path))
+    monkeypatch.setattr(scene_layouts, "SCENE_COUNTS", {"probe_train": 12, "test": 5})
+    written, write = [], scene_layouts.write_coco
+    monkeypatch.setattr(scene_layouts, "write_coco", lambda *a, **k: written.append(k) or write(*a, **k))
+    (tmp_path / "stores" / "scenes_coco-16px-old.tmp-x").mkdir(parents=True)  # what a killed call left
+    data = open_coco("scenes", 16)
+    assert (len(data.train), len(data.test)) == (12, 5) and data.train[0].image.shape == (3, 16, 16)
+    assert open_coco("scenes", 16).digest == data.digest and len(written) == 1
+    assert [p.name for p in (tmp_path / "stores").iterdir() if p.is_dir()] == [data.train.folder.parent.name]
+    # a PNG of other bytes is the same scene; an interrupted build leaves nothing
+    for path in data.train.folder.glob("*.png"):
+        Image.open(path).save(path, compress_level=0)
+    coco._open.cache_clear()
+    assert open_coco("scenes", 16).digest == data.digest
+
+    def fails(folder, **counts):
+        (folder / "half").mkdir()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(scene_layouts, "write_coco", fails)
+    with pytest.raises(UserError, match="cannot write .*No space left"):
+        open_coco("scenes", 24)
+    assert not list((tmp_path / "stores").glob("scenes_coco-24px-*"))
