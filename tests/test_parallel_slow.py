@@ -1,13 +1,8 @@
-"""Teams of four, deep networks, and torchrun itself, killed and signalled: `make test-all`."""
+"""Teams of four and deep networks: `make test-all`."""
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +10,9 @@ from teams import run_team
 from test_parallel import DDP, FSDP, RUN, alone, assert_close, go, losses, same_weights  # noqa: F401
 
 from simmim_lite.training.checkpoint import load_final, tail_folder, trunk_folder
-from simmim_lite.training.run import Run, read_record, record_path
+from simmim_lite.training.run import Run
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[1]
 #: As deep as the giant, at 32 px; few steps.
 DEEP = Run(
     model="swinv2_small", image_size=32, window_size=4, mask_patch=32, images=24, steps=3, batch_size=4, lr=1e-4,
@@ -107,35 +101,3 @@ def test_a_network_as_deep_as_the_giant(tmp_path) -> None:
     for record in (fsdp, ddp):
         np.testing.assert_allclose(losses(record), own, atol=5e-3, rtol=0)
     assert {str(w.dtype) for w in load_final(tmp_path / "fsdp", half).values()} == {"torch.float32"}
-
-
-#: Long enough to be killed in the middle.
-LONG = replace(RUN, steps=4000, eval_every=1000, val_images=8, probe_labels=0)
-
-
-def command(folder: Path, processes: int, *more: str, run: Run = LONG) -> list[str]:
-    words = [sys.executable, "-m"]
-    if processes > 1:
-        words += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-        words[-1:] = ["--signals-to-handle=SIGTERM,SIGINT,SIGUSR1", "-m"]
-    words += ["simmim_lite", "pretrain", "--runs-dir", str(folder), "--device", "cpu", *more]
-    default = Run().to_dict()
-    for name, value in run.to_dict().items():
-        if value != default[name]:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return words
-
-
-def start(words: list[str]) -> subprocess.Popen:
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
-
-
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen, seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not list(folder.rglob(pattern)):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end, f"no {pattern}"
-        time.sleep(0.2)
