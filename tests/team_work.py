@@ -7,10 +7,10 @@ from pathlib import Path
 from test_finetune import tiny_data, tiny_spec
 
 from simmim_lite.data.pictures import _from_scenes
+from simmim_lite.training.device import one_thread
 from simmim_lite.training.distributed import team
 from simmim_lite.training.finetune import Classification
 from simmim_lite.training.loop import Loop
-from simmim_lite.training.pretrain import one_thread
 
 
 class Killed(Exception):

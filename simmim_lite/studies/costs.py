@@ -203,7 +203,7 @@ def start(runs: Sequence[Run], *, tier: str, data: str, device: str, runs_dir: s
     `UserError` where there is no GPU and device is `auto`: one line with the cost and the remedy, nothing started. So
     for scenes, which have no photographs.
     """
-    from ..training.pretrain import pick_device
+    from ..training.device import pick_device
 
     place = pick_device(device)
     known = find_speed(runs, runs_dir=runs_dir)

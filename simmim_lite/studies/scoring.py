@@ -51,7 +51,8 @@ def score(
     """
     from ..data.sources import open_data
     from ..model.weights import load_weights
-    from ..training.pretrain import build, one_thread, pick_device
+    from ..training.building import build
+    from ..training.device import one_thread, pick_device
     from ..training.probes import input_statistics
     from ..training.validate import validation_loss
 
