@@ -59,7 +59,7 @@ def go(folder, runtime=DDP, run=RUN, stop=None, kill=None, how=signal.SIGTERM, s
     module.training_step = counted
     module.CHECKPOINT_SECONDS = seconds if stop else interval
     try:
-        record = pretrain(run, runs_dir=folder, device="cpu", data=tiny_data(size=16), runtime=runtime)
+        record = pretrain(run, runs_dir=folder, device="cpu", data=tiny_data(size=run.image_size), runtime=runtime)
         return record | {"steps_now": count[0]}
     except Gone:
         return None

@@ -13,9 +13,9 @@ from simmim_lite.training.checkpoint import load_final, tail_folder, trunk_folde
 from simmim_lite.training.run import Run
 
 pytestmark = pytest.mark.slow
-#: As deep as the giant, at 32 px; few steps.
+#: As deep as the giant, at 64 px; few steps.
 DEEP = Run(
-    model="swinv2_small", image_size=32, window_size=4, mask_patch=32, images=24, steps=3, batch_size=4, lr=1e-4,
+    model="swinv2_small", image_size=64, window_size=4, mask_patch=32, images=24, steps=3, batch_size=4, lr=1e-4,
     warmup_steps=2, eval_every=1, val_images=6, val_masks=1, probe_labels=0, drop_path=0.1, mask_ratio=0.6,
 )  # fmt: skip
 
