@@ -65,6 +65,13 @@ def test_all_labels_are_counted_and_a_start_from_a_file_is_no_baseline():
     assert [row["labels"] for row in finetunings([everything, from_file])] == [50_000]
 
 
+def test_c8_takes_the_most_labels_of_a_run_that_was_fine_tuned_on_several():
+    _, made = c8(lambda seed: 0.74)
+    few = [tuning(r, 0.1, labels=n) for r in made if r["kind"] == "pretrain" for n in (64, 256)]
+    (claim,) = [claim for claim in claims([*few, *made]) if claim.id == "C8"]
+    assert claim.verdict == HOLDS and "4,000 labels" in claim.evidence
+
+
 @pytest.mark.parametrize(("level", "verdict"), [(0.74, HOLDS), (0.70, HOLDS), (0.6, FAILS), (0.69, OPEN)])
 def test_c8_compares_few_pretraining_images_with_many_labels(level, verdict):
     claim, _ = c8(lambda seed: level + 0.01 * seed + 0.001 * (seed - 1))

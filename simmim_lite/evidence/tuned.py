@@ -64,8 +64,11 @@ def supervised(rows: list[dict], records: list[dict]) -> Finding:
     """
     data = {row["data"] for row in rows}
     tuned = [t for t in finetunings(records) if t["data"] in data]
-    by_run = {t["run"]: t for t in tuned if not t["scratch"]}
-    mine = [(row, by_run[row["key"]]) for row in rows if row["key"] in by_run]
+    by_run = defaultdict(list)  # a run may be fine-tuned on several numbers of labels
+    for t in tuned:
+        if not t["scratch"]:
+            by_run[t["run"]].append(t)
+    mine = [(row, t) for row in rows for t in by_run[row["key"]]]
     if not mine:
         return Finding("No run is fine-tuned (tier laptop does it; it needs labelled images)", open=True)
     levels, steps = sorted({row["images"] for row in rows}), max(t["steps"] for _, t in mine)
