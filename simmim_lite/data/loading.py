@@ -76,7 +76,10 @@ class StepLoader:
         if step != self._next:
             self._batches = iter(self._loader(step))
         self._next = step + 1
-        return next(self._batches)
+        batch = next(self._batches)
+        if self._next == self.steps:
+            self._batches = iter(())  # the processes that decode end with the last step
+        return batch
 
     def _loader(self, start: int) -> DataLoader:
         def keys() -> Iterator[list[tuple[int, int]]]:
@@ -90,7 +93,7 @@ class StepLoader:
             num_workers=self.workers,
             collate_fn=self.collate,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=2 if self.workers else None,  # a batch at full size is some 150 MB,
+            prefetch_factor=2 if self.workers else None,  # a batch at full size is some 150 MB
         )
 
 
