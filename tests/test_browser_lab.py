@@ -172,7 +172,7 @@ def test_statistics_of_a_normalised_target(page, twin) -> None:
     assert (shown["visible"] != shown["true"]).any() and (shown["normalised"] != shown["true"]).any()
     page.get_by_label("network", exact=True).select_option("photos")
     settled(page)
-    assert not page.get_by_role("button", name="true statistics").is_visible()
+    page.get_by_role("button", name="true statistics").wait_for(state="hidden")
 
 
 def test_guess_first(page, twin) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from team_work import work
 
+pytestmark = pytest.mark.xdist_group("two processes of a fine-tuning")  # its processes are started once
+
 BASE = {"steps": 6, "eval_every": 1, "drop_path": 0.3, "test_images": 33}
 CASES = {
     "flip": BASE,

@@ -28,6 +28,8 @@ from simmim_lite.training.run import Run, read_record, record_path
 from simmim_lite.training.runtime import Runtime
 from simmim_lite.training.signals import listening
 
+pytestmark = pytest.mark.xdist_group("two processes of a pretraining")  # its processes are started once
+
 #: Twenty steps, a point of the curve after each; the rate drops at 17.
 RUN = Run(
     image_size=16, images=24, steps=20, batch_size=8, warmup_steps=4, eval_every=1, val_images=7, val_masks=2,

@@ -30,6 +30,8 @@ from simmim_lite.training.run import Run, read_record, transfer_path
 from simmim_lite.training.segment import Segmentation, build_upernet
 from simmim_lite.training.transfer import once, transfer
 
+pytestmark = pytest.mark.xdist_group("segmentation")  # its processes are started once
+
 TINY = Size("swinv2_four", 32, (1, 1, 2, 1))
 
 
