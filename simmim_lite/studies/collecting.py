@@ -149,6 +149,9 @@ def dry_run(
     if on:
         raise UserError(f"GPU hours are counted of pretraining alone: leave out --{next(iter(on)).replace('_', '-')}")
     text = preview_text(preview(study, tier=tier, runs_dir=runs_dir, **options))
+    if tier != "shipped" and TIERS[tier].full_size:
+        tasks = "the tasks themselves are not in it: fine-tuning has the lengths of its recipes"
+        return f"{text}\npretraining alone; {tasks}; hours need a speed, as study all --dry-run takes it"
     if tier == "shipped" or known_speeds(Path(runs_dir), TIERS[tier].recipe):
         return text
     guess = f"the times are a rough guess until a first study in {runs_dir} has measured this machine"
