@@ -4,10 +4,12 @@ import multiprocessing
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from simmim_lite.data.loading import StepLoader, seeded
 from simmim_lite.data.order import Order
+from simmim_lite.errors import UserError
 
 IDS = np.arange(10, dtype=np.uint64) * 7919
 
@@ -19,6 +21,12 @@ def draw(place: int) -> torch.Tensor:
 
 def loader(workers: int = 0, share: slice = slice(0, 4), steps: int = 6) -> StepLoader:
     return StepLoader(draw, Order(IDS, 3, 4), share, steps, workers=workers)
+
+
+def stumble(place: int) -> torch.Tensor:
+    if place == 4:
+        raise UserError("4.png: cannot be read; replace it")
+    return draw(place)
 
 
 def test_seeded_is_a_function_of_its_numbers_and_puts_back() -> None:
@@ -48,4 +56,15 @@ def test_worker_processes_change_nothing_and_end_with_the_last_step() -> None:
     for step in range(6):
         assert torch.equal(ahead.batch(step), alone.batch(step))
         assert step == 5 or set(multiprocessing.active_children()) - before
+    assert not set(multiprocessing.active_children()) - before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_is_one_line_and_nothing_is_left_running(workers: int) -> None:
+    before = set(multiprocessing.active_children())
+    batches = StepLoader(stumble, Order(IDS, 3, 4), slice(0, 4), 6, workers=workers)
+    with pytest.raises(UserError) as caught:
+        for step in range(6):
+            batches.batch(step)
+    assert str(caught.value) == "4.png: cannot be read; replace it"
     assert not set(multiprocessing.active_children()) - before

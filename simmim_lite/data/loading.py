@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from ..errors import UserError
 from ..model.masking import hashes, stream
 from .order import Order
 
@@ -37,7 +38,7 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 class _Samples(Dataset):
-    """load(place) under generators that are a function of (seed, epoch, id)."""
+    """load(place), or the `UserError` it raises, under generators that are a function of (seed, epoch, id)."""
 
     def __init__(self, load: Callable[[int], object], ids: np.ndarray, seed: int) -> None:
         self.load, self.ids, self.seed = load, ids, seed
@@ -45,7 +46,10 @@ class _Samples(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> object:
         epoch, place = key
         with seeded(self.seed, epoch, int(self.ids[place]), _SAMPLE):
-            return self.load(place)
+            try:
+                return self.load(place)
+            except UserError as error:
+                return error  # as a value: DataLoader would make a traceback of many lines of it
 
 
 class StepLoader:
@@ -53,7 +57,8 @@ class StepLoader:
 
     load(place) returns one sample and may draw from the global generators of Python, numpy and torch: they are seeded
     by (seed, epoch, id), so a batch does not depend on the number of workers or processes, nor on where a run was
-    interrupted. share: which of the global batch's samples; workers: processes that decode, 0 = none but this one.
+    interrupted. share: which of the global batch's samples; workers: processes that decode, 0 = none but this one. A
+    `UserError` of load's is raised as it is, in whatever process it came up.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class StepLoader:
     ) -> None:
         self.samples = _Samples(load, order.ids, order.seed)
         self.order, self.share, self.steps = order, share, steps
-        self.workers, self.collate = workers, collate
+        self.workers, self.collate = workers, _Collate(collate or default_collate)
         self._next, self._batches = -1, iter(())
 
     def batch(self, step: int) -> object:
@@ -77,8 +82,12 @@ class StepLoader:
             self._batches = iter(self._loader(step))
         self._next = step + 1
         batch = next(self._batches)
-        if self._next == self.steps:
-            self._batches = iter(())  # the processes that decode end with the last step
+        wrong = isinstance(batch, UserError)
+        if wrong or self._next == self.steps:
+            # the processes that decode end with the last step; left to an error's traceback they take 5 seconds each
+            self._next, self._batches = -1, iter(())
+        if wrong:
+            raise batch
         return batch
 
     def _loader(self, start: int) -> DataLoader:
@@ -95,6 +104,17 @@ class StepLoader:
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=2 if self.workers else None,  # a batch at full size is some 150 MB
         )
+
+
+class _Collate:
+    """The samples of a batch collated, or the first error among them."""
+
+    def __init__(self, collate: Callable[[list], object]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list) -> object:
+        wrong = next((sample for sample in samples if isinstance(sample, UserError)), None)
+        return wrong or self.collate(samples)
 
 
 class _Keys:

@@ -14,7 +14,7 @@ from ..data.crops import flipped_crop, full_view, resize
 from ..data.loading import StepLoader, seeded
 from ..data.manifests import subset
 from ..data.order import Order
-from ..errors import UserError
+from ..errors import Everywhere
 from ..model.sizes import SIZES
 from ..model.swin import SwinV2
 from ..model.upernet import UPerNet, enlarge
@@ -64,7 +64,7 @@ class Segmentation:
         synchronised = us.size > 1 and us.device.type == "cuda"
         alone = us.share(spec.batch_size)
         if alone.stop - alone.start < 2 and not synchronised:
-            raise UserError(
+            raise Everywhere(
                 f"batch_size {spec.batch_size}: batch normalisation needs 2 images on each process; give at least "
                 f"{2 * us.size}"
             )
@@ -78,7 +78,6 @@ class Segmentation:
             alone,
             spec.steps,
             workers=0 if spec.image_size <= _SMALL_SIDE else min(8, max(1, (os.cpu_count() or 1) // world_size())),
-            collate=_collate,
         )
         model = build_upernet(spec, len(data.classes), weights)
         self.strides = model.strides
@@ -97,10 +96,7 @@ class Segmentation:
         The mean over the labelled pixels of the whole batch, whichever process has them: gradients are averaged over
         processes, so this one's sum counts `size` times. A batch without a labelled pixel has loss 0.
         """
-        batch = self.loader.batch(step)
-        if isinstance(batch, UserError):
-            raise batch
-        images, labels = batch
+        images, labels = self.loader.batch(step)
         images = normalise(images.numpy(), self.mean, self.std, self.us.device)
         labels = labels.to(self.us.device, torch.long)
         noise = drop_path_noise(self.spec, step, self.model.encoder, self.us)
@@ -177,29 +173,17 @@ class Segmentation:
 
 
 class _Views:
-    """Training views by place: image uint8 (3, S, S), labels uint8 (S, S), or what is wrong with a file.
-
-    An error is handed on as a value, since a worker process would turn it into a traceback.
-    """
+    """Training views by place: image uint8 (3, S, S), labels uint8 (S, S)."""
 
     def __init__(self, split: AdeSplit, chosen: np.ndarray, spec: Dense, fill: Tensor) -> None:
         self.split, self.chosen, self.size, self.fill = split, chosen, spec.image_size, fill
         self.view = full_view if spec.augment == "scale+crop+colour" else flipped_crop
 
-    def __call__(self, place: int) -> tuple[Tensor, Tensor] | UserError:
-        try:
-            image, labels = map(torch.from_numpy, self.split.load(int(self.chosen[place])))
-        except UserError as error:
-            return error
+    def __call__(self, place: int) -> tuple[Tensor, Tensor]:
+        image, labels = map(torch.from_numpy, self.split.load(int(self.chosen[place])))
         return self.view(image, labels, self.size, self.fill)
 
 
 def _together(items: list[tuple[int, Tensor, np.ndarray]]) -> tuple[list[int], Tensor, list[np.ndarray]]:
     places, images, labels = zip(*items, strict=True)
     return list(places), torch.stack(images), list(labels)
-
-
-def _collate(samples: list) -> tuple[Tensor, Tensor] | UserError:
-    """Images uint8 (B, 3, S, S) and labels uint8 (B, S, S), or the first thing that is wrong with one of them."""
-    wrong = next((sample for sample in samples if isinstance(sample, UserError)), None)
-    return wrong or tuple(map(torch.stack, zip(*samples, strict=True)))
