@@ -100,7 +100,6 @@ def fields_of(texts: list[str]) -> dict[str, object]:
 
 def _transfer(arguments: argparse.Namespace) -> None:
     from .data.store import progress
-    from .model import hub
     from .training.distributed import speaks
     from .training.run import transfer_path
     from .training.transfer import scores, transfer
@@ -123,7 +122,7 @@ def _transfer(arguments: argparse.Namespace) -> None:
             arguments.task,
             runs_dir=arguments.runs_dir,
             device=arguments.device,
-            weights=hub.fetch(arguments.weights) if hub.is_hub(arguments.weights) else arguments.weights,
+            weights=arguments.weights,
             recipe=arguments.recipe,
             progress=report,
             **options,

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from simmim_lite.data import scenes
-from simmim_lite.data.scene_layouts_ade import class_numbers
+from simmim_lite.data.scene_layouts import class_numbers
 from simmim_lite.training.distributed import Team
 
 ALONE = Team(torch.device("cpu"))
@@ -26,7 +26,7 @@ def ade_folder(
         for i in range(count):
             height, width = sizes[i % len(sizes)]
             drawn = scenes.render(seed, np.array([i]), max(height, width))
-            numbers = class_numbers(drawn)[0, :height, :width].copy()
+            numbers = class_numbers(drawn, 0)[:height, :width].copy()
             numbers[: max(1, height // 10)] = 0
             pixels = np.ascontiguousarray(drawn.images[0, :, :height, :width].transpose(1, 2, 0))
             save(root / "images" / split / f"ADE_{i:08d}.jpg", pixels)

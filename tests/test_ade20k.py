@@ -7,7 +7,7 @@ import pytest
 from ade_folders import ade_folder, save
 from PIL import Image
 
-from simmim_lite.data import scene_layouts_ade, scenes
+from simmim_lite.data import scene_layouts, scenes
 from simmim_lite.data.ade20k import IGNORED, open_ade20k
 from simmim_lite.data.ranking import image_ids
 from simmim_lite.errors import UserError
@@ -24,7 +24,7 @@ def folder(tmp_path):
 def few(monkeypatch, tmp_path):
     """A data root of its own with few scenes."""
     monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
-    monkeypatch.setattr(scene_layouts_ade, "SPLITS", {"training": (3, 8), "validation": (2, 6)})
+    monkeypatch.setattr(scene_layouts, "ADE_SPLITS", {"training": (3, 8), "validation": (2, 6)})
     return tmp_path / "root" / "stores"
 
 
@@ -172,7 +172,7 @@ def test_scenes_are_such_a_folder(few):
 
 def test_scenes_are_written_once_and_whole(few, monkeypatch):
     digest = open_ade20k("scenes", 32).digest
-    monkeypatch.setattr(scene_layouts_ade, "_write", lambda *a: pytest.fail("written again"))
+    monkeypatch.setattr(scene_layouts, "write_ade20k", lambda *a, **k: pytest.fail("written again"))
     assert open_ade20k("scenes", 32).digest == digest
     monkeypatch.undo()
 
@@ -182,7 +182,7 @@ def test_a_broken_write_leaves_nothing_behind(few, monkeypatch):
         (root / "classes.txt").write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(scene_layouts_ade, "_write", full)
+    monkeypatch.setattr(scene_layouts, "write_ade20k", full)
     with pytest.raises(UserError, match="cannot write .*No space left.*SIMMIM_DATA"):
         open_ade20k("scenes", 32)
     assert [p.name for p in few.iterdir() if p.is_dir()] == []

@@ -206,7 +206,7 @@ def test_without_a_gpu_nothing_is_started(capsys, tmp_path) -> None:
     assert (status, out, errors.count("\n")) == (2, "", 1)
     for said in ("needs GPUs", "63 runs", "11,484,375 steps", "ZFLOP", "GPU hours", "--dry-run", "--device cpu"):
         assert said in errors
-    assert [p.name for p in tmp_path.iterdir()] == ["machine.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["machine.json", "machine.json.lock"]
 
 
 def test_started_it_prints_the_cost_takes_two_sources_and_trains(tmp_path, capsys, monkeypatch) -> None:

@@ -47,7 +47,7 @@ def on_two(folder) -> dict:
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_four_processes_give_the_losses_of_one(way: str, alone, quartet) -> None:  # noqa: F811
+def test_four_processes_give_the_losses_of_one(way: str, alone, quartet) -> None:
     assert_close(quartet[0][way], alone[0])
     assert quartet[0][way]["where"]["processes"] == 4
 
@@ -62,12 +62,12 @@ def test_four_go_on_bit_for_bit_after_the_drop(way: str, quartet) -> None:
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_whole_and_sharded_go_on_as_one_another(way: str, alone, quartet) -> None:  # noqa: F811
+def test_whole_and_sharded_go_on_as_one_another(way: str, alone, quartet) -> None:
     assert quartet[0][f"{way}-changed"]["steps_now"] == RUN.steps - 18
     assert_close(quartet[0][f"{way}-changed"], alone[0])
 
 
-def test_what_four_began_two_finish(alone, quartet) -> None:  # noqa: F811
+def test_what_four_began_two_finish(alone, quartet) -> None:
     for record in run_team(2, on_two, quartet[1])[0].values():
         assert record["steps_now"] == RUN.steps - 5
         assert_close(record, alone[0])
@@ -78,7 +78,7 @@ def trunks(folder) -> list[dict]:
     return [go(folder, FSDP, replace(RUN, steps=steps)) for steps in (12, 20)]
 
 
-def test_lengths_share_a_sharded_trunk(alone, tmp_path) -> None:  # noqa: F811
+def test_lengths_share_a_sharded_trunk(alone, tmp_path) -> None:
     short, long = run_team(2, trunks, tmp_path)[0]
     assert (short["steps_now"], long["steps_now"]) == (12, 20 - replace(RUN, steps=12).drop_step)
     assert_close(long, alone[0])

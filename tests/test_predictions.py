@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from simmim_lite.data import scenes
+from simmim_lite.data.scene_layouts import class_numbers
 from simmim_lite.data.sources import SCENE_SPLITS
 from simmim_lite.lab import predictions
 
@@ -20,8 +21,8 @@ def segmented(indices):
     drawn = scenes.render(TEST, indices, 32)
     found = []
     for k, index in enumerate(indices):
-        flat = predictions.truth_map(drawn, k).ravel()
-        starts = np.flatnonzero(np.diff(flat, prepend=-1))
+        flat = (class_numbers(drawn, k) - 1).ravel()
+        starts = np.flatnonzero(np.diff(flat.astype(int), prepend=-1))
         lengths = np.diff(starts, append=len(flat))
         runs = np.stack([flat[starts], lengths], 1).ravel().tolist()
         found.append({"file": f"images/validation/scene_{index:05d}.png", "height": 32, "width": 32, "runs": runs})
@@ -31,7 +32,7 @@ def segmented(indices):
 def test_run_lengths_come_back_as_the_map():
     drawn = scenes.render(TEST, [4], 32)
     (example,) = segmented([4])
-    assert np.array_equal(predictions.decode(example["runs"], 32), predictions.truth_map(drawn, 0))
+    assert np.array_equal(predictions.decode(example["runs"], 32), class_numbers(drawn, 0) - 1)
     assert predictions.index_of(example) == 4
     assert predictions.index_of({"file": "000000000123.png"}) == 123
 
@@ -39,7 +40,7 @@ def test_run_lengths_come_back_as_the_map():
 def test_the_truth_has_every_object_in_front_of_the_background():
     drawn = scenes.render(TEST, range(50), 32)
     both = np.flatnonzero(drawn.small_labels >= 0)[0]
-    classes = predictions.truth_map(drawn, both)
+    classes = class_numbers(drawn, both) - 1
     assert set(np.unique(classes)) == {0, drawn.labels[both] + 1, drawn.small_labels[both] + 1}
     boxes, labels = predictions.truth_boxes(drawn, both)
     assert len(boxes) == 2 and labels == [drawn.labels[both] + 1, drawn.small_labels[both] + 1]

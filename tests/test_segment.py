@@ -14,7 +14,7 @@ from random_weights import close
 from segment_processes import gradients
 from test_finetune import tiny_data
 
-from simmim_lite.data import scene_layouts_ade
+from simmim_lite.data import scene_layouts
 from simmim_lite.data.ade20k import IGNORED, open_ade20k
 from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model
@@ -228,7 +228,7 @@ def test_the_start_is_the_pretrained_encoder_and_heads_are_the_same(folder):
 def test_scenes_by_the_verb(tmp_path, monkeypatch):
     """`transfer` on scenes: pretrained beside scratch, both kept."""
     monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
-    monkeypatch.setattr(scene_layouts_ade, "SPLITS", {"training": (3, 16), "validation": (2, 9)})
+    monkeypatch.setattr(scene_layouts, "ADE_SPLITS", {"training": (3, 16), "validation": (2, 9)})
     monkeypatch.setattr(pretrain_module, "open_data", lambda *a, **k: tiny_data())
     run = Run(image_size=16, images=32, steps=3, batch_size=8, val_images=8, val_masks=1, probe_labels=0)
     options = {"steps": 3, "batch_size": 4, "channels": 8, "images": 8}

@@ -6,7 +6,6 @@ else it is ADE20K's 150; it is never guessed from the annotations. No torch here
 """
 
 import dataclasses
-import functools
 import hashlib
 import os
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from .measured import Measured
 from .ranking import image_ids, rank
 
 #: In labels as they are loaded: a pixel without a class, which no loss and no score counts.
@@ -24,7 +24,6 @@ ADE_CLASSES = 150
 _FOLDERS = {"train": "training", "test": "validation"}
 _IMAGES = {".jpg", ".jpeg", ".png"}
 _TEST_SEED = 1  # order of the test images: any first n of them are a random draw
-_STATISTICS_IMAGES = 1024  # at most, for mean and standard deviation
 _SMALL_FILE = 4096  # bytes: annotations up to here are in the digest with their content
 _SMALL_IMAGE, _KEPT = 1 << 16, 1 << 26  # pixels of an image that is kept decoded; bytes kept by one split
 
@@ -45,6 +44,10 @@ class AdeSplit:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def pixels(self, place: int) -> np.ndarray:
+        """The image alone: uint8 (3, H, W)."""
+        return self.load(place)[0]
 
     def load(self, place: int) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 (3, H, W) and labels uint8 (H, W): 0..K-1, `IGNORED` where there is none. Not to be written to.
@@ -72,7 +75,7 @@ class AdeSplit:
 
 
 @dataclass(frozen=True)
-class AdeData:
+class AdeData(Measured):
     """An open data set for segmentation."""
 
     spec: str  # scenes | ade20k:DIR
@@ -80,27 +83,6 @@ class AdeData:
     test: AdeSplit  # in hash order: any first n are a random draw
     classes: tuple[str, ...]  # names of the classes 1..K
     digest: str  # of names and sizes of all files and the content of small annotations; of scenes, of what makes them
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Of training images (at most 1,024 of them), a channel, in 0..1 units."""
-        return self._statistics[0]
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation of the same."""
-        return self._statistics[1]
-
-    @functools.cached_property
-    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        first = np.zeros(3)
-        second, count = np.zeros(3), 0
-        for place in rank(self.train.ids, None, 0)[:_STATISTICS_IMAGES]:
-            pixels = self.train.load(int(place))[0].reshape(3, -1) / 255.0
-            first, second, count = first + pixels.sum(1), second + (pixels**2).sum(1), count + pixels.shape[1]
-        mean = first / count
-        std = np.sqrt(np.maximum(second / count - mean**2, 1 / 255**2))
-        return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def open_ade20k(spec: str, image_size: int) -> AdeData:
@@ -110,9 +92,9 @@ def open_ade20k(spec: str, image_size: int) -> AdeData:
     image without an annotation.
     """
     if spec == "scenes":
-        from .scene_layouts_ade import scenes_folder
+        from .scene_layouts import scenes_as_ade20k
 
-        folder = scenes_folder(image_size)
+        folder = scenes_as_ade20k(image_size)
         # its name says all that the scenes depend on; bytes of a PNG depend on the library that wrote it
         return dataclasses.replace(_open(spec, folder), digest=hashlib.sha256(folder.name.encode()).hexdigest()[:16])
     kind, _, name = spec.partition(":")

@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError, unknown
+from .measured import Measured
 from .ranking import image_ids, rank
 
 _YEARS = ("2017", "2014", "")  # what may follow `train` and `val` in the names of files and folders, newest first
 _TEST_SEED = 0  # of the order of the test images
-_STATISTICS = 1024  # images that mean and standard deviation are taken from
 _NAMED = 3  # annotations left out that are named, a reason
 
 
@@ -50,7 +50,8 @@ class CocoSplit:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> Sample:
+    def pixels(self, place: int) -> np.ndarray:
+        """The image alone: uint8 (3, H, W); `UserError` names a file that is not readable or of another size."""
         height, width = size = self.sizes[place]
         path = self.folder / self.files[place]
         try:
@@ -62,10 +63,14 @@ class CocoSplit:
         if pixels.shape[:2] != size:
             found = f"{pixels.shape[1]} x {pixels.shape[0]}"
             raise UserError(f"{path}: {found} px, but its annotations are for {width} x {height}; replace the file")
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def __getitem__(self, place: int) -> Sample:
+        height, width = size = self.sizes[place]
         known = [a for a in self.objects[place] if not a["iscrowd"]]
         masks = [decode(a["segmentation"], size) for a in known]
         return Sample(
-            np.ascontiguousarray(pixels.transpose(2, 0, 1)),
+            self.pixels(place),
             np.array([_inside(a["bbox"], size) for a in known], np.float32).reshape(-1, 4),
             np.array([a["category_id"] for a in known], np.int64),
             np.array(masks, np.uint8).reshape(-1, height, width),
@@ -79,7 +84,7 @@ class CocoSplit:
 
 
 @dataclass(frozen=True)
-class CocoData:
+class CocoData(Measured):
     """Open detection data: `train` the images with an object, `test` all, in an order whose prefixes are draws."""
 
     spec: str
@@ -92,26 +97,6 @@ class CocoData:
     def num_classes(self) -> int:
         """Classes, the background not counted."""
         return len(self.classes)
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Of training images (at most 1,024 of them), a channel, in 0..1 units."""
-        return self._statistics[0]
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation of the same."""
-        return self._statistics[1]
-
-    @functools.cached_property
-    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        total, squares, count = np.zeros(3), np.zeros(3), 0
-        for place in rank(self.train.ids, None, _TEST_SEED)[:_STATISTICS]:
-            pixels = self.train[int(place)].image.reshape(3, -1) / 255.0
-            total, squares, count = total + pixels.sum(1), squares + (pixels**2).sum(1), count + pixels.shape[1]
-        mean = total / count
-        deviation = np.sqrt(np.maximum(squares / count - mean**2, 1 / 255**2))
-        return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
 def open_coco(spec: str, image_size: int) -> CocoData:

@@ -1,6 +1,11 @@
-"""Scenes as files, in the layouts of the field's data sets: detection then has one code path, whatever the data."""
+"""Scenes as files, in the layouts of the field's data sets: a task then has one code path, whatever the data.
+
+Training images are those of the labelled pool (scene seed 3), held-out ones those of the test split (seed 2); files are
+named by the scene's index. No torch here.
+"""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +18,18 @@ from .store import ensure_folder, progress
 
 #: Raised when the files of a layout change, so that old ones are written again.
 LAYOUT_VERSION = 1
+#: ADE20K's folder -> scene seed and number of scenes.
+ADE_SPLITS = {
+    folder: (SCENE_SPLITS[split], SCENE_COUNTS[split])
+    for folder, split in (("training", "probe_train"), ("validation", "test"))
+}
+#: Class 1 is the background; 2 to 11 are the classes of the large object and of the small one.
+ADE_NAMES = ("background", *scenes.CLASSES)
 _CHUNK = 256  # scenes drawn together
 
 
 def scenes_as_coco(size: int) -> Path:
-    """The folder of scenes in COCO layout at `size` pixels a side, in the data root; written at the first time.
-
-    Training images are those of the labelled pool (scene seed 3), validation images the test split's (scene seed 2).
-    """
+    """The folder of scenes in COCO layout at `size` pixels a side, in the data root; written at the first time."""
     counts = {"train": SCENE_COUNTS["probe_train"], "val": SCENE_COUNTS["test"]}
     version = signature(LAYOUT_VERSION, scenes.SCENES_VERSION, counts)
 
@@ -28,6 +37,16 @@ def scenes_as_coco(size: int) -> Path:
         write_coco(folder, **counts, size=size)
 
     return ensure_folder(data_root() / "stores", f"scenes_coco-{size}px", version, write, "scenes in COCO layout")
+
+
+def scenes_as_ade20k(size: int) -> Path:
+    """As `scenes_as_coco`, in the layout of ADE20K; the folder's name says all that the scenes depend on."""
+    version = signature(LAYOUT_VERSION, scenes.SCENES_VERSION, ADE_SPLITS)
+
+    def write(folder: Path) -> None:
+        write_ade20k(folder, size=size)
+
+    return ensure_folder(data_root() / "stores", f"scenes-ade20k-{size}px", version, write, "scenes in ADE20K's layout")
 
 
 def write_coco(folder: Path, *, train: int, val: int, size: int) -> None:
@@ -43,21 +62,54 @@ def write_coco(folder: Path, *, train: int, val: int, size: int) -> None:
             pictures = folder / f"{part}2017"
             pictures.mkdir(exist_ok=True)
             images, annotations = [], []
-            for start in range(0, count, _CHUNK):
-                index = np.arange(start, min(start + _CHUNK, count))
-                drawn = scenes.render(SCENE_SPLITS[source], index, size)
-                for place, number in enumerate(index.tolist()):
-                    name = f"{number:012d}.png"
-                    Image.fromarray(np.ascontiguousarray(drawn.images[place].transpose(1, 2, 0))).save(pictures / name)
-                    images.append({"id": number + 1, "file_name": name, "width": size, "height": size})
-                    for annotation in _objects(drawn, place):
-                        number_of = {"id": len(annotations) + 1, "image_id": number + 1}
-                        annotations.append(number_of | annotation)
-                advance(len(index))
+            for number, drawn, place in _drawn(SCENE_SPLITS[source], count, size, advance):
+                name = f"{number:012d}.png"
+                _save(drawn.images[place], pictures / name)
+                images.append({"id": number + 1, "file_name": name, "width": size, "height": size})
+                for annotation in _objects(drawn, place):
+                    annotations.append({"id": len(annotations) + 1, "image_id": number + 1} | annotation)
             # the version is that of the pictures: annotations alone would not tell other colours
             content = {"info": {"description": "scenes", "version": scenes.SCENES_VERSION}}
             content |= {"images": images, "annotations": annotations, "categories": categories}
             (folder / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_ade20k(folder: Path, *, size: int) -> None:
+    """Write the scenes of `ADE_SPLITS` into a folder as ADE20K has its images, and the names of the classes.
+
+    images/validation/scene_00012.png is `render(2, [12], size)`, annotations/validation/scene_00012.png its classes.
+    """
+    (folder / "classes.txt").write_text("\n".join(ADE_NAMES) + "\n", encoding="utf-8")
+    with progress(sum(count for _, count in ADE_SPLITS.values()), "scenes in ADE20K's layout") as advance:
+        for split, (seed, count) in ADE_SPLITS.items():
+            images, annotations = folder / "images" / split, folder / "annotations" / split
+            images.mkdir(parents=True)
+            annotations.mkdir(parents=True)
+            for number, drawn, place in _drawn(seed, count, size, advance):
+                name = f"scene_{number:05d}.png"
+                _save(drawn.images[place], images / name)
+                Image.fromarray(class_numbers(drawn, place)).save(annotations / name)
+
+
+def class_numbers(drawn: scenes.Scenes, place: int) -> np.ndarray:
+    """Numbers of `ADE_NAMES` at each pixel of one scene, counted from 1: uint8 (S, S)."""
+    numbers = np.ones(drawn.masks.shape[1:], np.uint8)
+    numbers[drawn.small_masks[place]] = drawn.small_labels[place] + 2
+    numbers[drawn.masks[place]] = drawn.labels[place] + 2
+    return numbers
+
+
+def _drawn(seed: int, count: int, size: int, advance: Callable[[int], object]) -> Iterator[tuple]:
+    """(index, scenes drawn together, place among them) of the first `count` scenes of a seed."""
+    for start in range(0, count, _CHUNK):
+        index = range(start, min(start + _CHUNK, count))
+        drawn = scenes.render(seed, np.array(index), size)
+        yield from ((number, drawn, place) for place, number in enumerate(index))
+        advance(len(index))
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(path)
 
 
 def _objects(drawn: scenes.Scenes, place: int) -> list[dict]:

@@ -103,13 +103,7 @@ def ensure_folder(parent: Path, name: str, signature: str, write: Callable[[Path
                 return folder
             for old in parent.glob(f"{glob.escape(name)}-*"):
                 shutil.rmtree(old, ignore_errors=True)
-            temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f"{folder.name}.tmp-"))
-            try:
-                write(temporary)
-                os.replace(temporary, folder)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+            _whole(folder, write)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     return folder
@@ -133,7 +127,7 @@ def open_store(folder: Path) -> Store | None:
 
 
 def _build(folder: Path, plan: StorePlan, title: str) -> None:
-    """Write the store into a temporary folder beside `folder`, then rename it: a kill leaves no half store."""
+    """Write the store, whole or not at all; an error first where the disk has no room for it."""
     need = plan.total * plan.image_size**2 * (3 + plan.masks)
     free = shutil.disk_usage(folder.parent).free
     if need > free:
@@ -141,14 +135,20 @@ def _build(folder: Path, plan: StorePlan, title: str) -> None:
             f"cannot write {folder}: the store needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
             "free some space or set SIMMIM_DATA to a folder on a larger disk"
         )
+    info = _whole(folder, lambda temporary: _write(temporary, plan, title))
+    _report(info["skipped"], title, folder)
+
+
+def _whole(folder: Path, write: Callable[[Path], object]) -> object:
+    """What `write(temporary)` returns, which fills a folder beside `folder` that then takes its name."""
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp-"))
     try:
-        info = _write(temporary, plan, title)
+        written = write(temporary)
         os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _report(info["skipped"], title, folder)
+    return written
 
 
 def _write(folder: Path, plan: StorePlan, title: str) -> dict:
@@ -184,7 +184,7 @@ def _write(folder: Path, plan: StorePlan, title: str) -> dict:
             splits[name] = [start, rows]
     np.save(folder / "ids.npy", np.concatenate(ids))
     np.save(folder / "labels.npy", np.concatenate(labels))
-    mean, std = _statistics(histogram)
+    mean, std = statistics(histogram)
     held = {name: end - start for name, (start, end) in splits.items() if name != "train"}
     head = json.dumps([held, plan.classes, size])
     digest = hashlib.sha256(head.encode() + b"".join(d.digest() for d in digests)).hexdigest()[:16]
@@ -242,7 +242,7 @@ class _ArrayFile:
         np.lib.format.write_array_header_1_0(self.file, header)
 
 
-def _statistics(histogram: np.ndarray) -> tuple[list[float], list[float]]:
+def statistics(histogram: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel in 0..1 units, exact from counts (3, 256); std at least 1/255."""
     levels = np.arange(256)
     count = histogram.sum(1)

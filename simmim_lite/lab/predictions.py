@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..data import scenes
+from ..data.scene_layouts import class_numbers
 from ..data.sources import SCENE_SPLITS
 from ..evidence.drawing import empty
 from ..model.sizes import SIZES
@@ -32,7 +33,7 @@ def truth(indices: Sequence[int], side: int = 32) -> go.Figure:
     rows = {
         "picture": drawn.images,
         "boxes": [_boxed(drawn.images[k], *truth_boxes(drawn, k)) for k in range(len(drawn))],
-        "class of<br>every pixel": [_coloured(truth_map(drawn, k)) for k in range(len(drawn))],
+        "class of<br>every pixel": [_coloured(class_numbers(drawn, k) - 1) for k in range(len(drawn))],
     }
     return pictures.sheet(rows, [scenes.CLASSES[label].replace(" ", "<br>") for label in drawn.labels], side=110)
 
@@ -64,7 +65,7 @@ def segmentation(records: Mapping[str, dict], count: int = 6) -> go.Figure:
         return empty("no finished segmentation has examples to show")
     some = next(iter(found.values()))[:count]
     drawn = scenes.render(SCENE_SPLITS["test"], [index_of(e) for e in some], some[0]["height"])
-    rows = {"picture": drawn.images, "truth": [_coloured(truth_map(drawn, k)) for k in range(count)]}
+    rows = {"picture": drawn.images, "truth": [_coloured(class_numbers(drawn, k) - 1) for k in range(count)]}
     for name, examples in found.items():
         rows[name] = [_coloured(decode(e["runs"], drawn.images.shape[-1])) for e in examples[:count]]
     return pictures.sheet(rows, side=110)
@@ -97,14 +98,6 @@ def decode(runs: Sequence[int], side: int) -> np.ndarray:
     """[class, length, class, length, ...] as a map of classes (side, side)."""
     classes, lengths = np.asarray(runs[::2]), np.asarray(runs[1::2])
     return np.repeat(classes, lengths).reshape(side, side)
-
-
-def truth_map(drawn: scenes.Scenes, k: int) -> np.ndarray:
-    """Class of every pixel of scene k: 0 = background, 1 + class of the object."""
-    classes = np.zeros(drawn.masks.shape[1:], np.int64)
-    classes[drawn.small_masks[k]] = drawn.small_labels[k] + 1
-    classes[drawn.masks[k]] = drawn.labels[k] + 1
-    return classes
 
 
 def truth_boxes(drawn: scenes.Scenes, k: int) -> tuple[list, list]:

@@ -33,7 +33,7 @@ def step_speeds(runs_dir: Path, models: Sequence[str], recipe: Run, device: str)
     name = f"{device} {_setting(recipe)}"
     runs_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(runs_dir / "machine.json.lock"):
-        known = _machine(path)
+        known = machine(path)
         speeds = known.setdefault(name, {})
         missing = [(m, p) for m in models for p in PRECISIONS if f"{m} {p}" not in speeds]
         if missing:
@@ -48,7 +48,7 @@ def step_speeds(runs_dir: Path, models: Sequence[str], recipe: Run, device: str)
 
 def known_speeds(runs_dir: Path, recipe: Run) -> dict[str, float]:
     """The speeds that `step_speeds` has measured here, of the fastest device; {} where nothing was measured."""
-    found = [v for k, v in _machine(runs_dir / "machine.json").items() if k.endswith(f" {_setting(recipe)}")]
+    found = [v for k, v in machine(runs_dir / "machine.json").items() if k.endswith(f" {_setting(recipe)}")]
     return min(found, key=lambda speeds: sum(speeds.values()), default={})
 
 
@@ -56,7 +56,8 @@ def _setting(recipe: Run) -> str:
     return f"batch {recipe.batch_size} size {recipe.image_size}"
 
 
-def _machine(path: Path) -> dict:
+def machine(path: Path) -> dict:
+    """What a machine.json holds: seconds of a step by device, batch and size, then model and precision; {} = none."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):

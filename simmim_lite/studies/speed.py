@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from filelock import FileLock
+
 from ..errors import UserError, unknown
 from ..evidence.records import short
 from ..model.sizes import SIZES
 from ..training.run import Run, write_atomic
+from .estimate import machine
 
 #: Recipe of a timed step by image size: the published one (FACTS 3), else that of the laptop studies.
 _AT = {192: {"window_size": 12, "mask_patch": 32, "target": "normalized", "batch_size": 32}}
@@ -53,21 +56,20 @@ def measured(runs_dir: str | Path, image_size: int) -> tuple[dict[str, float], s
     The faster precision counts; of several devices the fastest. ({}, "") where nothing was measured at this size.
     """
     try:
-        return _fastest(json.loads((Path(runs_dir) / "machine.json").read_text()), image_size)
-    except (OSError, ValueError, AttributeError):
+        return _fastest(machine(Path(runs_dir) / "machine.json"), image_size)
+    except (ValueError, AttributeError):
         return {}, ""
 
 
 def keep(runs_dir: str | Path, speeds: Mapping[str, float], device: str, image_size: int, precision: str) -> Path:
     """Put images a second by model beside what RUNS_DIR/machine.json holds, where `measured` finds them."""
     path, batch = Path(runs_dir) / "machine.json", 32
-    try:
-        known = json.loads(path.read_text())
-    except (OSError, ValueError):
-        known = {}
+    path.parent.mkdir(parents=True, exist_ok=True)
     seconds = {f"{model} {precision}": batch / images for model, images in speeds.items()}
-    known.setdefault(f"{device} batch {batch} size {image_size}", {}).update(seconds)
-    write_atomic(path, json.dumps(known, indent=1) + "\n")
+    with FileLock(f"{path}.lock"):
+        known = machine(path)
+        known.setdefault(f"{device} batch {batch} size {image_size}", {}).update(seconds)
+        write_atomic(path, json.dumps(known, indent=1) + "\n")
     return path
 
 

@@ -1,15 +1,23 @@
 """From a Run to its model, its optimiser and its batches: the one place where a Run is read for that."""
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ..data.batches import Batches
 from ..data.manifests import subset
 from ..data.sources import Data
+from ..model.masking import uniforms
 from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES
+from .dense import Dense
+from .distributed import Team
 from .optim import decay_groups
 from .probes import input_statistics
 from .run import Run
+from .tuning import FineTune
+
+_DROP_PATH, _DROP_PATH_IN_TRANSFER = 4, 5  # streams of random numbers
 
 
 def build(run: Run) -> SimMIM:
@@ -50,3 +58,21 @@ def make_batches(run: Run, data: Data, device: str | torch.device = "cpu", share
         device=device,
         share=share,
     )
+
+
+def drop_path_noise(
+    spec: Run | FineTune | Dense,
+    step: int,
+    depths: tuple[int, ...],
+    us: Team,
+    share: slice | np.ndarray | None = None,
+) -> Tensor:
+    """Drop path's numbers (share, blocks, 2) in (0, 1), on the device: a function of (seed, step, sample, block).
+
+    depths: blocks of each stage. share: which samples of the batch this process has; `Team.share` by default.
+    """
+    blocks = sum(depths)
+    samples = np.arange(spec.batch_size)[us.share(spec.batch_size) if share is None else share]
+    stream = _DROP_PATH if isinstance(spec, Run) else _DROP_PATH_IN_TRANSFER
+    draws = uniforms(2 * blocks, spec.seed, step, samples, stream)
+    return torch.from_numpy(draws).to(us.device).view(-1, blocks, 2)

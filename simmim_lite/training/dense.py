@@ -5,19 +5,20 @@ of the Swin papers (arXiv 2103.14030): the recipes behind the paper's own scores
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
-from .run import PRECISIONS, Run, data_slug
+from .run import PRECISIONS, Run, check_names, data_slug, digest
 
 #: Raised whenever the same Dense would give other numbers; it is part of every key.
 DENSE_VERSION = 1
 DENSE_TASKS = ("detect", "segment")
 SCHEDULES = ("linear", "step")
+#: Test images whose predictions a record keeps; up to which side, in pixels. Up to it images are also kept decoded, and
+#: no process of its own decodes them.
+EXAMPLES, SMALL_SIDE = 6, 64
 DENSE_AUGMENTATIONS = {"detect": ("flip", "scale"), "segment": ("flip", "scale+crop+colour")}
 
 
@@ -83,17 +84,16 @@ class Dense:
     def recipe(cls, name: str, images: int, **options: object) -> "Dense":
         """A standard recipe of the Swin papers by name (`RECIPES`) for a training set of so many images.
 
-        For swinv2_base at the pretraining window of 12, unless the options say otherwise. What the papers set by the
-        size of the network (drop path) is the same default for all of them here.
+        For swinv2_base at the pretraining window of 12, unless the options say otherwise. Epochs become steps of the
+        images there are and of the batch; options may be fields, or `epochs`. What the papers set by the size of the
+        network (drop path) is the same default for all of them here.
         """
         if name not in RECIPES:
             raise unknown("recipe", name, RECIPES)
-        fields = dict(RECIPES[name])
-        epochs = fields.pop("epochs", None)
-        fields["images"] = images
-        if epochs:
-            fields["steps"] = math.ceil(epochs * images / fields["batch_size"])
-        return cls(**{**fields, **options})
+        fields = {**RECIPES[name], "images": images, **options}
+        if epochs := fields.pop("epochs", None):
+            fields.setdefault("steps", math.ceil(epochs * images / fields["batch_size"]))
+        return cls(**fields)
 
     @property
     def init(self) -> str:
@@ -108,10 +108,9 @@ class Dense:
     @property
     def key(self) -> str:
         """Readable, unique, and a function of every field: `atto-scenes-detect-pretrained-nall-t600-s0-1f2e3d4c5b`."""
-        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:10]
         n = "all" if self.images is None else self.images
         name = f"{self.model.removeprefix('swinv2_')}-{data_slug(self.data)}-{self.task}-{self.init}"
-        return f"{name}-n{n}-t{self.steps}-s{self.seed}-{digest}"
+        return f"{name}-n{n}-t{self.steps}-s{self.seed}-{digest(self.to_dict())}"
 
     def lr_at(self, step: int) -> float:
         """Learning rate of the heads at a step: the schedule, times a linear warm-up."""
@@ -132,10 +131,7 @@ class Dense:
     @classmethod
     def from_dict(cls, fields: dict) -> "Dense":
         """The inverse of `to_dict`; a field this version does not know is an error that names it."""
-        names = [f.name for f in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in names:
-                raise unknown("field", name, names)
+        check_names(cls, fields, "field")
         run = fields.get("run")
         return cls(**{**fields, "run": run and Run.from_dict(run)})
 

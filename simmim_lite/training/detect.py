@@ -1,7 +1,6 @@
 """Detection and instance segmentation as a task of the `Loop`: Mask R-CNN on boxes and masks in COCO layout."""
 
 import itertools
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,12 +13,12 @@ from ..data.manifests import subset
 from ..data.order import Order
 from .average_precision import average_precision
 from .classifier import parameter_groups
-from .dense import Dense
+from .dense import EXAMPLES, SMALL_SIDE, Dense
 from .detector import build_detector
 from .distributed import Team
 from .probes import input_statistics
 
-SHOWN, SHOWN_SIDE, SHOWN_SCORE = 6, 64, 0.3  # examples kept in a record: how many, up to which side, from which score
+SHOWN_SCORE = 0.3  # from which on a detection is among a record's examples
 _SAMPLERS = 13  # stream of random numbers
 
 
@@ -45,7 +44,7 @@ class Detection:
             Order(data.train.ids[chosen], spec.seed, spec.batch_size),
             us.share(spec.batch_size),
             spec.steps,
-            workers=_workers(us),
+            workers=0 if spec.image_size <= SMALL_SIDE else us.decoders(),
             collate=list,
         )
 
@@ -80,7 +79,7 @@ class Detection:
         if us.main:
             truth = ground_truth(test, self.data.num_classes)
             parts = {"transfer": average_precision(truth, found, n_train=self.unique)}
-            if max(max(size) for size in test.sizes[:SHOWN]) <= SHOWN_SIDE:
+            if max(max(size) for size in test.sizes[:EXAMPLES]) <= SMALL_SIDE:
                 parts["examples"] = _examples(test, found)
         return us.tell(parts), None
 
@@ -152,15 +151,10 @@ def _batches(queue: list[int], split: CocoSplit, length: int) -> Iterator[list[i
             yield same[start : start + length]
 
 
-def _workers(us: Team) -> int:
-    """Processes that decode images: none beside a CPU that trains, this process's part of the cores beside a GPU."""
-    return min(8, (os.cpu_count() or 1) // us.size) if us.device.type == "cuda" else 0
-
-
 def _examples(test: CocoSplit, found: list[dict]) -> list[dict]:
     """The first test images by file, with what was found: class numbers from 0, boxes xyxy in pixels, masks as RLE."""
     shown = []
-    for i, file in enumerate(test.files[:SHOWN]):
+    for i, file in enumerate(test.files[:EXAMPLES]):
         mine = [d for d in found if d["image_id"] == i and d["score"] >= SHOWN_SCORE]
         boxes = [(x, y, x + w, y + h) for x, y, w, h in (d["bbox"] for d in mine)]
         shown.append(

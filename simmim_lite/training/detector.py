@@ -6,7 +6,6 @@ image is cut down to what a small picture can hold: see `limits`.
 
 from collections import OrderedDict
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -20,7 +19,7 @@ from ..data.loading import seeded
 from ..model.sizes import SIZES, Size
 from ..model.swin import SwinV2
 from .dense import Dense
-from .starting import load_encoder, pretrained_windows
+from .starting import build_encoder
 
 #: Images of a shorter side below this many pixels get the small settings.
 SMALL = 256
@@ -98,16 +97,7 @@ def build_detector(
     (3, H, W) in 0..1 and resizes them to the spec's sides. The heads start the same whatever the encoder starts from.
     """
     size = SIZES[spec.model]
-    encoder = SwinV2(
-        size.embed_dim,
-        size.depths,
-        spec.window_size,
-        size.patch_size,
-        spec.drop_path,
-        pretrained_windows(spec),
-    )
-    encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
-    load_encoder(encoder, spec, weights)
+    encoder = build_encoder(spec, weights)
     levels = [str(s) for s in range(len(size.depths))]
     small = spec.image_size < SMALL
     mask_side, samples = (7, 1) if small else (14, 2)

@@ -53,6 +53,13 @@ class Team:
         front = np.arange(self.rank * own, (self.rank + 1) * own)
         return np.concatenate([front, batch_size - 1 - front[::-1]])
 
+    def decoders(self) -> int:
+        """Worker processes that decode for this process: the cores it has for itself, less the one it computes on."""
+        affinity = getattr(os, "sched_getaffinity", None)  # Linux alone
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        here = torch.cuda.device_count() if self.device.type == "cuda" else self.size
+        return max(0, min(16, cores // max(1, min(here, self.size)) - 1))
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose gradients are averaged over all processes; the model itself when alone."""
         if self.size == 1:

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from ..data.pictures import Pictures
 from ..data.sources import Data
-from ..model.masking import stream, uniforms
+from ..model.masking import stream
 from ..model.simmim import create_model
 from ..model.sizes import SIZES
-from ..model.swin import SwinV2
 from .augment import Mixing
+from .building import drop_path_noise
 from .classifier import Classifier, parameter_groups
-from .dense import Dense
 from .distributed import Team, team
 from .inputs import Arrays, Files
 from .loop import work
@@ -26,7 +25,7 @@ from .probes import top1
 from .starting import load_encoder, pretrained_windows
 from .tuning import FineTune
 
-_DROP_PATH, _HEAD = 5, 6  # streams of random numbers
+_HEAD = 6  # stream of random numbers
 
 
 def build_classifier(spec: FineTune, classes: int, weights: dict[str, Tensor] | None = None) -> Classifier:
@@ -74,7 +73,7 @@ class Classification:
         images, target = self.input.batch(step)
         if self.mixing is not None:
             images, target = self.mixing(images, target, step)
-        logits = net(images, drop_path_noise(self.spec, step, self.model.encoder, self.team, self.share)).float()
+        logits = net(images, drop_path_noise(self.spec, step, self.model.encoder.depths, self.team, self.share)).float()
         if self.mixing is not None:
             from timm.loss import SoftTargetCrossEntropy
 
@@ -101,19 +100,6 @@ class Classification:
         final = {"top1": score["score"], "low": score["low"], "high": score["high"], "n_test": score["n_test"]}
         left_out = sorted({item for some in skipped for item in some.items()})
         return {"final": final} | ({"skipped": [list(item) for item in left_out]} if left_out else {}), None
-
-
-def drop_path_noise(
-    spec: FineTune | Dense, step: int, encoder: SwinV2, team: Team, share: slice | np.ndarray | None = None
-) -> Tensor:
-    """Drop path's numbers (share, blocks, 2) in (0, 1): a function of (seed, step, sample, block).
-
-    share: which samples of the batch this process has; `Team.share` by default.
-    """
-    blocks = sum(encoder.depths)
-    samples = np.arange(spec.batch_size)[team.share(spec.batch_size) if share is None else share]
-    draws = uniforms(2 * blocks, spec.seed, step, samples, _DROP_PATH)
-    return torch.from_numpy(draws).to(team.device).view(-1, blocks, 2)
 
 
 def finetune(

@@ -1,6 +1,5 @@
 """What a classifier is fed: images decoded once at the input's size, or pictures decoded anew at their own size."""
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -87,7 +86,7 @@ class Files:
             Order(train.ids[chosen], spec.seed, spec.batch_size),
             share,
             spec.steps,
-            workers=decoders(team),
+            workers=team.decoders(),
             collate=_collate,
         )
         self.skipped: dict[str, str] = {}
@@ -110,7 +109,7 @@ class Files:
         loader = DataLoader(
             _Test(self.test, rows, transform, self.spec.image_size),
             batch_size=_TEST_BATCH,
-            num_workers=decoders(self.team),
+            num_workers=self.team.decoders(),
             collate_fn=_collate,
         )
         device, pooled, good = self.team.device, [], []
@@ -130,14 +129,6 @@ class Files:
             if name not in self.skipped:
                 self.skipped[name] = reason
                 print(f"simmim-lite: {name} cannot be read ({reason}); it is left out", file=sys.stderr, flush=True)
-
-
-def decoders(team: Team) -> int:
-    """Worker processes that decode for this process: the cores it has for itself, less the one it computes on."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    here = torch.cuda.device_count() if team.device.type == "cuda" else team.size
-    return max(0, min(16, cores // max(1, min(here, team.size)) - 1))
 
 
 class _Training:

@@ -59,13 +59,13 @@ class Loop:
         self.losses = torch.zeros(spec.steps, device=team.device)
         self.curve: list[dict] = []
         self.step = 0
-        state = latest_in(folder.glob("step-*.pt"), data_digest) if folder else None
+        state = latest_in(folder.glob("step-*.pt"), data_digest, team=team) if folder else None
         if state is not None:
             task.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.curve = state["step"], state["curve"]
             self.losses[: self.step] = state["losses"].to(team.device)
-        self.meter = Meter(team.device, state["spent"] if state else None)
+        self.meter = Meter(team.device, state["spent"] if state and team.main else None)
 
     def run(self) -> tuple[list[dict], str | None]:
         """All steps that are left. SIGTERM and SIGUSR1 save and raise `Preempted` where checkpoints are kept."""
@@ -89,7 +89,7 @@ class Loop:
             due = self.folder is not None and team.main and time.monotonic() - saved > CHECKPOINT_SECONDS
             due, stop = team.any(due, ears.heard is not None)
             if due or stop:
-                team.lead(self.save)
+                self.save()
                 saved = time.monotonic()
             if stop:
                 raise preempted(ears, team, spec.key, self.step, spec.steps)
@@ -122,7 +122,7 @@ class Loop:
         return None
 
     def save(self) -> None:
-        """Write a checkpoint into the spec's own folder."""
+        """Write a checkpoint into the spec's own folder. Every process calls it, the main one writes."""
         state = {
             "step": self.step,
             "data_digest": self.digest,
@@ -130,10 +130,9 @@ class Loop:
             "optimiser": self.optimiser.state_dict(),
             "losses": self.losses[: self.step].cpu(),
             "curve": self.curve,
-            "spent": {**self.meter.read(), "started": self.meter.started},
+            "spent": {**self.meter.spent_by(self.team), "started": self.meter.started},
         }
-        save_checkpoint(self.folder, state)
-        thin_checkpoints(self.folder)
+        self.team.lead(lambda: save_checkpoint(self.folder, state) and thin_checkpoints(self.folder))
 
 
 def work(
@@ -163,7 +162,7 @@ def work(
         "epochs": seen / task.unique,
         "unique_images": task.unique,
         "flops": task.flops and task.flops * seen,
-        **loop.meter.read(),
-        "peak_memory_bytes": loop.meter.peak_memory(),
+        **loop.meter.spent_by(team),
+        "peak_memory_bytes": loop.meter.peak_of(team),
     }
     return record | {"cost": cost, "curve": curve, **parts, "where": where}

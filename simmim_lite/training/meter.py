@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from .distributed import Team
+
 _PACKAGES = ("simmim-lite", "torch", "torchvision", "timm", "numpy")
 
 
@@ -41,6 +43,16 @@ class Meter:
             return None
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+    def spent_by(self, us: Team) -> dict:
+        """As `read`: seconds by the main process's clock, core seconds of all processes. Every process calls it."""
+        meters = us.gather(self.read())
+        return {**meters[0], "core_seconds": sum(meter["core_seconds"] for meter in meters)}
+
+    def peak_of(self, us: Team) -> int | None:
+        """The highest `peak_memory` of all processes; None where one does not know. Every process calls it."""
+        peaks = us.gather(self.peak_memory())
+        return None if None in peaks else max(peaks)
 
     def where(self, data_digest: str) -> dict:
         """The provenance of a record: commit, versions, device, threads, data, start and end."""

@@ -6,15 +6,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.sources import Data, open_data
-from ..model.masking import uniforms
 from ..model.simmim import SimMIM
 from ..model.sizes import SIZES
-from .building import build, build_optimiser, make_batches
+from .building import build, build_optimiser, drop_path_noise, make_batches
 from .checkpoint import (
     clear_checkpoints,
     latest_checkpoint,
@@ -43,7 +41,6 @@ from .validate import validation_loss
 CHECKPOINT_SECONDS = 30.0
 _LOOK = 25  # steps between looks at the loss; a look waits for the device
 _DIVERGED = 3.0  # a training loss this many times that of the first steps is divergence
-_DROP_PATH = 4  # stream of random numbers
 
 
 def training_step(
@@ -186,7 +183,6 @@ class _Training:
             self.mark(loss)
         transfer = self.us.lead(lambda: probe_all(model, self.data, run))
         self.us.lead(lambda: save_final(self.runs_dir, run, model.state_dict()))
-        spent, peaks = self.spent(), self.us.gather(self.meter.peak_memory())
         size, seen = SIZES[run.model], run.steps * run.batch_size
         gmac = size.gmac(run.image_size, run.window_size, head=True)
         cost = {
@@ -194,8 +190,8 @@ class _Training:
             "epochs": seen / self.unique,
             "unique_images": self.unique,
             "flops": 6e9 * gmac * seen,
-            **spent,
-            "peak_memory_bytes": None if None in peaks else max(peaks),
+            **self.meter.spent_by(self.us),
+            "peak_memory_bytes": self.meter.peak_of(self.us),
         }
         where = self.where()
         if self.camera:
@@ -255,12 +251,8 @@ class _Training:
 
     def noise(self) -> Tensor | None:
         """Drop path's numbers: a function of (seed, step, sample, block)."""
-        if not self.run.drop_path:
-            return None
-        blocks = sum(SIZES[self.run.model].depths)
-        samples = np.arange(self.run.batch_size)[self.us.share(self.run.batch_size)]
-        draws = uniforms(2 * blocks, self.run.seed, self.step, samples, _DROP_PATH)
-        return torch.from_numpy(draws).to(self.device).view(-1, blocks, 2)
+        run = self.run
+        return drop_path_noise(run, self.step, SIZES[run.model].depths, self.us) if run.drop_path else None
 
     def validate(self, model: SimMIM) -> tuple[float, float]:
         """Validation loss and its standard error now, of the whole model; every process takes its part."""
@@ -287,11 +279,6 @@ class _Training:
             return f"the training loss ran away: {now:.3g} by step {self.step} from {first:.3g}; {why}"
         return None
 
-    def spent(self) -> dict:
-        """Seconds by the main process's clock, core seconds of all processes. Every process calls it."""
-        meters = self.us.gather(self.meter.read())
-        return {**meters[0], "core_seconds": sum(meter["core_seconds"] for meter in meters)}
-
     def where(self) -> dict:
         """Where it ran, and how where that is not one process as it comes."""
         how = {"processes": self.us.size} if self.us.size > 1 else {}
@@ -316,7 +303,7 @@ class _Training:
             **whole,
             "losses": self.losses[: self.step].cpu(),
             "curve": self.curve,
-            "spent": {**self.spent(), "started": self.meter.started},
+            "spent": {**self.meter.spent_by(self.us), "started": self.meter.started},
         }
         if self.net.sharded:
             save_shards(folder, state, **parts, us=self.us)

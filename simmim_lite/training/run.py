@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,13 +89,13 @@ class Run:
         """Readable, unique, and a function of every field: `pico-scenes-n64-t1000-s0-1f2e3d4c5b`."""
         n = "all" if self.images is None else self.images
         what = f"{self.model.removeprefix('swinv2_')}-{data_slug(self.data)}"
-        return f"{what}-n{n}-t{self.steps}-s{self.seed}-{_digest(self.to_dict())}"
+        return f"{what}-n{n}-t{self.steps}-s{self.seed}-{digest(self.to_dict())}"
 
     @property
     def trunk_key(self) -> str:
         """Equal for runs that differ in length alone: they share every step before `drop_step`."""
         shared = {k: v for k, v in self.to_dict().items() if k != "steps"}
-        return f"{self.model.removeprefix('swinv2_')}-trunk-s{self.seed}-{_digest(shared)}"
+        return f"{self.model.removeprefix('swinv2_')}-trunk-s{self.seed}-{digest(shared)}"
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, constant, then x0.1 from `drop_step` on (FACTS 3)."""
@@ -108,10 +109,7 @@ class Run:
     @classmethod
     def from_dict(cls, fields: dict) -> "Run":
         """The inverse of `to_dict`; a field this version does not know is an error that names it."""
-        names = [f.name for f in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in names:
-                raise unknown("run field", name, names)
+        check_names(cls, fields, "run field")
         return cls(**fields)
 
 
@@ -267,5 +265,14 @@ def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
 
 
-def _digest(fields: dict) -> str:
+def check_names(kind: type, fields: Iterable[str], what: str) -> None:
+    """Raise `UserError` on the first name that is no field of a dataclass."""
+    names = [f.name for f in dataclasses.fields(kind)]
+    for name in fields:
+        if name not in names:
+            raise unknown(what, name, names)
+
+
+def digest(fields: dict) -> str:
+    """Ten hexadecimal digits of plain JSON types: the end of every key."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]

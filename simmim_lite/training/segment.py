@@ -1,6 +1,5 @@
 """Semantic segmentation: UPerNet on the pretrained encoder, trained and scored as ADE20K is (mIoU, one scale)."""
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,35 +15,22 @@ from ..data.manifests import subset
 from ..data.order import Order
 from ..errors import Everywhere
 from ..model.sizes import SIZES
-from ..model.swin import SwinV2
 from ..model.upernet import UPerNet, enlarge
+from .building import drop_path_noise
 from .classifier import parameter_groups
-from .dense import Dense
-from .distributed import Team, world_size
-from .finetune import drop_path_noise
+from .dense import EXAMPLES, SMALL_SIDE, Dense
+from .distributed import Team
 from .miou import areas, run_lengths, scores
 from .probes import input_statistics
-from .starting import load_encoder, pretrained_windows
+from .starting import build_encoder
 
 _HEADS = 12  # stream of random numbers
-_SMALL_SIDE = 64  # pixels: up to here images are kept decoded by this process, and predictions kept in the record
-_EXAMPLES = 6  # test images whose predictions a record keeps
 _PIXELS = 1 << 17  # of a batch of test images; larger images come one at a time
 
 
 def build_upernet(spec: Dense, classes: int, weights: dict[str, Tensor] | None = None) -> UPerNet:
     """The network at step 0; weights are the pretrained SimMIM's state dict, needed just when the spec has a start."""
-    size = SIZES[spec.model]
-    encoder = SwinV2(
-        size.embed_dim,
-        size.depths,
-        spec.window_size,
-        size.patch_size,
-        spec.drop_path,
-        pretrained_windows(spec),
-    )
-    encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
-    load_encoder(encoder, spec, weights)
+    encoder = build_encoder(spec, weights)
     with seeded(spec.seed, _HEADS):  # heads start the same whatever the encoder starts from
         return UPerNet(encoder, classes, spec.channels, auxiliary=spec.auxiliary > 0)
 
@@ -77,7 +63,7 @@ class Segmentation:
             Order(data.train.ids[self.chosen], spec.seed, spec.batch_size),
             alone,
             spec.steps,
-            workers=0 if spec.image_size <= _SMALL_SIDE else min(8, max(1, (os.cpu_count() or 1) // world_size())),
+            workers=0 if spec.image_size <= SMALL_SIDE else us.decoders(),
         )
         model = build_upernet(spec, len(data.classes), weights)
         self.strides = model.strides
@@ -99,7 +85,7 @@ class Segmentation:
         images, labels = self.loader.batch(step)
         images = normalise(images.numpy(), self.mean, self.std, self.us.device)
         labels = labels.to(self.us.device, torch.long)
-        noise = drop_path_noise(self.spec, step, self.model.encoder, self.us)
+        noise = drop_path_noise(self.spec, step, self.model.encoder.depths, self.us)
         with seeded(self.spec.seed, step, self.us.rank):  # dropout
             main, auxiliary = net(images, noise)
         labelled = self.us.sum((labels != IGNORED).sum(dtype=torch.float32))
@@ -133,7 +119,7 @@ class Segmentation:
                 break
             for place, guess, truth in zip(places, guesses, truths, strict=True):
                 found.append((place, areas(guess, truth, len(self.data.classes), IGNORED)))
-                if place < _EXAMPLES and max(guess.shape) <= _SMALL_SIDE:
+                if place < EXAMPLES and max(guess.shape) <= SMALL_SIDE:
                     height, width = guess.shape
                     runs = {"height": height, "width": width, "runs": run_lengths(guess)}
                     examples.append((place, {"file": self.data.test.images[place]} | runs))

@@ -3,7 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from ..errors import UserError
 from ..model.sizes import PAPER, SIZES
@@ -37,6 +38,16 @@ def pretrained_windows(spec: FineTune | Dense) -> tuple[int, ...] | None:
     return None
 
 
+def build_encoder(spec: Dense, weights: dict[str, Tensor] | None) -> SwinV2:
+    """The encoder of a dense task at step 0, for images of any sides; weights as `load_encoder` takes them."""
+    size = SIZES[spec.model]
+    windows = spec.window_size, size.patch_size, spec.drop_path, pretrained_windows(spec)
+    encoder = SwinV2(size.embed_dim, size.depths, *windows)
+    encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
+    load_encoder(encoder, spec, weights)
+    return encoder
+
+
 def load_encoder(encoder: SwinV2, spec: FineTune | Dense, weights: dict[str, Tensor] | None) -> None:
     """Load a SimMIM's state dict into its encoder, and freeze the mask token: nothing is hidden in a transfer.
 
@@ -49,8 +60,3 @@ def load_encoder(encoder: SwinV2, spec: FineTune | Dense, weights: dict[str, Ten
         prefix = "encoder."
         encoder.load_state_dict({k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)})
     encoder.mask_token.requires_grad_(False)
-
-
-def parameters_of(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Named parameters that are trained."""
-    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]

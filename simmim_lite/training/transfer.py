@@ -5,13 +5,13 @@ import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
 from ..data.pictures import open_pictures
 from ..data.sources import open_data
 from ..errors import UserError, unknown
+from ..model import hub
 from ..model.simmim import create_model
 from ..model.weights import load_weights
 from .attentive import attentive_score
@@ -19,7 +19,7 @@ from .checkpoint import load_final, save_final
 from .dense import Dense
 from .distributed import Team, team
 from .finetune import Classification
-from .kept import kept
+from .kept import Digested, kept
 from .loop import Task, work
 from .meter import Meter
 from .pretrain import build, one_thread, pretrain
@@ -31,13 +31,6 @@ from .tally import Tally
 from .tuning import FineTune
 
 TASKS = ("probe", "classify", "detect", "segment")
-
-
-class Opened(Protocol):
-    """Data that a transfer trains and tests on."""
-
-    spec: str
-    digest: str
 
 
 def transfer(
@@ -62,7 +55,8 @@ def transfer(
       such as a learning rate of its own. recipe: a full-size one by name (`Dense.recipe`, `FineTune.recipe`); of one
       for classification, steps and learning rate follow the options `labels` and `batch_size`.
 
-    weights: a checkpoint file to start from in place of the run's own weights; the run then only says which network.
+    weights: a checkpoint to start from in place of the run's own weights, a file or hf://OWNER/REPO/PATH; the run then
+    only says which network.
     `progress(done, all)` counts optimiser steps over all trainings that this call has to do.
     `trained` and `baseline` are records, kept as RUNS_DIR/transfer/KEY.json and never computed twice; `lift` is trained
     minus baseline for each score that both have. A run that is not finished is pretrained first. Under torchrun every
@@ -70,6 +64,8 @@ def transfer(
     """
     if task not in TASKS:
         raise unknown("task", task, TASKS)
+    if hub.is_hub(weights):
+        weights = hub.fetch(weights)
     shelf = _Shelf(Path(runs_dir), device, progress and Tally(progress), weights)
     if task == "probe":
         if recipe or weights:
@@ -100,14 +96,8 @@ def specs(
 ) -> tuple[FineTune | Dense, FineTune | Dense]:
     """The training from a run's weights (or a file's) and its baseline from scratch, as `transfer` does them."""
     kind = FineTune if task == "classify" else Dense
-    known = {f.name for f in dataclasses.fields(kind)} - {
-        "run",
-        "weights",
-        "model",
-        "task",
-        "version",
-        "recipe_version",
-    }
+    fixed = {"run", "weights", "model", "task", "version", "recipe_version"}
+    known = {f.name for f in dataclasses.fields(kind)} - fixed
     for name in (*fields, *(scratch or {})):
         if name not in known:
             raise unknown(f"field of {task}", name, sorted(known | {"scratch"}))
@@ -119,13 +109,12 @@ def specs(
             raise UserError(f"data '{given['data']}' has no labels to fine-tune on: use a source with classes")
         count = fields.get("labels" if kind is FineTune else "images") or len(opened.train)
         full = kind.recipe(recipe, count, **given)
-        mine = {f.name: getattr(full, f.name) for f in dataclasses.fields(kind) if f.name in known}
-        fields = {**mine, **fields}
-    which = (run,) if kind is FineTune else (task, run)
-    own = kind.of(*which, **fields)
-    if weights:
-        own = dataclasses.replace(own, run=None, weights=weights_name(weights))
-    return own, kind.scratch(*which, **{**fields, **(scratch or {})})
+        own = dataclasses.replace(full, run=run)
+        base = dataclasses.replace(full, **{**(scratch or {}), "layer_decay": 1.0})
+    else:
+        which = (run,) if kind is FineTune else (task, run)
+        own, base = kind.of(*which, **fields), kind.scratch(*which, **{**fields, **(scratch or {})})
+    return dataclasses.replace(own, run=None, weights=weights_name(weights)) if weights else own, base
 
 
 def once(
@@ -133,7 +122,7 @@ def once(
     *,
     runs_dir: str | Path,
     device: str = "auto",
-    data: Opened | None = None,
+    data: Digested | None = None,
     wait: bool = True,
 ) -> tuple[dict, bool]:
     """One transfer of any task, kept as RUNS_DIR/transfer/KEY.json: its record, and whether this call did the work.
@@ -154,7 +143,7 @@ def scores(record: dict) -> dict[str, float]:
     return {name: score["score"] for name, score in record["transfer"].items()}
 
 
-def open_for(task: str, data: str, image_size: int, full_size: bool = False) -> Opened:
+def open_for(task: str, data: str, image_size: int, full_size: bool = False) -> Digested:
     """The data of a task (a name in TASKS); full_size: for classification, pictures at their own size."""
     if full_size:
         return open_pictures(data)
@@ -170,7 +159,7 @@ def open_for(task: str, data: str, image_size: int, full_size: bool = False) -> 
     return open_data(data, image_size)
 
 
-def _task(spec: FineTune | Dense, data: Opened, weights: dict[str, Tensor] | None, us: Team) -> Task:
+def _task(spec: FineTune | Dense, data: Digested, weights: dict[str, Tensor] | None, us: Team) -> Task:
     """A spec as a task of the loop."""
     if isinstance(spec, Dense) and spec.task == "detect":
         from .detect import Detection
@@ -218,7 +207,7 @@ class _Shelf:
             raise UserError(f"run {run.key} failed, so it has no weights to transfer: {record['reason']}")
         return load_final(self.runs_dir, run)
 
-    def probed(self, spec: Probe, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
+    def probed(self, spec: Probe, *, data: Digested | None = None, wait: bool = True) -> tuple[dict, bool]:
         """The record of a run's probes, and whether it was computed now."""
         data = data or self.open("probe", spec.data, spec.image_size)
 
@@ -241,7 +230,7 @@ class _Shelf:
 
         return self.kept(spec.key, data, compute, wait=wait)
 
-    def tuned(self, spec: FineTune | Dense, *, data: Opened | None = None, wait: bool = True) -> tuple[dict, bool]:
+    def tuned(self, spec: FineTune | Dense, *, data: Digested | None = None, wait: bool = True) -> tuple[dict, bool]:
         """The record of a spec, and whether it was computed now."""
         task = "classify" if isinstance(spec, FineTune) else spec.task
         data = data or self.open(task, spec.data, spec.image_size, isinstance(spec, FineTune) and spec.full_size)
@@ -258,7 +247,9 @@ class _Shelf:
 
         return self.kept(spec.key, data, compute, wait=wait)
 
-    def kept(self, key: str, data: Opened, compute: Callable[[Team], dict], *, wait: bool = True) -> tuple[dict, bool]:
+    def kept(
+        self, key: str, data: Digested, compute: Callable[[Team], dict], *, wait: bool = True
+    ) -> tuple[dict, bool]:
         """The record of a key, if made from the images there are now; else computed and written, by one team."""
         path, lock = transfer_path(self.runs_dir, key), self.runs_dir / "locks" / f"{key}.lock"
         with team(self.device) as us:

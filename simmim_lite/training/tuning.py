@@ -4,15 +4,13 @@ The laptop defaults are ours; `imagenet-100ep` is the released fine-tuning recip
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 import re
 from dataclasses import dataclass
 
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
-from .run import AUGMENTATIONS, Run, data_slug
+from .run import AUGMENTATIONS, Run, check_names, data_slug, digest
 
 #: Raised whenever the same FineTune would give other numbers; it is part of every key.
 FINETUNE_VERSION = 1
@@ -99,8 +97,8 @@ class FineTune:
 
         For swinv2_base at batch 2048, on all labels, unless the options say otherwise. Epochs become steps of the
         images there are and of the batch, and the learning rate is scaled with the batch; options may be fields, or
-        `epochs`, `warmup_epochs` and `lr_per_512`. What the other sizes were
-        fine-tuned with, and on other data than ImageNet-1K, was never released: they get the same here.
+        `epochs`, `warmup_epochs` and `lr_per_512`. What the other sizes were fine-tuned with, and on other data than
+        ImageNet-1K, was never released: they get the same here.
         """
         if name not in TUNING_RECIPES:
             raise unknown("recipe", name, TUNING_RECIPES)
@@ -123,10 +121,9 @@ class FineTune:
     @property
     def key(self) -> str:
         """Readable, unique, and a function of every field: `atto-scenes-pretrained-l4000-t600-s0-1f2e3d4c5b`."""
-        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:10]
         name = self.model.removeprefix("swinv2_")
         count = "all" if self.labels is None else self.labels
-        return f"{name}-{data_slug(self.data)}-{self.init}-l{count}-t{self.steps}-s{self.seed}-{digest}"
+        return f"{name}-{data_slug(self.data)}-{self.init}-l{count}-t{self.steps}-s{self.seed}-{digest(self.to_dict())}"
 
     def lr_at(self, step: int) -> float:
         """Learning rate of the head at a step: linear warm-up, then a cosine to the floor, as timm's CosineLRScheduler.
@@ -153,10 +150,7 @@ class FineTune:
     @classmethod
     def from_dict(cls, fields: dict) -> "FineTune":
         """The inverse of `to_dict`; a field this version does not know is an error that names it."""
-        names = [f.name for f in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in names:
-                raise unknown("fine-tuning field", name, names)
+        check_names(cls, fields, "fine-tuning field")
         run = fields.get("run")
         return cls(**{**fields, "run": run and Run.from_dict(run)})
 
