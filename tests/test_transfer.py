@@ -9,7 +9,7 @@ from test_finetune import tiny_data
 from simmim_lite.errors import UserError
 from simmim_lite.training import pretrain as pretrain_module
 from simmim_lite.training import transfer as transfer_module
-from simmim_lite.training.checkpoint import load_final
+from simmim_lite.training.checkpoint import load_final, weights_path
 from simmim_lite.training.finetune import FineTune
 from simmim_lite.training.run import Run, read_record, record_path
 from simmim_lite.training.transfer import transfer
@@ -92,6 +92,8 @@ def test_transfer_runs_again_when_the_images_changed(tmp_path, opened, monkeypat
         ("classify", {"scratch": {"stepz": 3}}, "did you mean 'steps'"),
         ("classify", {"labels": -1}, "labels is -1"),
         ("probe", {"labels": -1}, "probe_labels is -1"),
+        ("detect", {"recipe": "upernet-160k"}, "unknown recipe of detect 'upernet-160k': known are mask-rcnn-1x"),
+        ("classify", {"recipe": "mask-rcnn-1x"}, "unknown recipe of classify 'mask-rcnn-1x'"),
         ("probe", {"steps": 3}, "unknown option of probe 'steps': .*known are labels, test_images"),
     ],
 )
@@ -118,3 +120,14 @@ def test_transfer_into_a_folder_that_cannot_be_written_is_one_line(tmp_path, ope
     (tmp_path / "locks").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
         transfer(RUN, "probe", runs_dir=tmp_path)
+
+
+def test_weights_may_have_a_name_of_the_hub(tmp_path, opened, monkeypatch):
+    run, asked = RUN, []
+    pretrain_module.pretrain(run, runs_dir=tmp_path)
+    file = weights_path(tmp_path, run)
+    monkeypatch.setattr(transfer_module.hub, "fetch", lambda name: asked.append(name) or file)
+    options = {"labels": 20, "steps": 2, "batch_size": 4, "test_images": 5}
+    result = transfer(run, "classify", runs_dir=tmp_path, weights="hf://own/weights/atto.safetensors", **options)
+    assert asked == ["hf://own/weights/atto.safetensors"]
+    assert result["trained"]["run"] is None and result["trained"]["spec"]["weights"].startswith(f"{file.name}@")

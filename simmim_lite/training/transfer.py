@@ -16,7 +16,7 @@ from ..model.simmim import create_model
 from ..model.weights import load_weights
 from .attentive import attentive_score
 from .checkpoint import load_final, save_final
-from .dense import Dense
+from .dense import RECIPES, Dense
 from .distributed import Team, team
 from .finetune import Classification
 from .kept import Digested, kept
@@ -28,7 +28,7 @@ from .probing import Probe
 from .run import SCHEMA_VERSION, Run, record_path, remove_unfinished, transfer_path, write_record
 from .starting import weights_name
 from .tally import Tally
-from .tuning import FineTune
+from .tuning import TUNING_RECIPES, FineTune
 
 TASKS = ("probe", "classify", "detect", "segment")
 
@@ -102,6 +102,9 @@ def specs(
         if name not in known:
             raise unknown(f"field of {task}", name, sorted(known | {"scratch"}))
     if recipe:
+        fits = TUNING_RECIPES if kind is FineTune else [name for name, r in RECIPES.items() if r["task"] == task]
+        if recipe not in fits:
+            raise unknown(f"recipe of {task}", recipe, fits)
         given = {"model": run.model, "data": run.data, **fields}
         full_size = kind is FineTune and fields.get("augment", "timm") == "timm"
         opened = open_for(task, given["data"], fields.get("image_size", run.image_size), full_size)
