@@ -178,7 +178,7 @@ def test_scenes_are_written_once_and_whole(few, monkeypatch):
 
 
 def test_a_broken_write_leaves_nothing_behind(few, monkeypatch):
-    def full(root, *rest):
+    def full(root, **_):
         (root / "classes.txt").write_text("half")
         raise OSError(28, "No space left on device")
 
