@@ -123,9 +123,6 @@ def _parser() -> argparse.ArgumentParser:
     scoring.options(scored)
     scored.set_defaults(call=scoring.show)
 
-    bench = verb("bench", _bench, "measure speed on this machine, as ratios")
-    bench.add_argument("--device", default="cpu")
-    bench.add_argument("--rounds", type=int, default=9, help="turns of each way (9)")
     return parser
 
 
@@ -311,18 +308,3 @@ def _weights(arguments: argparse.Namespace) -> None:
     print(load_weights(model, arguments.source))
     save_weights(model, arguments.target, layout=arguments.layout)
     print(f"written: {arguments.target} ({arguments.layout})")
-
-
-def _bench(arguments: argparse.Namespace) -> None:
-    from .training.bench import bench
-
-    for line in bench(arguments.device, arguments.rounds):
-        print(line, flush=True)
-    from .lab import headless
-
-    print()
-    try:
-        for line in headless.bench():
-            print(line, flush=True)
-    except UserError as error:  # everything else was measured
-        print(f"mask lab: not measured ({error})")

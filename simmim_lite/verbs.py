@@ -1,18 +1,19 @@
-"""Verbs of the command line: `transfer`, `laws` and `plan`. What is heavy is imported when they are called."""
+"""Verbs of the command line: `transfer`, `laws`, `plan` and `bench`. What is heavy is imported when they are called."""
 
 import argparse
 import ast
 import contextlib
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Callable
 
-from .errors import UserError
+from .errors import UserError, unknown
 from .evidence import trial_text
-from .model.sizes import PAPER
+from .model.sizes import PAPER, SIZES
 from .studies import plan_text
-from .training.run import Run
+from .training.run import Run, write_atomic
 from .training.runtime import Runtime
 
 
@@ -34,6 +35,13 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     common(parser)
     text = "put laws of loss and accuracy on trial: held-out errors, regret, coverage"
     trial_text.options(verb("laws", trial_text.show, text))
+    bench = verb("bench", _bench, "measure speed on this machine, as ratios; on a GPU images a second, memory, batch")
+    bench.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    bench.add_argument("--rounds", type=int, default=9, help="turns of each way, or timed steps (9)")
+    text = "on a GPU: sizes to time, as in base,large; by default the paper's five. Given, a CPU is timed that way too"
+    bench.add_argument("--sizes", metavar="A,B", help=text)
+    bench.add_argument("--batch", type=int, help="images of a step; by default the most that fit")
+    bench.add_argument("--out", metavar="FILE.json", help="keep the tables, for --images-per-second FILE.json")
     plan_text.options(verb("plan", plan_text.show, "which size and how long, for so many images and so much compute"))
 
 
@@ -136,3 +144,41 @@ def _transfer(arguments: argparse.Namespace) -> None:
         if result[which]["status"] == "failed":
             raise UserError(f"the {which} network's {arguments.task} failed: {result[which]['reason']}")
         print(f"record: {transfer_path(arguments.runs_dir, result[which]['key'])}")
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    if arguments.device.split(":")[0] != "cpu" or arguments.sizes:
+        return _bench_device(arguments)
+    if arguments.out or arguments.batch:
+        raise UserError("--out and --batch are for the table by size: give --sizes too, as in --sizes atto,femto")
+    from .training.bench import bench
+
+    for line in bench(arguments.device, arguments.rounds):
+        print(line, flush=True)
+    from .lab import headless
+
+    print()
+    try:
+        for line in headless.bench():
+            print(line, flush=True)
+    except UserError as error:  # everything else was measured
+        print(f"mask lab: not measured ({error})")
+
+
+def _bench_device(arguments: argparse.Namespace) -> None:
+    """The table by size, and that of ways."""
+    models = [m if m in SIZES else f"swinv2_{m}" for m in (arguments.sizes or ",".join(PAPER)).split(",")]
+    for model in models:
+        if model not in SIZES:
+            raise unknown("size", model, [name.removeprefix("swinv2_") for name in SIZES])
+    if arguments.batch is not None and arguments.batch < 1:
+        raise UserError(f"batch is {arguments.batch}: give at least 1")
+    from .training.bench_device import BATCHES, bench_device
+
+    record: dict = {}
+    batches = (arguments.batch,) if arguments.batch else BATCHES
+    for line in bench_device(arguments.device, models, batches=batches, steps=arguments.rounds, record=record):
+        print(line, flush=True)
+    if arguments.out:
+        write_atomic(arguments.out, json.dumps(record, indent=1) + "\n")
+        print(f"written: {arguments.out}")

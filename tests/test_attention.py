@@ -5,7 +5,7 @@ import torch
 from random_weights import close, rand, random_model
 
 from simmim_lite.model import swin
-from simmim_lite.model.attention import _sdpa, reference_attention, window_attention
+from simmim_lite.model.attention import reference_attention, sdpa_attention, window_attention
 
 
 def attention_inputs(batch=2, windows=3, length=4, heads=2, channels=5, masked=True, dtype=torch.float64):
@@ -45,7 +45,7 @@ def test_attention_equals_the_literal_one(masked):
         for function in (reference_attention, window_attention):
             assert close(function(qkv, heads, scale, bias, mask), expected, 1e-12)
         floats = [t.float() for t in (qkv, scale, bias)]
-        fused = _sdpa(floats[0], heads, *floats[1:], None if mask is None else mask.float())
+        fused = sdpa_attention(floats[0], heads, *floats[1:], None if mask is None else mask.float())
         assert close(fused, expected.float())
 
 
@@ -55,7 +55,7 @@ def test_the_hand_written_backward_is_the_gradient(masked):
     assert torch.autograd.gradcheck(lambda qkv, scale, bias: window_attention(qkv, heads, scale, bias, mask), inputs)
 
 
-@pytest.mark.parametrize("function", [window_attention, _sdpa])
+@pytest.mark.parametrize("function", [window_attention, sdpa_attention])
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_equal_autograd_through_the_reference(masked, function):
     inputs, mask, heads = attention_inputs(3, 4, 16, 3, 32, masked, torch.float32)

@@ -44,6 +44,12 @@ def test_the_spread_comes_from_own_records_or_shipped_ones() -> None:
     assert power.seed_spread([]) == power.seed_spread()
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch) -> None:
+    """Estimates of time take speeds from the runs folder of the working directory, where there is one."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_a_design_fits_the_time_and_has_the_seeds() -> None:
     rich = pilot.design("imagefolder:x", 50_000, core_minutes=240, effect=0.02, spread=0.008)
     assert rich.seeds == power.seeds_for(0.02, 0.008)

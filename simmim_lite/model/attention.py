@@ -17,7 +17,7 @@ def window_attention(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, mask:
     """
     if qkv.device.type == "cpu":
         return _CpuAttention.apply(qkv, heads, scale, bias, mask)
-    return _sdpa(qkv, heads, scale, bias, mask)
+    return sdpa_attention(qkv, heads, scale, bias, mask)
 
 
 def reference_attention(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
@@ -29,7 +29,7 @@ def reference_attention(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, ma
     return (logits.softmax(-1) @ v).transpose(2, 3).flatten(3)
 
 
-def _sdpa(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+def sdpa_attention(qkv: Tensor, heads: int, scale: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
     """On a GPU: the framework's fused kernel. Bias and mask are one additive term, never copied for each image:
     without a mask it is the same for all windows, with one the windows count as heads and only the batch is broadcast.
     """

@@ -18,19 +18,17 @@ from .run import PRECISIONS, Run
 
 def step_seconds(run: Run, device: str = "cpu", steps: int = 4) -> float:
     """Seconds of one optimiser step of a run, batch assembly not counted: the fastest of a few."""
-    images, mask = _batch(run, device)
+    images, mask = example(run, device)
     model = build(run).to(device).train()
     optimiser = build_optimiser(model, run)
-    return min(
-        _timed(lambda: training_step(model, optimiser, images, mask, run, 0.0), device) for _ in range(steps + 1)
-    )
+    return min(timed(lambda: training_step(model, optimiser, images, mask, run, 0.0), device) for _ in range(steps + 1))
 
 
 def bench(device: str = "cpu", rounds: int = 9) -> Iterator[str]:
     """The table that `make bench` prints, line by line, as it is measured. Run it in a process of its own."""
     chosen = pick_device(device)
     if chosen.type != "cpu":
-        raise UserError(f"bench --device {device}: this table is for the CPU; use --device cpu")
+        raise UserError(f"bench {device}: this table is for the CPU; `bench_device` has the one for a GPU")
     if rounds < 1:
         raise UserError(f"rounds is {rounds}: give at least 1")
     torch.set_num_threads(1)
@@ -51,7 +49,7 @@ def bench(device: str = "cpu", rounds: int = 9) -> Iterator[str]:
 def matmul_peak(precision: str, side: int = 1024) -> float:
     """GFLOP/s of a square matrix product: what this core can do at best."""
     a = torch.randn(side, side, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    return 2e-9 * side**3 / min(_timed(lambda: a @ a, "cpu") for _ in range(20))
+    return 2e-9 * side**3 / min(timed(lambda: a @ a, "cpu") for _ in range(20))
 
 
 def against_transformers(peaks: dict[str, float], rounds: int) -> Iterator[str]:
@@ -74,7 +72,7 @@ def against_transformers(peaks: dict[str, float], rounds: int) -> Iterator[str]:
     theirs = Swinv2ForMaskedImageModeling(config).train()
     ours = create_model("swinv2_small", 192, 12, target="normalized").train()
     base = Run(model="swinv2_small", image_size=192, window_size=12, mask_patch=32, batch_size=4)
-    images, mask = _batch(base, "cpu")
+    images, mask = example(base, "cpu")
     flat = mask.flatten(1)
     for precision in PRECISIONS:
         ways = [
@@ -117,7 +115,7 @@ def assembly_seconds(run: Run) -> float:
     from .pretrain import make_batches
 
     batches = make_batches(run, open_data(run.data, run.image_size))
-    return statistics.median(_timed(lambda i=i: batches.batch(i), "cpu") for i in range(50))
+    return statistics.median(timed(lambda i=i: batches.batch(i), "cpu") for i in range(50))
 
 
 def in_turns(ways: list[Callable[[], object]], rounds: int) -> list[list[float]]:
@@ -127,11 +125,12 @@ def in_turns(ways: list[Callable[[], object]], rounds: int) -> list[list[float]]
     times: list[list[float]] = [[] for _ in ways]
     for _ in range(rounds):
         for way, seconds in zip(ways, times, strict=True):
-            seconds.append(_timed(way, "cpu"))
+            seconds.append(timed(way, "cpu"))
     return times
 
 
-def _batch(run: Run, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def example(run: Run, device: str | torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of noise (B, 3, S, S) and masks of a run's kind (B, S/p, S/p), on the device."""
     images = torch.randn(run.batch_size, 3, run.image_size, run.image_size, generator=torch.Generator().manual_seed(0))
     grid = (run.image_size // run.mask_patch,) * 2
     cells = hash_masks(grid, run.mask_ratio, 0, torch.arange(run.batch_size).numpy())
@@ -139,11 +138,13 @@ def _batch(run: Run, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     return images.to(device), mask.to(device)
 
 
-def _timed(call: Callable[[], object], device: str) -> float:
+def timed(call: Callable[[], object], device: str | torch.device) -> float:
+    """Seconds of a call, the device's own work counted."""
+    kind = torch.device(device).type
     started = time.perf_counter()
     call()
-    if device.startswith("cuda"):
+    if kind == "cuda":
         torch.cuda.synchronize()
-    elif device.startswith("mps"):
+    elif kind == "mps":
         torch.mps.synchronize()
     return time.perf_counter() - started
