@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import verbs
+from . import data_verbs, verbs
 from .errors import Everywhere, UserError
 from .studies import costs, scoring
 from .verbs import common, run_of, run_options, runtime_of, runtime_options
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     study.add_argument(
         "--data", default="scenes",
-        help="scenes (default), imagefolder:DIR, inaturalist:DIR, torchvision:NAME or hf:NAME; tier paper: '1K + 22K'",
+        help="scenes (default), imagefolder:, inaturalist: or packed:DIR, torchvision: or hf:NAME; paper: '1K + 22K'",
     )  # fmt: skip
     study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
     study.add_argument("--workers", type=int, help="processes; one a core by default")
@@ -89,11 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--film", type=int, default=0, metavar="FRAMES", help="keep a film of the run, as one PNG")
     common(pretrain)
 
-    manifest = verb("manifest", _manifest, "fill in or check the digest of a data set's manifest")
-    manifest.add_argument("action", choices=("build", "verify"))
-    manifest.add_argument("manifest", help="a YAML file, or the name of one in data_manifests/")
-    manifest.add_argument("folder", nargs="?", help="the folder of images; not needed for scenes")
-    manifest.add_argument("--out", help="where build writes the filled-in manifest; in place by default")
+    data_verbs.add(verb)
 
     records = verb("records", None, "take in somebody else's runs").add_subparsers(required=True, metavar="ACTION")
     text = "take runs from a CSV file into tables, claims and plots"
@@ -283,21 +279,6 @@ def _pretrain(arguments: argparse.Namespace) -> None:
             else "film: none, the run was finished before; delete its record to film it"
         )
     print(f"record: {record_path(arguments.runs_dir, run)}")
-
-
-def _manifest(arguments: argparse.Namespace) -> None:
-    from .data import manifests
-
-    if arguments.action == "build":
-        content = manifests.build(arguments.manifest, arguments.folder, arguments.out)
-        print(f"{content['name']}: {content['images']} images, digest {content['digest']}")
-        return
-    differences = manifests.verify(arguments.manifest, arguments.folder)
-    for line in differences:
-        print(line)
-    if differences:
-        raise UserError(f"{arguments.manifest}: {len(differences)} differences from {arguments.folder}; see above")
-    print(f"{arguments.manifest}: as the manifest says")
 
 
 def _weights(arguments: argparse.Namespace) -> None:

@@ -36,3 +36,9 @@ def unknown(what: str, value: object, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return UserError(f"unknown {what} '{value}': {hint}known are {', '.join(known)}")
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong in a library, in at most a line: the kind of error, whose text alone may say little, and it."""
+    text = str(error).strip().split("\n")[0][:200]
+    return f"{type(error).__name__}: {text}"

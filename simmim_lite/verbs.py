@@ -156,7 +156,11 @@ def _bench(arguments: argparse.Namespace) -> None:
     for line in bench(arguments.device, arguments.rounds):
         print(line, flush=True)
     from .lab import headless
+    from .training.bench_loader import bench_loader
 
+    print("\nloader of pictures at full size")
+    for line in bench_loader(arguments.rounds):
+        print(line, flush=True)
     print()
     try:
         for line in headless.bench():

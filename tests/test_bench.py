@@ -5,7 +5,7 @@ import re
 import pytest
 
 from simmim_lite.errors import UserError
-from simmim_lite.training import bench
+from simmim_lite.training import bench, bench_loader
 from simmim_lite.training.run import Run
 
 
@@ -35,3 +35,13 @@ def test_step_seconds_of_any_size() -> None:
     small, large = (bench.step_seconds(Run(model=m, batch_size=8)) for m in ("swinv2_atto", "swinv2_nano"))
     assert small > 0
     assert large > 0
+
+
+def test_the_loader_is_timed_beside_torchvisions(monkeypatch) -> None:
+    monkeypatch.setattr(bench_loader, "STEPS", 1)
+    monkeypatch.setattr(bench_loader, "_PICTURES", 64)
+    head, *lines = bench_loader.bench_loader(1)
+    assert "64 collages" in head
+    rates = [float(re.search(r"(\d+) pictures/s", line).group(1)) for line in lines]
+    assert len(rates) == 3 and all(rate > 0 for rate in rates)
+    assert lines[0].endswith("1.00")

@@ -154,7 +154,7 @@ def test_a_score_needs_head_and_images(photos, tmp_path) -> None:
     for i in range(6):
         (tmp_path / "few" / f"{i}.png").write_bytes(b"no picture")
     bad = Run(data=f"imagefolder:{tmp_path / 'few'}", statistics="imagenet")
-    with pytest.raises(UserError, match=r"fewer than 2 validation images can be read \(first: "):
+    with pytest.raises(UserError, match=r"no image of its val split can be read \(first: "):
         scoring.score([backbone], run=bad, device="cpu")
 
 

@@ -1,5 +1,7 @@
 """A batch as a function of (seed, step): order, crop, flip and mask depend on numbers, never on history (DESIGN 2)."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from .sources import Split
 #: Seed of every validation mask: two runs are judged on the same hidden cells.
 VAL_SEED = 20220608
 
-AUGMENTATIONS = ("none", "flip", "crop+flip")  # as in training.run, which imports no torch
+AUGMENTATIONS = ("none", "flip", "crop+flip")  # `streamed` has the one that crops pictures at their own size
 _AUGMENT = 2  # stream of random numbers
 _TRIES = 10  # crops drawn before the centre crop is taken, as torchvision does
 _SCALE, _RATIO = (0.67, 1.0), (3 / 4, 4 / 3)  # FACTS 3
@@ -82,7 +84,7 @@ class Batches:
             flip = np.flatnonzero(uniforms(1, self.seed, ids, epochs, _AUGMENT)[:, 0] < 0.5)
             pixels[flip] = pixels[flip, ..., ::-1]
             return normalise(pixels, self.mean, self.std, self.device), mask, ids
-        boxes, flips = crop_boxes(uniforms(4 * _TRIES + 1, self.seed, ids, epochs, _AUGMENT), pixels.shape[-1])
+        boxes, flips = crop_boxes(crop_draws(self.seed, ids, epochs), pixels.shape[-1])
         images = normalise(pixels, self.mean, self.std, self.device)
         return crop(images, boxes, flips), mask, ids
 
@@ -101,6 +103,11 @@ def normalise(
     return pixels.float().sub_(mean * 255).mul_(1 / (255 * std))
 
 
+def crop_draws(seed: int, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+    """What `crop_boxes` takes: uniforms float32 (B, 4 * tries + 1), a function of (seed, epoch, id)."""
+    return uniforms(4 * _TRIES + 1, seed, ids, epochs, _AUGMENT)
+
+
 def crop_boxes(draws: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes of RandomResizedCrop on square images of `size` pixels, scale (.67, 1) and ratio (3/4, 4/3) as in FACTS 3.
 
@@ -108,10 +115,8 @@ def crop_boxes(draws: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     area and log ratio are uniform, sides are rounded, the first try that fits is taken; the whole image if none does.
     """
     flips = draws[:, 0] < 0.5
-    area, ratio, top, left = draws[:, 1:].astype(np.float64).reshape(len(draws), -1, 4).transpose(2, 0, 1)
-    area = size**2 * (_SCALE[0] + (_SCALE[1] - _SCALE[0]) * area)
-    low, high = np.log(_RATIO)
-    ratio = np.exp(low + (high - low) * ratio)
+    area, ratio, top, left = _tried(draws)
+    area = size**2 * area
     width, height = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
     fits = (width <= size) & (height <= size)
     first = (np.arange(len(draws)), fits.argmax(1))
@@ -120,6 +125,33 @@ def crop_boxes(draws: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     top = np.minimum((top[first] * (size - height + 1)).astype(int), size - height)
     left = np.minimum((left[first] * (size - width + 1)).astype(int), size - width)
     return np.stack([top, left, height, width], 1), flips
+
+
+def crop_tries(draws: np.ndarray) -> list[list[tuple[float, float, float, float]]]:
+    """What `crop_box` takes, for each image: share of the area, ratio, and place from top and left, of every try."""
+    return np.stack(_tried(draws), -1).tolist()
+
+
+def crop_box(tries: list[tuple[float, float, float, float]], height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, height, width: the box of `crop_boxes` for one image of any shape.
+
+    Where no try fits, the middle of the image, as much of it as the ratio allows (of a square image all).
+    """
+    for share, ratio, top, left in tries:
+        area = height * width * share
+        wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if wide <= width and tall <= height:
+            rows, columns = height - tall, width - wide
+            return min(int(top * (rows + 1)), rows), min(int(left * (columns + 1)), columns), tall, wide
+    tall, wide = min(height, round(width / _RATIO[0])), min(width, round(height * _RATIO[1]))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def _tried(draws: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Share of the area, ratio, top and left of each try, float64 (B, tries); the last two in (0, 1)."""
+    share, ratio, top, left = draws[:, 1:].astype(np.float64).reshape(len(draws), -1, 4).transpose(2, 0, 1)
+    low, high = np.log(_RATIO)
+    return _SCALE[0] + (_SCALE[1] - _SCALE[0]) * share, np.exp(low + (high - low) * ratio), top, left
 
 
 def crop(images: torch.Tensor, boxes: np.ndarray, flips: np.ndarray) -> torch.Tensor:

@@ -1,13 +1,14 @@
 """A folder of images: which files, which splits, which classes, and one picture out of a file. No torch here."""
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
 from .ranking import image_ids, rank
@@ -15,7 +16,7 @@ from .ranking import image_ids, rank
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _VAL, _TEST = ("val", "valid", "validation"), ("test",)
 _HOLDOUT_SEED = 1  # which tenth of a folder without a test split is held out, and how a test split is halved
-_ORIENTATION = 0x0112  # EXIF tag
+ORIENTATION = 0x0112  # EXIF tag
 
 
 class TooSmall(ValueError):
@@ -63,6 +64,26 @@ def signature(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a source lists, before any of it is held out; as `Layout`, with what is held out by the source itself."""
+
+    names: list[str]
+    ids: np.ndarray  # uint64 (N,)
+    labels: np.ndarray  # int64 (N,), -1 where unknown
+    classes: tuple[str, ...]
+    train: np.ndarray  # int64, indices into the names
+    held: dict[str, np.ndarray]  # split -> indices
+    left_out: np.ndarray | None = None  # bool (N,): known not to be readable; None = nobody has looked
+
+    def split(self, title: str, *, halve: bool = True) -> Layout:
+        """The splits that training and scoring see; see `layout`. What is left out takes part in the draw alone."""
+        splits = split_held(self.train, self.held, self.ids, self.labels, title, halve=halve)
+        if self.left_out is not None:
+            splits = {split: rows[~self.left_out[rows]] for split, rows in splits.items()}
+        return Layout(self.names, self.ids, self.labels, self.classes, splits)
+
+
 def layout(root: Path, names: list[str], *, halve: bool = True) -> Layout:
     """Splits and classes of a folder.
 
@@ -71,6 +92,11 @@ def layout(root: Path, names: list[str], *, halve: bool = True) -> Layout:
     images is held out and halved alike. Without labels all of it is val. Held-out images are kept in rank order, so any
     first n of them are class-balanced. halve=False: all that is held out with labels is `test`, and there is no val.
     """
+    return parts_of(root, names).split(f"imagefolder:{root}", halve=halve)
+
+
+def parts_of(root: Path, names: list[str]) -> Parts:
+    """Classes, labels and held-out folders of a folder."""
     paths = [name.split("/") for name in names]
     tops = {parts[0] for parts in paths if len(parts) > 1}
     place = np.array([parts[0] if len(parts) > 1 else "" for parts in paths])
@@ -90,9 +116,7 @@ def layout(root: Path, names: list[str], *, halve: bool = True) -> Layout:
                         f"{root / names[i]}: class '{paths[i][1]}' is not in {root / 'train'}; remove it there"
                     )
             labels[indices] = [number[paths[i][1]] for i in indices]
-    ids = image_ids(names)
-    splits = split_held(train, held, ids, labels, f"imagefolder:{root}", halve=halve)
-    return Layout(names, ids, labels, classes, splits)
+    return Parts(names, image_ids(names), labels, classes, train, held)
 
 
 def split_held(
@@ -174,10 +198,18 @@ def decode(path: str | Path) -> Image.Image:
         return upright(image)
 
 
+def opened(content: bytes) -> Image.Image:
+    """The picture in some bytes, as `Image.open` has it; `ValueError` where they are none."""
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        raise ValueError("not a picture of a known format") from None
+
+
 def upright(image: Image.Image) -> Image.Image:
     """A picture at its own size, turned as its camera says, RGB as `prepare` has it."""
     image.load()
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     return _rgb(image)
 
@@ -195,7 +227,7 @@ def prepare(image: Image.Image, size: int) -> np.ndarray:
     """
     if min(image.size) < size:
         raise TooSmall(*image.size, size)
-    turned = image.getexif().get(_ORIENTATION, 1) != 1
+    turned = image.getexif().get(ORIENTATION, 1) != 1
     image.draft(None, (2 * size, 2 * size))  # lets the JPEG decoder skip detail that the resize would throw away
     image.load()
     if turned:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .folders import Layout, scan, signature, split_held
+from .folders import Layout, Parts, scan, signature
 from .ranking import image_ids
 
 _TREES = ("2018", "train_val2018")
@@ -20,11 +20,16 @@ _JSONS = {"train": "train2018.json", "val": "val2018.json"}
 
 
 def read_layout(root: Path, *, halve: bool = True) -> tuple[Layout, str]:
-    """Splits, labels and classes of DIR, and a signature of all that they depend on (names, sizes, labels).
+    """Splits, labels and classes of DIR, and a signature of all that they depend on; halve: as in `folders.layout`."""
+    parts, listing = read_parts(root)
+    return parts.split(f"inaturalist:{root}", halve=halve), listing
 
-    Names are relative to DIR. Category ids become classes in ascending order, named as the files do. halve: as in
-    `folders.layout`. `UserError` for a file that is not there, an unknown category, a validation class without training
-    images.
+
+def read_parts(root: Path) -> tuple[Parts, str]:
+    """Labels, classes and held-out images of DIR, and a signature of names, sizes and labels.
+
+    Names are relative to DIR. Category ids become classes in ascending order, named as the files do. `UserError` for a
+    file that is not there, an unknown category, a validation class without training images.
     """
     title = f"inaturalist:{root}"
     tree = next((name for name in _TREES if (root / name).is_dir()), None)
@@ -54,9 +59,8 @@ def read_layout(root: Path, *, halve: bool = True) -> tuple[Layout, str]:
             raise UserError(f"{title}: {name} is of category {category}, of which {_JSONS['train']} has no image")
     labels = np.array([number[c] for c in categories], np.int64)
     ids = image_ids(names)
-    held = split_held(splits["train"], {"val": splits["val"]}, ids, labels, title, halve=halve)
-    layout = Layout(names, ids, labels, tuple(known[c] for c in classes), held)
-    return layout, signature([(name, there[name]) for name in names], labels.tolist(), layout.classes)
+    parts = Parts(names, ids, labels, tuple(known[c] for c in classes), splits["train"], {"val": splits["val"]})
+    return parts, signature([(name, there[name]) for name in names], labels.tolist(), parts.classes)
 
 
 def _read(path: Path, title: str) -> tuple[list[tuple[str, int]], dict[int, str]]:

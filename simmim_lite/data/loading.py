@@ -52,26 +52,42 @@ class _Samples(Dataset):
                 return error  # as a value: DataLoader would make a traceback of many lines of it
 
 
+class _Batches(Dataset):
+    """load(epochs, places) of a whole batch, or the `UserError` it raises."""
+
+    def __init__(self, load: Callable[[np.ndarray, np.ndarray], object]) -> None:
+        self.load = load
+
+    def __getitem__(self, keys: list[tuple[int, int]]) -> object:
+        try:
+            return self.load(*np.array(keys, np.int64).reshape(-1, 2).T)
+        except UserError as error:
+            return error
+
+
 class StepLoader:
     """`batch(step)`: this process's share of a step's samples, collated; steps in sequence are prepared ahead.
 
     load(place) returns one sample and may draw from the global generators of Python, numpy and torch: they are seeded
     by (seed, epoch, id), so a batch does not depend on the number of workers or processes, nor on where a run was
-    interrupted. share: which of the global batch's samples; workers: processes that decode, 0 = none but this one. A
-    `UserError` of load's is raised as it is, in whatever process it came up.
+    interrupted. whole: `load(epochs, places)` returns a batch at once, and draws from no generator. share: which of the
+    global batch's samples; workers: processes that decode, 0 = none but this one. A `UserError` of load's is raised as
+    it is, in whatever process it came up.
     """
 
     def __init__(
         self,
-        load: Callable[[int], object],
+        load: Callable[..., object],
         order: Order,
         share: slice | np.ndarray,
         steps: int,
         *,
         workers: int = 0,
         collate: Callable[[list], object] | None = None,
+        whole: bool = False,
     ) -> None:
-        self.samples = _Samples(load, order.ids, order.seed)
+        self.samples = _Batches(load) if whole else _Samples(load, order.ids, order.seed)
+        self.whole = whole
         self.order, self.share, self.steps = order, share, steps
         self.workers, self.collate = workers, _Collate(collate or default_collate)
         self._next, self._batches = -1, iter(())
@@ -96,14 +112,18 @@ class StepLoader:
                 epochs, places = self.order.positions(step)
                 yield list(zip(epochs[self.share].tolist(), places[self.share].tolist(), strict=True))
 
+        how = {"sampler": _Keys(keys), "batch_size": None, "collate_fn": _as_it_is} if self.whole else {}
         return DataLoader(
             self.samples,
-            batch_sampler=_Keys(keys),
+            **(how or {"batch_sampler": _Keys(keys), "collate_fn": self.collate}),
             num_workers=self.workers,
-            collate_fn=self.collate,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=2 if self.workers else None,  # a batch at full size is some 150 MB
         )
+
+
+def _as_it_is(batch: object) -> object:
+    return batch
 
 
 class _Collate:

@@ -8,19 +8,18 @@ beside the manifest (NAME.paths.gz); with that list `verify` can say which file 
 import gzip
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from ..errors import UserError, unknown
-from . import folders, scenes
+from . import folders, packs, scenes
 from .ranking import rank
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
 _FIELDS = {"name", "source", "images", "classes", "rule", "seed", "note", "digest", "subsets"}
-_NAMED = 20  # files of a kind that `verify` names
 
 
 def subset(split, n: int | None, seed: int) -> np.ndarray:
@@ -99,10 +98,10 @@ def verify(manifest: str | Path, folder: str | Path | None = None) -> list[str]:
         return [f"digest differs: {found.where} holds {len(found.names):,} images, {path} states {content['images']:,}"]
     listed = gzip.decompress(_list_path(path).read_bytes()).decode("utf-8", "surrogateescape").split("\n")
     missing, extra = sorted(set(listed) - set(found.names)), sorted(set(found.names) - set(listed))
-    copies = _copies(Path(folder), extra, found.names)
-    lines = _named("missing", missing)
-    lines += _named("extra", [name for name in extra if name not in copies])
-    return lines + _named("duplicated", [f"{name} has the content of {of}" for name, of in copies.items()])
+    copies = _copies(Path(folder), extra, found)
+    lines = packs.named("missing", missing)
+    lines += packs.named("extra", [name for name in extra if name not in copies])
+    return lines + packs.named("duplicated", [f"{name} has the content of {of}" for name, of in copies.items()])
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,7 @@ class _Population:
     ids: np.ndarray
     labels: np.ndarray | None
     classes: int
+    digests: list[int] | None = None  # of the pictures' bytes, where they are known without reading
 
 
 def _population(content: dict, folder: str | Path | None) -> _Population:
@@ -125,12 +125,17 @@ def _population(content: dict, folder: str | Path | None) -> _Population:
         return _Population("scenes", names, ids, scenes.labels(0, ids), len(scenes.CLASSES))
     if folder is None:
         raise UserError(f"{content['name']}: is about a folder of images; give the folder")
-    root = Path(folder).expanduser()
-    names, _ = folders.list_images(root)
-    laid = folders.layout(root, names)
+    root, pack = Path(folder).expanduser(), None
+    if packs.is_pack(root):
+        pack = packs.open_pack(root)
+        laid = replace(pack.parts(), left_out=None).split(f"packed:{folder}")  # what it lists, readable or not
+    else:
+        laid = folders.layout(root, folders.list_images(root)[0])
     train = laid.splits["train"]
     labels = laid.labels[train] if laid.classes else None
-    return _Population(str(folder), [names[i] for i in train], laid.ids[train], labels, len(laid.classes))
+    names = [laid.names[i] for i in train]
+    digests = None if pack is None else np.asarray(pack.columns["digest"])[train].tolist()
+    return _Population(str(folder), names, laid.ids[train], labels, len(laid.classes), digests)
 
 
 def _drawn(part: dict, found: _Population, seed: int) -> tuple[int, str]:
@@ -145,25 +150,25 @@ def _digest(ids: np.ndarray) -> str:
     return hashlib.sha256(np.sort(ids).astype("<u8").tobytes()).hexdigest()[:16]
 
 
-def _copies(root: Path, extra: list[str], names: list[str]) -> dict[str, str]:
+def _copies(root: Path, extra: list[str], found: _Population) -> dict[str, str]:
     """Which of the extra files have the content of another file of the folder, and of which."""
-    size = {name: (root / name).stat().st_size for name in names}
-    suspects = {size[name] for name in extra}
     unknown_files = set(extra)
-    first: dict[bytes, str] = {}
+    if found.digests is not None:
+        content = dict(zip(found.names, found.digests, strict=True))
+        names = found.names
+    else:
+        size = {name: (root / name).stat().st_size for name in found.names}
+        suspects = {size[name] for name in extra}
+        names = [name for name in found.names if size[name] in suspects]
+        content = {name: hashlib.sha256((root / name).read_bytes()).digest() for name in names}
+    first: dict[object, str] = {}
     copies = {}
     # known files first, so that the extra file is the one called a copy
-    for name in sorted((n for n in names if size[n] in suspects), key=lambda n: (n in unknown_files, n)):
-        content = hashlib.sha256((root / name).read_bytes()).digest()
-        if name in unknown_files and content in first:
-            copies[name] = first[content]
-        first.setdefault(content, name)
+    for name in sorted(names, key=lambda n: (n in unknown_files, n)):
+        if name in unknown_files and content[name] in first:
+            copies[name] = first[content[name]]
+        first.setdefault(content[name], name)
     return copies
-
-
-def _named(kind: str, items: list[str]) -> list[str]:
-    lines = [f"{kind}: {item}" for item in items[:_NAMED]]
-    return lines + ([f"{kind}: {len(items) - _NAMED:,} more"] if len(items) > _NAMED else [])
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -4,27 +4,26 @@ Nothing is stored: of a folder only names, sizes and labels are read. No torch h
 """
 
 import functools
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
-from . import folders, inaturalist, sources
-from .ranking import image_ids
+from . import folders, sources
+from .catalogue import Catalogue, catalogue
 
+PICTURE_CROP = "picture-crop+flip"  # as in training.run
 SCENE_SIZE = 32  # pixels: scenes have no size of their own; they are drawn as the studies draw them
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """Labelled pictures of one split. `picture(i)` decodes one, and raises whatever its decoder raises."""
+    """Pictures of one split. `picture(i)` decodes one, and raises whatever its decoder raises."""
 
     name: str  # "train of imagefolder:DIR", for messages
     ids: np.ndarray  # uint64 (N,), unique
-    labels: np.ndarray  # int64 (N,)
+    labels: np.ndarray | None  # int64 (N,), or None where they are not known
     picture: Callable[[int], Image.Image] = field(repr=False)  # RGB, upright, at its own size
     title: Callable[[int], str] = field(repr=False)  # of picture i, for messages
     block: int | None = None  # as in `sources.Split`
@@ -56,84 +55,91 @@ class Pictures:
 
 def open_pictures(spec: str) -> Pictures:
     """Open a source by its name, as `sources.open_data` takes it; `UserError` for what the caller can mend."""
-    kind, _, name = spec.partition(":")
-    if kind in ("imagefolder", "inaturalist") and name:
-        return _from_files(spec, kind, Path(name).expanduser().absolute())
-    if kind in ("torchvision", "hf") and name:
-        parts, picture, classes = sources.indexed(spec, kind, name)
-        return _indexed(spec, parts, picture, classes)
-    return _from_scenes(sources.open_data(spec, SCENE_SIZE))
-
-
-def _from_files(spec: str, kind: str, root: Path) -> Pictures:
-    if kind == "inaturalist":
-        layout, digest = inaturalist.read_layout(root, halve=False)
-    else:
-        found = folders.scan(root, spec)
-        layout = folders.layout(root, [name for name, _, _ in found], halve=False)
-        # without times: a copy of the folder is the same data, and its records stay
-        digest = folders.signature([(name, size) for name, size, _ in found])
+    if spec == "scenes":
+        return _from_scenes(sources.open_data(spec, SCENE_SIZE))
+    found = catalogue(spec)
+    layout = found.parts.split(spec, halve=False)
 
     def shelf(split: str) -> Shelf | None:
-        if split not in layout.splits or not layout.classes:
+        rows = layout.splits.get(split)
+        if rows is None or not layout.classes or (layout.labels[rows] < 0).any():
             return None
-        rows = layout.splits[split]
-        files = _Files(root, [layout.names[i] for i in rows])
-        return Shelf(f"{split} of {spec}", layout.ids[rows], layout.labels[rows], files, files.path)
+        return shelved(found, split, rows)
 
-    return Pictures(spec, shelf("train"), shelf("test"), layout.classes, None, None, digest)
+    return Pictures(spec, shelf("train"), shelf("test"), layout.classes, None, None, found.digest)
 
 
-class _Files:
-    """Names as one array of bytes: worker processes share it, and copy a list of strings bit by bit."""
-
-    def __init__(self, root: Path, names: list[str]) -> None:
-        self.root, self.names = os.fspath(root), np.array([os.fsencode(name) for name in names])
-
-    def path(self, i: int) -> str:
-        return os.path.join(self.root, os.fsdecode(bytes(self.names[i])))
-
-    def __call__(self, i: int) -> Image.Image:
-        return folders.decode(self.path(i))
+def open_for_training(spec: str, image_size: int, augment: str, images_needed: int | None = None) -> sources.Data:
+    """A source as a run of this augmentation takes it: decoded into a store, or as training goes (`PICTURE_CROP`)."""
+    if augment == PICTURE_CROP:
+        return open_streamed(spec, image_size)
+    return sources.open_data(spec, image_size, images_needed=images_needed)
 
 
-def _indexed(spec: str, parts: dict, picture: Callable, classes: tuple[str, ...]) -> Pictures:
-    names = [f"{split}/{i}" for split, (part, _) in parts.items() for i in range(len(part))]
-    labels = np.array([label for _, targets in parts.values() for label in targets], np.int64)
-    of = np.array([split for split, (part, _) in parts.items() for _ in range(len(part))])
-    ids = image_ids(names)
-    held = {split: np.flatnonzero(of == split) for split in parts if split != "train"}
-    splits = folders.split_held(np.flatnonzero(of == "train"), held, ids, labels, spec, halve=False)
+def open_streamed(spec: str, image_size: int) -> sources.Data:
+    """A source for pretraining that decodes its pictures as it goes: `train` is a `Shelf`, and nothing of it is stored.
 
-    def shelf(split: str) -> Shelf | None:
-        if split not in splits or (labels[splits[split]] < 0).any():
-            return None
-        rows = splits[split]
-        own = [names[i].partition("/") for i in rows]
-        draw = functools.partial(_from_part, parts, own, picture)
-        return Shelf(f"{split} of {spec}", ids[rows], labels[rows], draw, functools.partial(_title, spec, own))
+    The validation pictures alone are decoded at the first time, as `sources.open_data` has them; there is no test split
+    and nothing to probe with. mean and std are None: nobody has counted. Scenes are drawn as always.
+    """
+    if spec == "scenes":
+        data = sources.open_data(spec, image_size)
+        return replace(data, train=drawn(data.train), probe_train=None, test=None)
+    found = catalogue(spec)
+    layout = found.parts.split(spec)
 
-    digest = folders.signature(spec, names, labels.tolist())
-    return Pictures(spec, shelf("train"), shelf("test"), classes, None, None, digest)
+    def load(i: int) -> np.ndarray:
+        content = found.content(i)
+        if content is None:
+            return folders.prepare(found.picture(i), image_size)
+        with folders.opened(content) as image:
+            return folders.prepare(image, image_size)
+
+    store = sources.held_out(spec, layout, load, image_size, found.digest)
+    return sources.Data(
+        spec=spec,
+        name=spec,
+        image_size=image_size,
+        train=shelved(found, "train", layout.splits["train"]),
+        val=sources.split_of(spec, store, "val"),
+        probe_train=None,
+        test=None,
+        classes=found.parts.classes,
+        mean=None,
+        std=None,
+        digest=folders.signature(found.digest, store.info["digest"]),
+        skipped=[tuple(item) for item in store.info["skipped"]],
+    )
 
 
-def _from_part(parts: dict, own: list, picture: Callable, i: int) -> Image.Image:
-    split, _, index = own[i]
-    return folders.upright(picture(parts[split][0], int(index)))
+def shelved(found: Catalogue, split: str, rows: np.ndarray) -> Shelf:
+    """Pictures of a catalogue as a split: labels are None where one of them is unknown."""
+    labels = found.parts.labels[rows]
+    known = labels if found.parts.classes and (labels >= 0).all() else None
+    parts = (_Rows(get, rows) for get in (found.picture, found.title))
+    return Shelf(f"{split} of {found.spec}", found.parts.ids[rows], known, *parts)
 
 
-def _title(spec: str, own: list, i: int) -> str:
-    return f"{spec} {''.join(own[i])}"
+class _Rows:
+    """A function of a picture's number, as one of its place in a split."""
+
+    def __init__(self, get: Callable[[int], object], rows: np.ndarray) -> None:
+        self.get, self.rows = get, rows
+
+    def __call__(self, k: int) -> object:
+        return self.get(int(self.rows[k]))
 
 
 def _from_scenes(data: sources.Data) -> Pictures:
-    def shelf(split: sources.Split) -> Shelf:
-        draw = functools.partial(_from_array, split.images)
-        return Shelf(split.name, split.ids, split.labels, draw, functools.partial(_scene, split.ids), split.block)
-
     return Pictures(
-        data.spec, shelf(data.probe_train), shelf(data.test), data.classes, data.mean, data.std, data.digest
+        data.spec, drawn(data.probe_train), drawn(data.test), data.classes, data.mean, data.std, data.digest
     )
+
+
+def drawn(split: sources.Split) -> Shelf:
+    """A split of scenes as pictures."""
+    parts = (functools.partial(f, x) for f, x in ((_from_array, split.images), (_scene, split.ids)))
+    return Shelf(split.name, split.ids, split.labels, *parts, split.block)
 
 
 def _from_array(images: np.ndarray, i: int) -> Image.Image:

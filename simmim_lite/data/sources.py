@@ -1,27 +1,24 @@
-"""Where images come from: scenes, imagefolder:DIR, inaturalist:DIR, torchvision:NAME, hf:NAME, opened to one `Data`.
+"""Where images come from: scenes, a folder, a pack, or a set of torchvision's or the hub's, opened to one `Data`.
 
 The data root is `$SIMMIM_DATA`, else `~/.cache/simmim_lite`; it is read here and nowhere else.
 """
 
-import functools
-import inspect
 import itertools
-import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError, unknown
-from . import folders, inaturalist, scenes
+from ..errors import UserError, first_line, unknown
+from . import folders, inaturalist, packs, scenes, sequences
 from .ranking import image_ids
 from .store import STORE_VERSION, Chunk, Store, StorePlan, ensure
 
-KINDS = ("scenes", "imagefolder:DIR", "inaturalist:DIR", "torchvision:NAME", "hf:NAME")
+KINDS = ("scenes", "imagefolder:DIR", "inaturalist:DIR", "packed:DIR", "torchvision:NAME", "hf:NAME")
 #: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
 SCENE_BLOCK = 16384
 SCENE_SPLITS = {"train": 0, "val": 1, "test": 2, "probe_train": 3}  # scene seed, and upper bits of the ids
@@ -51,13 +48,13 @@ class Data:
     spec: str
     name: str
     image_size: int  # pixels
-    train: Split
+    train: Split  # a `pictures.Shelf` where pictures are decoded as training goes (`pictures.open_streamed`)
     val: Split
     probe_train: Split | None  # labelled; None without labels
     test: Split | None  # labelled, no image of val; None without labels
     classes: tuple[str, ...]
-    mean: tuple[float, float, float]  # of the training images, 0..1 units
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] | None  # of the training images, 0..1 units; None where nobody has counted
+    std: tuple[float, float, float] | None
     digest: str  # of ids, labels, pixels and masks (of scenes: the first block, so it does not depend on the pool)
     skipped: list[tuple[str, str]]  # images left out: name, reason
 
@@ -75,24 +72,49 @@ def data_root() -> Path:
     return Path(os.environ.get("SIMMIM_DATA") or Path.home() / ".cache" / "simmim_lite").expanduser()
 
 
+def downloads() -> Path:
+    """Where torchvision keeps what it downloads."""
+    return data_root() / "torchvision"
+
+
 def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -> Data:
     """Open a source at `image_size` pixels a side, decoding it into the store at the first time.
 
     `images_needed` matters to scenes alone, which have no end: the training pool holds at least so many. `UserError`
     for whatever the caller can mend: an unknown source, an empty folder, images that are all too small, a full disk.
     """
-    kind, _, name = spec.partition(":")
     if spec == "scenes":
         return _open_scenes(image_size, images_needed or 0)
-    openers = {"imagefolder": _open_folder, "inaturalist": _open_inaturalist}
+    kind, name = kind_of(spec)
+    openers = {"imagefolder": _open_folder, "inaturalist": _open_inaturalist, "packed": _open_packed}
     openers |= {"torchvision": _open_torchvision, "hf": _open_hf}
-    if kind not in openers:
+    return openers[kind](spec, name, image_size)
+
+
+def held_out(spec: str, layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, listing: str) -> Store:
+    """A store of the validation pictures alone, for training that decodes its own as it goes."""
+
+    kind, name = kind_of(spec)
+
+    def plan() -> StorePlan:
+        threads = 1 if kind in ("torchvision", "hf") else _threads()
+        return _plan(replace(layout, splits={"val": layout.splits["val"]}), load, size, spec, threads)
+
+    where = os.path.abspath(name) if os.path.isdir(name) else name
+    prefix, version = _named(spec, name, where, size, listing)
+    return ensure(data_root() / "stores", f"val-{prefix}", version, plan, f"validation pictures of {spec}")
+
+
+def kind_of(spec: str) -> tuple[str, str]:
+    """Kind and name of a source that is read (all but scenes); `UserError` for one that there is not."""
+    kind, _, name = spec.partition(":")
+    if kind not in [known.partition(":")[0] for known in KINDS[1:]]:
         if os.path.isdir(spec):
             raise UserError(f"unknown data '{spec}': it is a folder, say imagefolder:{spec}")
         raise unknown("data", spec, KINDS)
     if not name:
         raise UserError(f"data '{spec}' is incomplete: known are {', '.join(KINDS)}")
-    return openers[kind](spec, name, image_size)
+    return kind, name
 
 
 def _open_scenes(size: int, needed: int) -> Data:
@@ -136,30 +158,24 @@ def _open_inaturalist(spec: str, name: str, size: int) -> Data:
     return _stored(spec, root.name, str(root), listing, size, plan)
 
 
+def _open_packed(spec: str, name: str, size: int) -> Data:
+    pack = packs.open_pack(name)
+
+    def load(i: int) -> np.ndarray:
+        with folders.opened(pack.content(i)) as image:
+            return folders.prepare(image, size)
+
+    def plan() -> StorePlan:
+        return _plan(pack.parts().split(spec), load, size, spec, _threads())
+
+    return _stored(spec, pack.folder.name, str(pack.folder), pack.digest, size, plan)
+
+
 def _open_torchvision(spec: str, name: str, size: int) -> Data:
     def plan() -> StorePlan:
-        return _indexed_plan(*indexed(spec, "torchvision", name), size, spec)
+        return _indexed_plan(*sequences.indexed(spec, "torchvision", name, downloads()), size, spec)
 
     return _stored(spec, name, name, "", size, plan)
-
-
-def indexed(spec: str, kind: str, name: str) -> tuple[dict, Callable, tuple[str, ...]]:
-    """A set of torchvision's or the hub's (kind: torchvision | hf): split -> (a sequence, its labels, -1 = unknown);
-    picture(sequence, i) -> PIL picture; classes."""
-    if kind == "hf":
-        return _hf_parts(spec, name)
-    train, held = _torchvision_splits(name, data_root() / "torchvision")
-    labels = [_targets(part) for part in (train, held)]
-    classes = getattr(train, "classes", None) or range(1 + max(map(max, labels)))
-    return {"train": (train, labels[0]), "test": (held, labels[1])}, _first, tuple(map(str, classes))
-
-
-def _first(part: Sequence, i: int) -> object:
-    return part[i][0]
-
-
-def _entry(column: str, part: Sequence, i: int) -> object:
-    return part[i][column]
 
 
 def _open_hf(spec: str, name: str, size: int) -> Data:
@@ -169,59 +185,33 @@ def _open_hf(spec: str, name: str, size: int) -> Data:
         listing = repr(sorted((str(p), p.stat().st_mtime_ns) for p in Path(name).rglob("*") if p.is_file()))
 
     def plan() -> StorePlan:
-        return _indexed_plan(*indexed(spec, "hf", name), size, spec)
+        return _indexed_plan(*sequences.indexed(spec, "hf", name, downloads()), size, spec)
 
     return _stored(spec, name.rstrip("/").split("/")[-1], name, listing, size, plan)
 
 
-def _hf_parts(spec: str, name: str) -> tuple[dict, Callable, tuple[str, ...]]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(f"{spec} needs the package datasets: pip install 'simmim-lite[hf]'") from error
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would come before our one line
-    try:
-        loaded = datasets.load_dataset(name)
-    except Exception as error:  # the hub raises errors of many libraries
-        reason = _first_line(error)
-        raise UserError(f"{spec}: datasets cannot load it ({reason}); check the name and the network") from error
-    columns = loaded["train"].features if "train" in loaded else {}
-    image = next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
-    if image is None:
-        raise UserError(f"{spec}: no train split with a column of images (splits: {', '.join(loaded)})")
-    label = next((c for c, f in columns.items() if isinstance(f, datasets.ClassLabel)), None)
-    held = {split: loaded[split] for split in ("validation", "test") if split in loaded}
-    parts = {"train": loaded["train"], **{split.replace("validation", "val"): part for split, part in held.items()}}
-    labelled = {k: (p, list(p[label]) if label else [-1] * len(p)) for k, p in parts.items()}
-    return labelled, functools.partial(_entry, image), tuple(columns[label].names) if label else ()
-
-
 def _stored(spec: str, name: str, where: str, listing: str, size: int, plan: Callable[[], StorePlan]) -> Data:
-    slug = re.sub(r"[^A-Za-z0-9]+", "_", name)[:40]
-    prefix = f"{slug}-{folders.signature(spec.partition(':')[0], where)}-{size}px"
-    version = folders.signature(STORE_VERSION, listing)
+    prefix, version = _named(spec, name, where, size, listing)
     return _data(spec, name, ensure(data_root() / "stores", prefix, version, plan, spec))
 
 
-def _data(spec: str, name: str, store: Store, block: int | None = None) -> Data:
-    def split(part: str) -> Split | None:
-        if part not in store.info["splits"]:
-            return None
-        rows = slice(*store.info["splits"][part])
-        labels = store.labels[rows]
-        known = bool(store.info["classes"]) and bool((labels >= 0).all())
-        masks = None if store.masks is None else store.masks[rows]
-        return Split(f"{part} of {spec}", store.images[rows], store.ids[rows], labels if known else None, masks, block)
+def _named(spec: str, name: str, where: str, size: int, listing: str) -> tuple[str, str]:
+    """The name of a source's store, and the signature of what it holds."""
+    slug = re.sub(r"[^A-Za-z0-9]+", "_", name.rstrip("/").split("/")[-1])[:40]
+    prefix = f"{slug}-{folders.signature(spec.partition(':')[0], where)}-{size}px"
+    return prefix, folders.signature(STORE_VERSION, listing)
 
-    train, test = split("train"), split("test")
-    probe_train = split("probe_train") or (train if test is not None else None)
+
+def _data(spec: str, name: str, store: Store, block: int | None = None) -> Data:
+    train, val, test, probe_train = (split_of(spec, store, s, block) for s in ("train", "val", "test", "probe_train"))
+    probe_train = probe_train or (train if test is not None else None)
     info = store.info
     return Data(
         spec=spec,
         name=name,
         image_size=info["image_size"],
         train=train,
-        val=split("val"),
+        val=val,
         probe_train=probe_train,
         test=test,
         classes=tuple(info["classes"]),
@@ -230,6 +220,17 @@ def _data(spec: str, name: str, store: Store, block: int | None = None) -> Data:
         digest=info["digest"],
         skipped=[tuple(item) for item in info["skipped"]],
     )
+
+
+def split_of(spec: str, store: Store, part: str, block: int | None = None) -> Split | None:
+    """A split of a source's store; None where there is none."""
+    if part not in store.info["splits"]:
+        return None
+    rows = slice(*store.info["splits"][part])
+    labels = store.labels[rows]
+    known = bool(store.info["classes"]) and bool((labels >= 0).all())
+    masks = None if store.masks is None else store.masks[rows]
+    return Split(f"{part} of {spec}", store.images[rows], store.ids[rows], labels if known else None, masks, block)
 
 
 def _indexed_plan(parts: dict, image: Callable, classes: tuple[str, ...], size: int, spec: str) -> StorePlan:
@@ -260,7 +261,12 @@ def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, 
                 skipped = []
                 for i, result in zip(some, done, strict=True):
                     if isinstance(result, Exception):
-                        skipped.append((layout.names[i], _first_line(result)))
+                        skipped.append(
+                            (
+                                layout.names[i],
+                                str(result) if isinstance(result, folders.TooSmall) else first_line(result),
+                            )
+                        )
                         first = first or skipped[0]
                         if isinstance(result, folders.TooSmall):
                             smallest = min(smallest or result.side, result.side)
@@ -287,45 +293,3 @@ def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, 
 
 def _threads() -> int:
     return min(8, os.cpu_count() or 1)
-
-
-def _first_line(error: Exception) -> str:
-    """What went wrong, in at most a line; the kind of error is named where its text alone says little."""
-    text = str(error).strip().split("\n")[0][:200]
-    return text if isinstance(error, folders.TooSmall) else f"{type(error).__name__}: {text}"
-
-
-def _torchvision_splits(name: str, root: Path) -> tuple:
-    """The training and the held-out set of a torchvision class, downloaded by itself where it can."""
-    from torchvision import datasets
-
-    known = {}
-    for candidate in datasets.__all__:
-        arguments = inspect.signature(getattr(datasets, candidate).__init__).parameters
-        if "train" in arguments or "split" in arguments:
-            known[candidate] = arguments
-    if name not in known:
-        raise unknown("torchvision data set", name, known)
-    arguments, kind = known[name], getattr(datasets, name)
-    options = {"download": True} if "download" in arguments else {}
-    try:
-        if "train" in arguments:
-            return kind(root, train=True, **options), kind(root, train=False, **options)
-        train = kind(root, split="train", **options)
-        try:
-            return train, kind(root, split="test", **options)
-        except ValueError:
-            return train, kind(root, split="val", **options)
-    except Exception as error:  # downloads fail in many ways
-        raise UserError(f"torchvision:{name}: torchvision cannot open it in {root} ({_first_line(error)})") from error
-
-
-def _targets(part) -> list[int]:
-    """Class numbers of a torchvision data set, -1 where a target is not one."""
-    for attribute in ("targets", "labels", "_labels", "_targets"):
-        targets = getattr(part, attribute, None)
-        if targets is not None and len(targets) == len(part):
-            break
-    else:
-        targets = [part[i][1] for i in range(len(part))]
-    return [int(t) if isinstance(t, (int, np.integer)) or getattr(t, "ndim", 1) == 0 else -1 for t in targets]

@@ -73,7 +73,7 @@ def ensure(parent: Path, name: str, signature: str, plan: Callable[[], StorePlan
         return store
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with _locked(parent / f"{name}.lock", title):
+        with locked(parent / f"{name}.lock", title):
             store = open_store(folder)  # another process may have built it meanwhile
             if store is None:
                 for old in parent.glob(f"{glob.escape(name)}-*"):
@@ -98,7 +98,7 @@ def ensure_folder(parent: Path, name: str, signature: str, write: Callable[[Path
         return folder
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with _locked(parent / f"{name}.lock", title):
+        with locked(parent / f"{name}.lock", title):
             if folder.is_dir():  # another process may have written it meanwhile
                 return folder
             for old in parent.glob(f"{glob.escape(name)}-*"):
@@ -184,7 +184,7 @@ def _write(folder: Path, plan: StorePlan, title: str) -> dict:
             splits[name] = [start, rows]
     np.save(folder / "ids.npy", np.concatenate(ids))
     np.save(folder / "labels.npy", np.concatenate(labels))
-    mean, std = statistics(histogram)
+    mean, std = statistics(histogram) if histogram.any() else (None, None)
     held = {name: end - start for name, (start, end) in splits.items() if name != "train"}
     head = json.dumps([held, plan.classes, size])
     digest = hashlib.sha256(head.encode() + b"".join(d.digest() for d in digests)).hexdigest()[:16]
@@ -276,7 +276,8 @@ def progress(total: int, title: str, unit: str = "image") -> Iterator[Callable[[
 
 
 @contextlib.contextmanager
-def _locked(path: Path, title: str) -> Iterator[None]:
+def locked(path: Path, title: str) -> Iterator[None]:
+    """Hold a lock file that one process at a time holds; who has to wait is told so."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=3)

@@ -148,11 +148,11 @@ def _final(runs_dir: str | Path, run: Run) -> dict:
 
 
 def _shot(run: Run, data):
-    from ..data.sources import open_data
+    from ..data.pictures import open_for_training
     from ..training.film import Shot
     from ..training.probes import input_statistics
 
-    data = data or open_data(run.data, run.image_size, images_needed=run.images)
+    data = data or open_for_training(run.data, run.image_size, run.augment, run.images)
     return Shot.of(run, data, *input_statistics(data, run.statistics))
 
 

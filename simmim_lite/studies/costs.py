@@ -288,16 +288,19 @@ def _validated(runs: Sequence[Run]) -> int:
 
 
 def _stores(runs: Sequence[Run], axes: Tier) -> list[str]:
-    """The space of each source's images: as the store keeps them, and at full size packed."""
+    """The space of each source's images: decoded at the input's size, or at full size as they are read."""
     most = defaultdict(int)
     for run in runs:
         name = "ImageNet-22K" if run.images in axes.second_images else run.data
         most[name, run.image_size] = max(most[name, run.image_size], run.images or 0)
     said = []
     for (name, side), images in most.items():
-        line = f"{name}, {bytes_text(3 * side**2 * images)} for {images:,} decoded at {side} px"
-        packed = f"as JPEG at short side 256 {bytes_text(PACKED * images)}, assuming {PACKED / 1000:g} kB each"
-        said.append(f"{line}; {packed}" if axes.full_size else line)
+        if not axes.full_size:
+            said.append(f"{name}, {bytes_text(3 * side**2 * images)} for {images:,} decoded at {side} px")
+            continue
+        held = max(run.val_images for run in runs)
+        packed = f"{bytes_text(PACKED * images)} where {images:,} are packed (assuming {PACKED / 1000:g} kB each)"
+        said.append(f"{name}, {packed}, {bytes_text(3 * side**2 * held)} for {held:,} validation images decoded")
     return said
 
 

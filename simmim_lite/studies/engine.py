@@ -108,10 +108,10 @@ def train_missing(
         speeds = _ready(planned, tier, data, device, precision, runs_dir)
     _check_writable(runs_dir)
 
-    from ..data.sources import open_data
+    from ..data.pictures import open_for_training
 
-    needed = max(axes.images)
-    opened = {spec: open_data(spec, recipe.image_size, images_needed=needed) for spec in sources(data) if spec}
+    options = (recipe.image_size, recipe.augment, max(axes.images))
+    opened = {spec: open_for_training(spec, *options) for spec in sources(data) if spec}
     first, *second = opened.values()
     held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
     if axes.full_size and (line := left_out(data, axes.images, axes.second_images, *held.values())):
@@ -201,9 +201,10 @@ def train_runs(
     """
     runs_dir = Path(runs_dir)
     _check_writable(runs_dir)
-    from ..data.sources import open_data
+    from ..data.pictures import open_for_training
 
-    opened = open_data(runs[0].data, runs[0].image_size, images_needed=max(run.images or 0 for run in runs))
+    needed = max(run.images or 0 for run in runs)
+    opened = open_for_training(runs[0].data, runs[0].image_size, runs[0].augment, needed)
     todo = [run for run in runs if current_record(path_of(run, runs_dir), opened.digest) is None]
     if todo:
         from ..training.device import one_thread, pick_device

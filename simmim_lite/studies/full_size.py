@@ -4,7 +4,7 @@ import re
 
 from ..errors import UserError
 from ..model.sizes import PAPER
-from ..training.run import Run
+from ..training.run import PICTURE_CROP, Run
 
 #: Unique images: ImageNet-1K at 10, 20, 50 and 100 %, drawn as `data_manifests/` draws them (rule hash, seed 0).
 LEVELS = (128_117, 256_233, 640_584, 1_281_167)
@@ -32,7 +32,7 @@ RECIPE = Run(
     mask_ratio=0.6,
     target="normalized",
     target_window=47,
-    augment="crop+flip",
+    augment=PICTURE_CROP,
     statistics="imagenet",
     lr=4e-4,  # 1e-4 per 512 images
     warmup_steps=6_250,  # from lr / 200 = 2e-6
@@ -64,7 +64,7 @@ LR = {
 }
 SIZES = tuple(PAPER)
 TWO_SOURCES = "'imagefolder:IMAGENET1K + imagefolder:IMAGENET22K'"
-_PLUS = re.compile(r"\s*\+\s*(?=scenes\b|(?:imagefolder|inaturalist|torchvision|hf):)")
+_PLUS = re.compile(r"\s*\+\s*(?=scenes\b|(?:imagefolder|inaturalist|packed|torchvision|hf):)")
 
 
 def sources(data: str) -> tuple[str, str | None]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..errors import Interrupted, UserError, unknown
+from ..processes import end_with
 from ..training.run import write_atomic
 from . import full_size
 from .collecting import NOTEBOOK_TIERS
@@ -114,6 +115,8 @@ def from_text(path: str | Path, texts: Mapping[str, str]) -> dict[str, object]:
 def check_data(spec: str) -> None:
     """`UserError` for a source that does not exist and for a folder without images; decodes and downloads nothing."""
     from ..data.folders import list_images
+    from ..data.inaturalist import read_parts
+    from ..data.packs import open_pack
     from ..data.sources import KINDS
 
     kind, _, name = spec.partition(":")
@@ -121,6 +124,10 @@ def check_data(spec: str) -> None:
         return
     if kind == "imagefolder" and name:
         list_images(Path(name).expanduser().absolute())
+    elif kind == "inaturalist" and name:
+        read_parts(Path(name).expanduser().absolute())
+    elif kind == "packed" and name:
+        open_pack(name)
     elif os.path.isdir(spec):
         raise UserError(f"unknown data '{spec}': it is a folder, say imagefolder:{spec}")
     else:
@@ -207,9 +214,7 @@ def _pool(planned: Mapping[Path, Mapping], out_dir: Path, at_once: int, threads:
 
 def _execute_one(path: Path, params: dict, out_dir: Path, cwd: str, parent: int) -> tuple[str, str]:
     """In a worker: execute one notebook; its name, and one line on what went wrong or nothing."""
-    from .workers import _end_with
-
-    _end_with(parent)  # a killed study leaves no notebook running: kernels end with their worker
+    end_with(parent)  # a killed study leaves no notebook running: kernels end with their worker
     name = path.stem
     whole, failed = out_dir / f"{name}.ipynb", out_dir / f"{name}.failed.ipynb"
     with tempfile.TemporaryDirectory(prefix="simmim-lite-") as folder:

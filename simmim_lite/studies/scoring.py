@@ -8,18 +8,11 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ..errors import UserError
 from ..evidence import published
 from ..training.run import Run
 from . import full_size
-
-if TYPE_CHECKING:
-    from ..data.sources import Split
 
 UNKNOWN = (
     "the protocol of the published losses is unknown: compare the order of checkpoints with the published one, never "
@@ -45,10 +38,12 @@ def score(
     """The validation loss of checkpoints of one size, in the order given, each as a record of `run` would have it.
 
     sources: files in any layout that `load_weights` reads, or names like hf://zdaxie/SimMIM/PATH. run: model, input,
-    masks, target, data, and how many validation images (`val_images`) and masks an image (`val_masks`); of a folder
-    only these images are read. precision: None = the run's. The same weights give the same number on every call.
-    `UserError`, one line, for a checkpoint without mask token or reconstruction head, and for what cannot be opened.
+    masks, target, data, and how many validation images (`val_images`) and masks an image (`val_masks`); with ImageNet's
+    statistics no training image is read. precision: None = the run's. The same weights give the same number on every
+    call. `UserError`, one line, for a checkpoint without mask token or reconstruction head, and for what cannot be
+    opened.
     """
+    from ..data.pictures import open_streamed
     from ..data.sources import open_data
     from ..model.weights import load_weights
     from ..training.building import build
@@ -57,11 +52,9 @@ def score(
     from ..training.validate import validation_loss
 
     place, run = pick_device(device), replace(run, precision=precision or run.precision)
-    if run.data.startswith("imagefolder:") and run.statistics == "imagenet":
-        split, statistics = _held_out(run), input_statistics(None, "imagenet")
-    else:
-        opened = open_data(run.data, run.image_size)
-        split, statistics = opened.val, input_statistics(opened, run.statistics)
+    stored = run.data == "scenes" or run.statistics == "dataset"
+    opened = (open_data if stored else open_streamed)(run.data, run.image_size)
+    split, statistics = opened.val, input_statistics(opened, run.statistics)
     found = []
     with one_thread(place):
         for source in sources:
@@ -75,29 +68,6 @@ def score(
             loss, error = validation_loss(model.to(place), split, run, *statistics, place)
             found.append(Scored(str(source), loss, error, min(run.val_images, len(split)), run.val_masks, run.target))
     return found
-
-
-def _held_out(run: Run) -> "Split":
-    """The first validation images of a folder, as a store of it would have them, without decoding the rest."""
-    from ..data import folders
-    from ..data.sources import Split
-
-    root = Path(run.data.partition(":")[2]).expanduser().absolute()
-    names, _ = folders.list_images(root)
-    laid = folders.layout(root, names)
-    kept, pixels, first = [], [], None
-    for i in laid.splits["val"]:
-        try:
-            pixels.append(folders.load(root / names[i], run.image_size))
-            kept.append(i)
-        except Exception as error:  # decoders raise errors of many kinds; a store leaves such images out as well
-            first = first or f"{names[i]}: {error}"
-        if len(kept) == run.val_images:
-            break
-    if len(kept) < 2:
-        why = f" (first: {first})" if first else ""
-        raise UserError(f"{run.data}: fewer than 2 validation images can be read{why}; give a folder with more")
-    return Split(f"val of {run.data}", np.stack(pixels), laid.ids[kept], None, None)
 
 
 def options(parser: argparse.ArgumentParser) -> None:

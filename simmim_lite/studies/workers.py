@@ -1,14 +1,15 @@
 """The jobs of a study and the processes that do them: one trunk or one transfer a job, one thread a process."""
 
 import os
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..data.sources import Data
 from ..errors import Interrupted, Preempted, UserError
+from ..processes import end_with
 from ..training.dense import Dense
 from ..training.probing import Probe
 from ..training.run import Run, record_path, transfer_path
@@ -108,19 +109,18 @@ class _Outcome:
 
 def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outcome:
     """In a worker: the work of one job, in order."""
-    from ..data.sources import open_data
     from ..training.kept import Busy
     from ..training.pretrain import pretrain_once
     from ..training.transfer import once as transfer_once
 
-    _end_with(parent)
+    end_with(parent)
     started, trained, outcome = time.process_time(), 0, _Outcome(job.name)
     try:
         first = job.work[0]
         needed = max((run.images or 0 for run in job.work if isinstance(run, Run)), default=0)
         # boxes, masks and pictures at their own size are opened by their task
         own = isinstance(first, Dense) or (isinstance(first, FineTune) and first.full_size)
-        data = None if own else open_data(first.data, first.image_size, images_needed=needed)
+        data = None if own else _open(first, needed)
         for item in job.work:
             once = pretrain_once if isinstance(item, Run) else transfer_once
             trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait)[1]
@@ -131,21 +131,10 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outco
     return replace(outcome, trained=trained, core_seconds=time.process_time() - started)
 
 
-_watched: set[int] = set()
+def _open(first: Run | FineTune | Probe, needed: int) -> Data:
+    from ..data.pictures import open_for_training
 
-
-def _end_with(parent: int) -> None:
-    """End this worker when the process that started the study is gone: a killed study leaves nothing running."""
-    if parent in _watched or os.getpid() == parent:
-        return
-    _watched.add(parent)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return open_for_training(first.data, first.image_size, first.augment if isinstance(first, Run) else "", needed)
 
 
 def _stop_workers() -> None:

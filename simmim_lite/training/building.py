@@ -7,6 +7,7 @@ from torch import Tensor
 from ..data.batches import Batches
 from ..data.manifests import subset
 from ..data.sources import Data
+from ..data.streamed import Streamed
 from ..model.masking import uniforms
 from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES
@@ -14,7 +15,7 @@ from .dense import Dense
 from .distributed import Team
 from .optim import decay_groups
 from .probes import input_statistics
-from .run import Run
+from .run import PICTURE_CROP, Run
 from .tuning import FineTune
 
 _DROP_PATH, _DROP_PATH_IN_TRANSFER = 4, 5  # streams of random numbers
@@ -39,25 +40,29 @@ def build_optimiser(model: SimMIM, run: Run) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=run.lr, betas=run.betas, fused=True)
 
 
-def make_batches(run: Run, data: Data, device: str | torch.device = "cpu", share: slice = slice(None)) -> Batches:
-    """The batches of a run, each a function of (seed, step); `share`: this process's part of each."""
+def make_batches(
+    run: Run, data: Data, device: str | torch.device = "cpu", share: slice = slice(None), workers: int = 0
+) -> Batches | Streamed:
+    """The batches of a run, each a function of (seed, step); `share`: this process's part of each; `workers`: processes
+    that decode for it where pictures are decoded as training goes."""
     mean, std = input_statistics(data, run.statistics)
-    return Batches(
-        data.train,
-        subset(data.train, run.images, run.draw),
-        seed=run.seed,
-        batch_size=run.batch_size,
-        image_size=run.image_size,
-        mean=mean,
-        std=std,
-        augment=run.augment,
-        mask_patch=run.mask_patch,
-        mask_ratio=run.mask_ratio,
-        mask_strategy=run.mask_strategy,
-        patch_size=SIZES[run.model].patch_size,
-        device=device,
-        share=share,
-    )
+    chosen = subset(data.train, run.images, run.draw)
+    options = {
+        "seed": run.seed,
+        "batch_size": run.batch_size,
+        "image_size": run.image_size,
+        "mean": mean,
+        "std": std,
+        "mask_patch": run.mask_patch,
+        "mask_ratio": run.mask_ratio,
+        "mask_strategy": run.mask_strategy,
+        "patch_size": SIZES[run.model].patch_size,
+        "device": device,
+        "share": share,
+    }
+    if run.augment == PICTURE_CROP:
+        return Streamed(data.train, chosen, steps=run.steps, workers=workers, **options)
+    return Batches(data.train, chosen, augment=run.augment, **options)
 
 
 def drop_path_noise(

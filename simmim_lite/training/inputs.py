@@ -14,7 +14,7 @@ from ..data.manifests import subset
 from ..data.order import Order
 from ..data.pictures import Pictures, Shelf
 from ..data.sources import Data, Split
-from ..errors import UserError
+from ..errors import UserError, first_line
 from . import augment
 from .classifier import Classifier
 from .distributed import Team
@@ -75,8 +75,6 @@ class Files:
     def __init__(self, spec: FineTune, data: Pictures, share: slice | np.ndarray, team: Team) -> None:
         train, test = _labelled(spec, data.train, data.test)
         chosen = _chosen(spec, train)
-        if spec.statistics == "dataset" and data.mean is None:
-            raise UserError(f"statistics dataset: {spec.data} is not decoded before it is used; give imagenet")
         self.mean, self.std = input_statistics(data, spec.statistics)
         self.spec, self.team, self.test = spec, team, test
         self.n_test, self.unique = _tested(spec, len(test)), len(chosen)
@@ -169,9 +167,7 @@ def _read(shelf: Shelf, i: int) -> tuple:
     try:
         return shelf.picture(i), None
     except Exception as error:
-        return None, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else '-'}"[
-            :200
-        ]
+        return None, first_line(error)
 
 
 def _collate(samples: list[tuple]) -> tuple[Tensor | None, Tensor, list[tuple[str, str]]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.sources import Data, open_data
+from ..data.pictures import open_for_training
+from ..data.sources import Data
 from ..model.simmim import SimMIM
 from ..model.sizes import SIZES
 from .building import build, build_optimiser, drop_path_noise, make_batches
@@ -104,7 +105,7 @@ def pretrain_once(
     runtime: Runtime | None = None,
 ) -> tuple[dict, bool]:
     """`pretrain`, and whether this call did the work: False when the run was finished already."""
-    data = data or open_data(run.data, run.image_size, images_needed=run.images)
+    data = data or open_for_training(run.data, run.image_size, run.augment, run.images)
     path, lock = record_path(runs_dir, run), Path(runs_dir) / "locks" / f"{run.trunk_key}.lock"
     runtime = runtime or Runtime()
 
@@ -215,7 +216,8 @@ class _Training:
     def steps(self, ears: Ears) -> str | None:
         """`train`, with an ear for signals."""
         run, us = self.run, self.us
-        batches = make_batches(run, self.data, self.device, us.share(run.batch_size))
+        share = us.share(run.batch_size)
+        batches = make_batches(run, self.data, self.device, share, workers=us.decoders())
         saved = time.monotonic()
         self.model.train()
         while self.step < run.steps:

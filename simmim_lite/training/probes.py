@@ -206,6 +206,8 @@ def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 def input_statistics(data: Data, statistics: str) -> tuple[tuple, tuple]:
     """Mean and standard deviation of the input, in 0..1 units: the `dataset`'s own, or `imagenet`'s."""
+    if statistics == "dataset" and data.mean is None:
+        raise UserError(f"statistics dataset: {data.spec} is not decoded before it is used; give imagenet")
     return (data.mean, data.std) if statistics == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
 
 

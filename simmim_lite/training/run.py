@@ -24,6 +24,8 @@ SCHEMA_VERSION = 1
 TARGETS = ("raw", "normalized")
 PRECISIONS = ("fp32", "bf16")
 AUGMENTATIONS = ("none", "flip", "crop+flip")
+#: A crop of the picture at its own size, decoded as training goes; `crop+flip` crops what was decoded at `image_size`.
+PICTURE_CROP = "picture-crop+flip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Run:
     """
 
     model: str = "swinv2_atto"  # a name in simmim_lite.SIZES
-    data: str = "scenes"  # scenes | imagefolder:DIR | inaturalist:DIR | torchvision:NAME | hf:NAME
+    data: str = "scenes"  # scenes | imagefolder:DIR | inaturalist:DIR | packed:DIR | torchvision:NAME | hf:NAME
     images: int | None = None  # unique training images; None = all there are
     steps: int = 1000  # optimiser steps (iterations)
     seed: int = 0  # initialisation, order, augmentation, training masks
@@ -48,7 +50,7 @@ class Run:
     mask_strategy: str = "random"  # random | square | block
     target: str = "raw"  # raw | normalized
     target_window: int | None = None  # pixels, odd; None = the odd number nearest to image_size / 4
-    augment: str = "flip"  # none | flip | crop+flip
+    augment: str = "flip"  # none | flip | crop+flip | picture-crop+flip (at full size, decoded as training goes)
     statistics: str = "dataset"  # dataset | imagenet: mean and standard deviation of the input
     lr: float = 6e-3  # peak learning rate at this batch size
     warmup_steps: int = 50  # linear, from lr / 200
@@ -125,7 +127,7 @@ def check_run(run: Run) -> None:
     for name, known in (
         ("target", TARGETS),
         ("precision", PRECISIONS),
-        ("augment", AUGMENTATIONS),
+        ("augment", (*AUGMENTATIONS, PICTURE_CROP)),
         ("mask_strategy", STRATEGIES),
         ("statistics", ("dataset", "imagenet")),
     ):
@@ -159,6 +161,11 @@ def check_run(run: Run) -> None:
             raise UserError(f"{name} is {value!r}: give a number from 0 to below 1")
     if run.target_window is not None and (run.target_window < 3 or run.target_window % 2 == 0):
         raise UserError(f"target_window is {run.target_window}: give an odd number of at least 3")
+    if run.augment == PICTURE_CROP and run.probe_labels:
+        raise UserError(
+            f"probe_labels is {run.probe_labels}: with augment {PICTURE_CROP} no training image is decoded ahead to "
+            "probe with; give probe_labels 0 and score the run with simmim-lite transfer"
+        )
     SIZES[run.model].check_input(run.image_size, run.window_size, run.mask_patch)
     cells = (run.image_size // run.mask_patch) ** 2
     if hidden_count(cells, run.mask_ratio) >= cells:

@@ -1,0 +1,95 @@
+"""A tree laid out as ImageNet goes the whole way: manifest, pack, verify, and steps of tier paper's own code path."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trees import image_tree
+
+from simmim_lite.cli import main
+from simmim_lite.data import packs
+from simmim_lite.model import sizes
+from simmim_lite.model.sizes import Size
+from simmim_lite.studies.full_size import RECIPE
+from simmim_lite.training import pretrain as training
+from simmim_lite.training.pretrain import pretrain
+from simmim_lite.training.run import read_record, record_path
+
+
+def _the_whole_way(place: Path, classes: int, images: int, steps: int, monkeypatch) -> None:
+    """classes x images training pictures, and a fifth as many to validate with."""
+    monkeypatch.setenv("SIMMIM_DATA", str(place / "root"))
+    tree, out, manifest = place / "tree", place / "packed", place / "tree.yaml"
+    image_tree(tree, classes, images, images // 5, sides=(200, 230))
+    count = classes * images
+    manifest.write_text(
+        f"{{name: tree, source: imagefolder, images: {count}, classes: {classes}, seed: 0, "
+        "subsets: [{fraction: .1}, {fraction: .2}, {fraction: .5}]}\n"
+    )
+    assert main(["manifest", "build", str(manifest), str(tree)]) == 0
+    assert main(["manifest", "verify", str(manifest), str(tree)]) == 0
+    shards = ["--shard-pictures", str(count // 4), "--workers", "2"]
+    assert main(["data", "pack", f"imagefolder:{tree}", str(out), *shards]) == 0
+    assert main(["data", "verify", str(out), "--manifest", str(manifest)]) == 0
+
+    # the network alone is narrowed: input, window, masks, target, crops, loader and schedule are tier paper's
+    narrow = Size("swinv2_small", 32, (1, 1, 2, 1))
+    monkeypatch.setitem(sizes.SIZES, "swinv2_small", narrow)
+    shared = {"data": f"packed:{out}", "images": count // 2, "val_images": 8, "val_masks": 1}
+    run = replace(RECIPE, model="swinv2_small", batch_size=8, steps=steps, warmup_steps=5, eval_every=steps, **shared)
+    whole = pretrain(run, runs_dir=place / "whole")
+    assert whole["status"] == "done" and whole["cost"]["images_seen"] == 8 * steps
+    _killed_in_the_middle(run, place / "killed", monkeypatch)
+    again = read_record(record_path(place / "killed", run))
+    assert again["final"] == whole["final"] and again["curve"] == whole["curve"]
+    assert len({next((place / name / "weights").iterdir()).read_bytes() for name in ("whole", "killed")}) == 1
+
+    _broken(out, manifest)
+
+
+def _killed_in_the_middle(run, runs_dir: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        real = training._Training.advance
+
+        def advance(self, *batch):
+            if self.step == run.steps // 2:
+                raise RuntimeError("killed")
+            return real(self, *batch)
+
+        patch.setattr(training._Training, "advance", advance)
+        with pytest.raises(RuntimeError, match="killed"):
+            pretrain(run, runs_dir=runs_dir)
+    pretrain(run, runs_dir=runs_dir)
+
+
+def _broken(out: Path, manifest: Path) -> None:
+    """A flipped byte, a missing shard and a duplicated id are each found and named."""
+    ours = packs.open_pack(out)
+    name, at = ours.name(17), int(ours.columns["offset"][17])
+    shard = out / ours.info["shards"][ours.columns["shard"][17]]["name"]
+    content = bytearray(shard.read_bytes())
+    content[at + 200] ^= 16
+    shard.write_bytes(content)
+    gone = next(s["name"] for s in ours.info["shards"] if s["name"] != shard.name)
+    (out / gone).unlink()
+    ids = np.load(out / "index" / "ids.npy")
+    ids[40] = ids[2]
+    np.save(out / "index" / "ids.npy", ids)
+    lines = packs.verify(out)
+    assert f"changed bytes: {name} in {shard.name}, at byte {at:,}" in lines
+    assert f"missing shard: {gone}" in lines
+    assert [line for line in lines if line.startswith(f"duplicated id: {ids[2]:016x} of {ours.name(40)}")]
+    assert main(["data", "verify", str(out), "--manifest", str(manifest)]) == 2
+    assert json.loads((out / "pack.json").read_text())["pictures"] == len(ids)
+
+
+def test_a_small_tree(tmp_path, monkeypatch) -> None:
+    _the_whole_way(tmp_path, 10, 10, 3, monkeypatch)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_pictures_in_a_thousand_classes(tmp_path, monkeypatch) -> None:
+    _the_whole_way(tmp_path, 1000, 20, 50, monkeypatch)
