@@ -66,7 +66,8 @@ class Pack:
         """The bytes of picture i: JPEG or PNG. `OSError` where they are not all there."""
         offset, size = int(self.columns["offset"][i]), int(self.columns["size"][i])
         shard = self.info["shards"][self.columns["shard"][i]]["name"]
-        found = os.pread(_opened(os.fspath(self.folder / shard)).fileno(), size, offset)
+        file = _opened(os.fspath(self.folder / shard))  # held here: threads may push it out of the cache meanwhile
+        found = os.pread(file.fileno(), size, offset)
         if len(found) != size or not size:
             raise OSError(f"{self.folder / shard} ends before picture {self.name(i)}: run data verify")
         return found
