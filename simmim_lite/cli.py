@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from . import data_verbs, verbs
-from .errors import Everywhere, UserError, unknown
-from .studies import cluster, commands, costs, scoring
+from .errors import Everywhere, UserError
+from .studies import costs, scoring
 from .verbs import common, run_of, run_options, runtime_of, runtime_options
 
 
@@ -74,12 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
     study.add_argument("--workers", type=int, help="processes; one a core by default")
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
-    study.add_argument("--engine", default="local", help="local (default), or ray: each run a task of a cluster")
-    study.add_argument("--address", help="with --engine ray: of a running cluster (auto, HOST:PORT); else this machine")
-    text = "with --engine ray, or --commands: GPUs of a run, under torchrun where several (1)"
-    study.add_argument("--gpus-per-run", type=int, default=1, metavar="G", help=text)
-    text = "print a line a trunk, the pretrain commands of its missing runs, for a scheduler; start nothing"
-    study.add_argument("--commands", action="store_true", help=text)
     study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
     costs.options(study)
     study.add_argument("--no-notebooks", action="store_true", help="train and write the report only")
@@ -133,23 +127,23 @@ def _study(arguments: argparse.Namespace) -> None:
 
     check(arguments.name, arguments.tier)
     on = costs.asked(arguments)
-    where = _cluster(arguments)
     if arguments.dry_run:
         return _dry_run(arguments, on)
-    if arguments.commands:
-        return commands.show(arguments)
     planned, reason = _notebook_parameters(arguments)  # a wrong parameter fails before anything is trained
+    if arguments.tier == "shipped":
+        _shipped(arguments)
+    else:
+        _train(arguments)
     executed, failures = {}, {}
-    with where.joined(arguments.workers) if where else contextlib.nullcontext():
-        if arguments.tier == "shipped":
-            _shipped(arguments)
-        else:
-            _train(arguments, where)
-        if planned:
-            executed, failures = _notebooks(arguments, planned, where)
     if planned:
+        from .studies import notebooks, pages
+
+        runs = Path(arguments.runs_dir)
+        executed, failures = notebooks.execute(planned, runs / "notebooks", workers=arguments.workers)
+        if executed or (runs / "report" / "index.html").exists():  # pages of earlier calls stay linked
+            pages.write(executed, runs / "report")
         if executed:
-            print(f"executed notebooks: {Path(arguments.runs_dir) / 'notebooks'}")
+            print(f"executed notebooks: {runs / 'notebooks'}")
     elif reason:
         print(f"without notebooks: {reason}")
     if executed or arguments.tier != "shipped":
@@ -161,31 +155,11 @@ def _study(arguments: argparse.Namespace) -> None:
         raise UserError(f"tier shipped trains nothing and shows the notebooks: {reason or 'leave out --no-notebooks'}")
 
 
-def _notebooks(arguments: argparse.Namespace, planned: dict, where: cluster.Cluster | None) -> tuple[dict, dict]:
-    from .studies import notebooks, pages
-
-    runs = Path(arguments.runs_dir)
-    done = notebooks.execute(planned, runs / "notebooks", workers=arguments.workers, cluster=where)
-    if done[0] or (runs / "report" / "index.html").exists():  # pages of earlier calls stay linked
-        pages.write(done[0], runs / "report")
-    return done
-
-
-def _cluster(arguments: argparse.Namespace) -> cluster.Cluster | None:
-    if arguments.engine not in ("local", "ray"):
-        raise unknown("engine", arguments.engine, ("local", "ray"))
-    if arguments.engine == "ray":
-        return cluster.Cluster(arguments.address, arguments.gpus_per_run)
-    if arguments.address or (arguments.gpus_per_run != 1 and not arguments.commands):
-        raise UserError("--address and --gpus-per-run are about --engine ray: add it, or leave them out")
-    return None
-
-
-def _train(arguments: argparse.Namespace, where: cluster.Cluster | None) -> None:
+def _train(arguments: argparse.Namespace) -> None:
     from .studies.engine import study
 
     names = ("name", "tier", "data", "seeds", "workers", "runs_dir", "device", "precision")
-    result = study(**{name: getattr(arguments, name) for name in names}, cluster=where)
+    result = study(**{name: getattr(arguments, name) for name in names})
     _say(result.claims)
     failed = sum(record["status"] == "failed" for record in result.records)
     print(

@@ -53,21 +53,12 @@ def common(parser: argparse.ArgumentParser) -> None:
 def run_options(parser: argparse.ArgumentParser) -> None:
     """An option for every field of Run, of its type, with its default."""
     for field in dataclasses.fields(Run):
-        if field.name == "recipe_version":
-            continue
-        if field.name == "betas":
-            parser.add_argument(
-                "--betas", type=_betas, metavar="B1,B2", default=argparse.SUPPRESS, help=f"({field.default})"
-            )
+        if field.name in ("recipe_version", "betas"):
             continue
         kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
         parser.add_argument(
             f"--{field.name.replace('_', '-')}", type=kinds[0], default=argparse.SUPPRESS, help=f"({field.default})"
         )
-
-
-def _betas(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
 
 
 def runtime_options(parser: argparse.ArgumentParser) -> None:

@@ -67,7 +67,7 @@ def work(runs_dir: Path) -> None:
     torch.set_num_threads(1)
     for wait in (False, True):
         for job in jobs():
-            outcome = workers.do(job, str(runs_dir), "cpu", wait, os.getpid())
+            outcome = workers._do(job, str(runs_dir), "cpu", wait, os.getpid())
             assert not outcome.error, outcome.error
 
 
@@ -160,7 +160,7 @@ def main() -> None:
         folders += 1
         assert numbers(runs_dir) == expected, f"{runs_dir} differs from {place / 'undisturbed'}"
     print(
-        f"{kills} kills ({options.real} of the real command; {at_work} with a checkpoint there), {folders} folders, "
+        f"{kills} kills ({options.real} of the real command; {at_work} times a checkpoint lay there), {folders} folders, "
         f"each with the records and weights of the undisturbed one; {time.monotonic() - started:.0f} s"
     )
 

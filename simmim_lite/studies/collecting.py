@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import UserError, unknown
 from ..evidence import shipped
@@ -17,9 +16,6 @@ from ..training.tuning import FineTune
 from . import full_size
 from .estimate import EVALUATION_STEPS, known_speeds, tuning_seconds
 from .grids import STUDIES, TIERS, TRANSFER
-
-if TYPE_CHECKING:
-    from .cluster import Cluster
 
 #: Tiers a notebook takes: the first trains nothing.
 NOTEBOOK_TIERS = ("shipped", *TIERS)
@@ -39,16 +35,15 @@ def collect(
     precision: str = "auto",
     coco: str = "",
     ade20k: str = "",
-    cluster: "Cluster | None" = None,
 ) -> list[dict]:
     """The reader's records of a study (a name in `STUDIES`, `transfer` or `all`), training what is missing.
 
     Tier `shipped` trains nothing and returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any
     other tier (smoke, quick, laptop, paper) returns its records in grid order. data: a source, or two at tier paper
     (`full_size.sources`). coco, ade20k: folders that the transfer study takes boxes and class maps from at tier paper
-    (elsewhere they are known of scenes). cluster: `cluster.Cluster()`, to train by tasks of Ray. seeds, workers: 0 and
-    None mean the tier's own number and one process a core. `UserError` for an unknown name, for data that cannot be
-    opened, and for runs that could not be finished; what was finished is kept.
+    (elsewhere they are known of scenes). seeds, workers: 0 and None mean the tier's own number and one process a core.
+    `UserError` for an unknown name, for data that cannot be opened, and for runs that could not be finished; what was
+    finished is kept.
     """
     check(study, tier)
     if tier == "shipped":
@@ -66,7 +61,6 @@ def collect(
         precision=precision,
         coco=coco,
         ade20k=ade20k,
-        cluster=cluster,
     ).records
 
 

@@ -196,21 +196,18 @@ def text(
     return "\n".join([preview_text(rows(costs(runs, known.images, runs_dir), gpus)), *said])
 
 
-def start(
-    runs: Sequence[Run], *, tier: str, data: str, device: str, runs_dir: str | Path, elsewhere: str | None = None
-) -> dict[str, float]:
+def start(runs: Sequence[Run], *, tier: str, data: str, device: str, runs_dir: str | Path) -> dict[str, float]:
     """Before the missing runs of a full-size tier start: print their cost; seconds of an optimiser step by "MODEL
     PRECISION", timed on the device where they are not known.
 
     `UserError` where there is no GPU and device is `auto`: one line with the cost and the remedy, nothing started. So
-    for scenes, which have no photographs. elsewhere: the device of the runs where they are not of this machine; nothing
-    is timed then, and {} returned where nothing is known.
+    for scenes, which have no photographs.
     """
     from ..training.device import pick_device
 
-    place = pick_device(device if elsewhere is None else "cpu")
+    place = pick_device(device)
     known = find_speed(runs, runs_dir=runs_dir)
-    if (elsewhere or place.type) == "cpu" and device == "auto":
+    if place.type == "cpu" and device == "auto":
         whole = costs(runs, known.images, runs_dir)[-1]
         hours = f"{_number(whole.hours)} GPU hours" if known.images else "GPU hours unknown"
         raise UserError(
@@ -220,7 +217,7 @@ def start(
         )
     if "scenes" in full_size.sources(data):
         raise UserError(f"tier {tier} is about photographs of {runs[0].image_size} px: give --data imagefolder:DIR")
-    if not known.images and not elsewhere:
+    if not known.images:
         measured_now(runs, str(place), runs_dir)
         known = find_speed(runs, runs_dir=runs_dir)
     gpus = 1
@@ -229,8 +226,6 @@ def start(
 
         gpus = torch.cuda.device_count()
     print(text(runs, tier=tier, data=data, gpus=gpus, known=known, runs_dir=runs_dir), file=sys.stderr, flush=True)
-    if not known.images:
-        return {}
     return {f"{run.model} {run.precision}": run.batch_size / known.images[run.model] for run in runs}
 
 

@@ -3,12 +3,9 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import UserError, unknown
 from ..evidence.claims import Claim, claims
@@ -19,10 +16,6 @@ from .full_size import left_out, sources
 from .grids import STUDIES, TIERS, TRANSFER, grid, tunings
 from .transfer_grid import AXES, Spec, transfer_runs, transfer_specs
 from .workers import execute, make_jobs, path_of
-
-if TYPE_CHECKING:
-    from ..data.sources import Data
-    from .cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,6 @@ def study(
     runs_dir: str | Path = "runs",
     device: str = "auto",
     precision: str = "auto",
-    cluster: "Cluster | None" = None,
 ) -> StudyResult:
     """Run what is missing of a study (`grids.STUDIES` or `all`), then write the report of all its records.
 
@@ -70,7 +62,6 @@ def study(
         runs_dir=runs_dir,
         device=device,
         precision=precision,
-        cluster=cluster,
     )
     data = done.records[0]["run"]["data"]
     path = Path(runs_dir) / "report" / f"{name}-{tier}-{data_slug(data)}.html"
@@ -95,7 +86,6 @@ def train_missing(
     precision: str = "auto",
     coco: str = "",
     ade20k: str = "",
-    cluster: "Cluster | None" = None,
 ) -> Trained:
     """The records of a study, after running what is missing of it.
 
@@ -103,7 +93,7 @@ def train_missing(
     faster than fp32 on this machine, and keeps to that choice in this runs_dir. Finished runs are never run again; an
     interrupted study goes on where it was. Where nothing is missing, torch is not imported. Tier paper prints its cost
     first, trains in bf16 by default, takes two sources as `data` (`full_size.sources`), and is refused on a machine
-    without a GPU unless device is `cpu`. cluster: None = processes of this machine, else tasks of Ray.
+    without a GPU unless device is `cpu`.
     """
     started = time.monotonic()
     runs_dir, axes = Path(runs_dir), TIERS.get(tier)
@@ -115,12 +105,17 @@ def train_missing(
         raise UserError(f"workers is {workers}: give at least 1")
     speeds: dict[str, float] = {}
     if axes.full_size:
-        place = cluster.device(device) if cluster else None
-        speeds = _ready(planned, tier, data, device, precision, runs_dir, place)
+        speeds = _ready(planned, tier, data, device, precision, runs_dir)
     _check_writable(runs_dir)
 
-    opened, held = _opened(tier, data)
-    first = next(iter(opened.values()))
+    from ..data.pictures import open_for_training
+
+    options = (recipe.image_size, recipe.augment, max(axes.images))
+    opened = {spec: open_for_training(spec, *options) for spec in sources(data) if spec}
+    first, *second = opened.values()
+    held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
+    if axes.full_size and (line := left_out(data, axes.images, axes.second_images, *held.values())):
+        print(f"simmim-lite: {line}", file=sys.stderr)
 
     def plan(precision: str) -> tuple[list[Run], list[Spec]]:
         options = held | {"coco": coco, "ade20k": ade20k, "labelled": _labelled(first)}
@@ -137,73 +132,21 @@ def train_missing(
         chosen = recipe.precision if axes.full_size or not both else faster_precision(known, models[-1])
     runs, tuned = plan(chosen)
     if missing(runs) or missing(tuned):
-        place = cluster.device(device) if cluster else _place(device)
-        workers = workers or (1 if place != "cpu" else os.cpu_count() or 1)
+        from ..training.device import one_thread, pick_device
+
+        place = pick_device(device)
+        workers = workers or (1 if place.type != "cpu" else os.cpu_count() or 1)
         if not axes.full_size:
-            speeds = _speeds(runs_dir, models, recipe, place, elsewhere=cluster is not None)
-            if precision == "auto" and speeds:
+            with one_thread(place):
+                speeds = step_speeds(runs_dir, models, recipe, str(place))
+            if precision == "auto":
                 runs, tuned = plan(faster_precision(speeds, models[-1]))
-        with cluster.joined(workers) if cluster else nullcontext():
-            for items, what in ((runs, "runs to train"), (tuned, "networks to transfer")):
-                if todo := missing(items):
-                    done, seconds = _executor(cluster)(make_jobs(todo, speeds), runs_dir, place, workers, what)
-                    trained, core = trained + done, core + seconds
+        for items, what in ((runs, "runs to train"), (tuned, "networks to transfer")):
+            if todo := missing(items):
+                done, seconds = execute(make_jobs(todo, speeds), runs_dir, str(place), workers, what)
+                trained, core = trained + done, core + seconds
     records = [read_record(path_of(item, runs_dir)) for item in (*runs, *tuned)]
     return Trained(records, trained, time.monotonic() - started, core)
-
-
-def _place(device: str) -> str:
-    from ..training.device import pick_device
-
-    return str(pick_device(device))
-
-
-def _speeds(
-    runs_dir: Path, models: Sequence[str], recipe: Run, place: str, *, elsewhere: bool = False
-) -> dict[str, float]:
-    """Seconds of steps on a device of this machine; of one elsewhere what is known, perhaps nothing."""
-    if elsewhere and place != "cpu":
-        return known_speeds(runs_dir, recipe)
-    import torch
-
-    from ..training.device import one_thread
-
-    with one_thread(torch.device(place)):
-        return step_speeds(runs_dir, models, recipe, place)
-
-
-def _executor(cluster: "Cluster | None") -> Callable[..., tuple[int, float]]:
-    if cluster is None:
-        return execute
-    from . import cluster as tasks
-
-    return partial(tasks.execute, cluster=cluster)
-
-
-def opened_plan(
-    name: str, tier: str, data: str, seeds: int | None = None, precision: str = "auto"
-) -> tuple[list[Run], list[Spec]]:
-    """The runs and transfers that `train_missing` would do, on sources that are opened for it; auto is the tier's own
-    precision."""
-    plan_of(name, tier, data=data, seeds=seeds)  # a wrong name fails before anything is opened
-    opened, held = _opened(tier, data)
-    options = held | {"labelled": _labelled(next(iter(opened.values())))}
-    chosen = TIERS[tier].recipe.precision if precision == "auto" else precision
-    return plan_of(name, tier, data=data, seeds=seeds, precision=chosen, **options)
-
-
-def _opened(tier: str, data: str) -> tuple[dict[str, "Data"], dict[str, int]]:
-    """The sources of a study by name, and how many training images they hold, as `grids.grid` takes it."""
-    from ..data.pictures import open_for_training
-
-    axes = TIERS[tier]
-    options = (axes.recipe.image_size, axes.recipe.augment, max(axes.images))
-    opened = {spec: open_for_training(spec, *options) for spec in sources(data) if spec}
-    first, *second = opened.values()
-    held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
-    if axes.full_size and (line := left_out(data, axes.images, axes.second_images, *held.values())):
-        print(f"simmim-lite: {line}", file=sys.stderr)
-    return opened, held
 
 
 def plan_of(
@@ -229,9 +172,7 @@ def plan_of(
     return transfer_runs(tier, **options), transfer_specs(tier, labelled=labelled, annotated=annotated, **options)
 
 
-def _ready(
-    runs: list[Run], tier: str, data: str, device: str, precision: str, runs_dir: Path, elsewhere: str | None
-) -> dict[str, float]:
+def _ready(runs: list[Run], tier: str, data: str, device: str, precision: str, runs_dir: Path) -> dict[str, float]:
     """Before runs of a full-size tier: what they cost is printed, or why they do not start is raised (`costs.start`);
     seconds of a step by "MODEL PRECISION". Where every record is there already, nothing is asked or printed."""
     from . import costs
@@ -239,7 +180,7 @@ def _ready(
     planned = [replace(run, precision=run.precision if precision == "auto" else precision) for run in runs]
     if costs.done(planned, runs_dir):
         return {}
-    return costs.start(planned, tier=tier, data=data, device=device, runs_dir=runs_dir, elsewhere=elsewhere)
+    return costs.start(planned, tier=tier, data=data, device=device, runs_dir=runs_dir)
 
 
 def _digest(item: Run | Spec, opened: Mapping[str, object]) -> str:
@@ -266,10 +207,13 @@ def train_runs(
     opened = open_for_training(runs[0].data, runs[0].image_size, runs[0].augment, needed)
     todo = [run for run in runs if current_record(path_of(run, runs_dir), opened.digest) is None]
     if todo:
-        place = _place(device)
-        speeds = _speeds(runs_dir, list(dict.fromkeys(run.model for run in todo)), todo[0], place)
-        workers = workers or (1 if place != "cpu" else os.cpu_count() or 1)
-        execute(make_jobs(todo, speeds), runs_dir, place, workers)
+        from ..training.device import one_thread, pick_device
+
+        place = pick_device(device)
+        with one_thread(place):
+            speeds = step_speeds(runs_dir, list(dict.fromkeys(run.model for run in todo)), todo[0], str(place))
+        workers = workers or (1 if place.type != "cpu" else os.cpu_count() or 1)
+        execute(make_jobs(todo, speeds), runs_dir, str(place), workers)
     return [read_record(path_of(run, runs_dir)) for run in runs]
 
 

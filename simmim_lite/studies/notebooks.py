@@ -6,18 +6,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import Interrupted, UserError, unknown
 from ..processes import end_with
 from ..training.run import write_atomic
 from . import full_size
 from .collecting import NOTEBOOK_TIERS
-
-if TYPE_CHECKING:
-    from .cluster import Cluster
 
 #: The notebook of each study.
 NOTEBOOKS = {
@@ -155,18 +150,14 @@ def run(
 
 
 def execute(
-    planned: Mapping[Path, Mapping[str, object]],
-    out_dir: str | Path,
-    *,
-    workers: int | None = None,
-    cluster: "Cluster | None" = None,
+    planned: Mapping[Path, Mapping[str, object]], out_dir: str | Path, *, workers: int | None = None
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """Execute notebooks, each with its checked parameters; the copies OUT_DIR/NAME.ipynb, and the failures, by name.
 
     They run in the working directory, from which relative paths among the parameters count. workers: notebooks at a
     time; by default one a core. A copy appears only when its notebook ran to the end. One that failed leaves what there
     is as NAME.failed.ipynb, and a line that names notebook, cell and cause; the others go on. `UserError` where
-    papermill is not installed. cluster: each is a task of Ray, executed again where its node is lost.
+    papermill is not installed.
     """
     if missing := not_installed():
         raise UserError(f"notebooks need {missing}: {HOW_TO_GET}")
@@ -174,8 +165,7 @@ def execute(
     at_once = max(1, min(len(planned), workers or cores))
     print(f"{len(planned)} notebook{'s' * (len(planned) != 1)} to run, {at_once} at a time", file=sys.stderr)
     executed, failures = {}, {}
-    pool = partial(_tasks, cluster=cluster) if cluster else _pool
-    for name, error in pool(planned, out_dir, at_once, max(1, cores // at_once)):
+    for name, error in _pool(planned, out_dir, at_once, max(1, cores // at_once)):
         print(error or f"{name} is finished", file=sys.stderr, flush=True)
         if error:
             failures[name] = error
@@ -222,23 +212,9 @@ def _pool(planned: Mapping[Path, Mapping], out_dir: Path, at_once: int, threads:
     pool.shutdown()
 
 
-def _tasks(
-    planned: Mapping[Path, Mapping], out_dir: Path, at_once: int, threads: int, cluster: "Cluster"
-) -> Iterator[tuple[str, str]]:
-    """As `_pool`, by tasks of Ray; threads are Ray's to give: one a task."""
-    from .cluster import call_all
-
-    calls = [(_execute_one, path.absolute(), dict(params), out_dir, os.getcwd(), 0) for path, params in planned.items()]
-    for done in call_all(calls, cluster, at_once):
-        if isinstance(done, UserError):
-            raise done
-        yield done
-
-
 def _execute_one(path: Path, params: dict, out_dir: Path, cwd: str, parent: int) -> tuple[str, str]:
     """In a worker: execute one notebook; its name, and one line on what went wrong or nothing."""
-    if parent:
-        end_with(parent)  # a killed study leaves no notebook running: kernels end with their worker
+    end_with(parent)  # a killed study leaves no notebook running: kernels end with their worker
     name = path.stem
     whole, failed = out_dir / f"{name}.ipynb", out_dir / f"{name}.failed.ipynb"
     with tempfile.TemporaryDirectory(prefix="simmim-lite-") as folder:

@@ -14,7 +14,6 @@ from ..training.dense import Dense
 from ..training.probing import Probe
 from ..training.run import Run, record_path, transfer_path
 from ..training.tuning import FineTune
-from .commands import runtime_of
 from .estimate import Progress, job_seconds, tuning_seconds
 
 
@@ -59,7 +58,7 @@ def execute(
     """Do the jobs; how many records this made, and core seconds. An error of one is raised when all are finished."""
     import joblib
 
-    outcomes: list[Outcome] = []
+    outcomes: list[_Outcome] = []
     with Progress({job.name: (job.paths(runs_dir), job.seconds) for job in jobs}, workers, what) as progress:
         total = len(progress.costs)
         try:
@@ -70,7 +69,7 @@ def execute(
                     pool = joblib.Parallel(
                         n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1
                     )
-                    calls = (joblib.delayed(do)(job, str(runs_dir), device, wait, os.getpid()) for job in jobs)
+                    calls = (joblib.delayed(_do)(job, str(runs_dir), device, wait, os.getpid()) for job in jobs)
                     outcomes += pool(calls)
                 busy = {outcome.name for outcome in outcomes if outcome.busy}
                 jobs = [] if wait else [job for job in jobs if job.name in busy]
@@ -88,21 +87,16 @@ def execute(
                 f"a worker process died (out of memory?): finished runs are kept in {runs_dir}; "
                 "run again with --workers 1"
             ) from error
-    raise_errors(outcomes)
-    return sum(o.trained for o in outcomes), sum(o.core_seconds for o in outcomes)
-
-
-def raise_errors(outcomes: "Sequence[Outcome]") -> None:
-    """Raise the first error among them, once all are finished."""
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         stopped = any(outcome.preempted for outcome in outcomes)
         raise (Preempted if stopped else UserError)(errors[0] + more)
+    return sum(o.trained for o in outcomes), sum(o.core_seconds for o in outcomes)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class _Outcome:
     """What became of a job in its worker."""
 
     name: str
@@ -113,14 +107,14 @@ class Outcome:
     preempted: bool = False  # by a signal, with everything saved
 
 
-def do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> Outcome:
+def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outcome:
     """In a worker: the work of one job, in order."""
     from ..training.kept import Busy
     from ..training.pretrain import pretrain_once
     from ..training.transfer import once as transfer_once
 
     end_with(parent)
-    started, trained, outcome = time.process_time(), 0, Outcome(job.name)
+    started, trained, outcome = time.process_time(), 0, _Outcome(job.name)
     try:
         first = job.work[0]
         needed = max((run.images or 0 for run in job.work if isinstance(run, Run)), default=0)
@@ -128,11 +122,8 @@ def do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> Outcome
         own = isinstance(first, Dense) or (isinstance(first, FineTune) and first.full_size)
         data = None if own else _open(first, needed)
         for item in job.work:
-            once, options = transfer_once, {}
-            if isinstance(item, Run):
-                # a CPU's numbers stay those of the plain way, to the bit
-                once, options = pretrain_once, {} if device == "cpu" else {"runtime": runtime_of(item)}
-            trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait, **options)[1]
+            once = pretrain_once if isinstance(item, Run) else transfer_once
+            trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait)[1]
     except Busy:
         outcome = replace(outcome, busy=True)
     except UserError as error:
