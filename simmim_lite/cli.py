@@ -9,7 +9,7 @@ from pathlib import Path
 from . import verbs
 from .errors import Everywhere, UserError
 from .studies import costs, scoring
-from .verbs import common, run_of, run_options, runtime_of, runtime_options
+from .verbs import common, engine_options, run_of, run_options, runtime_of, runtime_options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
     study.add_argument("--workers", type=int, help="processes; one a core by default")
+    engine_options(study)
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
     study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
     costs.options(study)
@@ -166,6 +167,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from .studies.engine import study
 
     names = ("name", "tier", "data", "seeds", "workers", "runs_dir", "device", "precision")
+    names += ("engine", "address", "gpus_per_run")
     result = study(**{name: getattr(arguments, name) for name in names})
     _say(result.claims)
     failed = sum(record["status"] == "failed" for record in result.records)

@@ -45,12 +45,27 @@ def common(parser: argparse.ArgumentParser) -> None:
 def run_options(parser: argparse.ArgumentParser) -> None:
     """An option for every field of Run, of its type, with its default."""
     for field in dataclasses.fields(Run):
-        if field.name in ("recipe_version", "betas"):
+        if field.name == "recipe_version":
+            continue
+        if field.name == "betas":
+            parser.add_argument(
+                "--betas", nargs=2, type=float, default=argparse.SUPPRESS, metavar=("B1", "B2"), help="(0.9 0.95)"
+            )
             continue
         kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
         parser.add_argument(
             f"--{field.name.replace('_', '-')}", type=kinds[0], default=argparse.SUPPRESS, help=f"({field.default})"
         )
+
+
+def engine_options(parser: argparse.ArgumentParser) -> None:
+    """Who does the work: this machine or a Ray cluster."""
+    text = "local (default), processes of this machine, or ray, tasks on a cluster, which go on when a node is lost"
+    parser.add_argument("--engine", default="local", help=text)
+    parser.add_argument(
+        "--address", help="of a running Ray cluster, as in HOST:6379; started on this machine by default"
+    )
+    parser.add_argument("--gpus-per-run", type=int, metavar="G", help="GPUs of one node for each run on a cluster (1)")
 
 
 def runtime_options(parser: argparse.ArgumentParser) -> None:
