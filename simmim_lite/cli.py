@@ -135,6 +135,10 @@ def _study(arguments: argparse.Namespace) -> None:
 
     check(arguments.name, arguments.tier)
     on = costs.asked(arguments)
+    if arguments.commands:
+        return _commands(arguments)
+    if arguments.nodes != 1:
+        raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
     if arguments.dry_run:
         return _dry_run(arguments, on)
     planned, reason = _notebook_parameters(arguments)  # a wrong parameter fails before anything is trained
@@ -161,6 +165,16 @@ def _study(arguments: argparse.Namespace) -> None:
         raise UserError(next(iter(failures.values())) + more)
     if arguments.tier == "shipped" and not executed:
         raise UserError(f"tier shipped trains nothing and shows the notebooks: {reason or 'leave out --no-notebooks'}")
+
+
+def _commands(arguments: argparse.Namespace) -> None:
+    from .studies.commands import lines
+
+    names = ("data", "seeds", "precision", "runs_dir", "device", "nodes")
+    options = {name: getattr(arguments, name) for name in names}
+    gpus = 1 if arguments.gpus_per_run is None else arguments.gpus_per_run
+    for line in lines(arguments.name, arguments.tier, gpus=gpus, **options):
+        print(line)
 
 
 def _train(arguments: argparse.Namespace) -> None:

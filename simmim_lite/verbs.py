@@ -65,7 +65,10 @@ def engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", help="of a running Ray cluster, as in HOST:6379; started on this machine by default"
     )
-    parser.add_argument("--gpus-per-run", type=int, metavar="G", help="GPUs of one node for each run on a cluster (1)")
+    parser.add_argument("--gpus-per-run", type=int, metavar="G", help="GPUs of one node for each run (1)")
+    text = "print the torchrun commands of the missing runs, a line a trunk, for any scheduler; start nothing"
+    parser.add_argument("--commands", action="store_true", help=text)
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of each run, with --commands (1)")
 
 
 def runtime_options(parser: argparse.ArgumentParser) -> None:

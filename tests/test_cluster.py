@@ -2,20 +2,16 @@
 
 import contextlib
 import importlib.util
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
-import torch
 
 from simmim_lite import cli
 from simmim_lite.errors import UserError
@@ -24,7 +20,7 @@ from simmim_lite.studies import cluster, commands, teams, workers
 from simmim_lite.studies.engine import train_missing
 from simmim_lite.studies.grids import TIERS, grid
 from simmim_lite.training.checkpoint import weights_path
-from simmim_lite.training.run import Run, record_path
+from simmim_lite.training.run import Run, read_record, record_path
 from simmim_lite.training.runtime import Runtime
 
 NUMBERS = ("key", "status", "run", "curve", "final", "transfer")
@@ -86,7 +82,8 @@ def test_without_ray_the_pip_command_is_given(tmp_path, monkeypatch) -> None:
 
 def test_gpus_that_no_node_has_are_one_line() -> None:
     nodes = [{"Resources": {"CPU": 8.0, "GPU": 4.0}}, {"Resources": {"CPU": 2.0}}]
-    assert cluster._device("auto", None, nodes) == ("cuda", 1) and cluster._device("auto", None, nodes[1:]) == ("cpu", 0)
+    assert cluster._device("auto", None, nodes) == ("cuda", 1)
+    assert cluster._device("auto", None, nodes[1:]) == ("cpu", 0)
     assert (cluster._fit(nodes, 2), cluster._fit(nodes, 0)) == (2, 10)
     with pytest.raises(UserError, match="needs 8 GPUs on one node of the Ray cluster, and its largest node has 4"):
         cluster._device("auto", 8, nodes)
@@ -132,49 +129,76 @@ def test_a_job_on_several_devices_is_its_runs_under_torchrun(tmp_path, monkeypat
     assert "batch" in teams.do_on_gpus(bad, str(tmp_path), "cpu", 2).error
 
 
+def holders(lock: Path) -> set[int]:
+    """The processes that have a file open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if link.resolve() == lock.resolve():
+                found.add(int(link.parts[2]))
+    return found
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds the node of a run by the files it holds")
 def test_a_node_is_killed_in_the_middle_and_the_study_ends_with_the_same_records(
     tmp_path, short_folder, monkeypatch
 ) -> None:
-    """Two nodes of one CPU; when the first run of each trunk is done, the node of one trunk is lost with its workers."""
+    """Two nodes; the one whose job has finished its first run, and is in its second, is lost with its workers."""
     from ray.cluster_utils import Cluster
 
     small = replace(TIERS["smoke"], models=("swinv2_atto",), images=(16,), lengths=(60, 600), seeds=2, recipe=TINY)
     monkeypatch.setitem(TIERS, "smoke", small)
     monkeypatch.chdir(tmp_path)
     runs = grid("schedule", "smoke")
-    first = [run for run in runs if run.steps == 60]
     options = {"tier": "smoke", "precision": "fp32"}
     train_missing("schedule", runs_dir=tmp_path / "local", workers=1, **options)
 
+    killed = {}
     node = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     with contextlib.ExitStack() as stack:
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **node})
         stack.callback(nodes.shutdown)
-        mortal, _ = nodes.add_node(num_cpus=1, **node), nodes.add_node(num_cpus=1, **node)
-        done, noted = [], {}
-
-        def study() -> None:
-            done.append(
-                train_missing("schedule", runs_dir="ray", engine="ray", address=nodes.address, device="cpu", **options)
-            )
+        found = {}
+        for _ in range(2):
+            added = nodes.add_node(num_cpus=1, **node)
+            found[added.all_processes["raylet"][0].process.pid] = added
 
         def kill() -> None:
             limit = time.monotonic() + 200
-            paths = [record_path("ray", run) for run in first]
-            while not all(path.exists() for path in paths) and time.monotonic() < limit:
+            while time.monotonic() < limit:
+                for run in runs:
+                    if run.steps == 60 and record_path("ray", run).exists():
+                        for pid in holders(Path("ray/locks") / f"{run.trunk_key}.lock"):
+                            lost = found[parent(pid)]
+                            killed.update(run=run, at=time.time(), done=set(load_keys()))
+                            nodes.remove_node(lost, allow_graceful=False)
+                            return
                 time.sleep(0.05)
-            noted.update({path: path.stat().st_mtime_ns for path in paths}, finished=len(load("ray")), at=time.time())
-            nodes.remove_node(mortal, allow_graceful=False)
+
+        def load_keys() -> list[str]:
+            return [record["key"] for record in load("ray")]
 
         killer = threading.Thread(target=kill)
         killer.start()
-        study()
+        done = train_missing("schedule", runs_dir="ray", engine="ray", address=nodes.address, device="cpu", **options)
         killer.join()
-    assert noted.pop("finished") == 2, "the node was killed when everything was over"
-    killed_at = noted.pop("at")
-    assert done[0].trained == len(runs) == 4
+    short = killed["run"]
+    (long,) = (run for run in runs if run.trunk_key == short.trunk_key and run.steps == 600)
+    assert short.key in killed["done"] and long.key not in killed["done"], "killed in the middle"
+    assert done.trained == len(runs)
     assert numbers(Path("ray")) == numbers(tmp_path / "local")
     assert weights(Path("ray"), runs) == weights(tmp_path / "local", runs)
-    assert {path: path.stat().st_mtime_ns for path in noted} == noted, "a run was done twice"
-    assert killed_at < min(record_path("ray", run).stat().st_mtime for run in runs if run.steps == 600)
+    written = {run.key: record_path("ray", run).stat().st_mtime for run in runs}
+    assert all(written[key] < killed["at"] for key in killed["done"]), "a run was done twice"
+    assert written[long.key] > killed["at"]
+    assert long_started(long) < killed["at"], "it did not go on from its checkpoint"
+
+
+def long_started(run: Run) -> float:
+    """When the work on a run's trunk began, in all its tries."""
+    return datetime.fromisoformat(read_record(record_path("ray", run))["where"]["started"]).timestamp()

@@ -53,7 +53,7 @@ class Cluster:
         return self.call(_speeds, runs_dir.absolute(), tuple(models), recipe, self.device)
 
     def execute(self, jobs: list[Job], runs_dir: Path, what: str = "runs to train") -> tuple[int, float]:
-        """Do the jobs; as `workers.execute`."""
+        """Do the jobs; as `workers.execute`, but runs are counted by their records: a lost node cannot count."""
         outcomes: list[Outcome] = []
         costs = {job.name: (job.paths(runs_dir), job.seconds) for job in jobs}
         with Progress(costs, self.workers, what) as progress:
@@ -64,7 +64,7 @@ class Cluster:
                     jobs = [job for job in jobs if job.name in busy]
             except KeyboardInterrupt:
                 raise interrupted(len(progress.finished()), len(progress.costs), what, runs_dir) from None
-        return settle(outcomes)
+        return len(progress.finished()), settle(outcomes)[1]
 
     def _all(self, jobs: Sequence[Job], runs_dir: Path, wait: bool) -> Iterator[Outcome]:
         """What becomes of the jobs, as they end; `workers` of them at a time."""

@@ -1,12 +1,22 @@
 """Runs as command lines: `simmim-lite pretrain` with every field, alone or under torchrun. No torch here."""
 
 import dataclasses
+import shlex
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 
 from ..errors import UserError
-from ..training.run import RECIPE_VERSION, Run
+from ..training.run import RECIPE_VERSION, Run, record_path
 from ..training.runtime import Runtime
+from .grids import TIERS, TRANSFER, grid
+
+#: How sizes run on several GPUs that do not fit one as they come; unknown in the paper, our defaults.
+RUNTIME = {
+    "swinv2_huge": Runtime(parallel="fsdp", checkpointing=True),
+    "swinv2_giant": Runtime(parallel="fsdp", checkpointing=True),
+}
+_SIGNALS = "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
 
 
 def pretrain_words(run: Run, *, runs_dir: str, device: str = "auto", runtime: Runtime | None = None) -> list[str]:
@@ -30,4 +40,51 @@ def pretrain_words(run: Run, *, runs_dir: str, device: str = "auto", runtime: Ru
 def torchrun_words(processes: int, words: Sequence[str], *, python: str = sys.executable) -> list[str]:
     """A command of ours under torchrun on one machine; SIGUSR1 and SIGTERM reach its processes."""
     launch = [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*launch, "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1", "-m", "simmim_lite", *words]
+    return [*launch, _SIGNALS, "-m", "simmim_lite", *words]
+
+
+def lines(
+    study: str,
+    tier: str,
+    *,
+    data: str = "scenes",
+    seeds: int | None = None,
+    precision: str = "auto",
+    runs_dir: str = "runs",
+    device: str = "auto",
+    gpus: int = 1,
+    nodes: int = 1,
+) -> list[str]:
+    """A shell line for each trunk of a study whose runs are not all done: its commands, shortest run first, by `&&`.
+
+    gpus: processes a node, under torchrun where there is more than one process. On several nodes each node runs the
+    line, with the first one's name in MASTER_ADDR and a number of the job in JOB. Nothing is opened and nothing starts:
+    levels of data are the tier's own, and precision `auto` is its recipe's.
+    """
+    if study == TRANSFER or tier not in TIERS:
+        raise UserError(f"--commands is about pretraining at tier {', '.join(TIERS)}: not study {study} at tier {tier}")
+    for name, value in (("gpus_per_run", gpus), ("nodes", nodes)):
+        if value < 1:
+            raise UserError(f"{name} is {value}: give at least 1")
+    trunks = defaultdict(list)
+    for run in grid(study, tier, data=data, seeds=seeds, precision=None if precision == "auto" else precision):
+        if not record_path(runs_dir, run).exists():
+            trunks[run.trunk_key].append(run)
+    found = []
+    for runs in trunks.values():
+        commands = []
+        for run in sorted(runs, key=lambda run: run.steps):
+            runtime = RUNTIME.get(run.model) if gpus * nodes > 1 else None
+            words = pretrain_words(run, runs_dir=runs_dir, device=device, runtime=runtime)
+            commands.append(f"{_launch(gpus, nodes)} -m simmim_lite {shlex.join(words)}")
+        found.append(" && ".join(commands))
+    return found
+
+
+def _launch(gpus: int, nodes: int) -> str:
+    if gpus * nodes == 1:
+        return "python"
+    meet = "--standalone"
+    if nodes > 1:
+        meet = f'--nnodes={nodes} --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:29500" --rdzv-id="$JOB"'
+    return f"torchrun {meet} --nproc-per-node={gpus} {_SIGNALS}"

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from ..training.run import Run
-from .commands import pretrain_words, torchrun_words
+from .commands import RUNTIME, pretrain_words, torchrun_words
 from .workers import Job, Outcome, do
 
 _PATIENCE = 60.0  # seconds that torchrun has to save and end
@@ -23,7 +23,8 @@ def do_on_gpus(job: Job, runs_dir: str, device: str, processes: int) -> Outcome:
     started, trained = time.monotonic(), 0
     for run in job.work:
         before = _changed(job, run, runs_dir)
-        status, said = _run(torchrun_words(processes, pretrain_words(run, runs_dir=runs_dir, device=device)))
+        words = pretrain_words(run, runs_dir=runs_dir, device=device, runtime=RUNTIME.get(run.model))
+        status, said = _run(torchrun_words(processes, words))
         if status:
             lines = re.findall(r"^(?:\[\w+\]:)?simmim-lite: (.+)$", said, re.M)
             saved = [line for line in lines if "is saved at step" in line]  # torchrun's own status says nothing of it
