@@ -116,6 +116,7 @@ def test_a_local_cluster_gives_the_numbers_of_the_local_engine(tmp_path, short_f
     assert "5 runs to train in 1 process" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_job_on_several_devices_is_its_runs_under_torchrun(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run = replace(TINY, steps=4)

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
 from simmim_lite.studies import commands
 from simmim_lite.studies.grids import TIERS, grid
-from simmim_lite.training.checkpoint import trunk_folder
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import record_path
 from simmim_lite.verbs import run_of, runtime_of
@@ -89,37 +89,52 @@ def element(tmp_path: Path, number: int) -> subprocess.Popen:
     return subprocess.Popen(["bash", str(SCRIPT)], env=environment, cwd=tmp_path, **pipes)
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_element_ends_with_the_status_of_its_line_and_names_a_line_that_is_not_there(tmp_path) -> None:
+    assert subprocess.run(["bash", "-n", str(SCRIPT)]).returncode == 0
+    (tmp_path / "commands.txt").write_text("echo one && false && echo two\necho three\n")
+    for number, status, output in ((1, 1, "one\n"), (2, 0, "three\n")):
+        process = element(tmp_path, number)
+        assert (process.communicate(timeout=60)[0], process.returncode) == (output, status)
+    process = element(tmp_path, 3)
+    assert "no line 3 in" in process.communicate(timeout=60)[0] and process.returncode == 2
+    assert not (tmp_path / "scontrol.log").exists(), "a failure is not queued again"
+
+
+def held(lock: Path) -> bool:
+    """Whether a process works on a trunk."""
+    if not lock.exists():
+        return False
+    try:
+        FileLock(lock).acquire(timeout=0).lock.release()
+    except Timeout:
+        return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_an_element_that_is_preempted_saves_is_queued_again_and_goes_on(processes: int, tmp_path) -> None:
     """The first run of its line is finished and the second one under way when the signal comes."""
-    assert subprocess.run(["bash", "-n", str(SCRIPT)]).returncode == 0
-    runs, folder = [replace(TINY, steps=steps) for steps in (20, 2000)], tmp_path / "runs"
+    runs, folder = [replace(TINY, steps=steps) for steps in (20, 800)], tmp_path / "runs"
     parts = [commands.pretrain_words(run, runs_dir=str(folder), device="cpu") for run in runs]
-    launch = commands._launch(processes, 1)
-    line = " && ".join(f"{launch} -m simmim_lite {shlex.join(words)}" for words in parts)
-    (tmp_path / "commands.txt").write_text(f"false\n{line}\n")
-    first = element(tmp_path, 2)
-    limit = time.monotonic() + 240
-    while not (trunk_folder(folder, runs[1]) / "step-00000017.pt").exists() and time.monotonic() < limit:
-        if record_path(folder, runs[0]).exists():
-            break
+    line = " && ".join(f"{commands._launch(processes, 1)} -m simmim_lite {shlex.join(words)}" for words in parts)
+    (tmp_path / "commands.txt").write_text(f"{line}\n")
+    first = element(tmp_path, 1)
+    limit, lock = time.monotonic() + 240, folder / "locks" / f"{runs[1].trunk_key}.lock"
+    while not (record_path(folder, runs[0]).exists() and held(lock)) and time.monotonic() < limit:
         assert first.poll() is None, first.communicate()[0]
-        time.sleep(0.02)
-    locks = folder / "locks"
-    while not locks.exists() and time.monotonic() < limit:
-        time.sleep(0.02)
+        time.sleep(0.05)
+    time.sleep(1)  # from the lock to the first step
     first.send_signal(signal.SIGUSR1)
     said = first.communicate(timeout=240)[0]
-    assert first.returncode == 75, said
-    assert (tmp_path / "scontrol.log").read_text() == "requeue 7_2\n"
+    assert first.returncode == 75 and "is saved at step" in said, said
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 7_1\n"
     assert not record_path(folder, runs[1]).exists()
-    again = element(tmp_path, 2)
-    assert again.communicate(timeout=400)[0] is not None and again.returncode == 0
-    assert {r["key"]: r["status"] for r in load(folder)} == {run.key: "done" for run in runs}
+    again = element(tmp_path, 1)
+    said = again.communicate(timeout=400)[0]
+    assert again.returncode == 0, said
+    found = sorted(load(folder), key=lambda record: record["run"]["steps"])
+    assert [(record["key"], record["status"]) for record in found] == [(run.key, "done") for run in runs]
     if processes == 1:
         alone = [pretrain(run, runs_dir=tmp_path / "alone", device="cpu") for run in runs]
-        assert [(r["curve"], r["final"]) for r in alone] == [
-            (r["curve"], r["final"]) for r in sorted(load(folder), key=lambda r: r["run"]["steps"])
-        ]
-    broken = element(tmp_path, 1)
-    assert broken.wait(60) == 1 and "requeue 7_1" not in (tmp_path / "scontrol.log").read_text()
+        assert [(r["curve"], r["final"]) for r in alone] == [(r["curve"], r["final"]) for r in found]
