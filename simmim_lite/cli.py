@@ -9,7 +9,7 @@ from pathlib import Path
 from . import data_verbs, verbs
 from .errors import Everywhere, UserError
 from .studies import costs, scoring
-from .verbs import common, run_of, run_options, runtime_of, runtime_options
+from .verbs import common, engine_options, run_of, run_options, runtime_of, runtime_options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
     study.add_argument("--workers", type=int, help="processes; one a core by default")
+    engine_options(study)
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
     study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
     costs.options(study)
@@ -127,6 +128,10 @@ def _study(arguments: argparse.Namespace) -> None:
 
     check(arguments.name, arguments.tier)
     on = costs.asked(arguments)
+    if arguments.commands:
+        return _commands(arguments)
+    if arguments.nodes != 1:
+        raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
     if arguments.dry_run:
         return _dry_run(arguments, on)
     planned, reason = _notebook_parameters(arguments)  # a wrong parameter fails before anything is trained
@@ -139,7 +144,8 @@ def _study(arguments: argparse.Namespace) -> None:
         from .studies import notebooks, pages
 
         runs = Path(arguments.runs_dir)
-        executed, failures = notebooks.execute(planned, runs / "notebooks", workers=arguments.workers)
+        where = {name: getattr(arguments, name) for name in ("workers", "engine", "address", "device")}
+        executed, failures = notebooks.execute(planned, runs / "notebooks", **where)
         if executed or (runs / "report" / "index.html").exists():  # pages of earlier calls stay linked
             pages.write(executed, runs / "report")
         if executed:
@@ -149,16 +155,26 @@ def _study(arguments: argparse.Namespace) -> None:
     if executed or arguments.tier != "shipped":
         print(f"report: {Path(arguments.runs_dir) / 'report' / 'index.html'}")
     if failures:
-        more = f" (and {len(failures) - 1} more, see above)" if len(failures) > 1 else ""
-        raise UserError(next(iter(failures.values())) + more)
+        notebooks.raise_first(failures)
     if arguments.tier == "shipped" and not executed:
         raise UserError(f"tier shipped trains nothing and shows the notebooks: {reason or 'leave out --no-notebooks'}")
+
+
+def _commands(arguments: argparse.Namespace) -> None:
+    from .studies.commands import lines
+
+    names = ("data", "seeds", "precision", "runs_dir", "device", "nodes")
+    options = {name: getattr(arguments, name) for name in names}
+    gpus = 1 if arguments.gpus_per_run is None else arguments.gpus_per_run
+    for line in lines(arguments.name, arguments.tier, gpus=gpus, **options):
+        print(line)
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from .studies.engine import study
 
     names = ("name", "tier", "data", "seeds", "workers", "runs_dir", "device", "precision")
+    names += ("engine", "address", "gpus_per_run")
     result = study(**{name: getattr(arguments, name) for name in names})
     _say(result.claims)
     failed = sum(record["status"] == "failed" for record in result.records)
@@ -187,27 +203,27 @@ def _say(claims: list) -> None:
     sys.stdout.flush()
 
 
-def _notebook_parameters(arguments: argparse.Namespace) -> tuple[dict[Path, dict], str]:
+def _notebook_parameters(arguments: argparse.Namespace) -> tuple[list, str]:
     """The notebooks of a study with their parameters, checked; or none, and why there are none."""
-    from .studies import notebooks
+    from .studies import notebooks, parameters
     from .studies.grids import STUDIES
 
     if arguments.no_notebooks:
-        return {}, ""
+        return [], ""
     if missing := notebooks.not_installed():
-        return {}, f"not installed: {missing}; {notebooks.HOW_TO_GET}, and run the same command again"
+        return [], f"not installed: {missing}; {notebooks.HOW_TO_GET}, and run the same command again"
     studies = STUDIES if arguments.name == "all" else (arguments.name,)
     wanted = [notebooks.NOTEBOOKS[study] for study in studies]
     try:
         paths = [notebooks.find(name) for name in wanted]
     except UserError as error:
-        return {}, str(error)
+        return [], str(error)
     given = {"tier": arguments.tier, "data": arguments.data, "runs_dir": arguments.runs_dir}
     given |= {"seeds": arguments.seeds or 0, "workers": arguments.workers or 0}
     if (arguments.device, arguments.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
         given["tier"] = "shipped"
     texts = dict(arguments.parameter)
-    return {path: notebooks.check_parameters(path, given) | notebooks.from_text(path, texts) for path in paths}, ""
+    return [notebooks.Copy.of(path, given | parameters.from_text(path, texts)) for path in paths], ""
 
 
 def _dry_run(arguments: argparse.Namespace, on: dict[str, object]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from .errors import UserError, unknown
 from .evidence import trial_text
 from .model.sizes import PAPER, SIZES
-from .studies import plan_text
+from .studies import batch, plan_text
 from .training.run import Run, write_atomic
 from .training.runtime import Runtime
 
@@ -33,6 +33,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         )
     run_options(parser)
     common(parser)
+    text = "execute notebooks, each with every combination of some parameters, here or on a Ray cluster"
+    batch.options(verb("papermill", batch.show, text))
     text = "put laws of loss and accuracy on trial: held-out errors, regret, coverage"
     trial_text.options(verb("laws", trial_text.show, text))
     bench = verb("bench", _bench, "measure speed on this machine, as ratios; on a GPU images a second, memory, batch")
@@ -53,12 +55,30 @@ def common(parser: argparse.ArgumentParser) -> None:
 def run_options(parser: argparse.ArgumentParser) -> None:
     """An option for every field of Run, of its type, with its default."""
     for field in dataclasses.fields(Run):
-        if field.name in ("recipe_version", "betas"):
+        if field.name == "recipe_version":
+            continue
+        if field.name == "betas":
+            parser.add_argument(
+                "--betas", nargs=2, type=float, default=argparse.SUPPRESS, metavar=("B1", "B2"), help="(0.9 0.95)"
+            )
             continue
         kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
         parser.add_argument(
             f"--{field.name.replace('_', '-')}", type=kinds[0], default=argparse.SUPPRESS, help=f"({field.default})"
         )
+
+
+def engine_options(parser: argparse.ArgumentParser) -> None:
+    """Who does the work: this machine or a Ray cluster."""
+    text = "local (default), processes of this machine, or ray, tasks on a cluster, which go on when a node is lost"
+    parser.add_argument("--engine", default="local", help=text)
+    parser.add_argument(
+        "--address", help="of a running Ray cluster, as in HOST:6379; started on this machine by default"
+    )
+    parser.add_argument("--gpus-per-run", type=int, metavar="G", help="GPUs of one node for each run (1)")
+    text = "print the torchrun commands of the missing runs, a line a trunk, for any scheduler; start nothing"
+    parser.add_argument("--commands", action="store_true", help=text)
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of each run, with --commands (1)")
 
 
 def runtime_options(parser: argparse.ArgumentParser) -> None:

@@ -67,7 +67,7 @@ def work(runs_dir: Path) -> None:
     torch.set_num_threads(1)
     for wait in (False, True):
         for job in jobs():
-            outcome = workers._do(job, str(runs_dir), "cpu", wait, os.getpid())
+            outcome = workers.do(job, str(runs_dir), "cpu", wait)
             assert not outcome.error, outcome.error
 
 
@@ -159,9 +159,10 @@ def main() -> None:
             watch.look()
         folders += 1
         assert numbers(runs_dir) == expected, f"{runs_dir} differs from {place / 'undisturbed'}"
+    real_kills = f"{options.real} of the real command, {at_work} with a checkpoint there"
     print(
-        f"{kills} kills ({options.real} of the real command; {at_work} times a checkpoint lay there), {folders} folders, "
-        f"each with the records and weights of the undisturbed one; {time.monotonic() - started:.0f} s"
+        f"{kills} kills ({real_kills}), {folders} folders, each with the records and weights of the undisturbed one; "
+        f"{time.monotonic() - started:.0f} s"
     )
 
 

@@ -29,12 +29,11 @@ def test_pages_of_the_report_ask_the_network_for_nothing(page, tmp_path) -> None
         "The [second](second.ipynb#part), the [glossary](../GLOSSARY.md)."
     )
     knob = "from ipywidgets import interact\ninteract(lambda k: None, k=(0, 3));"
-    planned = {
-        write_notebook(tmp_path / "first.ipynb", [FIGURE, knob, "print('</script> & <b>')"], text=text): {},
-        write_notebook(tmp_path / "second.ipynb", [FIGURE], text="# Second"): {},
-    }
-    executed, failures = notebooks.execute(planned, tmp_path / "executed")
-    assert not failures
+    planned = [
+        write_notebook(tmp_path / "first.ipynb", [FIGURE, knob, "print('</script> & <b>')"], text=text),
+        write_notebook(tmp_path / "second.ipynb", [FIGURE], text="# Second"),
+    ]
+    executed = notebooks.run(planned, {}, tmp_path / "executed")
     report = tmp_path / "report"
     first, second = pages.write(executed, report)
     page.goto(first.as_uri())

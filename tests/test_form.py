@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simmim_lite.studies import notebooks
+from simmim_lite.studies import notebooks, parameters
 
 NAMES = sorted(path.stem for path in notebooks.folder().glob("[0-9][0-9]_*.ipynb"))
 STUDIES = sorted(notebooks.NOTEBOOKS.values())
@@ -47,7 +47,7 @@ def test_imports_come_first_and_parameters_are_literals(name: str) -> None:
     found = code(name)
     assert all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(text(found[0])).body)
     assert found[1]["metadata"].get("tags") == ["parameters"]
-    known = notebooks.parameters(notebooks.find(name))
+    known = parameters.parameters(notebooks.find(name))
     assert "tier" in known and [c["metadata"].get("tags", []) for c in found].count(["parameters"]) == 1
     if name in STUDIES:
         own = ["coco", "ade20k"] if name == "08_transfer" else []  # boxes and class maps at full size

@@ -15,7 +15,7 @@ from tiny_notebooks import write_notebook
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import notebooks
+from simmim_lite.studies import notebooks, parameters
 from simmim_lite.studies.engine import train_missing
 from simmim_lite.studies.grids import grid
 
@@ -40,7 +40,7 @@ def printed(path: Path) -> str:
 
 
 def test_parameters_are_the_literals_of_the_tagged_cell(tmp_path, notebook) -> None:
-    assert notebooks.parameters(notebook) == {
+    assert parameters.parameters(notebook) == {
         "tier": "shipped",
         "data": "scenes",
         "seeds": 0,
@@ -48,13 +48,13 @@ def test_parameters_are_the_literals_of_the_tagged_cell(tmp_path, notebook) -> N
         "runs_dir": "runs",
     }
     typed = write_notebook(tmp_path / "typed.ipynb", [], parameters="# comment\nlr: float = -1e-3\nflag = True")
-    assert notebooks.parameters(typed) == {"lr": -1e-3, "flag": True}
+    assert parameters.parameters(typed) == {"lr": -1e-3, "flag": True}
     derived = write_notebook(tmp_path / "derived.ipynb", [], parameters="a = 1\nb = 2 * a")
     with pytest.raises(UserError, match="may hold only lines like"):
-        notebooks.parameters(derived)
+        parameters.parameters(derived)
     (tmp_path / "none.ipynb").write_text("no notebook")
     with pytest.raises(UserError, match="none.ipynb: not a readable notebook"):
-        notebooks.parameters(tmp_path / "none.ipynb")
+        parameters.parameters(tmp_path / "none.ipynb")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_texts_become_the_type_of_the_default(tmp_path) -> None:
     path = write_notebook(tmp_path / "typed.ipynb", [], parameters=literals)
     texts = {"n": "3", "x": "3e-4", "flag": "true", "name": "5", "list_": "[2, 3]", "free": "some text"}
     wanted = {"n": 3, "x": 3e-4, "flag": True, "name": "5", "list_": [2, 3], "free": "some text"}
-    assert notebooks.from_text(path, texts) == wanted
+    assert parameters.from_text(path, texts) == wanted
     for name, text, line in (
         ("n", "many", "n is 'many': give a whole number"),
         ("flag", "perhaps", "flag is 'perhaps': give true or false"),
@@ -95,7 +95,7 @@ def test_texts_become_the_type_of_the_default(tmp_path) -> None:
         ("m", "3", "unknown parameter of typed.ipynb 'm'"),
     ):
         with pytest.raises(UserError, match=re.escape(line)):
-            notebooks.from_text(path, {name: text})
+            parameters.from_text(path, {name: text})
 
 
 def test_an_unknown_notebook_gets_the_nearest_name(tmp_path, monkeypatch) -> None:
@@ -115,7 +115,8 @@ def test_one_dies_one_fails_and_the_others_finish(tmp_path, monkeypatch) -> None
     )
     crash = write_notebook(here / "crash.ipynb", ["1 / 0"])
     dead = write_notebook(here / "dead.ipynb", [KILL])
-    planned = {path: {"tier": "smoke", "seeds": 2, "runs_dir": "kept"} for path in (dead, wrong, crash, good)}
+    same = {"tier": "smoke", "seeds": 2, "runs_dir": "kept"}
+    planned = [notebooks.Copy.of(path, same) for path in (dead, wrong, crash, good)]
     executed, failures = notebooks.execute(planned, "out", workers=2)
     out = tmp_path / "out"
     assert executed == {"good": out / "good.ipynb"}
@@ -139,7 +140,8 @@ def test_two_at_once_share_the_records_and_a_death_loses_none(tmp_path) -> None:
     plan = {"tier": "smoke", "runs_dir": str(runs)}
     first = write_notebook(tmp_path / "first.ipynb", [TRAIN])
     mortal = write_notebook(tmp_path / "mortal.ipynb", [TRAIN, KILL])
-    executed, failures = notebooks.execute({first: plan, mortal: plan}, tmp_path / "out", workers=2)
+    wanted = [notebooks.Copy.of(path, plan) for path in (first, mortal)]
+    executed, failures = notebooks.execute(wanted, tmp_path / "out", workers=2)
     assert (list(executed), list(failures)) == (["first"], ["mortal"])
     trained = [int(number) for number in (runs / "trained").read_text().split()]
     assert len(trained) == 2
@@ -255,3 +257,45 @@ def test_dry_run_starts_nothing(study, tmp_path) -> None:
     assert lines[-1].startswith("all ")
     assert len({len(line) for line in lines}) == 1, "columns are aligned"
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_batch_is_every_combination_and_goes_on(tmp_path, monkeypatch, capsys) -> None:
+    """A copy each, named by what differs; a failure is named, the rest finishes; a second call executes what is new."""
+    monkeypatch.chdir(tmp_path)
+    inside = "a = 1\nb = 1\nc = ''"
+    path = write_notebook(tmp_path / "sums.ipynb", ["print(a + b)\nassert a + b != 12"], parameters=inside)
+    command = ["papermill", str(path), "-p", "c", "x", "--each", "a", "2,3", "--each", "b", "8,9", "--out", "out"]
+    assert cli.main(command) == 2
+    said = capsys.readouterr()
+    assert "3 of 4 in out, 4 executed now" in said.out
+    assert re.search(r"sums-a=3-b=9, cell \[\d\]: AssertionError", said.err)
+    names = {"sums-a=2-b=8", "sums-a=2-b=9", "sums-a=3-b=8"}
+    assert {p.stem for p in Path("out").iterdir()} == names | {"sums-a=3-b=9.failed"}
+    assert printed(tmp_path / "out" / "sums-a=2-b=9.ipynb") == "11\n"
+    kept = {name: (tmp_path / "out" / f"{name}.ipynb").stat().st_mtime_ns for name in names}
+    assert cli.main(command) == 2
+    assert "3 of 4 in out, 1 executed now" in capsys.readouterr().out
+    assert {name: (tmp_path / "out" / f"{name}.ipynb").stat().st_mtime_ns for name in names} == kept
+    write_notebook(path, ["print(a * b)"], parameters=inside)
+    assert cli.main(command) == 0
+    assert "4 of 4 in out, 4 executed now" in capsys.readouterr().out
+    assert printed(tmp_path / "out" / "sums-a=2-b=9.ipynb") == "18\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--each", "a", "2,x"], "a is 'x': give a whole number"),
+        (["--each", "d", "2"], "unknown parameter"),
+        (["--each", "a", "2,2"], "two copies would be called sums-a=2"),
+        (["--each", "a", "2", "-p", "a", "3"], "parameter 'a' is given by -p and by --each"),
+        (["--engine", "rey"], "unknown engine 'rey'"),
+        (["--address", "auto"], "address is about a Ray cluster"),
+        (["--workers", "0"], "workers is 0"),
+    ],
+)
+def test_a_wrong_batch_starts_nothing(tmp_path, options, line, capsys) -> None:
+    path = write_notebook(tmp_path / "sums.ipynb", ["1 / 0"], parameters="a = 1")
+    assert cli.main(["papermill", str(path), "--out", str(tmp_path / "out"), *options]) == 2
+    said = capsys.readouterr().err
+    assert line in said and said.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -170,11 +170,12 @@ def test_a_changed_notebook_and_a_changed_library_run_again(tmp_path, monkeypatc
     ran = []
 
     def execute(planned, out, **_):
-        ran.append([p.stem for p in planned])
-        for p in planned:
+        paths = [copy.path for copy in planned]
+        ran.append([p.stem for p in paths])
+        for p in paths:
             out.mkdir(parents=True, exist_ok=True)
             shutil.copy(p, out)
-        return {p.stem: out / p.name for p in planned}, {}
+        return {p.stem: out / p.name for p in paths}, {}
 
     monkeypatch.setattr(site.running, "execute", execute)
     for _ in range(2):

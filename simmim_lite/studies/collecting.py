@@ -35,6 +35,9 @@ def collect(
     precision: str = "auto",
     coco: str = "",
     ade20k: str = "",
+    engine: str = "local",
+    address: str | None = None,
+    gpus_per_run: int | None = None,
 ) -> list[dict]:
     """The reader's records of a study (a name in `STUDIES`, `transfer` or `all`), training what is missing.
 
@@ -42,6 +45,7 @@ def collect(
     other tier (smoke, quick, laptop, paper) returns its records in grid order. data: a source, or two at tier paper
     (`full_size.sources`). coco, ade20k: folders that the transfer study takes boxes and class maps from at tier paper
     (elsewhere they are known of scenes). seeds, workers: 0 and None mean the tier's own number and one process a core.
+    engine, address, gpus_per_run: as `engine.train_missing` takes them.
     `UserError` for an unknown name, for data that cannot be opened, and for runs that could not be finished; what was
     finished is kept.
     """
@@ -61,6 +65,9 @@ def collect(
         precision=precision,
         coco=coco,
         ade20k=ade20k,
+        engine=engine,
+        address=address,
+        gpus_per_run=gpus_per_run,
     ).records
 
 

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..evidence.records import flops_text, millions, short
@@ -20,6 +21,9 @@ from ..training.run import Run, record_path
 from . import full_size, speed
 from .collecting import cost_of, preview_text
 from .grids import TIERS, Tier
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
 
 #: A validated image against a trained one: forward alone is a third of forward and backward.
 _FORWARD = 1 / 3
@@ -196,32 +200,41 @@ def text(
     return "\n".join([preview_text(rows(costs(runs, known.images, runs_dir), gpus)), *said])
 
 
-def start(runs: Sequence[Run], *, tier: str, data: str, device: str, runs_dir: str | Path) -> dict[str, float]:
+def start(
+    runs: Sequence[Run],
+    *,
+    tier: str,
+    data: str,
+    device: str,
+    runs_dir: str | Path,
+    cluster: "Cluster | None" = None,
+) -> dict[str, float]:
     """Before the missing runs of a full-size tier start: print their cost; seconds of an optimiser step by "MODEL
-    PRECISION", timed on the device where they are not known.
+    PRECISION", timed on the device (of this machine, or of the cluster) where they are not known.
 
     `UserError` where there is no GPU and device is `auto`: one line with the cost and the remedy, nothing started. So
     for scenes, which have no photographs.
     """
     from ..training.device import pick_device
 
-    place = pick_device(device)
+    place = cluster.device if cluster else str(pick_device(device))
     known = find_speed(runs, runs_dir=runs_dir)
-    if place.type == "cpu" and device == "auto":
+    if place == "cpu" and device == "auto":
         whole = costs(runs, known.images, runs_dir)[-1]
         hours = f"{_number(whole.hours)} GPU hours" if known.images else "GPU hours unknown"
         raise UserError(
-            f"tier {tier} needs GPUs, and this machine has none: {whole.runs} runs, {whole.done} of them done, are "
+            f"tier {tier} needs GPUs, and this {'cluster' if cluster else 'machine'} has none: "
+            f"{whole.runs} runs, {whole.done} of them done, are "
             f"{whole.steps:,} steps, {flops_text(whole.flops)}, {hours}, {bytes_text(whole.checkpoints)} of "
             "checkpoints; --dry-run shows the cost by size, --device cpu starts it here all the same"
         )
     if "scenes" in full_size.sources(data):
         raise UserError(f"tier {tier} is about photographs of {runs[0].image_size} px: give --data imagefolder:DIR")
     if not known.images:
-        measured_now(runs, str(place), runs_dir)
+        cluster.call(measured_now, runs, place, runs_dir) if cluster else measured_now(runs, place, runs_dir)
         known = find_speed(runs, runs_dir=runs_dir)
-    gpus = 1
-    if place.type == "cuda":
+    gpus = cluster.gpus if cluster else 1
+    if not cluster and place.startswith("cuda"):
         import torch
 
         gpus = torch.cuda.device_count()

@@ -1,21 +1,30 @@
 """Runs what is missing of a study, longest first, then writes the report of all its records."""
 
-import os
+import contextlib
+import functools
+import importlib.util
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError, unknown
 from ..evidence.claims import Claim, claims
 from ..training.dense import Dense
 from ..training.run import PRECISIONS, Run, cannot_write, current_record, data_slug, read_record, write_atomic
-from .estimate import faster_precision, known_speeds, step_speeds
+from .estimate import faster_precision, known_speeds
 from .full_size import left_out, sources
 from .grids import STUDIES, TIERS, TRANSFER, grid, tunings
 from .transfer_grid import AXES, Spec, transfer_runs, transfer_specs
-from .workers import execute, make_jobs, path_of
+from .workers import Local, make_jobs, path_of
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
+#: Who does the jobs of a study.
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,9 @@ def study(
     runs_dir: str | Path = "runs",
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "local",
+    address: str | None = None,
+    gpus_per_run: int | None = None,
 ) -> StudyResult:
     """Run what is missing of a study (`grids.STUDIES` or `all`), then write the report of all its records.
 
@@ -62,6 +74,9 @@ def study(
         runs_dir=runs_dir,
         device=device,
         precision=precision,
+        engine=engine,
+        address=address,
+        gpus_per_run=gpus_per_run,
     )
     data = done.records[0]["run"]["data"]
     path = Path(runs_dir) / "report" / f"{name}-{tier}-{data_slug(data)}.html"
@@ -86,6 +101,9 @@ def train_missing(
     precision: str = "auto",
     coco: str = "",
     ade20k: str = "",
+    engine: str = "local",
+    address: str | None = None,
+    gpus_per_run: int | None = None,
 ) -> Trained:
     """The records of a study, after running what is missing of it.
 
@@ -94,6 +112,10 @@ def train_missing(
     interrupted study goes on where it was. Where nothing is missing, torch is not imported. Tier paper prints its cost
     first, trains in bf16 by default, takes two sources as `data` (`full_size.sources`), and is refused on a machine
     without a GPU unless device is `cpu`.
+
+    engine: `local`, processes of this machine, or `ray`, tasks on a Ray cluster (`cluster.py`): the one at `address`,
+    else one that is started on this machine; workers is then how many jobs run at a time (as many as fit by default),
+    and gpus_per_run how many GPUs each takes (1).
     """
     started = time.monotonic()
     runs_dir, axes = Path(runs_dir), TIERS.get(tier)
@@ -103,48 +125,50 @@ def train_missing(
         raise unknown("precision", precision, ("auto", *PRECISIONS))
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}: give at least 1")
-    speeds: dict[str, float] = {}
-    if axes.full_size:
-        speeds = _ready(planned, tier, data, device, precision, runs_dir)
-    _check_writable(runs_dir)
+    check_engine(engine, address, gpus_per_run)
+    with contextlib.ExitStack() as stack:
 
-    from ..data.pictures import open_for_training
+        @functools.cache
+        def pool() -> "Local | Cluster":  # nothing is joined where nothing is missing
+            return stack.enter_context(_pool(engine, device, workers, runs_dir, address, gpus_per_run))
 
-    options = (recipe.image_size, recipe.augment, max(axes.images))
-    opened = {spec: open_for_training(spec, *options) for spec in sources(data) if spec}
-    first, *second = opened.values()
-    held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
-    if axes.full_size and (line := left_out(data, axes.images, axes.second_images, *held.values())):
-        print(f"simmim-lite: {line}", file=sys.stderr)
+        speeds: dict[str, float] = {}
+        if axes.full_size:
+            speeds = _ready(planned, tier, data, device, precision, runs_dir, pool if engine == "ray" else None)
+        _check_writable(runs_dir)
 
-    def plan(precision: str) -> tuple[list[Run], list[Spec]]:
-        options = held | {"coco": coco, "ade20k": ade20k, "labelled": _labelled(first)}
-        return plan_of(name, tier, data=data, seeds=seeds, precision=precision, **options)
+        from ..data.pictures import open_for_training
 
-    def missing(items: Sequence[Run | Spec]) -> list[Run | Spec]:
-        return [i for i in items if current_record(path_of(i, runs_dir), _digest(i, opened)) is None]
+        options = (recipe.image_size, recipe.augment, max(axes.images))
+        opened = {spec: open_for_training(spec, *options) for spec in sources(data) if spec}
+        first, *second = opened.values()
+        held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
+        if axes.full_size and (line := left_out(data, axes.images, axes.second_images, *held.values())):
+            print(f"simmim-lite: {line}", file=sys.stderr)
 
-    trained, core = 0, 0.0
-    chosen = precision
-    if precision == "auto":
-        known = known_speeds(runs_dir, recipe)
-        both = all(f"{models[-1]} {p}" in known for p in PRECISIONS)
-        chosen = recipe.precision if axes.full_size or not both else faster_precision(known, models[-1])
-    runs, tuned = plan(chosen)
-    if missing(runs) or missing(tuned):
-        from ..training.device import one_thread, pick_device
+        def plan(precision: str) -> tuple[list[Run], list[Spec]]:
+            options = held | {"coco": coco, "ade20k": ade20k, "labelled": _labelled(first)}
+            return plan_of(name, tier, data=data, seeds=seeds, precision=precision, **options)
 
-        place = pick_device(device)
-        workers = workers or (1 if place.type != "cpu" else os.cpu_count() or 1)
-        if not axes.full_size:
-            with one_thread(place):
-                speeds = step_speeds(runs_dir, models, recipe, str(place))
-            if precision == "auto":
-                runs, tuned = plan(faster_precision(speeds, models[-1]))
-        for items, what in ((runs, "runs to train"), (tuned, "networks to transfer")):
-            if todo := missing(items):
-                done, seconds = execute(make_jobs(todo, speeds), runs_dir, str(place), workers, what)
-                trained, core = trained + done, core + seconds
+        def missing(items: Sequence[Run | Spec]) -> list[Run | Spec]:
+            return [i for i in items if current_record(path_of(i, runs_dir), _digest(i, opened)) is None]
+
+        trained, core = 0, 0.0
+        chosen = precision
+        if precision == "auto":
+            known = known_speeds(runs_dir, recipe)
+            both = all(f"{models[-1]} {p}" in known for p in PRECISIONS)
+            chosen = recipe.precision if axes.full_size or not both else faster_precision(known, models[-1])
+        runs, tuned = plan(chosen)
+        if missing(runs) or missing(tuned):
+            if not axes.full_size:
+                speeds = pool().speeds(runs_dir, models, recipe)
+                if precision == "auto":
+                    runs, tuned = plan(faster_precision(speeds, models[-1]))
+            for items, what in ((runs, "runs to train"), (tuned, "networks to transfer")):
+                if todo := missing(items):
+                    done, seconds = pool().execute(make_jobs(todo, speeds), runs_dir, what)
+                    trained, core = trained + done, core + seconds
     records = [read_record(path_of(item, runs_dir)) for item in (*runs, *tuned)]
     return Trained(records, trained, time.monotonic() - started, core)
 
@@ -172,7 +196,44 @@ def plan_of(
     return transfer_runs(tier, **options), transfer_specs(tier, labelled=labelled, annotated=annotated, **options)
 
 
-def _ready(runs: list[Run], tier: str, data: str, device: str, precision: str, runs_dir: Path) -> dict[str, float]:
+def check_engine(engine: str, address: str | None, gpus_per_run: int | None) -> None:
+    """`UserError` for an engine that does not exist, for one that is not installed, and for options of another."""
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    if engine != "ray":
+        if address is not None or gpus_per_run is not None:
+            name = "address" if address is not None else "gpus_per_run"
+            raise UserError(f"{name} is about a Ray cluster: add --engine ray, or leave it out")
+        return
+    if gpus_per_run is not None and gpus_per_run < 1:
+        raise UserError(f"gpus_per_run is {gpus_per_run}: give at least 1")
+    if importlib.util.find_spec("ray") is None:
+        raise UserError('engine ray needs ray: pip install "simmim-lite[ray]"')
+
+
+@contextlib.contextmanager
+def _pool(
+    engine: str, device: str, workers: int | None, runs_dir: Path, address: str | None, gpus_per_run: int | None
+) -> "Iterator[Local | Cluster]":
+    """Who does the jobs: this machine, or a cluster that is left at the end."""
+    if engine != "ray":
+        yield Local(device, workers)
+        return
+    from .cluster import joined
+
+    with joined(runs_dir, address=address, device=device, workers=workers, gpus_per_run=gpus_per_run) as cluster:
+        yield cluster
+
+
+def _ready(
+    runs: list[Run],
+    tier: str,
+    data: str,
+    device: str,
+    precision: str,
+    runs_dir: Path,
+    pool: "Callable[[], Cluster] | None",
+) -> dict[str, float]:
     """Before runs of a full-size tier: what they cost is printed, or why they do not start is raised (`costs.start`);
     seconds of a step by "MODEL PRECISION". Where every record is there already, nothing is asked or printed."""
     from . import costs
@@ -180,7 +241,8 @@ def _ready(runs: list[Run], tier: str, data: str, device: str, precision: str, r
     planned = [replace(run, precision=run.precision if precision == "auto" else precision) for run in runs]
     if costs.done(planned, runs_dir):
         return {}
-    return costs.start(planned, tier=tier, data=data, device=device, runs_dir=runs_dir)
+    cluster = pool() if pool else None
+    return costs.start(planned, tier=tier, data=data, device=device, runs_dir=runs_dir, cluster=cluster)
 
 
 def _digest(item: Run | Spec, opened: Mapping[str, object]) -> str:
@@ -207,13 +269,9 @@ def train_runs(
     opened = open_for_training(runs[0].data, runs[0].image_size, runs[0].augment, needed)
     todo = [run for run in runs if current_record(path_of(run, runs_dir), opened.digest) is None]
     if todo:
-        from ..training.device import one_thread, pick_device
-
-        place = pick_device(device)
-        with one_thread(place):
-            speeds = step_speeds(runs_dir, list(dict.fromkeys(run.model for run in todo)), todo[0], str(place))
-        workers = workers or (1 if place.type != "cpu" else os.cpu_count() or 1)
-        execute(make_jobs(todo, speeds), runs_dir, str(place), workers)
+        here = Local(device, workers)
+        speeds = here.speeds(runs_dir, list(dict.fromkeys(run.model for run in todo)), todo[0])
+        here.execute(make_jobs(todo, speeds), runs_dir)
     return [read_record(path_of(run, runs_dir)) for run in runs]
 
 

@@ -92,7 +92,8 @@ def execute(paths: Iterable[Path], work: Path, *, workers: int | None = None) ->
     if stale:
         work.mkdir(parents=True, exist_ok=True)
         with contextlib.chdir(work):  # notebooks keep their runs in `runs` of the folder they run in
-            done, failures = running.execute({p.absolute(): {} for p in stale}, work / "executed", workers=workers)
+            wanted = [running.Copy.of(p.absolute(), {}) for p in stale]
+            done, failures = running.execute(wanted, work / "executed", workers=workers)
         for path in stale:
             if path.stem in done:
                 write_atomic(copies[path].with_suffix(".key"), keys[path])

@@ -1,4 +1,7 @@
-"""The jobs of a study and the processes that do them: one trunk or one transfer a job, one thread a process."""
+"""The jobs of a study and the processes that do them: one trunk or one transfer a job, one thread a process.
+
+`Local` is this machine; `cluster.Cluster` has the same face.
+"""
 
 import os
 import time
@@ -14,7 +17,8 @@ from ..training.dense import Dense
 from ..training.probing import Probe
 from ..training.run import Run, record_path, transfer_path
 from ..training.tuning import FineTune
-from .estimate import Progress, job_seconds, tuning_seconds
+from .commands import runtime_of
+from .estimate import Progress, job_seconds, step_speeds, tuning_seconds
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,35 @@ def make_jobs(items: Sequence[Run | FineTune | Dense | Probe], speeds: dict[str,
     return sorted(jobs, key=lambda job: -job.seconds)
 
 
+class Local:
+    """This machine's processes; device: as `pick_device` takes it; workers: None is one a core, or one on a GPU."""
+
+    def __init__(self, device: str, workers: int | None) -> None:
+        from ..training.device import pick_device
+
+        self.place = pick_device(device)
+        self.device = str(self.place)
+        self.workers = workers or (1 if self.place.type != "cpu" else os.cpu_count() or 1)
+
+    def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
+        """`estimate.step_speeds`, here."""
+        from ..training.device import one_thread
+
+        with one_thread(self.place):
+            return step_speeds(runs_dir, models, recipe, self.device)
+
+    def execute(self, jobs: list[Job], runs_dir: Path, what: str = "runs to train") -> tuple[int, float]:
+        """`execute`, here."""
+        return execute(jobs, runs_dir, self.device, self.workers, what)
+
+
 def execute(
     jobs: list[Job], runs_dir: Path, device: str, workers: int, what: str = "runs to train"
 ) -> tuple[int, float]:
     """Do the jobs; how many records this made, and core seconds. An error of one is raised when all are finished."""
     import joblib
 
-    outcomes: list[_Outcome] = []
+    outcomes: list[Outcome] = []
     with Progress({job.name: (job.paths(runs_dir), job.seconds) for job in jobs}, workers, what) as progress:
         total = len(progress.costs)
         try:
@@ -76,10 +102,7 @@ def execute(
         except KeyboardInterrupt:
             _stop_workers()
             done = len(progress.finished())
-            raise Interrupted(
-                f"interrupted: {done} of {total} {what.split()[0]} are finished and kept in {runs_dir}; "
-                "run the same command to go on"
-            ) from None
+            raise interrupted(done, total, what, runs_dir) from None
         except Exception as error:
             if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
                 raise
@@ -87,6 +110,17 @@ def execute(
                 f"a worker process died (out of memory?): finished runs are kept in {runs_dir}; "
                 "run again with --workers 1"
             ) from error
+    return settle(outcomes)
+
+
+def interrupted(done: int, total: int, what: str, runs_dir: Path) -> Interrupted:
+    """What Ctrl-C says of a study."""
+    kept = f"{done} of {total} {what.split()[0]} are finished and kept in {runs_dir}"
+    return Interrupted(f"interrupted: {kept}; run the same command to go on")
+
+
+def settle(outcomes: "Sequence[Outcome]") -> tuple[int, float]:
+    """Records made and core seconds of jobs that are over; the first error, if there was any, is raised."""
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -96,7 +130,7 @@ def execute(
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class Outcome:
     """What became of a job in its worker."""
 
     name: str
@@ -107,14 +141,19 @@ class _Outcome:
     preempted: bool = False  # by a signal, with everything saved
 
 
-def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outcome:
-    """In a worker: the work of one job, in order."""
+def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> Outcome:
+    """In a worker of this machine: `do`, which ends with the process that started the study."""
+    end_with(parent)
+    return do(job, runs_dir, device, wait)
+
+
+def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
+    """The work of one job, in order, in this process."""
     from ..training.kept import Busy
     from ..training.pretrain import pretrain_once
     from ..training.transfer import once as transfer_once
 
-    end_with(parent)
-    started, trained, outcome = time.process_time(), 0, _Outcome(job.name)
+    started, trained, outcome = time.process_time(), 0, Outcome(job.name)
     try:
         first = job.work[0]
         needed = max((run.images or 0 for run in job.work if isinstance(run, Run)), default=0)
@@ -122,8 +161,11 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> _Outco
         own = isinstance(first, Dense) or (isinstance(first, FineTune) and first.full_size)
         data = None if own else _open(first, needed)
         for item in job.work:
-            once = pretrain_once if isinstance(item, Run) else transfer_once
-            trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait)[1]
+            once, options = transfer_once, {}
+            if isinstance(item, Run):
+                # on a CPU numbers stay those of the plain way, to the bit
+                once, options = pretrain_once, {} if device == "cpu" else {"runtime": runtime_of(item)}
+            trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait, **options)[1]
     except Busy:
         outcome = replace(outcome, busy=True)
     except UserError as error:

@@ -1,0 +1,155 @@
+"""`study --commands`, and the Slurm example's own shell code, with stand-ins for what Slurm sets."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from simmim_lite import cli
+from simmim_lite.errors import UserError
+from simmim_lite.evidence.records import load
+from simmim_lite.studies import commands
+from simmim_lite.studies.full_size import RECIPE
+from simmim_lite.studies.grids import TIERS, grid
+from simmim_lite.training.pretrain import pretrain
+from simmim_lite.training.run import Run, record_path
+from simmim_lite.training.runtime import Runtime
+from simmim_lite.verbs import run_of, runtime_of
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "examples" / "slurm" / "array.sbatch"
+TINY = replace(
+    TIERS["smoke"].recipe, image_size=16, window_size=2, batch_size=8, val_images=8, val_masks=1, probe_labels=0,
+    eval_every=50, images=16,
+)  # fmt: skip
+
+
+def read(line: str) -> list:
+    """The runs of a line, each with its runtime, as the command line reads them."""
+    found = []
+    for words in (shlex.split(part) for part in line.split(" && ")):
+        arguments = cli._parser().parse_args(words[words.index("pretrain") :])
+        found.append((run_of(arguments), runtime_of(arguments)))
+    return found
+
+
+def test_the_lines_are_the_published_grid_and_leave_out_what_is_finished(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["study", "all", "--tier", "paper", "--data", "imagefolder:a b", "--commands", "--gpus-per-run", "8"]
+    assert cli.main(words) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert not list(tmp_path.iterdir()), "something was started"
+    runs = grid("all", "paper", data="imagefolder:a b")
+    found = [read(line) for line in printed]
+    assert {run for line in found for run, _ in line} == set(runs)
+    assert len(found) == len({run.trunk_key for run in runs})
+    for line in found:
+        assert len({run.trunk_key for run, _ in line}) == 1
+        assert [run.steps for run, _ in line] == sorted(run.steps for run, _ in line)
+        large = line[0][0].model in ("swinv2_huge", "swinv2_giant")
+        assert {(how.parallel, how.checkpointing) for _, how in line} == {("fsdp", True) if large else ("ddp", False)}
+    assert all(line.startswith("torchrun --standalone --nproc-per-node=8") for line in printed)
+    for run, _ in found[0]:
+        record_path("runs", run).parent.mkdir(parents=True, exist_ok=True)
+        record_path("runs", run).write_text("{}")
+    assert cli.main([*words, "--nodes", "2"]) == 0
+    rest = capsys.readouterr().out.splitlines()
+    assert [[run for run, _ in read(line)] for line in rest] == [[run for run, _ in line] for line in found[1:]]
+    # twice the GPUs, half the parts
+    pairs = [zip(read(line), before, strict=True) for line, before in zip(rest, found[1:], strict=True)]
+    halves = [(a, b) for line in pairs for (_, a), (_, b) in line]
+    assert all(a.accumulate == max(1, b.accumulate // 2) for a, b in halves)
+    assert all(line.startswith("torchrun --nnodes=2 --rdzv-backend=c10d") for line in rest)
+
+
+def test_defaults_of_execution_at_full_size() -> None:
+    base, giant = (replace(RECIPE, model=f"swinv2_{name}") for name in ("base", "giant"))
+    assert commands.runtime_of(base) == Runtime(accumulate=16)
+    assert commands.runtime_of(base, 8) == Runtime(accumulate=2)
+    assert commands.runtime_of(giant, 8) == Runtime(parallel="fsdp", accumulate=8, checkpointing=True)
+    assert commands.runtime_of(Run()) == Runtime()
+    with pytest.raises(UserError, match="gpus_per_run 3 does not divide the batch of 2048"):
+        commands.runtime_of(base, 3)
+
+
+def test_wrong_options_are_one_line(capsys) -> None:
+    for study, tier, options, line in (
+        ("transfer", "smoke", {}, "--commands is about pretraining"),
+        ("all", "shipped", {}, "--commands is about pretraining"),
+        ("all", "smoke", {"gpus": 0}, "gpus_per_run is 0: give at least 1"),
+        ("all", "smoke", {"nodes": 0}, "nodes is 0: give at least 1"),
+    ):
+        with pytest.raises(UserError, match=line):
+            commands.lines(study, tier, **options)
+    assert cli.main(["study", "all", "--nodes", "2"]) == 2
+    assert "--nodes is about the lines that --commands prints" in capsys.readouterr().err
+
+
+def element(tmp_path: Path, number: int) -> subprocess.Popen:
+    """The script as one element of an array; `scontrol` writes down what it is told."""
+    tools = tmp_path / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(tmp_path / "scontrol.log"))}\n')
+    (tools / "scontrol").chmod(0o755)
+    slurm = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_JOB_ID": "7", "COMMANDS": str(tmp_path / "commands.txt")}
+    path = os.pathsep.join((str(tools), str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {**os.environ, **slurm, "PATH": path, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(["bash", str(SCRIPT)], env=environment, cwd=tmp_path, **pipes)
+
+
+def test_an_element_ends_with_the_status_of_its_line_and_names_a_line_that_is_not_there(tmp_path) -> None:
+    assert subprocess.run(["bash", "-n", str(SCRIPT)]).returncode == 0
+    (tmp_path / "commands.txt").write_text("echo one && false && echo two\necho three\n")
+    for number, status, output in ((1, 1, "one\n"), (2, 0, "three\n")):
+        process = element(tmp_path, number)
+        assert (process.communicate(timeout=60)[0], process.returncode) == (output, status)
+    process = element(tmp_path, 3)
+    assert "no line 3 in" in process.communicate(timeout=60)[0] and process.returncode == 2
+    assert not (tmp_path / "scontrol.log").exists(), "a failure is not queued again"
+
+
+def listens(folder: Path, steps: int) -> bool:
+    """Whether a process of ours trains a run of so many steps, and has an ear for SIGUSR1 by now."""
+    for words in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found = words.read_bytes().decode().split("\0")
+            if f"--steps={steps}" in found and f"--runs-dir={folder}" in found and "--standalone" not in found:
+                caught = int(words.with_name("status").read_text().split("SigCgt:")[1].split()[0], 16)
+                return bool(caught >> (signal.SIGUSR1 - 1) & 1)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_element_that_is_preempted_saves_is_queued_again_and_goes_on(processes: int, tmp_path) -> None:
+    """The first run of its line is finished and the second one under way when the signal comes."""
+    runs, folder = [replace(TINY, steps=steps) for steps in (20, 800)], tmp_path / "runs"
+    parts = [commands.pretrain_words(run, runs_dir=str(folder), device="cpu") for run in runs]
+    line = " && ".join(f"{commands._launch(processes, 1)} -m simmim_lite {shlex.join(words)}" for words in parts)
+    (tmp_path / "commands.txt").write_text(f"{line}\n")
+    first = element(tmp_path, 1)
+    limit = time.monotonic() + 240
+    while not listens(folder, 800) and time.monotonic() < limit:
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.05)
+    first.send_signal(signal.SIGUSR1)
+    said = first.communicate(timeout=240)[0]
+    assert first.returncode == 75 and "is saved at step" in said, said
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 7_1\n"
+    assert not record_path(folder, runs[1]).exists()
+    again = element(tmp_path, 1)
+    said = again.communicate(timeout=400)[0]
+    assert again.returncode == 0, said
+    found = sorted(load(folder), key=lambda record: record["run"]["steps"])
+    assert [(record["key"], record["status"]) for record in found] == [(run.key, "done") for run in runs]
+    if processes == 1:
+        alone = [pretrain(run, runs_dir=tmp_path / "alone", device="cpu") for run in runs]
+        assert [(r["curve"], r["final"]) for r in alone] == [(r["curve"], r["final"]) for r in found]
