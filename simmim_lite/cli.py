@@ -9,7 +9,7 @@ from pathlib import Path
 from . import data_verbs, verbs
 from .errors import Everywhere, UserError, unknown
 from .studies import cluster, commands, costs, scoring
-from .verbs import common, run_of, run_options, runtime_of, runtime_options
+from .verbs import common, log_option, run_of, run_options, runtime_of, runtime_options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     run_options(pretrain)
     runtime_options(pretrain)
     pretrain.add_argument("--film", type=int, default=0, metavar="FRAMES", help="keep a film of the run, as one PNG")
+    log_option(pretrain)
     common(pretrain)
 
     data_verbs.add(verb)
@@ -288,7 +289,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
             done[0] = step
 
         options = {"runs_dir": arguments.runs_dir, "device": arguments.device, "film": arguments.film}
-        record = pretrain(run, progress=report, runtime=runtime, **options)
+        record = pretrain(run, progress=report, runtime=runtime, log=arguments.log, **options)
     if record["status"] == "failed":
         raise Everywhere(f"{run.key} failed: {record['reason']} (its record is {record_path(arguments.runs_dir, run)})")
     if not _speaks():

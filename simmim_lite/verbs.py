@@ -81,6 +81,12 @@ def runtime_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile, block by block")
 
 
+def log_option(parser: argparse.ArgumentParser) -> None:
+    """Who else is told of a run's points while it trains."""
+    text = "tell tensorboard or wandb too while it trains; may be given twice"
+    parser.add_argument("--log", action="append", default=[], metavar="WRITER", help=text)
+
+
 def runtime_of(arguments: argparse.Namespace) -> Runtime:
     return Runtime(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Runtime)})
 

@@ -28,6 +28,8 @@ TORCH_FREE = [
     "simmim_lite.training.run",
     "simmim_lite.training.tuning",
     "simmim_lite.training.tally",
+    "simmim_lite.training.journal",
+    "simmim_lite.training.writers",
     "simmim_lite.evidence.records",
     "simmim_lite.evidence.claims",
     "simmim_lite.evidence.trial",
