@@ -1,4 +1,4 @@
-"""Verbs of the command line: `transfer`, `laws`, `plan` and `bench`. What is heavy is imported when they are called."""
+"""Verbs of the command line: `transfer`, `laws`, `plan`, `watch`, `bench`. What is heavy is imported when called."""
 
 import argparse
 import ast
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from .errors import UserError, unknown
 from .evidence import trial_text
 from .model.sizes import PAPER, SIZES
-from .studies import plan_text
+from .studies import monitor, plan_text
 from .training.run import Run, write_atomic
 from .training.runtime import Runtime
 
@@ -42,6 +42,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     bench.add_argument("--sizes", metavar="A,B", help=text)
     bench.add_argument("--batch", type=int, help="images of a step; by default the most that fit")
     bench.add_argument("--out", metavar="FILE.json", help="keep the tables, for --images-per-second FILE.json")
+    text = "what is running, stopped and finished in a runs folder, while it trains; in place, until Ctrl-C"
+    monitor.options(verb("watch", monitor.show, text))
     plan_text.options(verb("plan", plan_text.show, "which size and how long, for so many images and so much compute"))
 
 

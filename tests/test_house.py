@@ -38,6 +38,7 @@ TORCH_FREE = [
     "simmim_lite.studies.costs",
     "simmim_lite.studies.scoring",
     "simmim_lite.studies.engine",
+    "simmim_lite.studies.monitor",
     "simmim_lite.studies.report",
     "simmim_lite.studies.planner",
     "simmim_lite.studies.own",

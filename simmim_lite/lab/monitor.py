@@ -1,0 +1,194 @@
+"""Running and finished runs in a notebook, live: a table and their curves, drawn again while they train. No torch here.
+
+Nothing but files ties the picture to the runs: they may be trained by this kernel, by a terminal, or by a cluster that
+shares the folder, and they are there again after the tab, or the kernel, was closed.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from threading import Event, Thread
+
+import plotly.graph_objects as go
+
+from ..evidence.drawing import COLOURS, FAINT, TEMPLATE, cycle, key, panels
+from ..evidence.plots import preview_table
+from ..evidence.records import millions, short
+from ..model.sizes import SIZES
+from ..studies.monitor import STATES, Seen, Watch, counts, rows
+from ..training.run import Run
+from . import live
+
+#: Finished runs whose curves are drawn behind those in progress, and lines of the table: the latest and the first.
+_CURVES, _LINES = 24, 14
+_REST = 30.0  # seconds after which even an unchanged picture is drawn again: it says when something was last heard
+_UNITS = {"raw": "L1, standard deviations", "normalized": "L1, locally normalised pixels"}
+
+
+def monitor(
+    runs_dir: str | Path = "runs",
+    *,
+    planned: Iterable[Run] = (),
+    seconds: float = 3.0,
+    until: Callable[[], bool] | None = None,
+) -> "Monitor | None":
+    """Show what RUNS_DIR holds and what is trained in it now; planned: runs that are expected.
+
+    In JupyterLab the cell ends at once and the picture goes on by itself, every `seconds` where something is new: other
+    cells can be run meanwhile. It ends with `.stop()`, with the next monitor, with the kernel, or when all that was
+    planned is finished. With `until` the cell stays, and ends when `until()` is true or it is interrupted. Where nobody
+    looks (papermill, a script) it is drawn once.
+    """
+    watch = Watch(runs_dir, planned)
+    if until is not None:
+        _stay(watch, seconds, until)
+        return None
+    if live.in_notebook() and not live.executed_unseen():
+        return Monitor(watch, seconds).begin()
+    live.Shown().draw_all(bundles(watch.look()))
+    return None
+
+
+class Monitor:
+    """A picture that is drawn again by a thread of its own. One at a time: a new one ends the one before."""
+
+    _current: "Monitor | None" = None
+
+    def __init__(self, watch: Watch, seconds: float) -> None:
+        self.watch, self.seconds, self.over = watch, seconds, Event()
+        self.drawn: tuple[float, object] = (0.0, None)
+
+    def begin(self) -> "Monitor":
+        """Show the picture and keep it true."""
+        import ipywidgets
+        from IPython.display import display
+
+        if Monitor._current is not None:
+            Monitor._current.stop()
+        Monitor._current = self
+        self.output = ipywidgets.Output()
+        self._draw(self.watch.look())
+        display(self.output)
+        self.thread = Thread(target=self._follow, daemon=True)
+        self.thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Leave the picture as it is."""
+        self.over.set()
+
+    def __repr__(self) -> str:
+        return ""  # as the last line of a cell it has shown itself already
+
+    def _follow(self) -> None:
+        while not self.over.wait(self.seconds):
+            try:
+                found = self.watch.look()
+            except ValueError as error:  # a record that is not whole: named, and looked at again
+                self._show([{"text/plain": str(error)}])
+                continue
+            self._draw(found)
+            if self.watch.planned and all(seen.state in ("finished", "failed") for seen in found):
+                return
+
+    def _draw(self, found: list[Seen]) -> None:
+        now, content = time.monotonic(), [(seen.run.key, seen.state, seen.step, len(seen.points)) for seen in found]
+        if content != self.drawn[1] or now - self.drawn[0] > _REST:
+            self._show(bundles(found, f"looked at {time.strftime('%H:%M:%S')}"))
+            self.drawn = now, content
+
+    def _show(self, pictures: Sequence[dict]) -> None:
+        self.output.outputs = tuple({"output_type": "display_data", "data": p, "metadata": {}} for p in pictures)
+
+
+def _stay(watch: Watch, seconds: float, until: Callable[[], bool]) -> None:
+    """Draw in the cell itself until it is over; interrupting ends the looking, and nothing else."""
+    shown, alone = live.Shown(), not live.in_notebook() or live.executed_unseen()
+    try:
+        while not until():
+            if not alone:
+                shown.draw_all(bundles(watch.look()))
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline and not until():
+                time.sleep(0.05)
+    except KeyboardInterrupt:
+        pass
+    shown.draw_all(bundles(watch.look()))
+
+
+def bundles(found: Sequence[Seen], note: str = "") -> list[dict]:
+    """A line of counts, the table, the curves: mime bundles, of those that there is something to show of."""
+    said = " · ".join(filter(None, [f"**{counts(found)}**", note]))
+    pictures = [{"text/markdown": said, "text/plain": said.replace("**", "")}]
+    if found:
+        pictures.append(table(found)._repr_mimebundle_())
+    if any(seen.points for seen in found):
+        pictures.append(curves(found)._repr_mimebundle_())
+    return pictures
+
+
+def table(found: Sequence[Seen]) -> go.Figure:
+    """Runs as a table: all that are in progress, then as many others as there is room for."""
+    shown = rows(found)
+    busy = sum(seen.state in STATES[:4] for seen in found)
+    most = max(busy, _LINES)
+    if len(shown) > most:
+        blank = dict.fromkeys(shown[0], "")
+        shown = [*shown[:most], blank | {"run": f"and {len(shown) - most} more"}]
+    return preview_table(shown)
+
+
+def curves(found: Sequence[Seen]) -> go.Figure:
+    """Losses against images seen, a panel a target: training thin, validation with marks, a colour a size.
+
+    Finished runs lie pale behind those in progress, validation alone.
+    """
+    told = [seen for seen in found if seen.points]
+    busy = [seen for seen in told if seen.state != "finished"]
+    past = [seen for seen in told if seen.state == "finished"][-_CURVES:]
+    told = [*past, *busy]
+    targets = sorted({seen.run.target for seen in told})
+    sizes = sorted({seen.run.model for seen in told}, key=lambda model: SIZES[model].parameters)
+    colours = cycle(COLOURS, sizes)
+    chart = panels(*(f"{'raw' if t == 'raw' else 'normalised'} target" if len(targets) > 1 else "" for t in targets))
+    for seen in told:
+        column, colour = 1 + targets.index(seen.run.target), colours[seen.run.model]
+        over = seen.state == "finished"
+        for name in ("val_loss",) if over else ("train_loss", "val_loss"):
+            _curve(chart, seen, name, column, colour, over)
+    for model in sizes:
+        key(chart, f"{short(model)} ({millions(SIZES[model].parameters)})", "size", line={"color": colours[model]})
+    if busy:
+        key(chart, "training loss", "in progress", line={"color": FAINT, "width": 1})
+        key(chart, "validation loss", "in progress", line={"color": FAINT, "width": 2.2}, marker={"color": FAINT})
+    if past:
+        key(chart, "validation loss", "finished", line={"color": FAINT, "width": 1.2, "dash": "dot"})
+    for column, target in enumerate(targets, 1):
+        end = max(s.run.steps * s.run.batch_size for s in told if s.run.target == target)
+        chart.update_xaxes(title_text="images seen", range=[0, 1.02 * end], tickformat="~s", row=1, col=column)
+        chart.update_yaxes(title_text=f"loss on hidden pixels<br>({_UNITS[target]})", row=1, col=column)
+    return chart.update_layout(template=TEMPLATE, margin={"t": 40 if len(targets) > 1 else 20})
+
+
+def _curve(chart: go.Figure, seen: Seen, name: str, column: int, colour: str, over: bool) -> None:
+    points = [p for p in seen.points if p.get(name) is not None]
+    kind = "validation" if name == "val_loss" else "training"
+    text = [
+        f"<b>{short(seen.run.model)}</b>, {seen.run.images or 'all'} images, seed {seen.run.seed} ({seen.state})<br>"
+        f"{kind} loss {p[name]:.4f}<br>step {p['step']:,}, {p['images_seen']:,} images seen"
+        for p in points
+    ]
+    line = {"color": colour, "width": 1.2 if over or kind == "training" else 2.2, "dash": "dot" if over else "solid"}
+    chart.add_scatter(
+        x=[p["images_seen"] for p in points],
+        y=[p[name] for p in points],
+        mode="lines" if over or kind == "training" else "lines+markers",
+        line=line,
+        marker={"color": colour, "size": 8},
+        opacity=0.5 if over else 0.75 if kind == "training" else 1,
+        text=text,
+        hoverinfo="text",
+        showlegend=False,
+        row=1,
+        col=column,
+    )
