@@ -123,7 +123,7 @@ def test_watch_once(tmp_path, capsys) -> None:
         assert status == 0
         header, line, _, total = out.splitlines()
         assert header.split()[:3] == ["run", "state", "step"]
-        for word in ("femto, 64 images, seed 0", "running", "200 of 400", "50 %", "0.5000", "0.4000", " s ago"):
+        for word in ("femto, 64 images, seed 0", "running", "200 of 400 (50 %)", "0.5000", "0.4000", " s ago"):
             assert word in line
         assert total == "2 runs: 1 running, 1 finished"
         _, out, _ = call(capsys, "watch", "--runs-dir", tmp_path, "--all", "--study", "schedule", "--tier", "smoke")

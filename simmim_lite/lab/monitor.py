@@ -19,7 +19,7 @@ from ..studies.monitor import STATES, Seen, Watch, counts, rows
 from ..training.run import Run
 from . import live
 
-#: Finished runs whose curves are drawn behind those in progress, and lines of the table: the latest and the first.
+#: At most: finished runs whose curves are drawn behind those in progress, and lines of the table.
 _CURVES, _LINES = 24, 14
 _REST = 30.0  # seconds after which even an unchanged picture is drawn again: it says when something was last heard
 _UNITS = {"raw": "L1, standard deviations", "normalized": "L1, locally normalised pixels"}

@@ -211,20 +211,25 @@ def _place(seen: Seen) -> tuple:
 
 
 def _line(seen: Seen) -> dict[str, str]:
-    run, share = seen.run, seen.step / max(1, seen.run.steps)
+    run = seen.run
     images = "all" if run.images is None else f"{run.images:,}"
     scoring = seen.state == "running" and seen.step == run.steps
     return {
         "run": f"{short(run.model)}, {images} images, seed {run.seed}",
         "state": "scoring" if scoring else seen.state,
-        "step": f"{seen.step:,} of {run.steps:,}",
-        "share": f"{100 * share:.0f} %",
+        "step": _step(seen),
         "images/s": "–" if seen.speed is None else f"{seen.speed:,.0f}",
         "time left": "–" if seen.left is None or scoring else duration(seen.left),
         "training loss": _loss(seen.last("train_loss")),
         "validation loss": _loss(seen.last("val_loss")),
         "last heard": "–" if seen.age is None else f"{duration(seen.age)} ago",
     }
+
+
+def _step(seen: Seen) -> str:
+    if seen.state in ("finished", "failed"):
+        return f"{seen.run.steps:,}"
+    return f"{seen.step:,} of {seen.run.steps:,} ({100 * seen.step / max(1, seen.run.steps):.0f} %)"
 
 
 def _loss(value: float | None) -> str:
