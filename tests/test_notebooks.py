@@ -20,6 +20,7 @@ NAMES = [
     "07_proxy_loss",
     "08_transfer",
     "09_scaling_law",
+    "10_full_scale",
     "11_your_study",
     "is_this_normal",
 ]
