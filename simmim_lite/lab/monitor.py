@@ -21,6 +21,7 @@ from . import live
 
 #: At most: finished runs whose curves are drawn behind those in progress, and lines of the table.
 _CURVES, _LINES = 24, 14
+_ALONE = 6  # finished runs that are drawn in full where nothing is in progress
 _REST = 30.0  # seconds after which even an unchanged picture is drawn again: it says when something was last heard
 _UNITS = {"raw": "L1, standard deviations", "normalized": "L1, locally normalised pixels"}
 
@@ -141,26 +142,29 @@ def table(found: Sequence[Seen]) -> go.Figure:
 def curves(found: Sequence[Seen]) -> go.Figure:
     """Losses against images seen, a panel a target: training thin, validation with marks, a colour a size.
 
-    Finished runs lie pale behind those in progress, validation alone.
+    Finished runs lie pale behind those in progress, validation alone; where nothing is in progress, a few of them are
+    drawn as those would be.
     """
     told = [seen for seen in found if seen.points]
     busy = [seen for seen in told if seen.state != "finished"]
     past = [seen for seen in told if seen.state == "finished"][-_CURVES:]
+    if not busy and len(past) <= _ALONE:
+        busy, past = past, []
     told = [*past, *busy]
     targets = sorted({seen.run.target for seen in told})
     sizes = sorted({seen.run.model for seen in told}, key=lambda model: SIZES[model].parameters)
     colours = cycle(COLOURS, sizes)
     chart = panels(*(f"{'raw' if t == 'raw' else 'normalised'} target" if len(targets) > 1 else "" for t in targets))
-    for seen in told:
+    for over, seen in [*((True, seen) for seen in past), *((False, seen) for seen in busy)]:
         column, colour = 1 + targets.index(seen.run.target), colours[seen.run.model]
-        over = seen.state == "finished"
         for name in ("val_loss",) if over else ("train_loss", "val_loss"):
             _curve(chart, seen, name, column, colour, over)
     for model in sizes:
         key(chart, f"{short(model)} ({millions(SIZES[model].parameters)})", "size", line={"color": colours[model]})
     if busy:
-        key(chart, "training loss", "in progress", line={"color": FAINT, "width": 1})
-        key(chart, "validation loss", "in progress", line={"color": FAINT, "width": 2.2}, marker={"color": FAINT})
+        what = "finished" if all(seen.state == "finished" for seen in busy) else "in progress"
+        key(chart, "training loss", what, line={"color": FAINT, "width": 1})
+        key(chart, "validation loss", what, line={"color": FAINT, "width": 2.2}, marker={"color": FAINT})
     if past:
         key(chart, "validation loss", "finished", line={"color": FAINT, "width": 1.2, "dash": "dot"})
     for column, target in enumerate(targets, 1):

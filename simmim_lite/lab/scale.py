@@ -1,5 +1,6 @@
 """What the published grid takes, for notebook 10: hours by size, days by GPUs, memory, recipe. No torch here."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -83,9 +84,13 @@ def days(found: Sequence[Cost], gpus: int, efficiency: float = 1.0) -> go.Figure
     )
     chart.update_xaxes(title_text="GPUs", type="log", tickvals=counts, ticktext=[f"{n:,}" for n in counts])
     chart.update_xaxes(range=[-0.15, 3.3])
-    ticks = [1, 10, 100, 1000, 10_000]
+    ticks = [0.1, 1, 10, 100, 1000, 10_000]
     chart.update_yaxes(title_text="days, all sizes", type="log", tickvals=ticks, ticktext=[f"{t:,}" for t in ticks])
-    chart.add_hline(y=30, line={"dash": "dot", "color": FAINT}, annotation_text="a month")
+    chart.update_yaxes(range=[math.log10(min(take)) - 0.2, math.log10(max(take)) + 0.3])
+    if min(take) < 30 < max(take):
+        chart.add_hline(y=30, line={"dash": "dot", "color": FAINT})
+        place = {"xref": "x domain", "x": 0.99, "xanchor": "right", "yanchor": "bottom", "showarrow": False}
+        chart.add_annotation(text="a month", y=math.log10(30), font={"color": FAINT}, **place)
     return chart.update_layout(template=TEMPLATE, showlegend=False, margin={"t": 24})
 
 
