@@ -6,16 +6,16 @@ shares the folder, and they are there again after the tab, or the kernel, was cl
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from html import escape
 from pathlib import Path
 from threading import Event, Thread
 
 import plotly.graph_objects as go
 
 from ..evidence.drawing import COLOURS, FAINT, TEMPLATE, cycle, key, panels
-from ..evidence.plots import preview_table
 from ..evidence.records import millions, short
 from ..model.sizes import SIZES
-from ..studies.monitor import STATES, Seen, Watch, counts, rows
+from ..studies.monitor import STATES, Seen, Watch, counts, rows, text
 from ..training.run import Run
 from . import live
 
@@ -78,8 +78,8 @@ class Monitor:
         """Leave the picture as it is."""
         self.over.set()
 
-    def __repr__(self) -> str:
-        return ""  # as the last line of a cell it has shown itself already
+    def _ipython_display_(self) -> None:
+        """As the last line of a cell it has shown itself already."""
 
     def _follow(self) -> None:
         while not self.over.wait(self.seconds):
@@ -99,6 +99,8 @@ class Monitor:
             self.drawn = now, content
 
     def _show(self, pictures: Sequence[dict]) -> None:
+        if len(pictures) > 2:  # the page does not jump while the figure is drawn again
+            self.output.layout.min_height = "470px"
         self.output.outputs = tuple({"output_type": "display_data", "data": p, "metadata": {}} for p in pictures)
 
 
@@ -122,21 +124,25 @@ def bundles(found: Sequence[Seen], note: str = "") -> list[dict]:
     said = " · ".join(filter(None, [f"**{counts(found)}**", note]))
     pictures = [{"text/markdown": said, "text/plain": said.replace("**", "")}]
     if found:
-        pictures.append(table(found)._repr_mimebundle_())
+        pictures.append({"text/html": table(found), "text/plain": text(found, every=True)})
     if any(seen.points for seen in found):
         pictures.append(curves(found)._repr_mimebundle_())
     return pictures
 
 
-def table(found: Sequence[Seen]) -> go.Figure:
-    """Runs as a table: all that are in progress, then as many others as there is room for."""
+def table(found: Sequence[Seen]) -> str:
+    """Runs as a table, in HTML: all that are in progress, then as many others as there is room for."""
     shown = rows(found)
     busy = sum(seen.state in STATES[:4] for seen in found)
     most = max(busy, _LINES)
+    heads = "".join(f'<th style="text-align:left">{escape(name)}</th>' for name in shown[0])
+    lines = [
+        "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row.values()) for row in shown[:most]
+    ]
     if len(shown) > most:
-        blank = dict.fromkeys(shown[0], "")
-        shown = [*shown[:most], blank | {"run": f"and {len(shown) - most} more"}]
-    return preview_table(shown)
+        lines.append(f'<td style="text-align:left" colspan="{len(shown[0])}">and {len(shown) - most} more</td>')
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="sl-scroll"><table class="sl-table"><tr>{heads}</tr>{body}</table></div>'
 
 
 def curves(found: Sequence[Seen]) -> go.Figure:
@@ -168,8 +174,8 @@ def curves(found: Sequence[Seen]) -> go.Figure:
     if past:
         key(chart, "validation loss", "finished", line={"color": FAINT, "width": 1.2, "dash": "dot"})
     for column, target in enumerate(targets, 1):
-        end = max(s.run.steps * s.run.batch_size for s in told if s.run.target == target)
-        chart.update_xaxes(title_text="images seen", range=[0, 1.02 * end], tickformat="~s", row=1, col=column)
+        end = max(s.points[-1]["images_seen"] for s in told if s.run.target == target)
+        chart.update_xaxes(title_text="images seen", range=[0, 1.04 * end], tickformat="~s", row=1, col=column)
         chart.update_yaxes(title_text=f"loss on hidden pixels<br>({_UNITS[target]})", row=1, col=column)
     return chart.update_layout(template=TEMPLATE, margin={"t": 40 if len(targets) > 1 else 20})
 
@@ -177,7 +183,7 @@ def curves(found: Sequence[Seen]) -> go.Figure:
 def _curve(chart: go.Figure, seen: Seen, name: str, column: int, colour: str, over: bool) -> None:
     points = [p for p in seen.points if p.get(name) is not None]
     kind = "validation" if name == "val_loss" else "training"
-    text = [
+    hover = [
         f"<b>{short(seen.run.model)}</b>, {seen.run.images or 'all'} images, seed {seen.run.seed} ({seen.state})<br>"
         f"{kind} loss {p[name]:.4f}<br>step {p['step']:,}, {p['images_seen']:,} images seen"
         for p in points
@@ -190,7 +196,7 @@ def _curve(chart: go.Figure, seen: Seen, name: str, column: int, colour: str, ov
         line=line,
         marker={"color": colour, "size": 8},
         opacity=0.5 if over else 0.75 if kind == "training" else 1,
-        text=text,
+        text=hover,
         hoverinfo="text",
         showlegend=False,
         row=1,
