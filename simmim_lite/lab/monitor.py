@@ -137,7 +137,8 @@ def table(found: Sequence[Seen]) -> str:
     most = max(busy, _LINES)
     heads = "".join(f'<th style="text-align:left">{escape(name)}</th>' for name in shown[0])
     lines = [
-        "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row.values()) for row in shown[:most]
+        "".join(f'<td style="text-align:left;white-space:nowrap">{escape(cell)}</td>' for cell in row.values())
+        for row in shown[:most]
     ]
     if len(shown) > most:
         lines.append(f'<td style="text-align:left" colspan="{len(shown[0])}">and {len(shown) - most} more</td>')
@@ -192,9 +193,9 @@ def _curve(chart: go.Figure, seen: Seen, name: str, column: int, colour: str, ov
     chart.add_scatter(
         x=[p["images_seen"] for p in points],
         y=[p[name] for p in points],
-        mode="lines" if over or kind == "training" else "lines+markers",
+        mode="lines" if len(points) > 1 and (over or kind == "training") else "lines+markers",
         line=line,
-        marker={"color": colour, "size": 8},
+        marker={"color": colour, "size": 8 if kind == "validation" else 4},
         opacity=0.5 if over else 0.75 if kind == "training" else 1,
         text=hover,
         hoverinfo="text",

@@ -14,7 +14,7 @@ from ..studies.costs import Cost, bytes_text
 from ..training.run import Run
 
 #: Bytes a parameter while it is trained in fp32 with AdamW (autocast keeps it so): weight, gradient, two moments.
-STATE = {"weights": 4, "gradients": 4, "AdamW's moments": 8}
+STATE = {"weights and gradients": 8, "AdamW's moments": 8}
 #: Memory of a GPU that the table compares with, in GB: two common sizes.
 GPUS = (80, 141)
 
@@ -122,6 +122,11 @@ def recipe(released: str = "as released", ours: str = "our default; the paper's 
 def speed_of(images_per_second: str, assume: str) -> Mapping[str, object]:
     """Options of `costs.find_speed`: the speed that was measured, where one is given, else the assumption."""
     return {"images_per_second": [images_per_second]} if images_per_second else {"assume": assume}
+
+
+def commands(groups: Mapping[str, Sequence[str]]) -> str:
+    """Command lines under their titles, in Markdown."""
+    return "\n\n".join(f"**{title}**\n\n```bash\n" + "\n".join(lines) + "\n```" for title, lines in groups.items())
 
 
 def saved(found: Sequence[Cost], runs: Sequence[Run]) -> float:

@@ -227,7 +227,7 @@ def _line(seen: Seen) -> dict[str, str]:
 
 
 def _step(seen: Seen) -> str:
-    if seen.state in ("finished", "failed"):
+    if seen.state in ("finished", "failed", "to do"):
         return f"{seen.run.steps:,}"
     return f"{seen.step:,} of {seen.run.steps:,} ({100 * seen.step / max(1, seen.run.steps):.0f} %)"
 
