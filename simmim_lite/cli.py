@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--commands", action="store_true", help=text)
     study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
     costs.options(study)
+    log_option(study)
     study.add_argument("--no-notebooks", action="store_true", help="train and write the report only")
     study.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
@@ -186,7 +187,7 @@ def _train(arguments: argparse.Namespace, where: cluster.Cluster | None) -> None
     from .studies.engine import study
 
     names = ("name", "tier", "data", "seeds", "workers", "runs_dir", "device", "precision")
-    result = study(**{name: getattr(arguments, name) for name in names}, cluster=where)
+    result = study(**{name: getattr(arguments, name) for name in names}, cluster=where, log=arguments.log)
     _say(result.claims)
     failed = sum(record["status"] == "failed" for record in result.records)
     print(

@@ -237,3 +237,18 @@ def test_a_writer_that_breaks_is_named_once_and_left_out(undisturbed, tmp_path, 
     assert numbers(pretrain(RUN, runs_dir=tmp_path, log=["tensorboard"])) == numbers(undisturbed)
     said = [line for line in capsys.readouterr().err.splitlines() if "tensorboard" in line]
     assert said == ["simmim-lite: tensorboard is left out (the server is gone); the run goes on"]
+
+
+def test_a_study_tells_of_its_runs_too(tmp_path, capsys) -> None:
+    from test_cli import call
+
+    words = ["study", "schedule", "--tier", "smoke", "--seeds", "1", "--workers", "1", "--no-notebooks"]
+    status, _, err = call(capsys, *words, "--runs-dir", tmp_path, "--log", "tensorbord")
+    assert status == 2 and "unknown log 'tensorbord'" in err and not list(tmp_path.iterdir())
+    status, out, _ = call(capsys, *words, "--runs-dir", tmp_path, "--log", "tensorboard", "--commands")
+    assert status == 0 and out.splitlines()[0].endswith("--log tensorboard")
+    status, _, err = call(capsys, *words, "--runs-dir", tmp_path, "--log", "tensorboard")
+    assert status == 0, err
+    records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "records").glob("*.json")}
+    trained = {key for key, record in records.items() if record["run"]["steps"]}
+    assert trained and trained == {path.name for path in (tmp_path / "tensorboard").iterdir()}

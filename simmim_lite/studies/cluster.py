@@ -178,6 +178,7 @@ def _under_torchrun(job: Job, runs_dir: Path, device: str, processes: int) -> Ou
     for run in job.work:
         if read_record(job.paths(runs_dir)[job.work.index(run)]) is None:
             words = commands.pretrain_words(run, runs_dir, commands.runtime_of(run, processes), device)
+            words += commands.log_words(job.log)
             start = [
                 "-m",
                 "torch.distributed.run",

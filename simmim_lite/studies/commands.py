@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..model.sizes import PAPER
 from ..training.run import Run
 from ..training.runtime import Runtime
+from ..training.writers import check_writers
 
 #: Images of a part of a batch on one GPU, at 192 px; the rest is accumulated. Ours, and cautious: no GPU was measured.
 PART = {"swinv2_small": 256, "swinv2_base": 128, "swinv2_large": 64, "swinv2_huge": 64, "swinv2_giant": 32}
@@ -50,8 +51,16 @@ def pretrain_words(run: Run, runs_dir: str | Path, runtime: Runtime | None = Non
     return [*words, "--runs-dir", str(runs_dir)]
 
 
-def lines(runs: Sequence[Run], runs_dir: str | Path, gpus: int = 1) -> list[str]:
-    """A line a trunk: the commands of its runs that are not there yet, shortest first, so that they share it."""
+def log_words(log: Sequence[str]) -> list[str]:
+    """The options that name who is told of a run while it trains."""
+    return [word for name in log for word in ("--log", name)]
+
+
+def lines(runs: Sequence[Run], runs_dir: str | Path, gpus: int = 1, log: Sequence[str] = ()) -> list[str]:
+    """A line a trunk: the commands of its runs that are not there yet, shortest first, so that they share it.
+
+    log: who is told of them (`--log`).
+    """
     families = defaultdict(list)
     for run in runs:
         families[run.trunk_key].append(run)
@@ -59,7 +68,7 @@ def lines(runs: Sequence[Run], runs_dir: str | Path, gpus: int = 1) -> list[str]
     program = TORCHRUN.format(gpus=gpus) if gpus > 1 else "simmim-lite"
     for family in families.values():
         words = [
-            f"{program} {shlex.join(pretrain_words(run, runs_dir, runtime_of(run, gpus)))}"
+            f"{program} {shlex.join([*pretrain_words(run, runs_dir, runtime_of(run, gpus)), *log_words(log)])}"
             for run in sorted(family, key=lambda run: run.steps)
             if not (Path(runs_dir) / "records" / f"{run.key}.json").exists()
         ]
@@ -72,8 +81,9 @@ def show(arguments: argparse.Namespace) -> None:
     """`study … --commands`: print the lines, and start nothing."""
     from .engine import opened_plan
 
+    check_writers(arguments.log)
     runs, tasks = opened_plan(arguments.name, arguments.tier, arguments.data, arguments.seeds, arguments.precision)
-    for line in lines(runs, arguments.runs_dir, arguments.gpus_per_run):
+    for line in lines(runs, arguments.runs_dir, arguments.gpus_per_run, arguments.log):
         print(line)
     if tasks:
         what = f"{len(tasks)} transfers are left to the study itself: run it when these are finished"

@@ -14,6 +14,7 @@ from ..errors import UserError, unknown
 from ..evidence.claims import Claim, claims
 from ..training.dense import Dense
 from ..training.run import PRECISIONS, Run, cannot_write, current_record, data_slug, read_record, write_atomic
+from ..training.writers import check_writers
 from .estimate import faster_precision, known_speeds, step_speeds
 from .full_size import left_out, sources
 from .grids import STUDIES, TIERS, TRANSFER, grid, tunings
@@ -54,6 +55,7 @@ def study(
     device: str = "auto",
     precision: str = "auto",
     cluster: "Cluster | None" = None,
+    log: Sequence[str] = (),
 ) -> StudyResult:
     """Run what is missing of a study (`grids.STUDIES` or `all`), then write the report of all its records.
 
@@ -71,6 +73,7 @@ def study(
         device=device,
         precision=precision,
         cluster=cluster,
+        log=log,
     )
     data = done.records[0]["run"]["data"]
     path = Path(runs_dir) / "report" / f"{name}-{tier}-{data_slug(data)}.html"
@@ -96,6 +99,7 @@ def train_missing(
     coco: str = "",
     ade20k: str = "",
     cluster: "Cluster | None" = None,
+    log: Sequence[str] = (),
 ) -> Trained:
     """The records of a study, after running what is missing of it.
 
@@ -103,9 +107,11 @@ def train_missing(
     faster than fp32 on this machine, and keeps to that choice in this runs_dir. Finished runs are never run again; an
     interrupted study goes on where it was. Where nothing is missing, torch is not imported. Tier paper prints its cost
     first, trains in bf16 by default, takes two sources as `data` (`full_size.sources`), and is refused on a machine
-    without a GPU unless device is `cpu`. cluster: None = processes of this machine, else tasks of Ray.
+    without a GPU unless device is `cpu`. cluster: None = processes of this machine, else tasks of Ray. log: who is
+    told of the runs while they train (`training/writers.py`).
     """
     started = time.monotonic()
+    check_writers(log)
     runs_dir, axes = Path(runs_dir), TIERS.get(tier)
     planned = plan_of(name, tier, data=data, seeds=seeds)[0]  # a wrong name fails before anything is opened
     recipe, models = axes.recipe, axes.models
@@ -146,7 +152,7 @@ def train_missing(
         with cluster.joined(workers) if cluster else nullcontext():
             for items, what in ((runs, "runs to train"), (tuned, "networks to transfer")):
                 if todo := missing(items):
-                    done, seconds = _executor(cluster)(make_jobs(todo, speeds), runs_dir, place, workers, what)
+                    done, seconds = _executor(cluster)(make_jobs(todo, speeds, log), runs_dir, place, workers, what)
                     trained, core = trained + done, core + seconds
     records = [read_record(path_of(item, runs_dir)) for item in (*runs, *tuned)]
     return Trained(records, trained, time.monotonic() - started, core)
