@@ -84,9 +84,9 @@ def runtime_options(parser: argparse.ArgumentParser) -> None:
 
 
 def log_option(parser: argparse.ArgumentParser) -> None:
-    """Who else is told of a run's points while it trains."""
+    """Who else is told of a run while it trains. Not `--log`: torchrun takes that for an option of its own."""
     text = "tell tensorboard or wandb too while it trains; may be given twice"
-    parser.add_argument("--log", action="append", default=[], metavar="WRITER", help=text)
+    parser.add_argument("--log-to", dest="log", action="append", default=[], metavar="WRITER", help=text)
 
 
 def runtime_of(arguments: argparse.Namespace) -> Runtime:

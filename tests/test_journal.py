@@ -243,12 +243,24 @@ def test_a_study_tells_of_its_runs_too(tmp_path, capsys) -> None:
     from test_cli import call
 
     words = ["study", "schedule", "--tier", "smoke", "--seeds", "1", "--workers", "1", "--no-notebooks"]
-    status, _, err = call(capsys, *words, "--runs-dir", tmp_path, "--log", "tensorbord")
+    status, _, err = call(capsys, *words, "--runs-dir", tmp_path, "--log-to", "tensorbord")
     assert status == 2 and "unknown log 'tensorbord'" in err and not list(tmp_path.iterdir())
-    status, out, _ = call(capsys, *words, "--runs-dir", tmp_path, "--log", "tensorboard", "--commands")
-    assert status == 0 and out.splitlines()[0].endswith("--log tensorboard")
-    status, _, err = call(capsys, *words, "--runs-dir", tmp_path, "--log", "tensorboard")
+    status, out, _ = call(capsys, *words, "--runs-dir", tmp_path, "--log-to", "tensorboard", "--commands")
+    assert status == 0 and out.splitlines()[0].endswith("--log-to tensorboard")
+    status, _, err = call(capsys, *words, "--runs-dir", tmp_path, "--log-to", "tensorboard")
     assert status == 0, err
     records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "records").glob("*.json")}
     trained = {key for key, record in records.items() if record["run"]["steps"]}
     assert trained and trained == {path.name for path in (tmp_path / "tensorboard").iterdir()}
+
+
+@pytest.mark.slow
+def test_under_torchrun_the_main_process_alone_tells(tmp_path) -> None:
+    words = ["--images", "32", "--steps", "40", "--batch-size", "16", "--val-images", "32", "--probe-labels", "0"]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "simmim_lite", "pretrain"]
+    command = [sys.executable, *start, *words, "--device", "cpu", "--log-to", "tensorboard", "--runs-dir", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "tensorboard").iterdir()
+    assert len(list(folder.iterdir())) == 1 and scalars(folder)["val_loss"][-1][0] == 40
+    assert not list((tmp_path / "running").iterdir())

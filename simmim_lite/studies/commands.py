@@ -53,13 +53,13 @@ def pretrain_words(run: Run, runs_dir: str | Path, runtime: Runtime | None = Non
 
 def log_words(log: Sequence[str]) -> list[str]:
     """The options that name who is told of a run while it trains."""
-    return [word for name in log for word in ("--log", name)]
+    return [word for name in log for word in ("--log-to", name)]
 
 
 def lines(runs: Sequence[Run], runs_dir: str | Path, gpus: int = 1, log: Sequence[str] = ()) -> list[str]:
     """A line a trunk: the commands of its runs that are not there yet, shortest first, so that they share it.
 
-    log: who is told of them (`--log`).
+    log: who is told of them (`--log-to`).
     """
     families = defaultdict(list)
     for run in runs:
