@@ -9,7 +9,7 @@ from pathlib import Path
 from . import data_verbs, verbs
 from .errors import Everywhere, UserError
 from .studies import costs, scoring
-from .verbs import common, engine_options, run_of, run_options, runtime_of, runtime_options
+from .verbs import common, engine_options, log_option, run_of, run_options, runtime_of, runtime_options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
     study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
     costs.options(study)
+    log_option(study)
     study.add_argument("--no-notebooks", action="store_true", help="train and write the report only")
     study.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     run_options(pretrain)
     runtime_options(pretrain)
     pretrain.add_argument("--film", type=int, default=0, metavar="FRAMES", help="keep a film of the run, as one PNG")
+    log_option(pretrain)
     common(pretrain)
 
     data_verbs.add(verb)
@@ -163,7 +165,7 @@ def _study(arguments: argparse.Namespace) -> None:
 def _commands(arguments: argparse.Namespace) -> None:
     from .studies.commands import lines
 
-    names = ("data", "seeds", "precision", "runs_dir", "device", "nodes")
+    names = ("data", "seeds", "precision", "runs_dir", "device", "nodes", "log")
     options = {name: getattr(arguments, name) for name in names}
     gpus = 1 if arguments.gpus_per_run is None else arguments.gpus_per_run
     for line in lines(arguments.name, arguments.tier, gpus=gpus, **options):
@@ -175,7 +177,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     names = ("name", "tier", "data", "seeds", "workers", "runs_dir", "device", "precision")
     names += ("engine", "address", "gpus_per_run")
-    result = study(**{name: getattr(arguments, name) for name in names})
+    result = study(**{name: getattr(arguments, name) for name in names}, log=arguments.log)
     _say(result.claims)
     failed = sum(record["status"] == "failed" for record in result.records)
     print(
@@ -278,7 +280,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
             done[0] = step
 
         options = {"runs_dir": arguments.runs_dir, "device": arguments.device, "film": arguments.film}
-        record = pretrain(run, progress=report, runtime=runtime, **options)
+        record = pretrain(run, progress=report, runtime=runtime, log=arguments.log, **options)
     if record["status"] == "failed":
         raise Everywhere(f"{run.key} failed: {record['reason']} (its record is {record_path(arguments.runs_dir, run)})")
     if not _speaks():

@@ -1,4 +1,4 @@
-"""Verbs of the command line: `transfer`, `laws`, `plan` and `bench`. What is heavy is imported when they are called."""
+"""Verbs of the command line: `transfer`, `laws`, `plan`, `watch`, `bench`. What is heavy is imported when called."""
 
 import argparse
 import ast
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from .errors import UserError, unknown
 from .evidence import trial_text
 from .model.sizes import PAPER, SIZES
-from .studies import batch, plan_text
+from .studies import batch, monitor, plan_text
 from .training.run import Run, write_atomic
 from .training.runtime import Runtime
 
@@ -44,6 +44,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     bench.add_argument("--sizes", metavar="A,B", help=text)
     bench.add_argument("--batch", type=int, help="images of a step; by default the most that fit")
     bench.add_argument("--out", metavar="FILE.json", help="keep the tables, for --images-per-second FILE.json")
+    text = "what is running, stopped and finished in a runs folder, while it trains; in place, until Ctrl-C"
+    monitor.options(verb("watch", monitor.show, text))
     plan_text.options(verb("plan", plan_text.show, "which size and how long, for so many images and so much compute"))
 
 
@@ -90,6 +92,12 @@ def runtime_options(parser: argparse.ArgumentParser) -> None:
     text = "compute blocks again in the backward pass: less memory, about a third more time"
     parser.add_argument("--checkpointing", action="store_true", help=text)
     parser.add_argument("--compile", action="store_true", help="torch.compile, block by block")
+
+
+def log_option(parser: argparse.ArgumentParser) -> None:
+    """Who else is told of a run while it trains. Not `--log`: torchrun takes that for an option of its own."""
+    text = "tell tensorboard or wandb too while it trains; may be given twice"
+    parser.add_argument("--log-to", dest="log", action="append", default=[], metavar="WRITER", help=text)
 
 
 def runtime_of(arguments: argparse.Namespace) -> Runtime:

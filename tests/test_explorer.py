@@ -145,7 +145,7 @@ def test_without_a_reader_it_is_html_alone_and_chooses_all() -> None:
 
 
 def test_in_a_kernel_it_is_a_widget_that_says_what_was_chosen(monkeypatch) -> None:
-    monkeypatch.setattr(live, "_in_notebook", lambda: True)
+    monkeypatch.setattr(live, "in_notebook", lambda: True)
     monkeypatch.setattr(live, "executed_unseen", lambda: False)
     shown = explorer.show(own_rows())
     bundle, _ = shown._repr_mimebundle_()
@@ -168,7 +168,7 @@ def test_in_a_kernel_it_is_a_widget_that_says_what_was_chosen(monkeypatch) -> No
 
 
 def test_without_anywidget_one_line_names_the_remedy(monkeypatch) -> None:
-    monkeypatch.setattr(live, "_in_notebook", lambda: True)
+    monkeypatch.setattr(live, "in_notebook", lambda: True)
     monkeypatch.setattr(live, "executed_unseen", lambda: False)
     monkeypatch.setitem(sys.modules, "anywidget", None)
     explorer._widget_class.cache_clear()

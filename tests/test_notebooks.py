@@ -20,6 +20,7 @@ NAMES = [
     "07_proxy_loss",
     "08_transfer",
     "09_scaling_law",
+    "10_full_scale",
     "11_your_study",
     "is_this_normal",
 ]
@@ -56,7 +57,7 @@ def test_a_notebook_runs_at_tier_smoke(name: str, shared, tmp_path, monkeypatch)
     assert not left, f"{name} leaves {left} in the working directory"
 
 
-@pytest.mark.parametrize("name", sorted(notebooks.NOTEBOOKS.values()))
+@pytest.mark.parametrize("name", [*sorted(notebooks.NOTEBOOKS.values()), "10_full_scale"])
 def test_a_study_at_tier_shipped_needs_no_torch_and_trains_nothing(name: str, tmp_path, monkeypatch) -> None:
     """With its own parameters, in an empty folder; torch is looked for in the kernel itself, after all cells."""
     monkeypatch.chdir(tmp_path)

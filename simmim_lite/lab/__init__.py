@@ -13,6 +13,7 @@ _MODULES = (
     "filmstrip",
     "live",
     "mask_lab",
+    "monitor",
     "networks",
     "photos",
     "pictures",

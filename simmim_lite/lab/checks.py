@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_HOMES = ("checks_first", "checks_studies", "checks_transfer", "checks_laws")
+_HOMES = ("checks_first", "checks_studies", "checks_transfer", "checks_laws", "checks_scale")
 _PACKAGES = ("simmim-lite", "torch", "timm", "numpy", "plotly")
 
 

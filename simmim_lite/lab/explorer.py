@@ -46,7 +46,7 @@ class Explorer:
 
     def __init__(self, content: dict) -> None:
         self.data = content
-        watched = live._in_notebook() and not live.executed_unseen()
+        watched = live.in_notebook() and not live.executed_unseen()
         self.widget = _widget(content) if watched else None
 
     def chosen(self) -> Rows:

@@ -6,7 +6,7 @@ every saved notebook. Without a notebook nothing is shown. No torch here.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,11 +73,16 @@ class Shown:
 
     def draw(self, bundle: Mapping[str, object]) -> None:
         """Show a mime bundle in place of all that the cell has shown before."""
-        if _in_notebook():
+        self.draw_all([bundle])
+
+    def draw_all(self, bundles: Iterable[Mapping[str, object]]) -> None:
+        """Show mime bundles, one below the other, in place of all that the cell has shown before."""
+        if in_notebook():
             from IPython.display import clear_output, display
 
             clear_output(wait=True)
-            display(dict(bundle), raw=True)
+            for bundle in bundles:
+                display(dict(bundle), raw=True)
         self.last = time.monotonic()
 
     def due(self) -> bool:
@@ -169,7 +174,7 @@ def knob(function: Callable, **controls: object) -> None:
     function: returns what is to be shown, and has a default for every argument. An executed copy so keeps a figure
     instead of an empty widget, and no widget is made where no browser answers its messages: that can hang a kernel.
     """
-    if not _in_notebook():
+    if not in_notebook():
         return
     if not executed_unseen():
         try:
@@ -191,7 +196,7 @@ def executed_unseen() -> bool:
     return getattr(getattr(get_ipython(), "history_manager", None), "hist_file", None) == ":memory:"
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
     """Whether a kernel is there that can show figures."""
     try:
         from IPython import get_ipython

@@ -134,7 +134,7 @@ def joined(
     try:
         if ours:
             ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of many kinds, among them a plain one where a node takes long to start
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = f"no Ray cluster at {address}" if address else "Ray does not start"
         raise UserError(f"{where}: {line}") from error

@@ -10,6 +10,7 @@ from ..errors import UserError
 from ..model.sizes import PAPER
 from ..training.run import RECIPE_VERSION, Run, record_path
 from ..training.runtime import Runtime
+from ..training.writers import check_writers
 from .grids import TIERS, TRANSFER, grid
 
 #: Images of a part of a batch on one GPU, at 192 px; the rest is accumulated. Ours, and cautious: no GPU was measured.
@@ -51,6 +52,11 @@ def pretrain_words(run: Run, *, runs_dir: str, device: str = "auto", runtime: Ru
     return [*words, f"--runs-dir={runs_dir}", f"--device={device}"]
 
 
+def log_words(log: Sequence[str]) -> list[str]:
+    """The options that name who is told of a run while it trains."""
+    return [word for name in log for word in ("--log-to", name)]
+
+
 def torchrun_words(processes: int, words: Sequence[str], *, python: str = sys.executable) -> list[str]:
     """A command of ours under torchrun on one machine; SIGUSR1 and SIGTERM reach its processes."""
     launch = [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -68,13 +74,15 @@ def lines(
     device: str = "auto",
     gpus: int = 1,
     nodes: int = 1,
+    log: Sequence[str] = (),
 ) -> list[str]:
     """A shell line for each trunk of a study whose runs are not all done: its commands, shortest run first, by `&&`.
 
     gpus: processes a node, under torchrun where there is more than one process. On several nodes each node runs the
     line, with the first one's name in MASTER_ADDR and a number of the job in JOB. Nothing is opened and nothing starts:
-    levels of data are the tier's own, and precision `auto` is its recipe's.
+    levels of data are the tier's own, and precision `auto` is its recipe's. log: who is told of them (`--log-to`).
     """
+    check_writers(log)
     if study == TRANSFER or tier not in TIERS:
         raise UserError(f"--commands is about pretraining at tier {', '.join(TIERS)}: not study {study} at tier {tier}")
     for name, value in (("gpus_per_run", gpus), ("nodes", nodes)):
@@ -89,7 +97,7 @@ def lines(
         commands = []
         for run in sorted(runs, key=lambda run: run.steps):
             words = pretrain_words(run, runs_dir=runs_dir, device=device, runtime=runtime_of(run, gpus * nodes))
-            commands.append(f"{_launch(gpus, nodes)} -m simmim_lite {shlex.join(words)}")
+            commands.append(f"{_launch(gpus, nodes)} -m simmim_lite {shlex.join([*words, *log_words(log)])}")
         found.append(" && ".join(commands))
     return found
 

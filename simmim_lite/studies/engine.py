@@ -14,6 +14,7 @@ from ..errors import UserError, unknown
 from ..evidence.claims import Claim, claims
 from ..training.dense import Dense
 from ..training.run import PRECISIONS, Run, cannot_write, current_record, data_slug, read_record, write_atomic
+from ..training.writers import check_writers
 from .estimate import faster_precision, known_speeds
 from .full_size import left_out, sources
 from .grids import STUDIES, TIERS, TRANSFER, grid, tunings
@@ -58,6 +59,7 @@ def study(
     engine: str = "local",
     address: str | None = None,
     gpus_per_run: int | None = None,
+    log: Sequence[str] = (),
 ) -> StudyResult:
     """Run what is missing of a study (`grids.STUDIES` or `all`), then write the report of all its records.
 
@@ -77,6 +79,7 @@ def study(
         engine=engine,
         address=address,
         gpus_per_run=gpus_per_run,
+        log=log,
     )
     data = done.records[0]["run"]["data"]
     path = Path(runs_dir) / "report" / f"{name}-{tier}-{data_slug(data)}.html"
@@ -104,6 +107,7 @@ def train_missing(
     engine: str = "local",
     address: str | None = None,
     gpus_per_run: int | None = None,
+    log: Sequence[str] = (),
 ) -> Trained:
     """The records of a study, after running what is missing of it.
 
@@ -115,9 +119,10 @@ def train_missing(
 
     engine: `local`, processes of this machine, or `ray`, tasks on a Ray cluster (`cluster.py`): the one at `address`,
     else one that is started on this machine; workers is then how many jobs run at a time (as many as fit by default),
-    and gpus_per_run how many GPUs each takes (1).
+    and gpus_per_run how many GPUs each takes (1). log: who is told of the runs as they train (`training/writers.py`).
     """
     started = time.monotonic()
+    check_writers(log)
     runs_dir, axes = Path(runs_dir), TIERS.get(tier)
     planned = plan_of(name, tier, data=data, seeds=seeds)[0]  # a wrong name fails before anything is opened
     recipe, models = axes.recipe, axes.models
@@ -167,7 +172,7 @@ def train_missing(
                     runs, tuned = plan(faster_precision(speeds, models[-1]))
             for items, what in ((runs, "runs to train"), (tuned, "networks to transfer")):
                 if todo := missing(items):
-                    done, seconds = pool().execute(make_jobs(todo, speeds), runs_dir, what)
+                    done, seconds = pool().execute(make_jobs(todo, speeds, log), runs_dir, what)
                     trained, core = trained + done, core + seconds
     records = [read_record(path_of(item, runs_dir)) for item in (*runs, *tuned)]
     return Trained(records, trained, time.monotonic() - started, core)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from ..training.run import Run
-from .commands import pretrain_words, runtime_of, torchrun_words
+from .commands import log_words, pretrain_words, runtime_of, torchrun_words
 from .workers import Job, Outcome, do
 
 _PATIENCE = 60.0  # seconds that torchrun has to save and end
@@ -24,6 +24,7 @@ def do_on_gpus(job: Job, runs_dir: str, device: str, processes: int) -> Outcome:
     for run in job.work:
         before = _changed(job, run, runs_dir)
         words = pretrain_words(run, runs_dir=runs_dir, device=device, runtime=runtime_of(run, processes))
+        words += log_words(job.log)
         status, said = _run(torchrun_words(processes, words))
         if status:
             lines = re.findall(r"^(?:\[\w+\]:)?simmim-lite: (.+)$", said, re.M)

@@ -28,6 +28,7 @@ class Job:
     name: str  # of what it locks
     work: tuple[Run | FineTune | Dense | Probe, ...]
     seconds: float  # estimate, core seconds
+    log: tuple[str, ...] = ()  # who is told of its pretraining (`training/writers.py`)
 
     def paths(self, runs_dir: Path) -> list[Path]:
         """The records it leaves."""
@@ -39,7 +40,9 @@ def path_of(item: Run | FineTune | Dense | Probe, runs_dir: str | Path) -> Path:
     return record_path(runs_dir, item) if isinstance(item, Run) else transfer_path(runs_dir, item.key)
 
 
-def make_jobs(items: Sequence[Run | FineTune | Dense | Probe], speeds: dict[str, float]) -> list[Job]:
+def make_jobs(
+    items: Sequence[Run | FineTune | Dense | Probe], speeds: dict[str, float], log: Sequence[str] = ()
+) -> list[Job]:
     """Runs grouped by trunk, transfers one by one; the longest job first."""
     families = defaultdict(list)
     for item in items:
@@ -52,7 +55,7 @@ def make_jobs(items: Sequence[Run | FineTune | Dense | Probe], speeds: dict[str,
             seconds = job_seconds(family, speeds)
         else:
             seconds = tuning_seconds(family[0], speeds)
-        jobs.append(Job(name, tuple(family), seconds))
+        jobs.append(Job(name, tuple(family), seconds, tuple(log)))
     return sorted(jobs, key=lambda job: -job.seconds)
 
 
@@ -165,6 +168,7 @@ def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
             if isinstance(item, Run):
                 # on a CPU numbers stay those of the plain way, to the bit
                 once, options = pretrain_once, {} if device == "cpu" else {"runtime": runtime_of(item)}
+                options["log"] = job.log
             trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait, **options)[1]
     except Busy:
         outcome = replace(outcome, busy=True)

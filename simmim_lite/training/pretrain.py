@@ -1,9 +1,10 @@
 """Pretraining: from a Run to a Record."""
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,8 +29,9 @@ from .checkpoint import (
 from .device import one_thread
 from .distributed import Team, team
 from .film import Camera, film_steps
+from .journal import Journal, clear_journal
 from .kept import kept
-from .meter import Meter
+from .meter import Meter, device_name
 from .parallel import Parallel
 from .probes import input_statistics, probe_all
 from .run import Run, new_record, record_path, remove_unfinished, write_record
@@ -37,6 +39,7 @@ from .runtime import Runtime
 from .shards import SUFFIX, adopt, read_shards, save_shards
 from .signals import Ears, listening, preempted
 from .validate import validation_loss
+from .writers import check_writers, open_writers
 
 #: Seconds between checkpoints: what a kill can cost at most.
 CHECKPOINT_SECONDS = 30.0
@@ -77,6 +80,7 @@ def pretrain(
     progress: Callable[[int, int], None] | None = None,
     film: int = 0,
     runtime: Runtime | None = None,
+    log: Sequence[str] = (),
 ) -> dict:
     """Train, validate and probe a run, write its record, and return it; a finished run is returned as it is.
 
@@ -87,10 +91,11 @@ def pretrain(
     called now and then, by the main process. A loss that is not finite or runs away ends in a record with status
     `failed`; whatever the caller can mend is a `UserError`. On a CPU it runs in one thread, so that equal runs give
     equal numbers. `film`: how many frames to keep in RUNS_DIR/films/KEY.png (see `film.py`); each costs a validation
-    and changes no number. A run that is finished is not filmed.
+    and changes no number. A run that is finished is not filmed. While it trains its journal can be watched
+    (`journal.py`); `log` names who else is told: tensorboard, wandb (`writers.py`).
     """
     options = {"device": device, "data": data, "wait": wait, "progress": progress, "film": film, "runtime": runtime}
-    return pretrain_once(run, runs_dir=runs_dir, **options)[0]
+    return pretrain_once(run, runs_dir=runs_dir, log=log, **options)[0]
 
 
 def pretrain_once(
@@ -103,8 +108,10 @@ def pretrain_once(
     progress: Callable[[int, int], None] | None = None,
     film: int = 0,
     runtime: Runtime | None = None,
+    log: Sequence[str] = (),
 ) -> tuple[dict, bool]:
     """`pretrain`, and whether this call did the work: False when the run was finished already."""
+    check_writers(log)
     data = data or open_for_training(run.data, run.image_size, run.augment, run.images)
     path, lock = record_path(runs_dir, run), Path(runs_dir) / "locks" / f"{run.trunk_key}.lock"
     runtime = runtime or Runtime()
@@ -118,10 +125,17 @@ def pretrain_once(
         def keep() -> None:
             write_record(path, record)
             clear_checkpoints(runs_dir, run)
+            clear_journal(runs_dir, run.key)
 
         us.lead(clear_away)
-        with one_thread(us.device) as chosen:
-            record = _Training(run, Path(runs_dir), chosen, data, progress, film, us, runtime).record()
+        journal = None
+        if us.main:
+            about = {"device": device_name(us.device), "processes": us.size}
+            journal = Journal(runs_dir, run, writers=open_writers(log, runs_dir, run), **about)
+        with one_thread(us.device) as chosen, journal or contextlib.nullcontext():
+            record = _Training(run, Path(runs_dir), chosen, data, progress, film, us, runtime, journal).record()
+            if journal:
+                journal.record = record
         us.lead(keep)
         return record
 
@@ -144,7 +158,9 @@ class _Training:
         film: int = 0,
         us: Team | None = None,
         runtime: Runtime | None = None,
+        journal: Journal | None = None,
     ) -> None:
+        self.journal = journal
         self.run, self.runs_dir, self.device, self.data, self.progress = run, runs_dir, device, data, progress
         self.mean, self.std = input_statistics(data, run.statistics)
         self.unique = len(data.train) if run.images is None else run.images
@@ -219,6 +235,8 @@ class _Training:
         share = us.share(run.batch_size)
         batches = make_batches(run, self.data, self.device, share, workers=us.decoders())
         saved = time.monotonic()
+        if self.journal:
+            self.journal.start(self.step, self.curve)
         self.model.train()
         while self.step < run.steps:
             if self.step == run.drop_step:
@@ -237,6 +255,8 @@ class _Training:
                     return reason
                 if self.progress and us.main:
                     self.progress(self.step, run.steps)
+                if self.journal and (point or self.step == run.steps or self.journal.due()):
+                    self.journal.point(self.step, self.losses[self.journal.told : self.step].mean().item())
             if point:
                 self.mark(self.validate(self.net.whole())[0])
             # all processes save, and all stop, after the same step
@@ -266,6 +286,8 @@ class _Training:
         train_loss = self.losses[since : self.step].mean().item()
         point = {"step": self.step, "images_seen": self.step * self.run.batch_size, "train_loss": train_loss}
         self.curve.append(point | {"val_loss": val_loss, "lr": self.run.lr_at(self.step - 1)})
+        if self.journal:
+            self.journal.validated(self.step, val_loss)
 
     def unsound(self) -> str | None:
         """Why the loss of the last steps means that this run has failed, or None."""
