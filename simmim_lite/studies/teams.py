@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from ..errors import UserError
 from ..training.run import Run
 from .commands import log_words, pretrain_words, runtime_of, torchrun_words
 from .workers import Job, Outcome, do
@@ -22,8 +23,12 @@ def do_on_gpus(job: Job, runs_dir: str, device: str, processes: int) -> Outcome:
         return do(job, runs_dir, device, True)
     started, trained = time.monotonic(), 0
     for run in job.work:
+        try:
+            runtime = runtime_of(run, processes)
+        except UserError as error:
+            return Outcome(job.name, trained, time.monotonic() - started, error=f"{run.key}: {error}")
         before = _changed(job, run, runs_dir)
-        words = pretrain_words(run, runs_dir=runs_dir, device=device, runtime=runtime_of(run, processes))
+        words = pretrain_words(run, runs_dir=runs_dir, device=device, runtime=runtime)
         words += log_words(job.log)
         status, said = _run(torchrun_words(processes, words))
         if status:
