@@ -268,6 +268,18 @@ def test_a_set_without_files_is_packed_without_loss(tmp_path, monkeypatch) -> No
     assert np.array_equal(np.asarray(ours.test.picture(2)), np.asarray(theirs.test.picture(2)))
 
 
+def test_a_set_of_the_hub_is_packed(tmp_path, monkeypatch) -> None:
+    """From a folder in place of the hub: the same ids, labels and splits, as the set itself has them."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
+    spec = f"hf:{image_tree(tmp_path / 'set', 2, 4, 4)}"
+    pack(spec, tmp_path / "pack", settings=FEW, workers=1)
+    ours, theirs = open_pictures(f"packed:{tmp_path / 'pack'}"), open_pictures(spec)
+    assert ours.classes == theirs.classes == ("n00000000", "n00000001")
+    assert sorted(ours.train.ids.tolist()) == sorted(theirs.train.ids.tolist())
+    assert np.array_equal(ours.test.ids, theirs.test.ids) and np.array_equal(ours.test.labels, theirs.test.labels)
+
+
 def test_a_full_disk_is_said_beforehand(tree, tmp_path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(packing.shutil, "disk_usage", lambda _: usage._replace(free=1000))
