@@ -88,6 +88,9 @@ class Batches:
         images = normalise(pixels, self.mean, self.std, self.device)
         return crop(images, boxes, flips), mask, ids
 
+    def close(self) -> None:
+        """Nothing to end here; as `streamed.Streamed` has it."""
+
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Epoch and place in `indices` of each image of this process's share of a step: int64 (B,)."""
         epochs, places = self.order.positions(step)

@@ -106,6 +106,10 @@ class StepLoader:
             raise batch
         return batch
 
+    def close(self) -> None:
+        """End the processes that decode; another batch may still be asked for."""
+        self._next, self._batches = -1, iter(())
+
     def _loader(self, start: int) -> DataLoader:
         def keys() -> Iterator[list[tuple[int, int]]]:
             for step in range(start, self.steps):

@@ -80,6 +80,10 @@ class Streamed:
         # one pass from bytes to floats and one more, where `batches.normalise` takes three
         return torch.mul(pixels, self.factor).sub_(self.level), mask, ids
 
+    def close(self) -> None:
+        """End the processes that decode."""
+        self.loader.close()
+
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Epoch and place in `indices` of each image of this process's share of a step: int64 (B,)."""
         epochs, places = self.order.positions(step)

@@ -5,13 +5,16 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..data.batches import Batches
 from ..data.pictures import open_for_training
 from ..data.sources import Data
+from ..data.streamed import Streamed
 from ..model.simmim import SimMIM
 from ..model.sizes import SIZES
 from .building import build, build_optimiser, drop_path_noise, make_batches
@@ -226,14 +229,15 @@ class _Training:
 
     def train(self) -> str | None:
         """Run the remaining steps; the reason when the run failed."""
-        with listening() as ears:
-            return self.steps(ears)
+        # on a CPU decoding is the small part, and other runs have the other cores
+        workers = 0 if self.device.type == "cpu" else self.us.decoders()
+        share = self.us.share(self.run.batch_size)
+        with listening() as ears, closing(make_batches(self.run, self.data, self.device, share, workers)) as batches:
+            return self.steps(ears, batches)
 
-    def steps(self, ears: Ears) -> str | None:
+    def steps(self, ears: Ears, batches: Batches | Streamed) -> str | None:
         """`train`, with an ear for signals."""
         run, us = self.run, self.us
-        share = us.share(run.batch_size)
-        batches = make_batches(run, self.data, self.device, share, workers=us.decoders())
         saved = time.monotonic()
         if self.journal:
             self.journal.start(self.step, self.curve)
