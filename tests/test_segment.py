@@ -229,7 +229,7 @@ def test_scenes_by_the_verb(tmp_path, monkeypatch):
     """`transfer` on scenes: pretrained beside scratch, both kept."""
     monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
     monkeypatch.setattr(scene_layouts, "ADE_SPLITS", {"training": (3, 16), "validation": (2, 9)})
-    monkeypatch.setattr(pretrain_module, "open_data", lambda *a, **k: tiny_data())
+    monkeypatch.setattr(pretrain_module, "open_for_training", lambda *a, **k: tiny_data())
     run = Run(image_size=16, images=32, steps=3, batch_size=8, val_images=8, val_masks=1, probe_labels=0)
     options = {"steps": 3, "batch_size": 4, "channels": 8, "images": 8}
     result = transfer(run, "segment", runs_dir=tmp_path, **options)

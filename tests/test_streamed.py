@@ -20,6 +20,7 @@ from simmim_lite.studies.full_size import RECIPE
 from simmim_lite.training import pretrain as training
 from simmim_lite.training.building import make_batches
 from simmim_lite.training.pretrain import pretrain
+from simmim_lite.training.transfer import transfer
 
 RUN = replace(
     RECIPE, model="swinv2_atto", image_size=32, window_size=4, mask_patch=8, target_window=9, batch_size=8, steps=9,
@@ -128,6 +129,14 @@ def test_only_validation_pictures_are_stored(tree, packed, tmp_path, monkeypatch
     assert [len(store) for store in stores] == [8, 8]
     stored = pictures.open_for_training(f"imagefolder:{tree}", 32, "flip")
     assert np.array_equal(stored.val.images, data.val.images)  # a half of val/, the same as ever
+
+
+def test_such_a_run_is_probed_and_tuned_afterwards(tree, tmp_path) -> None:
+    run = replace(RUN, data=f"imagefolder:{tree}", steps=3)
+    probed = transfer(run, "probe", runs_dir=tmp_path, labels=12, test_images=6, device="cpu")
+    assert 0 <= probed["trained"]["transfer"]["linear"]["score"] <= 1
+    tuned = transfer(run, "classify", runs_dir=tmp_path, labels=8, steps=2, batch_size=4, device="cpu")
+    assert tuned["trained"]["status"] == tuned["baseline"]["status"] == "done"
 
 
 def test_one_that_cannot_be_read_has_a_stand_in(tmp_path, capsys) -> None:

@@ -19,8 +19,8 @@ from simmim_lite.training.transfer import transfer
 def opened(monkeypatch):
     """Every source is a tiny one; the list of runs and specs that were really computed."""
     data, done = tiny_data(), []
-    for module in (transfer_module, pretrain_module):
-        monkeypatch.setattr(module, "open_data", lambda *a, **k: data)
+    for module, name in ((transfer_module, "open_data"), (pretrain_module, "open_for_training")):
+        monkeypatch.setattr(module, name, lambda *a, **k: data)
     probe, work = transfer_module.probe_all, transfer_module.work
     monkeypatch.setattr(transfer_module, "probe_all", lambda m, d, run: done.append(run.steps) or probe(m, d, run))
     monkeypatch.setattr(transfer_module, "work", lambda s, *a, **k: done.append(s.init) or work(s, *a, **k))
@@ -77,8 +77,8 @@ def test_transfer_uses_the_final_weights(tmp_path, opened, monkeypatch):
 def test_transfer_runs_again_when_the_images_changed(tmp_path, opened, monkeypatch, capsys):
     first = transfer(RUN, "probe", runs_dir=tmp_path)
     other = dataclasses.replace(tiny_data(n=48), digest="other")
-    for module in (transfer_module, pretrain_module):
-        monkeypatch.setattr(module, "open_data", lambda *a, **k: other)
+    for module, name in ((transfer_module, "open_data"), (pretrain_module, "open_for_training")):
+        monkeypatch.setattr(module, name, lambda *a, **k: other)
     second = transfer(RUN, "probe", runs_dir=tmp_path)
     assert second["trained"]["where"]["data_digest"] == "other" and second["lift"] != first["lift"]
     assert "made from other images" in capsys.readouterr().err

@@ -37,8 +37,8 @@ class Probe:
 
     @property
     def sized(self) -> Run:
-        """The run, with these numbers of images."""
-        return replace(self.run, probe_labels=self.labels, probe_test=self.test_images)
+        """The run, with these numbers of images; a probe sees whole images, whatever the run was trained on."""
+        return replace(self.run, probe_labels=self.labels, probe_test=self.test_images, augment="none")
 
     @property
     def key(self) -> str:
