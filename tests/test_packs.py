@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import webdataset
 from PIL import Image
 from trees import image_tree
 
@@ -109,7 +110,6 @@ def test_the_store_of_a_pack_has_the_pixels_of_the_folder(tmp_path, monkeypatch)
 
 
 def test_webdataset_reads_it(packed) -> None:
-    webdataset = pytest.importorskip("webdataset")
     shards = [str(path) for path in sorted(packed.glob("train-*.tar"))]
     found = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil").to_tuple("jpg;png", "cls"))
     ours = packs.open_pack(packed)

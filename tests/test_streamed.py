@@ -65,7 +65,7 @@ def test_a_crop_is_pillows_crop(tree) -> None:
         top, left, height, width = crop_box(tries, 375, 500)
         part = Image.open(held).convert("RGB").crop((left, top, left + width, top + height))
         expected = np.asarray(part.resize((192, 192), Image.Resampling.BILINEAR)).astype(int)
-        assert np.abs(crops.crop(0, tries).permute(1, 2, 0).numpy() - expected).max() <= 3
+        assert np.abs(crops.crop(shelf.picture(0), tries).permute(1, 2, 0).numpy() - expected).max() <= 3
 
 
 def test_boxes_of_any_shape() -> None:
@@ -114,7 +114,7 @@ def test_flips_and_normalising_are_as_torchvision_has_them(tree) -> None:
     tries = crop_tries(draws)
     assert 0 < (draws[:, 0] < 0.5).sum() < len(ids)
     for k, place in enumerate(places):
-        crop = batches.loader.samples.load.crop(int(batches.loader.samples.load.indices[place]), tries[k])
+        crop = batches.crops.crop(data.train.picture(int(batches.indices[place])), tries[k])
         x = TF.normalize(crop / 255, *STATISTICS)
         x = x.flip(2) if draws[k, 0] < 0.5 else x
         assert torch.allclose(images[k], x, atol=1e-5)
@@ -127,7 +127,7 @@ def test_only_validation_pictures_are_stored(tree, packed, tmp_path, monkeypatch
         assert data.val.images.shape == (8, 3, 32, 32) and len(data.train) == 24 and data.test is None
     stores = [np.load(path, mmap_mode="r") for path in tmp_path.rglob("images.npy")]
     assert [len(store) for store in stores] == [8, 8]
-    stored = pictures.open_for_training(f"imagefolder:{tree}", 32, "flip")
+    stored = pictures.open_for_training(f"imagefolder:{tree}", 32)
     assert np.array_equal(stored.val.images, data.val.images)  # a half of val/, the same as ever
 
 
@@ -147,6 +147,7 @@ def test_one_that_cannot_be_read_has_a_stand_in(tmp_path, capsys) -> None:
     assert record["status"] == "done"
     said = capsys.readouterr().err
     assert said.count(f"{first} cannot be read") == 1
+    assert [name for name, _ in record["skipped"]] == [str(first)]
     for path in (root / "train").rglob("*.JPEG"):
         path.write_bytes(b"\xff\xd8 gone")
     with pytest.raises(UserError, match="10 pictures in a row cannot be read"):

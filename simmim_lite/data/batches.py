@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from ..errors import UserError, unknown
 from ..model.masking import hash_masks, uniforms, upsample
 from .order import Order
+from .pictures import LeftOut, Shelf
 from .sources import Split
 
 #: Seed of every validation mask: two runs are judged on the same hidden cells.
@@ -20,26 +21,23 @@ _TRIES = 10  # crops drawn before the centre crop is taken, as torchvision does
 _SCALE, _RATIO = (0.67, 1.0), (3 / 4, 4 / 3)  # FACTS 3
 
 
-class Batches:
-    """Training batches of the images `indices` (N,) of a split, each a pure function of (seed, step).
+class Steps:
+    """What all training batches have in common: which image comes when, and what is hidden of it (FACTS 3).
 
     Position p = step * batch_size + j holds an image of epoch p // N; the order within an epoch depends on (seed,
     epoch), an image's crop, flip and mask on (seed, epoch, image id). A batch may span epochs, so N may be smaller than
     the batch. `share`: which of the batch's images this process takes. `image_size`, `mask_patch` and `patch_size` (of
-    the model) are in pixels; `mean`, `std` in 0..1 units.
+    the model) are in pixels.
     """
 
     def __init__(
         self,
-        split: Split,
+        source: Split | Shelf,
         indices: np.ndarray,
         *,
         seed: int,
         batch_size: int,
         image_size: int,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        augment: str = "flip",
         mask_patch: int = 8,
         mask_ratio: float = 0.6,
         mask_strategy: str = "random",
@@ -47,36 +45,68 @@ class Batches:
         device: str | torch.device = "cpu",
         share: slice | np.ndarray = slice(None),
     ) -> None:
-        if augment not in AUGMENTATIONS:
-            raise unknown("augment", augment, AUGMENTATIONS)
         if not len(indices):
-            raise UserError(f"images 0: a batch needs at least one training image of {len(split)}")
-        if split.images.shape[-2:] != (image_size, image_size):
-            raise UserError(
-                f"image_size {image_size}: {split.name} was opened at {split.images.shape[-1]} px; reopen it"
-            )
+            raise UserError(f"images 0: a batch needs at least one training image of {len(source)}")
         if image_size % mask_patch or mask_patch % patch_size:
             raise UserError(
                 f"mask_patch {mask_patch} does not fit: it must divide image_size {image_size} and be a multiple of "
                 f"the model's patch {patch_size}"
             )
-        self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
         self.indices = np.asarray(indices, np.int64)
-        self.ids = np.asarray(split.ids)[self.indices]
-        self.seed, self.batch_size, self.augment = seed, batch_size, augment
-        self.order, self.share = Order(self.ids, seed, batch_size), share
-        self.mean, self.std, self.device = tuple(mean), tuple(std), torch.device(device)
+        self.ids = np.asarray(source.ids)[self.indices]
+        self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
+        self.order, self.share, self.device = Order(self.ids, seed, batch_size), share, torch.device(device)
         self.grid = (image_size // mask_patch,) * 2
         self.cell = mask_patch // patch_size
         self.mask_ratio, self.mask_strategy = mask_ratio, mask_strategy
+        self.skipped = LeftOut()
+
+    def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch and place in `indices` of each image of this process's share of a step: int64 (B,)."""
+        epochs, places = self.order.positions(step)
+        return epochs[self.share], places[self.share]
+
+    def masks(self, ids: np.ndarray, epochs: np.ndarray) -> torch.Tensor:
+        """bool (B, S/patch_size, S/patch_size), True = hidden, on the device."""
+        cells = hash_masks(self.grid, self.mask_ratio, self.seed, ids, epochs, self.mask_strategy)
+        return torch.from_numpy(upsample(cells, self.cell)).to(self.device)
+
+    def close(self) -> None:
+        """End the processes that prepare batches, where there are any."""
+
+
+class Batches(Steps):
+    """Training batches of the images `indices` (N,) of a split, each a pure function of (seed, step); see `Steps`.
+
+    `mean`, `std` in 0..1 units.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        indices: np.ndarray,
+        *,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        augment: str = "flip",
+        **draw: object,
+    ) -> None:
+        super().__init__(split, indices, **draw)
+        if augment not in AUGMENTATIONS:
+            raise unknown("augment", augment, AUGMENTATIONS)
+        if split.images.shape[-1] != self.image_size:
+            raise UserError(
+                f"image_size {self.image_size}: {split.name} was opened at {split.images.shape[-1]} px; reopen it"
+            )
+        self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
+        self.augment, self.mean, self.std = augment, tuple(mean), tuple(std)
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """Step's images float32 (B, 3, S, S), normalised, and masks bool (B, S/patch_size, S/patch_size), True =
         hidden, both on the device; and the image ids uint64 (B,)."""
         epochs, places = self.positions(step)
         ids = self.ids[places]
-        cells = hash_masks(self.grid, self.mask_ratio, self.seed, ids, epochs, self.mask_strategy)
-        mask = torch.from_numpy(upsample(cells, self.cell)).to(self.device)
+        mask = self.masks(ids, epochs)
         pixels = self.images[self.indices[places]]
         if self.augment == "none":
             return normalise(pixels, self.mean, self.std, self.device), mask, ids
@@ -87,14 +117,6 @@ class Batches:
         boxes, flips = crop_boxes(crop_draws(self.seed, ids, epochs), pixels.shape[-1])
         images = normalise(pixels, self.mean, self.std, self.device)
         return crop(images, boxes, flips), mask, ids
-
-    def close(self) -> None:
-        """Nothing to end here; as `streamed.Streamed` has it."""
-
-    def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch and place in `indices` of each image of this process's share of a step: int64 (B,)."""
-        epochs, places = self.order.positions(step)
-        return epochs[self.share], places[self.share]
 
 
 def normalise(

@@ -25,6 +25,14 @@ class Catalogue:
     title: Callable[[int], str] = field(repr=False)  # for messages
     digest: str  # of what is listed: names, bytes and labels of files; pictures of a pack
 
+    def square(self, i: int, size: int) -> np.ndarray:
+        """Picture i as `folders.prepare` has it: uint8 (3, size, size). Of a file, detail that goes is not decoded."""
+        content = self.content(i)
+        if content is None:
+            return folders.prepare(self.picture(i), size)
+        with folders.opened(content) as image:
+            return folders.prepare(image, size)
+
 
 def catalogue(spec: str) -> Catalogue:
     """The catalogue of a source, by its name as `sources.open_data` takes it, scenes apart (they are drawn)."""

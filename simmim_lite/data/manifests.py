@@ -7,7 +7,6 @@ beside the manifest (NAME.paths.gz); with that list `verify` can say which file 
 
 import gzip
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import yaml
 from ..errors import UserError, unknown
 from . import folders, packs, scenes
 from .ranking import rank
+from .store import write_whole
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
 _FIELDS = {"name", "source", "images", "classes", "rule", "seed", "note", "digest", "subsets"}
@@ -73,8 +73,8 @@ def build(manifest: str | Path, folder: str | Path | None = None, out: str | Pat
     try:
         if folder is not None:
             lines = "\n".join(found.names).encode("utf-8", "surrogateescape")
-            _replace(_list_path(path), gzip.compress(lines, mtime=0))
-        _replace(path, yaml.safe_dump(content, sort_keys=False, width=120).encode())
+            write_whole(_list_path(path), gzip.compress(lines, mtime=0))
+        write_whole(path, yaml.safe_dump(content, sort_keys=False, width=120).encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name another file") from error
     return content
@@ -169,16 +169,6 @@ def _copies(root: Path, extra: list[str], found: _Population) -> dict[str, str]:
             copies[name] = first[content[name]]
         first.setdefault(content[name], name)
     return copies
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _find(manifest: str | Path) -> Path:

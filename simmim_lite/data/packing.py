@@ -1,6 +1,5 @@
 """Makes packs (`packs`): pictures shrunk and encoded by several processes, a shard at a time. No torch here."""
 
-import hashlib
 import io
 import json
 import os
@@ -17,9 +16,9 @@ from ..errors import Interrupted, UserError, first_line
 from ..processes import end_with
 from . import folders
 from .catalogue import Catalogue, catalogue
-from .packs import COLUMNS, FORMAT, SPLITS, Pack, index_digest, is_pack, open_pack, picture_digest
+from .packs import COLUMNS, FORMAT, SPLITS, Pack, Summed, index_digest, is_pack, open_pack, picture_digest
 from .ranking import rank
-from .store import locked, progress
+from .store import locked, progress, write_whole
 
 _SAMPLE = 48  # pictures encoded beforehand, to know how much room all of them take
 _PLAN = "plan.json"  # what an unfinished pack is going to be
@@ -64,6 +63,7 @@ def pack(spec: str, out: str | Path, *, settings: Settings | None = None, worker
                     raise UserError(f"{root} holds another pack (of {done.info['spec']}); give another folder")
                 return done
             _begin_plan(root, plan)
+            (root / "columns").mkdir(exist_ok=True)
             shards = _shards(found, settings)
             _pack_missing(root, found, settings, shards, workers)
             _finish(root, found, plan, shards)
@@ -84,7 +84,7 @@ def _begin_plan(root: Path, plan: dict) -> None:
         return
     if any(entry.name != ".lock" for entry in root.iterdir()):
         raise UserError(f"{root} is not empty: give a folder of its own")
-    _write(path, json.dumps(plan).encode())
+    write_whole(path, json.dumps(plan).encode())
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _pack_shard(k: int) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            stream = _Summed(file)
+            stream = Summed(file)
             options = {"encoder": False, "mtime": 0, "user": "", "group": "", "mode": 0o644}  # the same bytes each time
             with webdataset.TarWriter(stream, **options) as tar:
                 for n, i in enumerate(shard.rows):
@@ -187,22 +187,10 @@ def _pack_shard(k: int) -> None:
     said = {"sha256": stream.sum.hexdigest(), "bytes": stream.size, "left_out": reasons}
     held = io.BytesIO()
     np.savez(held, said=np.frombuffer(json.dumps(said).encode(), np.uint8), **columns)
-    _write(_column_file(root, shard), held.getvalue())
+    write_whole(_column_file(root, shard), held.getvalue())
 
 
 _OWN = ("offset", "size", "digest")  # the columns that only the shard itself knows
-
-
-class _Summed:
-    """A file that is written once, from start to end, with the sum of all that was written."""
-
-    def __init__(self, file: io.BufferedWriter) -> None:
-        self.file, self.sum, self.size = file, hashlib.sha256(), 0
-
-    def write(self, part: bytes) -> int:
-        self.sum.update(part)
-        self.size += len(part)
-        return self.file.write(part)
 
 
 def _encoded(found: Catalogue, i: int, settings: Settings) -> tuple[bytes | None, str]:
@@ -273,11 +261,12 @@ def _finish(root: Path, found: Catalogue, plan: dict, shards: list[_Shard]) -> N
         ],
         "left_out": left_out,
     }
+    (root / "index").mkdir(exist_ok=True)
     for name, column in columns.items():
         held = io.BytesIO()
         np.save(held, column)
-        _write(root / "index" / f"{name}.npy", held.getvalue())
-    _write(root / "pack.json", (json.dumps(info, indent=1) + "\n").encode())
+        write_whole(root / "index" / f"{name}.npy", held.getvalue())
+    write_whole(root / "pack.json", (json.dumps(info, indent=1) + "\n").encode())
     shutil.rmtree(root / "columns", ignore_errors=True)
     (root / _PLAN).unlink(missing_ok=True)
 
@@ -285,17 +274,3 @@ def _finish(root: Path, found: Catalogue, plan: dict, shards: list[_Shard]) -> N
 def _column_file(root: Path, shard: _Shard) -> Path:
     """It is there when its shard is whole."""
     return root / "columns" / f"{shard.name}.npz"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -133,6 +133,7 @@ def index_digest(columns: dict[str, np.ndarray], classes: Iterable[str]) -> str:
 def verify(folder: str | Path, *, workers: int | None = None) -> list[str]:
     """What is wrong with a pack, a line each; [] if nothing. Every byte of it is read once, by several processes."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
 
     from .store import progress
 
@@ -146,11 +147,14 @@ def verify(folder: str | Path, *, workers: int | None = None) -> list[str]:
     at_once = max(1, min(len(wanted), workers or os.cpu_count() or 1))
     total = sum(shards[k]["pictures"] for k in wanted)
     pool = ProcessPoolExecutor(at_once, initializer=_begin, initargs=(os.getpid(), pack))
-    with pool, progress(total, f"verify {pack.folder.name}") as advance:
-        calls = {pool.submit(_check_shard, k): k for k in wanted}
-        for call in as_completed(calls):
-            lines[calls[call]] = call.result()
-            advance(shards[calls[call]]["pictures"])
+    try:
+        with pool, progress(total, f"verify {pack.folder.name}") as advance:
+            calls = {pool.submit(_check_shard, k): k for k in wanted}
+            for call in as_completed(calls):
+                lines[calls[call]] = call.result()
+                advance(shards[calls[call]]["pictures"])
+    except BrokenProcessPool as error:
+        raise UserError("a process that reads was killed (out of memory?): run again with fewer --workers") from error
     return found + [line for k in sorted(lines) for line in lines[k]]
 
 
@@ -195,7 +199,7 @@ def _check_shard(k: int) -> list[str]:
     wrong, seen, double = [], set(), []
     try:
         with path.open("rb") as file:
-            stream = _Summed(file)
+            stream = Summed(file)
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 for member in tar:
                     if member.name in seen:
@@ -224,19 +228,26 @@ def _check_shard(k: int) -> list[str]:
         ]
 
 
-class _Summed:
-    """A file read once, from start to end, with the sum of all that was read."""
+class Summed:
+    """A file that is read, or written, once from start to end, with the sum of all that went through."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: io.BufferedIOBase) -> None:
         self.file, self.sum, self.size = file, hashlib.sha256(), 0
 
     def read(self, n: int) -> bytes:
         found = self.file.read(n)
-        self.sum.update(found)
-        self.size += len(found)
+        self._count(found)
         return found
+
+    def write(self, part: bytes) -> int:
+        self._count(part)
+        return self.file.write(part)
 
     def drain(self) -> None:
         """What a reader leaves after the end of the archive."""
         while self.read(1 << 20):
             pass
+
+    def _count(self, part: bytes) -> None:
+        self.sum.update(part)
+        self.size += len(part)

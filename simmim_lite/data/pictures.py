@@ -4,16 +4,18 @@ Nothing is stored: of a folder only names, sizes and labels are read. No torch h
 """
 
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
+from ..errors import UserError, first_line
 from . import folders, sources
 from .catalogue import Catalogue, catalogue
 
-PICTURE_CROP = "picture-crop+flip"  # as in training.run
+_STAND_INS = 10  # unreadable pictures in a row before training gives up
 SCENE_SIZE = 32  # pixels: scenes have no size of their own; they are drawn as the studies draw them
 
 
@@ -69,9 +71,11 @@ def open_pictures(spec: str) -> Pictures:
     return Pictures(spec, shelf("train"), shelf("test"), layout.classes, None, None, found.digest)
 
 
-def open_for_training(spec: str, image_size: int, augment: str, images_needed: int | None = None) -> sources.Data:
-    """A source as a run of this augmentation takes it: decoded into a store, or as training goes (`PICTURE_CROP`)."""
-    if augment == PICTURE_CROP:
+def open_for_training(
+    spec: str, image_size: int, images_needed: int | None = None, *, streamed: bool = False
+) -> sources.Data:
+    """A source as a run takes it: decoded into a store, or as training goes (`streamed`)."""
+    if streamed:
         return open_streamed(spec, image_size)
     return sources.open_data(spec, image_size, images_needed=images_needed)
 
@@ -87,15 +91,7 @@ def open_streamed(spec: str, image_size: int) -> sources.Data:
         return replace(data, train=drawn(data.train), probe_train=None, test=None)
     found = catalogue(spec)
     layout = found.parts.split(spec)
-
-    def load(i: int) -> np.ndarray:
-        content = found.content(i)
-        if content is None:
-            return folders.prepare(found.picture(i), image_size)
-        with folders.opened(content) as image:
-            return folders.prepare(image, image_size)
-
-    store = sources.held_out(spec, layout, load, image_size, found.digest)
+    store = sources.held_out(found, layout, image_size)
     return sources.Data(
         spec=spec,
         name=spec,
@@ -118,6 +114,36 @@ def shelved(found: Catalogue, split: str, rows: np.ndarray) -> Shelf:
     known = labels if found.parts.classes and (labels >= 0).all() else None
     parts = (_Rows(get, rows) for get in (found.picture, found.title))
     return Shelf(f"{split} of {found.spec}", found.parts.ids[rows], known, *parts)
+
+
+def first_readable(shelf: Shelf, chosen: np.ndarray, place: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
+    """The picture at a place of a draw, or the first one after it that can be read; its number on the shelf; and those
+    that could not (name, reason). `UserError` after ten in a row.
+
+    chosen: the draw, numbers on the shelf; after its last comes its first again.
+    """
+    problems = []
+    for further in range(_STAND_INS):
+        i = int(chosen[(place + further) % len(chosen)])
+        try:
+            return shelf.picture(i), i, problems
+        except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
+            problems.append((shelf.title(i), first_line(error)))
+    raise UserError(
+        f"{shelf.name}: {_STAND_INS} pictures in a row cannot be read (the last: {problems[-1][0]}: "
+        f"{problems[-1][1]}); is the disk there? Run again to go on from the last checkpoint"
+    )
+
+
+class LeftOut(dict):
+    """Pictures that could not be read, name -> reason. Each is named once on stderr."""
+
+    def note(self, problems: list[tuple[str, str]]) -> None:
+        """Take in some more."""
+        for name, reason in problems:
+            if name not in self:
+                self[name] = reason
+                print(f"simmim-lite: {name} cannot be read ({reason}); it is left out", file=sys.stderr, flush=True)
 
 
 class _Rows:

@@ -3,20 +3,22 @@
 The data root is `$SIMMIM_DATA`, else `~/.cache/simmim_lite`; it is read here and nowhere else.
 """
 
-import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UserError, first_line, unknown
-from . import folders, inaturalist, packs, scenes, sequences
-from .ranking import image_ids
+from . import folders, inaturalist, packs, scenes
 from .store import STORE_VERSION, Chunk, Store, StorePlan, ensure
+
+if TYPE_CHECKING:
+    from .catalogue import Catalogue
 
 KINDS = ("scenes", "imagefolder:DIR", "inaturalist:DIR", "packed:DIR", "torchvision:NAME", "hf:NAME")
 #: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
@@ -91,18 +93,14 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -
     return openers[kind](spec, name, image_size)
 
 
-def held_out(spec: str, layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, listing: str) -> Store:
+def held_out(found: "Catalogue", layout: folders.Layout, size: int) -> Store:
     """A store of the validation pictures alone, for training that decodes its own as it goes."""
-
-    kind, name = kind_of(spec)
-
-    def plan() -> StorePlan:
-        threads = 1 if kind in ("torchvision", "hf") else _threads()
-        return _plan(replace(layout, splits={"val": layout.splits["val"]}), load, size, spec, threads)
-
+    kind, name = kind_of(found.spec)
     where = os.path.abspath(name) if os.path.isdir(name) else name
-    prefix, version = _named(spec, name, where, size, listing)
-    return ensure(data_root() / "stores", f"val-{prefix}", version, plan, f"validation pictures of {spec}")
+    prefix, version = _named(found.spec, name, where, size, found.digest)
+    held = replace(layout, splits={"val": layout.splits["val"]})
+    title = f"validation pictures of {found.spec}"
+    return ensure(data_root() / "stores", f"val-{prefix}", version, lambda: _squares(found, held, size), title)
 
 
 def kind_of(spec: str) -> tuple[str, str]:
@@ -160,34 +158,19 @@ def _open_inaturalist(spec: str, name: str, size: int) -> Data:
 
 def _open_packed(spec: str, name: str, size: int) -> Data:
     pack = packs.open_pack(name)
-
-    def load(i: int) -> np.ndarray:
-        with folders.opened(pack.content(i)) as image:
-            return folders.prepare(image, size)
-
-    def plan() -> StorePlan:
-        return _plan(pack.parts().split(spec), load, size, spec, _threads())
-
-    return _stored(spec, pack.folder.name, str(pack.folder), pack.digest, size, plan)
+    return _stored(spec, pack.folder.name, str(pack.folder), pack.digest, size, lambda: _listed_plan(spec, size))
 
 
 def _open_torchvision(spec: str, name: str, size: int) -> Data:
-    def plan() -> StorePlan:
-        return _indexed_plan(*sequences.indexed(spec, "torchvision", name, downloads()), size, spec)
-
-    return _stored(spec, name, name, "", size, plan)
+    return _stored(spec, name, name, "", size, lambda: _listed_plan(spec, size))
 
 
 def _open_hf(spec: str, name: str, size: int) -> Data:
-    listing = ""
+    listing, where = "", name
     if os.path.isdir(name):
-        name = os.path.abspath(name)
-        listing = repr(sorted((str(p), p.stat().st_mtime_ns) for p in Path(name).rglob("*") if p.is_file()))
-
-    def plan() -> StorePlan:
-        return _indexed_plan(*sequences.indexed(spec, "hf", name, downloads()), size, spec)
-
-    return _stored(spec, name.rstrip("/").split("/")[-1], name, listing, size, plan)
+        where = os.path.abspath(name)
+        listing = repr(sorted((str(p), p.stat().st_mtime_ns) for p in Path(where).rglob("*") if p.is_file()))
+    return _stored(spec, name.rstrip("/").split("/")[-1], where, listing, size, lambda: _listed_plan(spec, size))
 
 
 def _stored(spec: str, name: str, where: str, listing: str, size: int, plan: Callable[[], StorePlan]) -> Data:
@@ -233,21 +216,18 @@ def split_of(spec: str, store: Store, part: str, block: int | None = None) -> Sp
     return Split(f"{part} of {spec}", store.images[rows], store.ids[rows], labels if known else None, masks, block)
 
 
-def _indexed_plan(parts: dict, image: Callable, classes: tuple[str, ...], size: int, spec: str) -> StorePlan:
-    """The plan for splits given as split -> (a sequence, its labels); an image is named SPLIT/INDEX."""
-    names = [f"{split}/{i}" for split, (part, _) in parts.items() for i in range(len(part))]
-    labels = np.array([label for _, targets in parts.values() for label in targets], np.int64)
-    ends = list(itertools.accumulate(len(part) for part, _ in parts.values()))
-    ranges = {split: np.arange(end - len(parts[split][0]), end) for split, end in zip(parts, ends, strict=True)}
-    ids = image_ids(names)
-    splits = folders.split_held(ranges.pop("train"), ranges, ids, labels, spec)
-    layout = folders.Layout(names, ids, labels, classes, splits)
+def _listed_plan(spec: str, size: int) -> StorePlan:
+    """The plan of all that a source lists; only now is a set downloaded or loaded."""
+    from .catalogue import catalogue
 
-    def load(i: int) -> np.ndarray:
-        split, _, index = names[i].partition("/")
-        return folders.prepare(image(parts[split][0], int(index)), size)
+    found = catalogue(spec)
+    return _squares(found, found.parts.split(spec), size)
 
-    return _plan(layout, load, size, spec, threads=1)
+
+def _squares(found: "Catalogue", layout: folders.Layout, size: int) -> StorePlan:
+    """The plan of some of a catalogue's pictures. Sets that are no files are read by one thread."""
+    threads = 1 if kind_of(found.spec)[0] in ("torchvision", "hf") else _threads()
+    return _plan(layout, lambda i: found.square(i, size), size, found.spec, threads)
 
 
 def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, spec: str, threads: int) -> StorePlan:
@@ -261,14 +241,10 @@ def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, 
                 skipped = []
                 for i, result in zip(some, done, strict=True):
                     if isinstance(result, Exception):
-                        skipped.append(
-                            (
-                                layout.names[i],
-                                str(result) if isinstance(result, folders.TooSmall) else first_line(result),
-                            )
-                        )
+                        small = isinstance(result, folders.TooSmall)
+                        skipped.append((layout.names[i], str(result) if small else first_line(result)))
                         first = first or skipped[0]
-                        if isinstance(result, folders.TooSmall):
+                        if small:
                             smallest = min(smallest or result.side, result.side)
                 kept += len(good)
                 pixels = np.stack([done[k] for k in good]) if good else np.empty((0, 3, size, size), np.uint8)

@@ -109,6 +109,19 @@ def ensure_folder(parent: Path, name: str, signature: str, write: Callable[[Path
     return folder
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside it, flushed to disk, then renamed over it. Raises `OSError`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def open_store(folder: Path) -> Store | None:
     """The store at a folder; None when there is none, or when it is damaged (which is said on stderr)."""
     if not folder.is_dir():

@@ -152,7 +152,7 @@ def _shot(run: Run, data):
     from ..training.film import Shot
     from ..training.probes import input_statistics
 
-    data = data or open_for_training(run.data, run.image_size, run.augment, run.images)
+    data = data or open_for_training(run.data, run.image_size, run.images, streamed=run.streamed)
     return Shot.of(run, data, *input_statistics(data, run.statistics))
 
 

@@ -108,11 +108,12 @@ def memory(gpus: int) -> list[dict[str, str]]:
     return lines
 
 
-def recipe(released: str = "as released", ours: str = "our default; the paper's is unknown") -> list[dict[str, str]]:
+def recipe() -> list[dict[str, str]]:
     """Learning rate and drop path by size, and where each comes from."""
     lines = []
     for model in full_size.SIZES:
-        source = released if model == full_size.RECIPE.model else ours
+        released = model == full_size.RECIPE.model
+        source = "as released" if released else "our default; the paper's is unknown"
         rate, path = full_size.LR[model], full_size.BY_SIZE[model]["drop_path"]
         size = f"{short(model)} ({millions(SIZES[model].parameters)})"
         lines.append({"model size": size, "learning rate": f"{rate:g}", "drop path": f"{path:g}", "source": source})

@@ -4,7 +4,6 @@ import argparse
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ..errors import UserError
 from . import notebooks, parameters
@@ -34,7 +33,7 @@ def copies(names: Sequence[str], fixed: Mapping[str, str], each: Mapping[str, st
         raise UserError(f"parameter '{twice[0]}' is given by -p and by --each: give it once")
     found = []
     for name in names:
-        path = Path(name) if name.endswith(".ipynb") else notebooks.find(name)
+        path = notebooks.find(name)
         for values in itertools.product(*(text.split(",") for text in each.values())):
             texts = dict(zip(each, values, strict=True))
             params = parameters.from_text(path, {**fixed, **texts})

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..training.run import Run, write_atomic
 from .estimate import Progress, step_speeds
 from .teams import do_on_gpus
@@ -60,8 +60,7 @@ class Cluster:
                     try:
                         yield name, ray.get(ended)
                     except ray.exceptions.RayError as error:
-                        line = (str(getattr(error, "cause", None) or error).strip().splitlines() or [""])[-1]
-                        yield name, UserError(f"{type(error).__name__}: {line}")
+                        yield name, UserError(first_line(getattr(error, "cause", None) or error))
         finally:
             for left in running:
                 ray.cancel(left, force=True)
@@ -135,9 +134,8 @@ def joined(
         if ours:
             ray.init(address=address or "local", **options)
     except Exception as error:  # of many kinds, among them a plain one where a node takes long to start
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = f"no Ray cluster at {address}" if address else "Ray does not start"
-        raise UserError(f"{where}: {line}") from error
+        raise UserError(f"{where}: {first_line(error)}") from error
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         device, gpus_per_run = _device(device, gpus_per_run, nodes)

@@ -144,8 +144,8 @@ def train_missing(
 
         from ..data.pictures import open_for_training
 
-        options = (recipe.image_size, recipe.augment, max(axes.images))
-        opened = {spec: open_for_training(spec, *options) for spec in sources(data) if spec}
+        how = (recipe.image_size, max(axes.images))
+        opened = {s: open_for_training(s, *how, streamed=recipe.streamed) for s in sources(data) if s}
         first, *second = opened.values()
         held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
         if axes.full_size and (line := left_out(data, axes.images, axes.second_images, *held.values())):
@@ -271,7 +271,7 @@ def train_runs(
     from ..data.pictures import open_for_training
 
     needed = max(run.images or 0 for run in runs)
-    opened = open_for_training(runs[0].data, runs[0].image_size, runs[0].augment, needed)
+    opened = open_for_training(runs[0].data, runs[0].image_size, needed, streamed=runs[0].streamed)
     todo = [run for run in runs if current_record(path_of(run, runs_dir), opened.digest) is None]
     if todo:
         here = Local(device, workers)

@@ -38,7 +38,9 @@ def folder() -> Path:
 
 
 def find(name: str) -> Path:
-    """The file of a notebook by its name (`04_data_scale`); `UserError` with the nearest name when there is none."""
+    """The file of a notebook by its path or its name (`04_data_scale`); `UserError` with the nearest name there is."""
+    if name.endswith(".ipynb"):
+        return Path(name)
     place = folder()
     path = place / f"{name}.ipynb"
     if not path.is_file():
@@ -77,7 +79,7 @@ class Copy:
     @classmethod
     def of(cls, notebook: str | Path, params: Mapping[str, object]) -> "Copy":
         """Of a notebook by its name in `folder()` or its path; parameters are checked."""
-        path = Path(notebook) if str(notebook).endswith(".ipynb") else find(str(notebook))
+        path = find(str(notebook))
         return cls(path, check_parameters(path, params), path.stem)
 
 

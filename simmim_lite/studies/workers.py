@@ -180,7 +180,8 @@ def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
 def _open(first: Run | FineTune | Probe, needed: int) -> Data:
     from ..data.pictures import open_for_training
 
-    return open_for_training(first.data, first.image_size, first.augment if isinstance(first, Run) else "", needed)
+    streamed = isinstance(first, Run) and first.streamed
+    return open_for_training(first.data, first.image_size, needed, streamed=streamed)
 
 
 def _stop_workers() -> None:

@@ -15,7 +15,7 @@ from .dense import Dense
 from .distributed import Team
 from .optim import decay_groups
 from .probes import input_statistics
-from .run import PICTURE_CROP, Run
+from .run import Run
 from .tuning import FineTune
 
 _DROP_PATH, _DROP_PATH_IN_TRANSFER = 4, 5  # streams of random numbers
@@ -60,7 +60,7 @@ def make_batches(
         "device": device,
         "share": share,
     }
-    if run.augment == PICTURE_CROP:
+    if run.streamed:
         return Streamed(data.train, chosen, steps=run.steps, workers=workers, **options)
     return Batches(data.train, chosen, augment=run.augment, **options)
 

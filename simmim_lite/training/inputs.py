@@ -1,6 +1,5 @@
 """What a classifier is fed: images decoded once at the input's size, or pictures decoded anew at their own size."""
 
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +11,7 @@ from ..data.batches import Batches
 from ..data.loading import StepLoader
 from ..data.manifests import subset
 from ..data.order import Order
-from ..data.pictures import Pictures, Shelf
+from ..data.pictures import LeftOut, Pictures, Shelf, first_readable
 from ..data.sources import Data, Split
 from ..errors import UserError, first_line
 from . import augment
@@ -21,7 +20,6 @@ from .distributed import Team
 from .probes import features, input_statistics
 from .tuning import FineTune
 
-_STAND_INS = 10  # unreadable pictures in a row before training gives up
 _TEST_BATCH = 128
 
 
@@ -87,17 +85,12 @@ class Files:
             workers=team.decoders(),
             collate=_collate,
         )
-        self.skipped: dict[str, str] = {}
+        self.skipped = LeftOut()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """As `Arrays.batch`; `UserError` where picture after picture cannot be read."""
         images, labels, problems = self.loader.batch(step)
-        self._note(problems)
-        if images is None:
-            raise UserError(
-                f"{self.spec.data}: {_STAND_INS} pictures in a row cannot be read (the last: {problems[-1][0]}: "
-                f"{problems[-1][1]}); is the disk there? Run again to go on from the last checkpoint"
-            )
+        self.skipped.note(problems)
         device = self.team.device
         return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
@@ -113,7 +106,7 @@ class Files:
         device, pooled, good = self.team.device, [], []
         model.eval()
         for images, readable, problems in loader:
-            self._note(problems)
+            self.skipped.note(problems)
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, self.spec.precision == "bf16"):
                 final = model.encode(images.to(device))
             pooled.append(final.float().mean((2, 3)).cpu())
@@ -122,28 +115,16 @@ class Files:
             return torch.empty(0, model.encoder.num_features), np.empty(0, bool)
         return torch.cat(pooled), np.concatenate(good)
 
-    def _note(self, problems: list[tuple[str, str]]) -> None:
-        for name, reason in problems:
-            if name not in self.skipped:
-                self.skipped[name] = reason
-                print(f"simmim-lite: {name} cannot be read ({reason}); it is left out", file=sys.stderr, flush=True)
-
 
 class _Training:
-    """place -> (image, label, pictures that could not be read); label -1 and no image where it gave up."""
+    """place -> (image, label, pictures that could not be read)."""
 
     def __init__(self, shelf: Shelf, chosen: np.ndarray, transform: Callable) -> None:
         self.shelf, self.chosen, self.transform = shelf, chosen, transform
 
-    def __call__(self, place: int) -> tuple[Tensor | None, int, list[tuple[str, str]]]:
-        problems = []
-        for k in range(_STAND_INS):
-            i = int(self.chosen[(place + k) % len(self.chosen)])
-            image, reason = _read(self.shelf, i)
-            if image is not None:
-                return self.transform(image), int(self.shelf.labels[i]), problems
-            problems.append((self.shelf.title(i), reason))
-        return None, -1, problems
+    def __call__(self, place: int) -> tuple[Tensor, int, list[tuple[str, str]]]:
+        image, i, problems = first_readable(self.shelf, self.chosen, place)
+        return self.transform(image), int(self.shelf.labels[i]), problems
 
 
 class _Test(Dataset):
@@ -170,10 +151,9 @@ def _read(shelf: Shelf, i: int) -> tuple:
         return None, first_line(error)
 
 
-def _collate(samples: list[tuple]) -> tuple[Tensor | None, Tensor, list[tuple[str, str]]]:
+def _collate(samples: list[tuple]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
     images, labels, problems = zip(*samples, strict=True)
-    whole = None if any(image is None for image in images) else torch.stack(images)
-    return whole, torch.tensor(labels), [problem for some in problems for problem in some]
+    return torch.stack(images), torch.tensor(labels), [problem for some in problems for problem in some]
 
 
 def _labelled(spec: FineTune, train: Split | Shelf | None, test: Split | Shelf | None) -> tuple:

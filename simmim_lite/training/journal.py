@@ -18,6 +18,7 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
+from ..errors import first_line
 from .run import Run, remove
 
 JOURNAL_VERSION = 1
@@ -118,8 +119,8 @@ class Journal:
                 getattr(writer, what)(*said)
             except Exception as error:  # whatever another library raises, the run is worth more
                 self.writers.remove(writer)
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-                print(f"simmim-lite: {writer.name} is left out ({reason}); the run goes on", file=sys.stderr)
+                said = f"{writer.name} is left out ({first_line(error)}); the run goes on"
+                print(f"simmim-lite: {said}", file=sys.stderr)
 
 
 def clear_journal(runs_dir: str | Path, key: str) -> None:

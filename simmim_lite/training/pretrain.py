@@ -5,7 +5,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -115,7 +114,7 @@ def pretrain_once(
 ) -> tuple[dict, bool]:
     """`pretrain`, and whether this call did the work: False when the run was finished already."""
     check_writers(log)
-    data = data or open_for_training(run.data, run.image_size, run.augment, run.images)
+    data = data or open_for_training(run.data, run.image_size, run.images, streamed=run.streamed)
     path, lock = record_path(runs_dir, run), Path(runs_dir) / "locks" / f"{run.trunk_key}.lock"
     runtime = runtime or Runtime()
 
@@ -174,6 +173,7 @@ class _Training:
         self.losses = torch.zeros(run.steps, device=device)
         self.curve: list[dict] = []
         self.step = 0
+        self.skipped: list[tuple[str, str]] = []  # pictures that could not be read, since this process began
         state = latest_checkpoint(runs_dir, run, data.digest, self.read, self.us) if run.steps else None
         if state is not None:
             adopt(state, self.model, self.optimiser)
@@ -225,6 +225,7 @@ class _Training:
             "transfer": transfer,
             "where": where,
         }
+        parts |= {"skipped": [list(item) for item in self.skipped]} if self.skipped else {}
         return new_record(run, status="done", **parts)
 
     def train(self) -> str | None:
@@ -232,8 +233,11 @@ class _Training:
         # on a CPU decoding is the small part, and other runs have the other cores
         workers = 0 if self.device.type == "cpu" else self.us.decoders()
         share = self.us.share(self.run.batch_size)
-        with listening() as ears, closing(make_batches(self.run, self.data, self.device, share, workers)) as batches:
-            return self.steps(ears, batches)
+        batches = make_batches(self.run, self.data, self.device, share, workers)
+        with listening() as ears, contextlib.closing(batches):
+            reason = self.steps(ears, batches)
+        self.skipped = sorted({item for some in self.us.gather(dict(batches.skipped)) for item in some.items()})
+        return reason
 
     def steps(self, ears: Ears, batches: Batches | Streamed) -> str | None:
         """`train`, with an ear for signals."""

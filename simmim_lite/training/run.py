@@ -77,6 +77,11 @@ class Run:
         return self.seed if self.subset_seed is None else self.subset_seed
 
     @property
+    def streamed(self) -> bool:
+        """Whether its pictures are decoded as training goes."""
+        return self.augment == PICTURE_CROP
+
+    @property
     def norm_window(self) -> int:
         """Window of the normalised target, in pixels: as given, else the odd number nearest to side / 4."""
         return self.target_window or odd_quarter(self.image_size)
@@ -161,7 +166,7 @@ def check_run(run: Run) -> None:
             raise UserError(f"{name} is {value!r}: give a number from 0 to below 1")
     if run.target_window is not None and (run.target_window < 3 or run.target_window % 2 == 0):
         raise UserError(f"target_window is {run.target_window}: give an odd number of at least 3")
-    if run.augment == PICTURE_CROP and run.probe_labels:
+    if run.streamed and run.probe_labels:
         raise UserError(
             f"probe_labels is {run.probe_labels}: with augment {PICTURE_CROP} no training image is decoded ahead to "
             "probe with; give probe_labels 0 and score the run with simmim-lite transfer"

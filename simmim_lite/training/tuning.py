@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
-from .run import AUGMENTATIONS, PICTURE_CROP, Run, check_names, data_slug, digest
+from .run import AUGMENTATIONS, Run, check_names, data_slug, digest
 
 #: Raised whenever the same FineTune would give other numbers; it is part of every key.
 FINETUNE_VERSION = 1
@@ -192,7 +192,7 @@ TUNING_RECIPES = {
 def _inherited(run: Run) -> dict:
     names = ("model", "data", "image_size", "window_size", "statistics", "augment", "precision")
     fields = {name: getattr(run, name) for name in names}
-    if run.augment == PICTURE_CROP:  # the crop that fine-tuning has for images that are decoded once
+    if run.streamed:  # the crop that fine-tuning has for images that are decoded once
         fields["augment"] = "crop+flip"
     return fields
 
