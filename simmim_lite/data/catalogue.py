@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from . import folders, inaturalist, packs, sequences, sources
+from . import decode, folders, inaturalist, packs, sequences, sources
 from .folders import Parts
 from .ranking import image_ids
 
@@ -26,12 +26,12 @@ class Catalogue:
     digest: str  # of what is listed: names, bytes and labels of files; pictures of a pack
 
     def square(self, i: int, size: int) -> np.ndarray:
-        """Picture i as `folders.prepare` has it: uint8 (3, size, size). Of a file, detail that goes is not decoded."""
+        """Picture i as `decode.prepare` has it: uint8 (3, size, size). Of a file, detail that goes is not decoded."""
         content = self.content(i)
         if content is None:
-            return folders.prepare(self.picture(i), size)
-        with folders.opened(content) as image:
-            return folders.prepare(image, size)
+            return decode.prepare(self.picture(i), size)
+        with decode.opened(content) as image:
+            return decode.prepare(image, size)
 
 
 def catalogue(spec: str) -> Catalogue:
@@ -69,7 +69,7 @@ class _Files:
         return os.path.join(self.root, os.fsdecode(bytes(self.names[i])))
 
     def picture(self, i: int) -> Image.Image:
-        return folders.decode(self.path(i))
+        return decode.decode(self.path(i))
 
     def content(self, i: int) -> bytes:
         with open(self.path(i), "rb", buffering=0) as file:
@@ -101,7 +101,7 @@ class _Entries:
 
     def picture(self, i: int) -> Image.Image:
         split, index = self.place(i)
-        return folders.upright(self.draw(self.parts[split], index))
+        return decode.upright(self.draw(self.parts[split], index))
 
     def content(self, i: int) -> None:
         return None

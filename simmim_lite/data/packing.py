@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..errors import Interrupted, UserError, first_line
 from ..processes import end_with
-from . import folders
+from . import decode
 from .catalogue import Catalogue, catalogue
 from .packs import COLUMNS, FORMAT, SPLITS, Pack, Summed, index_digest, is_pack, open_pack, picture_digest
 from .ranking import rank
@@ -203,14 +203,14 @@ def _encoded(found: Catalogue, i: int, settings: Settings) -> tuple[bytes | None
         content = found.content(i)
         if content is None:
             return _written(found.picture(i), settings, jpeg=False)
-        with folders.opened(content) as image:
+        with decode.opened(content) as image:
             jpeg, small = image.format == "JPEG", min(image.size) <= settings.short_side
-            if jpeg and small and image.mode in ("RGB", "L") and image.getexif().get(folders.ORIENTATION, 1) == 1:
+            if jpeg and small and image.mode in ("RGB", "L") and image.getexif().get(decode.ORIENTATION, 1) == 1:
                 image.load()
                 return content, "jpg"
             if not small:
                 image.draft(None, (2 * settings.short_side, 2 * settings.short_side))
-            return _written(folders.upright(image), settings, jpeg=jpeg)
+            return _written(decode.upright(image), settings, jpeg=jpeg)
     except Exception as error:  # decoders raise errors of many kinds
         return None, first_line(error)
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..processes import end_with
-from . import folders
+from . import decode
 from .folders import Parts
 from .ranking import image_ids
 
@@ -74,8 +74,8 @@ class Pack:
 
     def picture(self, i: int) -> Image.Image:
         """Picture i at the size it was packed at, RGB."""
-        with folders.opened(self.content(i)) as image:
-            return folders.upright(image)
+        with decode.opened(self.content(i)) as image:
+            return decode.upright(image)
 
     def title(self, i: int) -> str:
         return f"{self.name(i)} in {self.folder}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ..data import folders, manifests, scenes
+from ..data import decode, folders, manifests, scenes
 from ..evidence.claims import Claim
 from ..training.run import write_atomic
 from .pilot import Design
@@ -68,7 +68,7 @@ def pictures(data: str, side: int = 32) -> np.ndarray:
         from ..data.sources import open_data
 
         return np.asarray(open_data(data, side).train.images[:6])
-    return np.stack([folders.load(Path(path), side) for path in paths])
+    return np.stack([decode.load(Path(path), side) for path in paths])
 
 
 def write_page(
