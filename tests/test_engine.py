@@ -164,8 +164,8 @@ def test_one_bad_job_does_not_stop_the_others(tmp_path, monkeypatch) -> None:
 
 def test_the_writability_check_leaves_nothing_behind(tmp_path) -> None:
     """It is tried where a folder is: two studies that start together do not take the folder from each other."""
-    engine._check_writable(tmp_path / "a" / "b")
+    engine.check_writable(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*file/runs: .*--runs-dir"):
-        engine._check_writable(tmp_path / "file" / "runs")
+        engine.check_writable(tmp_path / "file" / "runs")
