@@ -41,7 +41,8 @@ def unknown(
     known = list(known)
     meant = (near or (lambda name: nearest(name, known)))(str(value))
     hint = f"did you mean '{meant}'? " if meant else ""
-    return UserError(f"unknown {what} '{value}': {hint}known are {', '.join(known)}")
+    shown = " ".join(str(value).split())[:60]
+    return UserError(f"unknown {what} '{shown}': {hint}known are {', '.join(known)}")
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str | None:

@@ -68,9 +68,9 @@ class Range:
         """What it takes, to read; what: of which class, as in `a number`."""
         what = what.replace("a ", "an odd ", 1) if self.odd else what
         text = f"{what} {'from' if self.ends[0] == '[' else 'above'} {self.low:g}"
-        if self.high != math.inf:
+        if self.high not in (math.inf, _LARGEST):
             joint = {"[]": " to", "[)": " to below", "()": " and below", "(]": ", at most"}[self.ends]
-            text += f"{joint} {'2**63' if self.high == _LARGEST else f'{self.high:g}'}"
+            text += f"{joint} {self.high:g}"
         return text + (f" ({self.remedy})" if self.remedy else "")
 
 
@@ -202,7 +202,10 @@ def number(text: str, kind: type = float) -> int | float:
     if not found:
         raise ValueError(text)
     digits, exponent, power = (part or "" for part in found.groups())
-    exact = Decimal(re.sub("[,_]", "", digits) + exponent).scaleb(_POWERS[power.lower()])
+    try:
+        exact = Decimal(re.sub("[,_]", "", digits) + exponent).scaleb(_POWERS[power.lower()])
+    except ArithmeticError:  # 1e999999999
+        raise ValueError(text) from None
     if kind is float:
         return float(exact)
     ambiguous = "." in digits and not exponent and not power
@@ -277,7 +280,7 @@ def _number(kind: type, given: object) -> int | float:
         fitted = kind(given)
     except (ValueError, OverflowError):  # not finite, or too large
         raise Unfit from None
-    if not math.isfinite(fitted) or (kind is int and fitted != given):
+    if fitted != given and kind is int or kind is float and not math.isfinite(fitted):
         raise Unfit
     return fitted + 0  # -0.0 is 0.0
 
@@ -290,7 +293,10 @@ def _read(hint: object, text: str) -> object:
     if _is_union(origin):
         return _first(parts, lambda part: _read(part, text))
     if origin is tuple:
-        inner = re.sub(r"^\s*[\[(]|[\])]\s*$", "", text).strip().removesuffix(",")
+        found = re.fullmatch(r"\s*(?:\[(.*)\]|\((.*)\)|([^\[\]()]+))\s*", text)
+        if not found:
+            raise Unfit
+        inner = next(part for part in found.groups() if part is not None).strip().removesuffix(",")
         return tuple(_read(parts[0], part.strip()) for part in inner.split(",")) if inner else ()
     try:
         if hint in (int, float):
@@ -323,7 +329,8 @@ def _refusal(name: str, hint: object, given: object, rule: object = None) -> Use
     given = given.item() if getattr(given, "shape", None) == () else given
     shown = " ".join(repr(given).split())
     shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
-    return UserError(f"{name} is {shown}: give {said(hint)}")
+    more = ", below 2**63" if isinstance(given, Real) and given >= _LARGEST else ""
+    return UserError(f"{name} is {shown}: give {said(hint)}{more}")
 
 
 def _is_union(origin: object) -> bool:
