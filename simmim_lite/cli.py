@@ -164,14 +164,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _study(arguments: argparse.Namespace) -> None:
+    from .studies import parameters
     from .studies.engine import check_writable
-    from .studies.parameters import Study, StudyOptions
     from .training.specs import value
 
-    name, on = value("study", Study, arguments.name), costs.asked(arguments)
-    options = {f.name: getattr(arguments, f.name) for f in fields(StudyOptions) if hasattr(arguments, f.name)}
+    name, on = value("study", parameters.Study, arguments.name), costs.asked(arguments)
+    known = [f.name for f in fields(parameters.StudyOptions)]
+    options = {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}
     gpus = options.pop("gpus_per_run") if arguments.commands else None  # of a command, whoever starts it
-    how = StudyOptions(**options)
+    how = parameters.StudyOptions(**options)
+    parameters.images_of(how.data)  # a source that is not there is no cost table, and no line to run
     if arguments.nodes != 1 and not arguments.commands:
         raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
     planned, reason = _notebook_parameters(arguments, how)  # a wrong parameter fails before anything is trained
@@ -261,7 +263,7 @@ def _notebook_parameters(arguments: argparse.Namespace, how: "StudyOptions") -> 
     if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
         given["tier"] = "shipped"
     texts = dict(arguments.parameter)
-    return [notebooks.Copy.of(path, given | parameters.from_text(path, texts)) for path in paths], ""
+    return [notebooks.Copy(path, given | parameters.from_text(path, texts), path.stem) for path in paths], ""
 
 
 def _records_import(arguments: argparse.Namespace) -> None:

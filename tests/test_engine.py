@@ -72,7 +72,9 @@ def test_levels_shrink_to_the_source() -> None:
         (lambda: grid("all", "quick", seeds=0), "seeds is 0"),
         (lambda: study(data="scene", runs_dir="unused"), "unknown data 'scene': did you mean 'scenes'"),
         (lambda: study(precision="bf61", runs_dir="unused"), "unknown precision 'bf61'"),
-        (lambda: study(workers=0, runs_dir="unused"), "workers is 0"),
+        (lambda: study(workers=-1, runs_dir="unused"), "workers is -1"),
+        (lambda: study(seed=1), "unknown field of StudyOptions 'seed': did you mean 'seeds'"),
+        (lambda: study(tier="shipped"), "tier shipped trains nothing"),
         (lambda: study(device="tpu", runs_dir="unused"), "unknown device 'tpu'"),
     ],
 )

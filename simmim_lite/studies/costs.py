@@ -311,7 +311,8 @@ def _stores(runs: Sequence[Run], axes: Tier) -> list[str]:
     """The space of each source's images: decoded at the input's size, or at full size as they are read."""
     most = defaultdict(int)
     for run in runs:
-        name = "ImageNet-22K" if run.images in axes.second_images else run.data
+        drawn = axes.full_size and run.data == "scenes"  # no source is given: the published grid
+        name = "ImageNet-22K" if run.images in axes.second_images else "ImageNet-1K" if drawn else run.data
         most[name, run.image_size] = max(most[name, run.image_size], run.images or 0)
     said = []
     for (name, side), images in most.items():
@@ -320,7 +321,8 @@ def _stores(runs: Sequence[Run], axes: Tier) -> list[str]:
             continue
         held = max(run.val_images for run in runs)
         packed = f"{bytes_text(PACKED * images)} where {images:,} are packed (assuming {PACKED / 1000:g} kB each)"
-        said.append(f"{name}, {packed}, {bytes_text(3 * side**2 * held)} for {held:,} validation images decoded")
+        most_held = f"{bytes_text(3 * side**2 * held)} for {held:,} validation images decoded"
+        said.append(f"{name}, {packed}, at most {most_held}")
     return said
 
 

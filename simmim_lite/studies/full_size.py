@@ -103,8 +103,8 @@ def check_sides(source: str, tier: str, side: int) -> None:
             sides.append(min(found.picture(int(i)).size))
     if sides and max(sides) < side:
         raise UserError(
-            f"{source} holds pictures of {min(sides)} to {max(sides)} px ({len(sides)} looked at), and tier {tier} "
-            f"trains at {side} px: give larger pictures, or another tier"
+            f"{source} holds pictures of at most {max(sides)} px on their shorter side ({len(sides)} looked at), and "
+            f"tier {tier} trains at {side} px: give larger pictures, or another tier"
         )
 
 

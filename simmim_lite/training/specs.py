@@ -31,14 +31,20 @@ from ..model import sizes
 
 _LARGEST = 2**63  # whole numbers stay below: they seed generators and count bytes
 _SHOWN = 60  # characters of a wrong value in its line
-_DIGITS = 30  # of a number in a text: 1e999999999 is not written out
 _NUMBER = re.compile(
     r"([+-]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)(?:\.[0-9]*)?|\.[0-9]+))(?:(e[+-]?[0-9]+)|([kmbt]))?",
     re.IGNORECASE,
 )
 _POWERS = {"": 0, "k": 3, "m": 6, "b": 9, "t": 12}
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a dictionary"}
+_CALLED = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    dict: "a dictionary",
+    list: "a list",
+}
 _Class = TypeVar("_Class")
 
 
@@ -206,12 +212,10 @@ def number(text: str, kind: type = float) -> int | float:
         exact = Decimal(re.sub("[,_]", "", digits) + exponent).scaleb(_POWERS[power.lower()])
     except ArithmeticError:  # 1e999999999
         raise ValueError(text) from None
-    if kind is float:
-        return float(exact)
     ambiguous = "." in digits and not exponent and not power
-    if ambiguous or exact.adjusted() > _DIGITS or exact != exact.to_integral_value():
+    if math.isinf(exact) or math.isinf(float(exact)) or (kind is int and (ambiguous or exact % 1)):
         raise ValueError(text)
-    return int(exact)
+    return kind(exact)
 
 
 def said(hint: object) -> str:
@@ -223,7 +227,7 @@ def said(hint: object) -> str:
         return ", or ".join(dict.fromkeys(map(said, parts)))
     if origin is tuple:
         return f"{'a list' if parts[-1] is Ellipsis else f'{len(parts)} numbers'}, each {said(parts[0])}"
-    return _NAMES.get(hint, "None" if hint is types.NoneType else f"a {getattr(hint, '__name__', hint)}")
+    return _CALLED.get(hint, "None" if hint is types.NoneType else f"a {getattr(hint, '__name__', hint)}")
 
 
 def base(hint: object) -> object:
