@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
         words = [self._dashed(word) for word in (sys.argv[1:] if args is None else args)]
         found, left = super().parse_known_args(words, namespace)
         if left:  # each parser answers for its own words
-            near = nearest(left[0], self._option_string_actions, 0.6)
+            near = nearest(left[0], self._option_string_actions, 0.6) if left[0] != "--" else None
             self.error(f"unknown option {left[0]}: did you mean {near}?" if near else f"unknown: {' '.join(left)}")
         return found, left
 
@@ -42,6 +42,11 @@ class _Parser(argparse.ArgumentParser):
         name, equals, value = word.partition("=")
         dashed = name.replace("_", "-") + equals + value
         return dashed if dashed.partition("=")[0] in self._option_string_actions else word
+
+    def _get_value(self, action: argparse.Action, text: str) -> object:
+        if not text.strip() and action.option_strings and action.nargs is None:  # a shell variable that is not set
+            raise argparse.ArgumentError(action, "is empty: give a value, or leave it out")
+        return super()._get_value(action, text)
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:

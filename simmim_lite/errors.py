@@ -45,7 +45,7 @@ def unknown(
     return UserError(f"unknown {what} '{shown}': {hint}known are {', '.join(known)}")
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str | None:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
     """The known name that is spelt most alike, if any is; cutoff: from 0, none is too far, to 1."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 

@@ -7,9 +7,9 @@ import json
 import typing
 from collections.abc import Callable
 
-from .errors import UserError, unknown
+from .errors import UserError
 from .evidence import trial_text
-from .model.sizes import PAPER, SIZES
+from .model.sizes import PAPER, full_name
 from .studies import batch, monitor, plan_text
 from .training import specs
 from .training.dense import Dense
@@ -196,10 +196,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 def _bench_device(arguments: argparse.Namespace) -> None:
     """The table by size, and that of ways."""
-    models = [m if m in SIZES else f"swinv2_{m}" for m in (arguments.sizes or ",".join(PAPER)).split(",")]
-    for model in models:
-        if model not in SIZES:
-            raise unknown("size", model, [name.removeprefix("swinv2_") for name in SIZES])
+    models = [full_name(name.strip()) for name in (arguments.sizes or ",".join(PAPER)).split(",")]
     specs.value("batch", specs.Count | None, arguments.batch)
     from .training.bench_device import BATCHES, bench_device
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from ..errors import UserError, unknown
 from ..training.run import PRECISIONS
-from ..training.specs import Count, Folder, OneOf, Positive, Source, Spec, Text, Whole, checked, read, value
+from ..training.specs import Count, Folder, OneOf, Positive, Source, Spec, Text, Unfit, Whole, checked, read, value
 from ..training.writers import check_writers
 from . import full_size
 from .grids import STUDIES, TIERS, TRANSFER
@@ -20,7 +20,21 @@ NOTEBOOK_TIERS = ("shipped", *TIERS)
 
 Study = Annotated[str, OneOf((*STUDIES, TRANSFER, "all"))]
 Tier = Annotated[str, OneOf(NOTEBOOK_TIERS)]
-Seeds = Whole | tuple[Whole, ...]  # how many (0, 1, …), 0 = the tier's own number; or which
+
+
+class _Some:
+    """Lists that are not empty."""
+
+    def fit(self, value: tuple) -> tuple:
+        if not value:
+            raise Unfit(self)
+        return value
+
+    def said(self, what: str) -> str:
+        return what
+
+
+Seeds = Whole | Annotated[tuple[Whole, ...], _Some()]  # how many (0, 1, …), 0 = the tier's own number; or which
 #: Who does the jobs of a study.
 Engine = Annotated[str, OneOf(("local", "ray"))]
 _Place = Annotated[str, Text(".*", "a folder, or nothing")]

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from ..errors import UserError, unknown
+from ..errors import UserError
 from ..evidence.forms import FORMS, TARGETS
 from ..evidence.records import short
 from ..evidence.regret import SIMPLE
-from ..model.sizes import SIZES
+from ..model.sizes import full_name
 from ..training.specs import Count, Folder, OneOf, Positive, checked
 from . import advice, speed
 from . import basis as bases
@@ -125,9 +125,7 @@ def _sizes(on: Basis, wanted: Iterable[str] | None) -> dict[str, dict]:
         return on.sizes
     chosen = {}
     for name in wanted:
-        full = name if name in SIZES else f"swinv2_{name}"
-        if full not in SIZES:
-            raise unknown("size", name, [short(m) for m in SIZES])
+        full = full_name(name)
         if full not in on.sizes:
             known = ", ".join(short(m) for m in on.sizes)
             raise UserError(
