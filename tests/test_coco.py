@@ -8,7 +8,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from simmim_lite.data import coco, scene_layouts, scenes
-from simmim_lite.data.coco import decode, open_coco
+from simmim_lite.data.coco import decode_mask, open_coco
 from simmim_lite.errors import UserError
 
 SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 6.0, 2.0, 6.0]]
@@ -126,7 +126,7 @@ def test_masks_of_every_kind():
     runs.append(120 - sum(runs))
     text = {"size": [10, 12], "counts": packed["counts"].decode()}
     for segmentation in (SQUARE, text, {"size": [10, 12], "counts": runs}):
-        assert np.array_equal(decode(segmentation, (10, 12)), mask)
+        assert np.array_equal(decode_mask(segmentation, (10, 12)), mask)
 
 
 @pytest.mark.parametrize(

@@ -124,17 +124,17 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path):
     }
     for name, (image, options, pixels) in expected.items():
         image.save(tmp_path / name, **options)
-        assert np.array_equal(decode.load(tmp_path / name, 20), pixels), name
+        assert np.array_equal(decode.read_square(tmp_path / name, 20), pixels), name
     see_through.save(tmp_path / "hole.png", transparency=0)
     holes = np.asarray(palette) == 0
-    assert (decode.load(tmp_path / "hole.png", 20)[:, holes] == 255).all()
+    assert (decode.read_square(tmp_path / "hole.png", 20)[:, holes] == 255).all()
 
 
 def test_resize_takes_the_centre_square(tmp_path):
     x = np.linspace(0, 255, 300)
     wide = np.stack([np.broadcast_to(x, (120, 300))] * 3, -1).astype(np.uint8)
     Image.fromarray(wide).save(tmp_path / "wide.jpg", quality=95)
-    out = decode.load(tmp_path / "wide.jpg", 30)
+    out = decode.read_square(tmp_path / "wide.jpg", 30)
     expected = Image.fromarray(wide[:, 90:210]).resize((30, 30), Image.Resampling.BICUBIC)
     assert out.shape == (3, 30, 30) and np.abs(out[0].astype(int) - np.asarray(expected)[..., 0]).max() <= 4
 

@@ -68,7 +68,7 @@ def child(code: str, photos: Path) -> subprocess.Popen:
 
 def test_a_kill_leaves_no_half_store(photos, root):
     code = """
-real, sources._CHUNK, sources._threads = decode.load, 4, lambda: 1
+real, sources._CHUNK, sources._threads = decode.read_square, 4, lambda: 1
 done = []
 def load(path, size):
     done.append(path)
@@ -76,7 +76,7 @@ def load(path, size):
         print("middle", flush=True)
         time.sleep(60)
     return real(path, size)
-decode.load = load
+decode.read_square = load
 sources.open_data(sys.argv[1], 16)
 """
     process = child(code, photos)
@@ -91,12 +91,12 @@ sources.open_data(sys.argv[1], 16)
 
 def test_two_processes_build_one_store(photos):
     code = """
-real, done = decode.load, []
+real, done = decode.read_square, []
 def load(path, size):
     done.append(path)
     time.sleep(.01)
     return real(path, size)
-decode.load = load
+decode.read_square = load
 data = sources.open_data(sys.argv[1], 16)
 print(len(done), data.digest)
 """
