@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def test_an_open_store_is_not_decoded_again(photos, monkeypatch, root):
     data = open_data(f"imagefolder:{photos}", 16)
-    monkeypatch.setattr(decode, "load", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(decode, "read_square", lambda *_: pytest.fail("decoded again"))
     again = open_data(f"imagefolder:{photos}", 16)
     assert again.digest == data.digest and np.array_equal(again.val.images, data.val.images)
     assert isinstance(again.train.images, np.memmap) and not again.train.images.flags.writeable
@@ -119,7 +119,7 @@ def test_a_disk_that_fills_up(photos, root):
 def test_too_little_room_is_said_before_the_work(photos, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage(10**6, 10**6, 1000))
-    monkeypatch.setattr(decode, "load", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(decode, "read_square", lambda *_: pytest.fail("decoded"))
     one_line(r"needs 0.0 GB, 0.0 GB are free", open_data, f"imagefolder:{photos}", 16)
 
 

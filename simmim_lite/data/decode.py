@@ -27,6 +27,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_TURNS[k] for k in (5, 6, 7, 8)}
 _SIXTEEN_BITS = {"PNG", "PPM"}  # formats whose pictures of mode I hold 16 bits; other formats mean 32 by it
 
 # a picture either can be read or is named with the reason; what Pillow says besides would come once a process
@@ -100,7 +101,7 @@ def read_annotated(path: Path, size: tuple[int, int]) -> np.ndarray:
     """
     try:
         with opened(path) as image:
-            turned = turn(image) is not None  # of a TIFF, reading it turns it
+            on_its_side = turn(image) in _SIDEWAYS  # asked first: a TIFF is turned as it is read, and no longer says so
             picture = read(image)
     except Unreadable as error:
         raise UserError(f"{path}: not a readable picture ({error}); replace it, or remove its annotations") from error
@@ -108,7 +109,7 @@ def read_annotated(path: Path, size: tuple[int, int]) -> np.ndarray:
     if picture.size == (width, height):
         return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
     said = f"{path}: {picture.width} x {picture.height} px, but its annotations are for {width} x {height}"
-    if turned and picture.size == (height, width):
+    if on_its_side and picture.size == (height, width):
         raise UserError(
             f"{said}, the picture before its EXIF orientation turns it; annotate it as it is shown, or save it turned"
         )
