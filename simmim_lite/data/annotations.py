@@ -54,6 +54,19 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "iscrowd": (lambda v: type(v) in (int, float, bool) and v in (0, 1), "0 or 1"),
     "area": (lambda v: type(v) in (int, float) and 0 <= v <= _AREA, f"a number from 0 to {_AREA:g}"),
 }
+
+
+class _Shown(reprlib.Repr):
+    """A value in a message: short, and as JSON writes it."""
+
+    def repr_NoneType(self, value: None, level: int) -> str:
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return str(value).lower()
+
+
+_shown = _Shown().repr
 _UNIQUE = ("id", "file_name")
 _ONE = {"images": "image", "annotations": "annotation", "categories": "category"}
 
@@ -90,7 +103,7 @@ def _wrong(path: Path, name: str, i: int, row: object, field: str, words: str) -
     where = f"{_ONE[name]} {row['id']!r}" if known else f"entry {i} of '{name}'"
     if not isinstance(row, dict) or field not in row:
         return UserError(f"{path}: {where} has no {field}; it must be {words}")
-    return UserError(f"{path}: {where} has the {field} {reprlib.repr(row[field])}; it must be {words}")
+    return UserError(f"{path}: {where} has the {field} {_shown(row[field])}; it must be {words}")
 
 
 def _double(path: Path, name: str, rows: list[dict], field: str) -> UserError:
@@ -110,7 +123,7 @@ def mask(value: object, size: tuple[int, int]) -> tuple[list | dict | None, str 
     if isinstance(value, list):
         return _polygons(value, size)
     if not isinstance(value, dict):
-        raise ValueError(f"is {reprlib.repr(value)}; it must be polygons or RLE")
+        raise ValueError(f"is {_shown(value)}; it must be polygons or RLE")
     if not isinstance(value.get("size"), list) or "counts" not in value:
         raise ValueError("has not both a list 'size' and 'counts', as RLE has")
     if value["size"] != list(size):
@@ -118,7 +131,7 @@ def mask(value: object, size: tuple[int, int]) -> tuple[list | dict | None, str 
     counts = value["counts"]
     runs = _unpacked(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not set(map(type, runs)) <= {int} or min(runs, default=0) < 0:
-        raise ValueError(f"has the counts {reprlib.repr(counts)}; they must be whole numbers of 0 or more, or RLE text")
+        raise ValueError(f"has the counts {_shown(counts)}; they must be whole numbers of 0 or more, or RLE text")
     if sum(runs) != size[0] * size[1]:
         raise ValueError(f"has counts of {sum(runs):,} pixels in all; its image has {size[0] * size[1]:,}")
     if not any(runs[1::2]):
@@ -136,11 +149,11 @@ def _polygons(polygons: list, size: tuple[int, int]) -> tuple[list | None, str |
             continue
         kinds = set(map(type, polygon)) if type(polygon) is list else {type(polygon)}
         if not kinds <= {int, float}:
-            raise ValueError(f"holds the polygon {reprlib.repr(polygon)}; it must be numbers x, y, x, y, ... in pixels")
+            raise ValueError(f"holds the polygon {_shown(polygon)}; it must be numbers x, y, x, y, ... in pixels")
         if len(polygon) < 6 or len(polygon) % 2:
             whole = False
         elif not all(-far <= value <= far for value in polygon):
-            raise ValueError(f"holds the polygon {reprlib.repr(polygon)}, which leads far out of its image")
+            raise ValueError(f"holds the polygon {_shown(polygon)}, which leads far out of its image")
     if not whole:
         return None, "whose polygons are not lists of x, y pairs, three or more"
     height, width = size
@@ -157,7 +170,7 @@ def _unpacked(text: str) -> list[int]:
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64 or shift > 30:
-            raise ValueError(f"has the counts {reprlib.repr(text)}, which are no RLE text")
+            raise ValueError(f"has the counts {_shown(text)}, which are no RLE text")
         value |= (bits & 31) << shift
         shift += 5
         if not bits & 32:
@@ -166,7 +179,7 @@ def _unpacked(text: str) -> list[int]:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
     if shift:
-        raise ValueError(f"has the counts {reprlib.repr(text)}, which are cut short")
+        raise ValueError(f"has the counts {_shown(text)}, which are cut short")
     return runs
 
 

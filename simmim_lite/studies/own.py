@@ -70,14 +70,16 @@ def pictures(data: str, side: int = 32) -> np.ndarray:
         from ..data.sources import open_data
 
         return np.asarray(open_data(data, side).train.images[:6])
-    found = []
+    found, problems = [], []
     for path in paths:
         try:
             found.append(decode.read_square(path, side))
         except decode.Unreadable as error:
-            print(f"{path} is not shown: {error}", file=sys.stderr)
+            problems.append(f"{path}: {error}")
     if not found:
-        raise UserError(f"{data}: none of {len(paths)} pictures can be read at {side} px")
+        raise UserError(f"{data}: none of {len(paths)} pictures can be shown (the first: {problems[0]})")
+    for problem in problems:
+        print(f"not shown: {problem}", file=sys.stderr)
     return np.stack(found)
 
 
