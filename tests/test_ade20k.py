@@ -175,8 +175,8 @@ def test_files_passed_over_are_said(folder, capsys):
     data = open_ade20k(f"ade20k:{folder}", 32)
     assert data.train.images[0].endswith(".JPE") and data.train.load(0)[0].shape == (3, 32, 32)
     said = capsys.readouterr().err
-    assert "images/training: 1 files passed over (notes.txt)" in said
-    assert "annotations/validation: 1 files passed over (extra.png)" in said
+    assert "images/training: 1 passed over (notes.txt)" in said
+    assert "annotations/validation: 1 passed over (extra.png)" in said
 
 
 def test_a_palette_is_no_annotation(folder):

@@ -260,7 +260,18 @@ def test_what_the_field_allows_is_read(folder, capsys):
     data = open_coco(spec, 32)
     assert data.classes == ("5", "cat") and [a["area"] for [a] in data.train.objects] == [24, 24]
     assert sum(map(len, data.test.objects)) == 1
-    assert "instances_train2017.json: iscrowd is null and taken as 0 (id 'a')" in capsys.readouterr().err
+    assert (
+        "instances_train2017.json: annotations that are kept: 1 whose iscrowd is null, taken as 0 (id 'a')"
+        in capsys.readouterr().err
+    )
+
+
+def test_boxes_written_otherwise_are_noticed(folder, capsys):
+    open_coco(folder(train=[annotation(1, 10, (2, 2, 8, 8)), annotation(2, 20)]), 32)  # corners
+    assert "kept: 1 whose box has little in common with its polygons (id 1)\n" in capsys.readouterr().err
+    shares = annotation(1, 10, (0.2, 0.2, 0.5, 0.4), segmentation=[[0.2, 0.2, 0.7, 0.2, 0.7, 0.6]])
+    with pytest.raises(UserError, match="no box reaches farther than 1, as if it were a share of its image"):
+        open_coco(folder(train=[shares]), 32)
 
 
 def test_runs_of_no_length_are_joined(folder):

@@ -144,7 +144,7 @@ def _split(spec: str, root: Path, folder: str, classes: int, digest: "hashlib._H
     annotations = [drawn[name] for name in images]
     for kind, used in (("images", images), ("annotations", annotations)):
         if more := sorted(sizes[kind].keys() - set(used)):
-            say_once(f"{root / kind / folder}: {len(more):,} files passed over ({more[0]}{', ...' * (len(more) > 1)})")
+            say_once(f"{root / kind / folder}: {len(more):,} passed over ({more[0]}{', ...' * (len(more) > 1)})")
     for image, annotation in zip(images, annotations, strict=True):
         if annotation not in sizes["annotations"]:
             raise UserError(

@@ -183,7 +183,7 @@ def _split(name: str, path: Path, folder: Path, content: dict, categories: list[
     label = {category: i for i, category in enumerate(categories, 1)}
     objects: list[list[dict]] = [[] for _ in images]
     left: dict[str, list] = {}
-    nulls = []
+    odd: dict[str, list] = {}
     for row in content["annotations"]:
         if row["category_id"] not in label:
             known = f"{len(categories)} from {categories[0]} to {categories[-1]}" if categories else "none"
@@ -191,29 +191,33 @@ def _split(name: str, path: Path, folder: Path, content: dict, categories: list[
                 f"{path}: annotation {row['id']!r} has the category_id {row['category_id']!r}; categories are {known}"
             )
         where = place.get(row["image_id"])
+        if where is None:
+            left.setdefault("of an image that is not listed", []).append(row["id"])
+            continue
         try:
-            if where is None:
-                mask, reason = None, "of an image that is not listed"
-            else:
-                mask, reason = annotations.mask(row.get("segmentation"), sizes[where])
+            mask, reason = annotations.mask(row.get("segmentation"), sizes[where])
         except ValueError as error:
             raise UserError(f"{path}: the segmentation of annotation {row['id']!r} {error}") from error
-        if where is not None and not _has_area(row["bbox"], sizes[where]):
+        if not _has_area(row["bbox"], sizes[where]):
             reason = "without area inside their image"
         if reason:
             left.setdefault(reason, []).append(row["id"])
             continue
         if row.get("iscrowd", 0) is None:
-            nulls.append(row["id"])
+            odd.setdefault("whose iscrowd is null, taken as 0", []).append(row["id"])
+        if _apart(row["bbox"], mask):
+            odd.setdefault("whose box has little in common with its polygons", []).append(row["id"])
         area = row.get("area") or row["bbox"][2] * row["bbox"][3]
         kept = {"bbox": row["bbox"], "segmentation": mask, "area": area}
         crowd = int(row.get("iscrowd") or 0)
         objects[where].append(kept | {"category_id": label[row["category_id"]], "iscrowd": crowd})
-    if left:
-        parts = (f"{len(rows):,} {reason} ({_ids(rows)})" for reason, rows in left.items())
-        print(f"{path}: left out annotations: {'; '.join(parts)}", file=sys.stderr)
-    if nulls:
-        print(f"{path}: iscrowd is null and taken as 0 ({_ids(nulls)})", file=sys.stderr)
+    for what, found in (("left out annotations", left), ("annotations that are kept", odd)):
+        if found:
+            parts = (f"{len(ids):,} {reason} ({_ids(ids)})" for reason, ids in found.items())
+            print(f"{path}: {what}: {'; '.join(parts)}", file=sys.stderr)
+    boxes = [a["bbox"] for found in objects for a in found]
+    if boxes and all(x + width <= 1 and y + height <= 1 for x, y, width, height in boxes):
+        raise UserError(f"{path}: no box reaches farther than 1, as if it were a share of its image; give pixels")
     files = [row["file_name"] for row in images]
     return CocoSplit(name, folder, files, image_ids(files), sizes, objects)
 
@@ -226,6 +230,16 @@ def _has_area(box: list[float], size: tuple[int, int]) -> bool:
     """Whether a box still has some when it is float32 and its image is mirrored or resized."""
     x0, y0, x1, y1 = _inside(box, size)
     return min(x1 - x0, y1 - y0) > _LEAST * max(size)
+
+
+def _apart(box: list[float], mask: list | dict) -> bool:
+    """Whether a box and the one around its polygons share less than a half (x, y, width, height, as it should be?)."""
+    if isinstance(mask, dict):
+        return False
+    x, y, width, height = box
+    x0, y0, x1, y1 = (f(f(p[k::2]) for p in mask) for f, k in ((min, 0), (min, 1), (max, 0), (max, 1)))
+    shared = max(0, min(x + width, x1) - max(x, x0)) * max(0, min(y + height, y1) - max(y, y0))
+    return shared < 0.5 * max(width * height, (x1 - x0) * (y1 - y0))
 
 
 def _inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
