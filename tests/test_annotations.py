@@ -64,7 +64,7 @@ def broken(data: st.DataObject, content: dict) -> dict:
         elif how == "double" and isinstance(holder, list):
             holder.append(copy.deepcopy(holder[last]))
         else:
-            holder[last] = data.draw(VALUES)
+            holder[last] = copy.deepcopy(data.draw(VALUES))  # a strategy hands out its own lists
     return content
 
 

@@ -67,6 +67,8 @@ def opened(source: Source) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise Unreadable("no such file") from None
     except Exception as error:  # decoders raise errors of many kinds
+        if "MAX_TEXT" in str(error):
+            raise Unreadable("its text or colour profile unpacks to more than 1 MB; save it without") from error
         raise Unreadable(getattr(error, "strerror", None) or first_line(error)) from error
 
 
