@@ -129,7 +129,7 @@ BAD = {
     "int16.tif": (of_array(DEEP.astype(np.int32), "TIFF"), "32-bit integers have no known range"),
     "float.tif": (of_array((GREY / 255).astype(np.float32), "TIFF"), "floating-point pixels have no known range"),
     "text.png": (text_chunk(), "unpacks to more than 1 MB"),
-    "profile.png": (saved(RGB, "PNG", icc_profile=bytes(PngImagePlugin.MAX_TEXT_CHUNK + 10)), "unpacks to more than 1 MB"),
+    "profile.png": (saved(RGB, "PNG", icc_profile=bytes(PngImagePlugin.MAX_TEXT_CHUNK + 10)), "text or colour profile"),
     "cut.png": (saved(RGB, "PNG")[:300], ""),
     "cut.jpg": (saved(RGB, "JPEG", quality=95)[:-200], "truncated"),
     "cut.tif": (saved(RGB, "TIFF")[:700], ""),

@@ -2,7 +2,8 @@
 
 DIR/images/training/*.jpg, DIR/images/validation; DIR/annotations/training/*.png, DIR/annotations/validation, 8-bit
 grey: 0 = unlabelled, 1..K = the classes. K comes from DIR/objectInfo150.txt, else from DIR/classes.txt (a name a line),
-else it is ADE20K's 150; it is never guessed from the annotations. No torch here.
+else it is ADE20K's 150; it is never guessed from the annotations. Images are turned upright by their EXIF orientation, and
+annotations are read as of the upright image. No torch here.
 """
 
 import dataclasses
@@ -154,7 +155,13 @@ def _split(spec: str, root: Path, folder: str, classes: int, digest: "hashlib._H
         size = sizes["annotations"][annotation]
         digest.update(repr((folder, image, sizes["images"][image], size)).encode("utf-8", "surrogateescape"))
         if size <= _SMALL_FILE:
-            digest.update((root / "annotations" / folder / annotation).read_bytes())
+            path = root / "annotations" / folder / annotation
+            try:
+                digest.update(path.read_bytes())
+            except OSError as error:
+                raise UserError(
+                    f"{path}: cannot be read ({error.strerror}); replace it, or remove its image"
+                ) from error
     ids = image_ids([f"{folder}/{name}" for name in images])
     order = rank(ids, None, _TEST_SEED) if folder == _FOLDERS["test"] else np.arange(len(ids))
     return AdeSplit(

@@ -103,9 +103,9 @@ def open_coco(spec: str, image_size: int) -> CocoData:
     """Open `scenes` (at `image_size` pixels, written once into the data root) or `coco:DIR` (images of any size).
 
     DIR holds annotations/instances_train2017.json and instances_val2017.json, train2017/ and val2017/ (or 2014, or no
-    year). Annotations without area inside their image, without a mask, or of an image that is not listed are left out
-    and counted in one line on stderr. `UserError` for what cannot be trained on as it stands: files or images missing,
-    JSON that is not COCO's, an unknown category.
+    year). They are read as of the upright images. Annotations without area inside their image, without a mask, or of an
+    image that is not listed are left out and counted in one line on stderr. `UserError` for what cannot be trained on
+    as it stands: files or images missing, JSON that is not COCO's, a field that holds what it cannot (`annotations`).
     """
     kind, _, name = spec.partition(":")
     if spec == "scenes":

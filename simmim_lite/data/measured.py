@@ -72,4 +72,4 @@ class Measured:
 @functools.cache
 def say_once(line: str) -> None:
     """A line on stderr that a process says once, however often it opens the same data."""
-    print(line, file=sys.stderr)
+    print(" ".join(line.splitlines()), file=sys.stderr)
