@@ -2,8 +2,8 @@
 
 DIR/images/training/*.jpg, DIR/images/validation; DIR/annotations/training/*.png, DIR/annotations/validation, 8-bit
 grey: 0 = unlabelled, 1..K = the classes. K comes from DIR/objectInfo150.txt, else from DIR/classes.txt (a name a line),
-else it is ADE20K's 150; it is never guessed from the annotations. Images are turned upright by their EXIF orientation, and
-annotations are read as of the upright image. No torch here.
+else it is ADE20K's 150; it is never guessed from the annotations. Annotations are read as of the images as they are
+shown, turned upright by their EXIF orientation. No torch here.
 """
 
 import dataclasses
