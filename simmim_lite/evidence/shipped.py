@@ -12,6 +12,8 @@ from .records import load
 _FOLDER = files(__package__) / "shipped_records"
 
 
+#: Seeds that were looked at while rules and grids were made: runs of these are design data, and decide nothing.
+DESIGN_SEEDS = range(101)
 #: The set of the transfer study: pretraining runs, and every task from them and from scratch.
 TRANSFER = "transfer-scenes"
 
@@ -23,6 +25,11 @@ def names() -> list[str]:
 
 def _all() -> list[str]:
     return sorted(path.name.removesuffix(".json") for path in _FOLDER.iterdir() if path.name.endswith(".json"))
+
+
+def is_design(name: str) -> bool:
+    """Whether a set is of seeds that were looked at while the rules were made (docs/settings.md)."""
+    return any(record["run"] and record["run"]["seed"] in DESIGN_SEEDS for record in _read(name))
 
 
 def records(name: str) -> list[dict]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, unknown
-from ..evidence.claims import Claim, claims
+from ..evidence.claims import claims
+from ..evidence.rules import Claim
 from ..training.dense import Dense
 from ..training.run import PRECISIONS, Run, cannot_write, current_record, data_slug, read_record, write_atomic
 from ..training.writers import check_writers

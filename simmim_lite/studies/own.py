@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from ..data import decode, folders, manifests, scenes
-from ..evidence.claims import Claim
+from ..evidence.rules import Claim
 from ..training.run import write_atomic
 from .pilot import Design
 from .plan_text import cells, sayings

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..evidence.claims import SMOKE_STEPS
+from ..evidence.rules import SMOKE_STEPS
 from ..model.sizes import SIZES
 from ..training.run import Run
 from .collecting import check, cost_of
