@@ -290,6 +290,7 @@ def test_what_ranks_cannot_test_is_not_tested_and_says_why(claim, change, said):
 def test_photographs_are_ranked_by_ten_thousand_labels_alone():
     found = one(ranked(data="imagefolder:cats", labels=10_000, probes=("linear", "knn")), "C5a")
     assert found.verdict == HOLDS and "mean rank of linear probe," in found.evidence
+    assert "97 % interval" in found.evidence  # two looks are declared
 
 
 def test_c5_without_references_or_with_a_constant_loss():

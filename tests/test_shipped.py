@@ -1,6 +1,8 @@
 """Fine-tunings joined to their runs, and records packed to be shipped."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 from synthetic_records import ATTO, FEMTO, record, tuning
@@ -61,7 +63,7 @@ def test_load_reads_fine_tunings_and_pack_keeps_all_that_tables_and_claims_see(t
     assert table(loaded) == table(made) and claims(loaded) == claims(made)
 
     monkeypatch.setattr(shipped, "_FOLDER", tmp_path / "shipped")
-    assert shipped.pack(tmp_path, tmp_path / "shipped" / "own.json") == len(made)
+    assert shipped.pack(loaded, tmp_path / "shipped" / "own.json") == len(made)
     assert shipped.names() == ["own"]
     back = shipped.records("own")
     assert [c.verdict for c in claims(back)] == [c.verdict for c in claims(made)]
@@ -76,4 +78,25 @@ def test_shipped_names_what_is_there(tmp_path):
     with pytest.raises(UserError, match="unknown shipped set 'nonsense'"):
         shipped.records("nonsense")
     with pytest.raises(UserError, match="no finished records to pack"):
-        shipped.pack(tmp_path, tmp_path / "x.json")
+        shipped.pack([], tmp_path / "x.json")
+
+
+def test_finished_runs_are_kept_and_filled_back(tmp_path, monkeypatch):
+    """tools/shipped.py: nothing is lost with a machine but the weights, and a run that needs them is made again."""
+    spec = importlib.util.spec_from_file_location("shipped_tool", Path(__file__).parents[1] / "tools" / "shipped.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(tool, "FOLDER", tmp_path / "shipped")
+    runs = [record(model=FEMTO, images=n, steps=1000, seed=s) for n in (64, 1024) for s in (101, 102)]
+    tuned = tuning(runs[2], 0.5)  # of 1,024 images, seed 101
+    for one in (*runs, record(seed=103, status="failed")):
+        write_record(record_path(tmp_path / "runs", Run.from_dict(one["run"])), one)
+    write_record(transfer_path(tmp_path / "runs", tuned["key"]), tuned)
+    assert "5 records, 5 of them new" in tool.keep("laptop-scenes", tmp_path / "runs")
+    assert "4 of 5 kept records" in tool.fill("laptop-scenes", tmp_path / "again")
+    assert {r["key"] for r in load(tmp_path / "again")} == {r["key"] for r in (*runs[:3], tuned)}
+    assert "5 records, 0 of them new" in tool.keep("laptop-scenes", tmp_path / "again")  # what is made again stays
+    assert "0 of 5" in tool.fill("laptop-scenes", tmp_path / "again")
+    assert "4 records" in tool.ship("laptop-scenes", tmp_path / "again")
+    assert not (tmp_path / "shipped" / "partial" / "laptop-scenes.json").exists()
+    assert shipped.is_design("laptop-scenes")  # seeds 0 to 2, as shipped so far

@@ -36,7 +36,7 @@ def test_spearman_is_scipys(pairs) -> None:
 def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
     values = np.random.default_rng(1).normal(size=12)
     found = stats.jackknife(lambda i: values[i].mean(), range(12))
-    assert found[0] == pytest.approx(values) and found[1] == pytest.approx(stats.t_interval(values))
+    assert np.sort(found[0]) == pytest.approx(np.sort(values)) and found[1] == pytest.approx(stats.t_interval(values))
 
 
 def test_reliability() -> None:
@@ -148,7 +148,8 @@ def test_fewer_than_three_units_or_no_spread_decide_nothing() -> None:
     for rule in BY_T:
         far = rule.margin + (5 if rule.test == "above" else -5)
         for values in ([far], [far, far * 1.001], [far] * 3, [far] * 30):
-            assert judge(rule, values, stats.t_interval(values)) == OPEN
+            ranks = rule.measure.startswith("rank") and len(values) > 2  # all seeds may be ranked without a fault
+            assert judge(rule, values, stats.t_interval(values)) == (HOLDS if ranks else OPEN)
         values = [far, far * 1.001, far * 0.999]
         assert judge(rule, values, stats.t_interval(values)) == HOLDS
         values = [2 * rule.margin - v for v in values]

@@ -152,7 +152,7 @@ def test_records_of_all_kinds_are_read_and_packed(tmp_path, monkeypatch):
     assert sorted(r["key"] for r in back) == sorted(r["key"] for r in made)
     monkeypatch.setattr(shipped, "_FOLDER", tmp_path)
     shipped._read.cache_clear()
-    assert shipped.pack(tmp_path, tmp_path / f"{shipped.TRANSFER}.json") == len(made)
+    assert shipped.pack(load(tmp_path), tmp_path / f"{shipped.TRANSFER}.json") == len(made)
     assert shipped.names() == [], "the transfer set is not one of the four studies'"
     assert len(transfers.transfers(shipped.records(shipped.TRANSFER))) == len(transfers.transfers(made))
     shipped._read.cache_clear()

@@ -86,10 +86,11 @@ class Runs:
 def judge(rule: Rule, values: Sequence[float], interval: Interval, margin: float | None = None) -> str:
     """*holds* where the whole interval lies beyond the margin, *does not hold* where all of it lies on the other side.
 
-    Fewer than three units, and units without any spread, decide nothing. margin: where it is not the rule's own.
+    Fewer than three units decide nothing, nor do units without any spread, except ranks: a seed's correlation, of five
+    runs or more, may well be -1 in all seeds. margin: where it is not the rule's own.
     """
     margin = rule.margin if margin is None else margin
-    if not decides(values):
+    if not decides(values) and not (rule.measure.startswith("rank") and len(values) >= MIN_UNITS):
         return OPEN
     above, below = interval.low > margin, interval.high < margin
     yes, no = (above, below) if rule.test == "above" else (below, above)

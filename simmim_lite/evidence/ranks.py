@@ -16,13 +16,16 @@ _NO_RANK = "A loss or the score is the same in all runs that are ranked: there i
 def rank(rule: Rule, runs: Runs) -> Finding:
     """C5a: does validation loss rank the runs by their score?"""
     frame, said = _scored(runs)
-    values, interval = _compared(runs, frame, lambda some: _rho(some, "val_loss"), 1)
+    confidence = GATES[_kind(runs)].confidence if runs.by_seed and not runs.score else 0.95
+    values, interval = _compared(runs, frame, lambda some: _rho(some, "val_loss"), 1, confidence)
     verdict, n = judge(rule, values, interval), frame.groupby("seed").size().max()
     text = f"Spearman correlation of validation loss with the score over {n} runs"
     text += f"{' of a seed' if runs.by_seed else f' ({said})'}: {interval.value:+.2f}"
-    text += tail(runs, interval, values, frame["seed"].unique(), f"margin {rule.margin:+.1f}")
+    level = f"{100 * confidence:.0f} %"
+    text += tail(runs, interval, values, frame["seed"].unique(), f"margin {rule.margin:+.1f}", level=level)
     text += f"; the score is the {said}{_beside(frame)}" if runs.by_seed else ""
-    return Finding(text + wanted(runs, values - rule.margin, verdict), verdict, interval, len(values))
+    text += wanted(runs, values - rule.margin, verdict, confidence)
+    return Finding(text, verdict, interval, len(values))
 
 
 def rank_difference(rule: Rule, runs: Runs) -> Finding:
@@ -42,11 +45,11 @@ def rank_difference(rule: Rule, runs: Runs) -> Finding:
     return Finding(text + wanted(runs, values - rule.margin, verdict), verdict, interval, len(values))
 
 
-def _compared(runs: Runs, frame, statistic, most: float) -> tuple[np.ndarray, Interval]:
+def _compared(runs: Runs, frame, statistic, most: float, confidence: float = 0.95) -> tuple[np.ndarray, Interval]:
     """A statistic by seed, or its pseudo-values by cell, and its interval within +- most."""
     if runs.by_seed:
         values = np.array([statistic(some) for _, some in frame.groupby("seed")])
-        interval = t_interval(values)
+        interval = t_interval(values, confidence)
     else:
         data = frame["dataset"] if "dataset" in frame else frame["images"]
         units = [f"{m} {d} {n}" for m, d, n in zip(frame["model"], data, frame["images"], strict=True)]
@@ -55,6 +58,10 @@ def _compared(runs: Runs, frame, statistic, most: float) -> tuple[np.ndarray, In
         raise CannotTell(_NO_RANK)
     ends = (None if end is None else float(np.clip(end, -most, most)) for end in interval[1:])
     return values, Interval(interval.value, *ends)
+
+
+def _kind(runs: Runs) -> str:
+    return "scenes" if runs.rows[0]["data"] == "scenes" else "photographs"
 
 
 def _rho(frame, loss: str) -> float:
@@ -69,7 +76,7 @@ def _scored(runs: Runs):
         if few < (MIN_RANKED if runs.by_seed else 8):
             raise CannotTell(f"{few} runs have a score ({SCORES[runs.score]}): too few to be ranked")
         return frame.assign(merit=frame[runs.score]), SCORES[runs.score]
-    frame, kind = runs.complete, "scenes" if runs.rows[0]["data"] == "scenes" else "photographs"
+    frame, kind = runs.complete, _kind(runs)
     gate, labels = GATES[kind], frame["probe_images"].fillna(0).min()
     if all(frame[probe].isna().all() for probe in PROBES):
         raise CannotTell("No run has a probe (it needs labelled images)")
@@ -78,8 +85,8 @@ def _scored(runs: Runs):
     here = _reliabilities(frame, PROBES)
     if labels < gate.labels:
         raise CannotTell(
-            f"On {kind} a probe ranks runs where it has {gate.labels:,} labels or more, here it has {labels:,.0f}: with "
-            f"so few, seeds moved it more than cells on design data (share of variance between cells here: {here})"
+            f"On {kind} a probe ranks runs where it has {gate.labels:,} labels or more, here it has {labels:,.0f}: "
+            f"with so few, seeds moved it more than cells on design data (share of variance between cells here: {here})"
         )
     probes = [probe for probe in gate.probes if frame[probe].notna().all()]
     if not probes:

@@ -124,8 +124,9 @@ def train_missing(
     """
     started = time.monotonic()
     check_writers(log)
-    runs_dir, axes = Path(runs_dir), TIERS.get(tier)
+    runs_dir = Path(runs_dir)
     planned = plan_of(name, tier, data=data, seeds=seeds)[0]  # a wrong name fails before anything is opened
+    axes = TIERS[tier].on(data)
     recipe, models = axes.recipe, axes.models
     if precision not in ("auto", *PRECISIONS):
         raise unknown("precision", precision, ("auto", *PRECISIONS))
