@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("name", help="data-scale, model-size, schedule, proxy, all four (all), or transfer")
     study.add_argument(
         "--tier", default="quick",
-        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (an hour) or paper (on GPUs)",
+        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (a quarter of an hour a seed) or paper",
     )  # fmt: skip
     study.add_argument(
         "--data", default="scenes",
