@@ -65,13 +65,17 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("name", help="data-scale, model-size, schedule, proxy, all four (all), or transfer")
     study.add_argument(
         "--tier", default="quick",
-        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (an hour) or paper (on GPUs)",
+        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (a quarter of an hour a seed) or paper",
     )  # fmt: skip
     study.add_argument(
         "--data", default="scenes",
         help="scenes (default), imagefolder:, inaturalist: or packed:DIR, torchvision: or hf:NAME; paper: '1K + 22K'",
     )  # fmt: skip
-    study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
+    study.add_argument(
+        "--seeds", type=int, help="how many seeds; by default so many as --minutes hold, else the tier's"
+    )
+    study.add_argument("--first-seed", type=int, metavar="SEED", help="the first of them (quick and laptop: 200)")
+    study.add_argument("--minutes", type=float, help="what tier quick may take (5): five seeds at least, eight at most")
     study.add_argument("--workers", type=int, help="processes; one a core by default")
     engine_options(study)
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
@@ -130,6 +134,7 @@ def _study(arguments: argparse.Namespace) -> None:
 
     check(arguments.name, arguments.tier)
     on = costs.asked(arguments)
+    _choose_seeds(arguments)
     if arguments.commands:
         return _commands(arguments)
     if arguments.nodes != 1:
@@ -160,6 +165,18 @@ def _study(arguments: argparse.Namespace) -> None:
         notebooks.raise_first(failures)
     if arguments.tier == "shipped" and not executed:
         raise UserError(f"tier shipped trains nothing and shows the notebooks: {reason or 'leave out --no-notebooks'}")
+
+
+def _choose_seeds(arguments: argparse.Namespace) -> None:
+    """Put a list in place of the number of seeds, before anything is trained or looked at."""
+    from .studies.seeding import choose
+
+    names = ("tier", "data", "seeds", "first_seed", "minutes", "runs_dir", "workers", "device", "precision", "engine")
+    start = not (arguments.commands or arguments.dry_run)
+    chosen, said = choose(arguments.name, measure=start, **{name: getattr(arguments, name) for name in names})
+    arguments.seeds = chosen
+    if said and not arguments.commands:
+        print(said, flush=True)
 
 
 def _commands(arguments: argparse.Namespace) -> None:

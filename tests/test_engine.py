@@ -47,21 +47,24 @@ def finished(tmp_path_factory):
 
 def test_grids_hold_what_the_studies_need() -> None:
     everything = grid("all", "quick")
-    assert len(everything) == len(set(everything)) == 2 * 2 * (1 + 3 + 4)
+    assert len(everything) == len(set(everything)) == 5 * (2 * (1 + 2 * 2) + 1)
     for name in STUDIES:
         assert set(grid(name, "quick")) <= set(everything)
     assert set(grid("proxy", "quick")) == set(everything)
     cells = {(r.model, r.images) for r in grid("data-scale", "quick", seeds=1) if r.steps}
-    assert cells == {(m, n) for m in TIERS["quick"].models for n in (64, 1024, 16384)}
-    assert {r.steps for r in grid("schedule", "quick")} == {0, 250, 500, 1000}
+    assert cells == {(m, n) for m in TIERS["quick"].models for n in (16, 16384)} | {("swinv2_atto", 1024)}
+    assert {r.steps for r in grid("schedule", "quick")} == {0, 250, 500}
+    assert {r.images for r in grid("schedule", "quick")} == {16, 16384}
     assert {r.seed for r in grid("all", "quick", seeds=[7, 9])} == {7, 9}
+    assert {r.seed for r in everything} == set(range(200, 205))
+    assert {(r.lr, r.eval_every, r.probe_labels, r.probe_test) for r in everything} == {(6e-3, 125, 3000, 4096)}
 
 
 def test_levels_shrink_to_the_source() -> None:
-    assert {r.images for r in grid("data-scale", "quick", available=700)} == {64, 700}
-    assert {r.images for r in grid("data-scale", "quick", available=20000)} == {64, 1024, 16384}
-    assert {r.images for r in grid("all", "quick", available=50)} == {50}
-    assert {r.images for r in grid("all", "quick", available=1025)} == {64, 1025}, "1,024 of 1,025 is no other level"
+    assert {r.images for r in grid("data-scale", "quick", available=700)} == {16, 700}
+    assert {r.images for r in grid("data-scale", "quick", available=20000)} == {16, 1024, 16384}
+    assert {r.images for r in grid("all", "quick", available=30)} == {30}
+    assert {r.images for r in grid("all", "quick", available=1025)} == {16, 1025}, "1,024 of 1,025 is no other level"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import yaml
 
 from ..data import decode, folders, manifests, scenes
 from ..errors import UserError
-from ..evidence.claims import Claim
+from ..evidence.rules import Claim
 from ..training.run import write_atomic
 from .pilot import Design
 from .plan_text import cells, sayings
