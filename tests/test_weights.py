@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from random_weights import random_model, randomise, small_model
@@ -119,7 +120,8 @@ WRAPPINGS = [
     (lambda s: {"state_dict": {f"model.module._orig_mod.{k}": v for k, v in s.items()}},
      "state_dict., model., _orig_mod., module."),
     (lambda s: {"checkpoint": {"model": {"state_dict": s}}}, "checkpoint., model., state_dict."),
-    (lambda s: {"model_ema": {f"module.{k}": v for k, v in s.items()}, "args": argparse.Namespace(lr=1)},
+    (lambda s: {"model_ema": {f"module.{k}": v for k, v in s.items()}, "args": argparse.Namespace(lr=1),
+                "best": np.float64(0.7)},
      "model_ema., module."),
     (lambda s: {"state_dict_ema": s, "folder": Path("x")}, "state_dict_ema."),
     (lambda s: {f"teacher.{k}": v for k, v in s.items()}, "teacher."),
@@ -207,9 +209,7 @@ def test_what_no_file_filled_is_not_written(tmp_path, capsys, layout):
     assert not any("decoder" in k or "mask_token" in k for k in weights.read(path))
     model = random_model(seed=1)
     assert load_weights(model, path).kept == (TOKEN, *HEAD) and same(model, random_model(), but=(TOKEN, *HEAD))
-    with pytest.raises(
-        UserError, match="holds no encoder.mask_token: to predict pixels needs the mask token and"
-    ):
+    with pytest.raises(UserError, match="holds no encoder.mask_token: to predict pixels needs the mask token and"):
         load_weights(model, path, head=True)
 
 
@@ -537,6 +537,12 @@ def test_show_says_what_a_file_is(tmp_path, monkeypatch, capsys):
     rows = shown(save_weights(random_model(), tmp_path / name, "timm"))
     assert (rows["window"], rows["input"]) == ("12 (the file's name)", "192 px (the file's name)")
     assert rows["missing"] == ", ".join((TOKEN, *HEAD)) and rows["layout"] == "timm"
+    timm = {"arch": "swinv2_base_window12_192", "state_dict": layouts.to_timm(random_model().state_dict())}
+    torch.save(timm, tmp_path / "timm.pth")
+    assert (shown(tmp_path / "timm.pth")["window"], shown(tmp_path / "timm.pth")["input"]) == (
+        "12 (the file)",
+        "192 px (the file)",
+    )
     rows = shown(networks._FOLDER / "photos-normalised.safetensors")
     assert rows["target"] == "normalized (the file's metadata)" and rows["window"] == "4 (the file's metadata)"
     content = official_checkpoint(random_model(), monkeypatch)

@@ -18,7 +18,7 @@ _NAMES = {
     "input": ("image_size", "img_size", "side", "input_size"),
     "target": ("target", "norm_target"),
 }
-#: The same in the names of released files, as in simmim_pretrain__swinv2_base__img192_window12__….pth.
+#: The same in names, of released files (simmim_pretrain__swinv2_base__img192_window12__….pth) and of timm's models.
 _IN_A_NAME = {"window": r"window(\d+)", "input": r"img(\d+)|window\d+_(\d+)"}
 
 
@@ -61,9 +61,10 @@ def _windows(found: Found) -> str:
     return f"{own} by stage" + (f", with the coordinates of {of}" if of != own else "") + " (its buffers)"
 
 
-def _hints(path: Path, content: object) -> Iterator[tuple[str, dict]]:
+def _hints(path: Path, content: object) -> Iterator[tuple[str, Mapping]]:
     """Dictionaries that may tell more, and where they are from: in the file, beside it, and its name."""
     if isinstance(content, Mapping):
+        yield "the file", {k: v for k, v in content.items() if isinstance(v, (str, int))}
         for key, value in content.items():
             value = vars(value) if isinstance(value, argparse.Namespace) else value
             if isinstance(value, Mapping) and not any(isinstance(v, Tensor) for v in value.values()):
@@ -76,8 +77,7 @@ def _hints(path: Path, content: object) -> Iterator[tuple[str, dict]]:
     for beside in (path.with_name("config.json"), path.parent.parent / "records" / f"{path.stem}.json"):
         if beside.is_file():
             yield beside.name, _parsed(beside.read_text(errors="replace"))
-    found = {key: re.search(pattern, path.name) for key, pattern in _IN_A_NAME.items()}
-    yield "the file's name", {_NAMES[k][0]: int(m[m.lastindex]) for k, m in found.items() if m}
+    yield "the file's name", {"model": path.name}
 
 
 def _parsed(text: str) -> dict:
@@ -99,6 +99,10 @@ def _said(hints: list[tuple[str, Mapping]], what: str, unit: str = "") -> str:
                 value = {True: "normalized", False: "raw", "raw": "raw", "normalized": "normalized"}.get(value)
             if value and isinstance(value, (int, str)):
                 return f"{value}{unit} ({where})"
+    for where, hint in hints:
+        for name in _values(hint, ("model", "arch", "architecture")):
+            if what in _IN_A_NAME and isinstance(name, str) and (m := re.search(_IN_A_NAME[what], name)):
+                return f"{m[m.lastindex]}{unit} ({where})"
     return ""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,9 @@ _DATA = [
         (OrderedDict, f"{m}.AttributeDict")
         for m in ("lightning.fabric.utilities.data", "lightning_fabric.utilities.data")
     ),
+    *((np.float64(0).__reduce__()[0], f"numpy.{m}.multiarray.scalar") for m in ("core", "_core")),
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
     *((pathlib.PurePath, f"pathlib{m}.{n}Path") for m in ("", "._local") for n in ("Posix", "Windows")),
 ]
 _AGAIN = "copy or download it again"
