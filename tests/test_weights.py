@@ -567,6 +567,10 @@ def test_show_knows_a_run_by_its_record_and_a_size_that_is_none_of_ours(tmp_path
     (tmp_path / "records").mkdir()
     run = {"run": {"image_size": 32, "window_size": 4, "target": "raw"}}
     (tmp_path / "records" / "key.json").write_text(json.dumps(run))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.json").write_text(
+        '{"window": "?", "side": [], "target": ["x", {}], "img_size": {}}'
+    )
     rows = shown(save_weights(small_model(depths=(1, 3)), tmp_path / "weights" / "key.safetensors"))
     assert (rows["target"], rows["input"]) == ("raw (key.json)", "32 px (key.json)")
     assert rows["size"] == "none of ours (embed_dim 32, depths 1-3)" and rows["missing"] == "none"

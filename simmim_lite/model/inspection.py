@@ -95,9 +95,9 @@ def _said(hints: list[tuple[str, Mapping]], what: str, unit: str = "") -> str:
         for value in _values(hint, _NAMES[what]):
             if isinstance(value, (list, tuple)) and value:
                 value = value[-1]  # (3, 192, 192)
-            if what == "target":
-                value = {True: "normalized", False: "raw", "raw": "raw", "normalized": "normalized"}.get(value)
-            if value and isinstance(value, (int, str)):
+            if what == "target" and isinstance(value, bool):
+                value = "normalized" if value else "raw"
+            if value in ("raw", "normalized") if what == "target" else type(value) is int:
                 return f"{value}{unit} ({where})"
     for where, hint in hints:
         for name in _values(hint, ("model", "arch", "architecture")):

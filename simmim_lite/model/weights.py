@@ -25,10 +25,8 @@ from .swin import SwinV2
 _DATA = [
     argparse.Namespace,
     (OrderedDict, "yacs.config.CfgNode"),
-    *(
-        (OrderedDict, f"{m}.AttributeDict")
-        for m in ("lightning.fabric.utilities.data", "lightning_fabric.utilities.data")
-    ),
+    *((OrderedDict, f"{m}.utilities.data.AttributeDict") for m in ("lightning.fabric", "lightning_fabric")),
+    (OrderedDict, "pytorch_lightning.utilities.parsing.AttributeDict"),
     *((np.float64(0).__reduce__()[0], f"numpy.{m}.multiarray.scalar") for m in ("core", "_core")),
     np.dtype,
     *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
