@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     site = verb("site", _site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network")
     site.add_argument("--out", default="_site", help="the folder to write to (_site)")
 
-    weights = verb("weights", None, "convert weights, or score them").add_subparsers(required=True, metavar="ACTION")
+    weights = verb("weights", None, "show, convert or score weights").add_subparsers(required=True, metavar="ACTION")
     text = "convert weights between layouts"
     convert = weights.add_parser("convert", help=text, description=text)
     convert.add_argument("source", help="official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH")
@@ -125,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     scored = weights.add_parser("score", help=text, description=text)
     scoring.options(scored)
     scored.set_defaults(call=scoring.show)
+    text = "what a file of weights is: layout, size, window, target, what is missing or extra, parameters"
+    shown = weights.add_parser("show", help=text, description=text)
+    shown.add_argument("source", help="a file, a folder with model.safetensors, or hf://OWNER/REPO/PATH")
+    shown.set_defaults(call=_weights_show)
 
     return parser
 
@@ -321,6 +325,12 @@ def _weights(arguments: argparse.Namespace) -> None:
     from .model.weights import load_weights, save_weights
 
     model = create_model(arguments.model)
-    print(load_weights(model, arguments.source))
-    save_weights(model, arguments.target, layout=arguments.layout)
+    loaded = load_weights(model, arguments.source)
+    save_weights(model, arguments.target, layout=arguments.layout, without=loaded.kept)  # nothing random is written
     print(f"written: {arguments.target} ({arguments.layout})")
+
+
+def _weights_show(arguments: argparse.Namespace) -> None:
+    from .model.inspection import lines
+
+    print("\n".join(lines(arguments.source)))

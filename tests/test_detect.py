@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from child_processes import PATIENCE
 from detecting import SMALL, US, detection, folder  # noqa: F401 (fixtures)
 
 from simmim_lite.data import coco
@@ -148,7 +149,7 @@ def test_two_processes_hold_the_same_network(folder, tmp_path):
     path = tmp_path / "two.py"
     path.write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*launch, str(path), folder], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*launch, str(path), folder], capture_output=True, text=True, timeout=PATIENCE)
     assert "processes 2 True True done 7" in done.stdout, done.stderr[-2000:]
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ade_folders import ALONE, ade_folder, save
+from child_processes import PATIENCE
 from random_weights import close
 from segment_processes import gradients
 from test_finetune import tiny_data
@@ -280,7 +281,7 @@ def two(tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": f"{here.parent}{os.pathsep}{here}", "OMP_NUM_THREADS": "1"}
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", here / "segment_processes.py"]
     done = subprocess.run(
-        [sys.executable, *words, folder, out], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *words, folder, out], env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return folder, [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(2)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from child_processes import PATIENCE
 from picture_folders import fill, one_line, photos, picture, root  # noqa: F401 (fixtures)
 
 from simmim_lite.data import decode, sources, store
@@ -74,7 +75,7 @@ def load(path, size):
     done.append(path)
     if len(done) > 10:
         print("middle", flush=True)
-        time.sleep(60)
+        time.sleep(9999)
     return real(path, size)
 decode.read_square = load
 sources.open_data(sys.argv[1], 16)
@@ -101,7 +102,7 @@ data = sources.open_data(sys.argv[1], 16)
 print(len(done), data.digest)
 """
     both = [child(code, photos) for _ in range(2)]
-    said = [process.communicate(timeout=60)[0].split() for process in both]
+    said = [process.communicate(timeout=PATIENCE)[0].split() for process in both]
     assert sorted(int(count) for count, _ in said) == [0, 36] and said[0][1] == said[1][1]
 
 
