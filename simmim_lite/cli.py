@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,15 +106,17 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("name", help="data-scale, model-size, schedule, proxy, all four (all), or transfer")
     study.add_argument(
         "--tier", default="quick",
-        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (an hour) or paper (on GPUs)",
+        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (a quarter of an hour a seed) or paper",
     )  # fmt: skip
     study.add_argument(
         "--data", default="scenes",
         help="scenes (default), imagefolder:, inaturalist: or packed:DIR, torchvision: or hf:NAME; paper: '1K + 22K'",
     )  # fmt: skip
     study.add_argument(
-        "--seeds", type=int, help="how many seeds (0, 1, …); by default, and for 0, the tier's own number"
+        "--seeds", type=int, help="how many seeds; by default so many as --minutes hold, else the tier's"
     )
+    study.add_argument("--first-seed", type=int, metavar="SEED", help="the first of them (quick and laptop: 200)")
+    study.add_argument("--minutes", type=float, help="what tier quick may take (5): five seeds at least, eight at most")
     study.add_argument("--workers", type=int, help="processes; 0, as by default, is one a core")
     engine_options(study)
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
@@ -152,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     site = verb("site", _site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network")
     site.add_argument("--out", default="_site", help="the folder to write to (_site)")
 
-    weights = verb("weights", None, "convert weights, or score them").add_subparsers(required=True, metavar="ACTION")
+    weights = verb("weights", None, "show, convert or score weights").add_subparsers(required=True, metavar="ACTION")
     text = "convert weights between layouts"
     convert = weights.add_parser("convert", help=text, description=text)
     convert.add_argument("source", help="official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH")
@@ -164,6 +166,10 @@ def _parser() -> argparse.ArgumentParser:
     scored = weights.add_parser("score", help=text, description=text)
     scoring.options(scored)
     scored.set_defaults(call=scoring.show)
+    text = "what a file of weights is: layout, size, window, target, what is missing or extra, parameters"
+    shown = weights.add_parser("show", help=text, description=text)
+    shown.add_argument("source", help="a file, a folder with model.safetensors, or hf://OWNER/REPO/PATH")
+    shown.set_defaults(call=_weights_show)
 
     return parser
 
@@ -171,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
 def _study(arguments: argparse.Namespace) -> None:
     from .studies import parameters
     from .studies.engine import check_writable
+    from .studies.seeding import choose
     from .training.specs import value
 
     name, on = value("study", parameters.Study, arguments.name), costs.asked(arguments)
@@ -178,11 +185,18 @@ def _study(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}
     gpus = options.pop("gpus_per_run") if arguments.commands else None  # of a command, whoever starts it
     how = parameters.StudyOptions(**options)
+    start = not (arguments.commands or arguments.dry_run)
     parameters.images_of(how.data)  # a source that is not there is no cost table, and no line to run
     if arguments.nodes != 1 and not arguments.commands:
         raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
-    planned, reason = _notebook_parameters(arguments, how)  # a wrong parameter fails before anything is trained
-    if arguments.commands or arguments.dry_run:
+    _notebook_parameters(arguments, how)  # a wrong parameter fails before anything is measured or trained
+    counts = {"first_seed": arguments.first_seed, "minutes": arguments.minutes}
+    chosen, said = choose(name, how, measure=start, **counts)  # before anything is seen
+    how = replace(how, seeds=chosen)
+    if said and not arguments.commands:
+        print(said, flush=True)
+    planned, reason = _notebook_parameters(arguments, how)
+    if not start:
         check_writable(Path(how.runs_dir))
     if arguments.commands:
         from .studies.commands import lines
@@ -264,7 +278,8 @@ def _notebook_parameters(arguments: argparse.Namespace, how: "StudyOptions") -> 
     except UserError as error:
         return [], str(error)
     given = {"tier": how.tier, "data": how.data, "runs_dir": how.runs_dir}
-    given |= {"seeds": how.seeds or 0, "workers": how.workers or 0}
+    given |= {"seeds": list(how.seeds) if isinstance(how.seeds, tuple) else how.seeds or 0}
+    given |= {"workers": how.workers or 0}
     if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
         given["tier"] = "shipped"
     texts = dict(arguments.parameter)
@@ -340,6 +355,12 @@ def _weights(arguments: argparse.Namespace) -> None:
     from .model.weights import load_weights, save_weights
 
     model = create_model(arguments.model)
-    print(load_weights(model, arguments.source))
-    save_weights(model, arguments.target, layout=arguments.layout)
+    loaded = load_weights(model, arguments.source)
+    save_weights(model, arguments.target, layout=arguments.layout, without=loaded.kept)  # nothing random is written
     print(f"written: {arguments.target} ({arguments.layout})")
+
+
+def _weights_show(arguments: argparse.Namespace) -> None:
+    from .model.inspection import lines
+
+    print("\n".join(lines(arguments.source)))

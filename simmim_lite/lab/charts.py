@@ -9,6 +9,8 @@ from plotly.subplots import make_subplots
 from ..evidence.drawing import COLOURS, DASHES, FAINT, PALE, SYMBOLS, TEMPLATE
 from ..evidence.figure import Figure
 
+WIDEST = 780  # pixels: what JupyterLab beside its table of contents, and a page of the site, leave at 1,280
+
 
 def bars(values: Mapping[str, float], unit: str, guess: float | None = None, *, form: str = ".1f") -> go.Figure:
     """Named numbers as bars from zero, each with its value; a guess as a dashed line across, `your guess`."""
@@ -77,6 +79,29 @@ def lines(
     return chart.update_layout(title={"text": title, "x": 0, "pad": {"l": 8}, "font": {"size": 15}})
 
 
+def slider(figures: Mapping[object, go.Figure], name: str, first: object = None) -> go.Figure:
+    """Figures of one form, {what the slider says: figure}, of which a slider called `name` shows one at a time.
+
+    It moves in a page without a kernel as well. first: the one that is shown at first, by default the last.
+    """
+    labels, forms = list(figures), [f.to_plotly_json()["layout"] for f in figures.values()]
+    start = labels.index(first) if first is not None else len(labels) - 1
+    of = [k for k, f in enumerate(figures.values()) for _ in f.data]
+    chart = Figure([t for f in figures.values() for t in f.data], forms[start])
+    for k, trace in zip(of, chart.data, strict=True):
+        trace.visible = k == start
+    varies = {key for form in forms for key in form if any(form[key] != other.get(key) for other in forms)}
+    steps = [
+        {"label": str(label), "method": "update",
+         "args": [{"visible": [k == at for k in of]}, {key: form.get(key) for key in varies - {"width", "height"}}]}
+        for at, (label, form) in enumerate(zip(labels, forms, strict=True))
+    ]  # fmt: skip
+    below = chart.layout.margin.b if chart.layout.margin.b is not None else TEMPLATE.layout.margin.b
+    style = {"currentvalue": {"prefix": f"{name}: "}, "pad": {"t": below + 4, "l": 8, "r": 8}, "active": start}
+    height = (chart.layout.height or TEMPLATE.layout.height) + 84
+    return chart.update_layout(sliders=[{"steps": steps, **style}], margin_b=below + 84, height=height)
+
+
 def _at(value: float, log: bool) -> float:
     """Where an annotation lies: on a logarithmic axis plotly wants the logarithm, for shapes the value."""
     return float(np.log10(value)) if log else value
@@ -98,7 +123,7 @@ def maps(
     numbers: write each value into its cell. The scale is one that colour-blind readers can tell apart.
     """
     names = list(values)
-    side = min(side, (820 - 190) // len(names))  # what JupyterLab leaves beside its table of contents at 1,280
+    side = min(side, (WIDEST - 190) // len(names))
     chart = make_subplots(1, len(names), subplot_titles=names, horizontal_spacing=0.16 / len(names), figure=Figure())
     arrays = [np.asarray(a, float) for a in values.values()]
     for column, (name, array) in enumerate(zip(names, arrays, strict=True), 1):

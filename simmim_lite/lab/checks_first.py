@@ -108,7 +108,7 @@ def to_tokens(answer) -> Verdict:
     return verdict(good, line, "the shape is right, the cells are not: repeat rows, then columns")
 
 
-@exercise("find the ratio at which 16 px cells hide pixels as far away as 32 px cells at 0.6")
+@exercise("find the ratio at which 16 px cells are as hard as 32 px cells at 0.6")
 def same_distance(answer: float) -> Verdict:
     """A ratio for mask patch 16 at 192 px whose AvgDist is within 10 % of patch 32 at 0.6."""
     ratio = float(answer)

@@ -106,11 +106,13 @@ class Curve:
     """A training curve that grows: `with Curve(steps) as curve: curve.add(step, train_loss=…, val_loss=…)`.
 
     batch_size turns steps into images seen. Every `add` may carry a training loss, a validation loss, or both; the
-    figure is drawn at most once a second, and at the end whatever happens.
+    figure is drawn at most once a second, and at the end whatever happens. marks: as `figure` takes them.
     """
 
-    def __init__(self, steps: int, batch_size: int = 64, title: str = "") -> None:
-        self.steps, self.batch_size, self.title = steps, batch_size, title
+    def __init__(
+        self, steps: int, batch_size: int = 64, title: str = "", marks: Mapping[int, str] | None = None
+    ) -> None:
+        self.steps, self.batch_size, self.title, self.marks = steps, batch_size, title, marks
         self.points: list[dict] = []
         self.shown = Shown()
 
@@ -129,7 +131,8 @@ class Curve:
 
     def draw(self) -> None:
         """Show the curve as it is now."""
-        chart = figure(self.points, images=self.steps * self.batch_size, title=self.title, training="one batch")
+        form = {"images": self.steps * self.batch_size, "title": self.title, "marks": self.marks}
+        chart = figure(self.points, **form, training="one batch")
         self.shown.draw(chart._repr_mimebundle_())
 
 

@@ -11,10 +11,10 @@ from ..errors import UserError
 from ..evidence.drawing import INK, TEMPLATE
 from ..evidence.figure import Figure
 from ..model.masking import upsample
+from .charts import WIDEST
 
 GREY = 128  # what a hidden pixel looks like
 _SIDE = 128  # pixels a side that small pictures are blown up to, so that no browser smooths them
-_WIDEST = 820  # pixels on the screen: what JupyterLab leaves beside its table of contents at 1,280
 _GAP, _HEAD = 0.08, 0.22  # between pictures, and for a line of title, in sides of a picture
 
 
@@ -145,7 +145,7 @@ def _sheet(
     """All pictures on one pair of axes, in units of a picture's side; text is laid beside them, so nothing overlaps."""
     width = columns * (1 + _GAP) - _GAP
     letters = max((max(map(len, n.split("<br>"))) for n in row_names), default=0) * 7.4
-    side = min(side, int((_WIDEST - 16 - letters) / (width + 0.15)))
+    side = min(side, int((WIDEST - 16 - letters) / (width + 0.15)))
     lines = max((label.count("<br>") + 1 for _, label, _, _ in cells if label), default=0)
     head = 0.06 + _HEAD * lines * 90 / side if lines else 0
     step = 1 + _GAP + (head if every_row_has_titles else 0)

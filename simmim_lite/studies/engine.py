@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, unknown
-from ..evidence.claims import Claim, claims
+from ..evidence.claims import claims
+from ..evidence.rules import Claim
 from ..training.dense import Dense
 from ..training.run import PRECISIONS, Run, cannot_write, current_record, data_slug, read_record, write_atomic
 from ..training.specs import Count, Folder, checked
@@ -79,9 +80,13 @@ def train_missing(name: str, **options: object) -> Trained:
     tier, data, seeds, precision, device = how.tier, how.data, how.seeds, how.precision, how.device
     if tier not in TIERS:
         raise UserError(f"tier {tier} trains nothing: give one of {', '.join(TIERS)}")
-    runs_dir, axes = Path(how.runs_dir), TIERS[tier]
+    runs_dir, axes = Path(how.runs_dir), TIERS[tier].on(data)
     # a wrong name fails before anything is opened
-    runs = planned(name, tier, data=data, seeds=seeds)[0] if axes.full_size else plan_of(name, tier, seeds=seeds)[0]
+    runs = (
+        planned(name, tier, data=data, seeds=seeds)[0]
+        if axes.full_size
+        else plan_of(name, tier, data=data, seeds=seeds)[0]
+    )
     recipe, models = axes.recipe, axes.models
     with contextlib.ExitStack() as stack:
 

@@ -171,6 +171,7 @@ def _checked(path: str | Path, given: Mapping[str, object], made: object) -> dic
                 raise UserError(f"unknown parameter '{name}': {Path(path).name} has no parameters")
             raise unknown(f"parameter of {Path(path).name}", name, known)
     found = {name: made(name, _type_of(name, known[name]), one) for name, one in given.items()}
+    found = {name: list(one) if isinstance(one, tuple) else one for name, one in found.items()}  # as papermill has them
     if found.get("data"):
         images_of(found["data"])
     return found
