@@ -4,22 +4,63 @@ import argparse
 import contextlib
 import os
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import data_verbs, verbs
-from .errors import Everywhere, UserError
+from .errors import Everywhere, UserError, nearest, unknown
 from .studies import costs, scoring
+from .training.specs import number
 from .verbs import common, engine_options, log_option, run_of, run_options, runtime_of, runtime_options
+
+if TYPE_CHECKING:
+    from .studies.parameters import StudyOptions
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with one-line errors and no guessing at abbreviated options."""
+    """argparse with one-line errors that name the verb's own --help, the nearest name in place of a wrong one, numbers
+    as people write them, `--batch_size` for `--batch-size`, and no guessing at abbreviated options."""
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, allow_abbrev=False, **options)
+        self.register("type", int, lambda text: _number(text, int))
+        self.register("type", float, lambda text: _number(text, float))
 
     def error(self, message: str):
         self.exit(2, f"simmim-lite: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = [self._dashed(word) for word in (sys.argv[1:] if args is None else args)]
+        found, left = super().parse_known_args(words, namespace)
+        if left:  # each parser answers for its own words
+            near = nearest(left[0], self._option_string_actions, 0.6) if left[0] != "--" else None
+            self.error(f"unknown option {left[0]}: did you mean {near}?" if near else f"unknown: {' '.join(left)}")
+        return found, left
+
+    def _dashed(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        dashed = name.replace("_", "-") + equals + value
+        return dashed if dashed.partition("=")[0] in self._option_string_actions else word
+
+    def _get_value(self, action: argparse.Action, text: str) -> object:
+        if not text.strip() and action.option_strings and action.nargs is None:  # a shell variable that is not set
+            raise argparse.ArgumentError(action, "is empty: give a value, or leave it out")
+        return super()._get_value(action, text)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(
+                None, str(unknown((action.metavar or action.dest).lower(), value, action.choices))
+            )
+
+
+def _number(text: str, kind: type) -> int | float:
+    try:
+        return number(text, kind)
+    except ValueError:
+        wanted = "a whole number, as in 64, 1_000, 1e4 or 200k" if kind is int else "a number, as in 0.5, 1e-3 or 2M"
+        raise argparse.ArgumentTypeError(f"'{text}' is not {wanted}") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--first-seed", type=int, metavar="SEED", help="the first of them (quick and laptop: 200)")
     study.add_argument("--minutes", type=float, help="what tier quick may take (5): five seeds at least, eight at most")
-    study.add_argument("--workers", type=int, help="processes; one a core by default")
+    study.add_argument("--workers", type=int, help="processes; 0, as by default, is one a core")
     engine_options(study)
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
     study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
@@ -134,28 +175,49 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from .studies.collecting import check
+    from .studies import parameters
+    from .studies.engine import check_writable
+    from .studies.seeding import choose
+    from .training.specs import value
 
-    check(arguments.name, arguments.tier)
-    on = costs.asked(arguments)
-    _choose_seeds(arguments)
-    if arguments.commands:
-        return _commands(arguments)
-    if arguments.nodes != 1:
+    name, on = value("study", parameters.Study, arguments.name), costs.asked(arguments)
+    known = [f.name for f in fields(parameters.StudyOptions)]
+    options = {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}
+    gpus = options.pop("gpus_per_run") if arguments.commands else None  # of a command, whoever starts it
+    how = parameters.StudyOptions(**options)
+    start = not (arguments.commands or arguments.dry_run)
+    parameters.images_of(how.data)  # a source that is not there is no cost table, and no line to run
+    if arguments.nodes != 1 and not arguments.commands:
         raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
+    _notebook_parameters(arguments, how)  # a wrong parameter fails before anything is measured or trained
+    counts = {"first_seed": arguments.first_seed, "minutes": arguments.minutes}
+    chosen, said = choose(name, how, measure=start, **counts)  # before anything is seen
+    how = replace(how, seeds=chosen)
+    if said and not arguments.commands:
+        print(said, flush=True)
+    planned, reason = _notebook_parameters(arguments, how)
+    if not start:
+        check_writable(Path(how.runs_dir))
+    if arguments.commands:
+        from .studies.commands import lines
+
+        print("\n".join(lines(name, how, gpus_per_run=1 if gpus is None else gpus, nodes=arguments.nodes)))
+        return
     if arguments.dry_run:
-        return _dry_run(arguments, on)
-    planned, reason = _notebook_parameters(arguments)  # a wrong parameter fails before anything is trained
-    if arguments.tier == "shipped":
-        _shipped(arguments)
+        from .studies.collecting import dry_run
+
+        print(dry_run(name, tier=how.tier, data=how.data, seeds=how.seeds, runs_dir=how.runs_dir, on=on))
+        return
+    if how.tier == "shipped":
+        _shipped(name)
     else:
-        _train(arguments)
+        _train(name, how)
     executed, failures = {}, {}
     if planned:
         from .studies import notebooks, pages
 
-        runs = Path(arguments.runs_dir)
-        where = {name: getattr(arguments, name) for name in ("workers", "engine", "address", "device")}
+        runs = Path(how.runs_dir)
+        where = {name: getattr(how, name) for name in ("workers", "engine", "address", "device")}
         executed, failures = notebooks.execute(planned, runs / "notebooks", **where)
         if executed or (runs / "report" / "index.html").exists():  # pages of earlier calls stay linked
             pages.write(executed, runs / "report")
@@ -163,42 +225,16 @@ def _study(arguments: argparse.Namespace) -> None:
             print(f"executed notebooks: {runs / 'notebooks'}")
     elif reason:
         print(f"without notebooks: {reason}")
-    if executed or arguments.tier != "shipped":
-        print(f"report: {Path(arguments.runs_dir) / 'report' / 'index.html'}")
+    if executed or how.tier != "shipped":
+        print(f"report: {Path(how.runs_dir) / 'report' / 'index.html'}")
     if failures:
         notebooks.raise_first(failures)
-    if arguments.tier == "shipped" and not executed:
-        raise UserError(f"tier shipped trains nothing and shows the notebooks: {reason or 'leave out --no-notebooks'}")
 
 
-def _choose_seeds(arguments: argparse.Namespace) -> None:
-    """Put a list in place of the number of seeds, before anything is trained or looked at."""
-    from .studies.seeding import choose
-
-    names = ("tier", "data", "seeds", "first_seed", "minutes", "runs_dir", "workers", "device", "precision", "engine")
-    start = not (arguments.commands or arguments.dry_run)
-    chosen, said = choose(arguments.name, measure=start, **{name: getattr(arguments, name) for name in names})
-    arguments.seeds = chosen
-    if said and not arguments.commands:
-        print(said, flush=True)
-
-
-def _commands(arguments: argparse.Namespace) -> None:
-    from .studies.commands import lines
-
-    names = ("data", "seeds", "precision", "runs_dir", "device", "nodes", "log")
-    options = {name: getattr(arguments, name) for name in names}
-    gpus = 1 if arguments.gpus_per_run is None else arguments.gpus_per_run
-    for line in lines(arguments.name, arguments.tier, gpus=gpus, **options):
-        print(line)
-
-
-def _train(arguments: argparse.Namespace) -> None:
+def _train(name: str, how: "StudyOptions") -> None:
     from .studies.engine import study
 
-    names = ("name", "tier", "data", "seeds", "workers", "runs_dir", "device", "precision")
-    names += ("engine", "address", "gpus_per_run")
-    result = study(**{name: getattr(arguments, name) for name in names}, log=arguments.log)
+    result = study(name, **vars(how))
     _say(result.claims)
     failed = sum(record["status"] == "failed" for record in result.records)
     print(
@@ -207,16 +243,16 @@ def _train(arguments: argparse.Namespace) -> None:
     )
 
 
-def _shipped(arguments: argparse.Namespace) -> None:
+def _shipped(name: str) -> None:
     from .evidence import shipped
     from .evidence.claims import claims
     from .studies.grids import TRANSFER
     from .studies.report import SECTIONS
 
-    wanted = {c for name, section in SECTIONS.items() if arguments.name in (name, "all") for c in section.claims}
-    for name in [shipped.TRANSFER] if arguments.name == TRANSFER else shipped.names():
-        records = shipped.records(name)
-        print(f"shipped records {name}: {len(records)}")
+    wanted = {c for study, section in SECTIONS.items() if name in (study, "all") for c in section.claims}
+    for of in [shipped.TRANSFER] if name == TRANSFER else shipped.names():
+        records = shipped.records(of)
+        print(f"shipped records {of}: {len(records)}")
         _say([claim for claim in claims(records) if claim.id in wanted])
 
 
@@ -226,7 +262,7 @@ def _say(claims: list) -> None:
     sys.stdout.flush()
 
 
-def _notebook_parameters(arguments: argparse.Namespace) -> tuple[list, str]:
+def _notebook_parameters(arguments: argparse.Namespace, how: "StudyOptions") -> tuple[list, str]:
     """The notebooks of a study with their parameters, checked; or none, and why there are none."""
     from .studies import notebooks, parameters
     from .studies.grids import STUDIES
@@ -241,19 +277,13 @@ def _notebook_parameters(arguments: argparse.Namespace) -> tuple[list, str]:
         paths = [notebooks.find(name) for name in wanted]
     except UserError as error:
         return [], str(error)
-    given = {"tier": arguments.tier, "data": arguments.data, "runs_dir": arguments.runs_dir}
-    given |= {"seeds": arguments.seeds or 0, "workers": arguments.workers or 0}
-    if (arguments.device, arguments.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
+    given = {"tier": how.tier, "data": how.data, "runs_dir": how.runs_dir}
+    given |= {"seeds": list(how.seeds) if isinstance(how.seeds, tuple) else how.seeds or 0}
+    given |= {"workers": how.workers or 0}
+    if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
         given["tier"] = "shipped"
     texts = dict(arguments.parameter)
-    return [notebooks.Copy.of(path, given | parameters.from_text(path, texts)) for path in paths], ""
-
-
-def _dry_run(arguments: argparse.Namespace, on: dict[str, object]) -> None:
-    from .studies.collecting import dry_run
-
-    names = ("tier", "data", "seeds", "runs_dir")
-    print(dry_run(arguments.name, on=on, **{name: getattr(arguments, name) for name in names}))
+    return [notebooks.Copy(path, given | parameters.from_text(path, texts), path.stem) for path in paths], ""
 
 
 def _records_import(arguments: argparse.Namespace) -> None:

@@ -66,7 +66,7 @@ def test_a_command_line_is_read_back_as_the_very_run(runs) -> None:
         ({"engine": "rey"}, "unknown engine 'rey': did you mean 'ray'"),
         ({"address": "host:6379"}, "address is about a Ray cluster: add --engine ray"),
         ({"gpus_per_run": 2}, "gpus_per_run is about a Ray cluster"),
-        ({"engine": "ray", "gpus_per_run": 0}, "gpus_per_run is 0: give at least 1"),
+        ({"engine": "ray", "gpus_per_run": 0}, "gpus_per_run is 0: give a whole number from 1"),
     ],
 )
 def test_wrong_options_are_one_line(options: dict, line: str, tmp_path) -> None:

@@ -11,6 +11,7 @@ from simmim_lite.errors import UserError
 from simmim_lite.studies import seeding
 from simmim_lite.studies.collecting import cost_of
 from simmim_lite.studies.grids import TIERS, grid, tunings
+from simmim_lite.studies.parameters import StudyOptions
 from simmim_lite.training.run import record_path
 
 
@@ -108,9 +109,9 @@ def chosen(tmp_path, *, tier="quick", **options):
     """`seeding.choose` on a machine that was measured: a step takes 10 ms."""
     speeds = {f"{model} {p}": 0.01 for model in TIERS["quick"].models for p in ("fp32", "bf16")}
     (tmp_path / "machine.json").write_text(json.dumps({"cpu batch 64 size 32": speeds}))
-    same = {"data": "scenes", "seeds": None, "first_seed": None, "minutes": None, "runs_dir": tmp_path, "workers": 1}
-    same |= {"device": "cpu", "precision": "auto", "engine": "local"}
-    return seeding.choose("all", tier=tier, **same | options)
+    counts = {name: options.pop(name, None) for name in ("first_seed", "minutes")}
+    same = {"tier": tier, "runs_dir": tmp_path, "workers": 1, "device": "cpu"}
+    return seeding.choose("all", StudyOptions(**same | options), **counts)
 
 
 def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path):
@@ -130,7 +131,7 @@ def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"minutes": 0.0}, "minutes is 0: give a number above 0"),
+        ({"minutes": 0.0}, "minutes is 0.0: give a number above 0"),
         ({"minutes": float("nan")}, "minutes is nan"),
         ({"first_seed": -1}, "first_seed is -1: give a whole number from 0"),
         ({"minutes": 5.0, "seeds": 6}, "give one, seeds fixes the number"),

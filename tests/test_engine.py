@@ -77,7 +77,9 @@ def test_levels_shrink_to_the_source() -> None:
         (lambda: grid("all", "quick", seeds=0), "seeds is 0"),
         (lambda: study(data="scene", runs_dir="unused"), "unknown data 'scene': did you mean 'scenes'"),
         (lambda: study(precision="bf61", runs_dir="unused"), "unknown precision 'bf61'"),
-        (lambda: study(workers=0, runs_dir="unused"), "workers is 0"),
+        (lambda: study(workers=-1, runs_dir="unused"), "workers is -1"),
+        (lambda: study(seed=1), "unknown field of StudyOptions 'seed': did you mean 'seeds'"),
+        (lambda: study(tier="shipped"), "tier shipped trains nothing"),
         (lambda: study(device="tpu", runs_dir="unused"), "unknown device 'tpu'"),
     ],
 )
@@ -169,8 +171,8 @@ def test_one_bad_job_does_not_stop_the_others(tmp_path, monkeypatch) -> None:
 
 def test_the_writability_check_leaves_nothing_behind(tmp_path) -> None:
     """It is tried where a folder is: two studies that start together do not take the folder from each other."""
-    engine._check_writable(tmp_path / "a" / "b")
+    engine.check_writable(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*file/runs: .*--runs-dir"):
-        engine._check_writable(tmp_path / "file" / "runs")
+        engine.check_writable(tmp_path / "file" / "runs")

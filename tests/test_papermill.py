@@ -61,11 +61,13 @@ def test_parameters_are_the_literals_of_the_tagged_cell(tmp_path, notebook) -> N
     ("params", "line"),
     [
         ({"seed": 1}, "unknown parameter of 04_data_scale.ipynb 'seed': did you mean 'seeds'? known are tier, data"),
-        ({"seeds": "3"}, "seeds is '3' (str): give a whole number"),
-        ({"seeds": 1.5}, "seeds is 1.5 (float): give a whole number"),
-        ({"seeds": True}, "seeds is True (bool): give a whole number"),
+        ({"seeds": "3"}, "seeds is '3': give a whole number from 0, or a list"),
+        ({"seeds": 1.5}, "seeds is 1.5: give a whole number"),
+        ({"seeds": True}, "seeds is True: give a whole number"),
+        ({"seeds": ["a"]}, "seeds is ['a']: give a whole number"),
         ({"workers": -1}, "workers is -1: give a whole number from 0"),
-        ({"data": 3}, "data is 3 (int): give a text"),
+        ({"data": 3}, "data is 3: give a source of images"),
+        ({"runs_dir": ""}, "runs_dir is '': give a folder"),
         ({"tier": "quik"}, "unknown tier 'quik': did you mean 'quick'? known are shipped, smoke, quick, laptop"),
         ({"data": "scene"}, "unknown data 'scene': did you mean 'scenes'"),
         ({"data": "imagefolder:EMPTY"}, "EMPTY: no images in this folder"),
@@ -85,13 +87,13 @@ def test_wrong_parameters_get_one_line(params: dict, line: str, notebook, tmp_pa
 def test_texts_become_the_type_of_the_default(tmp_path) -> None:
     literals = "n = 1\nx = 0.5\nflag = False\nname = 'a'\nlist_ = [1]\nfree = None"
     path = write_notebook(tmp_path / "typed.ipynb", [], parameters=literals)
-    texts = {"n": "3", "x": "3e-4", "flag": "true", "name": "5", "list_": "[2, 3]", "free": "some text"}
-    wanted = {"n": 3, "x": 3e-4, "flag": True, "name": "5", "list_": [2, 3], "free": "some text"}
+    texts = {"n": "1k", "x": "3e-4", "flag": "true", "name": "5", "list_": "[2, 3]", "free": "some text"}
+    wanted = {"n": 1000, "x": 3e-4, "flag": True, "name": "5", "list_": [2, 3], "free": "some text"}
     assert parameters.from_text(path, texts) == wanted
     for name, text, line in (
         ("n", "many", "n is 'many': give a whole number"),
         ("flag", "perhaps", "flag is 'perhaps': give true or false"),
-        ("list_", "3", "list_ is 3 (int): give a list"),
+        ("list_", "3", "list_ is '3': give a list"),
         ("m", "3", "unknown parameter of typed.ipynb 'm'"),
     ):
         with pytest.raises(UserError, match=re.escape(line)):
@@ -215,6 +217,8 @@ def test_a_study_ends_with_notebooks_and_linked_pages(study, tmp_path) -> None:
     [
         (["-p", "sed", "1"], "unknown parameter of 04_data_scale.ipynb 'sed': did you mean 'seeds'"),
         (["-p", "seeds", "many"], "seeds is 'many': give a whole number"),
+        (["-p", "seeds", "many", "--dry-run"], "seeds is 'many': give a whole number"),
+        (["-p", "sed", "1", "--commands"], "unknown parameter of 04_data_scale.ipynb 'sed'"),
         (["--tier", "hug"], "unknown tier 'hug'"),
         (["--data", "imagefolder:."], "no images in this folder"),
         (["-p", "seeds"], "argument -p/--parameter: expected 2 arguments"),
@@ -235,7 +239,7 @@ def test_without_papermill_a_study_trains_all_the_same(study, monkeypatch) -> No
     assert "without notebooks: not installed: papermill and ipykernel; pip install papermill ipykernel" in out
     assert "trained now" in out
     status, out, _ = study("--tier", "shipped")
-    assert status == 2
+    assert status == 0 and "shipped records laptop-scenes" in out and "without notebooks: not installed" in out
 
 
 def test_dry_run_starts_nothing(study, tmp_path) -> None:

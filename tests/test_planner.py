@@ -180,6 +180,10 @@ def nan(rows: list[dict]) -> list[dict]:
     [
         (lambda: plan(0, budget_flops=1e20), "images is 0: give a whole number"),
         (lambda: plan(1.5, budget_flops=1e20), "images is 1.5"),
+        (lambda: plan("many", budget_flops=1e20), "images is 'many'"),
+        (lambda: plan(WHOLE, budget_flops="1e20"), "budget_flops is '1e20': give a number above 0"),
+        (lambda: plan(WHOLE, budget_flops=True), "budget_flops is True"),
+        (lambda: plan(WHOLE, budget_flops=1e20, image_size="big"), "image_size is 'big'"),
         (lambda: plan(WHOLE), "budget is missing"),
         (lambda: plan(WHOLE, budget_flops=1e20, budget_gpu_hours=3), "budget is given twice"),
         (lambda: plan(WHOLE, budget_flops=math.nan), "budget_flops is nan"),
@@ -212,7 +216,15 @@ def test_nonsense_gets_one_line(call, line: str) -> None:
     ("words", "line"),
     [
         (["--images", "0", "--budget-flops", "1e20"], "images is 0"),
-        (["--images", "200000", "--budget-gpu-hours", "9", "--gpus", "A100"], "--gpus is 'A100'"),
+        (
+            ["--images", "200000", "--budget-gpu-hours", "9", "--gpus", "A100"],
+            "gpus is 'A100': give a whole number from 1 (no GPU is",
+        ),
+        (["--images", "200k", "--budget-flops", "1e19"], "a budget of 1e+19 FLOPs is under the cheapest option"),
+        (["--images", "1,281,167", "--budget-flops", "inf"], "argument --budget-flops: 'inf' is not a number"),
+        (["--images", "many", "--budget-flops", "1e20"], "argument --images: 'many' is not a whole number"),
+        (["--images", "1e6", "--budget-gpu-hours", "-3"], "budget_gpu_hours is -3.0: give a number above 0"),
+        (["--images", "1e6", "--budget_flops", "1e20", "--batch-size", "0"], "batch_size is 0: give a whole number"),
         (["--images", "200000", "--budget-gpu-hours", "9", "--images-per-second", "900"], "give SIZE=NUMBER"),
         (["--budget-flops", "1e20"], "--images"),
     ],

@@ -15,9 +15,10 @@ from child_processes import PATIENCE, catches, until
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import commands
-from simmim_lite.studies.full_size import RECIPE
+from simmim_lite.studies import commands, engine, parameters
+from simmim_lite.studies.full_size import LEVELS, RECIPE, WHOLE_22K
 from simmim_lite.studies.grids import TIERS, grid
+from simmim_lite.studies.parameters import StudyOptions
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import Run, record_path
 from simmim_lite.training.runtime import Runtime
@@ -42,11 +43,16 @@ def read(line: str) -> list:
 
 def test_the_lines_are_the_published_grid_and_leave_out_what_is_finished(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["study", "all", "--tier", "paper", "--data", "imagefolder:a b", "--commands", "--gpus-per-run", "8"]
+    held = {"available": LEVELS[-1], "second_available": WHOLE_22K}  # as if a folder with all of them were there
+    for module in (engine, parameters):
+        monkeypatch.setattr(module, "images_of", lambda _: held)
+    monkeypatch.setattr(engine, "check_sides", lambda *_: None)
+    data = "imagefolder:a b + imagefolder:c"
+    words = ["study", "all", "--tier", "paper", "--data", data, "--commands", "--gpus-per-run", "8"]
     assert cli.main(words) == 0
     printed = capsys.readouterr().out.splitlines()
     assert not list(tmp_path.iterdir()), "something was started"
-    runs = grid("all", "paper", data="imagefolder:a b")
+    runs = grid("all", "paper", data=data)
     found = [read(line) for line in printed]
     assert {run for line in found for run, _ in line} == set(runs)
     assert len(found) == len({run.trunk_key for run in runs})
@@ -83,11 +89,11 @@ def test_wrong_options_are_one_line(capsys) -> None:
     for study, tier, options, line in (
         ("transfer", "smoke", {}, "--commands is about pretraining"),
         ("all", "shipped", {}, "--commands is about pretraining"),
-        ("all", "smoke", {"gpus": 0}, "gpus_per_run is 0: give at least 1"),
-        ("all", "smoke", {"nodes": 0}, "nodes is 0: give at least 1"),
+        ("all", "smoke", {"gpus_per_run": 0}, "gpus_per_run is 0: give a whole number from 1"),
+        ("all", "smoke", {"nodes": 0}, "nodes is 0: give a whole number from 1"),
     ):
         with pytest.raises(UserError, match=line):
-            commands.lines(study, tier, **options)
+            commands.lines(study, StudyOptions(tier=tier), **options)
     assert cli.main(["study", "all", "--nodes", "2"]) == 2
     assert "--nodes is about the lines that --commands prints" in capsys.readouterr().err
 

@@ -22,10 +22,15 @@ SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
 _FIELDS = {"name", "source", "images", "classes", "rule", "seed", "note", "digest", "subsets"}
 
 
-def subset(split, n: int | None, seed: int) -> np.ndarray:
-    """The first n images of a `Split` by rank (all of them for None): int64 (n,), indices into the split."""
+def check_count(split, n: int | None) -> None:
+    """`UserError` where a `Split` does not hold n images."""
     if n is not None and not 0 < n <= len(split):
         raise UserError(f"images {n}: {split.name} holds {len(split)} images; ask for 1 to {len(split)}")
+
+
+def subset(split, n: int | None, seed: int) -> np.ndarray:
+    """The first n images of a `Split` by rank (all of them for None): int64 (n,), indices into the split."""
+    check_count(split, n)
     return rank(split.ids, split.labels, seed, split.block)[:n]
 
 

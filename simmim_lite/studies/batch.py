@@ -47,9 +47,7 @@ def copies(names: Sequence[str], fixed: Mapping[str, str], each: Mapping[str, st
 
 def show(arguments: argparse.Namespace) -> None:
     """`simmim-lite papermill`."""
-    from .engine import check_engine
-
-    check_engine(arguments.engine, arguments.address, None)
+    parameters.check_engine(arguments.engine, arguments.address, None)
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"workers is {arguments.workers}: give at least 1")
     planned = copies(arguments.notebook, dict(arguments.parameter), dict(arguments.each))

@@ -1,7 +1,6 @@
 """A pilot study of one's own images: the grid that fits the time, with the seeds an effect needs. No torch here."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -9,9 +8,11 @@ from ..errors import UserError
 from ..evidence.rules import SMOKE_STEPS
 from ..model.sizes import SIZES
 from ..training.run import Run
-from .collecting import check, cost_of
+from ..training.specs import Folder, Positive, Source, Whole, checked
 from .collecting import collect as studies_collect
+from .collecting import cost_of
 from .grids import TIERS
+from .parameters import Tier
 from .power import MOST_SEEDS, detectable, power, seeds_for
 
 #: Designs from rich to bare: sizes, data levels, longest length. Two lengths always, off one trunk, and the shorter one
@@ -57,17 +58,18 @@ class Design:
         return tuple(sorted({run.steps for run in self.runs if run.steps}))
 
 
+@checked
 def design(
-    data: str,
-    available: int,
+    data: Source,
+    available: Whole,
     *,
-    core_minutes: float,
-    effect: float,
-    spread: float,
-    runs_dir: str | Path = "runs",
+    core_minutes: Positive,
+    effect: Positive,
+    spread: Positive,
+    runs_dir: Folder = "runs",
     wanted: float = 0.8,
-    tier: str = "quick",
-    seeds: int = 0,
+    tier: Tier = "quick",
+    seeds: Whole = 0,
 ) -> Design:
     """The richest grid of pilot runs on a source that fits into minutes of one core, with the seeds the effect needs.
 
@@ -80,10 +82,6 @@ def design(
         raise UserError(
             f"{data} has {available} training images: a pilot compares data levels, and needs {4 * _SMALLEST}"
         )
-    if not (np.isfinite(core_minutes) and core_minutes > 0):
-        raise UserError(f"core_minutes is {core_minutes}: give a number above 0")
-    if seeds < 0:
-        raise UserError(f"seeds is {seeds}: give a whole number from 0 (0 means as many as the effect needs)")
     needed, more = _needed(effect, spread, wanted)
     base = replace(TIERS["smoke" if tier == "smoke" else "quick"].recipe, data=data)
     available = min(available, 4 * _SMALLEST) if tier == "smoke" else available
@@ -104,16 +102,16 @@ def design(
     )
 
 
+@checked
 def collect(
     design: Design,
     *,
-    tier: str = "quick",
-    data: str = "scenes",
-    workers: int | None = None,
-    runs_dir: str | Path = "runs",
+    tier: Tier = "quick",
+    data: Source = "scenes",
+    workers: Whole | None = None,
+    runs_dir: Folder = "runs",
 ) -> list[dict]:
     """The records of a pilot, training what is missing; at tier shipped the finished runs on this data, untrained."""
-    check("all", tier)
     if tier == "shipped":
         return studies_collect("all", data=data, runs_dir=runs_dir)
     from .engine import train_runs

@@ -5,6 +5,7 @@ import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from .pretrain import build, one_thread, pretrain
 from .probes import probe_all
 from .probing import Probe
 from .run import SCHEMA_VERSION, Run, record_path, remove_unfinished, transfer_path, write_record
+from .specs import Folder, OneOf, checked
 from .starting import weights_name
 from .tally import Tally
 from .tuning import TUNING_RECIPES, FineTune
@@ -33,11 +35,12 @@ from .tuning import TUNING_RECIPES, FineTune
 TASKS = ("probe", "classify", "detect", "segment")
 
 
+@checked
 def transfer(
     run: Run,
-    task: str,
+    task: Annotated[str, OneOf(TASKS)],
     *,
-    runs_dir: str | Path = "runs",
+    runs_dir: Folder = "runs",
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     weights: str | Path | None = None,
@@ -62,8 +65,6 @@ def transfer(
     minus baseline for each score that both have. A run that is not finished is pretrained first. Under torchrun every
     process makes the same call.
     """
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
     if hub.is_hub(weights):
         weights = hub.fetch(weights)
     shelf = _Shelf(Path(runs_dir), device, progress and Tally(progress), weights)
@@ -85,6 +86,7 @@ def transfer(
     return {"task": task, "trained": trained, "baseline": baseline, "lift": lift}
 
 
+@checked
 def specs(
     run: Run,
     task: str,
