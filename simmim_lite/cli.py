@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import data_verbs, verbs
 from .errors import Everywhere, UserError
+from .model.export import FILES
 from .studies import costs, scoring
 from .verbs import common, engine_options, log_option, run_of, run_options, runtime_of, runtime_options
 
@@ -113,9 +114,13 @@ def _parser() -> argparse.ArgumentParser:
     text = "convert weights between layouts"
     convert = weights.add_parser("convert", help=text, description=text)
     convert.add_argument("source", help="official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH")
-    convert.add_argument("target", help="the file to write; .safetensors or .pth")
+    convert.add_argument("target", help=f"the file to write ({', '.join(FILES)}); for layout hf a folder")
     convert.add_argument("--model", required=True, help="the size, as in swinv2_base")
-    convert.add_argument("--layout", default="simmim", help="simmim (default), timm, hf or official")
+    text = "simmim (default), timm, official, or hf: a folder that transformers' from_pretrained opens"
+    convert.add_argument("--layout", default="simmim", help=text)
+    for side, text in (("image", "pixels a side"), ("window", "tokens a side")):
+        text += " that the network was trained at, for the config.json of layout hf (192 px, window 12; laptop: 32, 4)"
+        convert.add_argument(f"--{side}-size", type=int, help=text)
     convert.set_defaults(call=_weights)
     text = "our validation loss of pretrained checkpoints, lowest first, beside the published order"
     scored = weights.add_parser("score", help=text, description=text)
@@ -300,10 +305,22 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _weights(arguments: argparse.Namespace) -> None:
+    from .model import weights
+    from .model.export import check_target
+    from .model.hub import is_hub
     from .model.simmim import create_model
-    from .model.weights import load_weights, save_weights
 
-    model = create_model(arguments.model)
-    print(load_weights(model, arguments.source))
-    save_weights(model, arguments.target, layout=arguments.layout)
-    print(f"written: {arguments.target} ({arguments.layout})")
+    source, target, layout = arguments.source, arguments.target, arguments.layout
+    sides = {"img_size": arguments.image_size, "window_size": arguments.window_size}
+    if layout != "hf" and any(sides.values()):
+        raise UserError("--image-size and --window-size go into the config.json of layout hf: leave them out")
+    check_target(target, layout, weights.LAYOUTS, source)
+    if not is_hub(source) and not Path(source).exists():
+        raise UserError(f"{source}: no such file; give the weights to convert")
+    model = create_model(arguments.model, **sides)
+    loaded = weights.load_weights(model, source)
+    print(loaded)
+    # what the file does not hold is random here: nobody is to take it for trained
+    weights.save_weights(model, target, layout=layout, image_size=arguments.image_size, leave_out=loaded.kept)
+    alone = ", the backbone alone" if loaded.kept or layout == "timm" else ""
+    print(f"written: {target} ({layout}{alone})")
