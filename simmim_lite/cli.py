@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import data_verbs, verbs
 from .errors import Everywhere, UserError
+from .evidence import imported
 from .model.export import FILES
 from .studies import costs, scoring
 from .verbs import common, engine_options, log_option, run_of, run_options, runtime_of, runtime_options
@@ -96,9 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     data_verbs.add(verb)
 
     records = verb("records", None, "take in somebody else's runs").add_subparsers(required=True, metavar="ACTION")
-    text = "take runs from a CSV file into tables, claims and plots"
-    taken = records.add_parser("import", help=text, description=text)
-    taken.add_argument("file", help="a CSV file: model or parameters, images, iterations, batch size, losses, scores")
+    text = "take runs from a CSV file into tables, claims, plots and plans"
+    more = f"{imported.help_text()} An example: examples/runs.csv"
+    taken = records.add_parser("import", help=text, description=text, epilog=more)
+    taken.add_argument("file", help="a CSV file, a line a run; its columns: see below")
+    taken.add_argument("--scores", help="percent or share (of 1), where the numbers leave that open")
     taken.add_argument("--runs-dir", default="runs", help="where records are kept (runs)")
     taken.set_defaults(call=_records_import)
 
@@ -241,12 +244,13 @@ def _dry_run(arguments: argparse.Namespace, on: dict[str, object]) -> None:
 
 
 def _records_import(arguments: argparse.Namespace) -> None:
-    from .evidence import imported
-
-    rows = imported.read_csv(arguments.file)
-    count = imported.import_csv(arguments.file, arguments.runs_dir)
+    rows, notes = imported.read(arguments.file, arguments.scores)
+    count = imported.import_csv(arguments.file, arguments.runs_dir, arguments.scores)
     _say(imported.claims(rows))
-    print(f"{count} runs taken from {arguments.file} into {arguments.runs_dir}; the studies' notebooks show them")
+    for note in notes:
+        print(note)
+    where = f"from {arguments.file} into {arguments.runs_dir}"
+    print(f"{count} runs taken {where}; the studies' notebooks, plan and laws show them")
 
 
 def _gallery(arguments: argparse.Namespace) -> None:
