@@ -10,6 +10,7 @@ from . import data_verbs, verbs
 from .errors import Everywhere, UserError
 from .evidence import imported
 from .model.export import FILES
+from .processes import first_to_say
 from .studies import costs, scoring
 from .verbs import common, engine_options, log_option, run_of, run_options, runtime_of, runtime_options
 
@@ -21,7 +22,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **options)
 
     def error(self, message: str):
-        self.exit(2, f"simmim-lite: {message} (see {self.prog} --help)\n")
+        line = f"simmim-lite: {message} (see {self.prog} --help)"
+        self.exit(2, f"{line}\n" if first_to_say(line) else None)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,8 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if arguments.debug:
             raise
-        if not error.everywhere or _speaks():
-            print(f"simmim-lite: {error}", file=sys.stderr)
+        line = f"simmim-lite: {error}"
+        if first_to_say(line, not error.everywhere or _speaks()):
+            print(line, file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         print("simmim-lite: interrupted; finished runs are kept, run the same command to go on", file=sys.stderr)
