@@ -70,13 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("name", help="data-scale, model-size, schedule, proxy, all four (all), or transfer")
     study.add_argument(
         "--tier", default="quick",
-        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (an hour) or paper (on GPUs)",
+        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (a quarter of an hour a seed) or paper",
     )  # fmt: skip
     study.add_argument(
         "--data", default="scenes",
         help="scenes (default), imagefolder:, inaturalist: or packed:DIR, torchvision: or hf:NAME; paper: '1K + 22K'",
     )  # fmt: skip
-    study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
+    study.add_argument(
+        "--seeds", type=int, help="how many seeds; by default so many as --minutes hold, else the tier's"
+    )
+    study.add_argument("--first-seed", type=int, metavar="SEED", help="the first of them (quick and laptop: 200)")
+    study.add_argument("--minutes", type=float, help="what tier quick may take (5): five seeds at least, eight at most")
     study.add_argument("--workers", type=int, help="processes; one a core by default")
     engine_options(study)
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
@@ -116,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     site = verb("site", _site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network")
     site.add_argument("--out", default="_site", help="the folder to write to (_site)")
 
-    weights = verb("weights", None, "convert weights, or score them").add_subparsers(required=True, metavar="ACTION")
+    weights = verb("weights", None, "show, convert or score weights").add_subparsers(required=True, metavar="ACTION")
     text = "convert weights between layouts"
     convert = weights.add_parser("convert", help=text, description=text)
     convert.add_argument("source", help="official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH")
@@ -132,6 +136,10 @@ def _parser() -> argparse.ArgumentParser:
     scored = weights.add_parser("score", help=text, description=text)
     scoring.options(scored)
     scored.set_defaults(call=scoring.show)
+    text = "what a file of weights is: layout, size, window, target, what is missing or extra, parameters"
+    shown = weights.add_parser("show", help=text, description=text)
+    shown.add_argument("source", help="a file, a folder with model.safetensors, or hf://OWNER/REPO/PATH")
+    shown.set_defaults(call=_weights_show)
 
     return parser
 
@@ -141,6 +149,7 @@ def _study(arguments: argparse.Namespace) -> None:
 
     check(arguments.name, arguments.tier)
     on = costs.asked(arguments)
+    _choose_seeds(arguments)
     if arguments.commands:
         return _commands(arguments)
     if arguments.nodes != 1:
@@ -171,6 +180,18 @@ def _study(arguments: argparse.Namespace) -> None:
         notebooks.raise_first(failures)
     if arguments.tier == "shipped" and not executed:
         raise UserError(f"tier shipped trains nothing and shows the notebooks: {reason or 'leave out --no-notebooks'}")
+
+
+def _choose_seeds(arguments: argparse.Namespace) -> None:
+    """Put a list in place of the number of seeds, before anything is trained or looked at."""
+    from .studies.seeding import choose
+
+    names = ("tier", "data", "seeds", "first_seed", "minutes", "runs_dir", "workers", "device", "precision", "engine")
+    start = not (arguments.commands or arguments.dry_run)
+    chosen, said = choose(arguments.name, measure=start, **{name: getattr(arguments, name) for name in names})
+    arguments.seeds = chosen
+    if said and not arguments.commands:
+        print(said, flush=True)
 
 
 def _commands(arguments: argparse.Namespace) -> None:
@@ -326,8 +347,13 @@ def _weights(arguments: argparse.Namespace) -> None:
         raise UserError(f"{source}: no such file; give the weights to convert")
     model = create_model(arguments.model, **sides)
     loaded = weights.load_weights(model, source)
-    print(loaded)
     # what the file does not hold is random here: nobody is to take it for trained
-    weights.save_weights(model, target, layout=layout, image_size=arguments.image_size, leave_out=loaded.kept)
+    weights.save_weights(model, target, layout=layout, image_size=arguments.image_size, without=loaded.kept)
     alone = ", the backbone alone" if loaded.kept or layout == "timm" else ""
     print(f"written: {target} ({layout}{alone})")
+
+
+def _weights_show(arguments: argparse.Namespace) -> None:
+    from .model.inspection import lines
+
+    print("\n".join(lines(arguments.source)))

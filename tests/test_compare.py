@@ -77,7 +77,7 @@ def test_relative_lines_begin_at_nothing(study, evidence) -> None:
 
 def test_verdicts_by_kind() -> None:
     claims = sides.claims()
-    assert list(claims) == ["published", "shipped, CIFAR-10", "shipped, scenes"]
+    assert list(claims) == ["published", "shipped, CIFAR-10 (design data)", "shipped, scenes (design data)"]
     table = summaries.claims_table(claims, ("C1", "C2")).data[0].cells.values
     assert len(table[0]) == 6
     assert [cell for cell in table[0] if cell] == ["<b>C1</b>", "<b>C2</b>"]

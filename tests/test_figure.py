@@ -1,18 +1,14 @@
-"""figure.py: a figure shows the bundle that plotly's renderers make, without importing them; no scipy for intervals."""
+"""figure.py: a figure shows the bundle that plotly's renderers make, without importing them."""
 
 import json
 import os
 import subprocess
 import sys
 
-import numpy as np
 import plotly.graph_objects as go
-import pytest
 from plotly.io._renderers import renderers
-from scipy.stats import t as student
 
 from simmim_lite.evidence import drawing, figure
-from simmim_lite.evidence.intervals import BOOTSTRAP_FROM, T_QUANTILES, paired_interval
 
 IN_A_KERNEL = """
 import json, sys
@@ -54,11 +50,3 @@ def test_a_renderer_that_was_asked_for_is_used() -> None:
 def test_every_plot_is_such_a_figure() -> None:
     for chart in (drawing.empty("x"), drawing.panels("a", "b"), drawing.text_table({"a": ["b"]}, [1], "#000", [1])):
         assert isinstance(chart.update_layout(height=200), figure.Figure)
-
-
-@pytest.mark.parametrize("n", range(2, BOOTSTRAP_FROM))
-def test_t_quantiles_are_scipys(n: int) -> None:
-    assert T_QUANTILES[n - 1] == pytest.approx(student.ppf(0.975, n - 1), rel=1e-8)
-    values = np.arange(n) ** 1.5
-    low, high = student.interval(0.95, n - 1, values.mean(), values.std(ddof=1) / n**0.5)
-    assert paired_interval(values) == pytest.approx((values.mean(), low, high))

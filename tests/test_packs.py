@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
+from child_processes import session, until
 from PIL import Image
 from trees import image_tree
 
@@ -84,7 +84,7 @@ def test_a_pack_lists_what_its_folder_lists(tree, packed) -> None:
 def _reads(shelf, i: int):
     try:
         return shelf.picture(i)
-    except OSError:
+    except UserError:
         return None
 
 
@@ -314,23 +314,24 @@ def test_killed_it_goes_on_with_the_same_bytes(tree, packed, tmp_path, workers) 
     """Killed with SIGKILL once a shard is there; nothing that was whole is written again."""
     out = tmp_path / "killed"
     code = (
-        "import sys, time; from simmim_lite.data import packing\n"
+        "import pathlib, time; from simmim_lite.data import packing\n"
         "real = packing._encoded\n"
-        "packing._encoded = lambda *a: (time.sleep(.02), real(*a))[1]\n"
+        "def encoded(*a):\n"
+        f"    if list(pathlib.Path({str(out)!r}).glob('columns/*.npz')): time.sleep(9999)\n"  # until it is killed
+        "    return real(*a)\n"
+        "packing._encoded = encoded\n"
         f"packing.pack('imagefolder:{tree}', {str(out)!r}, workers={workers},\n"
         "    settings=packing.Settings(short_side=64, shard_pictures=20))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(out.glob("columns/*.npz")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
+    until(lambda: list(out.glob("columns/*.npz")), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    until(lambda: not session(process.pid))  # what the killed one started ends with it
     whole = {path.stem: (out / path.stem).stat().st_mtime_ns for path in out.glob("columns/*.npz")}
     assert whole and not packs.is_pack(out)
     with pytest.raises(UserError, match="no pack.json in it, so it is no finished pack"):
         packs.open_pack(out)
-    time.sleep(1)  # what the killed one started ends with it
     pack(f"imagefolder:{tree}", out, settings=FEW, workers=1)
     assert all((out / name).stat().st_mtime_ns == when for name, when in whole.items())
     assert _content(out) == _content(packed)

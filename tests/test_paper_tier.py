@@ -190,7 +190,7 @@ def test_the_dry_run_shows_the_cost_and_what_it_rests_on(capsys, tmp_path, monke
 
 def test_any_tier_has_a_table_for_gpus_and_notebooks_have_tier_papers(tmp_path) -> None:
     text = studies.collecting.dry_run("all", tier="quick", runs_dir=tmp_path, on={"assume": "0.1@10"})
-    assert "GPU hours: assuming 10 %" in text and "12,760" in text and "unknown in the paper" not in text
+    assert "GPU hours: assuming 10 %" in text and "13,140" in text and "unknown in the paper" not in text
     rows = studies.preview("data-scale", tier="paper", runs_dir=tmp_path)
     assert rows[-1]["runs"] == "21" and rows[-1]["GPU hours"] == "–"
     run = grid("all", "paper", data=TWO)[0]
@@ -231,7 +231,7 @@ def test_started_it_prints_the_cost_takes_two_sources_and_trains(tmp_path, capsy
     recipe = replace(recipe, target_window=None, warmup_steps=2, eval_every=4, val_images=4, val_masks=1)
     small = replace(
         TIERS["paper"], models=("swinv2_atto", "swinv2_femto"), images=(6, 12), second_images=(24,), lengths=(4, 8),
-        recipe=recipe, lr={}, by_size={}, schedule_images=(6, 12, 24), holes=frozenset({("swinv2_femto", 6)}),
+        recipe=recipe, lr={}, by_size={}, holes=frozenset({("swinv2_femto", 6)}),
     )  # fmt: skip
     monkeypatch.setitem(TIERS, "paper", small)
     data = f"imagefolder:{tmp_path / 'one'} + imagefolder:{tmp_path / 'two'}"

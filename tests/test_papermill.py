@@ -6,10 +6,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from child_processes import PATIENCE, interrupt, interruptible, lives, until
 from tiny_notebooks import write_notebook
 
 from simmim_lite import cli
@@ -151,33 +151,23 @@ def test_two_at_once_share_the_records_and_a_death_loses_none(tmp_path) -> None:
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_study_leaves_no_kernel_running(signal_, tmp_path) -> None:
-    say = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(300)"
+    say = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(9999)"
     path = write_notebook(tmp_path / "sleeper.ipynb", [say])
     code = f"from simmim_lite.studies import notebooks\nnotebooks.run([{str(path)!r}], {{}}, 'out')"
     options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    process = subprocess.Popen([sys.executable, "-c", code], **options)
-    limit = time.monotonic() + 60
-    while not (tmp_path / "pid").exists() and time.monotonic() < limit:
-        time.sleep(0.05)
-    time.sleep(0.2)
-    kernel = int((tmp_path / "pid").read_text())
+    process = subprocess.Popen([sys.executable, "-c", code], preexec_fn=interruptible, **options)
+    noted = tmp_path / "pid"
+    kernel = int(until(lambda: noted.exists() and noted.read_text(), process))
     if signal_ == signal.SIGINT:
-        os.killpg(process.pid, signal_)
+        interrupt(process)
     else:
         process.kill()
-    errors = process.communicate(timeout=60)[1]
-    while _lives(kernel) and time.monotonic() < limit:
-        time.sleep(0.1)
-    assert not _lives(kernel), "the kernel outlived the study"
+    errors = process.communicate(timeout=PATIENCE)[1]
+    until(lambda: not lives(kernel))  # no kernel outlives the study
     assert not (tmp_path / "out").exists(), "half a copy"
     if signal_ == signal.SIGINT:
         # joblib's resource tracker, hit by the same signal, may add a warning of its own behind it
         assert "interrupted: finished runs and notebooks are kept" in errors
-
-
-def _lives(pid: int) -> bool:
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
-    return bool(state) and not state.startswith("Z")
 
 
 # --- the command --------------------------------------------------------------------------------------------------

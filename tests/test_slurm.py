@@ -6,11 +6,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from child_processes import PATIENCE, catches, until
 
 from simmim_lite import cli
 from simmim_lite.errors import UserError
@@ -110,21 +110,21 @@ def test_an_element_ends_with_the_status_of_its_line_and_names_a_line_that_is_no
     (tmp_path / "commands.txt").write_text("echo one && false && echo two\necho three\n")
     for number, status, output in ((1, 1, "one\n"), (2, 0, "three\n")):
         process = element(tmp_path, number)
-        assert (process.communicate(timeout=60)[0], process.returncode) == (output, status)
+        assert (process.communicate(timeout=PATIENCE)[0], process.returncode) == (output, status)
     process = element(tmp_path, 3)
-    assert "no line 3 in" in process.communicate(timeout=60)[0] and process.returncode == 2
+    assert "no line 3 in" in process.communicate(timeout=PATIENCE)[0] and process.returncode == 2
     assert not (tmp_path / "scontrol.log").exists(), "a failure is not queued again"
 
 
-def listens(folder: Path, steps: int) -> bool:
-    """Whether a process of ours trains a run of so many steps, and has an ear for SIGUSR1 by now."""
+def listening(folder: Path, steps: int) -> int:
+    """How many processes of ours train a run of so many steps and have a handler for SIGUSR1 by now."""
+    count = 0
     for words in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             found = words.read_bytes().decode().split("\0")
             if f"--steps={steps}" in found and f"--runs-dir={folder}" in found and "--standalone" not in found:
-                caught = int(words.with_name("status").read_text().split("SigCgt:")[1].split()[0], 16)
-                return bool(caught >> (signal.SIGUSR1 - 1) & 1)
-    return False
+                count += catches(int(words.parent.name), signal.SIGUSR1)
+    return count
 
 
 @pytest.mark.slow
@@ -136,17 +136,14 @@ def test_an_element_that_is_preempted_saves_is_queued_again_and_goes_on(processe
     line = " && ".join(f"{commands._launch(processes, 1)} -m simmim_lite {shlex.join(words)}" for words in parts)
     (tmp_path / "commands.txt").write_text(f"{line}\n")
     first = element(tmp_path, 1)
-    limit = time.monotonic() + 240
-    while not listens(folder, 800) and time.monotonic() < limit:
-        assert first.poll() is None, first.communicate()[0]
-        time.sleep(0.05)
+    until(lambda: listening(folder, 800) == processes, first)
     first.send_signal(signal.SIGUSR1)
-    said = first.communicate(timeout=240)[0]
+    said = first.communicate(timeout=PATIENCE)[0]
     assert first.returncode == 75 and "is saved at step" in said, said
     assert (tmp_path / "scontrol.log").read_text() == "requeue 7_1\n"
     assert not record_path(folder, runs[1]).exists()
     again = element(tmp_path, 1)
-    said = again.communicate(timeout=400)[0]
+    said = again.communicate(timeout=PATIENCE)[0]
     assert again.returncode == 0, said
     found = sorted(load(folder), key=lambda record: record["run"]["steps"])
     assert [(record["key"], record["status"]) for record in found] == [(run.key, "done") for run in runs]

@@ -26,12 +26,9 @@ class Catalogue:
     digest: str  # of what is listed: names, bytes and labels of files; pictures of a pack
 
     def square(self, i: int, size: int) -> np.ndarray:
-        """Picture i as `decode.prepare` has it: uint8 (3, size, size). Of a file, detail that goes is not decoded."""
+        """As `decode.read_square` has picture i: uint8 (3, size, size). Of a file, detail that goes is not decoded."""
         content = self.content(i)
-        if content is None:
-            return decode.prepare(self.picture(i), size)
-        with decode.opened(content) as image:
-            return decode.prepare(image, size)
+        return decode.read_square(self.picture(i) if content is None else content, size)
 
 
 def catalogue(spec: str) -> Catalogue:
@@ -69,7 +66,7 @@ class _Files:
         return os.path.join(self.root, os.fsdecode(bytes(self.names[i])))
 
     def picture(self, i: int) -> Image.Image:
-        return decode.decode(self.path(i))
+        return decode.read(self.path(i))
 
     def content(self, i: int) -> bytes:
         with open(self.path(i), "rb", buffering=0) as file:
@@ -101,7 +98,7 @@ class _Entries:
 
     def picture(self, i: int) -> Image.Image:
         split, index = self.place(i)
-        return decode.upright(self.draw(self.parts[split], index))
+        return decode.read(self.draw(self.parts[split], index))
 
     def content(self, i: int) -> None:
         return None

@@ -141,7 +141,7 @@ def _open_folder(spec: str, name: str, size: int) -> Data:
 
     def plan() -> StorePlan:
         with_splits = folders.layout(root, names)
-        return _plan(with_splits, lambda i: decode.load(root / names[i], size), size, spec, _threads())
+        return _plan(with_splits, lambda i: decode.read_square(root / names[i], size), size, spec, _threads())
 
     return _stored(spec, root.name, str(root), listing, size, plan)
 
@@ -151,7 +151,7 @@ def _open_inaturalist(spec: str, name: str, size: int) -> Data:
     found, listing = inaturalist.read_layout(root)
 
     def plan() -> StorePlan:
-        return _plan(found, lambda i: decode.load(root / found.names[i], size), size, spec, _threads())
+        return _plan(found, lambda i: decode.read_square(root / found.names[i], size), size, spec, _threads())
 
     return _stored(spec, root.name, str(root), listing, size, plan)
 
@@ -241,10 +241,9 @@ def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, 
                 skipped = []
                 for i, result in zip(some, done, strict=True):
                     if isinstance(result, Exception):
-                        small = isinstance(result, decode.TooSmall)
-                        skipped.append((layout.names[i], str(result) if small else first_line(result)))
+                        skipped.append((layout.names[i], first_line(result)))
                         first = first or skipped[0]
-                        if small:
+                        if isinstance(result, decode.TooSmall):
                             smallest = min(smallest or result.side, result.side)
                 kept += len(good)
                 pixels = np.stack([done[k] for k in good]) if good else np.empty((0, 3, size, size), np.uint8)

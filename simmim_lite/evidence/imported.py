@@ -15,9 +15,9 @@ from pathlib import Path
 from ..errors import UserError, unknown
 from ..model.sizes import PAPER, SIZES
 from ..training.run import write_atomic
-from .claims import Claim
-from .outside import claims_of
+from .claims import claims_of
 from .records import OVERFIT, SCORES
+from .rules import Claim
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def score_of(rows: list[dict]) -> str:
 
 
 def claims(rows: list[dict]) -> list[Claim]:
-    """C1 to C8 on imported rows (`outside.claims_of`)."""
-    return claims_of(rows, score_of(rows))
+    """C1 to C9 on imported rows: by seed where there are three or more, else by cell."""
+    return claims_of(rows, score=score_of(rows))
 
 
 def _cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

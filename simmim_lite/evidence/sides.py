@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ..errors import UserError
 from . import imported, published, shipped
-from .claims import Claim
 from .claims import claims as claims_of
-from .findings import FAILS, HOLDS, OPEN
 from .records import groups, load, table
+from .rules import FAILS, HOLDS, OPEN, UNTESTED, Claim
 
 #: The shipped sets by the names that readers see.
 SHIPPED = {"laptop-scenes": "shipped, scenes", "laptop-cifar10": "shipped, CIFAR-10"}
+_VERBS = {HOLDS: "holds on", FAILS: "does not hold on", OPEN: "cannot be said on", UNTESTED: "is not tested on"}
 NAMES = {"published": "published runs", "yours": "your runs"}
 
 
@@ -32,9 +32,11 @@ def rows(records: Iterable[dict] = (), *, data: str = "scenes", runs_dir: str | 
 
 
 def claims(records: Iterable[dict] = (), *, runs_dir: str | Path | None = None) -> dict[str, list[Claim]]:
-    """C1 to C8 by kind, of the recipe with most runs of each: published, every shipped set, imported ones, yours."""
+    """C1 to C9 by kind, of the recipe with most runs of each: published, every shipped set, imported ones, yours."""
     found = {"published": published.claims()}
-    found |= {SHIPPED.get(name, name): list(_shipped_claims(name)) for name in shipped.names()}
+    for name in shipped.names():
+        label = SHIPPED.get(name, name) + (" (design data)" if shipped.is_design(name) else "")
+        found[label] = list(_shipped_claims(name))
     found |= {name: imported.claims(rows_) for name, rows_ in _imported(runs_dir).items()}
     own = claims_of(list(records))
     return found | ({"yours": [c for c in own if c.recipe == own[0].recipe]} if own else {})
@@ -68,10 +70,10 @@ def agreement(claims: dict[str, list[Claim]], ids: Iterable[str]) -> str:
         said = {NAMES.get(kind, kind): c for kind, found in claims.items() for c in found if c.id == id_}
         if not said:
             continue
-        by = {word: [kind for kind, c in said.items() if c.verdict == word] for word in (HOLDS, FAILS, OPEN)}
+        by = {word: [kind for kind, c in said.items() if c.verdict == word] for word in _VERBS}
         statement = next(iter(said.values())).statement
         parts = []
-        for word, verb in ((HOLDS, "holds on"), (FAILS, "does not hold on"), (OPEN, "cannot be said on")):
+        for word, verb in _VERBS.items():
             if by[word]:
                 parts.append(f"{verb} {_and(by[word])}")
         differ = ""

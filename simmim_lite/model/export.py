@@ -33,7 +33,8 @@ def check_target(
         raise UserError(f"{path} is a folder: give a file in it, as in {path / 'weights.safetensors'}")
     elif path.suffix not in FILES:
         raise UserError(f"{path}: its suffix says no kind of file: give one of {', '.join(FILES)}")
-    if source is not None and path.resolve() == Path(source).expanduser().resolve():
+    written = {file.resolve() for file in (path, path / "model.safetensors")}
+    if source is not None and Path(source).expanduser().resolve() in written:
         raise UserError(f"{path} is the file to read, too: give the target another name")
     place = next(folder for folder in path.absolute().parents if folder.exists())
     if not place.is_dir() or not os.access(path if path.exists() else place, os.W_OK):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, unknown
-from ..evidence.claims import Claim, claims
+from ..evidence.claims import claims
+from ..evidence.rules import Claim
 from ..training.dense import Dense
 from ..training.run import PRECISIONS, Run, cannot_write, current_record, data_slug, read_record, write_atomic
 from ..training.writers import check_writers
@@ -123,8 +124,9 @@ def train_missing(
     """
     started = time.monotonic()
     check_writers(log)
-    runs_dir, axes = Path(runs_dir), TIERS.get(tier)
+    runs_dir = Path(runs_dir)
     planned = plan_of(name, tier, data=data, seeds=seeds)[0]  # a wrong name fails before anything is opened
+    axes = TIERS[tier].on(data)
     recipe, models = axes.recipe, axes.models
     if precision not in ("auto", *PRECISIONS):
         raise unknown("precision", precision, ("auto", *PRECISIONS))

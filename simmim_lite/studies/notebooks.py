@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Interrupted, UserError, unknown
-from ..processes import end_with
+from ..processes import deaf_to_interrupts, end_with
 from ..training.run import write_atomic
 from .parameters import check_parameters, parameters
 
@@ -152,7 +152,8 @@ def _pool(planned: Sequence[Copy], out_dir: Path, at_once: int, threads: int) ->
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     pool = ProcessPoolExecutor(max_workers=at_once, env={name: str(threads) for name in names})
     try:
-        calls = {pool.submit(_execute_one, copy, out_dir, os.getcwd(), os.getpid()): copy.name for copy in planned}
+        with deaf_to_interrupts():
+            calls = {pool.submit(_execute_one, copy, out_dir, os.getcwd(), os.getpid()): copy.name for copy in planned}
         for call in as_completed(calls):
             try:
                 yield call.result()

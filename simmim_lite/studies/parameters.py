@@ -55,6 +55,8 @@ def check_parameters(path: str | Path, params: Mapping[str, object]) -> dict[str
             raise _unknown_parameter(path, name, known)
         default = known[name]
         whole = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
+        if name == "seeds" and isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value):
+            continue  # which seeds, in place of how many
         if default is not None and type(value) is not type(default) and not whole:
             kind = type(value).__name__
             raise UserError(f"{name} is {value!r} ({kind}): give {_WANTED.get(type(default), type(default).__name__)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..evidence.claims import SMOKE_STEPS
+from ..evidence.rules import SMOKE_STEPS
 from ..model.sizes import SIZES
 from ..training.run import Run
 from .collecting import check, cost_of
@@ -17,6 +17,8 @@ from .power import MOST_SEEDS, detectable, power, seeds_for
 #: Designs from rich to bare: sizes, data levels, longest length. Two lengths always, off one trunk, and the shorter one
 #: is long enough for a claim.
 _DESIGNS = [(m, n, t) for t in (1000, 500, 250, 2 * SMOKE_STEPS) for n in (4, 3, 2) for m in (3, 2)]
+_MODELS = ("swinv2_atto", "swinv2_femto", "swinv2_pico")
+_LR = {"swinv2_pico": 2e-3}  # lowest validation loss on 16,384 scenes (docs/settings.md)
 _SMALLEST = 16  # images of the smallest level at least
 _SHORT = 1e7  # Omega of the largest size at the smallest level: well past where published losses and scores turn
 
@@ -131,14 +133,13 @@ def _needed(effect: float, spread: float, wanted: float) -> tuple[int, str]:
 
 def _grid(base: Run, available: int, sizes: int, levels: int, steps: int, seeds: int) -> list[Run]:
     """Every size, level and seed at two lengths, and each network at random initialisation, from which lift counts."""
-    tier = TIERS["laptop"]
-    seen = SIZES[tier.models[sizes - 1]].parameters * steps * base.batch_size
+    seen = SIZES[_MODELS[sizes - 1]].parameters * steps * base.batch_size
     smallest = min(max(_SMALLEST, round((seen / _SHORT) ** 0.5)), available // 4)
     images = [int(n) for n in np.geomspace(smallest, available, levels).round()]
     runs = []
     for seed in range(seeds):
-        for model in tier.models[:sizes]:
-            one = replace(base, model=model, seed=seed, lr=tier.lr.get(model, base.lr))
+        for model in _MODELS[:sizes]:
+            one = replace(base, model=model, seed=seed, lr=_LR.get(model, base.lr))
             runs.append(replace(one, images=images[-1], steps=0))
             runs += [replace(one, images=n, steps=t) for n in images for t in (steps // 2, steps)]
     return runs
