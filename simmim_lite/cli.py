@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 from . import data_verbs, verbs
 from .errors import Everywhere, UserError, nearest, unknown
+from .evidence import imported
+from .model.export import FILES
+from .processes import first_to_say
 from .studies import costs, scoring
 from .training.specs import number
 from .verbs import common, engine_options, log_option, run_of, run_options, runtime_of, runtime_options
@@ -28,7 +31,8 @@ class _Parser(argparse.ArgumentParser):
         self.register("type", float, lambda text: _number(text, float))
 
     def error(self, message: str):
-        self.exit(2, f"simmim-lite: {message} (see {self.prog} --help)\n")
+        line = f"simmim-lite: {message} (see {self.prog} --help)"
+        self.exit(2, f"{line}\n" if first_to_say(line) else None)
 
     def parse_known_args(self, args=None, namespace=None):
         words = [self._dashed(word) for word in (sys.argv[1:] if args is None else args)]
@@ -74,8 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if arguments.debug:
             raise
-        if not error.everywhere or _speaks():
-            print(f"simmim-lite: {error}", file=sys.stderr)
+        line = f"simmim-lite: {error}"
+        if first_to_say(line, not error.everywhere or _speaks()):
+            print(line, file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         print("simmim-lite: interrupted; finished runs are kept, run the same command to go on", file=sys.stderr)
@@ -140,9 +145,11 @@ def _parser() -> argparse.ArgumentParser:
     data_verbs.add(verb)
 
     records = verb("records", None, "take in somebody else's runs").add_subparsers(required=True, metavar="ACTION")
-    text = "take runs from a CSV file into tables, claims and plots"
-    taken = records.add_parser("import", help=text, description=text)
-    taken.add_argument("file", help="a CSV file: model or parameters, images, iterations, batch size, losses, scores")
+    text = "take runs from a CSV file into tables, claims, plots and plans"
+    more = f"{imported.help_text()} An example: examples/runs.csv"
+    taken = records.add_parser("import", help=text, description=text, epilog=more)
+    taken.add_argument("file", help="a CSV file, a line a run; its columns: see below")
+    taken.add_argument("--scores", help="percent or share (of 1), where the numbers leave that open")
     taken.add_argument("--runs-dir", default="runs", help="where records are kept (runs)")
     taken.set_defaults(call=_records_import)
 
@@ -158,9 +165,13 @@ def _parser() -> argparse.ArgumentParser:
     text = "convert weights between layouts"
     convert = weights.add_parser("convert", help=text, description=text)
     convert.add_argument("source", help="official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH")
-    convert.add_argument("target", help="the file to write; .safetensors or .pth")
+    convert.add_argument("target", help=f"the file to write ({', '.join(FILES)}); for layout hf a folder")
     convert.add_argument("--model", required=True, help="the size, as in swinv2_base")
-    convert.add_argument("--layout", default="simmim", help="simmim (default), timm, hf or official")
+    text = "simmim (default), timm, official, or hf: a folder that transformers' from_pretrained opens"
+    convert.add_argument("--layout", default="simmim", help=text)
+    for side, text in (("image", "pixels a side"), ("window", "tokens a side")):
+        text += " that the network was trained at, for the config.json of layout hf (192 px, window 12; laptop: 32, 4)"
+        convert.add_argument(f"--{side}-size", type=int, help=text)
     convert.set_defaults(call=_weights)
     text = "our validation loss of pretrained checkpoints, lowest first, beside the published order"
     scored = weights.add_parser("score", help=text, description=text)
@@ -287,12 +298,13 @@ def _notebook_parameters(arguments: argparse.Namespace, how: "StudyOptions") -> 
 
 
 def _records_import(arguments: argparse.Namespace) -> None:
-    from .evidence import imported
-
-    rows = imported.read_csv(arguments.file)
-    count = imported.import_csv(arguments.file, arguments.runs_dir)
+    rows, notes = imported.read(arguments.file, arguments.scores)
+    count = imported.import_csv(arguments.file, arguments.runs_dir, arguments.scores)
     _say(imported.claims(rows))
-    print(f"{count} runs taken from {arguments.file} into {arguments.runs_dir}; the studies' notebooks show them")
+    for note in notes:
+        print(note)
+    where = f"from {arguments.file} into {arguments.runs_dir}"
+    print(f"{count} runs taken {where}; the studies' notebooks, plan and laws show them")
 
 
 def _gallery(arguments: argparse.Namespace) -> None:
@@ -351,13 +363,24 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _weights(arguments: argparse.Namespace) -> None:
+    from .model import weights
+    from .model.export import check_target
+    from .model.hub import is_hub
     from .model.simmim import create_model
-    from .model.weights import load_weights, save_weights
 
-    model = create_model(arguments.model)
-    loaded = load_weights(model, arguments.source)
-    save_weights(model, arguments.target, layout=arguments.layout, without=loaded.kept)  # nothing random is written
-    print(f"written: {arguments.target} ({arguments.layout})")
+    source, target, layout = arguments.source, arguments.target, arguments.layout
+    sides = {"img_size": arguments.image_size, "window_size": arguments.window_size}
+    if layout != "hf" and any(sides.values()):
+        raise UserError("--image-size and --window-size go into the config.json of layout hf: leave them out")
+    check_target(target, layout, weights.LAYOUTS, source)
+    if not is_hub(source) and not Path(source).exists():
+        raise UserError(f"{source}: no such file; give the weights to convert")
+    model = create_model(arguments.model, **sides)
+    loaded = weights.load_weights(model, source)
+    # what the file does not hold is random here: nobody is to take it for trained
+    weights.save_weights(model, target, layout=layout, image_size=arguments.image_size, without=loaded.kept)
+    alone = ", the backbone alone" if loaded.kept or layout == "timm" else ""
+    print(f"written: {target} ({layout}{alone})")
 
 
 def _weights_show(arguments: argparse.Namespace) -> None:

@@ -181,14 +181,62 @@ def test_weights_convert(capsys, tmp_path) -> None:
     assert "written" in out
     state = torch.load(tmp_path / "official.pth", weights_only=True)["model"]
     assert "encoder.mask_token" in state
-    (tmp_path / "short.pth").write_bytes((tmp_path / "official.pth").read_bytes()[:5000])
-    status, _, errors = call(
-        capsys, "weights", "convert", tmp_path / "short.pth", tmp_path / "x", "--model", "swinv2_atto"
-    )
+    status, out, errors = call(capsys, *words[:3], tmp_path / "hf", *words[4:], "--layout", "hf", "--window-size", 2)
+    assert status == 0, errors
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["image_size"], config["window_size"], config["num_heads"]) == (32, 2, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "options", "line"),
+    [
+        ("short.pth", "x.pth", "", "short.pth cannot be read"),
+        ("own.pth", "x.pth", "--model swinv2_femto", "load it into swinv2_atto"),
+        ("none.pth", "x.pth", "", "none.pth: no such file"),
+        ("READ", "x.pth", "--layout hff", "unknown layout 'hff': did you mean 'hf'?"),
+        ("READ", "x", "", "x: its suffix says no kind of file: give one of .safetensors, .pth"),
+        ("READ", "x.safetensor", "", "x.safetensor: its suffix says no kind of file"),
+        ("READ", "x.pth", "--layout hf", "x.pth: layout hf is a folder, of config.json and weights: give one, as in"),
+        ("READ", "own.pth", "--layout hf", "own.pth: layout hf is a folder"),
+        ("READ", ".", "", "is a folder: give a file in it, as in"),
+        ("READ", "own.pth/below/x.pth", "", "own.pth is no folder that you may write to"),
+        ("own.pth", "own.pth", "--layout timm", "own.pth is the file to read, too"),
+        ("READ", "x.pth", "--image-size 64", "--image-size and --window-size go into the config.json of layout hf"),
+        ("READ", "hf", "--layout hf --image-size 60", "image_size 60 is no multiple of swinv2_atto's final stride 8"),
+        ("READ", "hf", "--layout hf --window-size 5", "window_size 5 does not divide stage 1's map"),
+        ("READ", "x.pth", "--model swinv2_attoo", "unknown model 'swinv2_attoo': did you mean 'swinv2_atto'"),
+    ],
+)
+def test_a_wrong_conversion_is_one_line_before_anything_is_read(
+    source, target, options, line, capsys, tmp_path, monkeypatch
+) -> None:
+    """READ: a file that must not be opened."""
+    from simmim_lite import create_model, save_weights
+    from simmim_lite.model import weights
+
+    own = save_weights(create_model("swinv2_atto"), tmp_path / "own.pth")
+    (tmp_path / "short.pth").write_bytes(own.read_bytes()[:5000])
+    if source == "READ":
+        monkeypatch.setattr(weights, "load_weights", lambda *_: pytest.fail("it was read"))
+        (tmp_path / "READ").touch()
+    words = ["weights", "convert", tmp_path / source, tmp_path / target, "--model", "swinv2_atto", *options.split()]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    status, _, errors = call(capsys, *words)
     assert (status, errors.count("\n")) == (2, 1)
-    assert "short.pth" in errors
-    status, _, errors = call(
-        capsys, "weights", "convert", tmp_path / "official.pth", tmp_path / "x", "--model", "swinv2_femto"
-    )
-    assert (status, errors.count("\n")) == (2, 1)
-    assert "official.pth" in errors
+    assert line in errors
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_a_file_does_not_hold_is_not_written_as_if_trained(capsys, tmp_path) -> None:
+    """A backbone alone: its random mask token and head stay out of every layout."""
+    from simmim_lite import create_model, save_weights
+    from simmim_lite.model.weights import load_weights
+
+    backbone = save_weights(create_model("swinv2_atto"), tmp_path / "timm.pth", "timm")
+    for layout, target in (("official", "a.pth"), ("simmim", "b.safetensors"), ("hf", "c")):
+        words = ["weights", "convert", backbone, tmp_path / target, "--model", "swinv2_atto", "--layout", layout]
+        status, out, errors = call(capsys, *words)
+        assert status == 0 and f"({layout}, the backbone alone)" in out, errors
+        written = tmp_path / target / "model.safetensors" if layout == "hf" else tmp_path / target
+        kept = load_weights(create_model("swinv2_atto"), written).kept
+        assert kept == ("encoder.mask_token", "decoder.0.weight", "decoder.0.bias")

@@ -15,7 +15,7 @@ from tiny_notebooks import write_notebook
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import notebooks, parameters
+from simmim_lite.studies import batch, notebooks, parameters
 from simmim_lite.studies.engine import train_missing
 from simmim_lite.studies.grids import grid
 
@@ -274,6 +274,43 @@ def test_a_batch_is_every_combination_and_goes_on(tmp_path, monkeypatch, capsys)
     assert cli.main(command) == 0
     assert "4 of 4 in out, 4 executed now" in capsys.readouterr().out
     assert printed(tmp_path / "out" / "sums-a=2-b=9.ipynb") == "18\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ("/a/photos,/b/photos", ["a_photos", "b_photos"]),
+        ("imagefolder:/a/x/photos/,packed:/b/x/photos", ["a_x_photos", "b_x_photos"]),
+        ("/a/photos,/b/pictures", ["photos", "pictures"]),
+        ("scenes,imagefolder:photos", ["scenes", "imagefolder_photos"]),
+        ("/a/photos,a/photos", ["a_photos+", "a_photos+"]),
+        ("a b,a_b", ["a_b+", "a_b+"]),
+        (f"{'x' * 60}1,{'x' * 60}2", [f"{'x' * 39}1", f"{'x' * 39}2"]),
+        (f"/a/{'x' * 60},/b/{'x' * 60}", [f"{'x' * 40}+", f"{'x' * 40}+"]),
+    ],
+)
+def test_values_are_told_apart_in_names(tmp_path, values, names) -> None:
+    path = write_notebook(tmp_path / "sums.ipynb", [], parameters="c = ''")
+    found = [copy.name for copy in batch.copies([str(path)], {}, {"c": values})]
+    assert len(set(found)) == len(found)
+    for name, wanted in zip(found, names, strict=True):
+        assert name.startswith(f"sums-c={wanted}") and (wanted.endswith("+") or name == f"sums-c={wanted}")
+
+
+def test_a_copy_of_other_parameters_or_of_another_notebook_is_not_replaced(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = [write_notebook(tmp_path / folder / "sums.ipynb", ["print(c)"], parameters="c = ''") for folder in "ab"]
+    assert [copy.name for copy in batch.copies(list(map(str, paths)), {}, {})] == ["a_sums", "b_sums"]
+    with pytest.raises(UserError, match="two notebooks would be executed as sums: give one of them another name"):
+        notebooks.run(paths, {}, "out")
+    command = ["papermill", str(paths[0]), "--out", "out", "--each", "c"]
+    assert cli.main([*command, "/a/photos"]) == 0
+    capsys.readouterr()
+    assert cli.main([*command, "/b/photos"]) == 2
+    line = "out/sums-c=photos.ipynb was executed with c=/a/photos: give another --out, or --again to replace it"
+    assert line in capsys.readouterr().err
+    assert cli.main([*command, "/b/photos", "--again"]) == 0
+    assert printed(tmp_path / "out" / "sums-c=photos.ipynb") == "/b/photos\n"
 
 
 @pytest.mark.parametrize(

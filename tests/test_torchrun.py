@@ -122,3 +122,21 @@ def test_a_signal_saves_and_the_same_command_goes_on(name: str, processes: int, 
     again = start(folder, 1)
     assert begun(folder, again, newest) > newest
     kill(again)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--batch-sizes", "8"], "unrecognized arguments: --batch-sizes 8 (see simmim-lite --help)"),
+        (["--model", "swinv2_ato"], "unknown model 'swinv2_ato': did you mean 'swinv2_atto'?"),
+        (["--data", "imagefolder:/nowhere"], "imagefolder:/nowhere: no such folder"),
+        (["--accumulate", "3"], "accumulate 3 does not divide the 4 images of a process"),
+    ],
+)
+def test_misused_it_is_one_line_and_the_last_that_torchrun_prints(words, line, tmp_path) -> None:
+    errors = start(tmp_path / "runs", 2, *words).communicate(timeout=240)[1]
+    said, _, block = errors.partition("Traceback (most recent call last)")
+    assert said.count(f"simmim-lite: {line}") == 1
+    *_, last, border = block.strip().splitlines()
+    assert last.strip().startswith(f"traceback : simmim-lite: {line}") and set(border) == {"="}
+    assert block.count("Traceback") == 0

@@ -44,15 +44,18 @@ def refusal(*args, **kwargs):
 def test_round_trips_are_bit_exact(tmp_path, layout, suffix):
     source, model = random_model(), random_model(seed=1)
     before = random_model(seed=1)
-    path = save_weights(source, tmp_path / "new" / f"w{suffix}", layout)
+    name, more = ("w", {"config.json"}) if layout == "hf" else (f"w{suffix}", set())
+    path = save_weights(source, tmp_path / "new" / name, layout)
+    path = path / "model.safetensors" if layout == "hf" else path
     report = load_weights(model, path)
-    assert list(path.parent.iterdir()) == [path]
+    assert {file.name for file in path.parent.iterdir()} == {path.name} | more
     lost = (TOKEN, *HEAD) if layout == "timm" else ()
     assert report.kept == lost and report.unused == () and report.layout == {"official": "simmim"}.get(layout, layout)
     assert set(report.loaded) == set(source.state_dict()) - set(lost)
     assert same(model, source, but=lost)
     assert all(torch.equal(model.state_dict()[k], before.state_dict()[k]) for k in lost)
-    again = save_weights(model, tmp_path / f"again{suffix}", layout)
+    again = save_weights(model, tmp_path / f"again{'' if layout == 'hf' else suffix}", layout)
+    again = again / "model.safetensors" if layout == "hf" else again
     first, second = (
         file if layout != "official" or suffix != ".pth" else file["model"] for file in map(weights.read, (path, again))
     )
@@ -246,7 +249,7 @@ def test_a_file_of_two_heads_layout_is_found_without_the_base_prefix():
 def test_values_are_cast_to_the_models_dtype(tmp_path):
     source = random_model().bfloat16()
     model = random_model(seed=1)
-    load_weights(model, save_weights(source, tmp_path / "w.safetensors", "hf"))
+    load_weights(model, save_weights(source, tmp_path / "hf", "hf") / "model.safetensors")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert same(model, source.float())
     half = random_model(seed=1).bfloat16()

@@ -85,11 +85,17 @@ def build(manifest: str | Path, folder: str | Path | None = None, out: str | Pat
     return content
 
 
+def built(manifest: str | Path) -> dict:
+    """As `read`, of a manifest that has its digests; `UserError` for one that has none yet."""
+    content = read(manifest)
+    if not content.get("digest"):
+        raise UserError(f"{_find(manifest)}: has no digest yet; run manifest build with the folder first")
+    return content
+
+
 def verify(manifest: str | Path, folder: str | Path | None = None) -> list[str]:
     """What differs between a built manifest and a folder, a line each (missing, extra, duplicated); [] if nothing."""
-    content, path = read(manifest), _find(manifest)
-    if not content.get("digest"):
-        raise UserError(f"{path}: has no digest yet; run manifest build with the folder first")
+    content, path = built(manifest), _find(manifest)
     found = _population(content, folder)
     if _digest(found.ids) == content["digest"]:
         lines = []
@@ -104,9 +110,9 @@ def verify(manifest: str | Path, folder: str | Path | None = None) -> list[str]:
     listed = gzip.decompress(_list_path(path).read_bytes()).decode("utf-8", "surrogateescape").split("\n")
     missing, extra = sorted(set(listed) - set(found.names)), sorted(set(found.names) - set(listed))
     copies = _copies(Path(folder), extra, found)
-    lines = packs.named("missing", missing)
-    lines += packs.named("extra", [name for name in extra if name not in copies])
-    return lines + packs.named("duplicated", [f"{name} has the content of {of}" for name, of in copies.items()])
+    lines = [f"missing: {name}" for name in missing]
+    lines += [f"extra: {name}" for name in extra if name not in copies]
+    return lines + [f"duplicated: {name} has the content of {of}" for name, of in copies.items()]
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
+from ..errors import UserError
 from . import imported, published, shipped
 from .claims import claims as claims_of
-from .records import groups, table
+from .records import groups, load, table
 from .rules import FAILS, HOLDS, OPEN, UNTESTED, Claim
 
 #: The shipped sets by the names that readers see.
@@ -44,6 +45,22 @@ def claims(records: Iterable[dict] = (), *, runs_dir: str | Path | None = None) 
 def main_rows(records: list[dict]) -> list[dict]:
     """The trained rows of the recipe with most runs."""
     return next(iter(groups(table(records)).values()), [])
+
+
+def of_folder(runs_dir: str | Path) -> tuple[list[dict], str]:
+    """The runs that a law is fitted to, and their name: the reader's own, by `main_rows`, else the imported ones.
+
+    Of several imported sets the one with most runs is taken. `UserError` for a folder with neither.
+    """
+    if found := main_rows(load(runs_dir)):
+        return found, f"your runs in {runs_dir}"
+    if sets := imported.load(runs_dir):
+        name = max(sets, key=lambda name: len(sets[name]))
+        more = f" (the largest of {', '.join(sets)})" if len(sets) > 1 else ""
+        return sets[name], f"the imported runs {name} in {runs_dir}{more}"
+    nowhere = "" if Path(runs_dir).is_dir() else " (no such folder)"
+    makers = "simmim-lite study all makes some, and records import FILE.csv takes others' in"
+    raise UserError(f"{runs_dir}: no finished runs there{nowhere}; {makers}")
 
 
 def agreement(claims: dict[str, list[Claim]], ids: Iterable[str]) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError, unknown
+from ..errors import UserError
 from . import hub
+from .export import check_target, hf_config
 from .layouts import LAYOUTS, Found, find, some, to_hf, to_timm
 from .simmim import SimMIM
 from .sizes import HEAD_DIM, SIZES
@@ -133,16 +134,23 @@ def load_weights(
     return loaded
 
 
-def save_weights(model: SimMIM, path: str | os.PathLike, layout: str = "simmim", without: Collection[str] = ()) -> Path:
+def save_weights(
+    model: SimMIM,
+    path: str | os.PathLike,
+    layout: str = "simmim",
+    *,
+    image_size: int | None = None,
+    without: Collection[str] = (),
+) -> Path:
     """Write a model's weights, whole or not at all, as .safetensors when the path ends so, else with `torch.save`.
 
-    layout: `simmim`; `official`, the same under `model` (flat in a safetensors file); `hf`, for the installed
-    transformers' `Swinv2ForMaskedImageModeling`; `timm`, which has no place for mask token and head: backbone only.
+    layout: `simmim`; `official`, the same under `model` (flat in a safetensors file); `timm`, which has no place for
+    mask token and head: backbone only; `hf`, a folder that `Swinv2ForMaskedImageModeling.from_pretrained` opens: path
+    is the folder's, and image_size, in pixels, goes into its config.json (192, or 32 for a model of two stages).
     without: names of the model's tensors to leave out, such as a head that no file filled (`Loaded.kept`).
     """
-    if layout not in LAYOUTS:
-        raise unknown("layout", layout, LAYOUTS)
-    path = Path(path)
+    target = check_target(path, layout, LAYOUTS)
+    path = target / "model.safetensors" if layout == "hf" else target
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if k not in without}
     state = {"timm": to_timm, "hf": to_hf}.get(layout, dict)(state)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -156,14 +164,19 @@ def save_weights(model: SimMIM, path: str | os.PathLike, layout: str = "simmim",
             torch.save({"model": state} if layout == "official" else state, temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        config = target / "config.json"
+        if layout == "hf":
+            config.unlink(missing_ok=True)  # an old one beside new weights would be believed
         os.replace(temporary, path)
+        if layout == "hf":
+            config.write_text(hf_config(model, image_size or (192 if len(model.encoder.depths) == 4 else 32)))
     except Exception as error:  # a full disk is an OSError, a RuntimeError or a SafetensorError, as the writer pleases
         why = _first_line(error)
         raise UserError(f"cannot write {path}: {why}; free some space or choose another folder") from error
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
-    return path
+    return target
 
 
 def opened(source: str | os.PathLike | Mapping) -> tuple[str, object]:

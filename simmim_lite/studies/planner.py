@@ -83,6 +83,8 @@ def plan(
         raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
     on = on or (bases.of_own(runs_dir, target) if runs_dir is not None else bases.of_published(target, law))
     chosen = _sizes(on, sizes)
+    if measure and on.image_size is None:
+        raise UserError(f"--measure: {on.name} do not say their image_size: add that column, or --images-per-second")
     timed, device = speed.measure(chosen, on.image_size, measure) if measure and not images_per_second else ({}, "")
     speeds, device = _speeds(on, images_per_second or timed, runs_dir, chosen, budget_gpu_hours, device)
     limit = budget_flops or budget_gpu_hours
@@ -179,7 +181,8 @@ def _outside(on: Basis, images: int, side: int | None, batch: int | None, photog
         found.append(f"{images:,} images lie outside {low:,} to {high:,}, which {on.name} cover")
     for what, value, known, unit in (("image size", side, on.image_size, " px"), ("batch", batch, on.batch, "")):
         if value is not None and value != known:
-            found.append(f"{what} {value}{unit} is not the {known}{unit} of {on.name}")
+            theirs = f"the {known}{unit}" if known else "the unknown one"
+            found.append(f"{what} {value}{unit} is not {theirs} of {on.name}")
     if not photographs and not on.own:
         found.append("images other than photographs are not among the published runs")
     return found
