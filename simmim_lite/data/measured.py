@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from .ranking import rank
+from .splits import describe
 from .store import statistics
 
 _IMAGES = 1024  # at most, that they are taken from
@@ -16,6 +17,8 @@ class Pixels(Protocol):
 
     ids: np.ndarray  # uint64 (N,)
 
+    def __len__(self) -> int: ...
+
     def pixels(self, place: int) -> np.ndarray:
         """The image at a place: uint8 (3, H, W)."""
 
@@ -23,7 +26,15 @@ class Pixels(Protocol):
 class Measured:
     """Mean and standard deviation of the training images (at most 1,024 of them), a channel, in 0..1 units."""
 
+    spec: str
+    num_classes: int
     train: Pixels
+    test: Pixels
+
+    @property
+    def line(self) -> str:
+        """As in `sources.Data`."""
+        return describe(self.spec, self.num_classes, {"train": len(self.train), "test": len(self.test)})
 
     @property
     def mean(self) -> tuple[float, ...]:

@@ -21,8 +21,8 @@ from PIL import Image
 from ..errors import UserError
 from ..processes import end_with
 from . import decode
-from .folders import Parts
 from .ranking import image_ids
+from .splits import Parts
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")  # as the index numbers them

@@ -80,8 +80,8 @@ def from_text(path: str | Path, texts: Mapping[str, str]) -> dict[str, object]:
 
 def check_data(spec: str) -> None:
     """`UserError` for a source that does not exist and for a folder without images; decodes and downloads nothing."""
-    from ..data.folders import list_images
     from ..data.inaturalist import read_parts
+    from ..data.listing import scan
     from ..data.packs import open_pack
     from ..data.sources import KINDS
 
@@ -89,7 +89,7 @@ def check_data(spec: str) -> None:
     if spec == "scenes" or (kind in ("torchvision", "hf") and name):
         return
     if kind == "imagefolder" and name:
-        list_images(Path(name).expanduser().absolute())
+        scan(Path(name).expanduser().absolute(), spec)
     elif kind == "inaturalist" and name:
         read_parts(Path(name).expanduser().absolute())
     elif kind == "packed" and name:
