@@ -89,10 +89,11 @@ def _plain(parts: Parts) -> bool:
 _HELD_OUT = {"val", "valid", "validation", "test"}
 
 
-def say_layout(found: Catalogue, layout: Layout) -> str:
-    """Say the line of a source whose pictures stay files, and return it."""
-    counts = {split: len(rows) for split, rows in layout.splits.items()}
-    line = describe(found.spec, len(layout.classes), counts, layout.notes, found.parts.passed)
+def say_layout(found: Catalogue, layout: Layout | None = None) -> str:
+    """Say the line of a source whose pictures stay where they are, and return it; without a layout, as it is listed."""
+    parts, of = found.parts, layout or found.parts
+    splits = layout.splits if layout else {"train": parts.train, **parts.held}
+    line = describe(found.spec, len(of.classes), {s: len(rows) for s, rows in splits.items()}, of.notes, parts.passed)
     sources.say(line, found.spec, found.stamp)
     return line
 

@@ -13,7 +13,7 @@ the name of a split is one only beside another split: else it is a wrapper where
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +29,7 @@ _SPLITS = {
 }
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split()}
 _EVALUATION = ("eval", "evaluation")  # val, or test beside a val
-_PLAIN = ("train", "val", "valid", "validation", "test")  # spellings that go without saying
+_PLAIN = {"train", "val", "valid", "validation", "test"}  # spellings that go without saying
 #: Words that tell no folder of pictures from another; and of folders that are about the pictures in another one.
 _FILLERS, _ABOUT = (
     set(words.split())
@@ -70,13 +70,17 @@ class _Group:
 
 
 def read(
-    names: list[str], annotations: Mapping[str, str] | None = None, files: np.ndarray | None = None, root: str = ""
+    names: list[str],
+    annotations: Mapping[str, str] | None = None,
+    files: Sequence[tuple[int, bool]] | None = None,
+    root: str = "",
 ) -> Parts:
     """What a folder holds, by the relative paths of its pictures (with forward slashes).
 
     annotations: texts of `*_annotations.txt` by relative path: lines of a picture's name and its class, as
-    Tiny-ImageNet has them of val. files: a number for each path, equal where two paths lead to one file, which then
-    belongs to one split alone, train before test before val. root: for messages.
+    Tiny-ImageNet has them of val. files: for each path a number, equal where two paths lead to one file, and whether a
+    link is on its way; such a file is listed once: in train before test before val, best without a link. root: for
+    messages.
     `UserError` for held-out pictures of a class that train does not have, and for splits without train.
     """
     reading = _Reading(names, annotations or {}, root)
@@ -158,11 +162,9 @@ class _Reading:
         """DIR/train and DIR/test."""
         kept = [folder for folders in group.splits.values() for folder in folders]
         self.pass_over(group.folder, kept, "beside the splits")
-        spelled = {split: [_name(folder) for folder in folders] for split, folders in group.splits.items()}
-        if any(name not in _PLAIN for names in spelled.values() for name in names):
-            self.notes.append(
-                ", ".join(f"{split} is {listed(spelled[split])}" for split in _SPLITS if split in spelled)
-            )
+        spelled = {split: [_name(folder) for folder in group.splits.get(split, ())] for split in _SPLITS}
+        if odd := [f"{split} is {listed(names)}" for split, names in spelled.items() if not _PLAIN.issuperset(names)]:
+            self.notes.append(", ".join(odd))
         if "train" not in group.splits:
             there = " and ".join(folder.path for folder in kept)
             raise UserError(f"{self.root or 'folder'}: {there} without pictures to train on; add a folder called train")
@@ -209,6 +211,9 @@ class _Reading:
 
     def by_class_and_split(self, top: _Folder, groups: list[_Group]) -> None:
         """DIR/CLASS/train and DIR/CLASS/test, or DIR/CLASS_train and DIR/CLASS_test."""
+        if all(_ordered(folder) for group in groups for folder in group.splits["train"]):
+            there = listed([group.folder.path or group.name for group in groups])
+            raise UserError(f"{self.root or 'folder'}: {there} each hold splits by class; give one of them")
         self.notes.append("each class has splits of its own")
         self.name_classes(group.name for group in groups)
         kept = [folder for group in groups for folders in group.splits.values() for folder in folders]
@@ -221,17 +226,16 @@ class _Reading:
                     self.labels[folder.rows] = self.classes[group.name]
                     self.rows.setdefault(split, []).extend(folder.rows)
 
-    def parts(self, files: np.ndarray | None) -> Parts:
+    def parts(self, files: Sequence[tuple[int, bool]] | None) -> Parts:
         """All of it; a file that several paths lead to belongs to the first alone."""
-        owner: dict[int, str] = {}
+        owner: dict[int, tuple[str, int]] = {}
         for split in ("train", "test", "val") if files is not None else ():
-            rows, self.rows[split] = sorted(self.rows.get(split, [])), []
+            rows, self.rows[split] = sorted(self.rows.get(split, []), key=lambda row: (files[row][1], row)), []
             for row in rows:
-                if files[row] in owner:
-                    self.passed.append((self.names[row], f"the same file as one of {owner[files[row]]}", 1))
-                    continue
-                owner[files[row]] = split
-                self.rows[split].append(row)
+                if owner.setdefault(files[row][0], (split, row))[1] == row:
+                    self.rows[split].append(row)
+                else:
+                    self.passed.append((self.names[row], f"the same file as one of {owner[files[row][0]][0]}", 1))
         rows = {split: np.sort(np.array(rows, np.int64)) for split, rows in self.rows.items() if rows}
         classes, labels = tuple(self.classes), self.labels
         used = np.unique(labels[np.concatenate(list(rows.values()))])

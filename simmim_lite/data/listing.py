@@ -31,15 +31,15 @@ class Listing:
     names: list[str]  # relative, with forward slashes
     sizes: np.ndarray  # int64 (N,), bytes
     times: np.ndarray  # int64 (N,), of the last change, ns
-    files: np.ndarray | None  # uint64 (N,), equal where two paths lead to one file; None: no two do
+    files: list[tuple[int, bool]] | None  # as `folders.read` takes them; None: no two paths lead to one file
     annotations: dict[str, str]  # texts by path
     passed: tuple[Passed, ...]
 
     @property
     def stamp(self) -> str:
         """Changes when a file may have."""
-        files = None if self.files is None else np.unique(self.files, return_inverse=True)[1].tolist()
-        return signature(self.names, self.sizes.tolist(), self.times.tolist(), files, sorted(self.annotations.items()))
+        columns = (self.names, self.sizes.tolist(), self.times.tolist(), self.files)
+        return signature(*columns, sorted(self.annotations.items()))
 
 
 @functools.cache
@@ -64,10 +64,13 @@ def scan(root: Path, title: str) -> Listing:
         there = f"; there are files of {listed([end for end, _ in ends.most_common()])}" if ends else ""
         raise UserError(f"{title}: no images in this folder{there}; give files that Pillow reads, such as .jpg or .png")
     order = sorted(range(len(walk.names)), key=walk.names.__getitem__)
-    sizes, times, files = (np.array(column)[order] for column in (walk.sizes, walk.times, walk.files))
-    several = walk.linked and len(np.unique(files)) < len(files)
-    names = [walk.names[i] for i in order]
-    return Listing(names, sizes, times, files if several else None, walk.annotations, tuple(sorted(walk.passed)))
+    sizes, times, files, linked = (
+        np.array(column)[order] for column in (walk.sizes, walk.times, walk.files, walk.linked)
+    )
+    different, files = np.unique(files, return_inverse=True)
+    several = len(different) < len(files)
+    files = list(zip(files.tolist(), linked.astype(bool).tolist(), strict=True)) if several else None
+    return Listing([walk.names[i] for i in order], sizes, times, files, walk.annotations, tuple(sorted(walk.passed)))
 
 
 def signature(*parts: object) -> str:
@@ -84,7 +87,7 @@ class _Walk:
     sizes: array = field(default_factory=lambda: array("q"))
     times: array = field(default_factory=lambda: array("q"))
     files: array = field(default_factory=lambda: array("Q"))
-    linked: bool = False  # whether a picture may have two paths
+    linked: array = field(default_factory=lambda: array("b"))
     annotations: dict[str, str] = field(default_factory=dict)
     passed: list[Passed] = field(default_factory=list)
 
@@ -124,7 +127,7 @@ class _Walk:
             self.sizes.append(about.st_size)
             self.times.append(about.st_mtime_ns)
             self.files.append(_identity(entry.path, about))
-            self.linked |= linked or about.st_nlink > 1
+            self.linked.append(linked)
         elif entry.name.endswith(_ANNOTATIONS) and about.st_size <= _LONGEST:
             self.annotations[path] = Path(entry.path).read_text(encoding="utf-8", errors="surrogateescape")
         elif entry.name.lower() not in _SILENT:

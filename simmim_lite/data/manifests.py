@@ -129,11 +129,9 @@ def _population(content: dict, folder: str | Path | None) -> _Population:
     root, pack = Path(folder).expanduser(), None
     if packs.is_pack(root):
         pack = packs.open_pack(root)
-        laid = replace(pack.parts(), left_out=None).split(f"packed:{folder}")  # what it lists, readable or not
-    else:
-        found = catalogue(f"imagefolder:{folder}")
-        laid = found.parts.split(found.spec)
-        say_layout(found, laid)
+    found = catalogue(f"{'packed' if pack else 'imagefolder'}:{folder}")
+    laid = replace(found.parts, left_out=None).split(found.spec)  # what it lists, readable or not
+    say_layout(found, laid)
     train = laid.splits["train"]
     labels = laid.labels[train] if laid.classes else None
     names = [laid.names[i] for i in train]
