@@ -109,7 +109,7 @@ def copies(found: Catalogue, layout: Layout) -> list[str]:
     train = layout.splits["train"]
     held = np.concatenate([rows for split, rows in layout.splits.items() if split != "train"])
     lengths = found.sizes[held]
-    both = np.isin(lengths, found.sizes[train])
+    both = np.isin(lengths, found.sizes[train]) & (lengths > 0)
     by_length = dict(zip(*np.unique(found.sizes[np.concatenate([train, held])], return_counts=True), strict=True))
     chosen, left = set(), _COMPARED
     for length in dict.fromkeys(lengths[both].tolist()):
