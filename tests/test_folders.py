@@ -125,16 +125,22 @@ CASES: dict[str, tuple[dict[str, int], str]] = {
     # labels on one side alone
     "test without labels": (
         by("train", 10) | {"test": 9},
-        "2 classes, 16 train / 9 val / 4 test; test has no labels: 4 of the training pictures are held out as test",
+        "2 classes, 16 train / 9 val / 4 test; test has no labels and serves as val: 4 pictures of train are held out "
+        "as test",
     ),
     "test in folders of other names": (
         by("train", 10) | by("test", 5, "0001 0002"),
-        "2 classes, 16 train / 10 val / 4 test; folders of test are none of train's classes; test has no labels: 4 of "
-        "the training pictures are held out as test",
+        "2 classes, 16 train / 10 val / 4 test; folders of test are none of train's classes; test has no labels and "
+        "serves as val: 4 pictures of train are held out as test",
     ),
     "val with labels, test without": (
         by("train", 10) | by("val", 5) | {"test": 9},
         f"{SPLIT}; 9 pictures of test not used: they have no labels",
+    ),
+    "val without labels": (
+        by("train", 10) | {"val": 9},
+        "2 classes, 20 train / 9 val; val has no labels, so there is nothing to probe with: sort it into class "
+        "folders, or take it away and a part of train is held out",
     ),
     "labels of val alone": (
         {"train": 20} | by("val", 5),
@@ -168,7 +174,7 @@ def test_the_rule(case) -> None:
     for row in rows if laid.classes else ():
         label = laid.labels[row]
         assert label < 0 or laid.classes[label].lower() in laid.names[row].lower()
-    if laid.classes:
+    if "test" in laid.splits:
         assert (laid.labels[laid.splits["train"]] >= 0).all() and (laid.labels[laid.splits["test"]] >= 0).all()
         assert set(laid.labels[laid.splits["test"]]) <= set(laid.labels[laid.splits["train"]]), "tested, never trained"
         whole = parts.split("x", halve=False).splits

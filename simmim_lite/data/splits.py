@@ -47,10 +47,11 @@ class Parts:
         """The splits that training and scoring see; what is left out takes part in the draw alone.
 
         A single labelled split that is held out serves val (first half by hash rank) and test (second half). Without
-        one a tenth of the training images is held out, class-balanced and so that each class keeps an image: halved
-        alike, or all of it test where the source has unlabelled images for val. Without labels there is val alone.
-        Held-out images are kept in rank order, so any first n of them are class-balanced. halve=False: all that is
-        held out with labels is `test`, and there is no val.
+        one, a tenth of the training images is held out, class-balanced and so that each class keeps an image: halved
+        alike, or all of it test beside a test split without labels, which is then val. A val split without labels is
+        val, and training keeps its images: there is no test. Without labels there is val alone. Held-out images are
+        kept in rank order, so any first n of them are class-balanced. halve=False: all that is held out with labels is
+        `test`, and there is no val.
         """
         held = {split: self.held[split] for split in ("val", "test") if len(self.held.get(split, ()))}
         train, labels, classes, notes = self.train, self.labels, self.classes, list(self.notes)
@@ -63,7 +64,10 @@ class Parts:
 
         scored = next((split for split in ("test", "val") if split in held and known(held[split])), None)
         drawn = None
-        if not scored and known(train):
+        if not scored and known(train) and "val" in held:
+            mend = "sort it into class folders, or take it away and a part of train is held out"
+            notes.append(f"val has no labels, so there is nothing to probe with: {mend}")
+        elif not scored and known(train):
             drawn, alone = _drawn(ranked(train), labels, title)
             if len(drawn) < 2:
                 labels, classes, drawn = np.full(len(labels), -1), (), None
@@ -79,8 +83,10 @@ class Parts:
         # a held-out split without labels, or beside a labelled one, is for validation alone
         spare = None if scored == "val" else next((split for split in held if split != scored), None)
         val = ranked(held[spare]) if spare else None
-        if spare and not scored and drawn is not None:
-            notes.append(f"{spare} has no labels: {len(drawn):,} of the training pictures are held out as test")
+        if spare and drawn is not None:
+            notes.append(
+                f"{spare} has no labels and serves as val: {len(drawn):,} pictures of train are held out as test"
+            )
         for split in held.keys() - {spare, scored}:
             notes.append(f"{len(held[split]):,} pictures of {split} not used: they have no labels")
         if halve and val is None:
