@@ -10,6 +10,9 @@ class UserError(ValueError):
     status = 2
     everywhere = False  # whether all processes of a run raise it, so that one of them says it for all
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # names of files and of classes may hold line breaks
+
 
 class Everywhere(UserError):
     """Raised by all processes of a run at once."""
@@ -39,6 +42,6 @@ def unknown(what: str, value: object, known: Iterable[str]) -> UserError:
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong in a library, in at most a line: the kind of error, whose text alone may say little, and it."""
+    """What went wrong, in at most a line; of a library's error its kind too, as the text alone may say little."""
     text = str(error).strip().split("\n")[0][:200]
-    return f"{type(error).__name__}: {text}"
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

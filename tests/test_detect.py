@@ -11,7 +11,7 @@ import torch
 from detecting import SMALL, US, detection, folder  # noqa: F401 (fixtures)
 
 from simmim_lite.data import coco
-from simmim_lite.data.coco import decode, open_coco
+from simmim_lite.data.coco import decode_mask, open_coco
 from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model
 from simmim_lite.training import loop as loop_module
@@ -193,7 +193,7 @@ def test_the_truth_scores_one(folder, monkeypatch):
     assert [e["file"] for e in parts["examples"]] == split.files[:6]
     first, known = parts["examples"][0], split[0]
     assert first["labels"] == (known.labels - 1).tolist() and np.allclose(first["boxes"], known.boxes)
-    mask = decode({"size": first["size"], "counts": first["masks"][0]}, (32, 32))
+    mask = decode_mask({"size": first["size"], "counts": first["masks"][0]}, (32, 32))
     assert np.array_equal(mask, known.masks[0])
 
 

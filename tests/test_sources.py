@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from picture_folders import fill, one_line, photos, picture, root  # noqa: F401 (fixtures)
-from PIL import Image
 
-from simmim_lite.data import decode, folders, sources
+from simmim_lite.data import folders, sources
 from simmim_lite.data.manifests import subset
 from simmim_lite.data.ranking import image_ids
 from simmim_lite.data.sources import open_data
@@ -91,44 +90,6 @@ def test_val_and_test_folders_serve_as_they_are_named(photos):
 
 
 # --- image folders: what a file may be
-
-
-def test_every_kind_of_picture_becomes_rgb(tmp_path):
-    rgb = picture(1)
-    grey = rgb.convert("L")
-    clear = rgb.convert("RGBA")
-    clear.putalpha(Image.new("L", rgb.size, 0))
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    palette = rgb.quantize(16)
-    see_through = palette.copy()
-    see_through.info["transparency"] = 0
-    as_grey = np.stack([np.asarray(grey)] * 3)
-    expected = {
-        "rgb.png": (rgb, {}, np.asarray(rgb).transpose(2, 0, 1)),
-        "grey.png": (grey, {}, as_grey),
-        "sixteen.png": (deep, {}, as_grey),
-        "clear.png": (clear, {}, np.full((3, 20, 20), 255, np.uint8)),
-        "palette.png": (palette, {}, np.asarray(palette.convert("RGB")).transpose(2, 0, 1)),
-        "turned.png": (rgb, {"exif": turned}, np.asarray(rgb.rotate(-90)).transpose(2, 0, 1)),
-        "cmyk.tif": (rgb.convert("CMYK"), {}, np.asarray(rgb.convert("CMYK").convert("RGB")).transpose(2, 0, 1)),
-    }
-    for name, (image, options, pixels) in expected.items():
-        image.save(tmp_path / name, **options)
-        assert np.array_equal(decode.load(tmp_path / name, 20), pixels), name
-    see_through.save(tmp_path / "hole.png", transparency=0)
-    holes = np.asarray(palette) == 0
-    assert (decode.load(tmp_path / "hole.png", 20)[:, holes] == 255).all()
-
-
-def test_resize_takes_the_centre_square(tmp_path):
-    x = np.linspace(0, 255, 300)
-    wide = np.stack([np.broadcast_to(x, (120, 300))] * 3, -1).astype(np.uint8)
-    Image.fromarray(wide).save(tmp_path / "wide.jpg", quality=95)
-    out = decode.load(tmp_path / "wide.jpg", 30)
-    expected = Image.fromarray(wide[:, 90:210]).resize((30, 30), Image.Resampling.BICUBIC)
-    assert out.shape == (3, 30, 30) and np.abs(out[0].astype(int) - np.asarray(expected)[..., 0]).max() <= 4
 
 
 def test_unreadable_and_small_images_are_left_out_by_name_once(photos, capsys):

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def test_an_open_store_is_not_decoded_again(photos, monkeypatch, root):
     data = open_data(f"imagefolder:{photos}", 16)
-    monkeypatch.setattr(decode, "prepare", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(decode, "read_square", lambda *_: pytest.fail("decoded again"))
     again = open_data(f"imagefolder:{photos}", 16)
     assert again.digest == data.digest and np.array_equal(again.val.images, data.val.images)
     assert isinstance(again.train.images, np.memmap) and not again.train.images.flags.writeable
@@ -68,15 +68,15 @@ def child(code: str, photos: Path) -> subprocess.Popen:
 
 def test_a_kill_leaves_no_half_store(photos, root):
     code = """
-real, sources._CHUNK, sources._threads = decode.prepare, 4, lambda: 1
+real, sources._CHUNK, sources._threads = decode.read_square, 4, lambda: 1
 done = []
-def prepare(image, size):
-    done.append(image)
+def load(path, size):
+    done.append(path)
     if len(done) > 10:
         print("middle", flush=True)
         time.sleep(60)
-    return real(image, size)
-decode.prepare = prepare
+    return real(path, size)
+decode.read_square = load
 sources.open_data(sys.argv[1], 16)
 """
     process = child(code, photos)
@@ -91,12 +91,12 @@ sources.open_data(sys.argv[1], 16)
 
 def test_two_processes_build_one_store(photos):
     code = """
-real, done = decode.prepare, []
-def prepare(image, size):
-    done.append(image)
+real, done = decode.read_square, []
+def load(path, size):
+    done.append(path)
     time.sleep(.01)
-    return real(image, size)
-decode.prepare = prepare
+    return real(path, size)
+decode.read_square = load
 data = sources.open_data(sys.argv[1], 16)
 print(len(done), data.digest)
 """
@@ -119,7 +119,7 @@ def test_a_disk_that_fills_up(photos, root):
 def test_too_little_room_is_said_before_the_work(photos, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage(10**6, 10**6, 1000))
-    monkeypatch.setattr(decode, "prepare", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(decode, "read_square", lambda *_: pytest.fail("decoded"))
     one_line(r"needs 0.0 GB, 0.0 GB are free", open_data, f"imagefolder:{photos}", 16)
 
 

@@ -32,12 +32,9 @@ class Catalogue:
     sizes: np.ndarray | None = None  # int64 (N,), bytes of each picture's file; None where it is in none
 
     def square(self, i: int, size: int) -> np.ndarray:
-        """Picture i as `decode.prepare` has it: uint8 (3, size, size). Of a file, detail that goes is not decoded."""
+        """As `decode.read_square` has picture i: uint8 (3, size, size). Of a file, detail that goes is not decoded."""
         content = self.content(i)
-        if content is None:
-            return decode.prepare(self.picture(i), size)
-        with decode.opened(content) as image:
-            return decode.prepare(image, size)
+        return decode.read_square(self.picture(i) if content is None else content, size)
 
 
 def catalogue(spec: str) -> Catalogue:
@@ -149,7 +146,7 @@ class _Files:
         return os.path.join(self.root, os.fsdecode(bytes(self.names[i])))
 
     def picture(self, i: int) -> Image.Image:
-        return decode.decode(self.path(i))
+        return decode.read(self.path(i))
 
     def content(self, i: int) -> bytes:
         with open(self.path(i), "rb", buffering=0) as file:
@@ -181,7 +178,7 @@ class _Entries:
 
     def picture(self, i: int) -> Image.Image:
         split, index = self.place(i)
-        return decode.upright(self.draw(self.parts[split], index))
+        return decode.read(self.draw(self.parts[split], index))
 
     def content(self, i: int) -> None:
         return None

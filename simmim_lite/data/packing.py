@@ -206,12 +206,12 @@ def _encoded(found: Catalogue, i: int, settings: Settings) -> tuple[bytes | None
             return _written(found.picture(i), settings, jpeg=False)
         with decode.opened(content) as image:
             jpeg, small = image.format == "JPEG", min(image.size) <= settings.short_side
-            if jpeg and small and image.mode in ("RGB", "L") and image.getexif().get(decode.ORIENTATION, 1) == 1:
+            if jpeg and small and image.mode in ("RGB", "L") and decode.turn(image) is None:
                 image.load()
                 return content, "jpg"
             if not small:
                 image.draft(None, (2 * settings.short_side, 2 * settings.short_side))
-            return _written(decode.upright(image), settings, jpeg=jpeg)
+            return _written(decode.read(image), settings, jpeg=jpeg)
     except Exception as error:  # decoders raise errors of many kinds
         return None, first_line(error)
 

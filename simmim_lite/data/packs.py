@@ -74,8 +74,7 @@ class Pack:
 
     def picture(self, i: int) -> Image.Image:
         """Picture i at the size it was packed at, RGB."""
-        with decode.opened(self.content(i)) as image:
-            return decode.upright(image)
+        return decode.read(self.content(i))
 
     def title(self, i: int) -> str:
         return f"{self.name(i)} in {self.folder}"

@@ -248,10 +248,9 @@ def _plan(layout: Layout, load: Callable[[int], np.ndarray], size: int, spec: st
                 skipped = []
                 for i, result in zip(some, done, strict=True):
                     if isinstance(result, Exception):
-                        small = isinstance(result, decode.TooSmall)
-                        skipped.append((layout.names[i], str(result) if small else first_line(result)))
+                        skipped.append((layout.names[i], first_line(result)))
                         first = first or skipped[0]
-                        if small:
+                        if isinstance(result, decode.TooSmall):
                             smallest = min(smallest or result.side, result.side)
                 kept += len(good)
                 pixels = np.stack([done[k] for k in good]) if good else np.empty((0, 3, size, size), np.uint8)
