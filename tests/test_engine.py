@@ -130,6 +130,7 @@ def test_two_processes_share_the_work(finished, tmp_path) -> None:
     assert [call.returncode for call in calls] == [0, 0], outputs
     trained = [int(re.search(r"(\d+) trained now", out).group(1)) for out, _ in outputs]
     assert sum(trained) == len(grid("all", "smoke"))
+    assert [err.count("data: ") for _, err in outputs] == [1, 1], "the data is said once, and not by each worker"
     assert numbers(tmp_path) == numbers(finished[0])
 
 

@@ -66,7 +66,7 @@ def test_by_class_alone_holds_out_a_tenth(tmp_path):
     assert (len(data.train), len(data.val), len(data.test)) == (54, 3, 3)
     ids = [i for s in (data.train, data.val, data.test) for i in s.ids]
     assert set(ids) == set(image_ids([f"{c}/{i:03}.png" for c in ("ant", "bee") for i in range(30)])) and len(ids) == 60
-    again = folders.layout(tmp_path / "own", sorted(f"{c}/{i:03}.png" for c in ("ant", "bee") for i in range(30)))
+    again = folders.read(sorted(f"{c}/{i:03}.png" for c in ("ant", "bee") for i in range(30))).split("own")
     assert np.array_equal(again.ids[again.splits["val"]], data.val.ids)
 
 
@@ -89,14 +89,6 @@ def test_val_and_test_folders_serve_as_they_are_named(photos):
     assert (len(data.val), len(data.test)) == (6, 12)
 
 
-def test_a_test_folder_without_labels_is_not_used_for_scores(photos):
-    """As ImageNet's: train and val by class, test flat."""
-    (photos / "test").rename(photos / "val")
-    fill(photos / "test", 5)
-    data = open_data(f"imagefolder:{photos}", 16)
-    assert (len(data.val), len(data.test)) == (6, 6) and data.test.labels is not None
-
-
 # --- image folders: what a file may be
 
 
@@ -110,7 +102,7 @@ def test_unreadable_and_small_images_are_left_out_by_name_once(photos, capsys):
     data = open_data(f"imagefolder:{photos}", 16)
     assert [name for name, _ in sorted(data.skipped)] == ["test/cat/002.png", "train/ant/003.png", "train/bee/001.png"]
     assert (len(data.train), len(data.val) + len(data.test)) == (22, 11)
-    said = capsys.readouterr().err.splitlines()
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert len(said) == 3 and sum("train/ant/003.png" in line for line in said) == 1
     assert any("test/cat/002.png: 20 x 9 px, smaller than the image size 16" in line for line in said)
     bad = image_ids(["train/ant/003.png", "train/bee/001.png"])
@@ -124,7 +116,7 @@ def test_many_bad_images_are_counted(tmp_path, capsys):
     for i in range(25):
         (tmp_path / "bad" / f"x{i}.jpg").write_bytes(b"")
     data = open_data(f"imagefolder:{tmp_path / 'bad'}", 16)
-    said = capsys.readouterr().err.splitlines()
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert len(data.skipped) == 25 and len(said) == 11 and "left out 15 more" in said[-1]
 
 
@@ -156,12 +148,6 @@ def test_folders_that_cannot_be_used(photos, tmp_path):
     fill(tmp_path / "few", 0)
     (tmp_path / "few" / "5.png").write_bytes(b"")
     one_line(r"no image of its train split can be read \(first: ", open_data, f"imagefolder:{tmp_path / 'few'}", 16)
-
-
-def test_a_link_to_a_folder_above_ends(photos):
-    (photos / "train" / "ant" / "loop").symlink_to(photos / "train", target_is_directory=True)
-    names, _ = folders.list_images(photos / "train" / "ant")
-    assert len([n for n in names if "/" not in n]) == 8 and len(names) < 100
 
 
 # --- torchvision and Hugging Face, on local stand-ins

@@ -62,7 +62,7 @@ def test_a_damaged_store_is_built_again(photos, root, capsys, damage):
 
 
 def child(code: str, photos: Path) -> subprocess.Popen:
-    program = "import sys, time, os\nfrom simmim_lite.data import decode, folders, sources\n" + code
+    program = "import sys, time, os\nfrom simmim_lite.data import decode, sources\n" + code
     command = [sys.executable, "-c", program, f"imagefolder:{photos}"]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 

@@ -12,22 +12,17 @@ import numpy as np
 
 from ..errors import UserError
 from . import annotations
-from .folders import Layout, Parts, scan, signature
+from .listing import scan, signature
 from .ranking import image_ids
+from .splits import Parts
 
 _TREES = ("2018", "train_val2018")
 _JSONS = {"train": "train2018.json", "val": "val2018.json"}
 _NEEDS = {"images": "id file_name", "annotations": "image_id category_id", "categories": "id name?"}
 
 
-def read_layout(root: Path, *, halve: bool = True) -> tuple[Layout, str]:
-    """Splits, labels and classes of DIR, and a signature of all that they depend on; halve: as in `folders.layout`."""
-    parts, listing = read_parts(root)
-    return parts.split(f"inaturalist:{root}", halve=halve), listing
-
-
-def read_parts(root: Path) -> tuple[Parts, str]:
-    """Labels, classes and held-out images of DIR, and a signature of names, sizes and labels.
+def read_parts(root: Path) -> tuple[Parts, np.ndarray, str]:
+    """Labels, classes and held-out images of DIR, their bytes (int64, (N,)), and a signature of all that.
 
     Names are relative to DIR. Category ids become classes in ascending order, named as the files do. `UserError` for a
     file that is not there, an unknown category, a validation class without training images.
@@ -36,7 +31,8 @@ def read_parts(root: Path) -> tuple[Parts, str]:
     tree = next((name for name in _TREES if (root / name).is_dir()), None)
     if tree is None:
         raise UserError(f"{title}: neither {_TREES[0]}/ nor {_TREES[1]}/ in it; unpack train_val2018.tar.gz there")
-    there = {f"{tree}/{name}": size for name, size, _ in scan(root / tree, title)}
+    listing = scan(root / tree, title)
+    there = {f"{tree}/{name}": size for name, size in zip(listing.names, listing.sizes.tolist(), strict=True)}
     names, categories, splits, known, taken = [], [], {}, {}, set()
     for split, file in _JSONS.items():
         found, theirs = _read(root / file, title)
@@ -69,8 +65,14 @@ def read_parts(root: Path) -> tuple[Parts, str]:
             raise UserError(f"{title}: {name} is of category {category}, of which {_JSONS['train']} has no image")
     labels = np.array([number[c] for c in categories], np.int64)
     ids = image_ids(names)
-    parts = Parts(names, ids, labels, tuple(known[c] for c in classes), splits["train"], {"val": splits["val"]})
-    return parts, signature([(name, there[name]) for name in names], labels.tolist(), parts.classes)
+    listed = tuple(known[c] for c in classes)
+    passed = (
+        *listing.passed,
+        *((name, f"in no {' or '.join(_JSONS.values())}", 1) for name in there.keys() - {*names}),
+    )
+    parts = Parts(names, ids, labels, listed, splits["train"], {"val": splits["val"]}, passed=tuple(sorted(passed)))
+    sizes = np.array([there[name] for name in names])
+    return parts, sizes, signature(list(zip(names, sizes.tolist(), strict=True)), labels.tolist(), parts.classes)
 
 
 def _read(path: Path, title: str) -> tuple[list[tuple[str, int | str]], dict[int | str, str]]:

@@ -14,7 +14,8 @@ import numpy as np
 import yaml
 
 from ..errors import UserError, unknown
-from . import folders, packs, scenes
+from . import packs, scenes
+from .catalogue import catalogue, say_layout
 from .ranking import rank
 from .store import write_whole
 
@@ -139,9 +140,9 @@ def _population(content: dict, folder: str | Path | None) -> _Population:
     root, pack = Path(folder).expanduser(), None
     if packs.is_pack(root):
         pack = packs.open_pack(root)
-        laid = replace(pack.parts(), left_out=None).split(f"packed:{folder}")  # what it lists, readable or not
-    else:
-        laid = folders.layout(root, folders.list_images(root)[0])
+    found = catalogue(f"{'packed' if pack else 'imagefolder'}:{folder}")
+    laid = replace(found.parts, left_out=None).split(found.spec)  # what it lists, readable or not
+    say_layout(found, laid)
     train = laid.splits["train"]
     labels = laid.labels[train] if laid.classes else None
     names = [laid.names[i] for i in train]

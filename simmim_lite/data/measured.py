@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import Everywhere
 from .ranking import rank
+from .splits import describe
 from .store import statistics
 
 _IMAGES = 1024  # at most, that they are taken from
@@ -19,6 +20,8 @@ class Pixels(Protocol):
     """A split whose images are read when they are asked for."""
 
     ids: np.ndarray  # uint64 (N,)
+
+    def __len__(self) -> int: ...
 
     def pixels(self, place: int) -> np.ndarray:
         """The image at a place: uint8 (3, H, W)."""
@@ -32,7 +35,13 @@ class Measured:
 
     spec: str
     train: Pixels
+    test: Pixels
     classes: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """As in `sources.Data`."""
+        return describe(self.spec, len(self.classes), {"train": len(self.train), "test": len(self.test)})
 
     @property
     def mean(self) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from PIL import Image
 from ..errors import Interrupted, UserError, first_line
 from ..processes import end_with
 from . import decode
-from .catalogue import Catalogue, catalogue
+from .catalogue import Catalogue, catalogue, say_layout
 from .packs import COLUMNS, FORMAT, SPLITS, Pack, Summed, index_digest, is_pack, open_pack, picture_digest
 from .ranking import rank
 from .store import locked, progress, write_whole
@@ -53,6 +53,7 @@ def pack(spec: str, out: str | Path, *, settings: Settings | None = None, worker
     if spec.startswith("packed:"):
         raise UserError(f"{spec} is a pack already; pack the source that it was made from")
     found = catalogue(spec)
+    say_layout(found)
     plan = {"format": FORMAT, "source": found.digest, **vars(settings)}
     try:
         root.mkdir(parents=True, exist_ok=True)

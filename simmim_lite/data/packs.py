@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..errors import UserError
 from . import decode
-from .folders import Parts
+from .splits import Parts
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")  # as the index numbers them
@@ -82,7 +82,9 @@ class Pack:
         names = [name.decode("utf-8", "surrogateescape") for name in self.columns["names"].tolist()]
         ids, labels = np.asarray(self.columns["ids"]), np.asarray(self.columns["labels"])
         left_out = np.asarray(self.columns["size"]) == 0
-        return Parts(names, ids, labels, tuple(self.info["classes"]), rows.pop("train"), rows, left_out)
+        passed = tuple((name, "could not be read when it was packed", 1) for name, _ in self.info["left_out"])
+        classes = tuple(self.info["classes"])
+        return Parts(names, ids, labels, classes, rows.pop("train"), rows, left_out, passed=passed)
 
 
 @functools.lru_cache(maxsize=_OPEN)

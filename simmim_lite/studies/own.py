@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ..data import decode, folders, manifests, scenes
+from ..data import decode, manifests, scenes
+from ..data.catalogue import catalogue, say_layout
 from ..errors import UserError
 from ..evidence.rules import Claim
 from ..training.run import write_atomic
@@ -25,16 +26,16 @@ def look(data: str) -> dict:
 
     A folder is listed, not decoded. torchvision and Hugging Face sets are opened, which may download them.
     """
-    kind, _, name = data.partition(":")
+    kind = data.partition(":")[0]
     if data == "scenes":
         return {"images": SCENES, "held out": 1024, "classes": len(scenes.CLASSES), "paths": []}
-    if kind == "imagefolder" and name:
-        root = Path(name).expanduser().absolute()
-        names, _ = folders.list_images(root)
-        laid = folders.layout(root, names)
+    if kind == "imagefolder":
+        found = catalogue(data)
+        laid = found.parts.split(data)
+        say_layout(found, laid)
         train = laid.splits["train"]
         held = sum(len(part) for split, part in laid.splits.items() if split != "train")
-        paths = [str(root / names[i]) for i in train[:: max(1, len(train) // 6)][:6]]
+        paths = [found.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
         return {"images": len(train), "held out": held, "classes": len(laid.classes), "paths": paths}
     from ..data.sources import open_data
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..data.sources import Data
+from ..data.sources import Data, hushed
 from ..errors import Interrupted, Preempted, UserError
 from ..processes import deaf_to_interrupts, end_with
 from ..training.dense import Dense
@@ -152,8 +152,9 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> Outcom
     return do(job, runs_dir, device, wait)
 
 
+@hushed()
 def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
-    """The work of one job, in order, in this process."""
+    """The work of one job, in order, in this process. Its study has said what the data is."""
     from ..training.kept import Busy
     from ..training.pretrain import pretrain_once
     from ..training.transfer import once as transfer_once

@@ -320,7 +320,7 @@ class _Training:
         """Where it ran, and how where that is not one process as it comes."""
         how = {"processes": self.us.size} if self.us.size > 1 else {}
         how |= {"runtime": dataclasses.asdict(self.runtime)} if self.runtime != Runtime() else {}
-        return self.meter.where(self.data.digest) | how
+        return self.meter.where(self.data.digest, self.data.line) | how
 
     def read(self, path: Path) -> dict:
         """A checkpoint, whole or sharded."""

@@ -10,7 +10,7 @@ from typing import Annotated
 from torch import Tensor
 
 from ..data.pictures import open_pictures
-from ..data.sources import open_data
+from ..data.sources import open_data, say
 from ..errors import UserError, unknown
 from ..model import hub
 from ..model.simmim import create_model
@@ -152,14 +152,13 @@ def open_for(task: str, data: str, image_size: int, full_size: bool = False) -> 
     """The data of a task (a name in TASKS); full_size: for classification, pictures at their own size."""
     if full_size:
         return open_pictures(data)
-    if task == "detect":
+    if task in ("detect", "segment"):
+        from ..data.ade20k import open_ade20k
         from ..data.coco import open_coco
 
-        return open_coco(data, image_size)
-    if task == "segment":
-        from ..data.ade20k import open_ade20k
-
-        return open_ade20k(data, image_size)
+        opened = (open_coco if task == "detect" else open_ade20k)(data, image_size)
+        say(opened.line, data, opened.digest)
+        return opened
     # not with a run's own images_needed: a baseline belongs to many runs, and the labelled splits never grow
     return open_data(data, image_size)
 
@@ -230,7 +229,7 @@ class _Shelf:
                 )
             record = {"schema": SCHEMA_VERSION, "kind": "probe", "key": spec.key, "status": "done", "reason": None}
             counts = {"probe_labels": spec.labels, "probe_test": spec.test_images}
-            parts = {"cost": meter.read(), "transfer": scores, "where": meter.where(data.digest)}
+            parts = {"cost": meter.read(), "transfer": scores, "where": meter.where(data.digest, data.line)}
             return record | {"run": run.to_dict(), "spec": counts} | parts
 
         return self.kept(spec.key, data, compute, wait=wait)
@@ -245,7 +244,8 @@ class _Shelf:
             if us.main:
                 remove_unfinished(folder)
             job = _task(spec, data, self.weights(spec, us), us)
-            record = work(spec, job, us, digest=data.digest, folder=folder, progress=self.progress)
+            options = {"digest": data.digest, "line": data.line, "folder": folder, "progress": self.progress}
+            record = work(spec, job, us, **options)
             if us.main and record["status"] == "done":
                 save_final(self.runs_dir, spec, job.model.state_dict())
             return record
