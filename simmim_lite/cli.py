@@ -4,22 +4,67 @@ import argparse
 import contextlib
 import os
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import data_verbs, verbs
-from .errors import Everywhere, UserError
+from .errors import Everywhere, UserError, nearest, unknown
+from .evidence import imported
+from .model.export import FILES
+from .processes import first_to_say
 from .studies import costs, scoring
+from .training.specs import number
 from .verbs import common, engine_options, log_option, run_of, run_options, runtime_of, runtime_options
+
+if TYPE_CHECKING:
+    from .studies.parameters import StudyOptions
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with one-line errors and no guessing at abbreviated options."""
+    """argparse with one-line errors that name the verb's own --help, the nearest name in place of a wrong one, numbers
+    as people write them, `--batch_size` for `--batch-size`, and no guessing at abbreviated options."""
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, allow_abbrev=False, **options)
+        self.register("type", int, lambda text: _number(text, int))
+        self.register("type", float, lambda text: _number(text, float))
 
     def error(self, message: str):
-        self.exit(2, f"simmim-lite: {message} (see {self.prog} --help)\n")
+        line = f"simmim-lite: {message} (see {self.prog} --help)"
+        self.exit(2, f"{line}\n" if first_to_say(line) else None)
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = [self._dashed(word) for word in (sys.argv[1:] if args is None else args)]
+        found, left = super().parse_known_args(words, namespace)
+        if left:  # each parser answers for its own words
+            near = nearest(left[0], self._option_string_actions, 0.6) if left[0] != "--" else None
+            self.error(f"unknown option {left[0]}: did you mean {near}?" if near else f"unknown: {' '.join(left)}")
+        return found, left
+
+    def _dashed(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        dashed = name.replace("_", "-") + equals + value
+        return dashed if dashed.partition("=")[0] in self._option_string_actions else word
+
+    def _get_value(self, action: argparse.Action, text: str) -> object:
+        if not text.strip() and action.option_strings and action.nargs is None:  # a shell variable that is not set
+            raise argparse.ArgumentError(action, "is empty: give a value, or leave it out")
+        return super()._get_value(action, text)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(
+                None, str(unknown((action.metavar or action.dest).lower(), value, action.choices))
+            )
+
+
+def _number(text: str, kind: type) -> int | float:
+    try:
+        return number(text, kind)
+    except ValueError:
+        wanted = "a whole number, as in 64, 1_000, 1e4 or 200k" if kind is int else "a number, as in 0.5, 1e-3 or 2M"
+        raise argparse.ArgumentTypeError(f"'{text}' is not {wanted}") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,8 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if arguments.debug:
             raise
-        if not error.everywhere or _speaks():
-            print(f"simmim-lite: {error}", file=sys.stderr)
+        line = f"simmim-lite: {error}"
+        if first_to_say(line, not error.everywhere or _speaks()):
+            print(line, file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         print("simmim-lite: interrupted; finished runs are kept, run the same command to go on", file=sys.stderr)
@@ -65,14 +111,18 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("name", help="data-scale, model-size, schedule, proxy, all four (all), or transfer")
     study.add_argument(
         "--tier", default="quick",
-        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (an hour) or paper (on GPUs)",
+        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (a quarter of an hour a seed) or paper",
     )  # fmt: skip
     study.add_argument(
         "--data", default="scenes",
         help="scenes (default), imagefolder:, inaturalist: or packed:DIR, torchvision: or hf:NAME; paper: '1K + 22K'",
     )  # fmt: skip
-    study.add_argument("--seeds", type=int, help="how many seeds (0, 1, …); the tier's own number by default")
-    study.add_argument("--workers", type=int, help="processes; one a core by default")
+    study.add_argument(
+        "--seeds", type=int, help="how many seeds; by default so many as --minutes hold, else the tier's"
+    )
+    study.add_argument("--first-seed", type=int, metavar="SEED", help="the first of them (quick and laptop: 200)")
+    study.add_argument("--minutes", type=float, help="what tier quick may take (5): five seeds at least, eight at most")
+    study.add_argument("--workers", type=int, help="processes; 0, as by default, is one a core")
     engine_options(study)
     study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
     study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
@@ -95,9 +145,11 @@ def _parser() -> argparse.ArgumentParser:
     data_verbs.add(verb)
 
     records = verb("records", None, "take in somebody else's runs").add_subparsers(required=True, metavar="ACTION")
-    text = "take runs from a CSV file into tables, claims and plots"
-    taken = records.add_parser("import", help=text, description=text)
-    taken.add_argument("file", help="a CSV file: model or parameters, images, iterations, batch size, losses, scores")
+    text = "take runs from a CSV file into tables, claims, plots and plans"
+    more = f"{imported.help_text()} An example: examples/runs.csv"
+    taken = records.add_parser("import", help=text, description=text, epilog=more)
+    taken.add_argument("file", help="a CSV file, a line a run; its columns: see below")
+    taken.add_argument("--scores", help="percent or share (of 1), where the numbers leave that open")
     taken.add_argument("--runs-dir", default="runs", help="where records are kept (runs)")
     taken.set_defaults(call=_records_import)
 
@@ -109,44 +161,74 @@ def _parser() -> argparse.ArgumentParser:
     site = verb("site", _site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network")
     site.add_argument("--out", default="_site", help="the folder to write to (_site)")
 
-    weights = verb("weights", None, "convert weights, or score them").add_subparsers(required=True, metavar="ACTION")
+    weights = verb("weights", None, "show, convert or score weights").add_subparsers(required=True, metavar="ACTION")
     text = "convert weights between layouts"
     convert = weights.add_parser("convert", help=text, description=text)
     convert.add_argument("source", help="official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH")
-    convert.add_argument("target", help="the file to write; .safetensors or .pth")
+    convert.add_argument("target", help=f"the file to write ({', '.join(FILES)}); for layout hf a folder")
     convert.add_argument("--model", required=True, help="the size, as in swinv2_base")
-    convert.add_argument("--layout", default="simmim", help="simmim (default), timm, hf or official")
+    text = "simmim (default), timm, official, or hf: a folder that transformers' from_pretrained opens"
+    convert.add_argument("--layout", default="simmim", help=text)
+    for side, text in (("image", "pixels a side"), ("window", "tokens a side")):
+        text += " that the network was trained at, for the config.json of layout hf (192 px, window 12; laptop: 32, 4)"
+        convert.add_argument(f"--{side}-size", type=int, help=text)
     convert.set_defaults(call=_weights)
     text = "our validation loss of pretrained checkpoints, lowest first, beside the published order"
     scored = weights.add_parser("score", help=text, description=text)
     scoring.options(scored)
     scored.set_defaults(call=scoring.show)
+    text = "what a file of weights is: layout, size, window, target, what is missing or extra, parameters"
+    shown = weights.add_parser("show", help=text, description=text)
+    shown.add_argument("source", help="a file, a folder with model.safetensors, or hf://OWNER/REPO/PATH")
+    shown.set_defaults(call=_weights_show)
 
     return parser
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from .studies.collecting import check
+    from .studies import parameters
+    from .studies.engine import check_writable
+    from .studies.seeding import choose
+    from .training.specs import value
 
-    check(arguments.name, arguments.tier)
-    on = costs.asked(arguments)
-    if arguments.commands:
-        return _commands(arguments)
-    if arguments.nodes != 1:
+    name, on = value("study", parameters.Study, arguments.name), costs.asked(arguments)
+    known = [f.name for f in fields(parameters.StudyOptions)]
+    options = {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}
+    gpus = options.pop("gpus_per_run") if arguments.commands else None  # of a command, whoever starts it
+    how = parameters.StudyOptions(**options)
+    start = not (arguments.commands or arguments.dry_run)
+    parameters.images_of(how.data)  # a source that is not there is no cost table, and no line to run
+    if arguments.nodes != 1 and not arguments.commands:
         raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
+    _notebook_parameters(arguments, how)  # a wrong parameter fails before anything is measured or trained
+    counts = {"first_seed": arguments.first_seed, "minutes": arguments.minutes}
+    chosen, said = choose(name, how, measure=start, **counts)  # before anything is seen
+    how = replace(how, seeds=chosen)
+    if said and not arguments.commands:
+        print(said, flush=True)
+    planned, reason = _notebook_parameters(arguments, how)
+    if not start:
+        check_writable(Path(how.runs_dir))
+    if arguments.commands:
+        from .studies.commands import lines
+
+        print("\n".join(lines(name, how, gpus_per_run=1 if gpus is None else gpus, nodes=arguments.nodes)))
+        return
     if arguments.dry_run:
-        return _dry_run(arguments, on)
-    planned, reason = _notebook_parameters(arguments)  # a wrong parameter fails before anything is trained
-    if arguments.tier == "shipped":
-        _shipped(arguments)
+        from .studies.collecting import dry_run
+
+        print(dry_run(name, tier=how.tier, data=how.data, seeds=how.seeds, runs_dir=how.runs_dir, on=on))
+        return
+    if how.tier == "shipped":
+        _shipped(name)
     else:
-        _train(arguments)
+        _train(name, how)
     executed, failures = {}, {}
     if planned:
         from .studies import notebooks, pages
 
-        runs = Path(arguments.runs_dir)
-        where = {name: getattr(arguments, name) for name in ("workers", "engine", "address", "device")}
+        runs = Path(how.runs_dir)
+        where = {name: getattr(how, name) for name in ("workers", "engine", "address", "device")}
         executed, failures = notebooks.execute(planned, runs / "notebooks", **where)
         if executed or (runs / "report" / "index.html").exists():  # pages of earlier calls stay linked
             pages.write(executed, runs / "report")
@@ -154,30 +236,16 @@ def _study(arguments: argparse.Namespace) -> None:
             print(f"executed notebooks: {runs / 'notebooks'}")
     elif reason:
         print(f"without notebooks: {reason}")
-    if executed or arguments.tier != "shipped":
-        print(f"report: {Path(arguments.runs_dir) / 'report' / 'index.html'}")
+    if executed or how.tier != "shipped":
+        print(f"report: {Path(how.runs_dir) / 'report' / 'index.html'}")
     if failures:
         notebooks.raise_first(failures)
-    if arguments.tier == "shipped" and not executed:
-        raise UserError(f"tier shipped trains nothing and shows the notebooks: {reason or 'leave out --no-notebooks'}")
 
 
-def _commands(arguments: argparse.Namespace) -> None:
-    from .studies.commands import lines
-
-    names = ("data", "seeds", "precision", "runs_dir", "device", "nodes", "log")
-    options = {name: getattr(arguments, name) for name in names}
-    gpus = 1 if arguments.gpus_per_run is None else arguments.gpus_per_run
-    for line in lines(arguments.name, arguments.tier, gpus=gpus, **options):
-        print(line)
-
-
-def _train(arguments: argparse.Namespace) -> None:
+def _train(name: str, how: "StudyOptions") -> None:
     from .studies.engine import study
 
-    names = ("name", "tier", "data", "seeds", "workers", "runs_dir", "device", "precision")
-    names += ("engine", "address", "gpus_per_run")
-    result = study(**{name: getattr(arguments, name) for name in names}, log=arguments.log)
+    result = study(name, **vars(how))
     _say(result.claims)
     failed = sum(record["status"] == "failed" for record in result.records)
     print(
@@ -186,16 +254,16 @@ def _train(arguments: argparse.Namespace) -> None:
     )
 
 
-def _shipped(arguments: argparse.Namespace) -> None:
+def _shipped(name: str) -> None:
     from .evidence import shipped
     from .evidence.claims import claims
     from .studies.grids import TRANSFER
     from .studies.report import SECTIONS
 
-    wanted = {c for name, section in SECTIONS.items() if arguments.name in (name, "all") for c in section.claims}
-    for name in [shipped.TRANSFER] if arguments.name == TRANSFER else shipped.names():
-        records = shipped.records(name)
-        print(f"shipped records {name}: {len(records)}")
+    wanted = {c for study, section in SECTIONS.items() if name in (study, "all") for c in section.claims}
+    for of in [shipped.TRANSFER] if name == TRANSFER else shipped.names():
+        records = shipped.records(of)
+        print(f"shipped records {of}: {len(records)}")
         _say([claim for claim in claims(records) if claim.id in wanted])
 
 
@@ -205,7 +273,7 @@ def _say(claims: list) -> None:
     sys.stdout.flush()
 
 
-def _notebook_parameters(arguments: argparse.Namespace) -> tuple[list, str]:
+def _notebook_parameters(arguments: argparse.Namespace, how: "StudyOptions") -> tuple[list, str]:
     """The notebooks of a study with their parameters, checked; or none, and why there are none."""
     from .studies import notebooks, parameters
     from .studies.grids import STUDIES
@@ -220,28 +288,23 @@ def _notebook_parameters(arguments: argparse.Namespace) -> tuple[list, str]:
         paths = [notebooks.find(name) for name in wanted]
     except UserError as error:
         return [], str(error)
-    given = {"tier": arguments.tier, "data": arguments.data, "runs_dir": arguments.runs_dir}
-    given |= {"seeds": arguments.seeds or 0, "workers": arguments.workers or 0}
-    if (arguments.device, arguments.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
+    given = {"tier": how.tier, "data": how.data, "runs_dir": how.runs_dir}
+    given |= {"seeds": list(how.seeds) if isinstance(how.seeds, tuple) else how.seeds or 0}
+    given |= {"workers": how.workers or 0}
+    if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
         given["tier"] = "shipped"
     texts = dict(arguments.parameter)
-    return [notebooks.Copy.of(path, given | parameters.from_text(path, texts)) for path in paths], ""
-
-
-def _dry_run(arguments: argparse.Namespace, on: dict[str, object]) -> None:
-    from .studies.collecting import dry_run
-
-    names = ("tier", "data", "seeds", "runs_dir")
-    print(dry_run(arguments.name, on=on, **{name: getattr(arguments, name) for name in names}))
+    return [notebooks.Copy(path, given | parameters.from_text(path, texts), path.stem) for path in paths], ""
 
 
 def _records_import(arguments: argparse.Namespace) -> None:
-    from .evidence import imported
-
-    rows = imported.read_csv(arguments.file)
-    count = imported.import_csv(arguments.file, arguments.runs_dir)
+    rows, notes = imported.read(arguments.file, arguments.scores)
+    count = imported.import_csv(arguments.file, arguments.runs_dir, arguments.scores)
     _say(imported.claims(rows))
-    print(f"{count} runs taken from {arguments.file} into {arguments.runs_dir}; the studies' notebooks show them")
+    for note in notes:
+        print(note)
+    where = f"from {arguments.file} into {arguments.runs_dir}"
+    print(f"{count} runs taken {where}; the studies' notebooks, plan and laws show them")
 
 
 def _gallery(arguments: argparse.Namespace) -> None:
@@ -300,10 +363,27 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _weights(arguments: argparse.Namespace) -> None:
+    from .model import weights
+    from .model.export import check_target
+    from .model.hub import is_hub
     from .model.simmim import create_model
-    from .model.weights import load_weights, save_weights
 
-    model = create_model(arguments.model)
-    print(load_weights(model, arguments.source))
-    save_weights(model, arguments.target, layout=arguments.layout)
-    print(f"written: {arguments.target} ({arguments.layout})")
+    source, target, layout = arguments.source, arguments.target, arguments.layout
+    sides = {"img_size": arguments.image_size, "window_size": arguments.window_size}
+    if layout != "hf" and any(sides.values()):
+        raise UserError("--image-size and --window-size go into the config.json of layout hf: leave them out")
+    check_target(target, layout, weights.LAYOUTS, source)
+    if not is_hub(source) and not Path(source).exists():
+        raise UserError(f"{source}: no such file; give the weights to convert")
+    model = create_model(arguments.model, **sides)
+    loaded = weights.load_weights(model, source)
+    # what the file does not hold is random here: nobody is to take it for trained
+    weights.save_weights(model, target, layout=layout, image_size=arguments.image_size, without=loaded.kept)
+    alone = ", the backbone alone" if loaded.kept or layout == "timm" else ""
+    print(f"written: {target} ({layout}{alone})")
+
+
+def _weights_show(arguments: argparse.Namespace) -> None:
+    from .model.inspection import lines
+
+    print("\n".join(lines(arguments.source)))

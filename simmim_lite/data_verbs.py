@@ -1,9 +1,12 @@
 """The verbs `manifest` and `data`: which images there are, checked, and packed into shards."""
 
 import argparse
+from collections import Counter
 from collections.abc import Callable
 
 from .errors import UserError
+
+_NAMED = 20  # of a kind of problem that are named
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -42,10 +45,9 @@ def _manifest(arguments: argparse.Namespace) -> None:
         print(f"{content['name']}: {content['images']} images, digest {content['digest']}")
         return
     differences = manifests.verify(arguments.manifest, arguments.folder)
-    for line in differences:
-        print(line)
+    _name(differences)
     if differences:
-        raise UserError(f"{arguments.manifest}: {len(differences)} differences from {arguments.folder}; see above")
+        raise UserError(f"{arguments.manifest}: {len(differences):,} differences from {arguments.folder}; see above")
     print(f"{arguments.manifest}: as the manifest says")
 
 
@@ -67,18 +69,32 @@ def _pack(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from .data import manifests, packs
+    from .data import manifests, verifying
 
     _check_workers(arguments.workers)
-    problems = packs.verify(arguments.pack, workers=arguments.workers)
+    if arguments.manifest:
+        manifests.built(arguments.manifest)  # before all bytes are read
+    problems = verifying.verify(arguments.pack, workers=arguments.workers)
     if arguments.manifest:
         problems += manifests.verify(arguments.manifest, arguments.pack)
-    for line in problems:
-        print(line)
+    _name(problems)
     if problems:
-        what = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        what = f"{len(problems):,} problem{'s' * (len(problems) > 1)}"
         raise UserError(f"{arguments.pack}: {what}, see above; get it from where it was copied, or pack it again")
     print(f"{arguments.pack}: every byte is as it was packed")
+
+
+def _name(problems: list[str]) -> None:
+    """Print the first twenty of each kind, what stands before the colon, and how many more there are."""
+    kinds = Counter(line.partition(":")[0] for line in problems)
+    printed = Counter()
+    for line in problems:
+        kind = line.partition(":")[0]
+        printed[kind] += 1
+        if printed[kind] <= _NAMED:
+            print(line)
+        elif printed[kind] == kinds[kind]:
+            print(f"{kind}: {kinds[kind] - _NAMED:,} more")
 
 
 def _check_workers(workers: int | None) -> None:

@@ -1,7 +1,7 @@
 """The one exception a reader is meant to see: a line that names the value, the file and the remedy."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
@@ -9,6 +9,13 @@ class UserError(ValueError):
 
     status = 2
     everywhere = False  # whether all processes of a run raise it, so that one of them says it for all
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # names of files and of classes may hold line breaks
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of the traceback (IPython asks for it); %tb shows the traceback."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class Everywhere(UserError):
@@ -30,15 +37,23 @@ class Preempted(Interrupted):
     everywhere = True
 
 
-def unknown(what: str, value: object, known: Iterable[str]) -> UserError:
-    """A `UserError` for a name that does not exist, with the nearest name that does."""
+def unknown(
+    what: str, value: object, known: Iterable[str], near: Callable[[str], str | None] | None = None
+) -> UserError:
+    """A `UserError` for a name that does not exist, with the nearest that does, by `near` or else by its spelling."""
     known = list(known)
-    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return UserError(f"unknown {what} '{value}': {hint}known are {', '.join(known)}")
+    meant = (near or (lambda name: nearest(name, known)))(str(value))
+    hint = f"did you mean '{meant}'? " if meant else ""
+    shown = " ".join(str(value).split())[:60]
+    return UserError(f"unknown {what} '{shown}': {hint}known are {', '.join(known)}")
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known name that is spelt most alike, if any is; cutoff: from 0, none is too far, to 1."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong in a library, in at most a line: the kind of error, whose text alone may say little, and it."""
+    """What went wrong, in at most a line; of a library's error its kind too, as the text alone may say little."""
     text = str(error).strip().split("\n")[0][:200]
-    return f"{type(error).__name__}: {text}"
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

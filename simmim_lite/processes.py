@@ -1,10 +1,39 @@
-"""Worker processes end with the process that started them, however that ends. Nothing heavy here."""
+"""Processes and their elders: workers end with what started them, torchrun is told why, waits are said.
 
+Nothing heavy here.
+"""
+
+import contextlib
+import hashlib
+import json
 import os
+import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 _watched: set[int] = set()
+
+
+@contextlib.contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started inside never hear Ctrl-C, which a terminal sends to all of a group: who started them
+    ends them, and none that is still importing adds its traceback to the one line. One that comes meanwhile is heard
+    here afterwards. Where SIGINT is ignored (a job in a shell script's background), it stays so.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # Python 3.11 unblocks the signal where it starts this by the way
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with(parent: int) -> None:
@@ -19,3 +48,43 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def first_to_say(line: str, may: bool = True) -> bool:
+    """Whether this process is to print a line, if it may: the first that has it of those that torchrun started here.
+
+    The line is left for torchrun in any case, which prints it as the cause, at the end of all that it prints.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")  # FOLDER/LOCAL_RANK/error.json
+    if not path:
+        return may
+    more = {"py_callstack": line, "timestamp": str(int(time.time()))}
+    with contextlib.suppress(OSError):
+        Path(path).write_text(json.dumps({"message": {"message": line, "extraInfo": more}}))
+        try:
+            if may:
+                (Path(path).parents[1] / f"said-{hashlib.sha256(line.encode()).hexdigest()[:12]}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+    return may
+
+
+def said_by_another() -> str:
+    """The line that another process of the same torchrun, on this machine, ended with; empty where none did."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    for left in Path(path).parents[1].glob("*/error.json") if path else ():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return json.loads(left.read_text())["message"]["message"]
+    return ""
+
+
+@contextlib.contextmanager
+def waiting(text: str, seconds: float = 3.0) -> Iterator[None]:
+    """Say on stderr what is waited for, where the block takes longer than some seconds."""
+    timer = threading.Timer(seconds, lambda: print(f"simmim-lite: {text}", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,20 +1,22 @@
 """Verbs of the command line: `transfer`, `laws`, `plan`, `watch`, `bench`. What is heavy is imported when called."""
 
 import argparse
-import ast
 import contextlib
 import dataclasses
 import json
-import types
 import typing
 from collections.abc import Callable
 
-from .errors import UserError, unknown
+from .errors import UserError
 from .evidence import trial_text
-from .model.sizes import PAPER, SIZES
+from .model.sizes import PAPER, full_name
 from .studies import batch, monitor, plan_text
+from .training import specs
+from .training.dense import Dense
+from .training.probing import Probe
 from .training.run import Run, write_atomic
 from .training.runtime import Runtime
+from .training.tuning import FineTune
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -55,19 +57,15 @@ def common(parser: argparse.ArgumentParser) -> None:
 
 
 def run_options(parser: argparse.ArgumentParser) -> None:
-    """An option for every field of Run, of its type, with its default."""
+    """An option for every field of Run, of its type; what it takes is in the help, with its default."""
     for field in dataclasses.fields(Run):
         if field.name == "recipe_version":
             continue
-        if field.name == "betas":
-            parser.add_argument(
-                "--betas", nargs=2, type=float, default=argparse.SUPPRESS, metavar=("B1", "B2"), help="(0.9 0.95)"
-            )
-            continue
-        kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=kinds[0], default=argparse.SUPPRESS, help=f"({field.default})"
-        )
+        kind, text = specs.base(field.type), f"{specs.said(field.type)} ({field.default})"
+        many = {"nargs": len(parts), "metavar": ("B1", "B2")} if (parts := typing.get_args(kind)) else {}
+        kind = specs.base(parts[0]) if parts else kind
+        name = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(name, type=kind, default=argparse.SUPPRESS, help=text, **many)
 
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
@@ -120,17 +118,15 @@ def _network(arguments: argparse.Namespace) -> Run:
     return run_of(arguments)
 
 
-def fields_of(texts: list[str]) -> dict[str, object]:
-    """NAME=VALUE texts as fields: numbers, tuples, None, True and False as Python writes them, else text."""
-    found = {}
+def fields_of(texts: list[str], kind: type) -> dict[str, object]:
+    """NAME=VALUE texts as fields of a spec, each read as its type; names that there are not are left to the spec."""
+    hints, found = {f.name: f.type for f in dataclasses.fields(kind)}, {}
     for text in texts:
         name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
         if not equals or not name:
             raise UserError(f"'{text}' sets no field: write NAME=VALUE, as in lr=1e-3")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[name] = value
+        found[name] = specs.read(name, hints.get(name, str), value)
     return found
 
 
@@ -140,9 +136,10 @@ def _transfer(arguments: argparse.Namespace) -> None:
     from .training.run import transfer_path
     from .training.transfer import scores, transfer
 
-    options = fields_of(arguments.set)
+    kind = {"probe": Probe, "classify": FineTune}.get(arguments.task, Dense)
+    options = fields_of(arguments.set, kind)
     if arguments.scratch_set:
-        options["scratch"] = fields_of(arguments.scratch_set)
+        options["scratch"] = fields_of(arguments.scratch_set, kind)
     with contextlib.ExitStack() as stack:
         bar = {}
 
@@ -199,12 +196,8 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 def _bench_device(arguments: argparse.Namespace) -> None:
     """The table by size, and that of ways."""
-    models = [m if m in SIZES else f"swinv2_{m}" for m in (arguments.sizes or ",".join(PAPER)).split(",")]
-    for model in models:
-        if model not in SIZES:
-            raise unknown("size", model, [name.removeprefix("swinv2_") for name in SIZES])
-    if arguments.batch is not None and arguments.batch < 1:
-        raise UserError(f"batch is {arguments.batch}: give at least 1")
+    models = [full_name(name.strip()) for name in (arguments.sizes or ",".join(PAPER)).split(",")]
+    specs.value("batch", specs.Count | None, arguments.batch)
     from .training.bench_device import BATCHES, bench_device
 
     record: dict = {}

@@ -84,7 +84,7 @@ def walk(page, root=None) -> None:
         root.evaluate("() => document.activeElement.blur()")
         share = np.floor(1000 * mask.mean() + 0.5) / 10  # JavaScript rounds half up
         said = f"{mask.sum()} of {mask.size} cells, {share:.1f} %"
-        for _ in range(20):  # a picture that was just chosen is decoded first
+        for _ in range(2400):  # a picture that was just chosen is decoded first
             shown = (shown_mask(root, grid) == mask).all(), number(root, "hidden")
             if shown == (True, said):
                 break

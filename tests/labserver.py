@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from child_processes import PATIENCE, interruptible
+
 from simmim_lite.studies import notebooks as running
 
 SETTINGS = {
@@ -27,7 +29,8 @@ SETTINGS = {
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # every cell is really in the page
     "@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Light"},
 }
-_STARTS = 60  # seconds a server may take
+_STARTS = PATIENCE  # seconds a server may take
+_ENDS = 120  # and to end
 _WIDGET = "window.jupyterapp?.shell?.currentWidget"
 IDLE = f"() => {_WIDGET}?.sessionContext?.session?.kernel?.status === 'idle'"
 ERRORS = f"""() => [...{_WIDGET}.content.model.cells].flatMap(cell => cell.type === 'code' ? cell.outputs.toJSON() : [])
@@ -84,7 +87,7 @@ def jupyterlab(notebooks: Path, scratch: Path, working_dir: Path) -> Iterator[La
     finally:
         server.send_signal(signal.SIGTERM)  # shuts its kernels down, and asks nothing
         try:
-            server.wait(15)
+            server.wait(_ENDS)
         except subprocess.TimeoutExpired:
             server.kill()
 
@@ -97,12 +100,13 @@ def voila(scratch: Path) -> Iterator[str]:
     environment = os.environ | {"JUPYTER_PATH": str(app), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime")}
     with log.open("w") as file:
         server = subprocess.Popen(
-            [*command, f"--port={port}"], env=environment, stdout=file, stderr=file, start_new_session=True
-        )
+            [*command, f"--port={port}"], env=environment, stdout=file, stderr=file, start_new_session=True,
+            preexec_fn=interruptible,
+        )  # fmt: skip
     try:
         limit = time.monotonic() + _STARTS
         while server.poll() is None and time.monotonic() < limit:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 60):
                 break
             time.sleep(0.1)
         else:
@@ -111,7 +115,7 @@ def voila(scratch: Path) -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGINT)  # ends its kernels too
         try:
-            server.wait(15)
+            server.wait(_ENDS)
         except subprocess.TimeoutExpired:
             server.kill()
 
@@ -120,7 +124,7 @@ def _wait(server: subprocess.Popen, lab: Lab, log: Path) -> None:
     limit = time.monotonic() + _STARTS
     while time.monotonic() < limit and server.poll() is None:
         try:
-            urllib.request.urlopen(f"{lab.url}/api/status?token={lab.token}", timeout=2).read()
+            urllib.request.urlopen(f"{lab.url}/api/status?token={lab.token}", timeout=60).read()
             return
         except (OSError, urllib.error.URLError):
             time.sleep(0.1)
@@ -141,7 +145,7 @@ def open_notebook(page, lab: Lab, name: str) -> None:
     page.wait_for_function(IDLE)
 
 
-def run_all(page, timeout: float = 120) -> str:
+def run_all(page, timeout: float = 600) -> str:
     """Run all cells of the open notebook and wait until the kernel rests; its errors, or nothing."""
     page.evaluate(
         "() => { window.ran = false; window.jupyterapp.commands.execute('notebook:run-all-cells')"

@@ -6,6 +6,7 @@ import numpy as np
 
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.training.run import Run, new_record
+from simmim_lite.training.tuning import FineTune
 
 ATTO, FEMTO, PICO = "swinv2_atto", "swinv2_femto", "swinv2_pico"
 
@@ -76,6 +77,16 @@ def record(
         },
         where=where,
     )
+
+
+def tuning(run, top1, *, scratch=False, **options):
+    """A fine-tuning record as training/finetune.py writes it."""
+    fields = run["run"]
+    spec = (FineTune.scratch if scratch else FineTune.of)(Run.from_dict(fields), seed=fields["seed"], **options)
+    whole = spec.to_dict()
+    made = {"schema": 1, "kind": "finetune", "key": spec.key, "status": "done", "reason": None, "run": whole.pop("run")}
+    final = {"top1": top1, "low": top1 - 0.02, "high": top1 + 0.02, "n_test": 2000}
+    return made | {"spec": whole, "final": final, "curve": [], "cost": {"seconds": 1.0}, "where": run["where"]}
 
 
 def losses(model, images, steps, seed):

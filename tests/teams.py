@@ -5,11 +5,13 @@ import os
 import socket
 import traceback
 
+from child_processes import PATIENCE
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "simmim_lite.training.pretrain"])
 
 
-def run_team(size: int, work, *arguments, seconds: float = 300) -> list:
+def run_team(size: int, work, *arguments, seconds: float = PATIENCE) -> list:
     """What work(*arguments) returns in each of `size` processes, by their numbers; a failure raises its traceback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -30,7 +32,7 @@ def run_team(size: int, work, *arguments, seconds: float = 300) -> list:
             for process in processes:
                 process.kill()
         for process in processes:
-            process.join(timeout=10)
+            process.join(timeout=60)
             process.kill()
     for rank, (fine, result) in sorted(said.items()):
         assert fine, f"process {rank} of {size}:\n{result}"

@@ -65,7 +65,7 @@ def test_class_names_come_from_a_file_or_are_150(folder):
     (folder / "classes.txt").write_text("\n".join("abc"))
     assert open_ade20k(f"ade20k:{folder}", 32).classes == ("a", "b", "c")
     (folder / "classes.txt").write_text("\n")
-    with pytest.raises(UserError, match="classes.txt: names 0 classes"):
+    with pytest.raises(UserError, match="classes.txt: names 0 classes; give 2 to 254"):
         open_ade20k(f"ade20k:{folder}", 32)
 
 
@@ -120,22 +120,68 @@ def test_a_folder_without_images_is_named(folder):
     [
         (np.full((32, 32), 12, np.uint8), "class 12 is out of range: 0 is unlabelled and 1 to 11 are classes"),
         (np.full((32, 32), 255, np.uint8), "class 255 is out of range"),
-        (np.ones((32, 30), np.uint8), "30 x 32 px, but its image has 32 x 32 px"),
-        (np.ones((32, 32, 3), np.uint8), "an annotation of mode RGB; give 8-bit grey"),
-        (np.ones((32, 32), np.uint16), "an annotation of mode I;16; give 8-bit grey"),
+        (np.ones((32, 30), np.uint8), "32 x 32 px, but its annotations are for 30 x 32"),
+        (np.ones((32, 32, 3), np.uint8), "an annotation of mode RGB; give a PNG of 8-bit grey"),
+        (np.ones((32, 32), np.uint16), "an annotation of mode I;16; give a PNG of 8-bit grey"),
     ],
 )
 def test_bad_annotations_are_one_line(folder, damage, words):
     save(folder / f"annotations/training/{FIRST}.png", damage)
     with pytest.raises(UserError, match=words) as caught:
         load(folder)
-    assert str(caught.value).startswith(str(folder / f"annotations/training/{FIRST}.png"))
-    assert "\n" not in str(caught.value)
+    assert f"/training/{FIRST}." in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [("JPEG", {}, "of format JPEG"), ("PNG", {"bits": 4}, "of grey of 4 bits"), ("TIFF", {}, "of format TIFF")],
+)
+def test_a_file_that_changes_its_numbers_is_no_annotation(folder, kind, options, words):
+    Image.new("L", (32, 32), 3).save(folder / f"annotations/training/{FIRST}.png", kind, **options)
+    with pytest.raises(UserError, match=words):
+        load(folder)
+
+
+def test_classes_that_never_occur_are_named(folder, capsys):
+    data = open_ade20k(f"ade20k:{folder}", 32)
+    seen = set().union(*data.train.numbers(range(6)))
+    assert seen == set(np.unique([np.asarray(Image.open(folder / name)) for name in data.train.annotations]))
+    data.name_unseen(range(6), quiet=True)
+    assert capsys.readouterr().err == ""
+    data.name_unseen(range(6))
+    assert f"{12 - len(seen)} of 11 classes never occur in training: class" in capsys.readouterr().err
+    for path in (folder / "annotations/training").iterdir():
+        save(path, np.zeros((32, 32), np.uint8))
+    with pytest.raises(UserError, match="no pixel of 6 training annotations has a class; all are 0"):
+        data.name_unseen(range(6))
+
+
+def test_labels_from_zero_are_noticed(folder, capsys):
+    (folder / "classes.txt").write_text("background\nobject")
+    for path in (folder / "annotations/training").iterdir():
+        save(path, np.eye(32, dtype=np.uint8))
+    open_ade20k(f"ade20k:{folder}", 32).name_unseen(range(6))
+    said = capsys.readouterr().err
+    assert "1 of 2 classes never occur in training: class 2 (object); 0 is unlabelled and classes count from 1" in said
+    (folder / "classes.txt").write_text("object")
+    with pytest.raises(UserError, match="names 1 classes; give 2 to 254.*a background needs its own"):
+        open_ade20k(f"ade20k:{folder}", 32)
+
+
+def test_files_passed_over_are_said(folder, capsys):
+    (folder / "images/training/notes.txt").write_text("")
+    (folder / f"images/training/{FIRST}.jpg").rename(folder / f"images/training/{FIRST}.JPE")
+    (folder / "annotations/validation/extra.png").write_text("")
+    data = open_ade20k(f"ade20k:{folder}", 32)
+    assert data.train.images[0].endswith(".JPE") and data.train.load(0)[0].shape == (3, 32, 32)
+    said = capsys.readouterr().err
+    assert "images/training: 1 passed over (notes.txt)" in said
+    assert "annotations/validation: 1 passed over (extra.png)" in said
 
 
 def test_a_palette_is_no_annotation(folder):
     Image.new("P", (32, 32)).save(folder / f"annotations/training/{FIRST}.png")
-    with pytest.raises(UserError, match="mode P; give 8-bit grey"):
+    with pytest.raises(UserError, match="mode P; give a PNG of 8-bit grey"):
         load(folder)
 
 
@@ -143,7 +189,7 @@ def test_a_palette_is_no_annotation(folder):
 def test_unreadable_files_are_one_line(folder, kind):
     path = folder / kind
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UserError, match="cannot be read") as caught:
+    with pytest.raises(UserError, match="cannot be read|not a readable") as caught:
         load(folder)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
     data = open_ade20k(f"ade20k:{folder}", 32)

@@ -1,8 +1,14 @@
 """Window attention: its forward against a literal one, its hand-written backward against autograd."""
 
+import contextlib
+import functools
+
 import pytest
 import torch
+import torch.nn.functional as F
 from random_weights import close, rand, random_model
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
 
 from simmim_lite.model import swin
 from simmim_lite.model.attention import reference_attention, sdpa_attention, window_attention
@@ -93,3 +99,72 @@ def test_gradients_of_a_whole_network_equal_those_through_the_reference(monkeypa
     for (name, p), a, b in zip(model.named_parameters(), *grads, strict=True):
         assert b.abs().max() > 0 and a.shape == p.shape
         assert (a - b).abs().max() <= 1e-4 * b.abs().max(), name
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_bias_has_the_dtype_of_the_queries(monkeypatch, masked, dtype, autocast):
+    """cuDNN reads a float32 mask as if it were bfloat16, without an error."""
+    met, kernel = [], F.scaled_dot_product_attention
+
+    def spy(q, k, v, attn_mask, **options):
+        met.append((q.dtype, k.dtype, v.dtype, attn_mask.dtype))
+        return kernel(q, k, v, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    inputs, mask, heads = attention_inputs(masked=masked, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext():
+        out = sdpa_attention(inputs[0].to(dtype), heads, *inputs[1:], mask)
+    assert met == [(dtype,) * 4] and out.isfinite().all()
+
+
+def flex(qkv, heads, scale, bias, mask):
+    """The same through flex_attention, the bias as a score_mod."""
+    batch, windows = qkv.shape[:2]
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5).flatten(1, 2)
+    q, k = F.normalize(q, dim=-1) * scale[:, None, None], F.normalize(k, dim=-1)
+
+    def score(logit, b, h, i, j):
+        return logit + bias[h, i, j] + (0 if mask is None else mask[b % windows, i, j])
+
+    out = flex_attention(q.to(v.dtype), k.to(v.dtype), v, score_mod=score, scale=1.0)
+    return out.unflatten(0, (batch, windows)).transpose(2, 3).flatten(3)
+
+
+def on(backend, *inputs):
+    with sdpa_kernel(backend):
+        return sdpa_attention(*inputs)
+
+
+def eager(qkv, heads, *terms):
+    return reference_attention(qkv, heads, *(None if t is None else t.to(qkv.dtype) for t in terms))
+
+
+PATHS = {"eager": eager, "the CPU's own": window_attention, "sdpa": sdpa_attention, "flex": flex}
+PATHS |= {f"sdpa {n}": functools.partial(on, getattr(SDPBackend, n)) for n in
+          ("MATH", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION")}  # fmt: skip
+ALWAYS = ("eager", "the CPU's own", "sdpa", "sdpa MATH")
+
+
+@pytest.mark.filterwarnings("ignore:.*kernel not used because")
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_gradient_of_the_bias_is_right_on_every_path(path, dtype, masked):
+    """Against eager attention in float64. A kernel that cannot do it here says so; none may give another gradient."""
+    device = "cuda" if torch.cuda.is_available() and path != "the CPU's own" else "cpu"
+    inputs, mask, heads = attention_inputs(3, 4, 16, 3, 32, masked)
+    weights = rand(3, 4, 16, 96, seed=9)
+    expected = torch.autograd.grad(
+        (reference_attention(inputs[0], heads, *inputs[1:], mask) * weights).sum(), inputs[2]
+    )
+    ours = [t.detach().to(device, dtype if i == 0 else torch.float32).requires_grad_() for i, t in enumerate(inputs)]
+    try:
+        out = PATHS[path](ours[0], heads, *ours[1:], None if mask is None else mask.to(device, torch.float32))
+        found = torch.autograd.grad((out.float() * weights.to(device)).sum(), ours[2])
+    except (RuntimeError, NotImplementedError) as error:
+        assert path not in ALWAYS and any(w in str(error) for w in ("kernel", "backend", "support")), error
+        return
+    off = (found[0].cpu().double() - expected[0]).norm() / expected[0].norm()
+    assert found[0].dtype == torch.float32 and off < (1e-5 if dtype == torch.float32 else 0.02)

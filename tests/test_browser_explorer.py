@@ -58,7 +58,7 @@ def opened(browser):
 
     def page(**settings):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 1000}} | settings)
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(300_000)
         contexts.append(context)
         new = context.new_page()
         new.on("request", lambda request: asked.append(request.url))

@@ -114,8 +114,8 @@ def test_an_unreadable_picture_does_not_end_a_run(tmp_path, slim, capsys):
     record = finetune(spec, data, device="cpu")
     assert record["status"] == "done" and record["final"]["n_test"] == 8
     assert [name for name, _ in record["skipped"]] == [str(b) for b in bad]
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and all("cannot be read" in line for line in lines)
+    said, *lines = capsys.readouterr().err.splitlines()
+    assert said == record["where"]["data_line"] and len(lines) == 2 and all("cannot be read" in line for line in lines)
     json.dumps(record, allow_nan=False)
     for path in root.rglob("train_*"):
         path.write_bytes(b"")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from child_processes import PATIENCE
 from team_work import work
 
 pytestmark = pytest.mark.xdist_group("two processes of a fine-tuning")  # its processes are started once
@@ -28,7 +29,7 @@ def found(tmp_path_factory):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [str(here / "team_work.py"), str(out), json.dumps(CASES)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-3000:]
     return {1: work(tmp_path_factory.mktemp("alone"), CASES), 2: json.loads((out / "found.json").read_text())}
 

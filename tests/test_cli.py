@@ -45,14 +45,45 @@ def photos(folder, sizes=((40, 40),) * 12, classes=("a", "b")) -> None:
         (["study", "all", "--data", "scnes"], "unknown data 'scnes': did you mean 'scenes'"),
         (["study", "all", "--data", "imagefolder:nowhere"], "nowhere"),
         (["study"], "the following arguments are required: name"),
-        (["study", "all", "--sede", "1"], "unrecognized arguments: --sede 1"),
+        (["study", "all", "--sede", "1"], "unknown option --sede: did you mean --seed"),
+        (["study", "all", "spare"], "unknown: spare (see simmim-lite study --help)"),
+        (["studdy"], "unknown verb 'studdy': did you mean 'study'?"),
+        (["study", "all", "--dry-run", "--data", "imagefolder:nowhere"], "imagefolder:nowhere: no such folder"),
+        (["study", "all", "--commands", "--data", "imagefolder:nowhere"], "imagefolder:nowhere: no such folder"),
+        (["study", "all", "--dry-run", "--data", "scnes"], "unknown data 'scnes': did you mean 'scenes'"),
+        (["study", "all", "--dry-run", "--device", "tpu"], "unknown device 'tpu'"),
+        (["study", "all", "--dry-run", "--precision", "fp61"], "unknown precision 'fp61'"),
+        (["study", "all", "--dry-run", "--engine", "rey"], "unknown engine 'rey': did you mean 'ray'"),
+        (["study", "all", "--dry-run", "--log-to", "tensorbord"], "unknown log 'tensorbord'"),
+        (["study", "all", "--commands", "--gpus-per-run", "0"], "gpus_per_run is 0: give a whole number from 1"),
+        (["study", "all", "--seeds", "1.5"], "'1.5' is not a whole number, as in 64, 1_000, 1e4 or 200k"),
+        (["study", "all", "--workers", "-1"], "workers is -1: give a whole number from 0"),
+        (["study", "all", "--runs-dir", ""], "runs_dir is '': give a folder"),
         (["study", "all", "--dry-run", "--tier", "huge"], "unknown tier 'huge'"),
         (["study", "nope", "--no-notebooks"], "unknown study 'nope'"),
         (["records"], "the following arguments are required: ACTION"),
-        (["records", "inport", "a.csv"], "invalid choice: 'inport'"),
+        (["records", "inport", "a.csv"], "unknown action 'inport': did you mean 'import'"),
         (["pretrain", "--model", "swinv2_fento"], "did you mean 'swinv2_femto'"),
         (["pretrain", "--steps", "-5"], "steps is -5: give a whole number from 0"),
-        (["pretrain", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["pretrain", "--steps", "many"], "--steps: 'many' is not a whole number, as in 64, 1_000, 1e4 or 200k"),
+        (["pretrain", "--steps", "1.000"], "'1.000' is not a whole number"),
+        (["pretrain", "--batch_size", "0"], "batch_size is 0: give a whole number from 1"),
+        (["pretrain", "--batchsize", "8"], "did you mean --batch-size? (see simmim-lite pretrain --help)"),
+        (["pretrain", "--images", "1e20"], "images is 100000000000000000000: give a whole number from 1"),
+        (["pretrain", "--lr", "nan"], "argument --lr: 'nan' is not a number"),
+        (["pretrain", "--lr", "1e400"], "argument --lr: '1e400' is not a number"),
+        (["pretrain", "--betas", "0.9", "1"], "betas is (0.9, 1.0): give 2 numbers, each a number from 0 to below 1"),
+        (["pretrain", "--film", "-1"], "film is -1: give a whole number from 0"),
+        (["pretrain", "--model", "swinv2_tiny"], "unknown model 'swinv2_tiny': did you mean 'swinv2_small'"),
+        (["pretrain", "--data", ""], "data is '': give a source of images"),
+        (["transfer", "--set", "labels=many"], "labels is 'many': give a whole number from 1"),
+        (["transfer", "--task", "classify", "--set", "betas=0.9"], "betas is '0.9': give 2 numbers"),
+        (
+            ["transfer", "--task", "classify", "--set", "batch_size=0", "--recipe", "imagenet-100ep"],
+            "batch_size is '0'",
+        ),
+        (["transfer", "--task", "classify", "--set", "scratch=3"], "scratch is '3': give a dictionary"),
+        (["transfer", "--task", "detect", "--set", "short_sides=[24"], "short_sides is '[24': give a list"),
         (["pretrain", "--mask-ratio", "0"], "mask_ratio is 0.0: give a number above 0 and below 1"),
         (["pretrain", "--mask-ratio", "1"], "mask_ratio is 1.0"),
         (["pretrain", "--mask-ratio", "1.2"], "mask_ratio is 1.2"),
@@ -150,14 +181,62 @@ def test_weights_convert(capsys, tmp_path) -> None:
     assert "written" in out
     state = torch.load(tmp_path / "official.pth", weights_only=True)["model"]
     assert "encoder.mask_token" in state
-    (tmp_path / "short.pth").write_bytes((tmp_path / "official.pth").read_bytes()[:5000])
-    status, _, errors = call(
-        capsys, "weights", "convert", tmp_path / "short.pth", tmp_path / "x", "--model", "swinv2_atto"
-    )
+    status, out, errors = call(capsys, *words[:3], tmp_path / "hf", *words[4:], "--layout", "hf", "--window-size", 2)
+    assert status == 0, errors
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["image_size"], config["window_size"], config["num_heads"]) == (32, 2, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "options", "line"),
+    [
+        ("short.pth", "x.pth", "", "short.pth cannot be read"),
+        ("own.pth", "x.pth", "--model swinv2_femto", "load it into swinv2_atto"),
+        ("none.pth", "x.pth", "", "none.pth: no such file"),
+        ("READ", "x.pth", "--layout hff", "unknown layout 'hff': did you mean 'hf'?"),
+        ("READ", "x", "", "x: its suffix says no kind of file: give one of .safetensors, .pth"),
+        ("READ", "x.safetensor", "", "x.safetensor: its suffix says no kind of file"),
+        ("READ", "x.pth", "--layout hf", "x.pth: layout hf is a folder, of config.json and weights: give one, as in"),
+        ("READ", "own.pth", "--layout hf", "own.pth: layout hf is a folder"),
+        ("READ", ".", "", "is a folder: give a file in it, as in"),
+        ("READ", "own.pth/below/x.pth", "", "own.pth is no folder that you may write to"),
+        ("own.pth", "own.pth", "--layout timm", "own.pth is the file to read, too"),
+        ("READ", "x.pth", "--image-size 64", "--image-size and --window-size go into the config.json of layout hf"),
+        ("READ", "hf", "--layout hf --image-size 60", "image_size 60 is no multiple of swinv2_atto's final stride 8"),
+        ("READ", "hf", "--layout hf --window-size 5", "window_size 5 does not divide stage 1's map"),
+        ("READ", "x.pth", "--model swinv2_attoo", "unknown model 'swinv2_attoo': did you mean 'swinv2_atto'"),
+    ],
+)
+def test_a_wrong_conversion_is_one_line_before_anything_is_read(
+    source, target, options, line, capsys, tmp_path, monkeypatch
+) -> None:
+    """READ: a file that must not be opened."""
+    from simmim_lite import create_model, save_weights
+    from simmim_lite.model import weights
+
+    own = save_weights(create_model("swinv2_atto"), tmp_path / "own.pth")
+    (tmp_path / "short.pth").write_bytes(own.read_bytes()[:5000])
+    if source == "READ":
+        monkeypatch.setattr(weights, "load_weights", lambda *_: pytest.fail("it was read"))
+        (tmp_path / "READ").touch()
+    words = ["weights", "convert", tmp_path / source, tmp_path / target, "--model", "swinv2_atto", *options.split()]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    status, _, errors = call(capsys, *words)
     assert (status, errors.count("\n")) == (2, 1)
-    assert "short.pth" in errors
-    status, _, errors = call(
-        capsys, "weights", "convert", tmp_path / "official.pth", tmp_path / "x", "--model", "swinv2_femto"
-    )
-    assert (status, errors.count("\n")) == (2, 1)
-    assert "official.pth" in errors
+    assert line in errors
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_a_file_does_not_hold_is_not_written_as_if_trained(capsys, tmp_path) -> None:
+    """A backbone alone: its random mask token and head stay out of every layout."""
+    from simmim_lite import create_model, save_weights
+    from simmim_lite.model.weights import load_weights
+
+    backbone = save_weights(create_model("swinv2_atto"), tmp_path / "timm.pth", "timm")
+    for layout, target in (("official", "a.pth"), ("simmim", "b.safetensors"), ("hf", "c")):
+        words = ["weights", "convert", backbone, tmp_path / target, "--model", "swinv2_atto", "--layout", layout]
+        status, out, errors = call(capsys, *words)
+        assert status == 0 and f"({layout}, the backbone alone)" in out, errors
+        written = tmp_path / target / "model.safetensors" if layout == "hf" else tmp_path / target
+        kept = load_weights(create_model("swinv2_atto"), written).kept
+        assert kept == ("encoder.mask_token", "decoder.0.weight", "decoder.0.bias")

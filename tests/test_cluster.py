@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from child_processes import until
 from tiny_notebooks import write_notebook
 
 from simmim_lite import cli
@@ -65,7 +66,7 @@ def test_a_command_line_is_read_back_as_the_very_run(runs) -> None:
         ({"engine": "rey"}, "unknown engine 'rey': did you mean 'ray'"),
         ({"address": "host:6379"}, "address is about a Ray cluster: add --engine ray"),
         ({"gpus_per_run": 2}, "gpus_per_run is about a Ray cluster"),
-        ({"engine": "ray", "gpus_per_run": 0}, "gpus_per_run is 0: give at least 1"),
+        ({"engine": "ray", "gpus_per_run": 0}, "gpus_per_run is 0: give a whole number from 1"),
     ],
 )
 def test_wrong_options_are_one_line(options: dict, line: str, tmp_path) -> None:
@@ -176,16 +177,15 @@ def test_a_node_is_killed_in_the_middle_and_the_study_ends_with_the_same_records
             found[added.all_processes["raylet"][0].process.pid] = added
 
         def kill() -> None:
-            limit = time.monotonic() + 200
-            while time.monotonic() < limit:
-                for run in runs:
-                    if run.steps == 60 and record_path("ray", run).exists():
-                        for pid in holders(Path("ray/locks") / f"{run.trunk_key}.lock"):
-                            lost = found[parent(pid)]
-                            killed.update(run=run, at=time.time(), done=set(load_keys()))
-                            nodes.remove_node(lost, allow_graceful=False)
-                            return
-                time.sleep(0.05)
+            run, pid = until(at_work)
+            killed.update(run=run, at=time.time(), done=set(load_keys()))
+            nodes.remove_node(found[parent(pid)], allow_graceful=False)
+
+        def at_work() -> tuple[Run, int] | None:
+            """A run that is finished, and the process that is at the longer one of its trunk."""
+            short = [run for run in runs if run.steps == 60 and record_path("ray", run).exists()]
+            held = ((run, holders(Path("ray/locks") / f"{run.trunk_key}.lock")) for run in short)
+            return next(((run, pid) for run, pids in held for pid in pids), None)
 
         def load_keys() -> list[str]:
             return [record["key"] for record in load("ray")]

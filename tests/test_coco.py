@@ -8,7 +8,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from simmim_lite.data import coco, scene_layouts, scenes
-from simmim_lite.data.coco import decode, open_coco
+from simmim_lite.data.coco import decode_mask, open_coco
 from simmim_lite.errors import UserError
 
 SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 6.0, 2.0, 6.0]]
@@ -87,7 +87,12 @@ def test_bad_annotations_are_left_out_and_counted(folder, capsys):
         annotation(9, 10, segmentation=[]),
         annotation(10, 10, segmentation=[[1, 2, 3, 4]]),  # a line
         annotation(11, 10, segmentation={"size": [3, 3], "counts": [0, 9]}),
-        annotation(12, 10, (1, 2, 3)),
+        annotation(12, 10, segmentation=None),
+        annotation(14, 10, segmentation=[2, 2, 8, 2, 8, 6, 2, 6]),  # without the list around it
+        annotation(15, 10, segmentation=[[2, 2, 8, 2, 8, 6, 2]]),  # an odd number
+        annotation(16, 10, segmentation={"size": [10, 12], "counts": [120]}),
+        annotation(17, 10, segmentation=[[20, 2, 30, 2, 30, 6]]),
+        annotation(18, 10, (5, 2, 1e-7, 4)),  # none in float32
         annotation(13, 20, (0, 0, 0, 0)),
     ]
     data = open_coco(folder(train=[annotation(1, 10), *bad]), 32)
@@ -95,11 +100,13 @@ def test_bad_annotations_are_left_out_and_counted(folder, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "instances_train2017.json: left out annotations" in lines[0]
     for words in (
-        "4 without area inside their image (id 5, 6, 7, ...)",
+        "5 without area inside their image (id 5, 6, 7, ...)",
         "1 of an image that is not listed (id 8)",
-        "2 without a mask (id 9, 10)",
+        "2 without a mask (id 9, 12)",
+        "3 whose polygons are not lists of x, y pairs, three or more (id 10, 14, 15)",
         "1 whose mask is not of their image's size (id 11)",
-        "1 whose box is not four numbers (id 12)",
+        "1 whose mask is empty (id 16)",
+        "1 whose mask lies outside their image (id 17)",
     ):
         assert words in lines[0]
 
@@ -126,7 +133,7 @@ def test_masks_of_every_kind():
     runs.append(120 - sum(runs))
     text = {"size": [10, 12], "counts": packed["counts"].decode()}
     for segmentation in (SQUARE, text, {"size": [10, 12], "counts": runs}):
-        assert np.array_equal(decode(segmentation, (10, 12)), mask)
+        assert np.array_equal(decode_mask(segmentation, (10, 12)), mask)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +145,13 @@ def test_masks_of_every_kind():
         ),
         ({"train": []}, "no image has an object to train on"),
         ({"annotations": None}, "it has no list 'annotations'"),
-        ({"images": [{"id": 1, "file_name": "1.png", "height": 10}]}, "entry 0 of 'images' has no width"),
-        ({"categories": [{"id": 7, "name": "a"}] * 2}, "two entries of 'categories' have the same id"),
+        (
+            {"images": [{"id": 1, "file_name": "1.png", "height": 10}]},
+            "image 1 has no width; it must be a whole number",
+        ),
+        ({"categories": [{"id": 7, "name": "a"}] * 2}, "two entries of 'categories' have the same id .7."),
+        ({"train": [annotation(4, 10)] * 2}, "two entries of 'annotations' have the same id .4."),
+        ({"images": []}, "lists no images"),
         (
             {"images": [{"id": i, "file_name": f"{i}.png", "width": 12, "height": 10} for i in (1, 2, 8, 9)]},
             "2 of 4 images are not in .*train2017, such as 8.png",
@@ -150,6 +162,154 @@ def test_what_cannot_be_used_is_one_line(folder, changes, words):
     with pytest.raises(UserError, match=words) as caught:
         open_coco(folder(**changes), 32)
     assert "\n" not in str(caught.value)
+
+
+NAN, INFINITY = float("nan"), float("inf")
+#: A field and a value that it cannot have -> words of the line that says so.
+WRONG = [
+    ("id", None, "entry 0 of 'annotations' has the id null; it must be a whole number or a text"),
+    ("id", [1], "has the id .1."),
+    ("image_id", True, "annotation 1 has the image_id true"),
+    ("image_id", NAN, "annotation 1 has the image_id nan"),
+    ("category_id", {}, "annotation 1 has the category_id {}"),
+    ("category_id", "7", "annotation 1 has the category_id '7'; categories are 2 from 3 to 7"),
+    ("bbox", None, "annotation 1 has the bbox null; it must be four numbers x, y, width, height"),
+    ("bbox", [1, 2, 3], "has the bbox .1, 2, 3."),
+    ("bbox", [1, 2, 3, NAN], "has the bbox .1, 2, 3, nan."),
+    ("bbox", [1, 2, INFINITY, 4], "has the bbox"),
+    ("bbox", [1, 2, 10**400, 4], "has the bbox"),
+    ("bbox", [1, 2, "3", 4], "has the bbox"),
+    ("bbox", [1, 2, True, 4], "has the bbox"),
+    ("bbox", [[1, 2, 3, 4]], "has the bbox"),
+    ("area", "24", "has the area '24'; it must be a number from 0"),
+    ("area", -1, "has the area -1"),
+    ("area", NAN, "has the area nan"),
+    ("area", True, "has the area true"),
+    ("iscrowd", "0", "has the iscrowd '0'; it must be 0 or 1"),
+    ("iscrowd", 2, "has the iscrowd 2"),
+    ("segmentation", "polygon", "the segmentation of annotation 1 is 'polygon'; it must be polygons or RLE"),
+    ("segmentation", 5, "segmentation of annotation 1 is 5"),
+    ("segmentation", [SQUARE], "holds the polygon ..2.0, 2.0.*; it must be numbers x, y"),
+    ("segmentation", [[2, 2, None, 2, 8, 6]], "holds the polygon .2, 2, null, 2, 8, 6.; it must be numbers"),
+    ("segmentation", [[2, 2, "8", 2, 8, 6]], "it must be numbers"),
+    ("segmentation", [[2, 2, True, 2, 8, 6]], "it must be numbers"),
+    ("segmentation", [[2, 2, NAN, 2, 8, 6]], "leads far out of its image"),
+    ("segmentation", [[2, 2, 10**400, 2, 8, 6]], "leads far out of its image"),
+    ("segmentation", [[2, 2, 9000, 2, 8, 6]], "leads far out of its image"),
+    ("segmentation", [None], "holds the polygon null"),
+    ("segmentation", {"counts": [0, 120]}, "has not both a list 'size' and 'counts'"),
+    ("segmentation", {"size": None, "counts": [0, 120]}, "has not both"),
+    ("segmentation", {"size": [10, 12]}, "has not both"),
+    ("segmentation", {"size": [10, 12], "counts": [5, 20]}, "has counts of 25 pixels in all; its image has 120"),
+    ("segmentation", {"size": [10, 12], "counts": [5, 200]}, "has counts of 205 pixels in all"),
+    ("segmentation", {"size": [10, 12], "counts": [-5, 125]}, "must be whole numbers of 0 or more"),
+    ("segmentation", {"size": [10, 12], "counts": [5.5, 114.5]}, "must be whole numbers of 0 or more"),
+    ("segmentation", {"size": [10, 12], "counts": [5, None]}, "must be whole numbers"),
+    ("segmentation", {"size": [10, 12], "counts": None}, "must be whole numbers"),
+    ("segmentation", {"size": [10, 12], "counts": "52203"}, "has counts of -?[0-9,]+ pixels|0 or more"),
+    ("segmentation", {"size": [10, 12], "counts": "b'52203'"}, "are no RLE text"),
+    ("segmentation", {"size": [10, 12], "counts": "kaputt\u00e4"}, "are no RLE text"),
+    ("segmentation", {"size": [10, 12], "counts": "52o"}, "are cut short"),
+    ("segmentation", {"size": [10, 12], "counts": "o" * 60}, "are no RLE text"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "words"), WRONG, ids=lambda v: str(v)[:40])
+def test_a_field_that_cannot_be_is_named(folder, field, value, words):
+    with pytest.raises(UserError, match=words) as caught:
+        open_coco(folder(train=[annotation(1, 10) | {field: value}]), 32)
+    assert "\n" not in str(caught.value) and "instances_train2017.json: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("images", {"width": None}, "image 10 has the width null; it must be a whole number from 1 to 65,535"),
+        ("images", {"height": "10"}, "image 10 has the height '10'"),
+        ("images", {"height": 10.5}, "image 10 has the height 10.5"),
+        ("images", {"width": 0}, "image 10 has the width 0"),
+        ("images", {"width": 10**9}, "image 10 has the width 1000000000"),
+        ("images", {"id": None}, "entry 0 of 'images' has the id null"),
+        ("images", {"file_name": None}, "image 10 has the file_name null; it must be the name of a file"),
+        ("images", {"file_name": ""}, "has the file_name ''"),
+        ("images", {"file_name": "\ud800.png"}, "has the file_name"),
+        ("images", {"file_name": "a\0.png"}, "has the file_name"),
+        ("images", {"file_name": "a\nb.png"}, "1 of 3 images are not in"),
+        ("images", {"file_name": "train\\1.png"}, "1 of 3 images are not in"),
+        ("categories", {"name": None}, "category 7 has the name null"),
+        ("categories", {"id": [7]}, "entry 0 of 'categories' has the id .7."),
+    ],
+)  # fmt: skip
+def test_images_and_categories_are_checked_too(folder, tmp_path, name, changes, words):
+    spec, path = folder(), tmp_path / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content[name][0] |= changes
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=words) as caught:
+        open_coco(spec, 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_field_allows_is_read(folder, capsys):
+    """Null for an optional field, ids that are texts or start anywhere, other ways to write 0 and 1."""
+    spec = folder(
+        train=[annotation("a", 10, iscrowd=None, area=None), annotation(2, 20, iscrowd=False) | {"area": 0}],
+        val=[{k: v for k, v in annotation(1, 10.0, category=3).items() if k not in ("iscrowd", "area")}],
+        categories=[{"id": 7, "name": "cat"}, {"id": 3, "name": 5}],
+    )
+    data = open_coco(spec, 32)
+    assert data.classes == ("5", "cat") and [a["area"] for [a] in data.train.objects] == [24, 24]
+    assert sum(map(len, data.test.objects)) == 1
+    assert (
+        "instances_train2017.json: annotations that are kept: 1 whose iscrowd is null, taken as 0 (id 'a')"
+        in capsys.readouterr().err
+    )
+
+
+def test_boxes_written_otherwise_are_noticed(folder, capsys):
+    open_coco(folder(train=[annotation(1, 10, (2, 2, 8, 8)), annotation(2, 20)]), 32)  # corners
+    assert "kept: 1 whose box has little in common with its polygons (id 1)\n" in capsys.readouterr().err
+    shares = annotation(1, 10, (0.2, 0.2, 0.5, 0.4), segmentation=[[0.2, 0.2, 0.7, 0.2, 0.7, 0.6]])
+    with pytest.raises(UserError, match="no box reaches farther than 1, as if it were a share of its image"):
+        open_coco(folder(train=[shares]), 32)
+
+
+def test_runs_of_no_length_are_joined(folder):
+    """pycocotools stops where two such runs meet."""
+    plain, odd = [10, 20, 90], [10, 15, 0, 5, 0, 0, 90, 0]
+    masks = [
+        open_coco(folder(train=[annotation(1, 10, segmentation={"size": [10, 12], "counts": c})]), 32).train[0].masks
+        for c in (plain, odd)
+    ]
+    assert np.array_equal(*masks) and masks[0].sum() == 20
+
+
+def test_deep_nesting_is_one_line(folder, tmp_path):
+    spec = folder()
+    (tmp_path / "annotations" / "instances_train2017.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not readable JSON"):
+        open_coco(spec, 32)
+
+
+def test_a_class_that_never_occurs_is_named_once(folder, capsys):
+    data = open_coco(folder(train=[annotation(0, 10)]), 32)
+    for _ in range(2):
+        data.name_unseen(range(len(data.train)))
+    line = f"{data.spec}: 1 of 2 classes never occur in training: class 1 (ant)\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("turn", [3, 6])
+def test_annotations_are_read_as_of_the_upright_picture(folder, tmp_path, turn):
+    spec, path, exif = folder(), tmp_path / "train2017" / "1.png", Image.Exif()
+    pixels = np.random.default_rng(0).integers(0, 255, (10, 12, 3), np.uint8)
+    exif[0x0112] = turn
+    Image.fromarray(np.rot90(pixels, {3: 2, 6: 1}[turn])).save(path, exif=exif)
+    assert np.array_equal(open_coco(spec, 32).train[0].image, pixels.transpose(2, 0, 1))
+    Image.fromarray(pixels).save(path, exif=exif)  # as it is stored, it has the size of its annotations
+    if turn == 6:
+        with pytest.raises(UserError, match="1.png: 10 x 12 px, .* 12 x 10, the picture before its EXIF orientation"):
+            open_coco(spec, 32).train[0]
 
 
 def test_missing_files_are_one_line(folder, tmp_path):
@@ -182,7 +342,7 @@ def test_a_broken_image_and_one_of_another_size_are_named(folder, tmp_path):
     with pytest.raises(UserError, match="1.png: 10 x 12 px, but its annotations are for 12 x 10"):
         data.train[0]
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(UserError, match="1.png: not a readable image"):
+    with pytest.raises(UserError, match="1.png: not a readable picture .*replace it, or remove its annotations"):
         data.train[0]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from simmim_lite.evidence import compare, pairs, published, sides, summaries
 from simmim_lite.evidence.doublings import doublings
+from simmim_lite.evidence.records import SCORES
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,19 @@ def test_a_panel_a_kind_with_axes_of_its_own(study, evidence) -> None:
     units = {figure.layout.yaxis.title.text, figure.layout.yaxis2.title.text}
     assert len(units) == 2, "the two kinds measure different quantities"
     assert all("(" in unit for unit in units)
+
+
+def test_runs_without_a_score_are_said_to_have_none(evidence) -> None:
+    """As those on a flat folder, which has no labels."""
+    rows = [
+        {name: None if name.split("_")[0] in SCORES else x for name, x in row.items()} for row in evidence["shipped"]
+    ]
+    for others in (evidence, {}):
+        for study, measure in (("data-scale", "score"), ("proxy", "val_loss")):
+            figure = compare.figure(study, others | {"yours": rows}, measure)
+            text = str(figure.layout.title.text) + titles(figure)
+            assert "no score: their pictures have no labels" in text, (study, measure)
+    assert "Your runs" in titles(compare.figure("data-scale", evidence | {"yours": rows}))
 
 
 def test_your_runs_get_a_panel_and_the_guess(evidence) -> None:
@@ -77,7 +91,7 @@ def test_relative_lines_begin_at_nothing(study, evidence) -> None:
 
 def test_verdicts_by_kind() -> None:
     claims = sides.claims()
-    assert list(claims) == ["published", "shipped, CIFAR-10", "shipped, scenes"]
+    assert list(claims) == ["published", "shipped, CIFAR-10 (design data)", "shipped, scenes (design data)"]
     table = summaries.claims_table(claims, ("C1", "C2")).data[0].cells.values
     assert len(table[0]) == 6
     assert [cell for cell in table[0] if cell] == ["<b>C1</b>", "<b>C2</b>"]

@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from child_processes import PATIENCE
 from detecting import SMALL, US, detection, folder  # noqa: F401 (fixtures)
 
 from simmim_lite.data import coco
-from simmim_lite.data.coco import decode, open_coco
+from simmim_lite.data.coco import decode_mask, open_coco
 from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model
 from simmim_lite.training import loop as loop_module
@@ -148,7 +149,7 @@ def test_two_processes_hold_the_same_network(folder, tmp_path):
     path = tmp_path / "two.py"
     path.write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*launch, str(path), folder], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*launch, str(path), folder], capture_output=True, text=True, timeout=PATIENCE)
     assert "processes 2 True True done 7" in done.stdout, done.stderr[-2000:]
 
 
@@ -193,7 +194,7 @@ def test_the_truth_scores_one(folder, monkeypatch):
     assert [e["file"] for e in parts["examples"]] == split.files[:6]
     first, known = parts["examples"][0], split[0]
     assert first["labels"] == (known.labels - 1).tolist() and np.allclose(first["boxes"], known.boxes)
-    mask = decode({"size": first["size"], "counts": first["masks"][0]}, (32, 32))
+    mask = decode_mask({"size": first["size"], "counts": first["masks"][0]}, (32, 32))
     assert np.array_equal(mask, known.masks[0])
 
 

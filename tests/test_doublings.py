@@ -1,11 +1,11 @@
-"""Doublings of the length, the turning point of Omega, and claim C7 on made-up runs whose answer is known."""
+"""Doublings of the length, and the turning point of Omega, on made-up runs whose answer is known."""
 
 import math
 
 import numpy as np
 import pytest
 
-from simmim_lite.evidence.doublings import doublings, finding, omega, turning_point
+from simmim_lite.evidence.doublings import doublings, omega, turning_point
 
 
 def run(steps: int, val_loss: float, linear: float | None, *, images: int = 64, seed: int = 0, model="m") -> dict:
@@ -53,30 +53,3 @@ def test_no_turning_point(rises) -> None:
     """One class alone, or an event that grows rarer with Omega."""
     assert turning_point(events([1e4, 1e5, 1e7, 1e8], rises)) is None
     assert turning_point([]) is None
-
-
-def cells(scores: list[float], rise: float = 0.1) -> list[dict]:
-    """A cell a score: the loss rises by `rise` and the score changes by that much."""
-    rows = []
-    for seed, change in enumerate(scores):
-        rows += [run(250, 0.5, 0.5, seed=seed), run(500, 0.5 + rise, 0.5 + change, seed=seed)]
-    return rows
-
-
-def test_finding_counts_rises_that_cost_nothing() -> None:
-    found = finding(cells([0.1, -0.1, 0.1, 0.1]))
-    assert (found.effect, found.n) == (0.75, 4)
-    assert found.low < 0.75 < found.high
-    assert "rose in 4, of which 3 did not lower the score: 75 %" in found.evidence
-    assert "linear probe" in found.evidence
-
-
-def test_finding_where_nothing_rises() -> None:
-    found = finding(cells([0.1, 0.1], rise=-0.1))
-    assert found.open
-    assert "never rose" in found.evidence
-
-
-def test_finding_without_doublings_or_scores() -> None:
-    assert "twice that length" in finding([run(250, 0.5, 0.1)]).evidence
-    assert "transfer score" in finding([run(250, 0.5, None)]).evidence

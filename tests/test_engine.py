@@ -5,13 +5,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import joblib
 import pytest
+from child_processes import INTERRUPTED, PATIENCE, interrupt, interruptible, session, until
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
+from simmim_lite.processes import deaf_to_interrupts
 from simmim_lite.studies import engine, workers
 from simmim_lite.studies.engine import study
 from simmim_lite.studies.grids import STUDIES, TIERS, grid
@@ -47,21 +49,24 @@ def finished(tmp_path_factory):
 
 def test_grids_hold_what_the_studies_need() -> None:
     everything = grid("all", "quick")
-    assert len(everything) == len(set(everything)) == 2 * 2 * (1 + 3 + 4)
+    assert len(everything) == len(set(everything)) == 5 * (2 * (1 + 2 * 2) + 1)
     for name in STUDIES:
         assert set(grid(name, "quick")) <= set(everything)
     assert set(grid("proxy", "quick")) == set(everything)
     cells = {(r.model, r.images) for r in grid("data-scale", "quick", seeds=1) if r.steps}
-    assert cells == {(m, n) for m in TIERS["quick"].models for n in (64, 1024, 16384)}
-    assert {r.steps for r in grid("schedule", "quick")} == {0, 250, 500, 1000}
+    assert cells == {(m, n) for m in TIERS["quick"].models for n in (16, 16384)} | {("swinv2_atto", 1024)}
+    assert {r.steps for r in grid("schedule", "quick")} == {0, 250, 500}
+    assert {r.images for r in grid("schedule", "quick")} == {16, 16384}
     assert {r.seed for r in grid("all", "quick", seeds=[7, 9])} == {7, 9}
+    assert {r.seed for r in everything} == set(range(200, 205))
+    assert {(r.lr, r.eval_every, r.probe_labels, r.probe_test) for r in everything} == {(6e-3, 125, 3000, 4096)}
 
 
 def test_levels_shrink_to_the_source() -> None:
-    assert {r.images for r in grid("data-scale", "quick", available=700)} == {64, 700}
-    assert {r.images for r in grid("data-scale", "quick", available=20000)} == {64, 1024, 16384}
-    assert {r.images for r in grid("all", "quick", available=50)} == {50}
-    assert {r.images for r in grid("all", "quick", available=1025)} == {64, 1025}, "1,024 of 1,025 is no other level"
+    assert {r.images for r in grid("data-scale", "quick", available=700)} == {16, 700}
+    assert {r.images for r in grid("data-scale", "quick", available=20000)} == {16, 1024, 16384}
+    assert {r.images for r in grid("all", "quick", available=30)} == {30}
+    assert {r.images for r in grid("all", "quick", available=1025)} == {16, 1025}, "1,024 of 1,025 is no other level"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,9 @@ def test_levels_shrink_to_the_source() -> None:
         (lambda: grid("all", "quick", seeds=0), "seeds is 0"),
         (lambda: study(data="scene", runs_dir="unused"), "unknown data 'scene': did you mean 'scenes'"),
         (lambda: study(precision="bf61", runs_dir="unused"), "unknown precision 'bf61'"),
-        (lambda: study(workers=0, runs_dir="unused"), "workers is 0"),
+        (lambda: study(workers=-1, runs_dir="unused"), "workers is -1"),
+        (lambda: study(seed=1), "unknown field of StudyOptions 'seed': did you mean 'seeds'"),
+        (lambda: study(tier="shipped"), "tier shipped trains nothing"),
         (lambda: study(device="tpu", runs_dir="unused"), "unknown device 'tpu'"),
     ],
 )
@@ -101,14 +108,10 @@ def test_killed_and_started_again_gives_the_same_numbers(finished, tmp_path) -> 
         [*COMMAND, "--runs-dir", str(tmp_path)], stderr=subprocess.DEVNULL, start_new_session=True
     )
     records = tmp_path / "records"
-    limit = time.monotonic() + 120
-    while len(list(records.glob("*.json"))) < 3 and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.02)
+    until(lambda: list(records.glob("*.json")), process)
     process.kill()
     process.wait()
-    while _session_lives(process.pid) and time.monotonic() < limit:
-        time.sleep(0.1)
-    assert not _session_lives(process.pid), "workers outlived the study"
+    until(lambda: not session(process.pid))  # no worker outlives the study
     before = len(list(records.glob("*.json")))
     assert 0 < before < len(grid("all", "smoke"))
     done = subprocess.run([*COMMAND, "--workers", "1", "--runs-dir", str(tmp_path)], capture_output=True, text=True)
@@ -116,12 +119,6 @@ def test_killed_and_started_again_gives_the_same_numbers(finished, tmp_path) -> 
     assert f"{len(grid('all', 'smoke')) - before} trained now, 0 failed" in done.stdout
     assert numbers(tmp_path) == numbers(finished[0])
     assert not list(tmp_path.rglob(".*.json.*"))
-
-
-def _session_lives(session: int) -> bool:
-    """Whether any process of a session is left."""
-    found = subprocess.run(["ps", "-s", str(session), "-o", "pid="], capture_output=True, text=True)
-    return bool(found.stdout.strip())
 
 
 def test_two_processes_share_the_work(finished, tmp_path) -> None:
@@ -133,22 +130,33 @@ def test_two_processes_share_the_work(finished, tmp_path) -> None:
     assert [call.returncode for call in calls] == [0, 0], outputs
     trained = [int(re.search(r"(\d+) trained now", out).group(1)) for out, _ in outputs]
     assert sum(trained) == len(grid("all", "smoke"))
+    assert [err.count("data: ") for _, err in outputs] == [1, 1], "the data is said once, and not by each worker"
     assert numbers(tmp_path) == numbers(finished[0])
 
 
 def test_ctrl_c_is_one_line_and_keeps_what_is_finished(tmp_path) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "--runs-dir", str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    limit = time.monotonic() + 120
-    while not list((tmp_path / "records").glob("*.json")) and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, errors
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True, "preexec_fn": interruptible}
+    process = subprocess.Popen([*COMMAND, "--runs-dir", str(tmp_path)], **options)
+    until(lambda: list((tmp_path / "records").glob("*.json")), process)
+    interrupt(process)
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode in INTERRUPTED, errors
     assert re.search(r"interrupted: \d+ of \d+ runs are finished and kept", errors)
     assert "Traceback" not in errors
     assert load(tmp_path)
+
+
+def _heard(_: int) -> tuple[bool, int]:
+    """In a worker: whether Ctrl-C is kept from it, and its number."""
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()), os.getpid()
+
+
+def test_workers_do_not_hear_ctrl_c() -> None:
+    """A terminal sends it to them too, and one that still imports would add its traceback to the one line."""
+    with deaf_to_interrupts():
+        found = joblib.Parallel(n_jobs=2, backend="loky", return_as="generator")(map(joblib.delayed(_heard), range(4)))
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "we do"
+    assert all(deaf and pid != os.getpid() for deaf, pid in found)
 
 
 def test_one_bad_job_does_not_stop_the_others(tmp_path, monkeypatch) -> None:
@@ -164,8 +172,8 @@ def test_one_bad_job_does_not_stop_the_others(tmp_path, monkeypatch) -> None:
 
 def test_the_writability_check_leaves_nothing_behind(tmp_path) -> None:
     """It is tried where a folder is: two studies that start together do not take the folder from each other."""
-    engine._check_writable(tmp_path / "a" / "b")
+    engine.check_writable(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*file/runs: .*--runs-dir"):
-        engine._check_writable(tmp_path / "file" / "runs")
+        engine.check_writable(tmp_path / "file" / "runs")

@@ -56,7 +56,14 @@ def test_a_reference_of_the_same_precision_goes_first():
 
 @pytest.mark.parametrize(
     ("curve", "overfit"),
-    [([0.5, 0.3, 0.3039], False), ([0.5, 0.3, 0.3041], True), ([0.5, 0.4, 0.3], False), ([0.3], False)],
+    [
+        ([0.6, 0.5, 0.3, 0.3039], False),
+        ([0.6, 0.5, 0.3, 0.3041], True),
+        ([0.3, 0.3041], True),
+        ([0.6, 0.5, 0.4, 0.3], False),
+        ([0.5, 0.4, 0.3], None),
+        ([0.3], None),  # the lowest may have been missed
+    ],
 )
 def test_overfit_by_its_own_curve(curve, overfit):
     (row,) = rec.table([record(val=curve[-1], curve=curve)])

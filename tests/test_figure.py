@@ -1,18 +1,14 @@
-"""figure.py: a figure shows the bundle that plotly's renderers make, without importing them; no scipy for intervals."""
+"""figure.py: a figure shows the bundle that plotly's renderers make, without importing them."""
 
 import json
 import os
 import subprocess
 import sys
 
-import numpy as np
 import plotly.graph_objects as go
-import pytest
 from plotly.io._renderers import renderers
-from scipy.stats import t as student
 
 from simmim_lite.evidence import drawing, figure
-from simmim_lite.evidence.intervals import BOOTSTRAP_FROM, T_QUANTILES, paired_interval
 from simmim_lite.lab import charts
 
 IN_A_KERNEL = """
@@ -71,11 +67,3 @@ def test_a_slider_shows_one_figure_at_a_time() -> None:
         assert layout["title"]["text"] == f"{n + 1} of them"
         assert layout["xaxis"]["range"] == list(parts[n + 1].layout.xaxis.range)
     assert charts.slider(parts, "how many").layout.title.text == "3 of them"
-
-
-@pytest.mark.parametrize("n", range(2, BOOTSTRAP_FROM))
-def test_t_quantiles_are_scipys(n: int) -> None:
-    assert T_QUANTILES[n - 1] == pytest.approx(student.ppf(0.975, n - 1), rel=1e-8)
-    values = np.arange(n) ** 1.5
-    low, high = student.interval(0.95, n - 1, values.mean(), values.std(ddof=1) / n**0.5)
-    assert paired_interval(values) == pytest.approx((values.mean(), low, high))

@@ -46,7 +46,7 @@ def test_its_mask_and_numbers_are_the_librarys() -> None:
         ({"strategy": "blocks"}, "did you mean 'block'"),
         ({"network": "foto"}, "photos"),
         ({"tab": "windoes"}, "did you mean 'windows'"),
-        ({"picture": "nowhere.jpg"}, "nowhere.jpg: no such file"),
+        ({"picture": "nowhere.jpg"}, "nowhere.jpg: no picture that can be read .no such file"),
         ({"picture": b"not a picture"}, "no picture that can be read"),
     ],
 )

@@ -6,17 +6,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
+from child_processes import session, until
 from PIL import Image
 from trees import image_tree
 
 from simmim_lite.cli import main
-from simmim_lite.data import manifests, packing, packs
+from simmim_lite.data import manifests, packing, packs, verifying
 from simmim_lite.data.packing import Settings, pack
 from simmim_lite.data.pictures import open_pictures
 from simmim_lite.data.sources import open_data
@@ -83,7 +84,7 @@ def test_a_pack_lists_what_its_folder_lists(tree, packed) -> None:
 def _reads(shelf, i: int):
     try:
         return shelf.picture(i)
-    except OSError:
+    except UserError:
         return None
 
 
@@ -145,73 +146,167 @@ def _without_one(folder: Path) -> None:
     (folder / "pack.json").write_text(json.dumps(info | {"listed": info["listed"] - 1}))
 
 
-def _flip_a_byte(path: Path, at: int) -> None:
+def test_a_whole_pack_verifies(packed) -> None:
+    assert verifying.verify(packed, workers=1) == []
+
+
+def _flip(path: Path, *places: int) -> None:
+    """One wrong bit at each of these bytes."""
     content = bytearray(path.read_bytes())
-    content[at] ^= 1
+    for at in places:
+        content[at] ^= 1
     path.write_bytes(content)
 
 
-def test_a_whole_pack_verifies(packed) -> None:
-    assert packs.verify(packed, workers=1) == []
+def _edit(folder: Path, name: str, row: int, value: object) -> None:
+    """Another value in a row of the index."""
+    column = np.load(folder / "index" / f"{name}.npy")
+    column[row] = value
+    np.save(folder / "index" / f"{name}.npy", column)
 
 
-def test_a_flipped_byte_is_found_and_named(copy) -> None:
+def _twice(shard: Path) -> None:
+    """A tar that says the same key twice: WebDataset would see the picture twice."""
+    with tarfile.open(shard) as tar:
+        member = tar.getmembers()[1]
+        with tarfile.open(shard, "a") as more:
+            more.addfile(member, tar.extractfile(member))
+
+
+def _without(path: Path, at: int) -> None:
+    """One byte less, in the middle."""
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + content[at + 1 :])
+
+
+S, R = "train-00001.tar", 20  # the shard that is damaged, and the first of its twenty rows
+
+
+@pytest.mark.parametrize(
+    ("damage", "lines"),
+    [  # START, NAME: of the fourth picture of S; END: of its last
+        (lambda f, at, end: _flip(f / S, at[3] + 100), ["changed bytes: NAME in S, at byte START"]),
+        (lambda f, at, end: _flip(f / S, at[3] - 500), ["changed bytes: byte {-500} of S, in the header of NAME"]),
+        (lambda f, at, end: _flip(f / S, at[3] - 1024), ["changed bytes: byte {-1024} of S, in the class of NAME"]),
+        (
+            lambda f, at, end: _flip(f / S, at[3] - 1500, at[3] - 1400),  # name, size
+            ["changed bytes: bytes {-1500} to {-1400} of S, in the header of the class of NAME"],
+        ),
+        (
+            lambda f, at, end: _flip(f / S, at[4] - 1537),
+            ["changed bytes: byte {next-1} of S, in what fills up the last block of NAME"],
+        ),
+        (lambda f, at, end: _flip(f / S, end + 600), ["changed bytes: byte {END+600} of S, after its last picture"]),
+        (lambda f, at, end: _flip(f / S, 0), ["changed bytes: byte 0 of S, in the header of the class of FIRST"]),
+        (
+            lambda f, at, end: os.truncate(f / S, at[3] + 10),
+            [
+                "damaged shard: S has {10} bytes, LENGTH expected; from NAME, at byte START, on, 17 of its 20 pictures "
+                "are not where the index has them"
+            ],
+        ),
+        (lambda f, at, end: os.truncate(f / S, end), ["damaged shard: S has {END} bytes, LENGTH expected"]),
+        (
+            lambda f, at, end: _without(f / S, at[3]),
+            ["damaged shard: S has {LENGTH-1} bytes, LENGTH expected; from NAME, at byte START, on, 17 of its 20"],
+        ),
+        (lambda f, at, end: _twice(f / S), ["changed bytes: bytes {END}"]),
+        (
+            lambda f, at, end: shutil.copy(f / "train-00002.tar", f / S),
+            ["damaged shard: S has the content of train-00002"],
+        ),
+        (lambda f, at, end: (f / S).unlink(), ["missing shard: S"]),
+        (lambda f, at, end: shutil.copy(f / S, f / "train-99999.tar"), ["extra shard: train-99999.tar"]),
+        (lambda f, at, end: _edit(f, "offset", R + 3, 5120), ["index: row 23, NAME, does not fit S, which is whole"]),
+        (lambda f, at, end: _edit(f, "size", R + 3, 77), ["index: row 23, NAME, does not fit S, which is whole"]),
+        (lambda f, at, end: _edit(f, "labels", R + 3, -1), ["index: its arrays are not those that"]),
+        (lambda f, at, end: _edit(f, "labels", R + 3, 4), ["index: its arrays", "index: row 23, NAME, does not fit S"]),
+        (lambda f, at, end: _edit(f, "digest", R + 3, 4), ["index: its arrays", "index: row 23, NAME, does not fit S"]),
+        (
+            lambda f, at, end: _edit(f, "split", R + 3, 1),
+            ["index: its arrays", "index: row 23, NAME, is of split val in a shard of another"],
+        ),
+        (
+            lambda f, at, end: _edit(f, "ids", R + 3, 5),
+            ["index: its arrays", "wrong id: 0000000000000005 is not that of NAME"],
+        ),
+        (lambda f, at, end: _edit(f, "names", R + 3, b"x.jpg"), ["index: its arrays", "wrong id: "]),
+    ],
+)  # fmt: skip
+def test_whatever_is_damaged_is_named_once(copy, damage, lines) -> None:
+    """One wrong bit is one line, not one for each picture that a reader of tars loses by it."""
     ours = packs.open_pack(copy)
-    shard = copy / ours.info["shards"][1]["name"]
-    i = int(np.flatnonzero(np.asarray(ours.columns["shard"]) == 1)[3])
-    _flip_a_byte(shard, int(ours.columns["offset"][i]) + 100)
-    assert packs.verify(copy, workers=1) == [
-        f"changed bytes: {ours.name(i)} in {shard.name}, at byte {ours.columns['offset'][i]:,}"
-    ]
-
-
-def test_a_flipped_byte_outside_of_pictures_is_found(copy) -> None:
-    ours = packs.open_pack(copy)
-    shard = copy / ours.info["shards"][0]["name"]
-    [line] = packs.verify(copy, workers=1) or [""]
-    assert line == ""
-    _flip_a_byte(shard, 512)  # the class of the first picture
-    [line] = packs.verify(copy, workers=1)
-    assert line.startswith(f"changed bytes: in {shard.name}, outside of its pictures")
-    _flip_a_byte(shard, 20)  # a header, whose own sum tells
-    assert any(shard.name in line for line in packs.verify(copy, workers=1))
-
-
-def test_missing_extra_and_short_shards_are_named(copy, capsys) -> None:
-    names = [shard["name"] for shard in packs.open_pack(copy).info["shards"]]
-    (copy / names[0]).unlink()
-    shutil.copy(copy / names[1], copy / "train-99999.tar")
-    os.truncate(copy / names[2], 5000)
-    lines = packs.verify(copy, workers=1)
-    assert f"missing shard: {names[0]}" in lines and "extra shard: train-99999.tar" in lines
-    assert any(line.startswith(f"damaged shard: {names[2]}") or names[2] in line for line in lines)
-    assert main(["data", "verify", str(copy)]) == 2
-    said = capsys.readouterr()
-    assert names[0] in said.out and said.err.count("\n") == 1 and "see above" in said.err
+    rows = np.flatnonzero(np.asarray(ours.columns["shard"]) == 1)
+    assert rows[0] == R and ours.info["shards"][1]["name"] == S and ours.columns["size"][rows].all()
+    at = [int(ours.columns["offset"][i]) for i in rows]
+    end = at[-1] + -(-int(ours.columns["size"][rows[-1]]) // 512) * 512
+    length, name, first = (copy / S).stat().st_size, ours.name(rows[3]), ours.name(rows[0])
+    damage(copy, at, end)
+    found = sorted(verifying.verify(copy, workers=1))
+    places = {
+        "{next-1}": at[4] - 1537,
+        "{END+600}": end + 600,
+        "{END}": end,
+        "{LENGTH-1}": length - 1,
+        "LENGTH": length,
+    }
+    places |= {f"{{{n}}}": at[3] + n for n in (-500, -1024, -1500, -1400, 10)} | {"START": at[3]}
+    for line, said in zip(sorted(lines), found, strict=True):
+        for word, number in places.items():
+            line = line.replace(word, f"{number:,}")
+        line = line.replace("NAME", name).replace("FIRST", first).replace(" S", f" {S}")
+        assert said.startswith(line)
 
 
 def test_a_duplicated_id_is_named(copy) -> None:
-    ids = np.load(copy / "index" / "ids.npy")
-    ids[7] = ids[3]
-    np.save(copy / "index" / "ids.npy", ids)
     ours = packs.open_pack(copy)
-    lines = packs.verify(copy, workers=1)
-    for row in (3, 7):
-        assert f"duplicated id: {ids[3]:016x} of {ours.name(row)} (row {row} of the index)" in lines
+    twice = int(ours.columns["ids"][3])
+    _edit(copy, "ids", 7, twice)
+    lines = [f"duplicated id: {twice:016x} of {ours.name(row)} (row {row} of the index)" for row in (3, 7)]
+    assert verifying.verify(copy, workers=1)[:2] == lines
 
 
-def test_a_picture_twice_in_a_shard_is_named(copy) -> None:
-    """Its tar says the same key twice: WebDataset would see the picture twice."""
-    import tarfile
+@pytest.mark.parametrize(
+    ("edit", "line"),
+    [
+        (lambda f, info: _edit(f, "shard", 3, 99), "index/shard.npy: damaged (row 3 is 99, and 0 to 3 can be)"),
+        (lambda f, info: _edit(f, "offset", 3, -1), "index/offset.npy: damaged (row 3 is -1"),
+        (lambda f, info: _edit(f, "labels", 3, 5), "index/labels.npy: damaged (row 3 is 5, and -1 to 4 can be)"),
+        (lambda f, info: os.truncate(f / "index" / "ids.npy", 200), "index/ids.npy: damaged ("),
+        (lambda f, info: _flip(f / "index" / "ids.npy", 2), "index/ids.npy: damaged ("),
+        (lambda f, info: np.save(f / "index" / "ids.npy", np.zeros(80)), "index/ids.npy: damaged (it holds float64"),
+        (lambda f, info: np.save(f / "index" / "ids.npy", np.zeros(3)), "index/ids.npy: damaged (float64 (3,), and 80"),
+        (lambda f, info: (f / "index" / "ids.npy").unlink(), "no index/ids.npy in it"),
+        (lambda f, info: os.truncate(f / "pack.json", 100), "pack.json: damaged (Expecting"),
+        (lambda f, info: info.pop("classes"), "pack.json: damaged (it has no 'classes')"),
+        (lambda f, info: info["shards"][0].update(name="../x.tar"), "pack.json: damaged (shard '../x.tar' is no file"),
+        (lambda f, info: info["shards"].pop(), "index/shard.npy: damaged (row 60 is 3, and 0 to 2 can be)"),
+    ],
+)  # fmt: skip
+def test_an_index_that_cannot_be_read_is_one_line(copy, edit, line, capsys) -> None:
+    info = json.loads((copy / "pack.json").read_text())
+    before = json.dumps(info)
+    edit(copy, info)
+    if json.dumps(info) != before:
+        (copy / "pack.json").write_text(json.dumps(info))
+    assert main(["data", "verify", str(copy)]) == 2
+    said = capsys.readouterr().err
+    assert line in said and said.count("\n") == 1
+    with pytest.raises(UserError, match="damaged|no finished pack"):
+        open_data(f"packed:{copy}", 32)
 
-    shard = copy / "train-00001.tar"
-    with tarfile.open(shard) as tar:
-        member = tar.getmembers()[1]
-        content = tar.extractfile(member)
-        with tarfile.open(shard, "a") as more:
-            more.addfile(member, content)
-    lines = packs.verify(copy, workers=1)
-    assert f"duplicated id: {member.name.partition('.')[0]} twice in {shard.name}" in lines
+
+def test_all_are_counted_and_twenty_named(packed, tmp_path, capsys) -> None:
+    """One shard of fifty pictures, each of which has changed."""
+    tree = image_tree(tmp_path / "tree", 2, 25, 5)
+    pack(f"imagefolder:{tree}", tmp_path / "pack", settings=Settings(short_side=64), workers=1)
+    ours = packs.open_pack(tmp_path / "pack")
+    rows = np.flatnonzero(np.asarray(ours.columns["shard"]) == 0)
+    _flip(tmp_path / "pack" / "train-00000.tar", *(int(ours.columns["offset"][i]) + 9 for i in rows))
+    assert main(["data", "verify", str(tmp_path / "pack"), "--workers", "1"]) == 2
+    said = capsys.readouterr()
+    assert said.out.count("changed bytes: train/") == 20 and said.out.endswith("changed bytes: 30 more\n")
+    assert said.err.count("\n") == 1 and "pack: 50 problems, see above" in said.err
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -219,23 +314,24 @@ def test_killed_it_goes_on_with_the_same_bytes(tree, packed, tmp_path, workers) 
     """Killed with SIGKILL once a shard is there; nothing that was whole is written again."""
     out = tmp_path / "killed"
     code = (
-        "import sys, time; from simmim_lite.data import packing\n"
+        "import pathlib, time; from simmim_lite.data import packing\n"
         "real = packing._encoded\n"
-        "packing._encoded = lambda *a: (time.sleep(.02), real(*a))[1]\n"
+        "def encoded(*a):\n"
+        f"    if list(pathlib.Path({str(out)!r}).glob('columns/*.npz')): time.sleep(9999)\n"  # until it is killed
+        "    return real(*a)\n"
+        "packing._encoded = encoded\n"
         f"packing.pack('imagefolder:{tree}', {str(out)!r}, workers={workers},\n"
         "    settings=packing.Settings(short_side=64, shard_pictures=20))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(out.glob("columns/*.npz")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
+    until(lambda: list(out.glob("columns/*.npz")), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    until(lambda: not session(process.pid))  # what the killed one started ends with it
     whole = {path.stem: (out / path.stem).stat().st_mtime_ns for path in out.glob("columns/*.npz")}
     assert whole and not packs.is_pack(out)
     with pytest.raises(UserError, match="no pack.json in it, so it is no finished pack"):
         packs.open_pack(out)
-    time.sleep(1)  # what the killed one started ends with it
     pack(f"imagefolder:{tree}", out, settings=FEW, workers=1)
     assert all((out / name).stat().st_mtime_ns == when for name, when in whole.items())
     assert _content(out) == _content(packed)

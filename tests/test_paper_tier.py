@@ -4,20 +4,42 @@ import csv
 import json
 from collections import Counter
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from simmim_lite import cli, studies
 from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
 from simmim_lite.model.sizes import SIZES
-from simmim_lite.studies import costs, engine, full_size, speed
+from simmim_lite.studies import costs, engine, full_size, parameters, speed
 from simmim_lite.studies.grids import STUDIES, TIERS, grid, tunings
 from simmim_lite.training.run import record_path
 
 TWO = "imagefolder:one + imagefolder:two"
+
+
+@pytest.fixture
+def whole(monkeypatch) -> None:
+    """Both sources of TWO, as if they were there with all their pictures."""
+    for module in (engine, costs, parameters):
+        monkeypatch.setattr(module, "images_of", lambda data: WHOLE if "+" in data else {})
+    monkeypatch.setattr(engine, "check_sides", lambda *_: None)
+
+
+WHOLE = {"available": full_size.LEVELS[-1], "second_available": full_size.WHOLE_22K}
+
+
+def folder(place: Path, count: int, side: int) -> str:
+    """A source of so many pictures in two classes."""
+    for k in range(count):
+        path = place / f"c{k % 2}" / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (side, side), (k % 256, 0, 0)).save(path)
+    return f"imagefolder:{place}"
 
 
 def call(capsys, *words: str) -> tuple[int, str, str]:
@@ -173,7 +195,7 @@ def test_wrong_input_is_one_line(words: list[str], line: str, capsys, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_the_dry_run_shows_the_cost_and_what_it_rests_on(capsys, tmp_path, monkeypatch) -> None:
+def test_the_dry_run_shows_the_cost_and_what_it_rests_on(capsys, tmp_path, monkeypatch, whole) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["study", "all", "--tier", "paper", "--dry-run", "--gpus", "8", "--images-per-second", "base=900"]
     status, out, _ = call(capsys, *words)
@@ -182,15 +204,46 @@ def test_the_dry_run_shows_the_cost_and_what_it_rests_on(capsys, tmp_path, monke
     assert table[0].split()[:3] == ["model", "size", "runs"] and "days on 8 GPUs" in table[0]
     assert [line.split()[0] for line in table[1:7]] == ["small", "base", "large", "huge", "giant", "all"]
     assert "11,484,375" in table[6] and "ZFLOP" in table[6] and "0 of 63" in table[6]
-    for said in ("18,375,000", "by the images a second that you gave", "unknown in the paper", "12 of these runs"):
+    for said in ("18,375,000", "by the images a second that you gave", "unknown in the paper", "data: none is given"):
         assert said in out
     _, out, _ = call(capsys, "study", "all", "--tier", "paper", "--dry-run", "--data", TWO)
     assert "GPU hours: unknown; give --images-per-second" in out and "a second source" not in out
+    assert "data: none" not in out and "0 of 63" in out
 
 
-def test_any_tier_has_a_table_for_gpus_and_notebooks_have_tier_papers(tmp_path) -> None:
+def test_a_folder_is_looked_at_first_and_its_levels_are_the_studys(capsys, tmp_path, monkeypatch) -> None:
+    """The dry run, the lines of --commands and the refusal count the same runs, of as many images as there are."""
+    monkeypatch.chdir(tmp_path)
+    words = ["study", "all", "--tier", "paper", "--data", folder(Path("few"), 20, 200)]
+    status, out, errors = call(capsys, *words, "--dry-run")
+    assert status == 0, errors
+    assert "0 of 15" in out.splitlines()[6]
+    last = out.splitlines()[-1]
+    assert "few holds 16 training images: in place of" in last and "the level of 14,197,122 images is left out" in last
+    assert "63" not in out and "12 of these runs" not in out
+    status, out, _ = call(capsys, *words, "--commands")
+    found = [part for line in out.splitlines() for part in line.split(" && ")]
+    assert status == 0 and len(found) == 15 and all("--images=16 " in line for line in found)
+    if not torch.cuda.is_available():
+        assert "15 runs" in call(capsys, *words, "--no-notebooks")[2]
+    status, _, errors = call(capsys, *words, "--no-notebooks", "--device", "cpu")
+    assert status == 2 and errors.count("\n") == 1
+    for said in ("cannot run on this machine's processor: about", "years on", "GB of memory"):
+        assert said in errors
+    assert {path.name for path in tmp_path.iterdir()} == {"few"}
+
+
+@pytest.mark.parametrize("how", ["--dry-run", "--commands", "--device=cpu"])
+def test_pictures_that_are_too_small_are_refused_first(how: str, capsys, tmp_path) -> None:
+    words = ["study", "all", "--tier", "paper", "--data", folder(tmp_path / "small", 12, 40), "--runs-dir", tmp_path]
+    status, out, errors = call(capsys, *words, how)
+    assert (status, out, errors.count("\n")) == (2, "", 1)
+    assert "small holds pictures of at most 40 px" in errors and "tier paper trains at 192 px" in errors
+
+
+def test_any_tier_has_a_table_for_gpus_and_notebooks_have_tier_papers(tmp_path, whole) -> None:
     text = studies.collecting.dry_run("all", tier="quick", runs_dir=tmp_path, on={"assume": "0.1@10"})
-    assert "GPU hours: assuming 10 %" in text and "12,760" in text and "unknown in the paper" not in text
+    assert "GPU hours: assuming 10 %" in text and "13,140" in text and "unknown in the paper" not in text
     rows = studies.preview("data-scale", tier="paper", runs_dir=tmp_path)
     assert rows[-1]["runs"] == "21" and rows[-1]["GPU hours"] == "–"
     run = grid("all", "paper", data=TWO)[0]
@@ -200,12 +253,12 @@ def test_any_tier_has_a_table_for_gpus_and_notebooks_have_tier_papers(tmp_path) 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_nothing_is_started(capsys, tmp_path) -> None:
+def test_without_a_gpu_nothing_is_started(capsys, tmp_path, whole) -> None:
     speed.keep(tmp_path, {"swinv2_base": 900.0}, "GPU", 192, "bf16")
     words = ["study", "all", "--tier", "paper", "--no-notebooks", "--data", TWO, "--runs-dir", tmp_path]
     status, out, errors = call(capsys, *words)
     assert (status, out, errors.count("\n")) == (2, "", 1)
-    for said in ("needs GPUs", "63 runs", "11,484,375 steps", "ZFLOP", "GPU hours", "--dry-run", "--device cpu"):
+    for said in ("needs GPUs", "63 runs", "11,484,375 steps", "ZFLOP", "GPU hours", "--dry-run"):
         assert said in errors
     assert sorted(p.name for p in tmp_path.iterdir()) == ["machine.json", "machine.json.lock"]
 
@@ -215,7 +268,6 @@ def test_started_it_prints_the_cost_takes_two_sources_and_trains(tmp_path, capsy
     from dataclasses import replace
 
     import numpy as np
-    from PIL import Image
 
     rng = np.random.default_rng(0)
     for name, count in (("one", 12), ("two", 24)):
@@ -231,7 +283,7 @@ def test_started_it_prints_the_cost_takes_two_sources_and_trains(tmp_path, capsy
     recipe = replace(recipe, target_window=None, warmup_steps=2, eval_every=4, val_images=4, val_masks=1)
     small = replace(
         TIERS["paper"], models=("swinv2_atto", "swinv2_femto"), images=(6, 12), second_images=(24,), lengths=(4, 8),
-        recipe=recipe, lr={}, by_size={}, schedule_images=(6, 12, 24), holes=frozenset({("swinv2_femto", 6)}),
+        recipe=recipe, lr={}, by_size={}, holes=frozenset({("swinv2_femto", 6)}),
     )  # fmt: skip
     monkeypatch.setitem(TIERS, "paper", small)
     data = f"imagefolder:{tmp_path / 'one'} + imagefolder:{tmp_path / 'two'}"

@@ -38,7 +38,7 @@ def four(folder) -> dict:
 @pytest.fixture(scope="module")
 def quartet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("four")
-    return run_team(4, four, folder, seconds=600)[0], folder
+    return run_team(4, four, folder)[0], folder
 
 
 def on_two(folder) -> dict:
@@ -93,7 +93,7 @@ def deep(folder) -> list[dict]:
 
 def test_a_network_as_deep_as_the_giant(tmp_path) -> None:
     """Sharded, recomputed, in two parts: fp32 as one process; bf16 as close to DDP's as rounding lets it."""
-    full, fsdp, ddp = run_team(2, deep, tmp_path, seconds=900)[0]
+    full, fsdp, ddp = run_team(2, deep, tmp_path)[0]
     np.testing.assert_allclose(losses(full), losses(go(tmp_path / "alone", run=DEEP)), atol=1e-5, rtol=0)
     half = replace(DEEP, precision="bf16")
     own = losses(go(tmp_path / "half", run=half))

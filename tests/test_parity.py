@@ -9,18 +9,22 @@ import numpy as np
 import pytest
 import timm
 import torch
+import transformers
 from random_weights import assert_blocks_act, random_model, small_model
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from transformers import Swinv2Config, Swinv2ForMaskedImageModeling, Swinv2Model
 
+from simmim_lite.model.layouts import hf_block_names, to_hf, to_timm
 from simmim_lite.model.masking import MaskGenerator
 from simmim_lite.model.simmim import create_model
 from simmim_lite.model.sizes import PAPER
-from simmim_lite.model.weights import _to_hf, _to_timm, load_weights, save_weights
+from simmim_lite.model.weights import load_weights, save_weights
 
 TOLERANCE = 1e-5
 MOVED = {"pretrained_window_sizes": (12, 12, 12, 6)}  # from 192 px, window 12 to 224 px, window 14 (FACTS 4)
 SETTINGS = [(192, 12, {}), (224, 14, MOVED)]
+#: What transformers is met, in the names of its tests: its version, and what it calls the query of a block.
+MET = f"transformers {transformers.__version__}, {hf_block_names()['attn.query.weight']}"
 
 
 def difference(a, b):
@@ -50,7 +54,7 @@ def timm_twin(model, side, window, pretrained_window_sizes=(0, 0, 0, 0)):
         num_classes=0,
         pretrained_window_sizes=pretrained_window_sizes,
     )
-    twin.load_state_dict(_to_timm(model.state_dict()), strict=True)
+    twin.load_state_dict(to_timm(model.state_dict()), strict=True)
     return twin.eval()
 
 
@@ -65,7 +69,7 @@ def hf_twin(model, side, window, pretrained_window_sizes=(0, 0, 0, 0)):
         pretrained_window_sizes=list(pretrained_window_sizes),
     )
     twin = Swinv2ForMaskedImageModeling(config)
-    twin.load_state_dict(_to_hf(model.state_dict()), strict=True)
+    twin.load_state_dict(to_hf(model.state_dict()), strict=True)
     return twin.eval()
 
 
@@ -91,8 +95,9 @@ def test_the_whole_swinv2_small_equals_timm():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("met", [MET])
 @pytest.mark.parametrize(("side", "window", "moved"), SETTINGS)
-def test_features_and_reconstruction_equal_transformers(side, window, moved):
+def test_features_and_reconstruction_equal_transformers(side, window, moved, met):
     model = small_model(window=window, **moved)
     x, mask = images(side, batch=2), official_masks(side, 2)
     assert 0 < mask.sum() < mask.numel()
@@ -126,7 +131,7 @@ def test_gradients_equal_timm():
     weights = torch.randn(2, 256, 2, 2, generator=torch.Generator().manual_seed(1))
     (model.encode(x) * weights).sum().backward()
     (twin.forward_features(x).permute(0, 3, 1, 2) * weights).sum().backward()
-    ours = _to_timm({k: p.grad for k, p in model.named_parameters() if p.grad is not None})
+    ours = to_timm({k: p.grad for k, p in model.named_parameters() if p.grad is not None})
     theirs = {k: p.grad for k, p in twin.named_parameters()}
     assert ours.keys() == theirs.keys()
     for key, grad in theirs.items():
@@ -164,7 +169,7 @@ def test_weights_come_in_from_timm_and_transformers():
 def test_a_plain_swinv2_model_comes_in():
     source = small_model(window=4, seed=7)
     twin = Swinv2Model(hf_twin(source, 64, 4).config, use_mask_token=True)
-    state = _to_hf(source.state_dict())
+    state = to_hf(source.state_dict())
     twin.load_state_dict({k.removeprefix("swinv2."): v for k, v in state.items() if k.startswith("swinv2.")})
     model = small_model(window=4, seed=8)
     report = load_weights(model, twin.state_dict())
@@ -180,12 +185,6 @@ def test_files_go_out_to_timm_and_transformers(tmp_path):
     twin = timm_twin(small_model(window=4, seed=8), 64, 4)
     timm.models.load_checkpoint(twin, str(save_weights(source, tmp_path / "timm.pth", "timm")), strict=True)
     assert difference(features, twin.forward_features(x).permute(0, 3, 1, 2)) < TOLERANCE
-    hf_twin(source, 64, 4).config.save_pretrained(tmp_path)
-    save_weights(source, tmp_path / "model.safetensors", "hf")
-    twin = Swinv2ForMaskedImageModeling.from_pretrained(tmp_path, local_files_only=True)
-    assert (
-        difference(source.reconstruct(x, torch.ones(1, 16, 16)), twin(x, torch.ones(1, 256)).reconstruction) < TOLERANCE
-    )
 
 
 # FACTS 1
@@ -213,3 +212,27 @@ def test_timm_counts_the_same_parameters():
     with torch.device("meta"):
         twin = SwinTransformerV2(img_size=192, window_size=12, depths=(2, 2, 18, 2), num_classes=0)
     assert sum(p.numel() for p in twin.parameters()) == PAPER["swinv2_small"].parameters
+
+
+@pytest.mark.parametrize(
+    ("make", "side"),
+    [
+        (lambda: random_model("swinv2_atto"), 32),
+        (lambda: random_model("swinv2_femto", img_size=48, window_size=6), 48),
+        (lambda: small_model(window=12, seed=7), 192),
+        (lambda: small_model(window=14, seed=7, **MOVED), 224),
+    ],
+)
+@torch.no_grad()
+def test_a_folder_goes_out_to_transformers(make, side, tmp_path, recwarn):
+    """As a user opens it there: every tensor is found, and the reconstruction is ours."""
+    model = make()
+    save_weights(model, tmp_path / "hf", "hf", image_size=side)
+    twin, told = Swinv2ForMaskedImageModeling.from_pretrained(
+        tmp_path / "hf", local_files_only=True, output_loading_info=True
+    )
+    assert not any(told.values()), told
+    x, grid = images(side), side // 4
+    mask = torch.arange(grid**2).view(1, grid, grid) % 3 == 0
+    theirs = twin.eval()(x, bool_masked_pos=mask.flatten(1)).reconstruction
+    assert difference(model.reconstruct(x, mask), theirs) < TOLERANCE

@@ -89,8 +89,11 @@ def _edit(root, file, **changes):
 BROKEN = {
     "no json": (lambda r: (r / "val2018.json").unlink(), "no val2018.json in it, .*inat_comp.* put it into"),
     "no tree": (lambda r: shutil.rmtree(r / "2018"), "neither 2018/ nor train_val2018/ in it; unpack train_val2018"),
-    "not json": (lambda r: (r / "train2018.json").write_text("{"), "train2018.json: not a file of annotations"),
-    "other json": (lambda r: (r / "train2018.json").write_text("{}"), "not a file of annotations .no entry 'images'"),
+    "not json": (lambda r: (r / "train2018.json").write_text("{"), "train2018.json: not readable JSON"),
+    "other json": (
+        lambda r: (r / "train2018.json").write_text("{}"),
+        "no file of annotations, it has no list 'images'",
+    ),
     "missing image": (
         lambda r: (r / "2018" / "Aves" / "7" / "71.jpg").unlink(),
         "7/71.jpg is in train2018.json, but not",
@@ -102,6 +105,34 @@ BROKEN = {
     "class of val alone": (
         lambda r: _edit(r, "train2018.json", annotations=lambda a: a.__delitem__(slice(0, 3))),
         "category 7, of which train2018.json has no image",
+    ),
+    "an image twice": (
+        lambda r: _edit(r, "train2018.json", annotations=lambda a: a.append(a[0])),
+        "two entries of 'annotations' are of image 1000",
+    ),
+    "an image of both": (
+        lambda r: _edit(r, "val2018.json", images=lambda i: i[0].update(file_name="train_val2018/Aves/7/71.jpg")),
+        "val2018.json: train_val2018/Aves/7/71.jpg is listed twice",
+    ),
+    "an id twice": (
+        lambda r: _edit(r, "train2018.json", images=lambda i: i[1].update(id=1000)),
+        "two entries of 'images' have the same id .1000.",
+    ),
+    "a name that is none": (
+        lambda r: _edit(r, "train2018.json", images=lambda i: i[0].update(file_name=5)),
+        "image 1000 has the file_name 5",
+    ),
+    "a category that is a list": (
+        lambda r: _edit(r, "train2018.json", annotations=lambda a: a[0].update(category_id=[7])),
+        "annotation 0 has the category_id .7.",
+    ),
+    "of no image": (
+        lambda r: _edit(r, "train2018.json", annotations=lambda a: a[2].update(image_id=5)),
+        "entry 2 of 'annotations' is of image 5, which it does not list",
+    ),
+    "another name": (
+        lambda r: _edit(r, "val2018.json", categories=lambda c: c[7].update(name="owl")),
+        "val2018.json: category 7 is 'owl', which train2018.json calls 'species 7'",
     ),
     "empty": (lambda r: _edit(r, "val2018.json", annotations=list.clear), "lists no images"),
 }

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from simmim_lite import cli
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import published
+from simmim_lite.evidence import imported, published
 from simmim_lite.evidence.doublings import doublings
 from simmim_lite.studies import basis, plan_text, speed
 from simmim_lite.studies.planner import plan
@@ -180,6 +181,10 @@ def nan(rows: list[dict]) -> list[dict]:
     [
         (lambda: plan(0, budget_flops=1e20), "images is 0: give a whole number"),
         (lambda: plan(1.5, budget_flops=1e20), "images is 1.5"),
+        (lambda: plan("many", budget_flops=1e20), "images is 'many'"),
+        (lambda: plan(WHOLE, budget_flops="1e20"), "budget_flops is '1e20': give a number above 0"),
+        (lambda: plan(WHOLE, budget_flops=True), "budget_flops is True"),
+        (lambda: plan(WHOLE, budget_flops=1e20, image_size="big"), "image_size is 'big'"),
         (lambda: plan(WHOLE), "budget is missing"),
         (lambda: plan(WHOLE, budget_flops=1e20, budget_gpu_hours=3), "budget is given twice"),
         (lambda: plan(WHOLE, budget_flops=math.nan), "budget_flops is nan"),
@@ -212,7 +217,15 @@ def test_nonsense_gets_one_line(call, line: str) -> None:
     ("words", "line"),
     [
         (["--images", "0", "--budget-flops", "1e20"], "images is 0"),
-        (["--images", "200000", "--budget-gpu-hours", "9", "--gpus", "A100"], "--gpus is 'A100'"),
+        (
+            ["--images", "200000", "--budget-gpu-hours", "9", "--gpus", "A100"],
+            "gpus is 'A100': give a whole number from 1 (no GPU is",
+        ),
+        (["--images", "200k", "--budget-flops", "1e19"], "a budget of 1e+19 FLOPs is under the cheapest option"),
+        (["--images", "1,281,167", "--budget-flops", "inf"], "argument --budget-flops: 'inf' is not a number"),
+        (["--images", "many", "--budget-flops", "1e20"], "argument --images: 'many' is not a whole number"),
+        (["--images", "1e6", "--budget-gpu-hours", "-3"], "budget_gpu_hours is -3.0: give a number above 0"),
+        (["--images", "1e6", "--budget_flops", "1e20", "--batch-size", "0"], "batch_size is 0: give a whole number"),
         (["--images", "200000", "--budget-gpu-hours", "9", "--images-per-second", "900"], "give SIZE=NUMBER"),
         (["--budget-flops", "1e20"], "--images"),
     ],
@@ -235,3 +248,56 @@ def test_the_verb_prints_text_and_numbers(capsys) -> None:
     assert cli.main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == dataclasses.asdict(plan(FIFTH, budget_flops=1e20))
+
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "runs.csv"
+
+
+def _command(capsys, *words: object) -> tuple[int, str, str]:
+    status = cli.main([str(word) for word in words])
+    return status, *capsys.readouterr()
+
+
+def test_imported_runs_are_planned_on(tmp_path, capsys) -> None:
+    imported.import_csv(EXAMPLE, tmp_path)
+    words = ("--images", 256233, "--runs-dir", tmp_path)
+    status, out, errors = _command(capsys, "plan", *words, "--budget-flops", 1e20)
+    assert status == 0, errors
+    assert f"on the imported runs runs in {tmp_path}" in out and "base" in out
+    status, out, _ = _command(capsys, "laws", "--runs-dir", tmp_path, "--resamples", 0)
+    assert status == 0 and "the imported runs runs" in out
+    # a second set: the larger one is taken, and which is said
+    (tmp_path / "more.csv").write_text("".join(EXAMPLE.read_text().splitlines(keepends=True)[:9]))
+    imported.import_csv(tmp_path / "more.csv", tmp_path)
+    assert "(the largest of more, runs)" in _command(capsys, "plan", *words, "--budget-flops", 1e20)[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda t: None, "no finished runs there; simmim-lite study all makes some, and records import"),
+        (lambda t: t.replace(",image_size", ",note"), "have no cost in FLOPs, and a plan is made under a budget: add"),
+        (lambda t: t.replace(",2048,", ",1024,", 3), "are of several batch sizes (1024, 2048): a plan needs"),
+        (lambda t: t.replace(",192\n", ",224\n", 3), "are of several image sizes (192, 224)"),
+    ],
+)  # fmt: skip
+def test_why_imported_runs_are_not_planned_on_is_one_line(tmp_path, change, line, capsys) -> None:
+    text = change(EXAMPLE.read_text())
+    (tmp_path / "theirs.csv").write_text(text or "")
+    if text:
+        assert _command(capsys, "records", "import", tmp_path / "theirs.csv", "--runs-dir", tmp_path)[0] == 0
+    status, _, errors = _command(capsys, "plan", "--images", 256233, "--budget-flops", 1e20, "--runs-dir", tmp_path)
+    assert status == 2 and line in errors and errors.count("\n") == 1
+
+
+def test_the_largest_part_with_a_cost_is_planned_on_and_said(tmp_path, capsys) -> None:
+    text = EXAMPLE.read_text().splitlines()
+    lines = [text[0] + ",flops", *(line + ",6e20" for line in text[1:-1]), text[-1].replace(",192", ",") + ","]
+    (tmp_path / "theirs.csv").write_text("\n".join(line.replace(",192,", ",,").replace(",192", ",") for line in lines))
+    imported.import_csv(tmp_path / "theirs.csv", tmp_path)
+    words = ("plan", "--images", 256233, "--budget-flops", 1e21, "--runs-dir", tmp_path)
+    out = _command(capsys, *words)[1]
+    assert "(17 of 18: the others have no loss or no FLOPs)" in out
+    assert "--measure: the imported runs" in _command(capsys, *words, "--measure", "cpu")[2]
+    assert "image size 224 px is not the unknown one" in _command(capsys, *words, "--image-size", 224)[1]
+    assert "none: no finished runs there (no such folder)" in _command(capsys, *words[:-1], tmp_path / "none")[2]

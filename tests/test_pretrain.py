@@ -71,6 +71,7 @@ def test_record_says_everything(undisturbed) -> None:
     where = record["where"]
     assert where["versions"]["torch"] == torch.__version__
     assert where["data_digest"] == open_data("scenes", 32).digest
+    assert where["data_line"].startswith("data: 10 classes, ") and where["data_line"].endswith("pictures of scenes")
     assert set(weights) == set(build(SMALL).state_dict())
     assert read_record("nowhere") is None
 

@@ -92,7 +92,7 @@ def test_bad_fields_get_one_line(fields: dict, words: list[str]) -> None:
 
 
 def test_unknown_field_is_named() -> None:
-    with pytest.raises(UserError, match="run field 'step'.*did you mean 'steps'"):
+    with pytest.raises(UserError, match="unknown field of Run 'step': did you mean 'steps'"):
         Run.from_dict({"step": 3})
 
 

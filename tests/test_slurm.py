@@ -6,18 +6,19 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from child_processes import PATIENCE, catches, until
 
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import commands
-from simmim_lite.studies.full_size import RECIPE
+from simmim_lite.studies import commands, engine, parameters
+from simmim_lite.studies.full_size import LEVELS, RECIPE, WHOLE_22K
 from simmim_lite.studies.grids import TIERS, grid
+from simmim_lite.studies.parameters import StudyOptions
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import Run, record_path
 from simmim_lite.training.runtime import Runtime
@@ -42,11 +43,16 @@ def read(line: str) -> list:
 
 def test_the_lines_are_the_published_grid_and_leave_out_what_is_finished(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["study", "all", "--tier", "paper", "--data", "imagefolder:a b", "--commands", "--gpus-per-run", "8"]
+    held = {"available": LEVELS[-1], "second_available": WHOLE_22K}  # as if a folder with all of them were there
+    for module in (engine, parameters):
+        monkeypatch.setattr(module, "images_of", lambda _: held)
+    monkeypatch.setattr(engine, "check_sides", lambda *_: None)
+    data = "imagefolder:a b + imagefolder:c"
+    words = ["study", "all", "--tier", "paper", "--data", data, "--commands", "--gpus-per-run", "8"]
     assert cli.main(words) == 0
     printed = capsys.readouterr().out.splitlines()
     assert not list(tmp_path.iterdir()), "something was started"
-    runs = grid("all", "paper", data="imagefolder:a b")
+    runs = grid("all", "paper", data=data)
     found = [read(line) for line in printed]
     assert {run for line in found for run, _ in line} == set(runs)
     assert len(found) == len({run.trunk_key for run in runs})
@@ -83,11 +89,11 @@ def test_wrong_options_are_one_line(capsys) -> None:
     for study, tier, options, line in (
         ("transfer", "smoke", {}, "--commands is about pretraining"),
         ("all", "shipped", {}, "--commands is about pretraining"),
-        ("all", "smoke", {"gpus": 0}, "gpus_per_run is 0: give at least 1"),
-        ("all", "smoke", {"nodes": 0}, "nodes is 0: give at least 1"),
+        ("all", "smoke", {"gpus_per_run": 0}, "gpus_per_run is 0: give a whole number from 1"),
+        ("all", "smoke", {"nodes": 0}, "nodes is 0: give a whole number from 1"),
     ):
         with pytest.raises(UserError, match=line):
-            commands.lines(study, tier, **options)
+            commands.lines(study, StudyOptions(tier=tier), **options)
     assert cli.main(["study", "all", "--nodes", "2"]) == 2
     assert "--nodes is about the lines that --commands prints" in capsys.readouterr().err
 
@@ -110,21 +116,21 @@ def test_an_element_ends_with_the_status_of_its_line_and_names_a_line_that_is_no
     (tmp_path / "commands.txt").write_text("echo one && false && echo two\necho three\n")
     for number, status, output in ((1, 1, "one\n"), (2, 0, "three\n")):
         process = element(tmp_path, number)
-        assert (process.communicate(timeout=60)[0], process.returncode) == (output, status)
+        assert (process.communicate(timeout=PATIENCE)[0], process.returncode) == (output, status)
     process = element(tmp_path, 3)
-    assert "no line 3 in" in process.communicate(timeout=60)[0] and process.returncode == 2
+    assert "no line 3 in" in process.communicate(timeout=PATIENCE)[0] and process.returncode == 2
     assert not (tmp_path / "scontrol.log").exists(), "a failure is not queued again"
 
 
-def listens(folder: Path, steps: int) -> bool:
-    """Whether a process of ours trains a run of so many steps, and has an ear for SIGUSR1 by now."""
+def listening(folder: Path, steps: int) -> int:
+    """How many processes of ours train a run of so many steps and have a handler for SIGUSR1 by now."""
+    count = 0
     for words in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             found = words.read_bytes().decode().split("\0")
             if f"--steps={steps}" in found and f"--runs-dir={folder}" in found and "--standalone" not in found:
-                caught = int(words.with_name("status").read_text().split("SigCgt:")[1].split()[0], 16)
-                return bool(caught >> (signal.SIGUSR1 - 1) & 1)
-    return False
+                count += catches(int(words.parent.name), signal.SIGUSR1)
+    return count
 
 
 @pytest.mark.slow
@@ -136,17 +142,14 @@ def test_an_element_that_is_preempted_saves_is_queued_again_and_goes_on(processe
     line = " && ".join(f"{commands._launch(processes, 1)} -m simmim_lite {shlex.join(words)}" for words in parts)
     (tmp_path / "commands.txt").write_text(f"{line}\n")
     first = element(tmp_path, 1)
-    limit = time.monotonic() + 240
-    while not listens(folder, 800) and time.monotonic() < limit:
-        assert first.poll() is None, first.communicate()[0]
-        time.sleep(0.05)
+    until(lambda: listening(folder, 800) == processes, first)
     first.send_signal(signal.SIGUSR1)
-    said = first.communicate(timeout=240)[0]
+    said = first.communicate(timeout=PATIENCE)[0]
     assert first.returncode == 75 and "is saved at step" in said, said
     assert (tmp_path / "scontrol.log").read_text() == "requeue 7_1\n"
     assert not record_path(folder, runs[1]).exists()
     again = element(tmp_path, 1)
-    said = again.communicate(timeout=400)[0]
+    said = again.communicate(timeout=PATIENCE)[0]
     assert again.returncode == 0, said
     found = sorted(load(folder), key=lambda record: record["run"]["steps"])
     assert [(record["key"], record["status"]) for record in found] == [(run.key, "done") for run in runs]

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from picture_folders import fill, one_line, photos, picture, root  # noqa: F401 (fixtures)
-from PIL import Image
 
-from simmim_lite.data import decode, folders, sources
+from simmim_lite.data import folders, sources
 from simmim_lite.data.manifests import subset
 from simmim_lite.data.ranking import image_ids
 from simmim_lite.data.sources import open_data
@@ -67,7 +66,7 @@ def test_by_class_alone_holds_out_a_tenth(tmp_path):
     assert (len(data.train), len(data.val), len(data.test)) == (54, 3, 3)
     ids = [i for s in (data.train, data.val, data.test) for i in s.ids]
     assert set(ids) == set(image_ids([f"{c}/{i:03}.png" for c in ("ant", "bee") for i in range(30)])) and len(ids) == 60
-    again = folders.layout(tmp_path / "own", sorted(f"{c}/{i:03}.png" for c in ("ant", "bee") for i in range(30)))
+    again = folders.read(sorted(f"{c}/{i:03}.png" for c in ("ant", "bee") for i in range(30))).split("own")
     assert np.array_equal(again.ids[again.splits["val"]], data.val.ids)
 
 
@@ -90,53 +89,7 @@ def test_val_and_test_folders_serve_as_they_are_named(photos):
     assert (len(data.val), len(data.test)) == (6, 12)
 
 
-def test_a_test_folder_without_labels_is_not_used_for_scores(photos):
-    """As ImageNet's: train and val by class, test flat."""
-    (photos / "test").rename(photos / "val")
-    fill(photos / "test", 5)
-    data = open_data(f"imagefolder:{photos}", 16)
-    assert (len(data.val), len(data.test)) == (6, 6) and data.test.labels is not None
-
-
 # --- image folders: what a file may be
-
-
-def test_every_kind_of_picture_becomes_rgb(tmp_path):
-    rgb = picture(1)
-    grey = rgb.convert("L")
-    clear = rgb.convert("RGBA")
-    clear.putalpha(Image.new("L", rgb.size, 0))
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    palette = rgb.quantize(16)
-    see_through = palette.copy()
-    see_through.info["transparency"] = 0
-    as_grey = np.stack([np.asarray(grey)] * 3)
-    expected = {
-        "rgb.png": (rgb, {}, np.asarray(rgb).transpose(2, 0, 1)),
-        "grey.png": (grey, {}, as_grey),
-        "sixteen.png": (deep, {}, as_grey),
-        "clear.png": (clear, {}, np.full((3, 20, 20), 255, np.uint8)),
-        "palette.png": (palette, {}, np.asarray(palette.convert("RGB")).transpose(2, 0, 1)),
-        "turned.png": (rgb, {"exif": turned}, np.asarray(rgb.rotate(-90)).transpose(2, 0, 1)),
-        "cmyk.tif": (rgb.convert("CMYK"), {}, np.asarray(rgb.convert("CMYK").convert("RGB")).transpose(2, 0, 1)),
-    }
-    for name, (image, options, pixels) in expected.items():
-        image.save(tmp_path / name, **options)
-        assert np.array_equal(decode.load(tmp_path / name, 20), pixels), name
-    see_through.save(tmp_path / "hole.png", transparency=0)
-    holes = np.asarray(palette) == 0
-    assert (decode.load(tmp_path / "hole.png", 20)[:, holes] == 255).all()
-
-
-def test_resize_takes_the_centre_square(tmp_path):
-    x = np.linspace(0, 255, 300)
-    wide = np.stack([np.broadcast_to(x, (120, 300))] * 3, -1).astype(np.uint8)
-    Image.fromarray(wide).save(tmp_path / "wide.jpg", quality=95)
-    out = decode.load(tmp_path / "wide.jpg", 30)
-    expected = Image.fromarray(wide[:, 90:210]).resize((30, 30), Image.Resampling.BICUBIC)
-    assert out.shape == (3, 30, 30) and np.abs(out[0].astype(int) - np.asarray(expected)[..., 0]).max() <= 4
 
 
 def test_unreadable_and_small_images_are_left_out_by_name_once(photos, capsys):
@@ -149,7 +102,7 @@ def test_unreadable_and_small_images_are_left_out_by_name_once(photos, capsys):
     data = open_data(f"imagefolder:{photos}", 16)
     assert [name for name, _ in sorted(data.skipped)] == ["test/cat/002.png", "train/ant/003.png", "train/bee/001.png"]
     assert (len(data.train), len(data.val) + len(data.test)) == (22, 11)
-    said = capsys.readouterr().err.splitlines()
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert len(said) == 3 and sum("train/ant/003.png" in line for line in said) == 1
     assert any("test/cat/002.png: 20 x 9 px, smaller than the image size 16" in line for line in said)
     bad = image_ids(["train/ant/003.png", "train/bee/001.png"])
@@ -163,7 +116,7 @@ def test_many_bad_images_are_counted(tmp_path, capsys):
     for i in range(25):
         (tmp_path / "bad" / f"x{i}.jpg").write_bytes(b"")
     data = open_data(f"imagefolder:{tmp_path / 'bad'}", 16)
-    said = capsys.readouterr().err.splitlines()
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert len(data.skipped) == 25 and len(said) == 11 and "left out 15 more" in said[-1]
 
 
@@ -195,12 +148,6 @@ def test_folders_that_cannot_be_used(photos, tmp_path):
     fill(tmp_path / "few", 0)
     (tmp_path / "few" / "5.png").write_bytes(b"")
     one_line(r"no image of its train split can be read \(first: ", open_data, f"imagefolder:{tmp_path / 'few'}", 16)
-
-
-def test_a_link_to_a_folder_above_ends(photos):
-    (photos / "train" / "ant" / "loop").symlink_to(photos / "train", target_is_directory=True)
-    names, _ = folders.list_images(photos / "train" / "ant")
-    assert len([n for n in names if "/" not in n]) == 8 and len(names) < 100
 
 
 # --- torchvision and Hugging Face, on local stand-ins

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from child_processes import PATIENCE
 from picture_folders import fill, one_line, photos, picture, root  # noqa: F401 (fixtures)
 
 from simmim_lite.data import decode, sources, store
@@ -23,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def test_an_open_store_is_not_decoded_again(photos, monkeypatch, root):
     data = open_data(f"imagefolder:{photos}", 16)
-    monkeypatch.setattr(decode, "load", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(decode, "read_square", lambda *_: pytest.fail("decoded again"))
     again = open_data(f"imagefolder:{photos}", 16)
     assert again.digest == data.digest and np.array_equal(again.val.images, data.val.images)
     assert isinstance(again.train.images, np.memmap) and not again.train.images.flags.writeable
@@ -61,22 +62,22 @@ def test_a_damaged_store_is_built_again(photos, root, capsys, damage):
 
 
 def child(code: str, photos: Path) -> subprocess.Popen:
-    program = "import sys, time, os\nfrom simmim_lite.data import decode, folders, sources\n" + code
+    program = "import sys, time, os\nfrom simmim_lite.data import decode, sources\n" + code
     command = [sys.executable, "-c", program, f"imagefolder:{photos}"]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_kill_leaves_no_half_store(photos, root):
     code = """
-real, sources._CHUNK, sources._threads = decode.load, 4, lambda: 1
+real, sources._CHUNK, sources._threads = decode.read_square, 4, lambda: 1
 done = []
 def load(path, size):
     done.append(path)
     if len(done) > 10:
         print("middle", flush=True)
-        time.sleep(60)
+        time.sleep(9999)
     return real(path, size)
-decode.load = load
+decode.read_square = load
 sources.open_data(sys.argv[1], 16)
 """
     process = child(code, photos)
@@ -91,17 +92,17 @@ sources.open_data(sys.argv[1], 16)
 
 def test_two_processes_build_one_store(photos):
     code = """
-real, done = decode.load, []
+real, done = decode.read_square, []
 def load(path, size):
     done.append(path)
     time.sleep(.01)
     return real(path, size)
-decode.load = load
+decode.read_square = load
 data = sources.open_data(sys.argv[1], 16)
 print(len(done), data.digest)
 """
     both = [child(code, photos) for _ in range(2)]
-    said = [process.communicate(timeout=60)[0].split() for process in both]
+    said = [process.communicate(timeout=PATIENCE)[0].split() for process in both]
     assert sorted(int(count) for count, _ in said) == [0, 36] and said[0][1] == said[1][1]
 
 
@@ -119,7 +120,7 @@ def test_a_disk_that_fills_up(photos, root):
 def test_too_little_room_is_said_before_the_work(photos, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage(10**6, 10**6, 1000))
-    monkeypatch.setattr(decode, "load", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(decode, "read_square", lambda *_: pytest.fail("decoded"))
     one_line(r"needs 0.0 GB, 0.0 GB are free", open_data, f"imagefolder:{photos}", 16)
 
 

@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from child_processes import PATIENCE, until
 
 from simmim_lite.training.checkpoint import load_final, trunk_folder
 from simmim_lite.training.run import Run, read_record, record_path
@@ -57,17 +57,11 @@ def saved(folder: Path) -> list[int]:
 
 def begun(folder: Path, process: subprocess.Popen, after: int = 0) -> int:
     """The newest checkpoint's step, as soon as it is later than `after`."""
-    end = time.monotonic() + 240
-    while time.monotonic() < end:
-        if newest := [step for step in saved(folder) if step > after]:
-            return max(newest)
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
-    raise AssertionError("no checkpoint")
+    return max(until(lambda: [step for step in saved(folder) if step > after], process))
 
 
 def finish(process: subprocess.Popen) -> None:
-    errors = process.communicate(timeout=600)[1]
+    errors = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 0, errors
 
 
@@ -92,7 +86,7 @@ def test_killed_again_and_again_on_changing_numbers_of_processes(tmp_path) -> No
         step = begun(folder, process, step)
         kill(process)
         assert not record_path(folder, RUN).exists()
-    errors = start(folder, 3).communicate(timeout=240)[1]
+    errors = start(folder, 3).communicate(timeout=PATIENCE)[1]
     assert errors.count("simmim-lite: batch_size 8 does not divide among 3 processes: try 6\n") == 1
     finish(start(folder, 2))
     np.testing.assert_allclose(curve(folder), curve(alone), atol=1e-5, rtol=0)
@@ -120,7 +114,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(name: str, processes: int, 
     process = start(folder, processes, "--parallel", "fsdp")
     step = begun(folder, process)
     os.kill(process.pid, getattr(signal, name))
-    errors = process.communicate(timeout=120)[1]
+    errors = process.communicate(timeout=PATIENCE)[1]
     assert errors.count(f"simmim-lite: {name}: {RUN.key} is saved at step ") == 1, errors
     assert process.returncode == (75 if processes == 1 else 1)
     newest = max(saved(folder))
@@ -128,3 +122,21 @@ def test_a_signal_saves_and_the_same_command_goes_on(name: str, processes: int, 
     again = start(folder, 1)
     assert begun(folder, again, newest) > newest
     kill(again)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--batch-sizes", "8"], "unrecognized arguments: --batch-sizes 8 (see simmim-lite --help)"),
+        (["--model", "swinv2_ato"], "unknown model 'swinv2_ato': did you mean 'swinv2_atto'?"),
+        (["--data", "imagefolder:/nowhere"], "imagefolder:/nowhere: no such folder"),
+        (["--accumulate", "3"], "accumulate 3 does not divide the 4 images of a process"),
+    ],
+)
+def test_misused_it_is_one_line_and_the_last_that_torchrun_prints(words, line, tmp_path) -> None:
+    errors = start(tmp_path / "runs", 2, *words).communicate(timeout=240)[1]
+    said, _, block = errors.partition("Traceback (most recent call last)")
+    assert said.count(f"simmim-lite: {line}") == 1
+    *_, last, border = block.strip().splitlines()
+    assert last.strip().startswith(f"traceback : simmim-lite: {line}") and set(border) == {"="}
+    assert block.count("Traceback") == 0

@@ -2,12 +2,16 @@
 
 DIR/images/training/*.jpg, DIR/images/validation; DIR/annotations/training/*.png, DIR/annotations/validation, 8-bit
 grey: 0 = unlabelled, 1..K = the classes. K comes from DIR/objectInfo150.txt, else from DIR/classes.txt (a name a line),
-else it is ADE20K's 150; it is never guessed from the annotations. No torch here.
+else it is ADE20K's 150; it is never guessed from the annotations. Annotations are read as of the images as they are
+shown, turned upright by their EXIF orientation. No torch here.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,17 +19,19 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .measured import Measured
+from . import decode
+from .measured import Measured, say_once
 from .ranking import image_ids, rank
 
 #: In labels as they are loaded: a pixel without a class, which no loss and no score counts.
 IGNORED = 255
 ADE_CLASSES = 150
 _FOLDERS = {"train": "training", "test": "validation"}
-_IMAGES = {".jpg", ".jpeg", ".png"}
+_IMAGES = (".jpg", ".jpeg", ".png")  # and whatever has an annotation
 _TEST_SEED = 1  # order of the test images: any first n of them are a random draw
 _SMALL_FILE = 4096  # bytes: annotations up to here are in the digest with their content
 _SMALL_IMAGE, _KEPT = 1 << 16, 1 << 26  # pixels of an image that is kept decoded; bytes kept by one split
+_READ_AHEAD = 64  # annotations
 
 
 @dataclass(frozen=True)
@@ -57,21 +63,40 @@ class AdeSplit:
         """
         if place in self._kept:
             return self._kept[place]
-        path, drawn = self.root / self.images[place], self.root / self.annotations[place]
-        image = np.ascontiguousarray(_decode(path, "RGB").transpose(2, 0, 1))
-        numbers = _decode(drawn)
-        if numbers.shape != image.shape[1:]:
-            sizes = [" x ".join(map(str, shape[::-1])) for shape in (numbers.shape, image.shape[1:])]
-            raise UserError(f"{drawn}: {sizes[0]} px, but its image has {sizes[1]} px; give both the same size")
-        if numbers.max() > self.classes:
-            raise UserError(
-                f"{drawn}: class {numbers.max()} is out of range: 0 is unlabelled and 1 to {self.classes} are classes; "
-                "correct the annotation, or the number of classes in classes.txt"
-            )
+        numbers = self._numbers(place)
+        image = decode.read_annotated(self.root / self.images[place], numbers.shape)
         pair = image, numbers - np.uint8(1)  # wraps 0 around to IGNORED
         if numbers.size <= _SMALL_IMAGE and 4 * numbers.size * (len(self._kept) + 1) <= _KEPT:
             self._kept[place] = pair
         return pair
+
+    def numbers(self, places: Iterable[int]) -> Iterator[set[int]]:
+        """The numbers in the annotations at these places: classes from 1, 0 where there is none."""
+        places = list(places)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for start in range(0, len(places), _READ_AHEAD):
+                for numbers in pool.map(self._numbers, places[start : start + _READ_AHEAD]):
+                    yield set(np.flatnonzero(np.bincount(numbers.ravel())).tolist())
+
+    def _numbers(self, place: int) -> np.ndarray:
+        """An annotation as it is stored: uint8 (H, W)."""
+        path = self.root / self.annotations[place]
+        try:
+            with decode.opened(path) as image:
+                kind = _other_kind(image)
+                numbers = np.asarray(image)
+        except decode.Unreadable as error:
+            raise UserError(
+                f"{path}: cannot be read ({error}); replace it, or remove its image and annotation"
+            ) from error
+        if kind:
+            raise UserError(f"{path}: an annotation of {kind}; give a PNG of 8-bit grey (mode L), a class a pixel")
+        if numbers.max() > self.classes:
+            raise UserError(
+                f"{path}: class {numbers.max()} is out of range: 0 is unlabelled and 1 to {self.classes} are classes; "
+                "correct the annotation, or the number of classes in classes.txt"
+            )
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -112,10 +137,15 @@ def _open(spec: str, root: Path) -> AdeData:
 
 def _split(spec: str, root: Path, folder: str, classes: int, digest: "hashlib._Hash") -> AdeSplit:
     sizes = {kind: _files(spec, root / kind / folder) for kind in ("images", "annotations")}
-    images = sorted(name for name in sizes["images"] if os.path.splitext(name)[1].lower() in _IMAGES)
+    drawn = {name: f"{os.path.splitext(name)[0]}.png" for name in sorted(sizes["images"])}
+    known = (os.path.splitext(name)[1].lower() in _IMAGES or drawn[name] in sizes["annotations"] for name in drawn)
+    images = list(itertools.compress(drawn, known))
     if not images:
         raise UserError(f"{spec}: no images in {root / 'images' / folder} (files that end in {' '.join(_IMAGES)})")
-    annotations = [f"{os.path.splitext(name)[0]}.png" for name in images]
+    annotations = [drawn[name] for name in images]
+    for kind, used in (("images", images), ("annotations", annotations)):
+        if more := sorted(sizes[kind].keys() - set(used)):
+            say_once(f"{root / kind / folder}: {len(more):,} passed over ({more[0]}{', ...' * (len(more) > 1)})")
     for image, annotation in zip(images, annotations, strict=True):
         if annotation not in sizes["annotations"]:
             raise UserError(
@@ -125,7 +155,13 @@ def _split(spec: str, root: Path, folder: str, classes: int, digest: "hashlib._H
         size = sizes["annotations"][annotation]
         digest.update(repr((folder, image, sizes["images"][image], size)).encode("utf-8", "surrogateescape"))
         if size <= _SMALL_FILE:
-            digest.update((root / "annotations" / folder / annotation).read_bytes())
+            path = root / "annotations" / folder / annotation
+            try:
+                digest.update(path.read_bytes())
+            except OSError as error:
+                raise UserError(
+                    f"{path}: cannot be read ({error.strerror}); replace it, or remove its image"
+                ) from error
     ids = image_ids([f"{folder}/{name}" for name in images])
     order = rank(ids, None, _TEST_SEED) if folder == _FOLDERS["test"] else np.arange(len(ids))
     return AdeSplit(
@@ -159,8 +195,11 @@ def _classes(root: Path) -> tuple[str, ...]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{root / name}: cannot be read ({error}); give a text of UTF-8") from error
         classes = tuple(line.strip() for line in parse(text) if line.strip())
-        if not 1 <= len(classes) < IGNORED:
-            raise UserError(f"{root / name}: names {len(classes)} classes; give 1 to {IGNORED - 1}, one a line")
+        if not 2 <= len(classes) < IGNORED:
+            raise UserError(
+                f"{root / name}: names {len(classes)} classes; give 2 to {IGNORED - 1}, one a line (a background needs "
+                "its own, as 0 is unlabelled and not scored)"
+            )
         return classes
     return tuple(f"class {k}" for k in range(1, ADE_CLASSES + 1))
 
@@ -170,19 +209,11 @@ def _object_info(text: str) -> list[str]:
     return [line.split("\t")[-1].split(",")[0] for line in text.splitlines()[1:]]
 
 
-def _decode(path: Path, mode: str | None = None) -> np.ndarray:
-    """Pixels of a file: in the mode, or without one as they are stored, which must be 8-bit grey."""
-    try:
-        with Image.open(path) as image:
-            stored = image.mode
-            pixels = np.asarray(image.convert(mode) if mode else image)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; add it again, or remove its image and annotation") from None
-    except Exception as error:  # decoders raise errors of many kinds
-        reason = str(error).strip().split("\n")[0][:120]
-        raise UserError(f"{path}: cannot be read ({reason}); replace it, or remove its image and annotation") from error
-    if mode is None and stored != "L":
-        raise UserError(
-            f"{path}: an annotation of mode {stored}; give 8-bit grey (mode L), each pixel the number of its class"
-        )
-    return pixels
+def _other_kind(image: Image.Image) -> str | None:
+    """What an annotation is in place of a PNG of 8-bit grey: its numbers would be others than its classes."""
+    if image.mode != "L":
+        return f"mode {image.mode}"
+    if image.format != "PNG":
+        return f"format {image.format}"
+    depth = image.tile[0][3]
+    return None if depth == "L" else f"grey of {depth.partition(';')[2]} bits"  # those are multiplied, up to 255

@@ -5,23 +5,28 @@ Scenes are written in that layout first (`scene_layouts`), so that laptop and fu
 
 import functools
 import hashlib
-import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ..errors import UserError, unknown
+from . import annotations, decode
 from .measured import Measured
 from .ranking import image_ids, rank
 
 _YEARS = ("2017", "2014", "")  # what may follow `train` and `val` in the names of files and folders, newest first
 _TEST_SEED = 0  # of the order of the test images
+_NEEDS = {
+    "images": "id file_name width height",
+    "annotations": "id image_id category_id bbox iscrowd? area?",
+    "categories": "id name",
+}
+_LEAST = 2**-20  # of the image's longer side: a box's side below it may be none in float32
 _NAMED = 3  # annotations left out that are named, a reason
 
 
@@ -52,25 +57,20 @@ class CocoSplit:
 
     def pixels(self, place: int) -> np.ndarray:
         """The image alone: uint8 (3, H, W); `UserError` names a file that is not readable or of another size."""
-        height, width = size = self.sizes[place]
-        path = self.folder / self.files[place]
-        try:
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:  # a broken PNG is a SyntaxError
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{path}: not a readable image ({reason}); replace the file") from error
-        if pixels.shape[:2] != size:
-            found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-            raise UserError(f"{path}: {found} px, but its annotations are for {width} x {height}; replace the file")
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return decode.read_annotated(self.folder / self.files[place], self.sizes[place])
+
+    def numbers(self, places: Iterable[int]) -> Iterator[set[int]]:
+        """The classes that are trained on, counted from 1, of the images at these places."""
+        for place in places:
+            yield {a["category_id"] for a in self.objects[place] if not a["iscrowd"]}
 
     def __getitem__(self, place: int) -> Sample:
         height, width = size = self.sizes[place]
         known = [a for a in self.objects[place] if not a["iscrowd"]]
-        masks = [decode(a["segmentation"], size) for a in known]
+        image = self.pixels(place)  # first: it says whether its size is the one that masks are made for
+        masks = [decode_mask(a["segmentation"], size) for a in known]
         return Sample(
-            self.pixels(place),
+            image,
             np.array([_inside(a["bbox"], size) for a in known], np.float32).reshape(-1, 4),
             np.array([a["category_id"] for a in known], np.int64),
             np.array(masks, np.uint8).reshape(-1, height, width),
@@ -103,9 +103,9 @@ def open_coco(spec: str, image_size: int) -> CocoData:
     """Open `scenes` (at `image_size` pixels, written once into the data root) or `coco:DIR` (images of any size).
 
     DIR holds annotations/instances_train2017.json and instances_val2017.json, train2017/ and val2017/ (or 2014, or no
-    year). Annotations without area inside their image, without a mask, or of an image that is not listed are left out
-    and counted in one line on stderr. `UserError` for what cannot be trained on as it stands: files or images missing,
-    JSON that is not COCO's, an unknown category.
+    year). They are read as of the upright images. Annotations without area inside their image, without a mask, or of an
+    image that is not listed are left out and counted in one line on stderr. `UserError` for what cannot be trained on
+    as it stands: files or images missing, JSON that is not COCO's, a field that holds what it cannot (`annotations`).
     """
     kind, _, name = spec.partition(":")
     if spec == "scenes":
@@ -123,7 +123,7 @@ def open_coco(spec: str, image_size: int) -> CocoData:
     return _open(spec, files, stamp)
 
 
-def decode(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
+def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
     """A COCO mask (polygons, RLE as numbers or as text) as uint8 (H, W) of 0 and 1."""
     from pycocotools import mask as coco_mask
 
@@ -138,12 +138,13 @@ def decode(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
 def _open(spec: str, files: tuple, stamp: tuple) -> CocoData:
     splits, digest, categories = {}, hashlib.sha256(), None
     for part, (path, folder) in zip(("train", "test"), files, strict=True):
-        raw, content = _read(path)
+        raw, content = annotations.read(path, _NEEDS)
         found = {c["id"]: str(c["name"]) for c in content["categories"]}
+        found = {c: found[c] for c in sorted(found, key=annotations.id_order)}
         if categories is not None and found != categories:
             raise UserError(f"{path}: other categories than {files[0][0].name} has; give both files the same")
         categories = found
-        splits[part] = _split(f"{part} of {spec}", path, folder, content, sorted(categories))
+        splits[part] = _split(f"{part} of {spec}", path, folder, content, list(categories))
         digest.update(hashlib.sha256(raw).digest())
         lengths = _lengths(path, folder, splits[part].files)
         # a scene is the same picture everywhere, but not the same number of bytes: that is up to the PNG library
@@ -154,8 +155,7 @@ def _open(spec: str, files: tuple, stamp: tuple) -> CocoData:
     if not known:
         raise UserError(f"{files[0][0]}: no image has an object to train on; give annotated images")
     test = splits["test"].select(rank(splits["test"].ids, None, _TEST_SEED).tolist())
-    names = tuple(categories[c] for c in sorted(categories))
-    return CocoData(spec, train.select(known), test, names, digest.hexdigest()[:16])
+    return CocoData(spec, train.select(known), test, tuple(categories.values()), digest.hexdigest()[:16])
 
 
 def _layout(spec: str, root: Path) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
@@ -173,78 +173,73 @@ def _layout(spec: str, root: Path) -> tuple[tuple[Path, Path], tuple[Path, Path]
     raise UserError(f"{spec}: {root} {what}; give a folder in COCO layout")
 
 
-def _read(path: Path) -> tuple[bytes, dict]:
-    """The bytes of an annotation file and its content, which has the lists and keys that are used here."""
-    try:
-        raw = path.read_bytes()
-        content = json.loads(raw)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable JSON ({error}); download it again") from error
-    needs = {
-        "images": ("id", "file_name", "width", "height"),
-        "annotations": ("id", "image_id", "category_id", "bbox"),
-        "categories": ("id", "name"),
-    }
-    for name, keys in needs.items():
-        rows = content.get(name) if isinstance(content, dict) else None
-        if not isinstance(rows, list):
-            raise UserError(f"{path}: no COCO annotations, it has no list '{name}'; give instances_*.json")
-        for i, row in enumerate(rows):
-            missing = [key for key in keys if not isinstance(row, dict) or key not in row]
-            if missing:
-                raise UserError(f"{path}: entry {i} of '{name}' has no {missing[0]}; give instances_*.json")
-    for name, key in (("images", "id"), ("images", "file_name"), ("categories", "id")):
-        if len({row[key] for row in content[name]}) != len(content[name]):
-            raise UserError(f"{path}: two entries of '{name}' have the same {key}; each needs its own")
-    return raw, content
-
-
 def _split(name: str, path: Path, folder: Path, content: dict, categories: list[int]) -> CocoSplit:
     """Images in the order of their names, each with its usable annotations; the others are counted on stderr."""
     images = sorted(content["images"], key=lambda row: row["file_name"])
+    if not images:
+        raise UserError(f"{path}: lists no images; get it again")
     place = {row["id"]: i for i, row in enumerate(images)}
     sizes = [(int(row["height"]), int(row["width"])) for row in images]
     label = {category: i for i, category in enumerate(categories, 1)}
     objects: list[list[dict]] = [[] for _ in images]
     left: dict[str, list] = {}
+    odd: dict[str, list] = {}
     for row in content["annotations"]:
         if row["category_id"] not in label:
             known = f"{len(categories)} from {categories[0]} to {categories[-1]}" if categories else "none"
             raise UserError(
-                f"{path}: annotation {row['id']} has the category_id {row['category_id']!r}; categories are {known}"
+                f"{path}: annotation {row['id']!r} has the category_id {row['category_id']!r}; categories are {known}"
             )
         where = place.get(row["image_id"])
-        reason = "of an image that is not listed" if where is None else _unusable(row, sizes[where])
+        if where is None:
+            left.setdefault("of an image that is not listed", []).append(row["id"])
+            continue
+        try:
+            mask, reason = annotations.mask(row.get("segmentation"), sizes[where])
+        except ValueError as error:
+            raise UserError(f"{path}: the segmentation of annotation {row['id']!r} {error}") from error
+        if not _has_area(row["bbox"], sizes[where]):
+            reason = "without area inside their image"
         if reason:
             left.setdefault(reason, []).append(row["id"])
             continue
+        if row.get("iscrowd", 0) is None:
+            odd.setdefault("whose iscrowd is null, taken as 0", []).append(row["id"])
+        if _apart(row["bbox"], mask):
+            odd.setdefault("whose box has little in common with its polygons", []).append(row["id"])
         area = row.get("area") or row["bbox"][2] * row["bbox"][3]
-        kept = {"bbox": row["bbox"], "segmentation": row["segmentation"], "area": area}
-        objects[where].append(kept | {"category_id": label[row["category_id"]], "iscrowd": int(row.get("iscrowd", 0))})
-    if left:
-        parts = (
-            f"{len(rows):,} {reason} (id {', '.join(map(str, rows[:_NAMED]))}{', ...' if len(rows) > _NAMED else ''})"
-            for reason, rows in left.items()
-        )
-        print(f"{path}: left out annotations: {'; '.join(parts)}", file=sys.stderr)
+        kept = {"bbox": row["bbox"], "segmentation": mask, "area": area}
+        crowd = int(row.get("iscrowd") or 0)
+        objects[where].append(kept | {"category_id": label[row["category_id"]], "iscrowd": crowd})
+    for what, found in (("left out annotations", left), ("annotations that are kept", odd)):
+        if found:
+            parts = (f"{len(ids):,} {reason} ({_ids(ids)})" for reason, ids in found.items())
+            print(f"{path}: {what}: {'; '.join(parts)}", file=sys.stderr)
+    boxes = [a["bbox"] for found in objects for a in found]
+    if boxes and all(x + width <= 1 and y + height <= 1 for x, y, width, height in boxes):
+        raise UserError(f"{path}: no box reaches farther than 1, as if it were a share of its image; give pixels")
     files = [row["file_name"] for row in images]
     return CocoSplit(name, folder, files, image_ids(files), sizes, objects)
 
 
-def _unusable(row: dict, size: tuple[int, int]) -> str | None:
-    """Why an annotation cannot be used, or None."""
-    box, mask = row["bbox"], row.get("segmentation")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
-        return "whose box is not four numbers"
+def _ids(ids: list) -> str:
+    return f"id {', '.join(map(repr, ids[:_NAMED]))}{', ...' if len(ids) > _NAMED else ''}"
+
+
+def _has_area(box: list[float], size: tuple[int, int]) -> bool:
+    """Whether a box still has some when it is float32 and its image is mirrored or resized."""
     x0, y0, x1, y1 = _inside(box, size)
-    if not (x1 > x0 and y1 > y0):
-        return "without area inside their image"
+    return min(x1 - x0, y1 - y0) > _LEAST * max(size)
+
+
+def _apart(box: list[float], mask: list | dict) -> bool:
+    """Whether a box and the one around its polygons share less than a half (x, y, width, height, as it should be?)."""
     if isinstance(mask, dict):
-        if "counts" not in mask or list(mask.get("size", ())) != list(size):
-            return "whose mask is not of their image's size"
-    elif not mask or not all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in mask):
-        return "without a mask"
-    return None
+        return False
+    x, y, width, height = box
+    x0, y0, x1, y1 = (f(f(p[k::2]) for p in mask) for f, k in ((min, 0), (min, 1), (max, 0), (max, 1)))
+    shared = max(0, min(x + width, x1) - max(x, x0)) * max(0, min(y + height, y1) - max(y, y0))
+    return shared < 0.5 * max(width * height, (x1 - x0) * (y1 - y0))
 
 
 def _inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

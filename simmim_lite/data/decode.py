@@ -1,15 +1,47 @@
-"""One picture out of a file or of bytes: upright, RGB, 8 bits. The one reader of every task. No torch here."""
+"""One picture out of a file, of bytes or of a PIL image: upright, RGB, 8 bits. The one reader of every task. No torch.
+
+Upright: turned as its EXIF orientation says; an EXIF block that is broken turns nothing. RGB: grey, palettes, CMYK and
+LAB are converted, transparency is laid on white. 8 bits: 16-bit grey is scaled from 0..65535. 32-bit integers and
+floating-point pixels have no known range and are refused, as is what is not whole. Of several frames the first counts.
+"""
 
 import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-ORIENTATION = 0x0112  # EXIF tag
+from ..errors import UserError, first_line
+
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = {_TURNS[k] for k in (5, 6, 7, 8)}
+_SIXTEEN_BITS = {"PNG", "PPM"}  # formats whose pictures of mode I hold 16 bits; other formats mean 32 by it
+
+# a picture either can be read or is named with the reason; what Pillow says besides would come once a process
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+Source = str | Path | bytes | Image.Image
 
 
-class TooSmall(ValueError):
+class Unreadable(UserError):
+    """A picture that cannot be read; the text is the reason alone, for whoever knows the picture's name."""
+
+
+class TooSmall(Unreadable):
     """An image whose shorter side is below the size asked for."""
 
     def __init__(self, width: int, height: int, size: int) -> None:
@@ -17,47 +49,44 @@ class TooSmall(ValueError):
         self.side = min(width, height)
 
 
-def decode(path: str | Path) -> Image.Image:
-    """The picture in a file at its own size, upright, RGB; see `prepare`. Raises whatever the decoder raises."""
-    with Image.open(path) as image:
-        return upright(image)
-
-
-def opened(content: bytes) -> Image.Image:
-    """The picture in some bytes, as `Image.open` has it; `ValueError` where they are none."""
+@contextmanager
+def opened(source: Source) -> Iterator[Image.Image]:
+    """A picture whose pixels may not be read yet; what Pillow raises in the `with` block becomes `Unreadable`."""
     try:
-        return Image.open(io.BytesIO(content))
+        if isinstance(source, Image.Image):
+            yield source
+        elif isinstance(source, (str, Path, bytes)):
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                yield image
+        else:
+            raise Unreadable(f"no picture, but a {type(source).__name__}")
+    except Unreadable:
+        raise
     except UnidentifiedImageError:
-        raise ValueError("not a picture of a known format") from None
+        raise Unreadable("not a picture of a known format") from None
+    except FileNotFoundError:
+        raise Unreadable("no such file") from None
+    except Exception as error:  # decoders raise errors of many kinds
+        if "MAX_TEXT" in str(error):
+            raise Unreadable("its text or colour profile unpacks to more than 1 MB; save it without") from error
+        raise Unreadable(getattr(error, "strerror", None) or first_line(error)) from error
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """A picture at its own size, turned as its camera says, RGB as `prepare` has it."""
-    image.load()
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    return _rgb(image)
+def read(source: Source) -> Image.Image:
+    """The picture at its own size, upright, RGB; `Unreadable` says why there is none."""
+    with opened(source) as image:
+        image.load()
+        how = turn(image)
+        return _rgb(image if how is None else image.transpose(how))
 
 
-def load(path: Path, size: int) -> np.ndarray:
-    """Decode an image file to uint8 (3, size, size); see `prepare`. Raises whatever the decoder raises."""
-    with Image.open(path) as image:
-        return prepare(image, size)
-
-
-def prepare(image: Image.Image, size: int) -> np.ndarray:
-    """A picture as uint8 (3, size, size): upright, RGB, centre square, bicubic. `TooSmall` when a side is below `size`.
-
-    Grey, palette and CMYK become RGB, transparency is laid on white, 16-bit grey is scaled to 8 bits.
-    """
-    if min(image.size) < size:
-        raise TooSmall(*image.size, size)
-    turned = image.getexif().get(ORIENTATION, 1) != 1
-    image.draft(None, (2 * size, 2 * size))  # lets the JPEG decoder skip detail that the resize would throw away
-    image.load()
-    if turned:
-        image = ImageOps.exif_transpose(image)
-    image = _rgb(image)
+def read_square(source: Source, size: int) -> np.ndarray:
+    """The picture's centre square, bicubic: uint8 (3, size, size). `TooSmall` when a side is below `size`."""
+    with opened(source) as image:
+        if min(image.size) < size:
+            raise TooSmall(*image.size, size)
+        image.draft(None, (2 * size, 2 * size))  # lets the JPEG decoder skip detail that the resize would throw away
+        image = read(image)
     if image.size != (size, size):
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -66,15 +95,54 @@ def prepare(image: Image.Image, size: int) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
+def read_annotated(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """The picture that annotations for `size` (height, width) belong to: uint8 (3, H, W).
+
+    Annotations are read as of the upright picture. `UserError` names a file that cannot be read, or that is of another
+    size; of one that EXIF turns, and whose annotations fit it only before the turn, it says so.
+    """
+    try:
+        with opened(path) as image:
+            on_its_side = turn(image) in _SIDEWAYS  # asked first: a TIFF is turned as it is read, and no longer says so
+            picture = read(image)
+    except Unreadable as error:
+        raise UserError(f"{path}: not a readable picture ({error}); replace it, or remove its annotations") from error
+    height, width = size
+    if picture.size == (width, height):
+        return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+    said = f"{path}: {picture.width} x {picture.height} px, but its annotations are for {width} x {height}"
+    if on_its_side and picture.size == (height, width):
+        raise UserError(
+            f"{said}, the picture before its EXIF orientation turns it; annotate it as it is shown, or save it turned"
+        )
+    raise UserError(f"{said}; give both the same size")
+
+
+def turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns a picture upright by its EXIF block; None where nothing is to be done, or the block is broken."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # a broken block raises errors of many kinds; the pixels are whole nevertheless
+        return None
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+    clear = image.info.get("transparency")
+    if image.mode == "RGB" and clear is None:
         return image
-    if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS):
         values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        grey = (values.clip(0, 65535) // 257).astype(np.uint8)
+        if isinstance(clear, int):
+            grey[values == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "floating-point pixels"
+        raise Unreadable(f"{kind} have no known range; save it with 8 or 16 bits")
+    palette_alpha = image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or clear is not None or palette_alpha:
+        if image.mode == "La":
+            image = image.convert("LA")
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")

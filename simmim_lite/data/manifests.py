@@ -14,7 +14,8 @@ import numpy as np
 import yaml
 
 from ..errors import UserError, unknown
-from . import folders, packs, scenes
+from . import packs, scenes
+from .catalogue import catalogue, say_layout
 from .ranking import rank
 from .store import write_whole
 
@@ -22,10 +23,15 @@ SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
 _FIELDS = {"name", "source", "images", "classes", "rule", "seed", "note", "digest", "subsets"}
 
 
-def subset(split, n: int | None, seed: int) -> np.ndarray:
-    """The first n images of a `Split` by rank (all of them for None): int64 (n,), indices into the split."""
+def check_count(split, n: int | None) -> None:
+    """`UserError` where a `Split` does not hold n images."""
     if n is not None and not 0 < n <= len(split):
         raise UserError(f"images {n}: {split.name} holds {len(split)} images; ask for 1 to {len(split)}")
+
+
+def subset(split, n: int | None, seed: int) -> np.ndarray:
+    """The first n images of a `Split` by rank (all of them for None): int64 (n,), indices into the split."""
+    check_count(split, n)
     return rank(split.ids, split.labels, seed, split.block)[:n]
 
 
@@ -80,11 +86,17 @@ def build(manifest: str | Path, folder: str | Path | None = None, out: str | Pat
     return content
 
 
+def built(manifest: str | Path) -> dict:
+    """As `read`, of a manifest that has its digests; `UserError` for one that has none yet."""
+    content = read(manifest)
+    if not content.get("digest"):
+        raise UserError(f"{_find(manifest)}: has no digest yet; run manifest build with the folder first")
+    return content
+
+
 def verify(manifest: str | Path, folder: str | Path | None = None) -> list[str]:
     """What differs between a built manifest and a folder, a line each (missing, extra, duplicated); [] if nothing."""
-    content, path = read(manifest), _find(manifest)
-    if not content.get("digest"):
-        raise UserError(f"{path}: has no digest yet; run manifest build with the folder first")
+    content, path = built(manifest), _find(manifest)
     found = _population(content, folder)
     if _digest(found.ids) == content["digest"]:
         lines = []
@@ -99,9 +111,9 @@ def verify(manifest: str | Path, folder: str | Path | None = None) -> list[str]:
     listed = gzip.decompress(_list_path(path).read_bytes()).decode("utf-8", "surrogateescape").split("\n")
     missing, extra = sorted(set(listed) - set(found.names)), sorted(set(found.names) - set(listed))
     copies = _copies(Path(folder), extra, found)
-    lines = packs.named("missing", missing)
-    lines += packs.named("extra", [name for name in extra if name not in copies])
-    return lines + packs.named("duplicated", [f"{name} has the content of {of}" for name, of in copies.items()])
+    lines = [f"missing: {name}" for name in missing]
+    lines += [f"extra: {name}" for name in extra if name not in copies]
+    return lines + [f"duplicated: {name} has the content of {of}" for name, of in copies.items()]
 
 
 @dataclass(frozen=True)
@@ -128,9 +140,9 @@ def _population(content: dict, folder: str | Path | None) -> _Population:
     root, pack = Path(folder).expanduser(), None
     if packs.is_pack(root):
         pack = packs.open_pack(root)
-        laid = replace(pack.parts(), left_out=None).split(f"packed:{folder}")  # what it lists, readable or not
-    else:
-        laid = folders.layout(root, folders.list_images(root)[0])
+    found = catalogue(f"{'packed' if pack else 'imagefolder'}:{folder}")
+    laid = replace(found.parts, left_out=None).split(found.spec)  # what it lists, readable or not
+    say_layout(found, laid)
     train = laid.splits["train"]
     labels = laid.labels[train] if laid.classes else None
     names = [laid.names[i] for i in train]

@@ -15,7 +15,7 @@ from PIL import Image
 from ..errors import Interrupted, UserError, first_line
 from ..processes import end_with
 from . import decode
-from .catalogue import Catalogue, catalogue
+from .catalogue import Catalogue, catalogue, say_layout
 from .packs import COLUMNS, FORMAT, SPLITS, Pack, Summed, index_digest, is_pack, open_pack, picture_digest
 from .ranking import rank
 from .store import locked, progress, write_whole
@@ -53,6 +53,7 @@ def pack(spec: str, out: str | Path, *, settings: Settings | None = None, worker
     if spec.startswith("packed:"):
         raise UserError(f"{spec} is a pack already; pack the source that it was made from")
     found = catalogue(spec)
+    say_layout(found)
     plan = {"format": FORMAT, "source": found.digest, **vars(settings)}
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -205,12 +206,12 @@ def _encoded(found: Catalogue, i: int, settings: Settings) -> tuple[bytes | None
             return _written(found.picture(i), settings, jpeg=False)
         with decode.opened(content) as image:
             jpeg, small = image.format == "JPEG", min(image.size) <= settings.short_side
-            if jpeg and small and image.mode in ("RGB", "L") and image.getexif().get(decode.ORIENTATION, 1) == 1:
+            if jpeg and small and image.mode in ("RGB", "L") and decode.turn(image) is None:
                 image.load()
                 return content, "jpg"
             if not small:
                 image.draft(None, (2 * settings.short_side, 2 * settings.short_side))
-            return _written(decode.upright(image), settings, jpeg=jpeg)
+            return _written(decode.read(image), settings, jpeg=jpeg)
     except Exception as error:  # decoders raise errors of many kinds
         return None, first_line(error)
 

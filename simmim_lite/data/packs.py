@@ -10,8 +10,7 @@ import hashlib
 import io
 import json
 import os
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +18,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..processes import end_with
 from . import decode
-from .folders import Parts
-from .ranking import image_ids
+from .splits import Parts
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")  # as the index numbers them
@@ -37,7 +34,6 @@ COLUMNS = {
     "digest": np.uint64,  # of the picture's bytes
 }
 _OPEN = 64  # shards a process keeps open
-_NAMED = 20  # of a kind that `verify` names
 
 
 def picture_digest(content: bytes) -> int:
@@ -74,8 +70,7 @@ class Pack:
 
     def picture(self, i: int) -> Image.Image:
         """Picture i at the size it was packed at, RGB."""
-        with decode.opened(self.content(i)) as image:
-            return decode.upright(image)
+        return decode.read(self.content(i))
 
     def title(self, i: int) -> str:
         return f"{self.name(i)} in {self.folder}"
@@ -87,7 +82,9 @@ class Pack:
         names = [name.decode("utf-8", "surrogateescape") for name in self.columns["names"].tolist()]
         ids, labels = np.asarray(self.columns["ids"]), np.asarray(self.columns["labels"])
         left_out = np.asarray(self.columns["size"]) == 0
-        return Parts(names, ids, labels, tuple(self.info["classes"]), rows.pop("train"), rows, left_out)
+        passed = tuple((name, "could not be read when it was packed", 1) for name, _ in self.info["left_out"])
+        classes = tuple(self.info["classes"])
+        return Parts(names, ids, labels, classes, rows.pop("train"), rows, left_out, passed=passed)
 
 
 @functools.lru_cache(maxsize=_OPEN)
@@ -105,21 +102,61 @@ def open_pack(folder: str | Path) -> Pack:
     root = Path(folder).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"packed:{folder}: no such folder; make it with simmim-lite data pack SOURCE {folder}")
+    part = "pack.json"
     try:
-        info = json.loads((root / "pack.json").read_text(encoding="utf-8"))
+        info = json.loads((root / part).read_text(encoding="utf-8"))
         if info["format"] != FORMAT:
             raise UserError(f"{root}: a pack of format {info['format']}, this version reads {FORMAT}; pack it again")
-        columns = {name: np.load(root / "index" / f"{name}.npy", mmap_mode="r") for name in (*COLUMNS, "names")}
-        if {len(column) for column in columns.values()} != {info["listed"]}:
-            raise ValueError("its arrays differ in length")
+        _check_info(info)
+        columns = {}
+        for name in (*COLUMNS, "names"):
+            part = f"index/{name}.npy"
+            columns[name] = np.load(root / part, mmap_mode="r")
+            _check_column(name, columns[name], info)
+    except UserError:
+        raise
     except FileNotFoundError as error:
-        missing = Path(error.filename).relative_to(root)
         raise UserError(
-            f"{root}: no {missing} in it, so it is no finished pack; run simmim-lite data pack again to finish it"
+            f"{root}: no {part} in it, so it is no finished pack; run simmim-lite data pack again to finish it"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise UserError(f"{root}: its index cannot be read ({error}); delete the folder and pack again") from error
+    except PermissionError as error:
+        raise UserError(f"{root / part}: {error.strerror}; ask its owner for the right to read it") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0][:200]
+        raise UserError(
+            f"{root / part}: damaged ({why}); copy the pack again, or delete the folder and pack again"
+        ) from error
     return Pack(root, info, columns)
+
+
+def _check_info(info: dict) -> None:
+    """`ValueError`, `KeyError` or `TypeError` where pack.json is not what `packing` writes."""
+    for shard in info["shards"]:
+        name = shard["name"]
+        if Path(name).name != name or name.partition("-")[0] not in SPLITS:
+            raise ValueError(f"shard {name!r} is no file of this folder")
+        if not all(isinstance(shard[number], int) and shard[number] >= 0 for number in ("pictures", "bytes")):
+            raise ValueError(f"{name} has {shard['pictures']!r} pictures and {shard['bytes']!r} bytes")
+        shard["sha256"].lower()
+    for name in ("listed", "pictures"):
+        if not isinstance(info[name], int):
+            raise ValueError(f"{name} is {info[name]!r}")
+    if not all(isinstance(name, str) for name in [info["digest"], *info["classes"]]):
+        raise ValueError("its digest or classes are no text")
+
+
+def _check_column(name: str, column: np.ndarray, info: dict) -> None:
+    """`ValueError` where a column of the index has another kind or length than it must, or points nowhere."""
+    if column.shape != (info["listed"],) or (column.dtype.kind != "S" if name == "names" else False):
+        raise ValueError(f"{column.dtype} {column.shape}, and {info['listed']:,} rows are listed")
+    if name in COLUMNS and column.dtype != COLUMNS[name]:
+        raise ValueError(f"it holds {column.dtype}, and not {np.dtype(COLUMNS[name])}")
+    most = {"labels": len(info["classes"]), "split": len(SPLITS), "shard": len(info["shards"])}
+    if name in most or name in ("offset", "size"):
+        least, most = (-1 if name == "labels" else 0), most.get(name, 1 << 62)
+        wrong = np.flatnonzero((np.asarray(column) < least) | (np.asarray(column) >= most))
+        if len(wrong):
+            raise ValueError(f"row {wrong[0]:,} is {column[wrong[0]]}, and {least} to {most - 1} can be")
 
 
 def index_digest(columns: dict[str, np.ndarray], classes: Iterable[str]) -> str:
@@ -128,104 +165,6 @@ def index_digest(columns: dict[str, np.ndarray], classes: Iterable[str]) -> str:
     for name in ("ids", "labels", "split", "digest", "names"):
         found.update(np.ascontiguousarray(columns[name]).tobytes())
     return found.hexdigest()[:16]
-
-
-def verify(folder: str | Path, *, workers: int | None = None) -> list[str]:
-    """What is wrong with a pack, a line each; [] if nothing. Every byte of it is read once, by several processes."""
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
-    from .store import progress
-
-    pack = open_pack(folder)
-    shards, found = pack.info["shards"], list(_index_problems(pack))
-    there = {path.name for path in pack.folder.glob("*.tar")}
-    found += named("missing shard", [shard["name"] for shard in shards if shard["name"] not in there])
-    found += named("extra shard", sorted(there - {shard["name"] for shard in shards}))
-    wanted = [k for k, shard in enumerate(shards) if shard["name"] in there]
-    lines: dict[int, list[str]] = {}
-    at_once = max(1, min(len(wanted), workers or os.cpu_count() or 1))
-    total = sum(shards[k]["pictures"] for k in wanted)
-    pool = ProcessPoolExecutor(at_once, initializer=_begin, initargs=(os.getpid(), pack))
-    try:
-        with pool, progress(total, f"verify {pack.folder.name}") as advance:
-            calls = {pool.submit(_check_shard, k): k for k in wanted}
-            for call in as_completed(calls):
-                lines[calls[call]] = call.result()
-                advance(shards[calls[call]]["pictures"])
-    except BrokenProcessPool as error:
-        raise UserError("a process that reads was killed (out of memory?): run again with fewer --workers") from error
-    return found + [line for k in sorted(lines) for line in lines[k]]
-
-
-def named(kind: str, items: list[str]) -> list[str]:
-    """A line for each of the first twenty, and one for how many more there are."""
-    more = len(items) - _NAMED
-    return [f"{kind}: {item}" for item in items[:_NAMED]] + ([f"{kind}: {more:,} more"] if more > 0 else [])
-
-
-def _index_problems(pack: Pack) -> Iterator[str]:
-    columns, shards = pack.columns, pack.info["shards"]
-    ids = np.asarray(columns["ids"])
-    _, first, count = np.unique(ids, return_index=True, return_counts=True)
-    double = np.flatnonzero(np.isin(ids, ids[first[count > 1]]))
-    yield from named("duplicated id", [f"{int(ids[i]):016x} of {pack.name(i)} (row {i} of the index)" for i in double])
-    expected = image_ids([pack.name(i) for i in range(len(ids))])
-    other = np.setdiff1d(np.flatnonzero(expected != ids), double)
-    yield from named("wrong id", [f"{int(ids[i]):016x} is not that of {pack.name(i)}" for i in other])
-    if index_digest(columns, pack.info["classes"]) != pack.info["digest"]:
-        yield f"index: its arrays are not those that {pack.folder / 'pack.json'} was written for"
-    held = np.bincount(columns["shard"][np.asarray(columns["size"]) > 0], minlength=len(shards))
-    for shard, count in zip(shards, held, strict=True):
-        if shard["pictures"] != count:
-            yield f"index: {count:,} pictures of {shard['name']}, which holds {shard['pictures']:,}"
-
-
-_pack: Pack | None = None  # of a worker process
-
-
-def _begin(parent: int, pack: Pack) -> None:
-    global _pack
-    end_with(parent)
-    _pack = pack
-
-
-def _check_shard(k: int) -> list[str]:
-    """In a worker: what is wrong with a shard, read from its first byte to its last."""
-    pack, shard = _pack, _pack.info["shards"][k]
-    path, columns = pack.folder / shard["name"], pack.columns
-    rows = np.flatnonzero((np.asarray(columns["shard"]) == k) & (np.asarray(columns["size"]) > 0))
-    wanted = {int(columns["offset"][i]): i for i in rows}
-    wrong, seen, double = [], set(), []
-    try:
-        with path.open("rb") as file:
-            stream = Summed(file)
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                for member in tar:
-                    if member.name in seen:
-                        double.append(f"{member.name.partition('.')[0]} twice in {path.name}")
-                    seen.add(member.name)
-                    i = wanted.pop(member.offset_data, None)
-                    if i is None:
-                        continue
-                    content = tar.extractfile(member).read()
-                    if len(content) != columns["size"][i] or picture_digest(content) != columns["digest"][i]:
-                        wrong.append(f"{pack.name(i)} in {path.name}, at byte {member.offset_data:,}")
-            stream.drain()
-        found = named("duplicated id", double) + named("changed bytes", wrong)
-        missing = [f"{pack.name(i)}, which the index has at byte {at:,} of {path.name}" for at, i in wanted.items()]
-        found += named("missing picture", missing)
-        if not found and stream.size != shard["bytes"]:
-            found = [f"{path.name}: {stream.size:,} bytes, {shard['bytes']:,} expected"]
-        if not found and stream.sum.hexdigest() != shard["sha256"]:
-            found = [f"changed bytes: in {path.name}, outside of its pictures (a class, or a header)"]
-        return found
-    except (OSError, tarfile.TarError, EOFError) as error:
-        size = path.stat().st_size if path.exists() else 0
-        short = f": {size:,} of {shard['bytes']:,} bytes are there" if size != shard["bytes"] else ""
-        return named("changed bytes", wrong) + [
-            f"damaged shard: {path.name} cannot be read to its end ({error}){short}"
-        ]
 
 
 class Summed:

@@ -12,8 +12,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError, first_line
-from . import folders, sources
-from .catalogue import Catalogue, catalogue
+from . import sources
+from .catalogue import Catalogue, catalogue, say_layout
+from .listing import signature
+from .splits import Layout, describe
 
 _STAND_INS = 10  # unreadable pictures in a row before training gives up
 SCENE_SIZE = 32  # pixels: scenes have no size of their own; they are drawn as the studies draw them
@@ -49,6 +51,7 @@ class Pictures:
     mean: tuple[float, float, float] | None  # of the training images, 0..1 units; None where nobody has counted
     std: tuple[float, float, float] | None
     digest: str  # of what is listed: names, bytes and labels of files; pixels of scenes
+    line: str = ""  # as in `sources.Data`
 
     @property
     def num_classes(self) -> int:
@@ -66,9 +69,10 @@ def open_pictures(spec: str) -> Pictures:
         rows = layout.splits.get(split)
         if rows is None or not layout.classes or (layout.labels[rows] < 0).any():
             return None
-        return shelved(found, split, rows)
+        return shelved(found, layout, split)
 
-    return Pictures(spec, shelf("train"), shelf("test"), layout.classes, None, None, found.digest)
+    line = say_layout(found, layout)
+    return Pictures(spec, shelf("train"), shelf("test"), layout.classes, None, None, found.digest, line)
 
 
 def open_for_training(
@@ -92,28 +96,35 @@ def open_streamed(spec: str, image_size: int) -> sources.Data:
     found = catalogue(spec)
     layout = found.parts.split(spec)
     store = sources.held_out(found, layout, image_size)
+    val = sources.split_of(spec, store, "val")
+    counts = {"train": len(layout.splits["train"]), "val": len(val)}
+    skipped = store.info["skipped"]
+    line = describe(spec, len(layout.classes), counts, store.info["notes"], found.parts.passed, skipped)
+    sources.say(line, spec, found.stamp)
     return sources.Data(
         spec=spec,
         name=spec,
         image_size=image_size,
-        train=shelved(found, "train", layout.splits["train"]),
-        val=sources.split_of(spec, store, "val"),
+        train=shelved(found, layout, "train"),
+        val=val,
         probe_train=None,
         test=None,
-        classes=found.parts.classes,
+        classes=layout.classes,
         mean=None,
         std=None,
-        digest=folders.signature(found.digest, store.info["digest"]),
-        skipped=[tuple(item) for item in store.info["skipped"]],
+        digest=signature(found.digest, store.info["digest"]),
+        skipped=[tuple(item) for item in skipped],
+        line=line,
     )
 
 
-def shelved(found: Catalogue, split: str, rows: np.ndarray) -> Shelf:
-    """Pictures of a catalogue as a split: labels are None where one of them is unknown."""
-    labels = found.parts.labels[rows]
-    known = labels if found.parts.classes and (labels >= 0).all() else None
+def shelved(found: Catalogue, layout: Layout, split: str) -> Shelf:
+    """A split of a catalogue's pictures: labels are None where one of them is unknown."""
+    rows = layout.splits[split]
+    labels = layout.labels[rows]
+    known = labels if layout.classes and (labels >= 0).all() else None
     parts = (_Rows(get, rows) for get in (found.picture, found.title))
-    return Shelf(f"{split} of {found.spec}", found.parts.ids[rows], known, *parts)
+    return Shelf(f"{split} of {found.spec}", layout.ids[rows], known, *parts)
 
 
 def first_readable(shelf: Shelf, chosen: np.ndarray, place: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:

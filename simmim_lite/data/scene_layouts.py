@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from . import scenes
-from .folders import signature
+from .listing import signature
 from .sources import SCENE_COUNTS, SCENE_SPLITS, data_root
 from .store import ensure_folder, progress
 

@@ -13,7 +13,7 @@ from ..errors import UserError, first_line, unknown
 
 def indexed(spec: str, kind: str, name: str, root: Path) -> tuple[dict, Callable, tuple[str, ...]]:
     """A set of torchvision's or the hub's (kind: torchvision | hf): split -> (a sequence, its labels, -1 = unknown);
-    picture(sequence, i) -> PIL picture; classes. root: where torchvision keeps its downloads."""
+    picture(sequence, i) -> what `decode.read` takes; classes. root: where torchvision keeps its downloads."""
     if kind == "hf":
         return _hf_parts(spec, name)
     train, held = _torchvision_splits(name, root)
@@ -26,8 +26,9 @@ def _first(part: Sequence, i: int) -> object:
     return part[i][0]
 
 
-def _entry(column: str, part: Sequence, i: int) -> object:
-    return part[i][column]
+def _entry(column: str, part: Sequence, i: int) -> bytes | str | None:
+    entry = part[i][column]
+    return entry and (entry["bytes"] or entry["path"])
 
 
 def _hf_parts(spec: str, name: str) -> tuple[dict, Callable, tuple[str, ...]]:
@@ -48,6 +49,8 @@ def _hf_parts(spec: str, name: str) -> tuple[dict, Callable, tuple[str, ...]]:
     label = next((c for c, f in columns.items() if isinstance(f, datasets.ClassLabel)), None)
     held = {split: loaded[split] for split in ("validation", "test") if split in loaded}
     parts = {"train": loaded["train"], **{split.replace("validation", "val"): part for split, part in held.items()}}
+    # as bytes or a path, so that their pictures are read as all others are
+    parts = {split: part.cast_column(image, datasets.Image(decode=False)) for split, part in parts.items()}
     labelled = {k: (p, list(p[label]) if label else [-1] * len(p)) for k, p in parts.items()}
     return labelled, functools.partial(_entry, image), tuple(columns[label].names) if label else ()
 

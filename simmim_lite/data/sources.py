@@ -3,9 +3,11 @@
 The data root is `$SIMMIM_DATA`, else `~/.cache/simmim_lite`; it is read here and nowhere else.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UserError, first_line, unknown
-from . import decode, folders, inaturalist, packs, scenes
+from . import decode, scenes
+from .listing import signature
+from .splits import Layout, Passed, describe
 from .store import STORE_VERSION, Chunk, Store, StorePlan, ensure
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ class Data:
     std: tuple[float, float, float] | None
     digest: str  # of ids, labels, pixels and masks (of scenes: the first block, so it does not depend on the pool)
     skipped: list[tuple[str, str]]  # images left out: name, reason
+    line: str = ""  # what there is, how it was read and what was passed over
 
     @property
     def num_classes(self) -> int:
@@ -87,20 +92,55 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -
     """
     if spec == "scenes":
         return _open_scenes(image_size, images_needed or 0)
+    from .catalogue import catalogue
+
     kind, name = kind_of(spec)
-    openers = {"imagefolder": _open_folder, "inaturalist": _open_inaturalist, "packed": _open_packed}
-    openers |= {"torchvision": _open_torchvision, "hf": _open_hf}
-    return openers[kind](spec, name, image_size)
+    # sets of torchvision's and the hub's are downloaded or loaded only where there is no store of them yet
+    found = None if kind in ("torchvision", "hf") else catalogue(spec)
+    stamp = _files_of(name) if found is None else found.stamp
+
+    def plan() -> StorePlan:
+        listed = found or catalogue(spec)
+        return _squares(listed, listed.parts.split(spec), image_size)
+
+    prefix, version, where = _named(spec, image_size, stamp)
+    store = ensure(data_root() / "stores", prefix, version, plan, spec)
+    return _data(spec, os.path.basename(where), store, stamp, found.parts.passed if found else ())
 
 
-def held_out(found: "Catalogue", layout: folders.Layout, size: int) -> Store:
+def held_out(found: "Catalogue", layout: Layout, size: int) -> Store:
     """A store of the validation pictures alone, for training that decodes its own as it goes."""
-    kind, name = kind_of(found.spec)
-    where = os.path.abspath(name) if os.path.isdir(name) else name
-    prefix, version = _named(found.spec, name, where, size, found.digest)
-    held = replace(layout, splits={"val": layout.splits["val"]})
+    prefix, version, _ = _named(found.spec, size, found.stamp)
+    held = replace(layout, splits={split: layout.splits[split] for split in ("train", "val")})
     title = f"validation pictures of {found.spec}"
-    return ensure(data_root() / "stores", f"val-{prefix}", version, lambda: _squares(found, held, size), title)
+    return ensure(
+        data_root() / "stores", f"val-{prefix}", version, lambda: _squares(found, held, size, ("val",)), title
+    )
+
+
+_hushed = 0
+_said: set[tuple[str, str]] = set()  # sources of this process, with what tells their files from others
+
+
+def say(line: str, spec: str, stamp: str = "") -> None:
+    """Print the line of a source on stderr: once in a process, as long as its files are the same.
+
+    Of processes that torchrun started the first one does, and of a study's the one that started the others (`hushed`).
+    """
+    if not _hushed and (spec, stamp) not in _said and int(os.environ.get("RANK", "0")) == 0:
+        _said.add((spec, stamp))
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Nothing is said of sources that are opened here: another process has said it."""
+    global _hushed
+    _hushed += 1
+    try:
+        yield
+    finally:
+        _hushed -= 1
 
 
 def kind_of(spec: str) -> tuple[str, str]:
@@ -130,78 +170,48 @@ def _open_scenes(size: int, needed: int) -> Data:
         parts = {split: chunks(split) for split in counts}
         return StorePlan(parts, sum(counts.values()), size, scenes.CLASSES, masks=True, reference=SCENE_BLOCK)
 
-    version = folders.signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
+    version = signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
     store = ensure(data_root() / "stores", f"scenes-{counts['train']}-{size}px", version, plan, "scenes")
     return _data("scenes", "scenes", store, block=SCENE_BLOCK)
 
 
-def _open_folder(spec: str, name: str, size: int) -> Data:
-    root = Path(name).expanduser().absolute()
-    names, listing = folders.list_images(root)
-
-    def plan() -> StorePlan:
-        with_splits = folders.layout(root, names)
-        return _plan(with_splits, lambda i: decode.load(root / names[i], size), size, spec, _threads())
-
-    return _stored(spec, root.name, str(root), listing, size, plan)
+def _files_of(name: str) -> str:
+    """Files of a set that is a folder on this machine, with their times."""
+    files = Path(name).expanduser().rglob("*") if os.path.isdir(os.path.expanduser(name)) else ()
+    return repr(sorted((str(path), path.stat().st_mtime_ns) for path in files if path.is_file()))
 
 
-def _open_inaturalist(spec: str, name: str, size: int) -> Data:
-    root = Path(name).expanduser().absolute()
-    found, listing = inaturalist.read_layout(root)
-
-    def plan() -> StorePlan:
-        return _plan(found, lambda i: decode.load(root / found.names[i], size), size, spec, _threads())
-
-    return _stored(spec, root.name, str(root), listing, size, plan)
-
-
-def _open_packed(spec: str, name: str, size: int) -> Data:
-    pack = packs.open_pack(name)
-    return _stored(spec, pack.folder.name, str(pack.folder), pack.digest, size, lambda: _listed_plan(spec, size))
+def _named(spec: str, size: int, stamp: str) -> tuple[str, str, str]:
+    """The name of a source's store, the signature of what it holds, and the place or name of the source."""
+    kind, name = kind_of(spec)
+    folder = os.path.abspath(os.path.expanduser(name))
+    where = folder if os.path.isdir(folder) else name
+    slug = re.sub(r"[^A-Za-z0-9]+", "_", os.path.basename(where))[:40]
+    return f"{slug}-{signature(kind, where)}-{size}px", signature(STORE_VERSION, stamp), where
 
 
-def _open_torchvision(spec: str, name: str, size: int) -> Data:
-    return _stored(spec, name, name, "", size, lambda: _listed_plan(spec, size))
-
-
-def _open_hf(spec: str, name: str, size: int) -> Data:
-    listing, where = "", name
-    if os.path.isdir(name):
-        where = os.path.abspath(name)
-        listing = repr(sorted((str(p), p.stat().st_mtime_ns) for p in Path(where).rglob("*") if p.is_file()))
-    return _stored(spec, name.rstrip("/").split("/")[-1], where, listing, size, lambda: _listed_plan(spec, size))
-
-
-def _stored(spec: str, name: str, where: str, listing: str, size: int, plan: Callable[[], StorePlan]) -> Data:
-    prefix, version = _named(spec, name, where, size, listing)
-    return _data(spec, name, ensure(data_root() / "stores", prefix, version, plan, spec))
-
-
-def _named(spec: str, name: str, where: str, size: int, listing: str) -> tuple[str, str]:
-    """The name of a source's store, and the signature of what it holds."""
-    slug = re.sub(r"[^A-Za-z0-9]+", "_", name.rstrip("/").split("/")[-1])[:40]
-    prefix = f"{slug}-{folders.signature(spec.partition(':')[0], where)}-{size}px"
-    return prefix, folders.signature(STORE_VERSION, listing)
-
-
-def _data(spec: str, name: str, store: Store, block: int | None = None) -> Data:
+def _data(
+    spec: str, name: str, store: Store, stamp: str = "", passed: Iterable[Passed] = (), block: int | None = None
+) -> Data:
     train, val, test, probe_train = (split_of(spec, store, s, block) for s in ("train", "val", "test", "probe_train"))
-    probe_train = probe_train or (train if test is not None else None)
     info = store.info
+    counts = {s: len(part) for s, part in (("train", train), ("val", val), ("test", test)) if part is not None}
+    line = describe(spec, len(info["classes"]), counts, info["notes"], passed, info["skipped"])
+    say(line, spec, stamp)
     return Data(
         spec=spec,
         name=name,
         image_size=info["image_size"],
         train=train,
         val=val,
-        probe_train=probe_train,
+        probe_train=probe_train or (train if test is not None else None),
         test=test,
         classes=tuple(info["classes"]),
         mean=tuple(info["mean"]),
         std=tuple(info["std"]),
         digest=info["digest"],
         skipped=[tuple(item) for item in info["skipped"]],
+        line=line,
     )
 
 
@@ -216,21 +226,18 @@ def split_of(spec: str, store: Store, part: str, block: int | None = None) -> Sp
     return Split(f"{part} of {spec}", store.images[rows], store.ids[rows], labels if known else None, masks, block)
 
 
-def _listed_plan(spec: str, size: int) -> StorePlan:
-    """The plan of all that a source lists; only now is a set downloaded or loaded."""
-    from .catalogue import catalogue
+def _squares(found: "Catalogue", layout: Layout, size: int, parts: Collection[str] | None = None) -> StorePlan:
+    """The plan of a catalogue's pictures (parts: of some splits). Sets that are no files are read by one thread."""
+    from .catalogue import copies
 
-    found = catalogue(spec)
-    return _squares(found, found.parts.split(spec), size)
-
-
-def _squares(found: "Catalogue", layout: folders.Layout, size: int) -> StorePlan:
-    """The plan of some of a catalogue's pictures. Sets that are no files are read by one thread."""
-    threads = 1 if kind_of(found.spec)[0] in ("torchvision", "hf") else _threads()
+    threads = _threads() if found.sizes is not None else 1
+    notes = (*layout.notes, *copies(found, layout))
+    some = {split: rows for split, rows in layout.splits.items() if parts is None or split in parts}
+    layout = replace(layout, splits=some, notes=notes)
     return _plan(layout, lambda i: found.square(i, size), size, found.spec, threads)
 
 
-def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, spec: str, threads: int) -> StorePlan:
+def _plan(layout: Layout, load: Callable[[int], np.ndarray], size: int, spec: str, threads: int) -> StorePlan:
     def chunks(indices: np.ndarray, split: str) -> Iterator[Chunk]:
         kept, smallest, first = 0, None, None
         with ThreadPoolExecutor(threads) as pool:
@@ -241,10 +248,9 @@ def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, 
                 skipped = []
                 for i, result in zip(some, done, strict=True):
                     if isinstance(result, Exception):
-                        small = isinstance(result, decode.TooSmall)
-                        skipped.append((layout.names[i], str(result) if small else first_line(result)))
+                        skipped.append((layout.names[i], first_line(result)))
                         first = first or skipped[0]
-                        if small:
+                        if isinstance(result, decode.TooSmall):
                             smallest = min(smallest or result.side, result.side)
                 kept += len(good)
                 pixels = np.stack([done[k] for k in good]) if good else np.empty((0, 3, size, size), np.uint8)
@@ -264,7 +270,7 @@ def _plan(layout: folders.Layout, load: Callable[[int], np.ndarray], size: int, 
             return error
 
     splits = {split: chunks(indices, split) for split, indices in layout.splits.items()}
-    return StorePlan(splits, sum(map(len, layout.splits.values())), size, layout.classes)
+    return StorePlan(splits, sum(map(len, layout.splits.values())), size, layout.classes, layout.notes)
 
 
 def _threads() -> int:

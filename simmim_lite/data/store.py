@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from ..errors import UserError
 
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
-STORE_VERSION = 1
+STORE_VERSION = 2
 _NAMED = 10  # images left out that are named on the screen; index.json names all
 
 
@@ -46,6 +46,7 @@ class StorePlan:
     total: int  # images at most, left-out ones included
     image_size: int  # pixels
     classes: tuple[str, ...]
+    notes: Iterable[str] = ()  # how its source was read
     masks: bool = False
     reference: int | None = None  # mean, std and digest see so many first training images; None = all
 
@@ -103,7 +104,7 @@ def ensure_folder(parent: Path, name: str, signature: str, write: Callable[[Path
                 return folder
             for old in parent.glob(f"{glob.escape(name)}-*"):
                 shutil.rmtree(old, ignore_errors=True)
-            _whole(folder, write)
+            _whole(folder, write, title)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     return folder
@@ -148,12 +149,12 @@ def _build(folder: Path, plan: StorePlan, title: str) -> None:
             f"cannot write {folder}: the store needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
             "free some space or set SIMMIM_DATA to a folder on a larger disk"
         )
-    info = _whole(folder, lambda temporary: _write(temporary, plan, title))
+    info = _whole(folder, lambda temporary: _write(temporary, plan, title), title)
     _report(info["skipped"], title, folder)
 
 
-def _whole(folder: Path, write: Callable[[Path], object]) -> object:
-    """What `write(temporary)` returns, which fills a folder beside `folder` that then takes its name."""
+def _whole(folder: Path, write: Callable[[Path], object], title: str) -> object:
+    """What `write(temporary)` returns, which fills a folder beside `folder` that then takes its name; both are said."""
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp-"))
     try:
         written = write(temporary)
@@ -161,6 +162,10 @@ def _whole(folder: Path, write: Callable[[Path], object]) -> object:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    named = f"{size / 1e6:,.0f} MB" if size > 1e6 else f"{size / 1e3:,.0f} kB"
+    kept = f"decoded pictures are kept in {folder} ({named})"
+    print(f"{title}: {kept}; delete it at any time, or name another place in SIMMIM_DATA", file=sys.stderr, flush=True)
     return written
 
 
@@ -211,6 +216,7 @@ def _write(folder: Path, plan: StorePlan, title: str) -> dict:
         "std": std,
         "digest": digest,
         "skipped": [list(item) for item in skipped],
+        "notes": list(plan.notes),
     }
     with open(folder / "index.json", "w", encoding="utf-8") as file:
         json.dump(info, file, indent=1)

@@ -63,7 +63,10 @@ def figure(
     field, axis_title = study_axis(study)
     kinds = kinds_of(study, evidence, level, None if measure == "val_loss" and study != "proxy" else measure)
     if not kinds:
-        return empty("no finished runs to show yet")
+        mine = trained(evidence.get("yours") or [])
+        return empty(
+            _absent(mine, measure if study != "proxy" else "score") if mine else "no finished runs to show yet"
+        )
     ends = study in ("data-scale", "model-size")
     plot, bottom = 300, {"data-scale": 76, "model-size": 96}.get(study, 200)  # ticks of a size take two lines
     chart = panels(*(f"{title}<br>{_small(said)}" for title, said in (_titles(study, *item) for item in kinds.items())))
@@ -96,10 +99,20 @@ def figure(
             labels += _guess(chart, column, guess, low, high, spread, ends, max(xs))
         end_labels(chart, column, labels, low, high, plot)
     if "yours" in evidence and "yours" not in kinds:
-        note = "Your own runs appear here as a panel of their own, once there are some."
+        note = _absent(trained(evidence["yours"] or []), measure if study != "proxy" else "score")
         style = {"x": 0, "xref": "paper", "y": 0, "yref": "container", "yanchor": "bottom", "pad": {"b": 6, "l": -50}}
         chart.update_layout(title={"text": _small(note), **style})
     return chart
+
+
+def _absent(rows: Rows, measure: str) -> str:
+    """Why the reader's runs are not in a figure."""
+    if not rows:
+        return "Your own runs appear here as a panel of their own, once there are some."
+    runs = f"Your {len(rows):,} run{'s have' if len(rows) > 1 else ' has'}"
+    if measure != "val_loss" and score_of(rows, measure) is None:
+        return f"{runs} no score: their pictures have no labels to probe with, or they were trained without probes."
+    return f"{runs} no place here yet: this figure compares runs that differ in their length alone."
 
 
 def study_axis(study: str) -> tuple[str, str]:

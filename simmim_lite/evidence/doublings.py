@@ -4,13 +4,9 @@ Omega is parameters x images seen / unique images squared (FACTS 7): how often a
 against how many images there are. No torch here.
 """
 
-from collections import defaultdict
-
 import numpy as np
 
-from .findings import Finding
-from .intervals import paired_interval
-from .records import SCORES, millions, trained
+from .records import millions, trained
 
 
 def omega(row: dict) -> float:
@@ -68,44 +64,6 @@ def turning_point(found: list[dict], of: str = "loss") -> float | None:
     if beta[1] <= 0:
         return None
     return float(np.exp(x.mean() - beta[0] / beta[1] * x.std()))
-
-
-def finding(rows: list[dict], score: str | None = None) -> Finding:
-    """C7: of the doublings that raise the validation loss, the share that does not lower the score.
-
-    The mean over units (a size on a data level, and a seed) of each one's share, with its interval; `score` is by
-    default the first of linear probe, kNN, segmentation probe and fine-tuning that the rows have.
-    """
-    score = score or next((s for s in SCORES if any(row[s] is not None for row in rows)), None)
-    if score is None:
-        return Finding("No run has a transfer score (it needs labelled images)", open=True)
-    found = doublings(rows, score)
-    if not found:
-        return Finding("No size and data level was run at a length and at twice that length", open=True)
-    rose = [d for d in found if d["loss_change"] > 0]
-    fell = [d for d in found if d["loss_change"] <= 0]
-    gained = sum(d["score_change"] >= 0 for d in fell)
-    sentence = f"{len(found)} doublings of the length, scored by {SCORES[score]}: validation loss fell in {len(fell)}"
-    sentence += f" (the score did not fall in {gained} of these)" if fell else ""
-    if not rose:
-        return Finding(f"{sentence}, and never rose: nothing to judge", n=0, open=True)
-    shares = defaultdict(list)
-    for d in rose:
-        shares[d["unit"]].append(d["score_change"] >= 0)
-    effect, low, high = paired_interval(np.array([np.mean(values) for values in shares.values()]))
-    kept = sum(d["score_change"] >= 0 for d in rose)
-    sentence += f" and rose in {len(rose)}, of which {kept} did not lower the score: {100 * effect:.0f} %, "
-    sentence += f"mean of {len(shares)} cell{'s' * (len(shares) > 1)} (a size on a data level, a seed)"
-    if low is not None:
-        sentence += f", 95 % interval {100 * max(low, 0):.0f} to {100 * min(high, 1):.0f} %"
-    turns = {of: turning_point(found, of) for of in ("loss", "score")}
-    parts = {"loss": "the loss turns up near", "score": "the score turns down near"}
-    if any(turns.values()):
-        said = [f"{parts[of]} {power(value)}" for of, value in turns.items() if value]
-        sentence += f"; in Omega, {' and '.join(said)}"
-    else:
-        sentence += f"; Omega ({power(rose[0]['omega'])} and more) does not tell the two apart here"
-    return Finding(sentence, effect, low, high, len(shares))
 
 
 def name_of(d: dict) -> str:

@@ -12,12 +12,13 @@ from plotly.subplots import make_subplots
 
 from .figure import Figure
 from .records import SCORES, millions, short
+from .rules import FAILS, HOLDS, OPEN, UNTESTED
 
 #: Okabe and Ito's colours, told apart with any common colour blindness (their yellow is too pale for a line).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "2px,6px")
-VERDICTS = {"holds": "#00704F", "does not hold": "#B34700", "too small to say": "#5F6672"}
+VERDICTS = {HOLDS: "#00704F", FAILS: "#B34700", OPEN: "#5F6672", UNTESTED: "#5F6672"}
 INK, FAINT, RULE, PALE = "#1F2430", "#5F6672", "#B9BEC8", "#E7E9EE"
 
 _AXIS = {

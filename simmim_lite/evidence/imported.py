@@ -1,67 +1,106 @@
 """Somebody else's runs, from a CSV file, into tables, claims and plots. No torch here.
 
-A line a run. Columns, by these names or the usual others (`COLUMNS`), in any order; unknown ones are ignored:
-
-model or params        a name, or backbone parameters; one may be left out where the model is a known size
-unique_images          training images, each counted once
-iterations, batch_size optimiser steps and images a step
-val_loss               validation loss, the same quantity in all lines
-score                  what the network is worth afterwards: 0 to 1, or per cent; optional
-train_loss, seed       optional
-dataset                lines of different sets are claimed on apart from each other; optional
+A line a run; its columns by the names of COLUMNS, or the usual others, in any order. What is not used is said.
 """
 
 import csv
+import difflib
+import io
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
-from ..model.sizes import SIZES
+from ..errors import UserError, unknown
+from ..model.sizes import PAPER, SIZES
 from ..training.run import write_atomic
-from .claims import Claim
-from .outside import claims_of
+from .claims import claims_of
 from .records import OVERFIT, SCORES
+from .rules import Claim
 
-#: Columns and what else they may be called.
+
+@dataclass(frozen=True)
+class Column:
+    """What a column holds, and what else it may be called."""
+
+    text: str
+    others: tuple[str, ...] = ()
+    needed: bool = False
+
+
 COLUMNS = {
-    "model": ("name", "size", "architecture"),
-    "params": ("parameters", "backbone_params", "backbone_parameters", "n_params"),
-    "unique_images": ("images", "train_images", "data_size"),
-    "iterations": ("steps", "iters", "train_steps"),
-    "batch_size": ("batch",),
-    "val_loss": ("validation_loss", "valid_loss", "loss"),
-    "score": ("finetune_top1", "top1", "accuracy", "finetune", "linear", "knn", "segment", "linear_probe"),
-    "train_loss": ("training_loss",),
-    "seed": (),
-    "dataset": ("data",),
+    "model": Column("the network's name", ("name", "size", "architecture")),
+    "params": Column(
+        "parameters of the backbone; may be left out for the sizes of this project",
+        ("parameters", "backbone_params", "backbone_parameters", "n_params"),
+    ),
+    "unique_images": Column("training images, each once", ("images", "train_images", "data_size"), needed=True),
+    "iterations": Column("optimiser steps", ("steps", "iters", "train_steps"), needed=True),
+    "batch_size": Column("images a step", ("batch",), needed=True),
+    "val_loss": Column("validation loss", ("validation_loss", "valid_loss", "loss"), needed=True),
+    "score": Column(
+        "what the network is worth afterwards, as a share of 1 or in per cent",
+        (
+            "finetune_top1",
+            "top1",
+            "top1_accuracy",
+            "accuracy",
+            "acc",
+            "finetune",
+            "linear",
+            "knn",
+            "segment",
+            "linear_probe",
+        ),
+    ),
+    "train_loss": Column("training loss", ("training_loss",)),
+    "seed": Column("a whole number; 0 where there is none"),
+    "dataset": Column("a name, where runs are of several sets of images", ("data",)),
+    "image_size": Column("pixels a side; for plan, where there are no flops", ("resolution", "img_size")),
+    "flops": Column("of the whole training; for plan", ("training_flops",)),
 }
-_NEEDED = ("unique_images", "iterations", "batch_size", "val_loss")
+_NEEDED = tuple(name for name, column in COLUMNS.items() if column.needed)
+_WHOLE = ("params", "unique_images", "iterations", "batch_size", "seed", "image_size")
 #: Which score of ours a column's name stands for; fine-tuning where it does not say.
 _SCORE = {"linear": "linear", "linear_probe": "linear", "knn": "knn", "segment": "segment"}
+UNITS = ("percent", "share")
+_PERCENT = re.compile(r"%|\bper[ _]?cent\b|_percent\b|_pct\b|\bpct\b", re.I)
 
 
-def read_csv(file: str | Path) -> list[dict]:
-    """The runs of a file as rows in the columns of `records.table`: lifts None, one recipe, `data` the file's name.
+def help_text() -> str:
+    """The columns, for --help."""
+    parts = []
+    for name, column in COLUMNS.items():
+        others = f" (or {', '.join(column.others)})" if column.others else ""
+        parts.append(f"{name}{others}: {column.text}")
+    return f"Columns, in any order: {'; '.join(parts)}. Needed are {', '.join(_NEEDED)} and model or params."
 
-    Raises `UserError`, one line with file, line number, column and remedy, for what is missing, no number or out of
-    range, and for two lines that are the same run.
+
+def read_csv(file: str | Path, scores: str | None = None) -> list[dict]:
+    """The rows of `read`."""
+    return read(file, scores)[0]
+
+
+def read(file: str | Path, scores: str | None = None) -> tuple[list[dict], list[str]]:
+    """The runs of a file as rows in the columns of `records.table`, and lines on how they were read.
+
+    Lifts are None, all have one recipe, `data` is the file's name. scores: `percent` or `share` of 1, where the numbers
+    themselves leave that open. Raises `UserError`, one line with file, line number, column and remedy, for what is
+    missing, no number, out of range or in more than one unit, and for two lines that are the same run.
     """
+    if scores not in (None, *UNITS):
+        raise unknown("unit of scores", scores, UNITS)
     file = Path(file)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}): give a CSV file"
-        ) from error
-    lines = list(csv.reader(text.splitlines(), delimiter=";" if text.split("\n")[0].count(";") > 2 else ","))
-    if not lines or not any(lines[0]):
-        raise UserError(f"{file}: is empty: the first line must name the columns, as in {', '.join(COLUMNS)}")
-    where, score = _columns(file, lines[0])
+    header, lines = _cells(file)
+    where, score, notes = _columns(file, header)
     rows, first = [], {}
-    for number, line in enumerate(lines[1:], 2):
-        if not any(cell.strip() for cell in line):
-            continue
+    for number, line in lines:
+        if len(line) > len(header) and any(cell.strip() for cell in line[len(header) :]):
+            raise UserError(
+                f"{file}, line {number}: {len(line)} cells under {len(header)} columns: write numbers without commas "
+                "in them"
+            )
         row = _row(file, number, line, where)
         same = tuple(row[k] for k in ("model", "dataset", "images", "steps", "seed"))
         if same in first:
@@ -72,13 +111,27 @@ def read_csv(file: str | Path) -> list[dict]:
         rows.append(row)
     if not rows:
         raise UserError(f"{file}: has no runs below its first line")
-    return _finish(file, rows, score)
+    percent = "score" in where and _percent(file, header[where["score"]], rows, scores)
+    rows = _finish(file, rows, score, percent)
+    return rows, [_summary(rows, score, percent), *notes]
 
 
-def import_csv(file: str | Path, runs_dir: str | Path) -> int:
-    """Check a file and keep it as RUNS_DIR/imported/NAME.csv, where studies find it; how many runs. As `read_csv`."""
-    rows = read_csv(file)
-    write_atomic(Path(runs_dir) / "imported" / f"{_name(file)}.csv", Path(file).read_bytes())
+def import_csv(file: str | Path, runs_dir: str | Path, scores: str | None = None) -> int:
+    """Check a file and keep its runs as RUNS_DIR/imported/NAME.csv, where studies find them; how many. As `read`.
+
+    Scores are kept as shares of 1. `UserError` where other runs are kept under that name.
+    """
+    rows = read_csv(file, scores)
+    target = Path(runs_dir) / "imported" / f"{_name(file)}.csv"
+    if target.exists() and read_csv(target) != rows:
+        raise UserError(f"{target} holds other runs than {file}: delete it, or give {file} another name")
+    score = score_of(rows)
+    keys = {"unique_images": "images", "iterations": "steps", "score": score}
+    held = io.StringIO()
+    writer = csv.writer(held, lineterminator="\n")
+    writer.writerow([score if name == "score" else name for name in COLUMNS])
+    writer.writerows([row[keys.get(name, name)] for name in COLUMNS] for row in rows)  # None is an empty cell
+    write_atomic(target, held.getvalue())
     return len(rows)
 
 
@@ -93,34 +146,68 @@ def score_of(rows: list[dict]) -> str:
 
 
 def claims(rows: list[dict]) -> list[Claim]:
-    """C1 to C8 on imported rows (`outside.claims_of`)."""
-    return claims_of(rows, score_of(rows))
+    """C1 to C9 on imported rows: by seed where there are three or more, else by cell."""
+    return claims_of(rows, score=score_of(rows))
 
 
-def _columns(file: Path, header: list[str]) -> tuple[dict[str, int], str]:
-    """Where each column is, and which score of ours the score is."""
-    names = [re.sub(r"\W+", "_", cell.strip().lower()).strip("_") for cell in header]
+def _cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header of a file and its lines, numbered; empty ones are left out."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        header = text.partition("\n")[0]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+        lines = [(reader.line_num, line) for line in reader]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is no UTF-8 text: save it as CSV in UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise UserError(
+            f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}): give a CSV file"
+        ) from error
+    if not lines or not any(cell.strip() for cell in lines[0][1]):
+        raise UserError(f"{file}: is empty: the first line must name the columns, as in {', '.join(COLUMNS)}")
+    return lines[0][1], [line for line in lines[1:] if any(cell.strip() for cell in line[1])]
+
+
+def _columns(file: Path, header: list[str]) -> tuple[dict[str, int], str, list[str]]:
+    """Where each column is, which score of ours the score is, and what is not used."""
+    names = [_plain(_PERCENT.sub("", cell)) for cell in header]
     where, score = {}, "finetune"
-    for column, others in COLUMNS.items():
-        found = [name for name in (column, *others) if name in names]
-        if found:
-            where[column] = names.index(found[0])
-            score = _SCORE.get(found[0], score) if column == "score" else score
+    for column, known in COLUMNS.items():
+        found = [name for name in (column, *known.others) if _plain(name) in names]
+        if not found:
+            continue
+        if (count := names.count(_plain(found[0]))) > 1:
+            raise UserError(f"{file}: has {count} columns {found[0]}: keep one")
+        where[column] = names.index(_plain(found[0]))
+        score = _SCORE.get(found[0], score) if column == "score" else score
     missing = [name for name in _NEEDED if name not in where]
-    if missing or not {"model", "params"} & where.keys():
-        name = missing[0] if missing else "model or params"
-        more = f", or one of {', '.join(COLUMNS[name])}" if COLUMNS.get(name) else ""
-        raise UserError(f"{file}: no column {name}{more}; its columns are {', '.join(names)}")
-    return where, score
+    if not {"model", "params"} & where.keys():
+        missing.insert(0, "model or params")
+    spare = [cell.strip() for k, cell in enumerate(header) if k not in where.values() and cell.strip()]
+    if missing:
+        texts = [f"{m} (or {', '.join(c.others)})" if (c := COLUMNS.get(m)) and c.others else m for m in missing]
+        columns = f"column{'s' * (len(missing) > 1)} {', '.join(texts)}"
+        raise UserError(f"{file}: no {columns}; its columns are {', '.join(cell.strip() for cell in header)}")
+    notes = [f"not used: {', '.join(spare)}"] if spare else []
+    every = [name for column, known in COLUMNS.items() if column not in where for name in (column, *known.others)]
+    for cell in spare:
+        if near := difflib.get_close_matches(cell.lower(), every, n=1, cutoff=0.75):
+            notes.append(f"column {cell}: if it is {near[0]}, call it so")
+    return where, score, notes
 
 
-def _row(file: Path, number: int, line: list[str], where: dict[str, int]) -> dict:
+def _plain(name: str) -> str:
+    """A column's name in small letters and digits alone: `Top-1` is top1."""
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+def _row(file: Path, number: int, line: list[str], where: Mapping[str, int]) -> dict:
     def text(column: str) -> str:
         k = where.get(column)
         return line[k].strip() if k is not None and k < len(line) else ""
 
-    def value(column: str, low: float = 0, *, whole: bool = False) -> float | None:
-        given = text(column)
+    def value(column: str, low: float = 0) -> float | None:
+        given, whole = text(column), column in _WHOLE
         if not given:
             if column in _NEEDED:
                 raise UserError(f"{file}, line {number}: no {column}; fill it in or leave the line out")
@@ -131,10 +218,11 @@ def _row(file: Path, number: int, line: list[str], where: dict[str, int]) -> dic
             found = math.nan
         if not math.isfinite(found) or found < low or (whole and found != int(found)):
             kind = f"a whole number from {low:g}" if whole else f"a number from {low:g}"
-            raise UserError(f"{file}, line {number}: {column} is '{given}': give {kind}")
+            more = ", with a point and no unit" if re.search(r"\d\s*[,%kKmM]", given) else ""
+            raise UserError(f"{file}, line {number}: {column} is '{given}': give {kind}{more}")
         return int(found) if whole else found
 
-    model, params = text("model"), value("params", 1, whole=True)
+    model, params = text("model"), value("params", 1)
     known = SIZES.get(model) or SIZES.get(f"swinv2_{model}")
     if params is None:
         if known is None:
@@ -143,8 +231,19 @@ def _row(file: Path, number: int, line: list[str], where: dict[str, int]) -> dic
                 f"or one of {', '.join(SIZES)}"
             )
         params = known.parameters
-    images, steps, batch = (value(name, 1, whole=True) for name in _NEEDED[:3])
-    row = {
+    elif params < 1000 or known and not 0.5 < params / known.parameters < 2:
+        right = f"{known.name} has {known.parameters:,}" if known else f"{params} million are {params}000000"
+        raise UserError(f"{file}, line {number}: params is {params}: give the number itself ({right})")
+    images, steps, batch = (value(name, 1) for name in _NEEDED[:3])
+    side, flops = value("image_size", 1), value("flops")
+    if flops is None and side and known:
+        flops = 6e9 * known.gmac(side, 12 if known.name in PAPER else 4, head=True) * steps * batch
+    elif flops is not None and flops < params * steps * batch:
+        raise UserError(
+            f"{file}, line {number}: flops is {text('flops')}, less than parameters times images seen, "
+            f"{params * steps * batch:.2g}: give floating-point operations of the whole training, in ones"
+        )
+    return {
         "model": known.name if known else model or f"{params / 1e6:.3g} M",
         "params": params,
         "dataset": text("dataset"),
@@ -152,28 +251,48 @@ def _row(file: Path, number: int, line: list[str], where: dict[str, int]) -> dic
         "steps": steps,
         "images_seen": steps * batch,
         "epochs": steps * batch / images,
-        "seed": value("seed", 0, whole=True) or 0,
+        "seed": value("seed") or 0,
         "batch_size": batch,
         "val_loss": value("val_loss"),
         "train_loss": value("train_loss"),
+        "image_size": side,
+        "flops": flops,
         "_score": value("score"),
         "_line": number,
     }
-    return row
 
 
-def _finish(file: Path, rows: list[dict], score: str) -> list[dict]:
-    """Scores as fractions, overfitting by the rule for published runs, and what all rows share."""
-    scores = [row["_score"] for row in rows if row["_score"] is not None]
-    percent = bool(scores) and max(scores) > 1
+def _percent(file: Path, title: str, rows: list[dict], scores: str | None) -> bool:
+    """Whether the scores are in per cent; `UserError` where that cannot be told, or does not fit."""
+    found = [(row["_score"], row["_line"]) for row in rows if row["_score"]]  # 0 is 0 in both
+    if not found:
+        return scores == "percent"
+    (low, at), (high, top) = min(found), max(found)
+    if scores is None and low <= 1 < high:
+        raise UserError(
+            f"{file}: scores in two units, {low:g} in line {at} and {high:g} in line {top}: write all as shares of 1 "
+            f"or all in per cent, or add --scores percent if {low:g} is meant as {low:g} %"
+        )
+    if scores is None and high <= 1 and _PERCENT.search(title):
+        raise UserError(
+            f"{file}: column {title.strip()} says per cent, and no score is above {high:g} (line {top}): add --scores "
+            f"percent if that is {high:g} %, or --scores share if it is {100 * high:g} %"
+        )
+    percent = scores == "percent" or scores is None and high > 1
+    if high > (100 if percent else 1):
+        raise UserError(f"{file}, line {top}: score is {high:g}: give a fraction of 1 or per cent")
+    return percent
+
+
+def _finish(file: Path, rows: list[dict], score: str, percent: bool) -> list[dict]:
+    """Scores as shares of 1, overfitting by the rule for published runs, and what all rows share."""
     for row in rows:
-        value, number = row.pop("_score"), row.pop("_line")
-        if value is not None and value > (100 if percent else 1):
-            raise UserError(f"{file}, line {number}: score is {value:g}: give a fraction of 1 or per cent")
+        value = row.pop("_score")
+        del row["_line"]
         row |= {name: None for s in SCORES for name in (s, f"{s}_lift")}
         row[score] = value / 100 if percent and value is not None else value
-        row |= {"data": _name(file), "target": "unknown", "image_size": None, "recipe": f"imported {_name(file)}"}
-        row |= {"val_loss_se": None, "flops": None, "seconds": None, "core_seconds": None, "reference": False}
+        row |= {"data": _name(file), "target": "unknown", "recipe": f"imported {_name(file)}"}
+        row |= {"val_loss_se": None, "seconds": None, "core_seconds": None, "reference": False}
         row["key"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "steps", "seed"))
         row["trunk"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "seed"))
     most = max(row["images"] for row in rows)
@@ -183,6 +302,26 @@ def _finish(file: Path, rows: list[dict], score: str) -> list[dict]:
         shorter = [r for r in own if r["trunk"] == row["trunk"] and r["steps"] < row["steps"]]
         row["overfit"] = any(row["val_loss"] - r["val_loss"] > OVERFIT for r in (*whole, *shorter))
     return rows
+
+
+def _summary(rows: list[dict], score: str, percent: bool) -> str:
+    """How the numbers were read, with their ranges: a wrong unit shows there."""
+
+    def span(name: str, unit: str, form: str = ",") -> str:
+        values = [row[name] for row in rows if row[name] is not None]
+        both = dict.fromkeys(f"{value:{form}}" for value in (min(values), max(values)))
+        return f"{' to '.join(both)} {unit}"
+
+    parts = [span("params", "parameters"), span("images", "images"), span("steps", "iterations")]
+    parts += [span("batch_size", "images a step"), f"validation loss {span('val_loss', '', '.4g').strip()}"]
+    if any(row[score] is not None for row in rows):
+        unit = "read as per cent" if percent else "read as shares of 1"
+        parts.append(f"scores {span(score, '', '.2%').strip()} ({unit})")
+    else:
+        parts.append("no scores")
+    few = sum(row["images"] < row["batch_size"] for row in rows)
+    more = f"; {few} of them with fewer images than a step takes: are they counted in thousands?" if few else ""
+    return f"{len(rows)} runs: {', '.join(parts)}{more}"
 
 
 def _name(file: str | Path) -> str:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .intervals import BOOTSTRAP_SEED, RESAMPLES
 from .records import short, trained
+from .stats import drawn
 
 #: Gaps of validation loss by which pairs are told apart: below a thousandth, the choice should be a coin flip.
 GAPS = (0.0, 0.001, 0.002, 0.005, 0.01, np.inf)
@@ -113,9 +113,8 @@ def _share(right: np.ndarray, i: np.ndarray, j: np.ndarray, cells: np.ndarray, u
     said = {"share": float(right.mean()), "low": None, "high": None, "n": int(len(right))}
     if len(np.unique(np.concatenate([a, b]))) < 3:
         return said  # one or two cells drawn again and again are no sample
-    draws = np.random.default_rng(BOOTSTRAP_SEED).integers(0, n_cells, (RESAMPLES, n_cells))
-    weights = np.stack([(draws == k).sum(1) for k in range(n_cells)], 1).astype(float)  # (resamples, cells)
+    weights = drawn(n_cells).astype(float)
     total = np.einsum("rc,cd,rd->r", weights, counts, weights)
-    drawn = np.einsum("rc,cd,rd->r", weights, hits, weights)[total > 0] / total[total > 0]
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    shares = np.einsum("rc,cd,rd->r", weights, hits, weights)[total > 0] / total[total > 0]
+    low, high = np.percentile(shares, [2.5, 97.5])
     return said | {"low": float(low), "high": float(high)}

@@ -9,7 +9,6 @@ from itertools import product
 import numpy as np
 import plotly.graph_objects as go
 
-from .claims import Claim
 from .drawing import (
     COLOURS,
     DASHES,
@@ -32,8 +31,9 @@ from .drawing import (
     size_name,
     text_table,
 )
-from .intervals import spearman
 from .records import SCORES, Grid, core_grid, finished, flops_text, millions, short, table, trained
+from .rules import Claim
+from .stats import spearman
 
 
 def data_scale(rows: list[dict], score: str = "linear") -> go.Figure:
@@ -107,7 +107,7 @@ def proxy(rows: list[dict], score: str = "linear") -> go.Figure:
     titles = []
     for loss in ("validation", "training"):
         column = [row["val_loss" if loss == "validation" else "train_loss"] for row in rows]
-        value = spearman(np.ones((1, len(rows))), column, [row[lift] for row in rows])[0]
+        value = spearman(column, [row[lift] for row in rows])
         titles.append(
             f"{loss.capitalize()} loss" + (f": Spearman {value:+.2f}".replace("-", "−") if np.isfinite(value) else "")
         )

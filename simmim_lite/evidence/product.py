@@ -8,14 +8,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .claims import SMOKE_STEPS, Claim
-from .findings import FAILS, HOLDS, OPEN
 from .forms import Points, points, score_of
-from .intervals import BOOTSTRAP_SEED, RESAMPLES
 from .records import trained
+from .rules import FAILS, HOLDS, OPEN, RULES, SMOKE_STEPS, UNTESTED, Claim
+from .stats import drawn
 
-STATEMENT = "Precision is the product of data, size and length"
-MARGIN = 0.5  # the slope of data may differ by this share from the mean of the other two
+RULE = RULES["C9"]
 
 
 def slopes(x: Points) -> dict | None:
@@ -29,18 +27,16 @@ def slopes(x: Points) -> dict | None:
     if len(x) < 6 or np.linalg.matrix_rank(full - [0, *factors.mean(0)]) < 4:
         return None
     whole = _solve(full, x.y)
-    rng, cells = np.random.default_rng(BOOTSTRAP_SEED), np.unique(x.cell)
-    members = [np.flatnonzero(x.cell == cell) for cell in cells]
-    drawn = []
-    for _ in range(RESAMPLES):
-        index = np.concatenate([members[k] for k in rng.integers(0, len(cells), len(cells))])
-        if all(len(np.unique(v[index])) > 1 for v in (x.n, x.t, x.d)):
-            drawn.append(_solve(full[index], x.y[index]))
-    drawn = np.array(drawn)
+    cells, cell = np.unique(x.cell, return_inverse=True)
+    weights = drawn(len(cells))[:, cell].astype(float)
+    least = np.where(weights[..., None] > 0, factors, np.inf).min(1)  # (resamples, 3)
+    weights = weights[(np.where(weights[..., None] > 0, factors, -np.inf).max(1) > least).all(1)]
+    gram, cross = np.einsum("rn,ni,nj->rij", weights, full, full), np.einsum("rn,ni,n->ri", weights, full, x.y)
+    again = -np.einsum("rij,rj->ri", np.linalg.pinv(gram, hermitian=True), cross)[:, 1:]
     said = {}
     for k, name in enumerate("ntd"):
-        said[name] = [float(whole[k]), *map(float, np.percentile(drawn[:, k], [2.5, 97.5]))]
-    share = drawn[:, 2] / drawn[:, :2].mean(1)
+        said[name] = [float(whole[k]), *map(float, np.percentile(again[:, k], [2.5, 97.5]))]
+    share = again[:, 2] / again[:, :2].mean(1)
     said["share"] = [float(whole[2] / whole[:2].mean()), *map(float, np.percentile(share, [2.5, 97.5]))]
     return said | {"p": _equal(full, factors, x.y), "runs": len(x), "cells": len(cells)}
 
@@ -55,13 +51,14 @@ def claim(rows: Iterable[dict], target: str = "accuracy", score: str | None = No
     score = score or score_of(rows)
     target = "loss" if score is None else target
     name = "val_loss" if target == "loss" else score
-    clean = [row for row in trained(rows) if row["overfit"] is False and row[name] is not None]
+    clean = [row for row in trained(rows) if not row["overfit"] and row[name] is not None]
     found = slopes(points(clean, target, score)) if clean else None
     effect = low = high = None
     word, n = OPEN, 0
     if max(row["steps"] for row in rows) < SMOKE_STEPS:
         evidence = f"Runs of less than {SMOKE_STEPS} steps say nothing about the question"
     elif found is None:
+        word = UNTESTED
         evidence = "Size, length and data do not all vary among the runs that are not overfit"
     else:
         (effect, low, high), n = found["share"], found["cells"]
@@ -70,15 +67,15 @@ def claim(rows: Iterable[dict], target: str = "accuracy", score: str | None = No
         evidence = (
             f"Gain in {unit} for a factor of e, {found['runs']} runs that are not overfit: {gains}; data is worth "
             f"{effect:.2f} of the mean of the other two, 95 % interval {low:+.2f} to {high:+.2f} "
-            f"({n} cells; margin 1±{MARGIN}); equal slopes: p = {found['p']:.1g}"
+            f"({n} cells; margin 1±{RULE.margin}); equal slopes: p = {found['p']:.1g}"
         )
-        if low > 1 - MARGIN and high < 1 + MARGIN:
+        if low > 1 - RULE.margin and high < 1 + RULE.margin:
             word = HOLDS
-        elif high < 1 - MARGIN or low > 1 + MARGIN:
+        elif high < 1 - RULE.margin or low > 1 + RULE.margin:
             word = FAILS
     same = {name: rows[0][name] for name in ("data", "target", "image_size", "recipe")}
-    numbers = {"effect": effect, "low": low, "high": high, "n": n, "margin": MARGIN, "verdict": word}
-    return Claim(id="C9", statement=STATEMENT, evidence=evidence, **numbers, **same)
+    numbers = {"effect": effect, "low": low, "high": high, "n": n, "margin": RULE.margin, "verdict": word}
+    return Claim(id="C9", statement=RULE.statement, evidence=evidence, **numbers, **same)
 
 
 def _solve(full: np.ndarray, y: np.ndarray) -> np.ndarray:

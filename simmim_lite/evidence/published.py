@@ -8,11 +8,11 @@ import numpy as np
 
 from ..model.sizes import SIZES
 from . import pairs
-from .claims import Claim
+from .claims import CONSISTENCY, claims_of
 from .doublings import doublings, turning_point
-from .intervals import BOOTSTRAP_SEED, RESAMPLES
-from .outside import claims_of
 from .records import OVERFIT, SCORES
+from .rules import Claim
+from .stats import drawn
 
 SOURCE = "the public model table of the Swin-Transformer repository (SimMIM pretraining of Swin V2, 63 runs)"
 SCORE = "finetune"  # top-1 on ImageNet-1K after fine-tuning
@@ -76,8 +76,8 @@ def _rows() -> tuple[dict, ...]:
 
 @cache
 def claims() -> list[Claim]:
-    """C1 to C8 on the published runs (`outside.claims_of`), scored by fine-tuning accuracy."""
-    return claims_of(rows(), SCORE)
+    """C1 to C9 on the published runs, scored by fine-tuning accuracy."""
+    return claims_of(rows(), score=SCORE, note=f"{CONSISTENCY}; chosen after seeing these runs")
 
 
 @cache
@@ -127,8 +127,7 @@ def _pearson(chosen: list[dict]) -> dict:
     """Pearson correlation of validation loss and accuracy; its interval by bootstrap over size x data cells."""
     x, y = (np.array([r[name] for r in chosen]) for name in ("val_loss", SCORE))
     names, cell = np.unique([r["trunk"] for r in chosen], return_inverse=True)
-    draws = np.random.default_rng(BOOTSTRAP_SEED).integers(0, len(names), (RESAMPLES, len(names)))
-    weights = np.stack([(draws == k).sum(1) for k in range(len(names))], 1)[:, cell].astype(float)
+    weights = drawn(len(names))[:, cell].astype(float)
 
     def correlation(w: np.ndarray) -> np.ndarray:
         w = w / w.sum(1, keepdims=True)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..training.run import Run, read_record
-from .tuned import finetunings, join
 
 #: A run is overfit when its final validation loss lies more than this above the lowest of its own curve (FACTS 7).
 OVERFIT = 0.004
+#: Fewer validations may miss the lowest point: a run with so few is not known to be free of overfitting.
+VALIDATIONS = 4
 #: Probes on frozen features and their names; `linear`, `knn` in top-1, `segment` in IoU.
 PROBES = {"linear": "linear probe", "knn": "kNN", "segment": "segmentation probe"}
 #: All transfer scores; `finetune` in top-1, its lift is over the same network from scratch.
@@ -84,7 +85,7 @@ def table(records: list[dict]) -> list[dict]:
             base = same[0][score] if same else None
             known = row[score] is not None and base is not None
             row[f"{score}_lift"] = row[score] - base if known else None
-    join(rows, records)
+    _join(rows, records)
     for row in rows:
         del row["_precision"]
     return sorted(
@@ -194,6 +195,7 @@ def _row(record: dict, where: str | None = None) -> dict | None:
             "val_loss_se": _number(final.get("val_loss_se")),
             "train_loss": _number(final.get("train_loss")),
             **{score: _number(record.get("transfer", {}).get(score, {}).get("score")) for score in PROBES},
+            "probe_images": max((p.get("n_train", 0) for p in record.get("transfer", {}).values()), default=None),
             "flops": _number(cost.get("flops")),
             "seconds": _number(cost.get("seconds")),
             "core_seconds": _number(cost.get("core_seconds")),
@@ -207,11 +209,59 @@ def _row(record: dict, where: str | None = None) -> dict | None:
         raise UserError(f"{where}: not a whole record ({what}); delete the file and run again") from error
     known = row["val_loss"] is not None and curve
     row["overfit"] = row["val_loss"] - min(curve) > OVERFIT if known and not row["reference"] else None
+    if row["overfit"] is False and len(curve) < VALIDATIONS:
+        row["overfit"] = None
     fields = run.to_dict()
     row["_recipe"] = {k: v for k, v in fields.items() if k not in SWEPT}
     row["_reference"] = tuple(fields[k] for k in (*REFERENCE, "recipe_version"))
     row["_precision"] = run.precision
     return row
+
+
+def finetunings(records: list[dict]) -> list[dict]:
+    """One flat row a finished fine-tuning: model, data, labels, steps, seed, image_size, scratch, run (the key of the
+    pretraining run, or None), top1 in 0 to 1, n_test, key. Those that start from a file belong to no run here."""
+    rows = {}
+    for record in records:
+        if record.get("kind") != "finetune" or record.get("status") != "done":
+            continue
+        try:
+            spec, run = record["spec"], record["run"]
+            if spec.get("weights"):
+                continue
+            row = {name: spec[name] for name in ("model", "data", "labels", "steps", "seed", "image_size")}
+            row |= {"scratch": run is None, "run": run and Run.from_dict(run).key, "key": record["key"]}
+            if row["labels"] is None:  # all there were
+                row["labels"] = record["cost"]["unique_images"]
+            row |= {"top1": float(record["final"]["top1"]), "n_test": int(record["final"]["n_test"])}
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"record {record.get('key')}: not a whole fine-tuning ({error}); delete the file and run again"
+            ) from error
+        rows[row["key"]] = row
+    return [rows[key] for key in sorted(rows)]
+
+
+def _join(rows: list[dict], records: list[dict]) -> None:
+    """Give every row of `records.table` its `finetune` (top-1) and `finetune_lift` (minus scratch, same seed), or None.
+
+    Of fine-tunings with several budgets the one that most runs have counts, so that all scores have one budget.
+    """
+    tuned = finetunings(records)
+    budgets = Counter((t["labels"], t["steps"]) for t in tuned if not t["scratch"])
+    budget = max(budgets, key=lambda b: (budgets[b], b), default=None)
+    mine = [t for t in tuned if (t["labels"], t["steps"]) == budget]
+    scores = {t["run"]: t for t in mine if not t["scratch"]}
+    scratch = {_network(t): t["top1"] for t in mine if t["scratch"]}
+    for row in rows:
+        own = scores.get(row["key"])
+        base = scratch.get(_network(own)) if own else None
+        row["finetune"] = own["top1"] if own else None
+        row["finetune_lift"] = own["top1"] - base if own and base is not None else None
+
+
+def _network(row: dict) -> tuple:
+    return row["model"], row["data"], row["image_size"], row["seed"]
 
 
 def _name_recipes(rows: list[dict]) -> None:

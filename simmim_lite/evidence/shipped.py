@@ -1,17 +1,19 @@
 """Records that come with the package: real runs of tier laptop, one JSON a source, with provenance. No torch here."""
 
 import json
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from ..errors import UserError, unknown
 from ..training.run import SCHEMA_VERSION, write_atomic
-from .records import load
 
 _FOLDER = files(__package__) / "shipped_records"
 
 
+#: Seeds that were looked at while rules and grids were made: runs of these are design data, and decide nothing.
+DESIGN_SEEDS = range(101)
 #: The set of the transfer study: pretraining runs, and every task from them and from scratch.
 TRANSFER = "transfer-scenes"
 
@@ -23,6 +25,11 @@ def names() -> list[str]:
 
 def _all() -> list[str]:
     return sorted(path.name.removesuffix(".json") for path in _FOLDER.iterdir() if path.name.endswith(".json"))
+
+
+def is_design(name: str) -> bool:
+    """Whether a set is of seeds that were looked at while the rules were made (docs/settings.md)."""
+    return any(record["run"] and record["run"]["seed"] in DESIGN_SEEDS for record in _read(name))
 
 
 def records(name: str) -> list[dict]:
@@ -37,20 +44,27 @@ def records(name: str) -> list[dict]:
 def _read(name: str) -> tuple[dict, ...]:
     if name not in _all():
         raise unknown("shipped set", name, _all())
-    packed = json.loads((_FOLDER / f"{name}.json").read_text())
-    shared = packed["where"]
-    return tuple({**record, "where": shared[record["where"]] | record["times"]} for record in packed["records"])
+    return tuple(unpack(json.loads((_FOLDER / f"{name}.json").read_text())))
 
 
-def pack(runs_dir: str | Path, path: str | Path) -> int:
-    """Write all finished records of a runs folder (runs and transfers) as one file; how many.
+def unpack(packed: dict) -> list[dict]:
+    """The records of a file that `pack` has written, each with its own provenance again."""
+    found = []
+    for record in packed["records"]:
+        times = record.pop("times")
+        found.append({**record, "where": packed["where"][record["where"]] | times})
+    return found
+
+
+def pack(records: Iterable[dict], path: str | Path) -> int:
+    """Write all finished records (runs and transfers, as `records.load` gives them) as one file; how many.
 
     Numbers are kept to seven significant digits, which no table or claim can see; everything else is kept as it is.
     Provenance that many records share is written once.
     """
-    found = [record for record in load(runs_dir) if record["status"] == "done"]
+    found = [record for record in records if record["status"] == "done"]
     if not found:
-        raise UserError(f"{runs_dir}: no finished records to pack; run a study with --runs-dir {runs_dir} first")
+        raise UserError(f"{path}: no finished records to pack; run a study first")
     where: list[dict] = []
     packed = []
     for record in sorted(found, key=lambda r: (r["kind"], r["key"])):

@@ -5,14 +5,15 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
+from ..errors import UserError
 from . import imported, published, shipped
-from .claims import Claim
 from .claims import claims as claims_of
-from .findings import FAILS, HOLDS, OPEN
-from .records import groups, table
+from .records import groups, load, table
+from .rules import FAILS, HOLDS, OPEN, UNTESTED, Claim
 
 #: The shipped sets by the names that readers see.
 SHIPPED = {"laptop-scenes": "shipped, scenes", "laptop-cifar10": "shipped, CIFAR-10"}
+_VERBS = {HOLDS: "holds on", FAILS: "does not hold on", OPEN: "cannot be said on", UNTESTED: "is not tested on"}
 NAMES = {"published": "published runs", "yours": "your runs"}
 
 
@@ -31,9 +32,11 @@ def rows(records: Iterable[dict] = (), *, data: str = "scenes", runs_dir: str | 
 
 
 def claims(records: Iterable[dict] = (), *, runs_dir: str | Path | None = None) -> dict[str, list[Claim]]:
-    """C1 to C8 by kind, of the recipe with most runs of each: published, every shipped set, imported ones, yours."""
+    """C1 to C9 by kind, of the recipe with most runs of each: published, every shipped set, imported ones, yours."""
     found = {"published": published.claims()}
-    found |= {SHIPPED.get(name, name): list(_shipped_claims(name)) for name in shipped.names()}
+    for name in shipped.names():
+        label = SHIPPED.get(name, name) + (" (design data)" if shipped.is_design(name) else "")
+        found[label] = list(_shipped_claims(name))
     found |= {name: imported.claims(rows_) for name, rows_ in _imported(runs_dir).items()}
     own = claims_of(list(records))
     return found | ({"yours": [c for c in own if c.recipe == own[0].recipe]} if own else {})
@@ -44,6 +47,22 @@ def main_rows(records: list[dict]) -> list[dict]:
     return next(iter(groups(table(records)).values()), [])
 
 
+def of_folder(runs_dir: str | Path) -> tuple[list[dict], str]:
+    """The runs that a law is fitted to, and their name: the reader's own, by `main_rows`, else the imported ones.
+
+    Of several imported sets the one with most runs is taken. `UserError` for a folder with neither.
+    """
+    if found := main_rows(load(runs_dir)):
+        return found, f"your runs in {runs_dir}"
+    if sets := imported.load(runs_dir):
+        name = max(sets, key=lambda name: len(sets[name]))
+        more = f" (the largest of {', '.join(sets)})" if len(sets) > 1 else ""
+        return sets[name], f"the imported runs {name} in {runs_dir}{more}"
+    nowhere = "" if Path(runs_dir).is_dir() else " (no such folder)"
+    makers = "simmim-lite study all makes some, and records import FILE.csv takes others' in"
+    raise UserError(f"{runs_dir}: no finished runs there{nowhere}; {makers}")
+
+
 def agreement(claims: dict[str, list[Claim]], ids: Iterable[str]) -> str:
     """Where the kinds of evidence agree on claims and where they do not, in Markdown: a line a claim."""
     lines = []
@@ -51,10 +70,10 @@ def agreement(claims: dict[str, list[Claim]], ids: Iterable[str]) -> str:
         said = {NAMES.get(kind, kind): c for kind, found in claims.items() for c in found if c.id == id_}
         if not said:
             continue
-        by = {word: [kind for kind, c in said.items() if c.verdict == word] for word in (HOLDS, FAILS, OPEN)}
+        by = {word: [kind for kind, c in said.items() if c.verdict == word] for word in _VERBS}
         statement = next(iter(said.values())).statement
         parts = []
-        for word, verb in ((HOLDS, "holds on"), (FAILS, "does not hold on"), (OPEN, "cannot be said on")):
+        for word, verb in _VERBS.items():
             if by[word]:
                 parts.append(f"{verb} {_and(by[word])}")
         differ = ""

@@ -7,7 +7,6 @@ from html import escape
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .claims import Claim
 from .compare import KINDS, Rows, data_name, kinds_of, padded, score_of, sizes_of, study_axis
 from .doublings import name_of
 from .drawing import (
@@ -31,6 +30,7 @@ from .drawing import (
 )
 from .figure import Figure
 from .records import short
+from .rules import Claim
 
 _INKS = {"published": "#000000", "shipped": COLOURS[0], "yours": COLOURS[1]}
 #: How groups of pairs are called, by the keys of `pairs.accuracy`.

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from .claims import RANKS
 from .drawing import (
     COLOURS,
     FAINT,
@@ -25,6 +24,7 @@ from .drawing import (
 )
 from .figure import Figure
 from .records import short
+from .rules import RULES
 from .transfers import MEASURES, Difference, Ranking, main_budget
 
 _PANELS = {"top1": "Classification<br>top-1", "box_ap": "Detection<br>box AP", "mask_ap": "Instances<br>mask AP"}
@@ -113,7 +113,7 @@ def gains_table(found: Sequence[Difference]) -> go.Figure:
 
 
 def rankings(kinds: Mapping[str, Sequence[Ranking]]) -> go.Figure:
-    """Spearman correlation of every score's lift with both losses, 95 % intervals; a line at the margin of C5.
+    """Spearman correlation of every score's lift with both losses, 95 % intervals; a line at the margin of C5a.
 
     kinds: {"shipped": rankings, "yours": rankings}. Left of the line both bars: the loss ranks that score.
     """
@@ -138,17 +138,17 @@ def rankings(kinds: Mapping[str, Sequence[Ranking]]) -> go.Figure:
             less.append(0 if low is None else value - low)
             interval = "" if low is None else f" [{low:+.2f}, {high:+.2f}]"
             text.append(
-                f"<b>{names[k]}</b><br>{label}: {value:+.2f}{interval}<br>{r.runs} runs of {r.networks} networks"
-                f"<br>C5 here: {r.verdict}"
+                f"<b>{names[k]}</b><br>{label}: {value:+.2f}{interval}<br>{r.runs} runs of {r.seeds} seeds"
+                f"<br>C5a here: {r.verdict}"
             )
         chart.add_scatter(
             x=x, y=y, mode="markers", name=label, text=text, hoverinfo="text",
             marker={"color": colour, "symbol": symbol, "size": 10, "line": {"width": 2}},
             error_x={"array": more, "arrayminus": less, "thickness": 1.6, "width": 5, "color": colour},
         )  # fmt: skip
-    chart.add_vline(x=RANKS, line={"dash": "dash", "color": FAINT})
+    chart.add_vline(x=RULES["C5a"].margin, line={"dash": "dash", "color": FAINT})
     chart.add_annotation(
-        text="ranks: left of here", x=RANKS, y=1, yref="paper", yanchor="bottom", showarrow=False,
+        text="ranks: left of here", x=RULES["C5a"].margin, y=1, yref="paper", yanchor="bottom", showarrow=False,
         font={"color": FAINT, "size": 12},
     )  # fmt: skip
     chart.add_vline(x=0, line={"color": RULE, "width": 1}, layer="below")

@@ -1,7 +1,6 @@
 """Transfer tasks as rows: each score beside the same network from scratch, joined to the losses of pretraining.
 
-No torch here. C5 is asked of every task with the rule of `claims.TABLE`: does validation loss rank the lifts, and
-training loss not?
+No torch here. C5a is asked of every task: does validation loss rank the lifts? Training loss stands beside it.
 """
 
 from collections import defaultdict
@@ -11,10 +10,10 @@ import numpy as np
 
 from ..errors import UserError
 from ..training.run import Run
-from .claims import TABLE, verdict
-from .findings import Finding
-from .intervals import BOOTSTRAP_FROM, paired_interval, rank_interval
+from .findings import judge
 from .records import PROBES, table, trained
+from .rules import MIN_RANKED, RULES, UNTESTED
+from .stats import Interval, spearman, t_interval
 
 #: Scores of the tasks: the task, the score's name, and the metric. All lie in 0 to 1.
 MEASURES = {
@@ -128,26 +127,26 @@ def differences(rows: list[dict]) -> list[Difference]:
     for (measure, _, model, images), by_seed in sorted(cells.items(), key=lambda c: (order.index(c[0][0]), *c[0][1:])):
         lifts = np.array([by_seed[s]["lift"] for s in sorted(by_seed)])
         score = float(np.mean([row["score"] for row in by_seed.values()]))
-        effect, low, high = paired_interval(lifts)
+        effect, low, high = t_interval(lifts)
         found.append(Difference(measure, model, images, effect, low, high, len(lifts), score, score - effect))
     return found
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """C5 on one task: how both losses of pretraining rank the lifts of a score, and the verdict."""
+    """C5a on one task: how both losses of pretraining rank the lifts of a score, and the verdict."""
 
     measure: str
     name: str
-    val: tuple[float | None, float | None, float | None]  # Spearman correlation and its 95 % interval
-    train: tuple[float | None, float | None, float | None]
+    val: Interval  # Spearman correlation within a seed, the mean over seeds, with its 95 % interval
+    train: Interval
     runs: int
-    networks: int  # a size and a seed: what the bootstrap draws
+    seeds: int
     verdict: str
 
 
 def rankings(records: list[dict], rows: list[dict] | None = None) -> list[Ranking]:
-    """C5 for every score there is: of the probes of frozen features, then of the tasks (`rows` of `transfers`)."""
+    """C5a for every score there is: of the probes of frozen features, then of the tasks (`rows` of `transfers`)."""
     rows = transfers(records) if rows is None else rows
     frozen = trained(table(records)) + _attentive(records)
     found = []
@@ -162,15 +161,21 @@ def rankings(records: list[dict], rows: list[dict] | None = None) -> list[Rankin
 
 def _ranking(measure: str, name: str, rows: list[dict]) -> Ranking | None:
     rows = [r for r in rows if r.get("lift") is not None and r["val_loss"] is not None and r["train_loss"] is not None]
-    if len(rows) < 3:
+    by_seed = defaultdict(list)
+    for row in rows:
+        by_seed[row["seed"]].append(row)
+    by_seed = {seed: some for seed, some in by_seed.items() if len(some) >= 3}
+    if not by_seed:
         return None
-    units = [f"{row['model']} {row['seed']}" for row in rows]
-    lifts = [row["lift"] for row in rows]
-    val, train = (rank_interval([row[loss] for row in rows], lifts, units) for loss in ("val_loss", "train_loss"))
-    networks = len(set(units))
-    finding = Finding("", *val, networks, open=networks < BOOTSTRAP_FROM, other=tuple(train[1:]) if train[1] else None)
-    rule = next(rule for rule in TABLE if rule.id == "C5")
-    return Ranking(measure, name, val, train, len(rows), networks, verdict(rule, finding))
+
+    def interval(loss: str) -> tuple[np.ndarray, Interval]:
+        values = [spearman([r[loss] for r in some], [r["lift"] for r in some]) for some in by_seed.values()]
+        return np.array(values), t_interval(values) if np.isfinite(values).all() else Interval(None, None, None)
+
+    (each, val), (_, train) = (interval(loss) for loss in ("val_loss", "train_loss"))
+    few = min(map(len, by_seed.values())) < MIN_RANKED
+    verdict = UNTESTED if few or val.value is None else judge(RULES["C5a"], each, val)
+    return Ranking(measure, name, val, train, sum(map(len, by_seed.values())), len(each), verdict)
 
 
 def _attentive(records: list[dict]) -> list[dict]:
@@ -215,7 +220,7 @@ def few_labels(rows: list[dict]) -> list[dict]:
             cells[row["images"] if not row["scratch"] else None, row["annotations"]][row["seed"]] = row["score"]
     found = []
     for (start, labels), by_seed in sorted(cells.items(), key=lambda c: (c[0][0] or 0, c[0][1])):
-        mean, low, high = paired_interval(np.array(list(by_seed.values())))
+        mean, low, high = t_interval(list(by_seed.values()))
         line = {"model": model, "steps": length, "start": start, "labels": labels, "top1": mean}
         found.append(line | {"low": low, "high": high, "seeds": len(by_seed)})
     return found

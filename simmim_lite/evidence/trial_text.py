@@ -159,6 +159,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resamples", type=int, default=100, help="of the bootstrap over cells (100)")
     parser.add_argument("--runs-dir", help="your own runs, in place of the published ones")
     parser.add_argument("--file", help="runs of a CSV file, as `records import` takes it")
+    parser.add_argument("--scores", help="with --file: percent or share, as `records import` takes it")
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -172,17 +173,16 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 def _rows(arguments: argparse.Namespace) -> tuple[list[dict], str]:
-    from . import imported, published, records, sides
+    from . import imported, published, sides
 
     if arguments.runs_dir and arguments.file:
         raise UserError("--runs-dir and --file both given: choose one table of runs")
     if arguments.file:
-        return imported.read_csv(arguments.file), arguments.file
+        return imported.read_csv(arguments.file, arguments.scores), arguments.file
+    if arguments.scores:
+        raise UserError("--scores is about a CSV file: give one with --file")
     if arguments.runs_dir:
-        rows = sides.main_rows(records.load(arguments.runs_dir))
-        if not rows:
-            raise UserError(f"{arguments.runs_dir}: no finished runs there; simmim-lite study all makes some")
-        return rows, arguments.runs_dir
+        return sides.of_folder(arguments.runs_dir)
     return published.rows(), "published"
 
 

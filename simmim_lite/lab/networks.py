@@ -113,7 +113,7 @@ def of_checkpoint(
     from ..model.weights import load_weights
 
     made = create_model(model, img_size, window_size, target=target)
-    load_weights(made, path)
+    load_weights(made, path, head=True)
     about = _about(Path(path).stem, f"{Path(path).name} ({model})", model, img_size, window_size, mask_patch)
     about |= {"target": target, "target_window": odd_quarter(img_size), "mean": list(mean), "std": list(std)}
     about["text"] = f"{model} from {Path(path).name}."

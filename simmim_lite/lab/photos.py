@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from ..data import scenes
+from ..data import decode, scenes
 from ..errors import UserError
 
 SIDE = 192  # pixels a side of every picture as it is kept; smaller networks get it averaged down
@@ -60,40 +60,28 @@ def scene_pictures(seed: int = 0, count: int = 12) -> list[dict]:
 
 
 def own_picture(source: "str | Path | bytes | np.ndarray | Image.Image", title: str = "your picture") -> dict:
-    """Any picture as an entry: its centre square at 192 px. Transparent parts become white; grey and CMYK become RGB.
+    """Any picture as an entry: its centre square at 192 px, read as `data.decode` reads every picture.
 
-    source: a file, its bytes, a PIL image, or an array (H, W), (H, W, 3) or (3, H, W). `UserError` in one line for a
-    file that holds no picture.
+    source: a file, its bytes, a PIL image, or an array (H, W), (H, W, 3) or (3, H, W) of uint8, uint16, bool or floats
+    from 0 to 1. `UserError` in one line for what holds no picture, or numbers of no known range.
     """
-    if isinstance(source, np.ndarray):
-        from .pictures import as_rgb
-
-        picture, name = Image.fromarray(np.ascontiguousarray(as_rgb(source))), "the array"
-    elif isinstance(source, Image.Image):
-        picture, name = source, "the image"
-    else:
-        name = "the file" if isinstance(source, bytes) else str(source)
-        try:
-            picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-            picture.load()
-        except FileNotFoundError:
-            raise UserError(f"{name}: no such file") from None
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"{name}: no picture that can be read ({str(error)[:80]}); give a JPEG or PNG") from error
-    return _entry("own", title, "own", _jpeg(square(picture)))
+    name = f"{source}" if isinstance(source, (str, Path)) else f"the {type(source).__name__}"
+    try:
+        picture = _of_array(source) if isinstance(source, np.ndarray) else decode.read(source)
+    except decode.Unreadable as error:
+        raise UserError(f"{name}: no picture that can be read ({error}); give a JPEG or PNG") from error
+    return _entry("own", title, "own", _jpeg(ImageOps.fit(picture, (SIDE, SIDE), Image.Resampling.LANCZOS)))
 
 
-def square(picture: Image.Image, side: int = SIDE) -> Image.Image:
-    """The centre square of a picture, turned as its camera says, over white, as RGB of `side` pixels."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith(("I", "F")):  # PIL would clip what is above 255 instead of scaling it
-        values = np.asarray(picture, float)
-        most = 65535 if values.max() > 255 else 255 if values.max() > 1 else 1
-        picture = Image.fromarray(np.clip(255 * values / most, 0, 255).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+def _of_array(values: np.ndarray) -> Image.Image:
+    from .pictures import as_rgb
+
+    if values.dtype == np.uint16:
+        values = (values // 257).astype(np.uint8)
+    floats = values.dtype.kind == "f" and values.size > 0 and values.min() >= 0 and values.max() <= 1
+    if not floats and values.dtype not in (np.uint8, bool):
+        raise decode.Unreadable(f"an array of {values.dtype} has no known range: give uint8, or floats from 0 to 1")
+    return Image.fromarray(np.ascontiguousarray(as_rgb(values)))
 
 
 def pixels(entry: dict, side: int) -> np.ndarray:

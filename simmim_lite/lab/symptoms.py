@@ -52,18 +52,13 @@ def noise() -> Symptom:
     file = {f"ema.{name}": tensor for name, tensor in trained.state_dict().items()}  # as some wrapper saved it
     deaf, fine = (create_model(about["model"], 32, about["window"], target="raw", seed=0) for _ in range(2))
     deaf.load_state_dict(file, strict=False)
-    try:
-        load_weights(fine, file)
-        says = ""
-    except UserError as error:
-        says = str(error)
-    load_weights(fine, {name.removeprefix("ema."): tensor for name, tensor in file.items()})
+    says = str(load_weights(fine, file))
     wrong, right = (colours(guess(model.eval())) for model in (deaf, fine))
     return Symptom(
         "noise",
         "coloured noise or a weave in every hidden cell, the same at every step of training",
         "the weights were not loaded: names in the file carry a prefix, and `strict=False` passed over all of them",
-        "load strictly, or with `simmim_lite.load_weights`, which knows the usual prefixes and names what is missing",
+        "load strictly, or with `simmim_lite.load_weights`, which takes prefixes off and names what is missing",
         "distance from the true pixels (grey levels of 255)", off(wrong), off(right), rows(paste(wrong), paste(right)),
         says,
     )  # fmt: skip

@@ -1,9 +1,11 @@
 """The Swin V2 sizes: parameters and multiply-accumulates in closed form (FACTS 1). No torch here."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..errors import UserError
+from ..errors import UserError, unknown
+from ..errors import nearest as alike
 
 HEAD_DIM = 32
 MLP_RATIO = 4
@@ -133,3 +135,30 @@ PAPER = {
 }
 #: Every size by its name: four for a laptop, five of the paper.
 SIZES: dict[str, Size] = LAPTOP | PAPER
+
+#: What else the sizes are called, by the first letter and by the nearest: Swin's tiny is as wide as small.
+_ALSO = {"s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant", "t": "small", "tiny": "small"}
+_ALSO |= {"xs": "nano", "mini": "nano", "micro": "pico", "m": "base", "medium": "base", "xl": "huge", "xlarge": "huge"}
+
+
+def nearest(name: str) -> str | None:
+    """The size that was meant by a name that is none (`swin_tiny`, `SwinV2-B`, `bse`), or None."""
+    own = {_short(size): size for size in SIZES}
+    words = re.findall(r"[a-z]+", re.sub(r"swin(v2)?|transformer", " ", name.lower()))
+    for word in words:
+        if short := word if word in own else _ALSO.get(word):
+            return own[short]
+    return next((own[near] for word in words if (near := alike(word, own, 0.6))), None)
+
+
+def full_name(name: str) -> str:
+    """The name of a size that may be given without `swinv2_`; `UserError` with the nearest if there is none."""
+    full = name if name in SIZES else f"swinv2_{name}"
+    if full not in SIZES:
+        meant = nearest(name)
+        raise unknown("size", name, map(_short, SIZES), lambda _: meant and _short(meant))
+    return full
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("swinv2_")

@@ -1,122 +1,158 @@
-"""Weights in and out: this project's own layout, the official one, timm's and transformers', from and to files.
+"""Weights in and out, from and to files, in the layouts of `layouts`: never a part of them without a word."""
 
-All four name the same tensors (FACTS 5). Swin V2 needs no tensor change between windows and image sizes, so a file fits
-whenever width, depths and, for the head, the final stride agree.
-
-- `simmim`: `SimMIM.state_dict()`: `encoder.*`, `decoder.0.*`.
-- `official`: the same under the key `model`; reads `rpe_mlp` for `cpb_mlp`, and files of the backbone alone.
-- `timm`: the backbone; a merge stands at the start of the stage it leads to, not at the end of the one before.
-- `hf`: transformers' `Swinv2ForMaskedImageModeling`: query, key and value apart.
-"""
-
+import argparse
 import os
+import pathlib
 import re
+import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError, unknown
+from ..errors import UserError
 from . import hub
+from .export import check_target, hf_config
+from .layouts import LAYOUTS, Found, find, some, to_hf, to_timm
 from .simmim import SimMIM
-from .sizes import SIZES
+from .sizes import HEAD_DIM, SIZES
+from .swin import SwinV2
 
-LAYOUTS = ("simmim", "timm", "hf", "official")
-
-# official names on the left, transformers' on the right; the first that matches counts
-_HF_TRUNK = (
-    ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
-    ("patch_embed.norm", "embeddings.norm"),
-    ("mask_token", "embeddings.mask_token"),
-    ("layers", "encoder.layers"),
-    ("norm", "layernorm"),
+#: What other trainers keep beside the weights and is data alone: read as plain data, by `weights_only=True` too.
+_DATA = [
+    argparse.Namespace,
+    (OrderedDict, "yacs.config.CfgNode"),
+    *((OrderedDict, f"{m}.utilities.data.AttributeDict") for m in ("lightning.fabric", "lightning_fabric")),
+    (OrderedDict, "pytorch_lightning.utilities.parsing.AttributeDict"),
+    *((np.float64(0).__reduce__()[0], f"numpy.{m}.multiarray.scalar") for m in ("core", "_core")),
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
+    *((pathlib.PurePath, f"pathlib{m}.{n}Path") for m in ("", "._local") for n in ("Posix", "Windows")),
+]
+_AGAIN = "copy or download it again"
+_TEXTS = (
+    ("version https://git-lfs", "it stands for a file in Git LFS, and `git lfs pull` gets that"),
+    ("<", "it is a web page, perhaps one that links the file; download the file itself"),
 )
-_HF_BLOCK = (
-    ("attn.logit_scale", "attention.self.logit_scale"),
-    ("attn.cpb_mlp", "attention.self.continuous_position_bias_mlp"),
-    ("attn.q_bias", "attention.self.query.bias"),
-    ("attn.v_bias", "attention.self.value.bias"),
-    ("attn.proj", "attention.output.dense"),
-    ("norm1", "layernorm_before"),
-    ("norm2", "layernorm_after"),
-    ("mlp.fc1", "intermediate.dense"),
-    ("mlp.fc2", "output.dense"),
-)
-_QKV = tuple(f"attention.self.{part}.weight" for part in ("query", "key", "value"))
-_BLOCK = re.compile(r"(.*layers\.\d+\.blocks\.\d+)\.(.+)")
-_BUFFERS = ("relative_coords_table", "relative_position_index", "attn_mask")  # recomputed, never loaded
-_HEADS = ("head.", "classifier.")  # classifiers; a SimMIM has none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Loaded:
-    """What `load_weights` did, in the model's names as far as it has them."""
+    """What `load_weights` did, in the model's names as far as it has them. As text, one line."""
 
     layout: str  # simmim (own or official), backbone (official without head), timm, hf
     loaded: tuple[str, ...]  # tensors of the model that were filled
     kept: tuple[str, ...]  # tensors of the model that the file does not hold (with strict: mask token and head at most)
-    unused: tuple[str, ...]  # tensors of the file without a place here (with strict: buffers and classifiers at most)
+    unused: tuple[str, ...]  # tensors of the file without a place here: buffers, classifiers, and what stands beside
+    wrapping: str = ""  # prefixes that were taken off, and copies that were passed over, as text
+    moved: str = ""  # where the file is of another window than the model, what that means
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors loaded from the {self.layout} layout"]
-        parts += [f"kept as they were: {_some(self.kept)}"] if self.kept else []
-        parts += [f"not used: {_some(self.unused)}"] if self.unused else []
+        parts = [f"{len(self.loaded)} of {len(self.loaded) + len(self.kept)} tensors from the {self.layout} layout"]
+        parts += filter(None, (self.wrapping, self.moved))
+        parts += [f"kept as they were: {some(self.kept)}"] if self.kept else []
+        parts += [f"not used: {some(self.unused)}"] if self.unused else []
         return "; ".join(parts)
 
+    __repr__ = __str__
 
-def load_weights(model: SimMIM, path_or_state_dict: str | os.PathLike | Mapping, strict: bool = True) -> Loaded:
-    """Fill a model from a file (.safetensors, else torch's) or a state dict in any of the layouts, told by its keys.
+
+@dataclass(frozen=True)
+class Fit:
+    """The tensors of a file against those of a model, in the model's names."""
+
+    fits: tuple[str, ...]
+    missing: tuple[str, ...]  # not in the file; mask token and head, each as a whole, may be
+    absent: tuple[str, ...]  # of those, what may be
+    unknown: tuple[str, ...]  # not in the model
+    misshaped: tuple[str, ...]  # in both, of another shape, or no floating-point numbers
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> "Fit":
+        head = [k for k in own if k.startswith("decoder.")]
+        optional = {"encoder.mask_token", *(head if not any(k in state for k in head) else ())}
+        fits = tuple(k for k in own if k in state and state[k].shape == own[k].shape and state[k].is_floating_point())
+        return cls(
+            fits,
+            tuple(k for k in own if k not in state and k not in optional),
+            tuple(k for k in own if k not in state and k in optional),
+            tuple(k for k in state if k not in own),
+            tuple(k for k in own if k in state and k not in fits),
+        )
+
+    def faults(self, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+        """What does not fit, as text, with the first tensor of each kind."""
+        lines = [f"{len(self.missing)} missing (first {self.missing[0]})"] if self.missing else []
+        lines += [f"{len(self.unknown)} unknown (first {self.unknown[0]})"] if self.unknown else []
+        for k in self.misshaped[:1]:
+            sizes = " in the file, ".join(f"{tuple(t[k].shape)} {str(t[k].dtype)[6:]}" for t in (state, own)) + " here"
+            lines.append(f"{len(self.misshaped)} of another shape or kind (first {k}: {sizes})")
+        return lines
+
+
+def load_weights(
+    model: SimMIM, path_or_state_dict: str | os.PathLike | Mapping, strict: bool = True, head: bool = False
+) -> Loaded:
+    """Fill a model from a file (safetensors or torch's) or a state dict in any of the layouts, told by its keys.
 
     A path may be a name of the Hugging Face hub, `hf://OWNER/REPOSITORY/PATH`, which is downloaded once (`hub.fetch`).
+    The weights may lie under any prefix or key (`model`, `state_dict`, `module.`, `_orig_mod.`, `backbone.`, …); what
+    was taken off, kept or not used is said in one line on stderr, which the result is as text.
 
     Values are cast to the model's dtype and device. strict: the file must fill the whole backbone and hold nothing
-    unknown; mask token and head may be absent (each as a whole). Otherwise whatever fits is loaded. The model is filled
-    after all checks, so an error leaves it as it was. Files are opened with `weights_only=True`: no code in them runs.
+    unknown; mask token and head may be absent (each as a whole), but not with `head`. Otherwise whatever fits is
+    loaded. The model is filled after all checks, so an error leaves it as it was. Files are opened with
+    `weights_only=True`: no code in them runs.
 
-    Raises `UserError`, one line, for a file that is absent, cut short, of another size or design.
+    Raises `UserError`, one line, for a file that is absent, cut short, of another size or design, or not finite.
     """
-    if isinstance(path_or_state_dict, Mapping):
-        name, content = "the state dict", path_or_state_dict
-    else:
-        name, content = str(path_or_state_dict), _read(path_or_state_dict)
-    found = _tensors(content)
-    layout = detect_layout(found, name)
-    state, unused = _to_own(found, layout)
-    own = model.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape and v.is_floating_point()}
-    kept = [k for k in own if k not in fits]
-    spare = [k for k in state if k not in own]
-    misshaped = [k for k in kept if k in state]
-    head = [k for k in own if k.startswith("decoder.")]
-    optional = {"encoder.mask_token", *(head if not any(k in state for k in head) else ())}
-    missing = [k for k in kept if k not in state and k not in optional]
-    if not fits or strict and (missing or spare or misshaped):
-        lines = [f"{len(missing)} missing (first {missing[0]})"] if missing else []
-        lines += [f"{len(spare)} unknown (first {spare[0]})"] if spare else []
-        for k in misshaped[:1]:
-            sizes = " in the file, ".join(f"{tuple(t[k].shape)} {str(t[k].dtype)[6:]}" for t in (state, own)) + " here"
-            lines.append(f"{len(misshaped)} of another shape or kind (first {k}: {sizes})")
-        raise UserError(f"{name} ({layout} layout) does not fit: tensors {', '.join(lines)}; {_remedy(state, model)}")
+    name, content = opened(path_or_state_dict)
+    found, own = find(content, name), model.state_dict()
+    state, fit = found.state, Fit.of(found.state, own)
+    faults = fit.faults(state, own)
+    if not fit.fits or strict and faults:
+        raise UserError(
+            f"{name} ({found.layout} layout) does not fit: tensors {', '.join(faults)}; {_remedy(found, model)}"
+        )
+    if head and fit.absent:
+        what = f"{name} holds no {fit.absent[0]}: to predict pixels needs the mask token and the head of pretraining"
+        raise UserError(f"{what}; give the file of the pretrained model")
+    values = {k: state[k].to(own[k].dtype) for k in fit.fits}
+    if wrong := not_finite(values):
+        raise UserError(f"{name}: {wrong}; its training diverged, or it overflows here: take an earlier checkpoint")
     with torch.no_grad():
-        for key, value in fits.items():
+        for key, value in values.items():
             own[key].copy_(value)
-    return Loaded(layout, tuple(fits), tuple(kept), tuple(unused + spare))
+    kept = tuple(k for k in own if k not in values)
+    loaded = Loaded(found.layout, fit.fits, kept, found.unused + fit.unknown, found.wrapping, _moved(found, model))
+    if os.environ.get("RANK", "0") == "0":  # of a team one process says it
+        print(f"simmim-lite: {name}: {loaded}", file=sys.stderr)
+    return loaded
 
 
-def save_weights(model: SimMIM, path: str | os.PathLike, layout: str = "simmim") -> Path:
+def save_weights(
+    model: SimMIM,
+    path: str | os.PathLike,
+    layout: str = "simmim",
+    *,
+    image_size: int | None = None,
+    without: Collection[str] = (),
+) -> Path:
     """Write a model's weights, whole or not at all, as .safetensors when the path ends so, else with `torch.save`.
 
-    layout: `simmim`; `official`, the same under `model` (flat in a safetensors file); `hf`, for
-    `Swinv2ForMaskedImageModeling`; `timm`, which has no place for mask token and head: backbone only.
+    layout: `simmim`; `official`, the same under `model` (flat in a safetensors file); `timm`, which has no place for
+    mask token and head: backbone only; `hf`, a folder that `Swinv2ForMaskedImageModeling.from_pretrained` opens: path
+    is the folder's, and image_size, in pixels, goes into its config.json (192, or 32 for a model of two stages).
+    without: names of the model's tensors to leave out, such as a head that no file filled (`Loaded.kept`).
     """
-    if layout not in LAYOUTS:
-        raise unknown("layout", layout, LAYOUTS)
-    path = Path(path)
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    state = {"timm": _to_timm, "hf": _to_hf}.get(layout, dict)(state)
+    target = check_target(path, layout, LAYOUTS)
+    path = target / "model.safetensors" if layout == "hf" else target
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if k not in without}
+    state = {"timm": to_timm, "hf": to_hf}.get(layout, dict)(state)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,156 +164,130 @@ def save_weights(model: SimMIM, path: str | os.PathLike, layout: str = "simmim")
             torch.save({"model": state} if layout == "official" else state, temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        config = target / "config.json"
+        if layout == "hf":
+            config.unlink(missing_ok=True)  # an old one beside new weights would be believed
         os.replace(temporary, path)
+        if layout == "hf":
+            config.write_text(hf_config(model, image_size or (192 if len(model.encoder.depths) == 4 else 32)))
     except Exception as error:  # a full disk is an OSError, a RuntimeError or a SafetensorError, as the writer pleases
         why = _first_line(error)
         raise UserError(f"cannot write {path}: {why}; free some space or choose another folder") from error
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
-    return path
+    return target
 
 
-def detect_layout(state: Mapping[str, Tensor], name: str = "the state dict") -> str:
-    """`simmim` (own and official pretraining files), `backbone` (official), `timm` or `hf`; `UserError` for others."""
-    if any("relative_position_bias_table" in k for k in state):
-        raise UserError(f"{name} is of Swin V1 (it holds relative_position_bias_table); take one of Swin V2")
-    if any(k.startswith(("swinv2.", "embeddings.")) or ".attention.self." in k for k in state):
-        return "hf"
-    if any(k.startswith("encoder.") for k in state):
-        return "simmim"
-    if any(k.startswith(("patch_embed.", "layers.")) for k in state):
-        # a file without any merge has one stage, for which the two agree
-        merges = {k.split(".")[1] for k in state if re.match(r"layers\.\d+\.downsample\.", k)}
-        return "timm" if merges and "0" not in merges else "backbone"
-    keys = f"its keys are {_some(list(state))}" if state else "it holds no named tensors"
-    raise UserError(f"{name} holds no Swin V2 weights in a known layout ({', '.join(LAYOUTS)}): {keys}")
+def opened(source: str | os.PathLike | Mapping) -> tuple[str, object]:
+    """What to call a source of weights, and its content, on the CPU."""
+    if isinstance(source, Mapping):
+        return "the state dict", source
+    if not isinstance(source, (str, os.PathLike)):
+        raise UserError(
+            f"weights from a {type(source).__name__}: give a file, hf://OWNER/REPOSITORY/PATH or a state dict"
+        )
+    return str(source), read(local(source))
 
 
-def _read(path: str | os.PathLike) -> object:
-    """The content of a file, here or on the hub, on the CPU."""
-    path = hub.fetch(path) if hub.is_hub(path) else Path(path)
+def local(source: str | os.PathLike) -> Path:
+    """The weights file that a path, a folder as transformers writes it, or a name of the hub means."""
+    path = hub.fetch(source) if hub.is_hub(source) else Path(source)
     if not path.exists():
         raise UserError(f"{path}: no such file; give a .safetensors file or one written by torch.save")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give the weights file in it, for instance {path / 'model.safetensors'}")
+    if not path.is_dir():
+        return path
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).is_file():
+            return path / name
+    raise UserError(f"{path} is a folder without model.safetensors: give the weights file in it")
+
+
+def not_finite(state: Mapping[str, Tensor]) -> str:
+    """The first tensor that holds NaN or infinity, as text; empty where all numbers are finite."""
+    wrong = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if not wrong:
+        return ""
+    first = state[wrong[0]]
+    more = f", and {len(wrong) - 1} tensors more" if len(wrong) > 1 else ""
+    return f"tensor {wrong[0]} holds NaN or infinity ({(~first.isfinite()).sum()} of {first.numel()} numbers{more})"
+
+
+def read(path: Path) -> object:
+    """The content of a file on the CPU; what it is is told by its first bytes, not by its name."""
     try:
-        if path.suffix == ".safetensors":
+        with open(path, "rb") as file:
+            start = file.read(64)
+        if not start:
+            raise UserError(f"{path} is empty: {_AGAIN}")
+        if start[8:9] == b"{":
             from safetensors.torch import load_file
 
             return load_file(path)
-        # official checkpoints carry their configuration object: it is read as a plain dictionary, and dropped
-        with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        if text := _text(start):
+            remedy = next((r for begin, r in _TEXTS if text.lower().startswith(begin)), _AGAIN)
+            raise UserError(f"{path} is a text and no weights (it begins with '{text}'): {remedy}")
+        with open(path, "rb") as file, torch.serialization.safe_globals(_DATA):
+            return torch.load(file, map_location="cpu", weights_only=True)  # by its path, the name would decide
+    except UserError:
+        raise
     except Exception as error:  # bytes that are not what they claim to be raise almost anything
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
-            why = f"it holds a Python object ({refused[1]}), and foreign code is never run; save its tensors alone"
+            why = f"it holds a Python object ({refused[1]}), and foreign code is never run; "
+            why += "save its tensors alone, torch.save(model.state_dict(), FILE), where you trust it"
         else:
-            why = f"cut short or no weights file ({_first_line(error)}); copy or download it again"
+            why = f"cut short or no weights file ({_first_line(error)}); {_AGAIN}"
         raise UserError(f"{path} cannot be read: {why}") from error
 
 
-def _tensors(content: object) -> dict[str, Tensor]:
-    """The named tensors of a file's content: unwrapped from `model` or `state_dict`, without DDP's `module.`."""
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        return {}
-    return {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+def _text(start: bytes) -> str:
+    """The first words of a text; empty for anything else."""
+    readable = all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start)
+    return " ".join(start.decode("ascii").split())[:30] if readable else ""
 
 
-def _to_own(found: dict[str, Tensor], layout: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors under the model's names, and the names in the file of those that are none of the model's business."""
-    state, unused = {}, []
-    for key, value in found.items():
-        no_key_bias = key.endswith("attn.k_bias") and not value.any()
-        if no_key_bias or key.endswith(_BUFFERS) or key.startswith(_HEADS):
-            unused.append(key)
-        else:
-            state[_own_name(key, layout)] = value
-    for key in [k for k in state if k.endswith(_QKV[0])]:
-        stem = key.removesuffix(_QKV[0])
-        parts = [stem + name for name in _QKV]
-        if all(part in state for part in parts):
-            state[stem + "attn.qkv.weight"] = torch.cat([state.pop(part) for part in parts])
-    for key in [k for k in state if k.endswith("attn.qkv.bias")]:
-        q, k, v = state[key].chunk(3)
-        if not k.any():  # Swin V2 has no bias on the keys; one that is not zero stays, and is unknown
-            del state[key]
-            stem = key.removesuffix("qkv.bias")
-            state |= {stem + "q_bias": q, stem + "v_bias": v}
-    return state, unused
+def whole(found: Found) -> tuple[str | None, dict[str, Tensor]]:
+    """The name of the size that a file is of, None for other sizes, and all tensors of such a network, without memory.
+
+    A file with tensors missing is taken for the size of its width; one that is none has no tensors.
+    """
+    width, patches = found.embed_dim, found.state.get("encoder.patch_embed.proj.weight")
+    if width is None or width % HEAD_DIM:
+        return None, {}
+    side = patches.shape[-1] if patches is not None and patches.ndim == 4 else 4
+
+    def tensors(depths: tuple[int, ...]) -> dict[str, Tensor]:
+        with torch.device("meta"):
+            return SimMIM(SwinV2(width, depths, patch_size=side), side).state_dict()
+
+    own, same = tensors(found.depths), [size for size in SIZES.values() if size.embed_dim == width]
+    if Fit.of(found.state, own).missing and same:
+        return same[0].name, tensors(same[0].depths)
+    return next((size.name for size in same if size.depths == found.depths), None), own
 
 
-def _own_name(key: str, layout: str) -> str:
-    """A tensor's name in the model, or its own name where it has none."""
-    key = key.replace(".rpe_mlp.", ".cpb_mlp.")
-    if layout == "simmim" or key.startswith("decoder."):
-        return key
-    if layout == "timm":
-        key = re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", key)
-    if layout == "hf":
-        key = _rename(key.removeprefix("swinv2."), [pair[::-1] for pair in _HF_TRUNK])
-        if block := _BLOCK.fullmatch(key):
-            key = f"{block[1]}.{_rename(block[2], [pair[::-1] for pair in _HF_BLOCK])}"
-    return f"encoder.{key}"
-
-
-def _to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Backbone tensors under timm's names (timm 0.9 and newer)."""
-    out = {}
-    for key, value in state.items():
-        if key.startswith("encoder.") and key != "encoder.mask_token":
-            name = key.removeprefix("encoder.")
-            out[re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)] = value
-    return out
-
-
-def _to_hf(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors under the names of transformers' `Swinv2ForMaskedImageModeling`."""
-    out = {}
-    for key, value in state.items():
-        if not key.startswith("encoder."):
-            out[key] = value
-            continue
-        name = f"swinv2.{_rename(key.removeprefix('encoder.'), _HF_TRUNK)}"
-        block = _BLOCK.fullmatch(name)
-        if block and block[2] == "attn.qkv.weight":
-            # clones, because files refuse or repeat tensors that share memory
-            out |= {f"{block[1]}.{n}": part.clone() for n, part in zip(_QKV, value.chunk(3), strict=True)}
-        else:
-            out[f"{block[1]}.{_rename(block[2], _HF_BLOCK)}" if block else name] = value
-    return out
-
-
-def _rename(name: str, pairs: "tuple | list") -> str:
-    """Replace the leading part of a dotted name."""
-    for old, new in pairs:
-        if name == old or name.startswith(old + "."):
-            return new + name[len(old) :]
-    return name
-
-
-def _remedy(state: dict[str, Tensor], model: SimMIM) -> str:
-    """What a file of these tensors (own names) is, and what to do with it."""
-    patches = state.get("encoder.patch_embed.proj.weight")
-    if patches is None:
-        return "it holds no patch embedding: the file is cut short, or no backbone"
-    blocks = {tuple(map(int, m)) for k in state for m in re.findall(r"^encoder\.layers\.(\d+)\.blocks\.(\d+)\.", k)}
-    depths = tuple(sum(s == stage for s, _ in blocks) for stage in sorted({s for s, _ in blocks}))
-    encoder = model.encoder
-    if (len(patches), depths) == (encoder.embed_dim, encoder.depths):
-        return "width and depths agree, so the file is cut short or of another design; strict=False loads what fits"
-    names = [n for n, s in SIZES.items() if (s.embed_dim, s.depths) == (len(patches), depths)]
-    fits = f"load it into {names[0]}" if names else f"no size in {', '.join(SIZES)} has these"
+def _remedy(found: Found, model: SimMIM) -> str:
+    """What a file is, and what to do with it."""
+    encoder, width, depths = model.encoder, found.embed_dim, found.depths
+    if width is None:
+        return f"it is cut short or of another design: {_AGAIN}"
+    name, _ = whole(found)
+    size = (SIZES[name].embed_dim, SIZES[name].depths) if name else (width, depths)
+    if (encoder.embed_dim, encoder.depths) in (size, (width, depths)):
+        return f"it is of this size, so cut short or of another design: {_AGAIN}, or load what fits with strict=False"
+    fits = f"load it into {name}" if name else f"no size in {', '.join(SIZES)} has these"
     here = f"the model {encoder.embed_dim}, {'-'.join(map(str, encoder.depths))}"
-    return f"the file has embed_dim {len(patches)}, depths {'-'.join(map(str, depths))}, {here}: {fits}"
+    return f"the file has embed_dim {width}, depths {'-'.join(map(str, depths))}, {here}: {fits}"
 
 
-def _some(names: "tuple | list", most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _moved(found: Found, model: SimMIM) -> str:
+    """What to know where the coordinates of the position bias are of another window than the model's (FACTS 4)."""
+    here = model.encoder.layers[0].blocks[0].attn.pretrained_window or model.encoder.layers[0].window
+    there = tuple(window for _, (_, window) in sorted(found.windows.items()))
+    if not there or there[0] == here:
+        return ""
+    return f"pretrained with windows of {there[0]}, not {here}: create the model with pretrained_window_sizes={there}"
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,14 @@
 
 from importlib import import_module
 
-_HOME = {"collect": "collecting", "preview": "collecting", "study": "engine", "grid": "grids", "STUDIES": "grids"}
+_HOME = {
+    "collect": "collecting",
+    "preview": "collecting",
+    "study": "engine",
+    "grid": "grids",
+    "STUDIES": "grids",
+    "check_notebook": "parameters",
+}
 
 __all__ = list(_HOME)
 

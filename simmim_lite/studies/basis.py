@@ -13,7 +13,7 @@ from ..evidence.doublings import doublings
 from ..evidence.forms import FORMS, Points, points, score_of
 from ..evidence.heldout import HeldOut, better_by_gap, coverage, held_out
 from ..evidence.laws import Fit, bootstrap, fit
-from ..evidence.records import SCORES, load
+from ..evidence.records import SCORES
 
 #: Omega on the published runs (FACTS 7): below, nothing overfits; the loss may turn up; a coin flip; above, longer
 #: training lost accuracy every time. A test counts this on the doublings.
@@ -87,8 +87,8 @@ class Basis:
         return self.rows[0]["batch_size"]
 
     @property
-    def image_size(self) -> int:
-        """Pixels a side."""
+    def image_size(self) -> int | None:
+        """Pixels a side; None where the runs do not say."""
         return self.rows[0]["image_size"]
 
     @property
@@ -155,18 +155,21 @@ def of_published(target: str, form: str = "fixed") -> Basis:
 
 
 def of_own(runs_dir: str | Path, target: str) -> Basis:
-    """The reader's own runs: the recipe with most runs, and the form that predicts its held-out cells best.
+    """The reader's own runs, else imported ones (`sides.of_folder`), and the form that predicts held-out cells best.
 
     `UserError` for no runs, for one size or one length only, for runs without a cost, and where accuracy is asked for
     and no run has a score.
     """
-    found = [r for r in sides.main_rows(load(runs_dir)) if r["val_loss"] is not None]
-    if not found:
-        raise UserError(f"{runs_dir}: no finished runs there; simmim-lite study all makes some")
-    rows = [r for r in found if r["flops"]]
+    found, name = sides.of_folder(runs_dir)
+    rows = [r for r in found if r["flops"] and r["val_loss"] is not None]
     if not rows:
-        raise UserError(f"{runs_dir}: its runs have no cost in FLOPs, and a plan is made under a budget")
-    return of_rows(rows, target, f"your runs in {runs_dir}")
+        remedy = "add a column flops, or image_size for the sizes of this project, and import the file again"
+        if not name.startswith("the imported"):
+            remedy = "train some of a study"
+        raise UserError(f"{name} have no cost in FLOPs, and a plan is made under a budget: {remedy}")
+    if len(rows) < len(found):
+        name += f" ({len(rows)} of {len(found)}: the others have no loss or no FLOPs)"
+    return of_rows(rows, target, name)
 
 
 def of_rows(rows: Iterable[dict], target: str, name: str = "your runs") -> Basis:
@@ -184,6 +187,10 @@ def of_rows(rows: Iterable[dict], target: str, name: str = "your runs") -> Basis
         values = {row[field_] for row in rows}
         if len(values) < 2:
             raise UserError(f"{name} are of one {what} only ({values.pop()}): a plan needs two; {remedy}")
+    for field_, what in (("batch_size", "batch sizes"), ("image_size", "image sizes")):
+        values = sorted({row[field_] for row in rows}, key=str)
+        if len(values) > 1:
+            raise UserError(f"{name} are of several {what} ({', '.join(map(str, values))}): a plan needs runs of one")
     x, found = points(rows, target, score), {}
     for form in FORMS:
         try:

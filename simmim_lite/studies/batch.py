@@ -1,9 +1,10 @@
 """Batches of notebooks: each with every combination of some parameters, as `simmim-lite papermill` runs them."""
 
 import argparse
+import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import UserError
 from . import notebooks, parameters
@@ -31,13 +32,18 @@ def copies(names: Sequence[str], fixed: Mapping[str, str], each: Mapping[str, st
     """
     if twice := sorted(fixed.keys() & each.keys()):
         raise UserError(f"parameter '{twice[0]}' is given by -p and by --each: give it once")
+    paths = [notebooks.find(name) for name in names]
+    stems = {path: path.stem for path in paths}
+    if len(set(stems.values())) < len(stems):
+        stems = dict(zip(stems, _short([str(path.with_suffix("")) for path in stems]).values(), strict=True))
+    values = {key: text.split(",") for key, text in each.items()}
+    short = {key: _short(texts) for key, texts in values.items()}
     found = []
-    for name in names:
-        path = notebooks.find(name)
-        for values in itertools.product(*(text.split(",") for text in each.values())):
-            texts = dict(zip(each, values, strict=True))
+    for path in paths:
+        for chosen in itertools.product(*values.values()):
+            texts = dict(zip(each, chosen, strict=True))
             params = parameters.from_text(path, {**fixed, **texts})
-            label = "-".join([path.stem, *(f"{key}={_slug(value)}" for key, value in texts.items())])
+            label = "-".join([stems[path], *(f"{key}={short[key][value]}" for key, value in texts.items())])
             found.append(notebooks.Copy(path, params, label))
     labels = [copy.name for copy in found]
     if double := next((label for label in labels if labels.count(label) > 1), None):
@@ -47,13 +53,17 @@ def copies(names: Sequence[str], fixed: Mapping[str, str], each: Mapping[str, st
 
 def show(arguments: argparse.Namespace) -> None:
     """`simmim-lite papermill`."""
-    from .engine import check_engine
-
-    check_engine(arguments.engine, arguments.address, None)
+    parameters.check_engine(arguments.engine, arguments.address, None)
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"workers is {arguments.workers}: give at least 1")
     planned = copies(arguments.notebook, dict(arguments.parameter), dict(arguments.each))
     missing = [copy for copy in planned if arguments.again or not notebooks.is_executed(copy, arguments.out)]
+    for copy in missing:
+        other = notebooks.parameters_of(copy, arguments.out)
+        if other is not None and other != dict(copy.params) and not arguments.again:
+            shown = ", ".join(f"{name}={value}" for name, value in other.items()) or "no parameters"
+            there = f"{arguments.out}/{copy.name}.ipynb was executed with {shown}"
+            raise UserError(f"{there}: give another --out, or --again to replace it")
     failures: dict[str, str] = {}
     if missing:
         where = {name: getattr(arguments, name) for name in ("workers", "engine", "address", "device")}
@@ -62,6 +72,11 @@ def show(arguments: argparse.Namespace) -> None:
     notebooks.raise_first(failures)
 
 
-def _slug(value: str) -> str:
-    """A value as a file name has it: of a path its last part."""
-    return re.sub(r"[^A-Za-z0-9.+]+", "_", value.rstrip("/").split("/")[-1])[:40]
+def _short(values: Iterable[str]) -> dict[str, str]:
+    """A name for each value, as a file name has it: of a path as many of its last parts as tell it from the others."""
+    parts = {value: [part for part in value.split("/") if part] or [value] for value in values}
+    for n in range(1, 1 + max(map(len, parts.values()))):
+        names = {value: re.sub(r"[^A-Za-z0-9.+]+", "_", "/".join(found[-n:]))[-40:] for value, found in parts.items()}
+        if len(set(names.values())) == len(names):
+            return names
+    return {value: f"{name}+{hashlib.sha256(value.encode()).hexdigest()[:6]}" for value, name in names.items()}

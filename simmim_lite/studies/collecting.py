@@ -5,101 +5,62 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import UserError, unknown
+from ..errors import UserError
 from ..evidence import shipped
 from ..evidence.records import flops_text, load, millions, short
 from ..model.sizes import SIZES
 from ..training.dense import Dense
 from ..training.probing import Probe
 from ..training.run import PRECISIONS, Run, record_path, transfer_path
+from ..training.specs import Folder, Source, checked
 from ..training.tuning import FineTune
 from . import full_size
 from .estimate import EVALUATION_STEPS, known_speeds, tuning_seconds
-from .grids import STUDIES, TIERS, TRANSFER
+from .grids import TIERS, TRANSFER
+from .parameters import Seeds, Study, StudyOptions, Tier
 
-#: Tiers a notebook takes: the first trains nothing.
-NOTEBOOK_TIERS = ("shipped", *TIERS)
 #: Seconds of a core for a GFLOP of small-model training, for the estimate on a machine where nothing was measured yet.
 _GFLOP_SECONDS = 1 / 45
 
 
-def collect(
-    study: str,
-    *,
-    tier: str = "shipped",
-    data: str = "scenes",
-    seeds: int | Sequence[int] | None = None,
-    workers: int | None = None,
-    runs_dir: str | Path = "runs",
-    device: str = "auto",
-    precision: str = "auto",
-    coco: str = "",
-    ade20k: str = "",
-    engine: str = "local",
-    address: str | None = None,
-    gpus_per_run: int | None = None,
-) -> list[dict]:
+@checked
+def collect(study: Study, **options: object) -> list[dict]:
     """The reader's records of a study (a name in `STUDIES`, `transfer` or `all`), training what is missing.
 
-    Tier `shipped` trains nothing and returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any
-    other tier (smoke, quick, laptop, paper) returns its records in grid order. data: a source, or two at tier paper
-    (`full_size.sources`). coco, ade20k: folders that the transfer study takes boxes and class maps from at tier paper
-    (elsewhere they are known of scenes). seeds, workers: 0 and None mean the tier's own number and one process a core.
-    engine, address, gpus_per_run: as `engine.train_missing` takes them.
-    `UserError` for an unknown name, for data that cannot be opened, and for runs that could not be finished; what was
-    finished is kept.
+    options: the fields of `parameters.StudyOptions`; tier is `shipped` by default. Tier `shipped` trains nothing and
+    returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any other tier (smoke, quick, laptop,
+    paper) returns its records in grid order. `UserError` for a wrong option, for data that cannot be opened, and for
+    runs that could not be finished; what was finished is kept.
     """
-    check(study, tier)
-    if tier == "shipped":
-        return [record for record in load(runs_dir) if _data_of(record) in full_size.sources(data)]
+    how = StudyOptions.from_dict({"tier": "shipped", **options})
+    if how.tier == "shipped":
+        return [record for record in load(how.runs_dir) if _data_of(record) in full_size.sources(how.data)]
     from .engine import train_missing
 
-    return train_missing(
-        study,
-        tier=tier,
-        data=data,
-        seeds=seeds or None,
-        workers=workers or None,
-        runs_dir=runs_dir,
-        device=device,
-        precision=precision,
-        coco=coco,
-        ade20k=ade20k,
-        engine=engine,
-        address=address,
-        gpus_per_run=gpus_per_run,
-    ).records
+    return train_missing(study, **options).records
 
 
-def check(study: str, tier: str) -> None:
-    """`UserError` for a study or a tier that does not exist."""
-    if study not in (*STUDIES, TRANSFER, "all"):
-        raise unknown("study", study, (*STUDIES, TRANSFER, "all"))
-    if tier not in NOTEBOOK_TIERS:
-        raise unknown("tier", tier, NOTEBOOK_TIERS)
-
-
+@checked
 def preview(
-    study: str,
+    study: Study,
     *,
-    tier: str = "shipped",
-    data: str = "scenes",
-    seeds: int | Sequence[int] | None = None,
-    runs_dir: str | Path = "runs",
+    tier: Tier = "shipped",
+    data: Source = "scenes",
+    seeds: Seeds | None = None,
+    runs_dir: Folder = "runs",
 ) -> list[dict[str, str]]:
     """What a study would run, a line a size (or task) and all together, as text: a table of cost before it starts.
 
     Runs off one trunk share its steps, and are counted as they will be trained. The time is of one core: from steps
     measured on this machine where `runs_dir` has any, else a rough guess; at tier paper it is of one GPU, and a dash
-    where nothing was measured (`costs.rows`). `done` counts records that are there.
-    Tier `shipped` shows what the shipped runs took when they were made.
+    where nothing was measured (`costs.rows`). `done` counts records that are there. The source is looked at, not
+    opened (`parameters.images_of`). Tier `shipped` shows what the shipped runs took when they were made.
     """
-    check(study, tier)
     if tier == "shipped":
         return _preview_shipped(study)
-    from .engine import plan_of
+    from .engine import planned
 
-    runs, tasks = plan_of(study, tier, data=data, seeds=seeds or None, precision="bf16")
+    runs, tasks = planned(study, tier, data=data, seeds=seeds)
     if TIERS[tier].full_size:
         from . import costs
 
@@ -134,28 +95,33 @@ def cost_of(runs: Sequence[Run], runs_dir: str | Path = "runs") -> dict[str, flo
     return dict(cost)
 
 
+@checked
 def dry_run(
-    study: str, *, tier: str, runs_dir: str | Path = "runs", on: dict[str, object] | None = None, **options: object
+    study: Study,
+    *,
+    tier: Tier,
+    data: Source = "scenes",
+    seeds: Seeds | None = None,
+    runs_dir: Folder = "runs",
+    on: dict[str, object] | None = None,
 ) -> str:
     """The table of `preview` for a terminal, and a line where its times are a guess.
 
     on: options of `costs.find_speed`, and `gpus`; with any of them, and at tier paper, the table is that of
-    `costs.text`, in GPU hours. options: as `preview` takes them.
+    `costs.text`, in GPU hours.
     """
-    check(study, tier)
     on = dict(on or {})
     if tier != "shipped" and study != TRANSFER and (on or TIERS[tier].full_size):
         from . import costs
-        from .engine import plan_of
+        from .engine import planned
 
-        runs = plan_of(study, tier, precision="bf16", **options)[0]
+        runs = planned(study, tier, data=data, seeds=seeds)[0]
         gpus = on.pop("gpus", 1)
         known = costs.find_speed(runs, runs_dir=runs_dir, **on)
-        data = options.get("data", "scenes")
         return costs.text(runs, tier=tier, data=data, gpus=gpus, known=known, runs_dir=runs_dir)
     if on:
         raise UserError(f"GPU hours are counted of pretraining alone: leave out --{next(iter(on)).replace('_', '-')}")
-    text = preview_text(preview(study, tier=tier, runs_dir=runs_dir, **options))
+    text = preview_text(preview(study, tier=tier, data=data, seeds=seeds, runs_dir=runs_dir))
     if tier != "shipped" and TIERS[tier].full_size:
         tasks = "the tasks themselves are not in it: fine-tuning has the lengths of its recipes"
         return f"{text}\npretraining alone; {tasks}; hours need a speed, as study all --dry-run takes it"

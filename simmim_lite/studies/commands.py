@@ -10,8 +10,9 @@ from ..errors import UserError
 from ..model.sizes import PAPER
 from ..training.run import RECIPE_VERSION, Run, record_path
 from ..training.runtime import Runtime
-from ..training.writers import check_writers
-from .grids import TIERS, TRANSFER, grid
+from ..training.specs import Count, checked
+from .grids import TIERS, TRANSFER
+from .parameters import Study, StudyOptions
 
 #: Images of a part of a batch on one GPU, at 192 px; the rest is accumulated. Ours, and cautious: no GPU was measured.
 PART = {"swinv2_small": 256, "swinv2_base": 128, "swinv2_large": 64, "swinv2_huge": 64, "swinv2_giant": 32}
@@ -63,41 +64,33 @@ def torchrun_words(processes: int, words: Sequence[str], *, python: str = sys.ex
     return [*launch, _SIGNALS, "-m", "simmim_lite", *words]
 
 
-def lines(
-    study: str,
-    tier: str,
-    *,
-    data: str = "scenes",
-    seeds: int | None = None,
-    precision: str = "auto",
-    runs_dir: str = "runs",
-    device: str = "auto",
-    gpus: int = 1,
-    nodes: int = 1,
-    log: Sequence[str] = (),
-) -> list[str]:
+@checked
+def lines(study: Study, how: StudyOptions, *, gpus_per_run: Count = 1, nodes: Count = 1) -> list[str]:
     """A shell line for each trunk of a study whose runs are not all done: its commands, shortest run first, by `&&`.
 
-    gpus: processes a node, under torchrun where there is more than one process. On several nodes each node runs the
-    line, with the first one's name in MASTER_ADDR and a number of the job in JOB. Nothing is opened and nothing starts:
-    levels of data are the tier's own, and precision `auto` is its recipe's. log: who is told of them (`--log-to`).
+    gpus_per_run: processes a node, under torchrun where there is more than one process. On several nodes each node runs
+    the line, with the first one's name in MASTER_ADDR and a number of the job in JOB. Nothing starts; the source is
+    looked at for its levels (`engine.planned`), and precision `auto` is the tier's recipe's.
     """
-    check_writers(log)
-    if study == TRANSFER or tier not in TIERS:
-        raise UserError(f"--commands is about pretraining at tier {', '.join(TIERS)}: not study {study} at tier {tier}")
-    for name, value in (("gpus_per_run", gpus), ("nodes", nodes)):
-        if value < 1:
-            raise UserError(f"{name} is {value}: give at least 1")
-    trunks = defaultdict(list)
-    for run in grid(study, tier, data=data, seeds=seeds, precision=None if precision == "auto" else precision):
-        if not record_path(runs_dir, run).exists():
+    if study == TRANSFER or how.tier not in TIERS:
+        tiers = ", ".join(TIERS)
+        raise UserError(f"--commands is about pretraining at tier {tiers}: not study {study} at tier {how.tier}")
+    from .engine import planned
+
+    trunks, precision = defaultdict(list), None if how.precision == "auto" else how.precision
+    for run in planned(study, how.tier, data=how.data, seeds=how.seeds, precision=precision)[0]:
+        if not record_path(how.runs_dir, run).exists():
             trunks[run.trunk_key].append(run)
     found = []
     for runs in trunks.values():
         commands = []
         for run in sorted(runs, key=lambda run: run.steps):
-            words = pretrain_words(run, runs_dir=runs_dir, device=device, runtime=runtime_of(run, gpus * nodes))
-            commands.append(f"{_launch(gpus, nodes)} -m simmim_lite {shlex.join([*words, *log_words(log)])}")
+            words = pretrain_words(
+                run, runs_dir=how.runs_dir, device=how.device, runtime=runtime_of(run, gpus_per_run * nodes)
+            )
+            commands.append(
+                f"{_launch(gpus_per_run, nodes)} -m simmim_lite {shlex.join([*words, *log_words(how.log)])}"
+            )
         found.append(" && ".join(commands))
     return found
 

@@ -18,9 +18,11 @@ from ..errors import UserError
 from ..evidence.records import flops_text, millions, short
 from ..model.sizes import SIZES
 from ..training.run import Run, record_path
+from ..training.specs import read
 from . import full_size, speed
 from .collecting import cost_of, preview_text
 from .grids import TIERS, Tier
+from .parameters import images_of
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -191,12 +193,14 @@ def text(
             f"recipe: as released for base; drop path and learning rate of {', '.join(unknown)} are unknown in the "
             "paper, and are our defaults (BY_SIZE and LR in studies/full_size.py)"
         )
-        if full_size.sources(data)[1] is None:
-            cells = sum(run.images in axes.second_images for run in runs)
+        if "scenes" in full_size.sources(data):
             said.append(
-                f"ImageNet-22K: {cells} of these runs want a second source; without one they are left out: "
+                "data: none is given, and this is the published grid; a study starts with photographs: "
                 f"--data {full_size.TWO_SOURCES}"
             )
+        elif held := images_of(data):
+            levels = (axes.images, axes.second_images, held.get("available", math.inf), held.get("second_available"))
+            said += [f"data: {line}" for line in filter(None, [full_size.left_out(data, *levels)])]
     return "\n".join([preview_text(rows(costs(runs, known.images, runs_dir), gpus)), *said])
 
 
@@ -226,10 +230,13 @@ def start(
             f"tier {tier} needs GPUs, and this {'cluster' if cluster else 'machine'} has none: "
             f"{whole.runs} runs, {whole.done} of them done, are "
             f"{whole.steps:,} steps, {flops_text(whole.flops)}, {hours}, {bytes_text(whole.checkpoints)} of "
-            "checkpoints; --dry-run shows the cost by size, --device cpu starts it here all the same"
+            "checkpoints; --dry-run shows the cost by size"
         )
     if "scenes" in full_size.sources(data):
         raise UserError(f"tier {tier} is about photographs of {runs[0].image_size} px: give --data imagefolder:DIR")
+    if place == "cpu":
+        models = [[run for run in runs if run.model == model] for model in _of(runs)]
+        full_size.check_cpu(runs, tier, sum(cost_of(own, runs_dir)["seconds"] for own in models))
     if not known.images:
         cluster.call(measured_now, runs, place, runs_dir) if cluster else measured_now(runs, place, runs_dir)
         known = find_speed(runs, runs_dir=runs_dir)
@@ -258,7 +265,7 @@ def asked(arguments: argparse.Namespace) -> dict[str, object]:
     found = {name: getattr(arguments, name) for name in ("images_per_second", "measure", "assume")}
     found = {name: value for name, value in found.items() if value}
     if arguments.gpus != "1":
-        found["gpus"] = speed.gpus_of(arguments.gpus)
+        found["gpus"] = read("gpus", speed.Gpus, arguments.gpus)
     if found and not arguments.dry_run:
         name = next(iter(found)).replace("_", "-")
         raise UserError(f"--{name} is about the cost that --dry-run shows: add --dry-run, or leave it out")
@@ -304,7 +311,8 @@ def _stores(runs: Sequence[Run], axes: Tier) -> list[str]:
     """The space of each source's images: decoded at the input's size, or at full size as they are read."""
     most = defaultdict(int)
     for run in runs:
-        name = "ImageNet-22K" if run.images in axes.second_images else run.data
+        drawn = axes.full_size and run.data == "scenes"  # no source is given: the published grid
+        name = "ImageNet-22K" if run.images in axes.second_images else "ImageNet-1K" if drawn else run.data
         most[name, run.image_size] = max(most[name, run.image_size], run.images or 0)
     said = []
     for (name, side), images in most.items():
@@ -313,7 +321,8 @@ def _stores(runs: Sequence[Run], axes: Tier) -> list[str]:
             continue
         held = max(run.val_images for run in runs)
         packed = f"{bytes_text(PACKED * images)} where {images:,} are packed (assuming {PACKED / 1000:g} kB each)"
-        said.append(f"{name}, {packed}, {bytes_text(3 * side**2 * held)} for {held:,} validation images decoded")
+        most_held = f"{bytes_text(3 * side**2 * held)} for {held:,} validation images decoded"
+        said.append(f"{name}, {packed}, at most {most_held}")
     return said
 
 

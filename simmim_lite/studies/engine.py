@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,21 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, unknown
-from ..evidence.claims import Claim, claims
+from ..evidence.claims import claims
+from ..evidence.rules import Claim
 from ..training.dense import Dense
 from ..training.run import PRECISIONS, Run, cannot_write, current_record, data_slug, read_record, write_atomic
-from ..training.writers import check_writers
+from ..training.specs import Count, Folder, checked
 from .estimate import faster_precision, known_speeds
-from .full_size import left_out, sources
+from .full_size import check_sides, left_out, sources
 from .grids import STUDIES, TIERS, TRANSFER, grid, tunings
+from .parameters import StudyOptions, images_of
 from .transfer_grid import AXES, Spec, transfer_runs, transfer_specs
 from .workers import Local, make_jobs, path_of
 
 if TYPE_CHECKING:
     from .cluster import Cluster
-
-#: Who does the jobs of a study.
-ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -46,42 +44,16 @@ class StudyResult(Trained):
     report: Path
 
 
-def study(
-    name: str = "all",
-    *,
-    tier: str = "quick",
-    data: str = "scenes",
-    seeds: int | Sequence[int] | None = None,
-    workers: int | None = None,
-    runs_dir: str | Path = "runs",
-    device: str = "auto",
-    precision: str = "auto",
-    engine: str = "local",
-    address: str | None = None,
-    gpus_per_run: int | None = None,
-    log: Sequence[str] = (),
-) -> StudyResult:
+def study(name: str = "all", **options: object) -> StudyResult:
     """Run what is missing of a study (`grids.STUDIES` or `all`), then write the report of all its records.
 
-    The options are those of `train_missing`.
+    options: the fields of `parameters.StudyOptions`.
     """
     from .report import SECTIONS, write_report
 
-    done = train_missing(
-        name,
-        tier=tier,
-        data=data,
-        seeds=seeds,
-        workers=workers,
-        runs_dir=runs_dir,
-        device=device,
-        precision=precision,
-        engine=engine,
-        address=address,
-        gpus_per_run=gpus_per_run,
-        log=log,
-    )
-    data = done.records[0]["run"]["data"]
+    done = train_missing(name, **options)
+    how = StudyOptions.from_dict(options)
+    tier, runs_dir, data = how.tier, how.runs_dir, done.records[0]["run"]["data"]
     path = Path(runs_dir) / "report" / f"{name}-{tier}-{data_slug(data)}.html"
     studies = STUDIES if name == "all" else (name,)
     spent = {"core_seconds": done.core_seconds, "wall_seconds": done.wall_seconds}
@@ -92,67 +64,52 @@ def study(
     return StudyResult(**vars(done), claims=said, report=path)
 
 
-def train_missing(
-    name: str,
-    *,
-    tier: str,
-    data: str = "scenes",
-    seeds: int | Sequence[int] | None = None,
-    workers: int | None = None,
-    runs_dir: str | Path = "runs",
-    device: str = "auto",
-    precision: str = "auto",
-    coco: str = "",
-    ade20k: str = "",
-    engine: str = "local",
-    address: str | None = None,
-    gpus_per_run: int | None = None,
-    log: Sequence[str] = (),
-) -> Trained:
-    """The records of a study, after running what is missing of it.
+def train_missing(name: str, **options: object) -> Trained:
+    """The records of a study, after running what is missing of it; options: the fields of `parameters.StudyOptions`.
 
-    workers: processes; by default one a core on a CPU, one on a GPU. precision: `auto` takes bf16 where it is measured
-    faster than fp32 on this machine, and keeps to that choice in this runs_dir. Finished runs are never run again; an
-    interrupted study goes on where it was. Where nothing is missing, torch is not imported. Tier paper prints its cost
-    first, trains in bf16 by default, takes two sources as `data` (`full_size.sources`), and is refused on a machine
-    without a GPU unless device is `cpu`.
+    Precision `auto` takes bf16 where it is measured faster than fp32 on this machine, and keeps to that choice in this
+    runs_dir. Finished runs are never run again; an interrupted study goes on where it was. Where nothing is missing,
+    torch is not imported. Tier paper prints its cost first, trains in bf16 by default, takes two sources as `data`, and
+    is refused where there is no GPU, unless device is `cpu` and it can end there.
 
     engine: `local`, processes of this machine, or `ray`, tasks on a Ray cluster (`cluster.py`): the one at `address`,
     else one that is started on this machine; workers is then how many jobs run at a time (as many as fit by default),
-    and gpus_per_run how many GPUs each takes (1). log: who is told of the runs as they train (`training/writers.py`).
+    and gpus_per_run how many GPUs each takes (1).
     """
-    started = time.monotonic()
-    check_writers(log)
-    runs_dir, axes = Path(runs_dir), TIERS.get(tier)
-    planned = plan_of(name, tier, data=data, seeds=seeds)[0]  # a wrong name fails before anything is opened
+    started, how = time.monotonic(), StudyOptions.from_dict(options)
+    tier, data, seeds, precision, device = how.tier, how.data, how.seeds, how.precision, how.device
+    if tier not in TIERS:
+        raise UserError(f"tier {tier} trains nothing: give one of {', '.join(TIERS)}")
+    runs_dir, axes = Path(how.runs_dir), TIERS[tier].on(data)
+    # a wrong name fails before anything is opened
+    runs = (
+        planned(name, tier, data=data, seeds=seeds)[0]
+        if axes.full_size
+        else plan_of(name, tier, data=data, seeds=seeds)[0]
+    )
     recipe, models = axes.recipe, axes.models
-    if precision not in ("auto", *PRECISIONS):
-        raise unknown("precision", precision, ("auto", *PRECISIONS))
-    if workers is not None and workers < 1:
-        raise UserError(f"workers is {workers}: give at least 1")
-    check_engine(engine, address, gpus_per_run)
     with contextlib.ExitStack() as stack:
 
         @functools.cache
         def pool() -> "Local | Cluster":  # nothing is joined where nothing is missing
-            return stack.enter_context(_pool(engine, device, workers, runs_dir, address, gpus_per_run))
+            return stack.enter_context(_pool(how, runs_dir))
 
         speeds: dict[str, float] = {}
         if axes.full_size:
-            speeds = _ready(planned, tier, data, device, precision, runs_dir, pool if engine == "ray" else None)
-        _check_writable(runs_dir)
+            speeds = _ready(runs, tier, data, device, precision, runs_dir, pool if how.engine == "ray" else None)
+        check_writable(runs_dir)
 
         from ..data.pictures import open_for_training
 
-        how = (recipe.image_size, max(axes.images))
-        opened = {s: open_for_training(s, *how, streamed=recipe.streamed) for s in sources(data) if s}
+        place = (recipe.image_size, max(axes.images))
+        opened = {s: open_for_training(s, *place, streamed=recipe.streamed) for s in sources(data) if s}
         first, *second = opened.values()
         held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
         if axes.full_size and (line := left_out(data, axes.images, axes.second_images, *held.values())):
             print(f"simmim-lite: {line}", file=sys.stderr)
 
         def plan(precision: str) -> tuple[list[Run], list[Spec]]:
-            options = held | {"coco": coco, "ade20k": ade20k, "labelled": _labelled(first)}
+            options = held | {"coco": how.coco, "ade20k": how.ade20k, "labelled": _labelled(first)}
             return plan_of(name, tier, data=data, seeds=seeds, precision=precision, **options)
 
         def missing(items: Sequence[Run | Spec]) -> list[Run | Spec]:
@@ -172,10 +129,34 @@ def train_missing(
                     runs, tuned = plan(faster_precision(speeds, models[-1]))
             for items, what in ((runs, "runs to train"), (tuned, "networks to transfer")):
                 if todo := missing(items):
-                    done, seconds = pool().execute(make_jobs(todo, speeds, log), runs_dir, what)
+                    done, seconds = pool().execute(make_jobs(todo, speeds, how.log), runs_dir, what)
                     trained, core = trained + done, core + seconds
     records = [read_record(path_of(item, runs_dir)) for item in (*runs, *tuned)]
     return Trained(records, trained, time.monotonic() - started, core)
+
+
+def planned(
+    name: str,
+    tier: str,
+    *,
+    data: str = "scenes",
+    seeds: int | Sequence[int] | None = None,
+    precision: str | None = "bf16",
+) -> tuple[list[Run], list[Spec]]:
+    """The runs and transfers that a study would start, at the levels that its source can fill as far as it lists them.
+
+    The source is looked at and not opened (`parameters.images_of`); of a full-size tier some pictures are decoded, and
+    ones that are too small are refused. Of scenes such a tier's runs are those as published: a study starts with
+    photographs alone. precision: None = the tier's own.
+    """
+    seeds = None if seeds == 0 else seeds
+    if tier not in TIERS:
+        raise unknown("tier", tier, TIERS)
+    listed = images_of(data)
+    if TIERS[tier].full_size:
+        for source in filter(None, sources(data)):
+            check_sides(source, tier, TIERS[tier].recipe.image_size)
+    return plan_of(name, tier, data=data, seeds=seeds, precision=precision, **listed)
 
 
 def plan_of(
@@ -201,32 +182,16 @@ def plan_of(
     return transfer_runs(tier, **options), transfer_specs(tier, labelled=labelled, annotated=annotated, **options)
 
 
-def check_engine(engine: str, address: str | None, gpus_per_run: int | None) -> None:
-    """`UserError` for an engine that does not exist, for one that is not installed, and for options of another."""
-    if engine not in ENGINES:
-        raise unknown("engine", engine, ENGINES)
-    if engine != "ray":
-        if address is not None or gpus_per_run is not None:
-            name = "address" if address is not None else "gpus_per_run"
-            raise UserError(f"{name} is about a Ray cluster: add --engine ray, or leave it out")
-        return
-    if gpus_per_run is not None and gpus_per_run < 1:
-        raise UserError(f"gpus_per_run is {gpus_per_run}: give at least 1")
-    if importlib.util.find_spec("ray") is None:
-        raise UserError('engine ray needs ray: pip install "simmim-lite[ray]"')
-
-
 @contextlib.contextmanager
-def _pool(
-    engine: str, device: str, workers: int | None, runs_dir: Path, address: str | None, gpus_per_run: int | None
-) -> "Iterator[Local | Cluster]":
+def _pool(how: StudyOptions, runs_dir: Path) -> "Iterator[Local | Cluster]":
     """Who does the jobs: this machine, or a cluster that is left at the end."""
-    if engine != "ray":
-        yield Local(device, workers)
+    if how.engine != "ray":
+        yield Local(how.device, how.workers)
         return
     from .cluster import joined
 
-    with joined(runs_dir, address=address, device=device, workers=workers, gpus_per_run=gpus_per_run) as cluster:
+    options = {name: getattr(how, name) for name in ("address", "device", "workers", "gpus_per_run")}
+    with joined(runs_dir, **options) as cluster:
         yield cluster
 
 
@@ -259,15 +224,16 @@ def _digest(item: Run | Spec, opened: Mapping[str, object]) -> str:
     return open_for(item.task, item.data, item.image_size).digest
 
 
+@checked
 def train_runs(
-    runs: Sequence[Run], *, workers: int | None = None, runs_dir: str | Path = "runs", device: str = "auto"
+    runs: Sequence[Run], *, workers: Count | None = None, runs_dir: Folder = "runs", device: str = "auto"
 ) -> list[dict]:
     """The records of any runs of one source, in their order, after training what is missing; as `train_missing`.
 
     Their precision is taken as given. Where nothing is missing, torch is not imported.
     """
     runs_dir = Path(runs_dir)
-    _check_writable(runs_dir)
+    check_writable(runs_dir)
     from ..data.pictures import open_for_training
 
     needed = max(run.images or 0 for run in runs)
@@ -287,7 +253,7 @@ def _labelled(data) -> int:
     return max(len(data.probe_train), len(data.train) if data.train.labels is not None else 0)
 
 
-def _check_writable(runs_dir: Path) -> None:
+def check_writable(runs_dir: Path) -> None:
     """Fail before anything runs when records cannot be written: tried in the nearest folder that is there already."""
     there = next(folder for folder in (runs_dir, *runs_dir.absolute().parents) if folder.exists())
     try:

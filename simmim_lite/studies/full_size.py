@@ -1,9 +1,15 @@
 """The published grid at its own size: recipe, sizes, data levels, lengths and holes (FACTS 2 and 3). No torch here."""
 
+import contextlib
+import math
+import os
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 from ..errors import UserError
 from ..model.sizes import PAPER
+from ..model.sizes import SIZES as BY_NAME
 from ..training.run import PICTURE_CROP, Run
 
 #: Unique images: ImageNet-1K at 10, 20, 50 and 100 %, drawn as `data_manifests/` draws them (rule hash, seed 0).
@@ -64,6 +70,11 @@ LR = {
 }
 SIZES = tuple(PAPER)
 TWO_SOURCES = "'imagefolder:IMAGENET1K + imagefolder:IMAGENET22K'"
+#: Pictures of a source whose sides are looked at before anything starts.
+_LOOKED_AT = 16
+#: Bytes that backward keeps at least of a token's channel in a block (measured: 23 to 37 numbers of 4 bytes).
+_KEPT = 80
+_YEAR = 365 * 86400
 _PLUS = re.compile(r"\s*\+\s*(?=scenes\b|(?:imagefolder|inaturalist|packed|torchvision|hf):)")
 
 
@@ -77,6 +88,51 @@ def sources(data: str) -> tuple[str, str | None]:
     if len(parts) > 2:
         raise UserError(f"data '{data}' names {len(parts)} sources: give one, or two as in {TWO_SOURCES}")
     return parts[0], parts[1] if len(parts) > 1 else None
+
+
+def check_sides(source: str, tier: str, side: int) -> None:
+    """`UserError` where every picture that is looked at is smaller than a tier's input. Nothing is downloaded."""
+    from ..data.catalogue import catalogue
+
+    if source.startswith(("scenes", "torchvision:", "hf:")):
+        return
+    found = catalogue(source)
+    sides = []
+    for i in found.parts.train[:: max(1, len(found.parts.train) // _LOOKED_AT)][:_LOOKED_AT]:
+        with contextlib.suppress(Exception):  # decoders raise errors of many kinds; training names what it leaves out
+            sides.append(min(found.picture(int(i)).size))
+    if sides and max(sides) < side:
+        raise UserError(
+            f"{source} holds pictures of at most {max(sides)} px on their shorter side ({len(sides)} looked at), and "
+            f"tier {tier} trains at {side} px: give larger pictures, or another tier"
+        )
+
+
+def check_cpu(runs: Sequence[Run], tier: str, seconds: float) -> None:
+    """`UserError` where a processor could not end the runs in a year, or not hold one of them; seconds: of one core."""
+    cores = os.cpu_count() or 1
+    years, least, there = seconds / cores / _YEAR, min(map(_memory_of, runs)), _memory_there()
+    if years > 1 or least > there:
+        raise UserError(
+            f"tier {tier} cannot run on this machine's processor: about {years:,.0f} years on {cores} cores, and at "
+            f"least {_gigabytes(least)} of memory for a step of the smallest size, of which there are "
+            f"{_gigabytes(there)}; take a machine with GPUs, or another tier"
+        )
+
+
+def _memory_of(run: Run) -> float:
+    """Bytes that a step needs at least in one process: weights, gradients, AdamW's moments, and what backward keeps."""
+    size = BY_NAME[run.model]
+    stages = zip(size.depths, size.widths, size.stage_grids(run.image_size), strict=True)
+    return 16 * size.simmim_parameters + run.batch_size * _KEPT * sum(n * c * grid**2 for n, c, grid in stages)
+
+
+def _memory_there() -> float:
+    """Bytes of memory of this machine, or of the container that this process is in."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    with contextlib.suppress(OSError, ValueError):  # no container, or no limit
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found
 
 
 def left_out(
@@ -105,3 +161,7 @@ def left_out(
 def _listed(numbers: list[int]) -> str:
     texts = [f"{n:,}" for n in numbers]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:,.0f} GB"

@@ -13,35 +13,54 @@ STUDIES = ("data-scale", "model-size", "schedule", "proxy")
 TRANSFER = "transfer"
 
 
+#: Of a pretrained start; from scratch the defaults of `FineTune` are best. Tuned as `dense.TUNED`, top-1 at 4e-3, 8e-3,
+#: 1.6e-2, 3.2e-2: .591 .623 .610 .615 with layer decay .9, .625 at 8e-3 without, .618 at 1.6e-2 with .75; scratch at
+#: 2e-3, 4e-3, 8e-3: .432 .469 .435.
+CLASSIFY = {"lr": 8e-3, "layer_decay": 1.0}
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """What C8 compares: pretraining on few images and fine-tuning on few labels, with as long on labels alone."""
+
+    model: str = "swinv2_femto"
+    images: int = 1024  # of pretraining
+    steps: int = 1000  # of pretraining
+    labels: int = 4000
+    tuning: int = 600  # steps of fine-tuning
+    much: int = 16384  # labels of the network from scratch
+
+
 @dataclass(frozen=True)
 class Tier:
-    """The axes of the four studies and the recipe their runs share."""
+    """The one grid of a tier, of which every study is a slice, and the recipe its runs share."""
 
     models: tuple[str, ...]
     images: tuple[int, ...]  # unique training images, smallest first
-    lengths: tuple[int, ...]  # optimiser steps of the schedule study, shortest first
-    seeds: int  # default number of seeds: 0, 1, ...
+    lengths: tuple[int, ...]  # optimiser steps off one trunk, shortest first
+    seeds: int  # how many, and where no minutes are given
     recipe: Run  # every other field
-    core: int | None = None  # optimiser steps of the (size x level) grid; None = the longest length
+    first_seed: int = 0
+    most_seeds: int = 0  # where the minutes hold so many; 0 = as many as `seeds`
+    minutes: float | None = None  # that a study may take by default; the number of seeds follows
+    extra: tuple[tuple[str, int, int], ...] = ()  # model, images, steps of runs beside the grid
+    photographs: dict = field(default_factory=dict)  # fields of this class that differ where data are not scenes
     lr: dict[str, float] = field(default_factory=dict)  # peak learning rate of sizes that want their own
     by_size: dict[str, dict] = field(default_factory=dict)  # other fields of Run, likewise
-    schedule_models: tuple[str, ...] | None = None  # sizes of the schedule study; None = all
-    schedule_images: tuple[int, ...] | None = None  # its data levels; None = the smallest and the largest
-    finetune_models: tuple[str, ...] = ()  # sizes whose core grid is fine-tuned, beside scratch
-    finetune_labels: int = 4000  # labelled images of these fine-tunings
-    supervised_models: tuple[str, ...] = ()  # sizes trained on labels alone, at every one of
-    supervised_labels: tuple[int, ...] = ()  # these numbers of labelled images
+    supervised: Supervised | None = None
     second_images: tuple[int, ...] = ()  # levels of a second source, which stand for a data set of their own
     holes: frozenset[tuple[str, int]] = frozenset()  # (model, images) that are not run
     full_size: bool = False  # the original grid: needs GPUs, and shows its cost before it starts
 
-    @property
-    def core_steps(self) -> int:
-        """Optimiser steps that all cells of the (size x level) grid share."""
-        return self.core or self.lengths[-1]
+    def on(self, data: str) -> "Tier":
+        """The tier on a source: photographs need longer runs than scenes, and more labels for their probe."""
+        return self if data == "scenes" else replace(self, **self.photographs)
 
 
+#: Seeds of studies count from here: those before were looked at while rules and grids were made, or are shipped.
+FIRST_SEED = 200
 _RECIPE = Run()
+_LAPTOP = replace(_RECIPE, eval_every=125, probe_labels=4096, probe_test=4096)  # of scenes there are no more labels
 #: A data set of which a few images cannot be read still fills its level.
 _NEARLY = 0.99
 
@@ -62,28 +81,41 @@ TIERS = {
             probe_test=100,
         ),
     ),
+    # five seeds are the fewest that decide C1 to C4 together (docs/settings.md)
     "quick": Tier(
         models=("swinv2_atto", "swinv2_femto"),
-        images=(64, 1024, 16384),
-        lengths=(250, 500, 1000),
-        seeds=2,
-        recipe=_RECIPE,
+        images=(16, 16384),
+        lengths=(250, 500),
+        extra=(("swinv2_atto", 1024, 500),),
+        seeds=5,
+        most_seeds=8,
+        minutes=5,
+        first_seed=FIRST_SEED,
+        recipe=replace(_RECIPE, eval_every=125, probe_test=4096),
     ),
-    # learning rate a size: lowest validation loss on 16,384 scenes, seed 100, which no study reports
-    # (pico: 1e-3 .3733, 2e-3 .3660, 3e-3 .3679, 6e-3 .3702)
     "laptop": Tier(
-        models=("swinv2_atto", "swinv2_femto", "swinv2_pico"),
+        models=("swinv2_atto", "swinv2_femto"),
         images=(16, 64, 256, 1024, 16384),
         lengths=(250, 500, 1000, 2000),
         seeds=3,
-        recipe=_RECIPE,
-        core=1000,
-        lr={"swinv2_pico": 2e-3},
-        schedule_models=("swinv2_atto", "swinv2_femto"),
-        schedule_images=(64, 16384),
-        finetune_models=("swinv2_atto", "swinv2_femto"),
-        supervised_models=("swinv2_femto",),
-        supervised_labels=(64, 256, 1024, 16384),
+        most_seeds=8,
+        first_seed=FIRST_SEED,
+        recipe=_LAPTOP,
+        photographs={
+            "lengths": (500, 1000, 2000, 4000),
+            "recipe": replace(_LAPTOP, probe_labels=10_000, probe_test=5000),
+        },
+        supervised=Supervised(),
+    ),
+    # a third size at the longest length: it is shown, and decides nothing
+    "laptop-pico": Tier(
+        models=("swinv2_pico",),
+        images=(16, 1024, 16384),
+        lengths=(2000,),
+        seeds=3,
+        first_seed=FIRST_SEED,
+        recipe=_LAPTOP,
+        photographs={"lengths": (4000,), "recipe": replace(_LAPTOP, probe_labels=10_000, probe_test=5000)},
     ),
     # data-scale and model-size take the 21 cells at the longest length; schedule, proxy and all take all 63 runs
     "paper": Tier(
@@ -95,7 +127,6 @@ TIERS = {
         recipe=full_size.RECIPE,
         lr=full_size.LR,
         by_size=full_size.BY_SIZE,
-        schedule_images=(*full_size.LEVELS, full_size.WHOLE_22K),
         holes=full_size.HOLES,
         full_size=True,
     ),
@@ -114,33 +145,33 @@ def grid(
 ) -> list[Run]:
     """The Runs of a study (a name in STUDIES, or `all`) at a tier, without duplicates.
 
-    data: one source; at tier paper two, `FIRST + SECOND`, of ImageNet-1K and ImageNet-22K (`full_size.sources`).
-    available, second_available: training images these hold (None = no limit); larger levels are replaced by all there
-    are. Without a second source its level is drawn from the first, and left out where that is too small. seeds: how
-    many (0, 1, ...) or which. precision: None = the tier's own. Where there are probes, every model and seed comes with
-    its random initialisation, a Run of 0 steps, as the reference of its transfer scores.
+    Studies of data and size take the longest length alone, the others every length. data: one source; at tier paper
+    two, `FIRST + SECOND`, of ImageNet-1K and ImageNet-22K (`full_size.sources`). available, second_available: training
+    images these hold (None = no limit); larger levels are replaced by all there are. Without a second source its level
+    is drawn from the first, and left out where that is too small. seeds: how many, from the tier's first on, or which.
+    precision: None = the tier's own. Where there are probes, every model and seed comes with its random initialisation,
+    a Run of 0 steps, as the reference of its transfer scores.
     """
     if study not in (*STUDIES, "all"):
         raise unknown("study", study, (*STUDIES, "all"))
     if tier not in TIERS:
         raise unknown("tier", tier, TIERS)
-    axes = TIERS[tier]
-    chosen = _seeds(axes.seeds if seeds is None else seeds)
+    axes = TIERS[tier].on(data)
     places = _places(tier, data, available, second_available)
-    ends = axes.schedule_images or (axes.images[0], axes.images[-1])
     recipe = replace(axes.recipe, precision=precision or axes.recipe.precision)
+    lengths = axes.lengths[-1:] if study in ("data-scale", "model-size") else axes.lengths
+    extra = axes.extra if study in ("data-scale", "proxy", "all") else ()
     runs = []
-    for seed in chosen:
+    for seed in seeds_of(tier, seeds):
         for model in axes.models:
             own = {"lr": axes.lr.get(model, recipe.lr), **axes.by_size.get(model, {})}
             one = replace(recipe, model=model, seed=seed, **own)
             cells = {n: replace(one, **place) for n, place in places.items() if (model, n) not in axes.holes}
             if recipe.probe_labels:
                 runs.append(replace(cells[axes.images[-1]], steps=0))
-            if study != "schedule":
-                runs += [replace(cell, steps=axes.core_steps) for cell in cells.values()]
-            if study in ("schedule", "proxy", "all") and model in (axes.schedule_models or axes.models):
-                runs += [replace(cells[n], steps=t) for n in ends if n in cells for t in axes.lengths]
+            whole = [n for n in (*axes.images, *axes.second_images) if n in cells]
+            runs += [replace(cells[n], steps=t) for n in whole for t in lengths]
+            runs += [replace(cells[n], steps=t) for name, n, t in extra if name == model and n in cells]
     return list(dict.fromkeys(runs))
 
 
@@ -155,32 +186,33 @@ def tunings(
     seeds: int | Sequence[int] | None = None,
     precision: str | None = None,
 ) -> list[FineTune]:
-    """The fine-tunings of a study at a tier: the core grid's, each size from scratch, and the supervised baselines.
+    """The fine-tunings of a study at a tier, four a seed: a pretrained network on few labels, and from scratch on many
+    labels for as long as both, on few for as long, and on many for as long as the fine-tuning.
 
-    labelled: labelled images the source has (None = no limit, 0 = none, and then no fine-tuning). Fine-tuning of a run
-    has the run's seed, so that pairs over seeds share the head, the labels and the order of a seed.
+    labelled: labelled images the source has (None = no limit, 0 = none, and then no fine-tuning). All have the run's
+    seed, so that pairs over seeds share the head, the labels and the order of a seed.
     """
-    axes = TIERS[tier]
-    if study not in ("data-scale", "proxy", "all") or labelled == 0:
+    axes = TIERS[tier].supervised
+    if axes is None or study not in ("data-scale", "proxy", "all") or labelled == 0:
         return []
-    labels = min(axes.finetune_labels, labelled or axes.finetune_labels)
-    supervised = [n for n in axes.supervised_labels if labelled is None or n <= labelled]
+    much = min(axes.much, labelled or axes.much)
+    labels, long = min(axes.labels, much // 4), axes.steps + axes.tuning
     found = []
     same = {"data": data, "available": available, "second_available": second_available}
-    for run in grid("data-scale", tier, seeds=seeds, precision=precision, **same):
-        if run.model not in (*axes.finetune_models, *axes.supervised_models):
-            continue
-        if run.steps and run.model in axes.finetune_models:
-            found.append(FineTune.of(run, labels=labels, seed=run.seed))
-        if not run.steps:
-            counts = [labels] if run.model in axes.finetune_models else []
-            counts += supervised if run.model in axes.supervised_models else []
-            found += [FineTune.scratch(run, labels=n, seed=run.seed) for n in counts]
+    for run in grid("all", tier, seeds=seeds, precision=precision, **same):
+        if (run.model, run.images, run.steps) == (axes.model, axes.images, axes.steps):
+            shared = {"seed": run.seed, "test_images": run.probe_test}
+            found.append(FineTune.of(run, labels=labels, steps=axes.tuning, **CLASSIFY, **shared))
+            for n, steps in ((much, long), (labels, long), (much, axes.tuning)):
+                found.append(FineTune.scratch(run, labels=n, steps=steps, **shared))
     return list(dict.fromkeys(found))
 
 
-def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+def seeds_of(tier: str, seeds: int | Sequence[int] | None = None) -> list[int]:
+    """Which seeds a study has: so many from the tier's first on (None = its own number), or those given."""
+    axes = TIERS[tier]
+    seeds = axes.seeds if seeds is None else seeds
+    chosen = list(range(axes.first_seed, axes.first_seed + seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
         raise UserError(f"seeds is {seeds!r}: give a number of at least 1, or a list of seeds")
     return chosen
@@ -191,7 +223,8 @@ def _places(tier: str, data: str, available: int | None, more: int | None) -> di
     axes, (first, second) = TIERS[tier], full_size.sources(data)
     if second is not None and not axes.second_images:
         raise UserError(f"data '{data}' names two sources: tier {tier} takes one, {first}")
-    found = {n: {"data": first, "images": m} for n, m in _levels(axes.images, available).items()}
+    levels = tuple(sorted({*axes.images, *(n for _, n, _ in axes.extra)}))
+    found = {n: {"data": first, "images": m} for n, m in _levels(levels, available).items()}
     for n in axes.second_images:
         if second is not None:
             found[n] = {"data": second, "images": _levels((n,), more)[n]}

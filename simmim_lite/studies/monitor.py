@@ -130,10 +130,9 @@ def show(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.runs_dir}: no such folder; give the --runs-dir that the runs were started with")
     planned = []
     if arguments.study:
-        from .engine import plan_of
+        from .engine import planned as planned_of
 
-        where = {"data": arguments.data, "seeds": arguments.seeds}
-        planned = plan_of(arguments.study, arguments.tier, **where)[0]
+        planned = planned_of(arguments.study, arguments.tier, data=arguments.data, seeds=arguments.seeds)[0]
     watch = Watch(arguments.runs_dir, planned)
     if arguments.once or not sys.stdout.isatty():
         print(text(watch.look(), every=arguments.all))

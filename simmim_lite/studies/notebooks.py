@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Interrupted, UserError, unknown
-from ..processes import end_with
+from ..processes import deaf_to_interrupts, end_with
 from ..training.run import write_atomic
 from .parameters import check_parameters, parameters
 
@@ -102,6 +102,9 @@ def execute(
     """
     if missing := not_installed():
         raise UserError(f"notebooks need {missing}: {HOW_TO_GET}")
+    names = [copy.name for copy in planned]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two notebooks would be executed as {double}: give one of them another name")
     out_dir, cores = Path(out_dir).absolute(), os.cpu_count() or 1
     at_once = max(1, min(len(planned), workers or cores))
     print(f"{len(planned)} notebook{'s' * (len(planned) != 1)} to run, {at_once} at a time", file=sys.stderr)
@@ -149,7 +152,8 @@ def _pool(planned: Sequence[Copy], out_dir: Path, at_once: int, threads: int) ->
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     pool = ProcessPoolExecutor(max_workers=at_once, env={name: str(threads) for name in names})
     try:
-        calls = {pool.submit(_execute_one, copy, out_dir, os.getcwd(), os.getpid()): copy.name for copy in planned}
+        with deaf_to_interrupts():
+            calls = {pool.submit(_execute_one, copy, out_dir, os.getcwd(), os.getpid()): copy.name for copy in planned}
         for call in as_completed(calls):
             try:
                 yield call.result()
@@ -227,12 +231,21 @@ def source_digest(path: Path) -> str:
 
 def is_executed(wanted: Copy, out_dir: str | Path) -> bool:
     """Whether the copy is there, of the very notebook and parameters."""
+    source, params = _noted(wanted, out_dir)
+    return source == source_digest(wanted.path) and params == json.loads(json.dumps(dict(wanted.params)))
+
+
+def parameters_of(wanted: Copy, out_dir: str | Path) -> dict | None:
+    """The parameters that the file in the copy's place was executed with; None where there is none of ours."""
+    return _noted(wanted, out_dir)[1]
+
+
+def _noted(wanted: Copy, out_dir: str | Path) -> tuple[str | None, dict | None]:
     try:
         noted = json.loads((Path(out_dir) / f"{wanted.name}.ipynb").read_text(encoding="utf-8"))["metadata"]
-        same = noted["simmim-lite"]["source"] == source_digest(wanted.path)
-        return same and noted["papermill"]["parameters"] == json.loads(json.dumps(dict(wanted.params)))
+        return noted["simmim-lite"]["source"], dict(noted["papermill"]["parameters"])
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None, None
 
 
 def _cleaned(copy: Path, source: str) -> bytes:

@@ -1,5 +1,6 @@
 """From the reader's own images to a verdict: what is there, its manifest, one page for a colleague. No torch here."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ..data import decode, folders, manifests, scenes
-from ..evidence.claims import Claim
+from ..data import decode, manifests, scenes
+from ..data.catalogue import catalogue, say_layout
+from ..errors import UserError
+from ..evidence.rules import Claim
 from ..training.run import write_atomic
 from .pilot import Design
 from .plan_text import cells, sayings
@@ -23,16 +26,16 @@ def look(data: str) -> dict:
 
     A folder is listed, not decoded. torchvision and Hugging Face sets are opened, which may download them.
     """
-    kind, _, name = data.partition(":")
+    kind = data.partition(":")[0]
     if data == "scenes":
         return {"images": SCENES, "held out": 1024, "classes": len(scenes.CLASSES), "paths": []}
-    if kind == "imagefolder" and name:
-        root = Path(name).expanduser().absolute()
-        names, _ = folders.list_images(root)
-        laid = folders.layout(root, names)
+    if kind == "imagefolder":
+        found = catalogue(data)
+        laid = found.parts.split(data)
+        say_layout(found, laid)
         train = laid.splits["train"]
         held = sum(len(part) for split, part in laid.splits.items() if split != "train")
-        paths = [str(root / names[i]) for i in train[:: max(1, len(train) // 6)][:6]]
+        paths = [found.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
         return {"images": len(train), "held out": held, "classes": len(laid.classes), "paths": paths}
     from ..data.sources import open_data
 
@@ -60,7 +63,7 @@ def manifest(data: str, levels: Sequence[int], runs_dir: str | Path) -> Path | N
 
 
 def pictures(data: str, side: int = 32) -> np.ndarray:
-    """A few training pictures to look at: uint8 (n, 3, side, side)."""
+    """A few training pictures to look at: uint8 (n, 3, side, side). What cannot be read is named on stderr."""
     if data == "scenes":
         return scenes.render(0, range(6), side).images
     paths = look(data)["paths"]
@@ -68,7 +71,17 @@ def pictures(data: str, side: int = 32) -> np.ndarray:
         from ..data.sources import open_data
 
         return np.asarray(open_data(data, side).train.images[:6])
-    return np.stack([decode.load(Path(path), side) for path in paths])
+    found, problems = [], []
+    for path in paths:
+        try:
+            found.append(decode.read_square(path, side))
+        except decode.Unreadable as error:
+            problems.append(f"{path}: {error}")
+    if not found:
+        raise UserError(f"{data}: none of {len(paths)} pictures can be shown (the first: {problems[0]})")
+    for problem in problems:
+        print(f"not shown: {problem}", file=sys.stderr)
+    return np.stack(found)
 
 
 def write_page(

@@ -1,22 +1,25 @@
 """A pilot study of one's own images: the grid that fits the time, with the seeds an effect needs. No torch here."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
-from ..evidence.claims import SMOKE_STEPS
+from ..evidence.rules import SMOKE_STEPS
 from ..model.sizes import SIZES
 from ..training.run import Run
-from .collecting import check, cost_of
+from ..training.specs import Folder, Positive, Source, Whole, checked
 from .collecting import collect as studies_collect
+from .collecting import cost_of
 from .grids import TIERS
+from .parameters import Tier
 from .power import MOST_SEEDS, detectable, power, seeds_for
 
 #: Designs from rich to bare: sizes, data levels, longest length. Two lengths always, off one trunk, and the shorter one
 #: is long enough for a claim.
 _DESIGNS = [(m, n, t) for t in (1000, 500, 250, 2 * SMOKE_STEPS) for n in (4, 3, 2) for m in (3, 2)]
+_MODELS = ("swinv2_atto", "swinv2_femto", "swinv2_pico")
+_LR = {"swinv2_pico": 2e-3}  # lowest validation loss on 16,384 scenes (docs/settings.md)
 _SMALLEST = 16  # images of the smallest level at least
 _SHORT = 1e7  # Omega of the largest size at the smallest level: well past where published losses and scores turn
 
@@ -55,17 +58,18 @@ class Design:
         return tuple(sorted({run.steps for run in self.runs if run.steps}))
 
 
+@checked
 def design(
-    data: str,
-    available: int,
+    data: Source,
+    available: Whole,
     *,
-    core_minutes: float,
-    effect: float,
-    spread: float,
-    runs_dir: str | Path = "runs",
+    core_minutes: Positive,
+    effect: Positive,
+    spread: Positive,
+    runs_dir: Folder = "runs",
     wanted: float = 0.8,
-    tier: str = "quick",
-    seeds: int = 0,
+    tier: Tier = "quick",
+    seeds: Whole = 0,
 ) -> Design:
     """The richest grid of pilot runs on a source that fits into minutes of one core, with the seeds the effect needs.
 
@@ -78,10 +82,6 @@ def design(
         raise UserError(
             f"{data} has {available} training images: a pilot compares data levels, and needs {4 * _SMALLEST}"
         )
-    if not (np.isfinite(core_minutes) and core_minutes > 0):
-        raise UserError(f"core_minutes is {core_minutes}: give a number above 0")
-    if seeds < 0:
-        raise UserError(f"seeds is {seeds}: give a whole number from 0 (0 means as many as the effect needs)")
     needed, more = _needed(effect, spread, wanted)
     base = replace(TIERS["smoke" if tier == "smoke" else "quick"].recipe, data=data)
     available = min(available, 4 * _SMALLEST) if tier == "smoke" else available
@@ -102,16 +102,16 @@ def design(
     )
 
 
+@checked
 def collect(
     design: Design,
     *,
-    tier: str = "quick",
-    data: str = "scenes",
-    workers: int | None = None,
-    runs_dir: str | Path = "runs",
+    tier: Tier = "quick",
+    data: Source = "scenes",
+    workers: Whole | None = None,
+    runs_dir: Folder = "runs",
 ) -> list[dict]:
     """The records of a pilot, training what is missing; at tier shipped the finished runs on this data, untrained."""
-    check("all", tier)
     if tier == "shipped":
         return studies_collect("all", data=data, runs_dir=runs_dir)
     from .engine import train_runs
@@ -131,14 +131,13 @@ def _needed(effect: float, spread: float, wanted: float) -> tuple[int, str]:
 
 def _grid(base: Run, available: int, sizes: int, levels: int, steps: int, seeds: int) -> list[Run]:
     """Every size, level and seed at two lengths, and each network at random initialisation, from which lift counts."""
-    tier = TIERS["laptop"]
-    seen = SIZES[tier.models[sizes - 1]].parameters * steps * base.batch_size
+    seen = SIZES[_MODELS[sizes - 1]].parameters * steps * base.batch_size
     smallest = min(max(_SMALLEST, round((seen / _SHORT) ** 0.5)), available // 4)
     images = [int(n) for n in np.geomspace(smallest, available, levels).round()]
     runs = []
     for seed in range(seeds):
-        for model in tier.models[:sizes]:
-            one = replace(base, model=model, seed=seed, lr=tier.lr.get(model, base.lr))
+        for model in _MODELS[:sizes]:
+            one = replace(base, model=model, seed=seed, lr=_LR.get(model, base.lr))
             runs.append(replace(one, images=images[-1], steps=0))
             runs += [replace(one, images=n, steps=t) for n in images for t in (steps // 2, steps)]
     return runs

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..training.specs import read
 from . import speed
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def show(arguments: argparse.Namespace) -> None:
     )
     found = plan(
         arguments.images,
-        gpus=speed.gpus_of(arguments.gpus),
+        gpus=read("gpus", speed.Gpus, arguments.gpus),
         images_per_second=speed.parse(arguments.images_per_second),
         photographs=not arguments.not_photographs,
         **{name: getattr(arguments, name) for name in names},

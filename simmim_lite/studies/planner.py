@@ -7,14 +7,14 @@ with intervals from held-out errors. It names the set that cannot be told apart,
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
-
-from ..errors import UserError, unknown
+from ..errors import UserError
 from ..evidence.forms import FORMS, TARGETS
 from ..evidence.records import short
 from ..evidence.regret import SIMPLE
-from ..model.sizes import SIZES
+from ..model.sizes import full_name
+from ..training.specs import Count, Folder, OneOf, Positive, checked
 from . import advice, speed
 from . import basis as bases
 from .basis import Basis
@@ -52,20 +52,21 @@ class Plan:
         return [option for option in self.options if option.together]
 
 
+@checked
 def plan(
-    images: int,
+    images: Count,
     *,
-    budget_flops: float | None = None,
-    budget_gpu_hours: float | None = None,
+    budget_flops: Positive | None = None,
+    budget_gpu_hours: Positive | None = None,
     images_per_second: Mapping[str, float] | None = None,
-    gpus: int = 1,
+    gpus: speed.Gpus = 1,
     sizes: Iterable[str] | None = None,
-    target: str = "accuracy",
+    target: Annotated[str, OneOf(tuple(TARGETS))] = "accuracy",
     measure: str | None = None,
-    law: str = "fixed",
-    runs_dir: str | Path | None = None,
-    image_size: int | None = None,
-    batch_size: int | None = None,
+    law: Annotated[str, OneOf(tuple(FORMS))] = "fixed",
+    runs_dir: Folder | None = None,
+    image_size: Count | None = None,
+    batch_size: Count | None = None,
     photographs: bool = True,
     on: Basis | None = None,
 ) -> Plan:
@@ -77,13 +78,13 @@ def plan(
     None = published ones. Numbers outside what the runs cover are refused: the order of options is given alone.
     `UserError`, one line, for nonsense, for a budget below the cheapest option, and for hours without a measured speed.
     """
-    if target not in TARGETS:
-        raise unknown("target", target, TARGETS)
-    if law not in FORMS:
-        raise unknown("law", law, FORMS)
-    _check(images, budget_flops, budget_gpu_hours, gpus)
+    if (budget_flops is None) == (budget_gpu_hours is None):
+        how = "given twice" if budget_flops is not None else "missing"
+        raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
     on = on or (bases.of_own(runs_dir, target) if runs_dir is not None else bases.of_published(target, law))
     chosen = _sizes(on, sizes)
+    if measure and on.image_size is None:
+        raise UserError(f"--measure: {on.name} do not say their image_size: add that column, or --images-per-second")
     timed, device = speed.measure(chosen, on.image_size, measure) if measure and not images_per_second else ({}, "")
     speeds, device = _speeds(on, images_per_second or timed, runs_dir, chosen, budget_gpu_hours, device)
     limit = budget_flops or budget_gpu_hours
@@ -120,30 +121,13 @@ def plan(
     )  # fmt: skip
 
 
-def _check(images: int, flops: float | None, hours: float | None, gpus: int) -> None:
-    if isinstance(images, bool) or not isinstance(images, (int, np.integer)) or images < 1:
-        raise UserError(f"images is {images}: give a whole number of unique images, from 1")
-    if (flops is None) == (hours is None):
-        how = "given twice" if flops is not None else "missing"
-        raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
-    for name, value in (("budget_flops", flops), ("budget_gpu_hours", hours)):
-        if value is not None and not (np.isfinite(value) and value > 0):
-            raise UserError(f"{name} is {value}: give a number above 0")
-    if isinstance(gpus, bool) or not isinstance(gpus, (int, np.integer)) or gpus < 1:
-        raise UserError(
-            f"gpus is {gpus!r}: give how many there are; no GPU is known by name, its speed is given as images a second"
-        )
-
-
 def _sizes(on: Basis, wanted: Iterable[str] | None) -> dict[str, dict]:
     """The sizes to choose from, smallest first, by full name."""
     if wanted is None:
         return on.sizes
     chosen = {}
     for name in wanted:
-        full = name if name in SIZES else f"swinv2_{name}"
-        if full not in SIZES:
-            raise unknown("size", name, [short(m) for m in SIZES])
+        full = full_name(name)
         if full not in on.sizes:
             known = ", ".join(short(m) for m in on.sizes)
             raise UserError(
@@ -197,7 +181,8 @@ def _outside(on: Basis, images: int, side: int | None, batch: int | None, photog
         found.append(f"{images:,} images lie outside {low:,} to {high:,}, which {on.name} cover")
     for what, value, known, unit in (("image size", side, on.image_size, " px"), ("batch", batch, on.batch, "")):
         if value is not None and value != known:
-            found.append(f"{what} {value}{unit} is not the {known}{unit} of {on.name}")
+            theirs = f"the {known}{unit}" if known else "the unknown one"
+            found.append(f"{what} {value}{unit} is not {theirs} of {on.name}")
     if not photographs and not on.own:
         found.append("images other than photographs are not among the published runs")
     return found

@@ -5,13 +5,13 @@ The spread between seeds comes from finished records: the reader's, else shipped
 
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cache
 
 import numpy as np
 
 from ..errors import UserError
 from ..evidence import shipped
 from ..evidence.records import groups, table
+from ..evidence.stats import power
 
 MEASURES = ("val_loss", "linear")
 #: Seeds a study will ask for at most: beyond, an effect is too small for a pilot.
@@ -43,27 +43,6 @@ def seed_spread(records: Iterable[dict] | None = None, measure: str = "val_loss"
     raise UserError(
         "no finished runs have two seeds: the spread between seeds is not known; train two seeds of a study"
     )
-
-
-def power(effect: float, spread: float, seeds: int) -> float:
-    """The chance that a paired t-test (two-sided, 5 %) over this many seeds sees an effect; 0 for a single seed."""
-    from scipy.special import ndtr
-
-    if seeds < 2:
-        return 0.0
-    away = abs(effect) / spread * np.sqrt(seeds)
-    return float((ndtr(away - _edges(seeds - 1)) + ndtr(-away - _edges(seeds - 1))).mean())
-
-
-@cache
-def _edges(free: int) -> np.ndarray:
-    """What a mean must exceed in units of its true standard error, over equal slices of the variance's distribution.
-
-    scipy's noncentral t, which would spare the slices, is wrong far out.
-    """
-    from scipy.special import chdtri, stdtrit
-
-    return stdtrit(free, 0.975) * np.sqrt(chdtri(free, (np.arange(1000) + 0.5) / 1000) / free)
 
 
 def seeds_for(effect: float, spread: float, wanted: float = 0.8) -> int:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..errors import UserError, unknown
 from ..evidence import transfers
-from ..evidence.claims import HOLDS, OPEN, TABLE, Claim, claims
+from ..evidence.claims import claims
 from ..evidence.records import OVERFIT, SWEPT, finished, groups, millions, short, table
+from ..evidence.rules import FAILS, HOLDS, OPEN, TABLE, UNTESTED, Claim
 from ..training.run import write_atomic
 from .grids import STUDIES, TRANSFER
 from .report_page import claim_card, claim_rows, facts, html_table, page
@@ -62,7 +63,7 @@ SECTIONS = {
         "at random initialisation is its lift. A loss that ranks the lifts can choose a network without any label.",
         "proxy",
         "A point is a run. Colour tells the data level, the symbol the size. Lower loss is to the left.",
-        ("C5",),
+        ("C5a", "C5b"),
     ),
     TRANSFER: Section(
         "Transfer",
@@ -71,7 +72,7 @@ SECTIONS = {
         "seed, and a learning rate tuned for each start. The gain is the difference.",
         "gains",
         "A panel a score, a line a size. Bars are 95 % intervals over seeds.",
-        ("C5", "C8"),
+        ("C5a", "C5b", "C8"),
     ),
 }
 READING = (
@@ -79,8 +80,11 @@ READING = (
     "<b>Validation loss</b> is the mean absolute error on the hidden pixels of images that were never trained on, "
     "always with the same masks. <b>Lift</b> is what a probe on the frozen features scores above the same network at "
     "random initialisation. A claim <b>holds</b> when its whole 95 % interval (bar) lies beyond the margin (dashed "
-    "line), <b>does not hold</b> when it lies wholly short of it; otherwise the evidence is <b>too small to say</b>. "
-    "C1 to C4 and C6 compare validation losses, C5 is a rank correlation, C7 a share of runs, C8 a difference of top-1."
+    "line), <b>does not hold</b> when all of it lies on the other side; otherwise the evidence is <b>too small to "
+    "say</b>. What these runs cannot test reads <b>not tested here</b>. C1 to C4 and C6 compare validation losses (C6 "
+    "by two one-sided tests at 5 %), C5 rank correlations, C7 changes of a score, C8 top-1. There are ten rules: if "
+    "every true effect lay at its margin, one or more would be found to hold in up to 24 of 100 studies. Validation "
+    "pictures, masks and probe labels are the same for all seeds: the conclusions are about these."
 )
 UNITS = {
     "image_size": "px",
@@ -171,9 +175,10 @@ def _summary(main: list[dict], wanted: list[Claim], tier: str, data: str) -> str
     lede += f"{_n(seeds, 'seed')}."
     count = Counter(c.verdict for c in wanted)
     verdicts = [f"{count[HOLDS]} of {_n(len(wanted), 'claim')} hold{'s' if count[HOLDS] == 1 else ''} here"]
-    refuted = len(wanted) - count[HOLDS] - count[OPEN]
+    refuted, untested = count[FAILS], count[UNTESTED]
     verdicts += [f"{refuted} {'does' if refuted == 1 else 'do'} not"] if refuted else []
     verdicts += [f"{count[OPEN]} {'is' if count[OPEN] == 1 else 'are'} too small to say"] if count[OPEN] else []
+    verdicts += [f"{untested} {'is' if untested == 1 else 'are'} not tested"] if untested else []
     return f'<header>{head}<p class="lede">{escape(lede)} {escape(", ".join(verdicts))}.</p></header>'
 
 

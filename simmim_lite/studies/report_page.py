@@ -3,7 +3,7 @@
 import re
 from html import escape
 
-from ..evidence.claims import HOLDS, OPEN, Claim
+from ..evidence.rules import HOLDS, OPEN, UNTESTED, Claim
 
 STYLE = """
 :root { --ink:#1f2430; --soft:#5f6672; --rule:#dfe2e8; --paper:#fff; --wash:#f6f7f9; --accent:#0072b2;
@@ -89,7 +89,7 @@ def facts(said: dict[str, str], *, mono: bool = False) -> str:
 
 def badge(verdict: str) -> str:
     """A verdict with its colour and a sign, for who does not see the colour."""
-    sign = {HOLDS: "✓", OPEN: "?"}.get(verdict, "✗")
+    sign = {HOLDS: "✓", OPEN: "?", UNTESTED: "–"}.get(verdict, "✗")
     return f'<span class="badge {_tone(verdict)}">{sign} {escape(verdict)}</span>'
 
 
@@ -118,7 +118,7 @@ def strip(claim: Claim) -> str:
     margins = [-claim.margin, claim.margin] if claim.id == "C6" else [claim.margin]
     ends = [claim.low, claim.high, 0.0, *margins]
     low, high = min(ends), max(ends)
-    form = {"C5": "+.2f", "C7": ".2f", "C8": "+.3f"}.get(claim.id, "+.4f")
+    form = {"C5a": "+.2f", "C5b": "+.2f", "C7": "+.3f", "C8": "+.3f", "C9": "+.2f"}.get(claim.id, "+.4f")
 
     def x(value: float) -> float:
         return round(16 + 208 * (value - low) / (high - low), 1)
@@ -136,7 +136,7 @@ def strip(claim: Claim) -> str:
 
 
 def _tone(verdict: str) -> str:
-    return {HOLDS: "yes", OPEN: "open"}.get(verdict, "no")
+    return {HOLDS: "yes", OPEN: "open", UNTESTED: "open"}.get(verdict, "no")
 
 
 def _text(value: str) -> str:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import UserError
 from ..evidence import published
 from ..training.run import Run
 from . import full_size
@@ -59,12 +58,7 @@ def score(
     with one_thread(place):
         for source in sources:
             model = build(run)
-            loaded = load_weights(model, source)
-            if loaded.kept:
-                raise UserError(
-                    f"{source} holds no {loaded.kept[0]}: a validation loss needs the mask token and the head of "
-                    "pretraining; give the file of the pretrained model"
-                )
+            load_weights(model, source, head=True)
             loss, error = validation_loss(model.to(place), split, run, *statistics, place)
             found.append(Scored(str(source), loss, error, min(run.val_images, len(split)), run.val_masks, run.target))
     return found

@@ -14,8 +14,7 @@ from string import Template
 
 from ..errors import UserError
 from ..evidence import sides
-from ..evidence.claims import TABLE
-from ..evidence.findings import FAILS, HOLDS, OPEN
+from ..evidence.rules import FAILS, HOLDS, OPEN, TABLE, UNTESTED
 from .notebooks import NOTEBOOKS
 from .pages import PLOTLY, WIDGET
 from .report import SECTIONS
@@ -23,7 +22,7 @@ from .report_page import badge
 
 #: What marks the place of a figure; a page without it loads no plotly.js.
 FIGURE_CLASS = "sl-figure"
-VERDICTS = (HOLDS, FAILS, OPEN)
+VERDICTS = (HOLDS, FAILS, OPEN, UNTESTED)
 PACKAGE = Path(__file__).resolve().parents[1]
 #: The packages by their place in the house, lowest first, and what each is for.
 PACKAGES = {

@@ -6,15 +6,18 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 from filelock import FileLock
 
-from ..errors import UserError, unknown
-from ..evidence.records import short
-from ..model.sizes import SIZES
+from ..errors import UserError
+from ..model.sizes import full_name
 from ..training.run import Run, write_atomic
+from ..training.specs import Positive, Range, number, value
 from .estimate import machine
 
+_NO_NAMES = "no GPU is known by name, its speed is given by --images-per-second SIZE=NUMBER"
+Gpus = Annotated[int, Range(1, 2**63, remedy=_NO_NAMES)]
 #: Recipe of a timed step by image size: the published one (FACTS 3), else that of the laptop studies.
 _AT = {192: {"window_size": 12, "mask_patch": 32, "target": "normalized", "batch_size": 32}}
 
@@ -113,9 +116,9 @@ def parse(texts: Iterable[str]) -> dict[str, float]:
     """Texts like `base=900` as images a second by size; `UserError` for a text that is none."""
     found = {}
     for text in texts:
-        name, _, number = text.partition("=")
+        name, _, figure = text.partition("=")
         try:
-            found[name] = float(number)
+            found[name] = number(figure)
         except ValueError:
             raise UserError(f"--images-per-second is '{text}': give SIZE=NUMBER, as in base=900") from None
     return found
@@ -124,13 +127,8 @@ def parse(texts: Iterable[str]) -> dict[str, float]:
 def checked(given: Mapping[str, float]) -> dict[str, float]:
     """Images a second by full model name; `UserError` for a size that does not exist, or a number that is none."""
     found = {}
-    for name, value in given.items():
-        full = name if name in SIZES else f"swinv2_{name}"
-        if full not in SIZES:
-            raise unknown("size in images_per_second", name, [short(m) for m in SIZES])
-        if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
-            raise UserError(f"images_per_second of {name} is {value}: give a number above 0")
-        found[full] = float(value)
+    for name, images in given.items():
+        found[full_name(name)] = value(f"images_per_second of {name}", Positive, images)
     return found
 
 
@@ -152,13 +150,3 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure", metavar="DEVICE", help="time training steps on this machine: cuda, cpu, mps or auto"
     )
-
-
-def gpus_of(text: str) -> int:
-    """The number that --gpus gives."""
-    if not text.isdigit() or not int(text):
-        raise UserError(
-            f"--gpus is '{text}': give how many there are, from 1; no GPU is known by name, its speed is given by "
-            "--images-per-second SIZE=NUMBER"
-        )
-    return int(text)

@@ -11,7 +11,7 @@ from ..training.probing import Probe
 from ..training.run import Run
 from ..training.tuning import FineTune
 from . import full_size
-from .grids import TIERS, grid
+from .grids import CLASSIFY, TIERS, grid, seeds_of
 
 Spec = FineTune | Dense | Probe
 
@@ -22,8 +22,9 @@ class Axes:
 
     models: tuple[str, ...]
     images: tuple[int, ...]  # unique unlabelled images of pretraining
-    seeds: int  # default number of seeds: 0, 1, ...
+    seeds: int  # default number of seeds
     labels: int  # labelled images of classification
+    steps: int = 1000  # of pretraining
     few: tuple[int, ...] = ()  # numbers of labelled images, few to many, for the largest model
     supervised: tuple[int, ...] = ()  # more numbers of labelled images, from scratch alone
     classify: dict = field(default_factory=dict)  # fields of FineTune
@@ -38,6 +39,7 @@ AXES = {
         images=(16, 64),
         seeds=1,
         labels=64,
+        steps=20,
         few=(16, 64),
         classify={"steps": 10, "batch_size": 16, "warmup_steps": 2, "test_images": 64},
         detect=_SMALL | {"images": 16, "test_images": 8},
@@ -63,10 +65,6 @@ AXES = {
     # the three sizes that were evaluated on detection and segmentation (FACTS 4), at the longest length
     "paper": Axes(models=("swinv2_small", "swinv2_base", "swinv2_large"), images=full_size.LEVELS, seeds=1, labels=0),
 }
-#: Of a pretrained start; from scratch the defaults of `FineTune` are best. Tuned as `dense.TUNED`, top-1 at 4e-3, 8e-3,
-#: 1.6e-2, 3.2e-2: .591 .623 .610 .615 with layer decay .9, .625 at 8e-3 without, .618 at 1.6e-2 with .75; scratch at
-#: 2e-3, 4e-3, 8e-3: .432 .469 .435.
-CLASSIFY = {"lr": 8e-3, "layer_decay": 1.0}
 #: Recipes of tier paper, by task.
 FULL_SIZE = {"classify": "imagenet-100ep", "segment": "upernet-160k", "detect": "mask-rcnn-3x"}
 
@@ -83,18 +81,18 @@ def transfer_runs(
 
     Every model and seed comes with its random initialisation, a Run of 0 steps, as the reference of its probes.
     """
-    axes, base = AXES[tier], TIERS[tier]
+    axes, base = AXES[tier], TIERS[tier].on(data)
     if base.full_size:
         same = {"data": data, "available": available, "seeds": seeds or None, "precision": precision}
         return [run for run in grid("data-scale", tier, **same) if run.model in axes.models]
     levels = [n for n in axes.images if available is None or n <= available] or [available]
     recipe = replace(base.recipe, data=data, precision=precision)
     runs = []
-    for seed in _seeds(axes, seeds):
+    for seed in seeds_of(tier, seeds or axes.seeds):
         for model in axes.models:
             one = replace(recipe, model=model, seed=seed, lr=base.lr.get(model, recipe.lr))
             runs.append(replace(one, images=levels[-1], steps=0))
-            runs += [replace(one, images=n, steps=base.core_steps) for n in levels]
+            runs += [replace(one, images=n, steps=axes.steps) for n in levels]
     return list(dict.fromkeys(runs))
 
 
@@ -158,7 +156,3 @@ def _classify(axes: Axes, run: Run, labels: int) -> FineTune:
 def _dense(axes: Axes, task: str, run: Run) -> Dense:
     make = Dense.of if run.steps else Dense.scratch
     return make(task, run, seed=run.seed, **getattr(axes, task))
-
-
-def _seeds(axes: Axes, seeds: int | Sequence[int] | None) -> list[int]:
-    return list(range(seeds or axes.seeds)) if seeds is None or isinstance(seeds, int) else list(seeds)

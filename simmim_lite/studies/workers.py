@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..data.sources import Data
+from ..data.sources import Data, hushed
 from ..errors import Interrupted, Preempted, UserError
-from ..processes import end_with
+from ..processes import deaf_to_interrupts, end_with
 from ..training.dense import Dense
 from ..training.probing import Probe
 from ..training.run import Run, record_path, transfer_path
@@ -99,7 +99,9 @@ def execute(
                         n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1
                     )
                     calls = (joblib.delayed(_do)(job, str(runs_dir), device, wait, os.getpid()) for job in jobs)
-                    outcomes += pool(calls)
+                    with deaf_to_interrupts():
+                        found = pool(calls)  # starts the processes
+                    outcomes += found
                 busy = {outcome.name for outcome in outcomes if outcome.busy}
                 jobs = [] if wait else [job for job in jobs if job.name in busy]
         except KeyboardInterrupt:
@@ -150,8 +152,9 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> Outcom
     return do(job, runs_dir, device, wait)
 
 
+@hushed()
 def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
-    """The work of one job, in order, in this process."""
+    """The work of one job, in order, in this process. Its study has said what the data is."""
     from ..training.kept import Busy
     from ..training.pretrain import pretrain_once
     from ..training.transfer import once as transfer_once

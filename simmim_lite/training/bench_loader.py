@@ -68,9 +68,9 @@ def theirs(root: Path) -> Callable[[], None]:
 def ours(spec: str) -> Callable[[], None]:
     """The loader of pretraining at full size, in this process."""
     found = catalogue(spec)
-    rows = found.parts.split(spec).splits["train"]
+    train = shelved(found, found.parts.split(spec), "train")
     options = {"seed": 0, "batch_size": _BATCH, "image_size": SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    batches = Streamed(shelved(found, "train", rows), np.arange(len(rows)), steps=1 << 30, **options)
+    batches = Streamed(train, np.arange(len(train)), steps=1 << 30, **options)
     step = iter(range(1 << 30))
 
     def go() -> None:

@@ -4,13 +4,29 @@ No torch here. The laptop defaults are ours; `mask-rcnn-1x`, `mask-rcnn-3x` and 
 of the Swin papers (arXiv 2103.14030): the recipes behind the paper's own scores were never released (FACTS 4, 9).
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from ..errors import UserError, unknown
-from ..model.sizes import SIZES
-from .run import PRECISIONS, Run, check_names, data_slug, digest
+from .run import Precision, Run, Statistics, check_start, data_slug, digest
+from .specs import (
+    Checkpoint,
+    Count,
+    Inside,
+    LearningRate,
+    Model,
+    OneOf,
+    Part,
+    Positive,
+    Range,
+    Share,
+    Side,
+    Source,
+    Spec,
+    Whole,
+    fields,
+)
 
 #: Raised whenever the same Dense would give other numbers; it is part of every key.
 DENSE_VERSION = 1
@@ -19,55 +35,54 @@ SCHEDULES = ("linear", "step")
 #: Test images whose predictions a record keeps; up to which side, in pixels. Up to it images are also kept decoded, and
 #: no process of its own decodes them.
 EXAMPLES, SMALL_SIDE = 6, 64
+#: By task; scale+crop+colour: ratio .5 to 2, a crop of image_size, colours.
 DENSE_AUGMENTATIONS = {"detect": ("flip", "scale"), "segment": ("flip", "scale+crop+colour")}
+#: Data of a task beside scenes.
+_ANNOTATED = {"detect": "coco:", "segment": "ade20k:"}
+DenseSide = Annotated[int, Range(16, 16384, "[]")]  # pixels
+Width = Annotated[int, Range(1, 65536, "[]")]  # channels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dense:
+class Dense(Spec):
     """One training of Mask R-CNN (`detect`) or UPerNet (`segment`); equal specs give equal numbers.
 
     `Dense.of(task, run)` and `Dense.scratch(task, run)` fill it in for a laptop, `Dense.recipe(name, ...)` for
     full size.
     """
 
-    task: str = "segment"  # detect | segment
+    task: Annotated[str, OneOf(DENSE_TASKS)] = "segment"  # detect | segment
     run: Run | None = None  # the pretraining run whose weights it starts from; None = random, or `weights`
-    weights: str | None = None  # NAME@DIGEST of a checkpoint file it starts from, as `starting.weights_name` gives
-    model: str = "swinv2_atto"  # a name in simmim_lite.SIZES
-    data: str = "scenes"  # scenes | coco:DIR (detect) | ade20k:DIR (segment)
-    images: int | None = None  # annotated training images; None = all there are
-    steps: int = 600  # optimiser steps
-    seed: int = 0  # draw of the images, initialisation of heads (and encoder), order, augmentation, drop path
-    batch_size: int = 16  # images per optimiser step over all processes
-    image_size: int = 32  # pixels: short side at test time (detect), side of the training crop and at test (segment)
-    long_side: int | None = None  # detect: longest side in pixels; None = 5/3 of image_size (1,333 at 800)
-    short_sides: tuple[int, ...] = ()  # detect: short sides drawn from in training, image_size last; () = image_size
-    window_size: int = 4  # tokens a side
-    statistics: str = "dataset"  # dataset | imagenet: mean and standard deviation of the input
-    augment: str = "flip"  # flip | scale (detect: short_sides) | scale+crop+colour (segment: ratio .5 to 2, 512 crop)
-    channels: int = 64  # of the pyramid and the heads; 256 for Mask R-CNN, 512 for UPerNet at full size
-    hidden: int = 128  # detect: width of the box head; 1,024 at full size
-    lr: float = 1e-3  # peak learning rate of the heads at this batch size
-    layer_decay: float = 1.0  # learning rate of a layer over that of the layer above it; 1 = none
-    warmup_steps: int = 50  # linear
-    warmup_start: float = 1e-3  # of the peak: where the warm-up begins
-    schedule: str = "linear"  # linear (to 0 at the end) | step (x0.1 at each milestone)
-    milestones: tuple[float, ...] = ()  # step: shares of all steps
-    weight_decay: float = 0.05  # AdamW, matrices only
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip_grad: float | None = 5.0  # global gradient norm; None = not clipped, as in the full-size recipes
-    drop_path: float = 0.1  # rate of the last block; earlier blocks linear from 0
-    auxiliary: float = 0.4  # segment: weight of the loss of the auxiliary head; 0 = no such head
-    precision: str = "fp32"  # fp32 | bf16 (autocast)
-    eval_every: int = 50  # steps between points of the curve
-    test_images: int | None = 1000  # images of the test split; None = all
-    version: int = DENSE_VERSION
-
-    def __post_init__(self) -> None:
-        for name in ("short_sides", "milestones", "betas"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "data", self.data.rstrip("/") or self.data)
-        check_dense(self)
+    weights: Checkpoint | None = None  # NAME@DIGEST of a file it starts from, as `starting.weights_name` gives
+    model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
+    data: Source = "scenes"  # scenes | coco:DIR (detect) | ade20k:DIR (segment)
+    images: Count | None = None  # annotated training images; None = all there are
+    steps: Count = 600  # optimiser steps
+    seed: Whole = 0  # draw of the images, initialisation of heads (and encoder), order, augmentation, drop path
+    batch_size: Count = 16  # images per optimiser step over all processes
+    image_size: DenseSide = 32  # pixels: short side at test time (detect), side of the training crop and test (segment)
+    long_side: DenseSide | None = None  # detect: longest side in pixels; None = 5/3 of image_size (1,333 at 800)
+    short_sides: tuple[DenseSide, ...] = ()  # detect: drawn from in training, image_size last; () = image_size
+    window_size: Side = 4  # tokens a side
+    statistics: Statistics = "dataset"  # dataset | imagenet: mean and standard deviation of the input
+    augment: Annotated[str, OneOf(("flip", "scale", "scale+crop+colour"))] = "flip"  # scale: short_sides (detect)
+    channels: Width = 64  # of the pyramid and the heads; 256 for Mask R-CNN, 512 for UPerNet at full size
+    hidden: Width = 128  # detect: width of the box head; 1,024 at full size
+    lr: LearningRate = 1e-3  # peak learning rate of the heads at this batch size
+    layer_decay: Part = 1.0  # learning rate of a layer over that of the layer above it; 1 = none
+    warmup_steps: Whole = 50  # linear
+    warmup_start: Part = 1e-3  # of the peak: where the warm-up begins
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "linear"  # linear (to 0 at the end) | step (x0.1 at each milestone)
+    milestones: tuple[Inside, ...] = ()  # step: shares of all steps
+    weight_decay: Share = 0.05  # AdamW, matrices only
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    clip_grad: Positive | None = 5.0  # global gradient norm; None = not clipped, as in the full-size recipes
+    drop_path: Share = 0.1  # rate of the last block; earlier blocks linear from 0
+    auxiliary: Annotated[float, Range(0)] = 0.4  # segment: weight of the auxiliary head's loss; 0 = no such head
+    precision: Precision = "fp32"  # fp32 | bf16 (autocast)
+    eval_every: Count = 50  # steps between points of the curve
+    test_images: Count | None = 1000  # images of the test split; None = all
+    version: Count = DENSE_VERSION
 
     @classmethod
     def of(cls, task: str, run: Run, **options: object) -> "Dense":
@@ -77,8 +92,8 @@ class Dense:
     @classmethod
     def scratch(cls, task: str, run: Run, **options: object) -> "Dense":
         """The same from random initialisation, without layer decay; it does not hold the run (see `FineTune`)."""
-        fields = {"task": task, **_laptop(task, "scratch", run, options), **options}
-        return cls(**{**fields, "run": None, "weights": None, "layer_decay": 1.0})
+        given = {"task": task, **_laptop(task, "scratch", run, options), **options}
+        return cls(**{**given, "run": None, "weights": None, "layer_decay": 1.0})
 
     @classmethod
     def recipe(cls, name: str, images: int, **options: object) -> "Dense":
@@ -90,10 +105,10 @@ class Dense:
         """
         if name not in RECIPES:
             raise unknown("recipe", name, RECIPES)
-        fields = {**RECIPES[name], "images": images, **options}
-        if epochs := fields.pop("epochs", None):
-            fields.setdefault("steps", math.ceil(epochs * images / fields["batch_size"]))
-        return cls(**fields)
+        given = {**RECIPES[name], "images": images, **fields(cls, options)}
+        if epochs := given.pop("epochs", None):
+            given.setdefault("steps", math.ceil(epochs * images / given["batch_size"]))
+        return cls(**given)
 
     @property
     def init(self) -> str:
@@ -122,18 +137,22 @@ class Dense:
             lr *= 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_start)
         return lr
 
-    def to_dict(self) -> dict:
-        """Plain JSON types; `run` is the run's own dict, or None."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        lists = {name: list(fields[name]) for name in ("short_sides", "milestones", "betas")}
-        return {**fields, **lists, "run": self.run and self.run.to_dict()}
-
-    @classmethod
-    def from_dict(cls, fields: dict) -> "Dense":
-        """The inverse of `to_dict`; a field this version does not know is an error that names it."""
-        check_names(cls, fields, "field")
-        run = fields.get("run")
-        return cls(**{**fields, "run": run and Run.from_dict(run)})
+    def check(self) -> None:
+        """What fields say of each other."""
+        if self.augment not in DENSE_AUGMENTATIONS[self.task]:
+            raise unknown("augment", self.augment, DENSE_AUGMENTATIONS[self.task])
+        if self.long_side is not None and self.long_side < self.image_size:
+            raise UserError(f"long_side is {self.long_side}: give at least image_size, {self.image_size}, or None")
+        if self.short_sides and (self.augment != "scale" or self.short_sides[-1] != self.image_size):
+            raise UserError(
+                f"short_sides {self.short_sides} go with augment scale and end with image_size {self.image_size}, the "
+                "side at test time: give all three so"
+            )
+        check_start(self)
+        other = {kind: task for task, kind in _ANNOTATED.items() if task != self.task}
+        if any(self.data.startswith(kind) for kind in other):
+            fits = f"{_ANNOTATED[self.task]}DIR"
+            raise UserError(f"data '{self.data}' has no annotations for {self.task}: give scenes or {fits}")
 
 
 _FULL_SIZE = {
@@ -212,47 +231,3 @@ def _laptop(task: str, start: str, run: Run, options: dict) -> dict:
     if options.get("data", run.data) != "scenes" or task not in DENSE_TASKS:
         return shared
     return shared | LAPTOP[task] | TUNED[task][start]
-
-
-def check_dense(spec: Dense) -> None:
-    """Raise `UserError` on the first field that cannot be run, naming field, value and remedy."""
-    known = {"task": DENSE_TASKS, "model": SIZES, "schedule": SCHEDULES}
-    known |= {"augment": DENSE_AUGMENTATIONS.get(spec.task, ())}
-    known |= {"precision": PRECISIONS, "statistics": ("dataset", "imagenet")}
-    for name, values in known.items():
-        if getattr(spec, name) not in values:
-            raise unknown(name, getattr(spec, name), values)
-    least = {"steps": 1, "seed": 0, "batch_size": 1, "image_size": 16, "window_size": 1, "channels": 1, "hidden": 1}
-    least |= {"warmup_steps": 0, "eval_every": 1, "images": 1, "long_side": spec.image_size, "test_images": 1}
-    for name, low in least.items():
-        value = getattr(spec, name)
-        if value is None and name in ("images", "long_side", "test_images"):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise UserError(f"{name} is {value!r}: give a whole number of at least {low}")
-    ranges = {"lr": (0, 10), "layer_decay": (0, 1.0000001), "warmup_start": (0, 1.0000001)}
-    for name, (low, high) in ranges.items():
-        if not low < getattr(spec, name) < high:
-            raise UserError(f"{name} is {getattr(spec, name)!r}: give a number above {low}, at most {high:.0f}")
-    for name in ("drop_path", "weight_decay"):
-        if not 0 <= getattr(spec, name) < 1:
-            raise UserError(f"{name} is {getattr(spec, name)!r}: give a number from 0 to below 1")
-    if spec.clip_grad is not None and spec.clip_grad <= 0:
-        raise UserError(f"clip_grad is {spec.clip_grad!r}: give a number above 0, or None for no clipping")
-    if spec.auxiliary < 0:
-        raise UserError(f"auxiliary is {spec.auxiliary!r}: give a number of at least 0")
-    if spec.schedule == "step" and not all(0 < m < 1 for m in spec.milestones):
-        raise UserError(f"milestones are {spec.milestones}: give shares of all steps, between 0 and 1")
-    if spec.short_sides and (spec.augment != "scale" or spec.short_sides[-1] != spec.image_size):
-        raise UserError(
-            f"short_sides {spec.short_sides} go with augment scale and end with image_size {spec.image_size}, the side "
-            "at test time: give all three so"
-        )
-    if spec.run is not None and spec.weights is not None:
-        raise UserError("run and weights are both given: a training starts from one of them")
-    if spec.run is not None and spec.run.model != spec.model:
-        raise UserError(f"model is {spec.model!r}, but the pretraining run's is {spec.run.model!r}: give the same")
-    other = {"detect": "ade20k:", "segment": "coco:"}[spec.task]
-    if spec.data.startswith(other):
-        fits = {"detect": "coco:DIR", "segment": "ade20k:DIR"}[spec.task]
-        raise UserError(f"data '{spec.data}' has no annotations for {spec.task}: give scenes or {fits}")

@@ -37,6 +37,7 @@ class Detection:
         self.spec, self.data, self.team = spec, data, us
         chosen = subset(data.train, spec.images, spec.seed)
         self.unique = len(chosen)
+        data.name_unseen(chosen.tolist(), quiet=not us.main)
         mean, std = input_statistics(data, spec.statistics)
         self.model = build_detector(spec, data.num_classes, mean, std, weights).to(us.device)
         self.batches = StepLoader(

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import Everywhere, UserError
+from ..errors import Everywhere, UserError, first_line
+from ..processes import said_by_another
 from .device import pick_device
 
 #: How long a process waits for another one: the main one may wait for a lock, or probe, for hours. torchrun sees a dead
@@ -146,7 +147,13 @@ def team(device: str = "auto") -> Iterator[Team]:
         torch.cuda.set_device(place)
     if not torch.distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+        try:
+            torch.distributed.init_process_group(backend, timeout=PATIENCE)
+        except Exception as error:  # of many kinds, and mostly because another one left, which has said why
+            if line := said_by_another():
+                raise UserError(line.removeprefix("simmim-lite: ")) from error
+            what = f"cannot join the {world_size()} processes of this run ({first_line(error)})"
+            raise Everywhere(f"{what}: check the network between them") from error
         atexit.register(_leave)
     yield Team(place, torch.distributed.get_rank(), torch.distributed.get_world_size())
 

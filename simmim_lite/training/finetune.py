@@ -116,4 +116,6 @@ def finetune(
     `failed` and no numbers. Nothing is written; `transfer` keeps checkpoints and the record.
     """
     with team(device) as us:
-        return work(spec, Classification(spec, data, weights, us), us, digest=data.digest, progress=progress)
+        return work(
+            spec, Classification(spec, data, weights, us), us, digest=data.digest, line=data.line, progress=progress
+        )

@@ -16,6 +16,7 @@ class Digested(Protocol):
 
     spec: str
     digest: str
+    line: str  # what was said of it when it was opened
 
 
 class Busy(Exception):

@@ -141,10 +141,11 @@ def work(
     team: Team,
     *,
     digest: str,
+    line: str = "",
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict:
-    """Train and test a task; its record. digest: of the data; folder: of checkpoints, None = none are kept."""
+    """Train and test a task; its record. digest, line: of the data; folder: of checkpoints, None = none."""
     loop = Loop(spec, task, team, folder=folder, data_digest=digest, progress=progress)
     curve, reason = loop.run()
     parts = {}
@@ -153,7 +154,7 @@ def work(
     fields = spec.to_dict()
     record = {"schema": SCHEMA_VERSION, "kind": task.kind, "key": spec.key}
     record |= {"status": "failed" if reason else "done", "reason": reason, "run": fields.pop("run"), "spec": fields}
-    where = loop.meter.where(digest) | ({"processes": team.size} if team.size > 1 else {})
+    where = loop.meter.where(digest, line) | ({"processes": team.size} if team.size > 1 else {})
     if reason:
         return record | {"where": where}
     seen = spec.steps * spec.batch_size

@@ -54,14 +54,18 @@ class Meter:
         peaks = us.gather(self.peak_memory())
         return None if None in peaks else max(peaks)
 
-    def where(self, data_digest: str) -> dict:
-        """The provenance of a record: commit, versions, device, threads, data, start and end."""
+    def where(self, data_digest: str, data_line: str = "") -> dict:
+        """The provenance of a record: commit, versions, device, threads, data, start and end.
+
+        data_line: what was said of the data when it was opened (`sources.Data.line`); older records have none.
+        """
         return {
             **commit(),
             "versions": versions(),
             "device": device_name(self.device),
             "threads": torch.get_num_threads(),
             "data_digest": data_digest,
+            **({"data_line": data_line} if data_line else {}),
             "started": self.started,
             "finished": now(),
         }

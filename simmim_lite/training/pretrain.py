@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.batches import Batches
+from ..data.manifests import check_count
 from ..data.pictures import open_for_training
 from ..data.sources import Data
 from ..data.streamed import Streamed
@@ -40,6 +41,7 @@ from .run import Run, new_record, record_path, remove_unfinished, write_record
 from .runtime import Runtime
 from .shards import SUFFIX, adopt, read_shards, save_shards
 from .signals import Ears, listening, preempted
+from .specs import Folder, Whole, checked
 from .validate import validation_loss
 from .writers import check_writers, open_writers
 
@@ -72,15 +74,16 @@ def training_step(
     return loss
 
 
+@checked
 def pretrain(
     run: Run,
     *,
-    runs_dir: str | Path = "runs",
+    runs_dir: Folder = "runs",
     device: str = "auto",
     data: Data | None = None,
     wait: bool = True,
     progress: Callable[[int, int], None] | None = None,
-    film: int = 0,
+    film: Whole = 0,
     runtime: Runtime | None = None,
     log: Sequence[str] = (),
 ) -> dict:
@@ -100,21 +103,23 @@ def pretrain(
     return pretrain_once(run, runs_dir=runs_dir, log=log, **options)[0]
 
 
+@checked
 def pretrain_once(
     run: Run,
     *,
-    runs_dir: str | Path,
+    runs_dir: Folder,
     device: str = "auto",
     data: Data | None = None,
     wait: bool = True,
     progress: Callable[[int, int], None] | None = None,
-    film: int = 0,
+    film: Whole = 0,
     runtime: Runtime | None = None,
     log: Sequence[str] = (),
 ) -> tuple[dict, bool]:
     """`pretrain`, and whether this call did the work: False when the run was finished already."""
     check_writers(log)
     data = data or open_for_training(run.data, run.image_size, run.images, streamed=run.streamed)
+    check_count(data.train, run.images)  # of a run of no steps too, which draws none
     path, lock = record_path(runs_dir, run), Path(runs_dir) / "locks" / f"{run.trunk_key}.lock"
     runtime = runtime or Runtime()
 
@@ -315,7 +320,7 @@ class _Training:
         """Where it ran, and how where that is not one process as it comes."""
         how = {"processes": self.us.size} if self.us.size > 1 else {}
         how |= {"runtime": dataclasses.asdict(self.runtime)} if self.runtime != Runtime() else {}
-        return self.meter.where(self.data.digest) | how
+        return self.meter.where(self.data.digest, self.data.line) | how
 
     def read(self, path: Path) -> dict:
         """A checkpoint, whole or sharded."""

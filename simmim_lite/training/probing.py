@@ -3,32 +3,30 @@
 from dataclasses import dataclass, replace
 
 from ..errors import UserError
-from .run import Run
+from .run import AtLeastTwo, Run
+from .specs import Count, Spec
 
 #: Part of every key of a probe record: raised whenever the same features would give another score.
 ATTENTIVE_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
+class Probe(Spec):
     """All probes of one run: ridge, kNN, segmentation (where masks are known), and the attentive one."""
 
     run: Run
-    labels: int  # labelled images to fit on
-    test_images: int  # labelled test images
+    labels: Count  # labelled images to fit on
+    test_images: AtLeastTwo  # labelled test images
 
     @classmethod
     def of(cls, run: Run, labels: int | None = None, test_images: int | None = None) -> "Probe":
         """On as many images as the run's own probes had, unless other numbers are given."""
         labels = run.probe_labels if labels is None else labels
-        if not labels:
+        if not run.probe_labels and labels == 0:
             raise UserError(
                 f"run {run.key} has probe_labels 0: say how many labelled images to probe with, labels=3000"
             )
         return cls(run=run, labels=labels, test_images=run.probe_test if test_images is None else test_images)
-
-    def __post_init__(self) -> None:
-        _ = self.sized  # numbers that cannot be probed with are refused now
 
     @property
     def baseline(self) -> "Probe":

@@ -1,20 +1,19 @@
 """A pretraining run as data: what defines it (Run), what came of it (Record), and the atomic write. No torch here."""
 
-import dataclasses
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from ..errors import UserError, unknown
+from ..errors import UserError
 from ..model.masking import STRATEGIES, hidden_count
 from ..model.sizes import SIZES, odd_quarter
+from .specs import Count, Inside, LearningRate, Model, OneOf, Positive, Range, Share, Side, Source, Spec, Whole
 
 #: Raised whenever the same Run would give other numbers; part of every key (a golden curve is tested).
 RECIPE_VERSION = 1
@@ -27,49 +26,63 @@ AUGMENTATIONS = ("none", "flip", "crop+flip")
 #: A crop of the picture at its own size, decoded as training goes; `crop+flip` crops what was decoded at `image_size`.
 PICTURE_CROP = "picture-crop+flip"
 
+Precision = Annotated[str, OneOf(PRECISIONS)]
+Statistics = Annotated[str, OneOf(("dataset", "imagenet"))]
+AtLeastTwo = Annotated[int, Range(2, 2**63)]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(Spec):
     """One pretraining run; equal runs give equal numbers (DESIGN 2).
 
     `steps=0` is the network at random initialisation: it is validated and probed, never trained, and is the reference
     that every transfer score is compared with. Recipe defaults follow FACTS 3 where a small run can.
     """
 
-    model: str = "swinv2_atto"  # a name in simmim_lite.SIZES
-    data: str = "scenes"  # scenes | imagefolder:DIR | inaturalist:DIR | packed:DIR | torchvision:NAME | hf:NAME
-    images: int | None = None  # unique training images; None = all there are
-    steps: int = 1000  # optimiser steps (iterations)
-    seed: int = 0  # initialisation, order, augmentation, training masks
-    subset_seed: int | None = None  # draws the subset; None = seed
-    batch_size: int = 64  # global: images per optimiser step over all processes
-    image_size: int = 32  # pixels a side
-    window_size: int = 4  # tokens a side
-    mask_patch: int = 8  # pixels a side
-    mask_ratio: float = 0.6  # share of cells hidden, in (0, 1)
-    mask_strategy: str = "random"  # random | square | block
-    target: str = "raw"  # raw | normalized
-    target_window: int | None = None  # pixels, odd; None = the odd number nearest to image_size / 4
-    augment: str = "flip"  # none | flip | crop+flip | picture-crop+flip (at full size, decoded as training goes)
-    statistics: str = "dataset"  # dataset | imagenet: mean and standard deviation of the input
-    lr: float = 6e-3  # peak learning rate at this batch size
-    warmup_steps: int = 50  # linear, from lr / 200
-    weight_decay: float = 0.05  # AdamW, matrices only
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_grad: float = 5.0  # global gradient norm
-    drop_path: float = 0.0  # rate of the last block; earlier blocks linear from 0
-    precision: str = "fp32"  # fp32 | bf16 (autocast)
-    eval_every: int = 250  # steps between validations on the curve
-    val_images: int = 1024  # validation images
-    val_masks: int = 4  # masks an image (K)
-    probe_labels: int = 3000  # labelled images for the frozen-feature probes; 0 = no probes
-    probe_test: int = 2000  # labelled test images for the probes
-    recipe_version: int = RECIPE_VERSION
+    model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
+    data: Source = "scenes"  # scenes | imagefolder:DIR | inaturalist:DIR | packed:DIR | torchvision:NAME | hf:NAME
+    images: Count | None = None  # unique training images; None = all there are
+    steps: Whole = 1000  # optimiser steps (iterations)
+    seed: Whole = 0  # initialisation, order, augmentation, training masks
+    subset_seed: Whole | None = None  # draws the subset; None = seed
+    batch_size: Count = 64  # global: images per optimiser step over all processes
+    image_size: Side = 32  # pixels a side
+    window_size: Side = 4  # tokens a side
+    mask_patch: Side = 8  # pixels a side
+    mask_ratio: Inside = 0.6  # share of cells hidden, in (0, 1)
+    mask_strategy: Annotated[str, OneOf(STRATEGIES)] = "random"  # random | square | block
+    target: Annotated[str, OneOf(TARGETS)] = "raw"  # raw | normalized
+    target_window: Annotated[int, Range(3, 2**15, odd=True)] | None = None  # pixels; None = nearest to image_size / 4
+    augment: Annotated[str, OneOf((*AUGMENTATIONS, PICTURE_CROP))] = "flip"  # picture-crop+flip: as training goes
+    statistics: Statistics = "dataset"  # dataset | imagenet: mean and standard deviation of the input
+    lr: LearningRate = 6e-3  # peak learning rate at this batch size
+    warmup_steps: Whole = 50  # linear, from lr / 200
+    weight_decay: Share = 0.05  # AdamW, matrices only
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    clip_grad: Positive = 5.0  # global gradient norm
+    drop_path: Share = 0.0  # rate of the last block; earlier blocks linear from 0
+    precision: Precision = "fp32"  # fp32 | bf16 (autocast)
+    eval_every: Count = 250  # steps between validations on the curve
+    val_images: AtLeastTwo = 1024  # validation images
+    val_masks: Count = 4  # masks an image (K)
+    probe_labels: Whole = 3000  # labelled images for the frozen-feature probes; 0 = no probes
+    probe_test: AtLeastTwo = 2000  # labelled test images for the probes
+    recipe_version: Count = RECIPE_VERSION
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
-        object.__setattr__(self, "data", self.data.rstrip("/") or self.data)  # one folder, one key
-        check_run(self)
+    def check(self) -> None:
+        """What fields say of each other."""
+        if self.streamed and self.probe_labels:
+            raise UserError(
+                f"probe_labels is {self.probe_labels}: with augment {PICTURE_CROP} no training image is decoded ahead "
+                "to probe with; give probe_labels 0 and score the run with simmim-lite transfer"
+            )
+        SIZES[self.model].check_input(self.image_size, self.window_size, self.mask_patch)
+        cells = (self.image_size // self.mask_patch) ** 2
+        if hidden_count(cells, self.mask_ratio) >= cells:
+            raise UserError(
+                f"mask_ratio {self.mask_ratio} hides all {cells} cells of {self.mask_patch} px: nothing is left to "
+                "see; use a lower ratio or a smaller mask_patch"
+            )
 
     @property
     def draw(self) -> int:
@@ -109,75 +122,18 @@ class Run:
         warm = self.lr / 200 + (self.lr - self.lr / 200) * min(1.0, step / max(1, self.warmup_steps))
         return warm * (0.1 if step >= self.drop_step else 1.0)
 
-    def to_dict(self) -> dict:
-        """Plain JSON types."""
-        return {**dataclasses.asdict(self), "betas": list(self.betas)}
 
-    @classmethod
-    def from_dict(cls, fields: dict) -> "Run":
-        """The inverse of `to_dict`; a field this version does not know is an error that names it."""
-        check_names(cls, fields, "run field")
-        return cls(**fields)
+def check_start(spec: Spec) -> None:
+    """`UserError` for a training that starts from two places, or from weights of another size."""
+    if spec.run is not None and spec.weights is not None:
+        raise UserError("run and weights are both given: a training starts from one of them")
+    if spec.run is not None and spec.run.model != spec.model:
+        raise UserError(f"model is {spec.model!r}, but the pretraining run's is {spec.run.model!r}: give the same")
 
 
 def data_slug(spec: str) -> str:
     """A source's name as file names have it: `scenes`, `cifar10`, the last folder of `imagefolder:DIR`."""
     return re.sub(r"[^A-Za-z0-9]+", "_", re.split(r"[:/\\]", spec.rstrip("/"))[-1])[:24]
-
-
-def check_run(run: Run) -> None:
-    """Raise `UserError` on the first field that cannot be run, naming field, value and remedy."""
-    if run.model not in SIZES:
-        raise unknown("model", run.model, SIZES)
-    for name, known in (
-        ("target", TARGETS),
-        ("precision", PRECISIONS),
-        ("augment", (*AUGMENTATIONS, PICTURE_CROP)),
-        ("mask_strategy", STRATEGIES),
-        ("statistics", ("dataset", "imagenet")),
-    ):
-        if getattr(run, name) not in known:
-            raise unknown(name, getattr(run, name), known)
-    whole = {
-        "steps": 0,
-        "seed": 0,
-        "batch_size": 1,
-        "warmup_steps": 0,
-        "eval_every": 1,
-        "val_images": 2,
-        "val_masks": 1,
-    }
-    whole |= {"probe_labels": 0, "probe_test": 2, "image_size": 1, "window_size": 1, "mask_patch": 1}
-    for name, least in whole.items():
-        value = getattr(run, name)
-        if not _whole(value, least):
-            raise UserError(f"{name} is {value!r}: give a whole number from {least} to below 2**63")
-    for name, least in (("images", 1), ("subset_seed", 0)):
-        value = getattr(run, name)
-        if value is not None and not _whole(value, least):
-            raise UserError(f"{name} is {value!r}: give a whole number from {least} to below 2**63, or None")
-    for name, low, high in (("mask_ratio", 0, 1), ("lr", 0, 10), ("clip_grad", 0, math.inf)):
-        value = getattr(run, name)
-        if not isinstance(value, (int, float)) or not low < value < high:
-            raise UserError(f"{name} is {value!r}: give a number above {low} and below {high}")
-    for name in ("drop_path", "weight_decay"):
-        value = getattr(run, name)
-        if not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise UserError(f"{name} is {value!r}: give a number from 0 to below 1")
-    if run.target_window is not None and (run.target_window < 3 or run.target_window % 2 == 0):
-        raise UserError(f"target_window is {run.target_window}: give an odd number of at least 3")
-    if run.streamed and run.probe_labels:
-        raise UserError(
-            f"probe_labels is {run.probe_labels}: with augment {PICTURE_CROP} no training image is decoded ahead to "
-            "probe with; give probe_labels 0 and score the run with simmim-lite transfer"
-        )
-    SIZES[run.model].check_input(run.image_size, run.window_size, run.mask_patch)
-    cells = (run.image_size // run.mask_patch) ** 2
-    if hidden_count(cells, run.mask_ratio) >= cells:
-        raise UserError(
-            f"mask_ratio {run.mask_ratio} hides all {cells} cells of {run.mask_patch} px: nothing is left to see; "
-            "use a lower ratio or a smaller mask_patch"
-        )
 
 
 def new_record(run: Run, *, status: str, reason: str | None = None, **parts: object) -> dict:
@@ -271,18 +227,6 @@ def cannot_write(path: Path, error: OSError) -> UserError:
         f"cannot write {path}: {error.strerror or error}; free some space or choose another --runs-dir "
         "(finished runs are kept)"
     )
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
-
-
-def check_names(kind: type, fields: Iterable[str], what: str) -> None:
-    """Raise `UserError` on the first name that is no field of a dataclass."""
-    names = [f.name for f in dataclasses.fields(kind)]
-    for name in fields:
-        if name not in names:
-            raise unknown(what, name, names)
 
 
 def digest(fields: dict) -> str:

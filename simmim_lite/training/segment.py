@@ -56,6 +56,7 @@ class Segmentation:
             )
         self.chosen = subset(data.train, spec.images, spec.seed)
         self.unique = len(self.chosen)
+        data.name_unseen(self.chosen.tolist(), quiet=not us.main)
         self.mean, self.std = input_statistics(data, spec.statistics)
         fill = torch.tensor([round(255 * m) for m in self.mean], dtype=torch.uint8)
         self.loader = StepLoader(

@@ -5,11 +5,12 @@ import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 from torch import Tensor
 
 from ..data.pictures import open_pictures
-from ..data.sources import open_data
+from ..data.sources import open_data, say
 from ..errors import UserError, unknown
 from ..model import hub
 from ..model.simmim import create_model
@@ -26,6 +27,7 @@ from .pretrain import build, one_thread, pretrain
 from .probes import probe_all
 from .probing import Probe
 from .run import SCHEMA_VERSION, Run, record_path, remove_unfinished, transfer_path, write_record
+from .specs import Folder, OneOf, checked
 from .starting import weights_name
 from .tally import Tally
 from .tuning import TUNING_RECIPES, FineTune
@@ -33,11 +35,12 @@ from .tuning import TUNING_RECIPES, FineTune
 TASKS = ("probe", "classify", "detect", "segment")
 
 
+@checked
 def transfer(
     run: Run,
-    task: str,
+    task: Annotated[str, OneOf(TASKS)],
     *,
-    runs_dir: str | Path = "runs",
+    runs_dir: Folder = "runs",
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     weights: str | Path | None = None,
@@ -62,8 +65,6 @@ def transfer(
     minus baseline for each score that both have. A run that is not finished is pretrained first. Under torchrun every
     process makes the same call.
     """
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
     if hub.is_hub(weights):
         weights = hub.fetch(weights)
     shelf = _Shelf(Path(runs_dir), device, progress and Tally(progress), weights)
@@ -85,6 +86,7 @@ def transfer(
     return {"task": task, "trained": trained, "baseline": baseline, "lift": lift}
 
 
+@checked
 def specs(
     run: Run,
     task: str,
@@ -150,14 +152,13 @@ def open_for(task: str, data: str, image_size: int, full_size: bool = False) -> 
     """The data of a task (a name in TASKS); full_size: for classification, pictures at their own size."""
     if full_size:
         return open_pictures(data)
-    if task == "detect":
+    if task in ("detect", "segment"):
+        from ..data.ade20k import open_ade20k
         from ..data.coco import open_coco
 
-        return open_coco(data, image_size)
-    if task == "segment":
-        from ..data.ade20k import open_ade20k
-
-        return open_ade20k(data, image_size)
+        opened = (open_coco if task == "detect" else open_ade20k)(data, image_size)
+        say(opened.line, data, opened.digest)
+        return opened
     # not with a run's own images_needed: a baseline belongs to many runs, and the labelled splits never grow
     return open_data(data, image_size)
 
@@ -228,7 +229,7 @@ class _Shelf:
                 )
             record = {"schema": SCHEMA_VERSION, "kind": "probe", "key": spec.key, "status": "done", "reason": None}
             counts = {"probe_labels": spec.labels, "probe_test": spec.test_images}
-            parts = {"cost": meter.read(), "transfer": scores, "where": meter.where(data.digest)}
+            parts = {"cost": meter.read(), "transfer": scores, "where": meter.where(data.digest, data.line)}
             return record | {"run": run.to_dict(), "spec": counts} | parts
 
         return self.kept(spec.key, data, compute, wait=wait)
@@ -243,7 +244,8 @@ class _Shelf:
             if us.main:
                 remove_unfinished(folder)
             job = _task(spec, data, self.weights(spec, us), us)
-            record = work(spec, job, us, digest=data.digest, folder=folder, progress=self.progress)
+            options = {"digest": data.digest, "line": data.line, "folder": folder, "progress": self.progress}
+            record = work(spec, job, us, **options)
             if us.main and record["status"] == "done":
                 save_final(self.runs_dir, spec, job.model.state_dict())
             return record

@@ -3,80 +3,86 @@
 The laptop defaults are ours; `imagenet-100ep` is the released fine-tuning recipe of swinv2_base (FACTS 4).
 """
 
-import dataclasses
 import math
-import re
 from dataclasses import dataclass
+from typing import Annotated
 
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
-from .run import AUGMENTATIONS, Run, check_names, data_slug, digest
+from .run import AUGMENTATIONS, Precision, Run, Statistics, check_start, data_slug, digest
+from .specs import (
+    Checkpoint,
+    Count,
+    LearningRate,
+    Model,
+    OneOf,
+    Part,
+    Positive,
+    Range,
+    Share,
+    Side,
+    Source,
+    Spec,
+    Text,
+    Whole,
+    fields,
+)
 
 #: Raised whenever the same FineTune would give other numbers; it is part of every key.
 FINETUNE_VERSION = 1
-#: Fields that came later, at the value that changes nothing: keys of fine-tunings that do not use them stay the same.
-_LATER = {
-    "weights": None,
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "rand_augment": "",
-    "colour_jitter": 0.0,
-    "erasing": 0.0,
-    "interpolation": "bicubic",
-    "test_crop": 0.875,
-    "warmup_prefix": True,
-}
 #: As in Run, on images decoded once at the input's size; and `timm`, on pictures at their own size.
 TUNING_AUGMENTATIONS = (*AUGMENTATIONS, "timm")
-_RAND_AUGMENT = re.compile(r"(rand(-(m|n|p|mstd|mmax|inc|t)[0-9.a-z]+)+)?")
+_RAND_AUGMENT = Text(r"(rand(-(m|n|p|mstd|mmax|inc|t)[0-9.a-z]+)+)?", "it as timm does, as in rand-m9-mstd0.5-inc1")
+_Alpha = Annotated[float, Range(0, 10, "[]")]
+_Chance = Annotated[float, Range(0, 1, "[]")]
 _FLOOR = 1 / 5000  # of the peak learning rate: where warm-up starts and the cosine ends (FACTS 4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTune:
+class FineTune(Spec):
     """One fine-tuning; equal specs give equal numbers. `FineTune.of(run)` and `FineTune.scratch(run)` fill it in.
 
     Labelled images come from the source's labelled training split, drawn class-balanced by `seed`.
     """
 
     run: Run | None = None  # the pretraining run whose weights it starts from; None = random initialisation
-    model: str = "swinv2_atto"  # a name in simmim_lite.SIZES
-    data: str = "scenes"  # as in Run; must have labels
-    labels: int | None = 4000  # labelled training images; None = all there are
-    steps: int = 600  # optimiser steps; far fewer measure how fast it learns, not how well (DESIGN 3)
-    seed: int = 0  # draw of the labels, initialisation of the head (and encoder), order, augmentation, drop path
-    batch_size: int = 64  # images per optimiser step
-    image_size: int = 32  # pixels a side
-    window_size: int = 4  # tokens a side
-    statistics: str = "dataset"  # dataset | imagenet: mean and standard deviation of the input
-    augment: str = "flip"  # none | flip | crop+flip | timm (random resized crop of .08 to 1, flip, and what is below)
-    lr: float = 4e-3  # peak learning rate of the head at this batch size
-    layer_decay: float = 0.9  # learning rate of a layer over that of the layer above it; 0.75 at the paper's depth
-    warmup_steps: int = 60  # linear, from lr / 5000; then a cosine down to lr / 5000 (see `warmup_prefix`)
-    weight_decay: float = 0.05  # AdamW, matrices only
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip_grad: float = 5.0  # global gradient norm
-    drop_path: float = 0.1  # rate of the last block; earlier blocks linear from 0
-    label_smoothing: float = 0.1  # share of the target spread over all classes
-    precision: str = "fp32"  # fp32 | bf16 (autocast)
-    eval_every: int = 50  # steps between points of the curve
-    test_images: int | None = 2000  # labelled test images; None = all there are
-    recipe_version: int = FINETUNE_VERSION
-    # later fields: `to_dict` leaves them out at these values, which mean what was done before there was the field
-    weights: str | None = None  # NAME@DIGEST of a checkpoint file it starts from, as `starting.weights_name` gives
-    mixup: float = 0.0  # alpha of the Beta distribution of the mix of two images; 0 = none
-    cutmix: float = 0.0  # the same for a pasted box; with both, a batch takes one or the other at even odds
-    rand_augment: str = ""  # timm: RandAugment as timm writes it, "rand-m9-mstd0.5-inc1"; "" = none
-    colour_jitter: float = 0.0  # timm: brightness, contrast, saturation; timm leaves it out where there is RandAugment
-    erasing: float = 0.0  # timm: probability that a box is filled with noise
-    interpolation: str = "bicubic"  # timm: bicubic | bilinear
-    test_crop: float = 0.875  # timm: side of the test image's centre crop over its shorter side; 224 of 256 pixels
+    model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
+    data: Source = "scenes"  # as in Run; must have labels
+    labels: Count | None = 4000  # labelled training images; None = all there are
+    steps: Count = 600  # optimiser steps; far fewer measure how fast it learns, not how well (DESIGN 3)
+    seed: Whole = 0  # draw of the labels, initialisation of the head (and encoder), order, augmentation, drop path
+    batch_size: Count = 64  # images per optimiser step
+    image_size: Side = 32  # pixels a side
+    window_size: Side = 4  # tokens a side
+    statistics: Statistics = "dataset"  # dataset | imagenet: mean and standard deviation of the input
+    augment: Annotated[str, OneOf(TUNING_AUGMENTATIONS)] = "flip"  # timm: random resized crop, flip, and what is below
+    lr: LearningRate = 4e-3  # peak learning rate of the head at this batch size
+    layer_decay: Part = 0.9  # learning rate of a layer over that of the layer above it; 0.75 at the paper's depth
+    warmup_steps: Whole = 60  # linear, from lr / 5000; then a cosine down to lr / 5000 (see `warmup_prefix`)
+    weight_decay: Share = 0.05  # AdamW, matrices only
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    clip_grad: Positive = 5.0  # global gradient norm
+    drop_path: Share = 0.1  # rate of the last block; earlier blocks linear from 0
+    label_smoothing: Share = 0.1  # share of the target spread over all classes
+    precision: Precision = "fp32"  # fp32 | bf16 (autocast)
+    eval_every: Count = 50  # steps between points of the curve
+    test_images: Count | None = 2000  # labelled test images; None = all there are
+    recipe_version: Count = FINETUNE_VERSION
+    # later fields (LATER): their defaults mean what was done before there was the field
+    weights: Checkpoint | None = None  # NAME@DIGEST of a file it starts from, as `starting.weights_name` gives
+    mixup: _Alpha = 0.0  # alpha of the Beta distribution of the mix of two images; 0 = none
+    cutmix: _Alpha = 0.0  # the same for a pasted box; with both, a batch takes one or the other at even odds
+    rand_augment: Annotated[str, _RAND_AUGMENT] = ""  # timm: RandAugment as timm writes it; "" = none
+    colour_jitter: _Chance = 0.0  # timm: brightness, contrast, saturation; timm leaves it out beside RandAugment
+    erasing: _Chance = 0.0  # timm: probability that a box is filled with noise
+    interpolation: Annotated[str, OneOf(("bicubic", "bilinear"))] = "bicubic"  # timm
+    test_crop: Part = 0.875  # timm: side of the test image's centre crop over its shorter side; 224 of 256 pixels
     warmup_prefix: bool = True  # the cosine begins after the warm-up; False = at step 0, under it (released code)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
-        object.__setattr__(self, "data", self.data.rstrip("/") or self.data)  # one folder, one key
-        check_finetune(self)
+    LATER = (
+        "weights", "mixup", "cutmix", "rand_augment", "colour_jitter", "erasing", "interpolation", "test_crop",
+        "warmup_prefix",
+    )  # fmt: skip
 
     @classmethod
     def of(cls, run: Run, **options: object) -> "FineTune":
@@ -102,11 +108,11 @@ class FineTune:
         """
         if name not in TUNING_RECIPES:
             raise unknown("recipe", name, TUNING_RECIPES)
-        fields = {**TUNING_RECIPES[name], **options}
-        epochs, warmup, lr = (fields.pop(part) for part in ("epochs", "warmup_epochs", "lr_per_512"))
-        batch = fields["batch_size"]
+        given = {**TUNING_RECIPES[name], **fields(cls, options)}
+        epochs, warmup, lr = (given.pop(part) for part in ("epochs", "warmup_epochs", "lr_per_512"))
+        batch = given["batch_size"]
         scaled = {"steps": math.ceil(epochs * images / batch), "warmup_steps": math.ceil(warmup * images / batch)}
-        return cls(**{**scaled, "lr": lr * batch / 512, **fields})
+        return cls(**{**scaled, "lr": lr * batch / 512, **given})
 
     @property
     def full_size(self) -> bool:
@@ -139,20 +145,17 @@ class FineTune:
         done = (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps)
         return low + (self.lr - low) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
-    def to_dict(self) -> dict:
-        """Plain JSON types; `run` is the run's own dict, or None. A later field is there if it changes something."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name, before in _LATER.items():
-            if fields[name] == before:
-                del fields[name]
-        return {**fields, "betas": list(self.betas), "run": self.run and self.run.to_dict()}
-
-    @classmethod
-    def from_dict(cls, fields: dict) -> "FineTune":
-        """The inverse of `to_dict`; a field this version does not know is an error that names it."""
-        check_names(cls, fields, "fine-tuning field")
-        run = fields.get("run")
-        return cls(**{**fields, "run": run and Run.from_dict(run)})
+    def check(self) -> None:
+        """What fields say of each other."""
+        size = SIZES[self.model]
+        size.check_input(self.image_size, self.window_size, size.patch_size)
+        check_start(self)
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise UserError(f"batch_size {self.batch_size}: mixup and cutmix mix images in pairs; give an even number")
+        for name in ("rand_augment", "colour_jitter", "erasing", "interpolation", "test_crop"):
+            value = getattr(self, name)
+            if not self.full_size and value != getattr(FineTune, name):
+                raise UserError(f"{name} is {value!r}, but augment is {self.augment!r}: it needs augment=timm")
 
 
 #: Full-size recipes by name (FACTS 4). Random erasing fills in noise, and the cosine begins at step 0, as in the
@@ -195,51 +198,3 @@ def _inherited(run: Run) -> dict:
     if run.streamed:  # the crop that fine-tuning has for images that are decoded once
         fields["augment"] = "crop+flip"
     return fields
-
-
-def check_finetune(spec: FineTune) -> None:
-    """Raise `UserError` on the first field that cannot be run, naming field, value and remedy."""
-    if spec.model not in SIZES:
-        raise unknown("model", spec.model, SIZES)
-    shared = {f.name for f in dataclasses.fields(FineTune)} & {f.name for f in dataclasses.fields(Run)}
-    fields = {name: getattr(spec, name) for name in shared - {"recipe_version"}}
-    if spec.augment not in TUNING_AUGMENTATIONS:
-        raise unknown("augment", spec.augment, TUNING_AUGMENTATIONS)
-    if spec.full_size:
-        fields["augment"] = "none"  # no run of pretraining knows it
-    Run(**fields, mask_patch=SIZES[spec.model].patch_size)  # what the two have in common is checked there
-    if spec.run is not None and spec.weights is not None:
-        raise UserError("run and weights are both given: a fine-tuning starts from one of them")
-    if spec.run is not None and spec.run.model != spec.model:
-        raise UserError(f"model is {spec.model!r}, but the pretraining run's is {spec.run.model!r}: give the same")
-    for name in ("labels", "steps", "test_images"):
-        value = getattr(spec, name)
-        if value is None and name != "steps":
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{name} is {value!r}: give a whole number of at least 1")
-    if not 0 < spec.layer_decay <= 1:
-        raise UserError(f"layer_decay is {spec.layer_decay!r}: give a number above 0, at most 1 (1 = none)")
-    if not 0 <= spec.label_smoothing < 1:
-        raise UserError(f"label_smoothing is {spec.label_smoothing!r}: give a number from 0 to below 1")
-    _check_augmentation(spec)
-
-
-def _check_augmentation(spec: FineTune) -> None:
-    for name, high in (("mixup", 10), ("cutmix", 10), ("colour_jitter", 1), ("erasing", 1), ("test_crop", 1)):
-        value = getattr(spec, name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= high:
-            raise UserError(f"{name} is {value!r}: give a number from 0 to {high}")
-    if spec.test_crop == 0:
-        raise UserError("test_crop is 0: give the share of the test image's shorter side that is kept, as in 0.875")
-    if (spec.mixup or spec.cutmix) and spec.batch_size % 2:
-        raise UserError(f"batch_size {spec.batch_size}: mixup and cutmix mix images in pairs; give an even number")
-    if spec.interpolation not in ("bicubic", "bilinear"):
-        raise unknown("interpolation", spec.interpolation, ("bicubic", "bilinear"))
-    for name in ("rand_augment", "colour_jitter", "erasing", "interpolation", "test_crop"):
-        if not spec.full_size and getattr(spec, name) != _LATER[name]:
-            raise UserError(
-                f"{name} is {getattr(spec, name)!r}, but augment is {spec.augment!r}: it needs augment=timm"
-            )
-    if not _RAND_AUGMENT.fullmatch(spec.rand_augment):
-        raise UserError(f"rand_augment is {spec.rand_augment!r}: give it as timm does, as in rand-m9-mstd0.5-inc1")

@@ -1,0 +1,65 @@
+"""Where weights may be written to, and the config.json that lets transformers open them. No torch here."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UserError, unknown
+from .sizes import MLP_RATIO
+
+if TYPE_CHECKING:
+    from .simmim import SimMIM
+
+FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # as which weights are written; all but the first by torch
+
+
+def check_target(
+    target: str | os.PathLike, layout: str, layouts: tuple[str, ...], source: str | os.PathLike | None = None
+) -> Path:
+    """The path that weights of a layout are to be written to: a folder for `hf`, else a file with a suffix of FILES.
+
+    `UserError`, one line, for an unknown layout, another suffix, a place that cannot be written, and the file `source`
+    itself: to be asked for before anything large is read.
+    """
+    if layout not in layouts:
+        raise unknown("layout", layout, layouts)
+    path = Path(target).expanduser()
+    if layout == "hf":
+        if path.suffix in FILES or path.is_file():
+            near = path.parent if path.name == "model.safetensors" else path.with_suffix("")
+            raise UserError(f"{path}: layout hf is a folder, of config.json and weights: give one, as in {near}")
+    elif path.is_dir():
+        raise UserError(f"{path} is a folder: give a file in it, as in {path / 'weights.safetensors'}")
+    elif path.suffix not in FILES:
+        raise UserError(f"{path}: its suffix says no kind of file: give one of {', '.join(FILES)}")
+    written = {file.resolve() for file in (path, path / "model.safetensors")}
+    if source is not None and Path(source).expanduser().resolve() in written:
+        raise UserError(f"{path} is the file to read, too: give the target another name")
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if not place.is_dir() or not os.access(path if path.exists() else place, os.W_OK):
+        raise UserError(f"cannot write {path}: {place} is no folder that you may write to; choose another")
+    return path
+
+
+def hf_config(model: "SimMIM", image_size: int) -> str:
+    """The content of config.json for transformers' `Swinv2ForMaskedImageModeling`: this model at a side in pixels."""
+    encoder = model.encoder
+    first = [stage.blocks[0] for stage in encoder.layers]
+    config = {
+        "architectures": ["Swinv2ForMaskedImageModeling"],
+        "model_type": "swinv2",
+        "image_size": image_size,
+        "patch_size": model.patch_size,
+        "num_channels": 3,
+        "embed_dim": encoder.embed_dim,
+        "depths": list(encoder.depths),
+        "num_heads": [block.attn.heads for block in first],
+        "window_size": encoder.layers[0].window,
+        "pretrained_window_sizes": [block.attn.pretrained_window or 0 for block in first],
+        "mlp_ratio": float(MLP_RATIO),
+        "qkv_bias": True,
+        "drop_path_rate": encoder.layers[-1].blocks[-1].drop_path,
+        "encoder_stride": model.stride,
+    }
+    return json.dumps(config, indent=2) + "\n"

@@ -1,0 +1,359 @@
+"""One reader of pictures: every task sees the same pixels of a file, and the same files are refused by all of them."""
+
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from picture_folders import one_line, picture, root  # noqa: F401 (a data root of its own)
+from PIL import Image, PngImagePlugin
+
+from simmim_lite.data import decode
+from simmim_lite.data.ade20k import open_ade20k
+from simmim_lite.data.catalogue import catalogue
+from simmim_lite.data.coco import open_coco
+from simmim_lite.data.packing import Settings, pack
+from simmim_lite.data.pictures import open_pictures, open_streamed
+from simmim_lite.data.sources import open_data
+from simmim_lite.errors import UserError
+from simmim_lite.lab import photos
+from simmim_lite.studies import own
+
+SIDE = 24
+RGB = picture(1, (SIDE, SIDE))
+PIXELS = np.asarray(RGB)
+GREY = np.asarray(RGB.convert("L"))
+HOLE = np.zeros((SIDE, SIDE), bool)
+HOLE[4:9, 3:17] = True
+WITH_HOLE = np.where(HOLE[..., None], 255, PIXELS)
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    held = io.BytesIO()
+    image.save(held, kind, **options)
+    return held.getvalue()
+
+
+def of_array(values: np.ndarray, kind: str = "PNG", **options) -> bytes:
+    return saved(Image.fromarray(values), kind, **options)
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, 2)
+
+
+def exif(orientation: int) -> bytes:
+    found = Image.Exif()
+    found[0x0112] = orientation
+    return found.tobytes()
+
+
+def with_app1(content: bytes) -> bytes:
+    """A JPEG with an EXIF segment of one's own."""
+    jpeg = saved(RGB, "JPEG", quality=95)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content + jpeg[2:]
+
+
+def png_with(chunk: bytes, content: bytes) -> bytes:
+    """A PNG with a chunk more, behind its header."""
+    png = saved(RGB, "PNG")
+    part = struct.pack(">I", len(content)) + chunk + content + struct.pack(">I", zlib.crc32(chunk + content))
+    return png[:33] + part + png[33:]
+
+
+def text_chunk() -> bytes:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 10), zip=True)
+    return saved(RGB, "PNG", pnginfo=info)
+
+
+def see_through(palette: Image.Image) -> np.ndarray:
+    return np.where((np.asarray(palette) == 0)[..., None], 255, np.asarray(palette.convert("RGB")))
+
+
+ALPHA = np.dstack([PIXELS, np.where(HOLE, 0, 255).astype(np.uint8)])
+DEEP = GREY.astype(np.uint16) * 257
+PALETTE = RGB.quantize(16)
+ONE_BIT = RGB.convert("1")
+CMYK = RGB.convert("CMYK")
+LAB = Image.merge("LAB", RGB.split())
+JPEG = np.asarray(Image.open(io.BytesIO(saved(RGB, "JPEG", quality=95))))
+TIFF_6 = {274: 6}
+#: Name -> (bytes of a file, uint8 (24, 24, 3) that every task is to see).
+GOOD = {
+    "plain.png": (saved(RGB, "PNG"), PIXELS),
+    "named_wrongly.jpg": (saved(RGB, "PNG"), PIXELS),
+    "bits.png": (saved(ONE_BIT, "PNG"), np.asarray(ONE_BIT.convert("RGB"))),
+    "grey.png": (of_array(GREY), grey(GREY)),
+    "grey_hole.png": (of_array(np.where(HOLE, 7, GREY | 8), transparency=7), grey(np.where(HOLE, 255, GREY | 8))),
+    "la.png": (of_array(np.dstack([GREY, ALPHA[..., 3]])), grey(np.where(HOLE, 255, GREY))),
+    "rgba.png": (of_array(ALPHA), WITH_HOLE),
+    "rgba.tif": (of_array(ALPHA, "TIFF"), WITH_HOLE),
+    "rgba.webp": (of_array(ALPHA, "WEBP", lossless=True, exact=True), WITH_HOLE),
+    "rgb_hole.png": (of_array(np.where(HOLE[..., None], 3, PIXELS | 4), transparency=(3, 3, 3)),
+                     np.where(HOLE[..., None], 255, PIXELS | 4)),
+    "deep.png": (of_array(DEEP), grey(GREY)),
+    "deep_hole.png": (of_array(np.where(HOLE, 5, DEEP | 2).astype(np.uint16), transparency=5),
+                      grey(np.where(HOLE, 255, GREY))),
+    "deep.tif": (of_array(DEEP, "TIFF"), grey(GREY)),
+    "deep_big_endian.tif": (of_array(DEEP.astype(">u2"), "TIFF"), grey(GREY)),
+    "deep.pgm": (b"P5 24 24 65535\n" + DEEP.astype(">u2").tobytes(), grey(GREY)),
+    "palette.png": (saved(PALETTE, "PNG"), np.asarray(PALETTE.convert("RGB"))),
+    "palette_hole.png": (saved(PALETTE, "PNG", transparency=0), see_through(PALETTE)),
+    "palette_holes.png": (saved(PALETTE, "PNG", transparency=b"\0" + b"\xff" * 15), see_through(PALETTE)),
+    "frames.gif": (saved(PALETTE, "GIF", save_all=True, append_images=[picture(2, (SIDE, SIDE))]),
+                   np.asarray(PALETTE.convert("RGB"))),
+    "cmyk.tif": (saved(CMYK, "TIFF"), np.asarray(CMYK.convert("RGB"))),
+    "lab.tif": (saved(LAB, "TIFF"), np.asarray(LAB.convert("RGB"))),
+    "turned_3.png": (saved(RGB, "PNG", exif=exif(3)), PIXELS[::-1, ::-1]),
+    "turned_6.png": (saved(RGB, "PNG", exif=exif(6)), np.rot90(PIXELS, -1)),
+    "turned_6.tif": (saved(RGB, "TIFF", tiffinfo=TIFF_6), np.rot90(PIXELS, -1)),
+    "turned_6_deep.png": (of_array(DEEP, exif=exif(6)), grey(np.rot90(GREY, -1))),
+    "no_such_turn.png": (saved(RGB, "PNG", exif=exif(9)), PIXELS),
+    "exif_blank.jpg": (with_app1(b"Exif\0\0"), JPEG),
+    "exif_twice.jpg": (with_app1(b"Exif\0\0Exif\0\0II*\0"), JPEG),
+    "exif_no_header.jpg": (with_app1(b"Exif\0\0\0\x08\0\x02\x01\x12\0\x03" + b"\0" * 16), JPEG),
+    "exif_cut.jpg": (with_app1(b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01\0\0\0\x06\0"), JPEG),
+    "exif_cut.png": (png_with(b"eXIf", b"MM\0*"), PIXELS),
+    "xmp.png": (png_with(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0\xff\xfe tiff:Orientation"), PIXELS),
+}  # fmt: skip
+TURNED_JPEGS = {f"turned_{k}.jpg": saved(RGB.resize((60, 40)), "JPEG", exif=exif(k), quality=95) for k in range(1, 9)}
+#: Name -> (bytes, why every task refuses them).
+BAD = {
+    "int32.tif": (of_array(GREY.astype(np.int32), "TIFF"), "32-bit integers have no known range"),
+    "int16.tif": (of_array(DEEP.astype(np.int32), "TIFF"), "32-bit integers have no known range"),
+    "float.tif": (of_array((GREY / 255).astype(np.float32), "TIFF"), "floating-point pixels have no known range"),
+    "text.png": (text_chunk(), "unpacks to more than 1 MB"),
+    "profile.png": (saved(RGB, "PNG", icc_profile=bytes(PngImagePlugin.MAX_TEXT_CHUNK + 10)), "text or colour profile"),
+    "cut.png": (saved(RGB, "PNG")[:300], ""),
+    "cut.jpg": (saved(RGB, "JPEG", quality=95)[:-200], "truncated"),
+    "cut.tif": (saved(RGB, "TIFF")[:700], ""),
+    "cut.gif": (saved(PALETTE, "GIF")[:120], ""),
+    "empty.jpg": (b"", "not a picture of a known format"),
+    "html.jpg": (b"<html>404</html>", "not a picture of a known format"),
+    "bomb.pgm": (b"P5 30000 30000 255\n" + bytes(99), "exceeds limit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_file_is_read_as_it_is_meant(name, tmp_path):
+    content, expected = GOOD[name]
+    (tmp_path / name).write_bytes(content)
+    for source in (content, tmp_path / name, str(tmp_path / name), Image.open(io.BytesIO(content))):
+        found = decode.read(source)
+        assert found.mode == "RGB" and np.array_equal(np.asarray(found), expected)
+    assert np.array_equal(decode.read_square(content, SIDE), expected.transpose(2, 0, 1))
+
+
+def test_jpegs_are_turned_as_every_viewer_turns_them():
+    from PIL import ImageOps
+
+    for name, content in TURNED_JPEGS.items():
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+        assert np.array_equal(np.asarray(decode.read(content)), np.asarray(expected)), name
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_read_says_why(name, tmp_path):
+    content, words = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    for source in (content, tmp_path / name):
+        one_line(words or ".", decode.read, source)
+        one_line(words or ".", decode.read_square, source, 16)
+    one_line("no such file", decode.read, tmp_path / "nowhere.png")
+    one_line("no picture, but a NoneType", decode.read, None)
+
+
+def test_resize_takes_the_centre_square(tmp_path):
+    x = np.linspace(0, 255, 300)
+    wide = np.stack([np.broadcast_to(x, (120, 300))] * 3, -1).astype(np.uint8)
+    Image.fromarray(wide).save(tmp_path / "wide.jpg", quality=95)
+    out = decode.read_square(tmp_path / "wide.jpg", 30)
+    expected = Image.fromarray(wide[:, 90:210]).resize((30, 30), Image.Resampling.BICUBIC)
+    assert out.shape == (3, 30, 30) and np.abs(out[0].astype(int) - np.asarray(expected)[..., 0]).max() <= 4
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """train/CLASS and val/CLASS with every file above, good ones in class `good`, and some plain ones."""
+    for name, (content, _) in (GOOD | BAD).items():
+        place = tmp_path / "photos" / "train" / ("good" if name in GOOD else "bad") / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    for split in ("train", "val"):
+        for label in ("good", "bad"):
+            for k in range(4):
+                place = tmp_path / "photos" / split / label / f"more_{k}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                picture(k, (SIDE, SIDE)).save(place)
+    return tmp_path / "photos"
+
+
+def of_shelf(shelf) -> dict[str, np.ndarray | str]:
+    """What a shelf's pictures are, by the name of the file: pixels, or why there are none."""
+    found = {}
+    for i in range(len(shelf)):
+        name = shelf.title(i).partition(" in ")[0].rpartition("/")[2]
+        try:
+            found[name] = np.asarray(shelf.picture(i))
+        except UserError as error:
+            found[name] = str(error)
+    return found
+
+
+def stored(spec: str) -> dict[str, np.ndarray | str]:
+    data, found = open_data(spec, SIDE), catalogue(spec)
+    place = {int(i): k for k, i in enumerate(data.train.ids)}
+    seen = {name.rpartition("/")[2]: reason for name, reason in data.skipped}
+    for i in found.parts.train:
+        name = found.title(i).partition(" in ")[0].rpartition("/")[2]
+        if int(found.parts.ids[i]) in place:
+            seen[name] = np.asarray(data.train.images[place[int(found.parts.ids[i])]]).transpose(1, 2, 0)
+            assert np.array_equal(found.square(int(i), SIDE).transpose(1, 2, 0), seen[name])
+    return seen
+
+
+def packed(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
+    spec = f"packed:{folder.parent / 'pack'}"
+    held = pack(f"imagefolder:{folder}", folder.parent / "pack", settings=Settings(short_side=64), workers=1)
+    seen = {name.rpartition("/")[2]: reason for name, reason in held.info["left_out"]}
+    as_files, as_store = of_shelf(open_pictures(spec).train), stored(spec)
+    for name, pixels in as_files.items():
+        assert np.array_equal(pixels, as_store[name]), name
+    return as_files | seen
+
+
+def detected(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
+    paths = sorted(p.relative_to(folder.parent) for p in folder.rglob("*.*") if "train" in p.parts)
+    images = [{"id": k, "file_name": str(p), "width": SIDE, "height": SIDE} for k, p in enumerate(paths)]
+    box = {"category_id": 1, "bbox": [1, 1, 9, 9], "segmentation": [[1, 1, 9, 1, 9, 9]]}
+    content = {"images": images, "annotations": [box | {"id": k, "image_id": k} for k in range(len(paths))]}
+    content["categories"] = [{"id": 1, "name": "thing"}]
+    coco = folder.parent
+    (coco / "annotations").mkdir()
+    for split in ("train", "val"):
+        (coco / f"{split}2017").symlink_to(coco)
+        (coco / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    split = open_coco(f"coco:{coco}", 32).train
+    return _each(split.files, lambda i: split[i].image)
+
+
+def segmented(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
+    top = folder.parent / "ade"
+    for split, source in (("training", "train"), ("validation", "val")):
+        for path in (folder / source).rglob("*.*"):
+            image = top / "images" / split / f"{path.suffix[1:]}_{path.name}"
+            annotation = top / "annotations" / split / f"{image.stem}.png"
+            for place in (image, annotation):
+                place.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(path.read_bytes())
+            Image.new("L", (SIDE, SIDE), 1).save(annotation)
+    (top / "classes.txt").write_text("a\nb")
+    split = open_ade20k(f"ade20k:{top}", 32).train
+    names = [name.rpartition("/")[2].partition("_")[2] for name in split.images]
+    return _each(names, lambda i: split.load(i)[0])
+
+
+def _each(names, load) -> dict[str, np.ndarray | str]:
+    found = {}
+    for i, name in enumerate(names):
+        try:
+            found[name.rpartition("/")[2]] = load(i).transpose(1, 2, 0)
+        except UserError as error:
+            found[name.rpartition("/")[2]] = str(error)
+    return found
+
+
+def in_the_lab(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
+    """The entries of uploads, which are JPEGs, beside those of the pixels that are expected."""
+    found = {}
+    for path in (folder / "train").rglob("*.*"):
+        try:
+            entry = photos.own_picture(path.read_bytes())
+        except UserError as error:
+            found[path.name] = str(error)
+            continue
+        expected = GOOD[path.name][1] if path.name in GOOD else np.asarray(decode.read(path))
+        assert entry["data"] == photos.own_picture(expected)["data"], path.name
+        found[path.name] = expected
+    return found
+
+
+def in_notebook_11(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
+    paths = sorted(str(p) for p in (folder / "train").rglob("*.*"))
+    found = {}
+    for path in paths:
+        monkeypatch.setattr(own, "look", lambda data, path=path: {"paths": [path]})
+        try:
+            found[Path(path).name] = own.pictures(f"imagefolder:{folder}", SIDE)[0].transpose(1, 2, 0)
+        except UserError as error:
+            found[Path(path).name] = str(error)
+    return found
+
+
+WAYS = {
+    "store": lambda folder, _: stored(f"imagefolder:{folder}"),
+    "streamed": lambda folder, _: of_shelf(open_streamed(f"imagefolder:{folder}", SIDE).train),
+    "full size": lambda folder, _: of_shelf(open_pictures(f"imagefolder:{folder}").train),
+    "pack": packed,
+    "detection": detected,
+    "segmentation": segmented,
+    "mask lab": in_the_lab,
+    "notebook 11": in_notebook_11,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_task_sees_the_same_pixels(way, folder, monkeypatch, capsys):
+    found = WAYS[way](folder, monkeypatch)
+    for name, (_, expected) in GOOD.items():
+        assert isinstance(found[name], np.ndarray), f"{name}: {found[name]}"
+        assert np.array_equal(found[name], expected), name
+    for name, (_, words) in BAD.items():
+        assert isinstance(found[name], str) and words in found[name] and "\n" not in found[name], name
+
+
+def test_a_set_of_the_hub_is_read_by_the_same_reader(folder, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(folder.parent / "hub"))
+    for path in list((folder / "train").rglob("*.pgm")):  # not a picture to `datasets`
+        path.unlink()
+    data = open_pictures(f"hf:{folder}")
+    names = sorted(p.name for p in (folder / "train" / "good").iterdir())
+    seen = [np.asarray(data.train.picture(i)) for i in np.flatnonzero(data.train.labels == data.classes.index("good"))]
+    assert len(seen) == len(names)
+    wanted = {GOOD[name][1].tobytes() for name in names if name in GOOD}
+    assert wanted <= {pixels.tobytes() for pixels in seen}
+
+
+def test_annotations_belong_to_the_upright_picture(tmp_path):
+    path = tmp_path / "turned.jpg"
+    for k, upright in ((1, (40, 60)), (3, (40, 60)), (6, (60, 40)), (8, (60, 40))):
+        path.write_bytes(TURNED_JPEGS[f"turned_{k}.jpg"])
+        assert decode.read_annotated(path, upright).shape == (3, *upright)
+        words = "before its EXIF orientation turns it" if k > 4 else "give both the same size"
+        one_line(f"turned.jpg: .*{words}", decode.read_annotated, path, upright[::-1])
+    (tmp_path / "turned.tif").write_bytes(saved(RGB.resize((60, 40)), "TIFF", tiffinfo=TIFF_6))
+    one_line("before its EXIF", decode.read_annotated, tmp_path / "turned.tif", (40, 60))
+
+
+@pytest.mark.parametrize(
+    "name", ["plain.png", "palette_hole.png", "exif_cut.jpg", "rgba.tif", "rgba.webp", "frames.gif"]
+)
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_a_damaged_file_is_a_picture_or_one_line(name, data):
+    content = bytearray(GOOD[name][0])
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        found = decode.read(content)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert found.mode == "RGB" and np.array_equal(np.asarray(found), np.asarray(decode.read(content)))

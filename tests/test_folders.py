@@ -1,0 +1,366 @@
+"""The folder rule as a table, the walk that lists a folder, and the one line about it."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from picture_folders import fill, one_line, photos, picture, root  # noqa: F401 (fixtures)
+
+from simmim_lite.data import catalogue, folders, listing, pictures, sources
+from simmim_lite.data.packing import pack
+from simmim_lite.data.splits import describe
+from simmim_lite.errors import UserError
+
+
+def by(top: str, count: int, classes: str = "cat dog") -> dict[str, int]:
+    """count pictures in each class folder below a folder."""
+    return {f"{top}/{name}".lstrip("/"): count for name in classes.split()}
+
+
+def names(tree: dict[str, int]) -> list[str]:
+    return sorted(f"{folder}/{i}.jpg".lstrip("/") for folder, count in tree.items() for i in range(count))
+
+
+SPLIT = "2 classes, 20 train / 5 val / 5 test"
+HELD = "2 classes, 16 train / 2 val / 2 test"
+#: Folder -> pictures, and what the line says of them; 10 a class to train on and 5 to test, where it does not matter.
+CASES: dict[str, tuple[dict[str, int], str]] = {
+    # splits in every spelling
+    "as we say it": (by("train", 10) | by("test", 5), SPLIT),
+    "valid": (by("train", 10) | by("valid", 5), SPLIT),
+    "tumour": (by("Training", 10) | by("Testing", 5), f"{SPLIT}; train is Training, test is Testing"),
+    "case": (by("Train", 10) | by("Val", 5), f"{SPLIT}; train is Train, val is Val"),
+    "upper": (by("TRAIN", 10) | by("VALIDATION", 5), f"{SPLIT}; train is TRAIN, val is VALIDATION"),
+    "dev": (by("train", 10) | by("dev", 5), f"{SPLIT}; val is dev"),
+    "eval": (by("train", 10) | by("Eval", 5), f"{SPLIT}; val is Eval"),
+    "eval beside val": (
+        by("train", 10) | by("val", 4) | by("eval", 3),
+        "2 classes, 20 train / 8 val / 6 test; test is eval",
+    ),
+    "all three": (by("train", 10) | by("val", 4) | by("test", 3), "2 classes, 20 train / 8 val / 6 test"),
+    "years": ({"train2017": 20, "val2017": 8}, "no labels, 20 train / 8 val; train is train2017, val is val2017"),
+    "sets": (by("TrainSet", 10) | by("test_set", 5), f"{SPLIT}; train is TrainSet, test is test_set"),
+    "words": (by("Train Data", 10) | by("Val Images", 5), f"{SPLIT}; train is Train Data, val is Val Images"),
+    "copies": (by("train (1)", 10) | by("test (1)", 5), f"{SPLIT}; train is train (1), test is test (1)"),
+    "a name in common": (
+        by("seg_train/seg_train", 10) | by("seg_test/seg_test", 5) | {"seg_pred/seg_pred": 7},
+        f"{SPLIT}; read from seg_train/seg_train/, seg_test/seg_test/; train is seg_train, test is seg_test; "
+        "7 passed over (seg_pred/: beside the splits)",
+    ),
+    "parts": (
+        by("train.X1", 10) | by("train.X2", 10, "elk fox") | by("val.X", 4, "cat dog elk fox"),
+        "4 classes, 40 train / 8 val / 8 test; train is train.X1, train.X2, val is val.X",
+    ),
+    "others beside": (
+        by("train", 10) | by("test", 5) | {"unlabeled": 50},
+        f"{SPLIT}; 50 passed over (unlabeled/: beside the splits)",
+    ),
+    "masks beside": (
+        {"train": 20, "train_masks": 20, "test": 5},
+        "no labels, 20 train / 5 val; 20 passed over (train_masks/: beside the splits)",
+    ),
+    # a split is one only beside another, or alone
+    "vehicles": (
+        dict.fromkeys(["boat", "bus", "car", "train"], 12),
+        "4 classes, 43 train / 3 val / 2 test; train taken as a class, not as a split",
+    ),
+    "train station": (
+        {"train station": 10, "test tube": 10},
+        f"{HELD}; test tube, train station taken as classes, not as a split",
+    ),
+    "train alone": (by("train", 10), f"{HELD}; read from train/"),
+    "train and a sample": (
+        by("train", 10) | {"sample": 3},
+        f"{HELD}; read from train/; 3 passed over (sample/: beside train/)",
+    ),
+    "val alone": (by("val", 10), f"{HELD}; read from val/"),
+    # classes above splits
+    "classes above": (
+        {f"{c}/{s}": n for c in ("cat", "dog") for s, n in (("train", 10), ("test", 5), ("masks", 5))},
+        f"{SPLIT}; each class has splits of its own; 10 passed over (cat/masks/, dog/masks/: beside the splits)",
+    ),
+    "classes in names": (
+        {"trainA": 10, "trainB": 10, "testA": 5, "testB": 5},
+        f"{SPLIT}; each class has splits of its own",
+    ),
+    # wrappers
+    "wrapped": (by("archive/train", 10) | by("archive/test", 5), f"{SPLIT}; read from archive/"),
+    "wrapped thrice": (
+        {"": 1, "a": 1} | by("a/b/c/Train", 10) | by("a/b/c/test", 5),
+        f"{SPLIT}; read from a/b/c/; train is Train; 2 passed over (0.jpg: beside a/; a/0.jpg: beside a/b/)",
+    ),
+    "wrapped beside documents": (
+        by("archive/train", 10) | by("archive/test", 5) | {"docs": 2},
+        f"{SPLIT}; read from archive/; 2 passed over (docs/: beside archive/)",
+    ),
+    "wrapped classes": (by("data", 10), f"{HELD}; read from data/"),
+    "images beside documents": (
+        by("images", 10) | {"docs": 2},
+        f"{HELD}; read from images/; 2 passed over (docs/: beside images/)",
+    ),
+    "images beside masks": (
+        {"images": 20, "annotations/trimaps": 20},
+        "no labels, 16 train / 4 val; read from images/; 20 passed over (annotations/: beside images/)",
+    ),
+    "wrapped splits": (by("train/images", 10) | by("test", 5), f"{SPLIT}; read from train/images/"),
+    "stray beside a wrapped split": (
+        by("train/train", 10) | {"train": 1} | by("test", 5),
+        f"{SPLIT}; read from train/train/; 1 passed over (train/0.jpg: beside train/train/)",
+    ),
+    # stray files
+    "loose": (by("", 10) | {"": 1}, f"{HELD}; 1 passed over (0.jpg: outside of the class folders)"),
+    "loose in splits": (
+        by("train", 10) | by("test", 5) | {"train": 2, "test": 1},
+        f"{SPLIT}; 3 passed over (train/0.jpg, train/1.jpg, test/0.jpg: outside of the class folders)",
+    ),
+    "mostly loose": (
+        by("", 10) | {"": 20},
+        "no labels, 36 train / 4 val; folders are not taken as classes: 20 pictures lie outside of them",
+    ),
+    "flat": ({"": 20}, "no labels, 16 train / 4 val"),
+    "flat with a folder": ({"": 12, "more": 8}, "no labels, 16 train / 4 val"),
+    # labels on one side alone
+    "test without labels": (
+        by("train", 10) | {"test": 9},
+        "2 classes, 16 train / 9 val / 4 test; test has no labels and serves as val: 4 pictures of train are held out "
+        "as test",
+    ),
+    "test in folders of other names": (
+        by("train", 10) | by("test", 5, "0001 0002"),
+        "2 classes, 16 train / 10 val / 4 test; folders of test are none of train's classes; test has no labels and "
+        "serves as val: 4 pictures of train are held out as test",
+    ),
+    "val with labels, test without": (
+        by("train", 10) | by("val", 5) | {"test": 9},
+        f"{SPLIT}; 9 pictures of test not used: they have no labels",
+    ),
+    "val without labels": (
+        by("train", 10) | {"val": 9},
+        "2 classes, 20 train / 9 val; val has no labels, so there is nothing to probe with: sort it into class "
+        "folders, or take it away and a part of train is held out",
+    ),
+    "labels of val alone": (
+        {"train": 20} | by("val", 5),
+        "no labels, 20 train / 10 val; folders of val are no classes: train has none",
+    ),
+    "a class less in val": (by("train", 10) | by("val", 6, "cat"), "2 classes, 20 train / 3 val / 3 test"),
+    "classes in another case": (by("train", 10, "Cat Dog") | by("test", 5), SPLIT),
+    # few pictures a class
+    "singletons": (
+        by("", 1, "a b c d e f g h"),
+        "no labels, 4 train / 4 val; labels not used: with one picture a class there is nothing to probe with",
+    ),
+    "one singleton": (
+        by("", 10) | {"elk": 1},
+        "3 classes, 17 train / 2 val / 2 test; classes of a single picture are trained on and not tested (elk)",
+    ),
+    "one picture to train on": (by("train", 1) | by("test", 5), "2 classes, 2 train / 5 val / 5 test"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_rule(case) -> None:
+    tree, line = CASES[case]
+    parts = folders.read(names(tree))
+    laid = parts.split("x")
+    counts = {split: len(rows) for split, rows in laid.splits.items()}
+    said = describe("x", len(laid.classes), counts, laid.notes, parts.passed)
+    assert said.replace(" pictures of x", "").removeprefix("data: ") == line
+    rows = np.concatenate(list(laid.splits.values()))
+    assert len(np.unique(rows)) == len(rows), "in two splits"
+    for row in rows if laid.classes else ():
+        label = laid.labels[row]
+        assert label < 0 or laid.classes[label].lower() in laid.names[row].lower()
+    if "test" in laid.splits:
+        assert (laid.labels[laid.splits["train"]] >= 0).all() and (laid.labels[laid.splits["test"]] >= 0).all()
+        assert set(laid.labels[laid.splits["test"]]) <= set(laid.labels[laid.splits["train"]]), "tested, never trained"
+        whole = parts.split("x", halve=False).splits
+        assert np.array_equal(whole["train"], laid.splits["train"]) and set(laid.splits["test"]) <= set(whole["test"])
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        (by("train", 9) | by("test", 5, "cat yak"), r"test/yak/0.jpg: class 'yak' is not in train \(cat, dog\); give"),
+        (by("val", 9) | by("test", 5), "test/ and val/ without pictures to train on; add a folder called train"),
+        (by("fold1/train", 9) | by("fold1/test", 5) | by("fold2/train", 9) | by("fold2/test", 5), "each hold splits"),
+        (by("", 2), "4 images are too few to hold some of them out"),
+    ],
+)  # fmt: skip
+def test_folders_without_a_meaning_are_one_line(tree, words) -> None:
+    one_line(words, lambda: folders.read(names(tree), root="DIR").split("x"))
+
+
+def test_tiny_imagenet_has_its_labels_in_a_file() -> None:
+    tree = names(by("train", 4, "n1/images n2/images") | {"val/images": 5, "test/images": 3})
+    notes = {"val/val_annotations.txt": "".join(f"{i}.jpg\tn{1 + i % 2}\t0\t0\t62\t62\n" for i in range(4))}
+    parts = folders.read(tree, notes)
+    assert parts.classes == ("n1", "n2") and len(parts.train) == 8
+    assert {parts.names[i]: parts.classes[parts.labels[i]] for i in parts.held["val"]} == {
+        f"val/images/{i}.jpg": f"n{1 + i % 2}" for i in range(4)
+    }
+    assert parts.passed == (("val/images/4.jpg", "in no annotation", 1),)
+    one_line(
+        "val/images/0.jpg: class 'n3' is not in train", folders.read, tree, {"val/val_annotations.txt": "0.jpg n3"}
+    )
+
+
+# --- on the disk
+
+
+def line_of(folder, size: int = 16) -> str:
+    """What is said of a folder, after its name; its splits are checked against the other ways of opening it."""
+    spec = f"imagefolder:{folder}"
+    data = sources.open_data(spec, size)
+    whole, streamed = pictures.open_pictures(spec), pictures.open_streamed(spec, size)
+    assert set(streamed.train.ids) == set(data.train.ids) and set(streamed.val.ids) == set(data.val.ids)
+    if data.test is not None:
+        assert set(whole.train.ids) == set(data.train.ids) and set(data.test.ids) <= set(whole.test.ids)
+    return data.line.partition(f" pictures of {spec}")[2]
+
+
+def test_what_pillow_reads_is_a_picture(tmp_path) -> None:
+    assert {".jpg", ".jfif", ".jpe", ".mpo", ".webp", ".jp2", ".tga", ".avif", ".ico"} <= listing.extensions()
+    assert not {".pdf", ".h5", ".mpg"} & listing.extensions()
+    for ending in ("JPG", "jfif", "Jpe", "TIFF", "tga", "pcx", "pnm", "jp2"):
+        for i in range(3):
+            (tmp_path / "own" / ending).mkdir(parents=True, exist_ok=True)
+            picture(i).save(tmp_path / "own" / ending / f"{i}.{ending}")
+    data = sources.open_data(f"imagefolder:{tmp_path / 'own'}", 16)
+    assert data.num_classes == 8 and len(data.train) + len(data.val) + len(data.test) == 24 and not data.skipped
+
+
+def test_what_is_no_picture_is_named(photos) -> None:
+    (photos / "train/ant/notes.txt").write_text("")
+    (photos / "train/ant/a\nb.heic").write_bytes(b"")
+    (photos / "train/ant/.DS_Store").write_bytes(b"")
+    (photos / "train/ant/._000.png").write_bytes(b"")
+    (photos / "Thumbs.db").write_bytes(b"")
+    os.mkfifo(photos / "train/ant/pipe.png")
+    for folder in (".ipynb_checkpoints", "__MACOSX", "train/bee/@eaDir"):
+        fill(photos / folder, 2)
+    assert line_of(photos) == (
+        "; 7 passed over (.ipynb_checkpoints/, __MACOSX/, train/ant/._000.png and 1 more: hidden; "
+        r"train/ant/a\nb.heic, train/ant/notes.txt, train/ant/pipe.png: no picture)"
+    )
+
+
+def test_links_in_circles_and_to_nothing(photos) -> None:
+    for name, target in {"up": "../..", "self": "self", "self.png": "self.png", "gone.png": "nowhere.png"}.items():
+        (photos / "train/ant" / name).symlink_to(target)
+    assert line_of(photos) == (
+        "; 4 passed over (train/ant/gone.png: a link to nothing; train/ant/self, train/ant/self.png, train/ant/up/: a "
+        "link in a circle)"
+    )
+
+
+def _class_in_both(folder):
+    shutil.rmtree(folder / "test/ant")
+    (folder / "test/ant").symlink_to("../train/ant")
+
+
+def _split_linked(folder):
+    shutil.rmtree(folder / "test")
+    (folder / "test").symlink_to("train")
+
+
+def _hard_links(folder):
+    for i in range(4):
+        os.link(folder / f"train/ant/00{i}.png", folder / f"test/bee/same{i}.png")
+
+
+def _class_twice(folder):
+    shutil.rmtree(folder / "test")
+    (folder / "train/aaa").symlink_to("cat")
+
+
+@pytest.mark.parametrize(
+    ("change", "counts", "passed"),
+    [
+        (_class_in_both, (24, 4, 4), "8 passed over (test/ant/000.png"),
+        (_split_linked, (20, 2, 2), "24 passed over (test/ant/000.png"),
+        (_hard_links, (24, 6, 6), "4 passed over (test/bee/same0.png"),
+        (_class_twice, (20, 2, 2), "8 passed over (train/aaa/000.png"),
+    ],
+)  # fmt: skip
+def test_no_file_is_in_two_places(photos, change, counts, passed) -> None:
+    change(photos)
+    said, data = line_of(photos), sources.open_data(f"imagefolder:{photos}", 16)
+    assert (len(data.train), len(data.val), len(data.test)) == counts and data.classes == ("ant", "bee", "cat")
+    assert passed in said and said.endswith("the same file as one of train)")
+
+
+def test_copies_are_counted_and_stay(photos, monkeypatch) -> None:
+    for i in range(3):
+        shutil.copy(photos / f"train/ant/00{i}.png", photos / f"test/bee/copy{i}.png")
+    assert line_of(photos) == "; 3 of 15 held-out pictures have the bytes of a training picture"
+    assert len(sources.open_data(f"imagefolder:{photos}", 16).test) == 7
+    spec = f"imagefolder:{photos}"
+    found = catalogue.catalogue(spec)
+    laid = found.parts.split(spec)
+    monkeypatch.setattr(catalogue, "_COMPARED", 3000)  # bytes: a few pictures of one length
+    [note] = catalogue.copies(found, laid) or ["none"]
+    assert note == "none" or "that were compared" in note
+    read = []
+    monkeypatch.setattr(catalogue, "_digest", lambda found, i: read.append(i))
+    catalogue.copies(found, laid)
+    assert sum(found.sizes[read]) <= 3000
+    different = replace(found, sizes=np.arange(len(found.sizes)))
+    read.clear()
+    assert catalogue.copies(different, laid) == [] and not read, "of files of other lengths none is read"
+
+
+def test_the_line_is_said_once_and_kept(photos, tmp_path, capsys, monkeypatch) -> None:
+    spec = f"imagefolder:{photos}"
+    (photos / "train/ant/001.png").write_bytes(b"broken")
+
+    def said() -> list[str]:
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith("data: ")]
+
+    with sources.hushed():
+        sources.open_data(spec, 16)
+    monkeypatch.setenv("RANK", "1")
+    sources.open_data(spec, 16)
+    assert said() == []
+    monkeypatch.delenv("RANK")
+    data = sources.open_data(spec, 16)
+    whole = "1 passed over (train/ant/001.png: cannot be read)"
+    assert said() == [data.line] == [f"data: 3 classes, 23 train / 6 val / 6 test pictures of {spec}; {whole}"]
+    for again in (lambda: sources.open_data(spec, 16), lambda: pictures.open_pictures(spec)):
+        again()
+    pack(spec, tmp_path / "pack", workers=1)
+    assert said() == []
+    packed = sources.open_data(f"packed:{tmp_path / 'pack'}", 16)
+    assert said() == [packed.line] and "001.png: could not be read when it was packed" in packed.line
+    fill(photos / "test/bee", 5)  # a picture more: the files are others now
+    pictures.open_streamed(spec, 16)
+    assert len(said()) == 1
+    info = json.loads(next((tmp_path / "root/stores").glob("photos-*/index.json")).read_text())
+    assert info["notes"] == []
+
+
+def test_records_of_misread_folders_are_not_taken_for_new_ones(tmp_path) -> None:
+    """The digest of names alone is that of plain folders; where more than names decides, it is another."""
+    for top, count in (("Train", 4), ("Test", 3)):
+        for name in ("ant", "bee"):
+            fill(tmp_path / "own" / top / name, count)
+    spec = f"imagefolder:{tmp_path / 'own'}"
+    found = catalogue.catalogue(spec)
+    names_alone = listing.signature(list(zip(found.parts.names, found.sizes.tolist(), strict=True)))
+    assert found.digest != names_alone
+    for top in ("Train", "Test"):
+        (tmp_path / "own" / top).rename(tmp_path / "own" / top.lower())
+    found = catalogue.catalogue(spec)
+    assert found.digest == listing.signature(list(zip(found.parts.names, found.sizes.tolist(), strict=True)))
+
+
+def test_a_folder_that_cannot_be_listed_is_one_line(photos, monkeypatch) -> None:
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(listing.os, "scandir", refuse)
+    with pytest.raises(UserError, match="cannot be read .Permission denied.; make it readable"):
+        catalogue.catalogue(f"imagefolder:{photos}")

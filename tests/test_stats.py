@@ -1,0 +1,156 @@
+"""Statistics against scipy's, and what the rules promise: coverage and false *holds* on made-up data of known truth."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from simmim_lite.evidence import stats
+from simmim_lite.evidence.findings import judge
+from simmim_lite.evidence.rules import FAILS, HOLDS, OPEN, RULES, TABLE
+
+DRAWS = 10_000
+BY_T = [rule for rule in TABLE if rule.test in ("above", "below")]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=40).filter(lambda v: np.std(v) > 1e-6))
+def test_t_interval_is_scipys_at_every_n(values) -> None:
+    found = stats.t_interval(values)
+    low, high = scipy_stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=scipy_stats.sem(values))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert stats.t_interval(values[:1]) == (values[0], None, None)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=20))
+def test_spearman_is_scipys(pairs) -> None:
+    x, y = np.array(pairs).T
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        assert np.isnan(stats.spearman(x, y))
+    else:
+        assert stats.spearman(x, y) == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
+
+
+def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
+    values = np.random.default_rng(1).normal(size=12)
+    found = stats.jackknife(lambda i: values[i].mean(), range(12))
+    assert np.sort(found[0]) == pytest.approx(np.sort(values)) and found[1] == pytest.approx(stats.t_interval(values))
+
+
+def test_reliability() -> None:
+    rng = np.random.default_rng(2)
+    effects = {(m, c): rng.normal(0, 2) + 10 * m for m in range(3) for c in range(60)}
+    runs = [(m, c, value + rng.normal(0, 1)) for (m, c), value in effects.items() for _ in range(4)]
+    assert stats.reliability(runs) == pytest.approx(0.8, abs=0.05)
+    assert stats.reliability((m, c, rng.normal()) for m, c, _ in runs) < 0.1
+    # between sizes is not between cells of a size; one seed a cell says nothing
+    assert stats.reliability([(m, c, float(m)) for m, c, _ in runs]) is None
+    assert stats.reliability([(0, c, v) for (m, c), v in effects.items() if m == 0]) is None
+
+
+def test_power_and_units() -> None:
+    rng = np.random.default_rng(3)
+    draws = rng.normal(1.2, 1, (DRAWS, 5))
+    half = stats.t_quantile(0.975, 4) * draws.std(1, ddof=1) / np.sqrt(5)
+    seen = (np.abs(draws.mean(1)) > half).mean()
+    assert stats.power(1.2, 1, 5) == pytest.approx(seen, abs=0.015)
+    needed = stats.units_needed(0.5, 1)
+    assert stats.power(0.5, 1, needed) >= 0.8 > stats.power(0.5, 1, needed - 1)
+    assert stats.units_needed(1e-6, 1) is None and stats.power(1, 1, 1) == 0
+
+
+# --- what the text of the rules promises ---
+
+
+def _intervals(draws: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """`t_interval` of many draws (draws, n) at once."""
+    n = draws.shape[1]
+    half = stats.t_quantile(0.5 + confidence / 2, n - 1) * draws.std(1, ddof=1) / np.sqrt(n)
+    low, high = draws.mean(1) - half, draws.mean(1) + half
+    assert stats.t_interval(draws[0], confidence)[1:] == pytest.approx((low[0], high[0]))
+    return low, high
+
+
+@pytest.mark.parametrize("n", [3, 5, 6, 8])
+@pytest.mark.parametrize("rule", BY_T, ids=lambda rule: rule.id)
+def test_false_holds_and_coverage_of_the_t_rules(rule, n) -> None:
+    """At the margin itself a claim is false: it is found to hold in 2.5 %, and the interval covers in 95 %."""
+    draws = np.random.default_rng(n).normal(rule.margin, 0.02, (DRAWS, n))
+    low, high = _intervals(draws)
+    holds = low > rule.margin if rule.test == "above" else high < rule.margin
+    assert holds.mean() == pytest.approx(0.025, abs=0.006)
+    assert ((low < rule.margin) & (rule.margin < high)).mean() == pytest.approx(0.95, abs=0.008)
+    for k in (0, 1, int(np.argmax(holds))):  # the verdict is that of the arrays
+        verdict = judge(rule, draws[k], stats.t_interval(draws[k]))
+        assert (verdict == HOLDS) == holds[k] and (verdict == OPEN) == (low[k] < rule.margin < high[k])
+
+
+@pytest.mark.parametrize("n", [3, 5, 6])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_false_holds_of_the_equivalence_test(n, side) -> None:
+    """C6 at the edge of its margin, which is itself measured: found to hold in 5 %."""
+    rng = np.random.default_rng(10 + n)
+    gain = rng.normal(0.03, 0.002, (DRAWS, n))
+    margin = RULES["C6"].margin * gain
+    d = rng.normal(side * RULES["C6"].margin * 0.03, 0.002, (DRAWS, n))
+    above, below = _intervals(d + margin, 0.9)[0] > 0, _intervals(d - margin, 0.9)[1] < 0
+    assert (above & below).mean() == pytest.approx(0.05, abs=0.009)
+
+
+def _seed(rng: np.random.Generator, noise: float, runs: int = 9) -> float:
+    """Spearman of loss and score in a seed of runs, both about one order, and the loss of it with noise."""
+    order = np.arange(runs) / runs
+    return stats.spearman(order + noise * rng.normal(size=runs), -order - noise * rng.normal(size=runs))
+
+
+def test_false_holds_and_coverage_of_the_rank_rule() -> None:
+    """C5a at five seeds of nine runs: where the true mean correlation is the margin, or far beyond.
+
+    Correlations of few runs are skewed: an interval covers in about 90 to 93 %, and a claim that is false at the margin
+    is found to hold in about 5 % (docs/settings.md says so).
+    """
+    rng, rule = np.random.default_rng(4), RULES["C5a"]
+    for noise, holds_at_most in ((0.3, 0.07), (0.1, 1.0)):
+        truth = np.mean([_seed(rng, noise) for _ in range(4000)])
+        covered, held = [], []
+        for _ in range(400):
+            values = [_seed(rng, noise) for _ in range(5)]
+            found = stats.t_interval(values)
+            covered.append(found.low <= truth <= found.high)
+            held.append(judge(rule, values, found) == HOLDS)
+        assert np.mean(covered) > 0.87
+        assert np.mean(held) <= holds_at_most
+        assert holds_at_most == 1 or truth == pytest.approx(rule.margin, abs=0.03)
+    assert np.mean(held) > 0.9  # the last one is far beyond
+
+
+def test_coverage_of_the_jackknife_over_cells() -> None:
+    """C5a on runs made once: 21 cells of three runs, which share a cell's own luck."""
+    rng = np.random.default_rng(5)
+
+    def cells(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        centre = np.repeat(rng.normal(size=(n, 2)) * 0.5 + rng.normal(size=(n, 1)), 3, 0)
+        x, y = (centre + 0.3 * rng.normal(size=(3 * n, 2))).T
+        return x, -y, np.repeat(np.arange(n), 3)
+
+    truth = np.mean([stats.spearman(*cells(300)[:2]) for _ in range(20)])
+    covered = []
+    for _ in range(400):
+        x, y, unit = cells(21)
+        found = stats.jackknife(lambda i, x=x, y=y: stats.spearman(x[i], y[i]), unit)[1]
+        covered.append(found.low <= truth <= found.high)
+    assert 0.90 <= np.mean(covered) <= 0.99
+
+
+def test_fewer_than_three_units_or_no_spread_decide_nothing() -> None:
+    for rule in BY_T:
+        far = rule.margin + (5 if rule.test == "above" else -5)
+        for values in ([far], [far, far * 1.001], [far] * 3, [far] * 30):
+            ranks = rule.measure.startswith("rank") and len(values) > 2  # all seeds may be ranked without a fault
+            assert judge(rule, values, stats.t_interval(values)) == (HOLDS if ranks else OPEN)
+        values = [far, far * 1.001, far * 0.999]
+        assert judge(rule, values, stats.t_interval(values)) == HOLDS
+        values = [2 * rule.margin - v for v in values]
+        assert judge(rule, values, stats.t_interval(values)) == FAILS

@@ -1,0 +1,76 @@
+"""Long runs that are to be shipped, kept as they come: finished records into the repository, and back at a new start.
+
+A machine can be lost, and `runs/` is ignored by git. From the folder that holds `runs`, with the repository at REPO:
+
+    python REPO/tools/shipped.py fill laptop-scenes     # at a start: what was kept, into runs
+    python REPO/tools/shipped.py keep laptop-scenes     # every hour or two: what is finished, out of it; commit it
+    python REPO/tools/shipped.py ship laptop-scenes     # at the end: the shipped set, and no partial one
+
+Nothing is printed but counts: nobody looks at a number before all runs are in (docs/settings.md).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from simmim_lite.errors import UserError
+from simmim_lite.evidence import shipped
+from simmim_lite.evidence.records import load
+from simmim_lite.studies.grids import TIERS
+from simmim_lite.training.run import Run, record_path, transfer_path, write_record
+
+FOLDER = Path(shipped.__file__).parent / "shipped_records"
+
+
+def keep(name: str, runs_dir: Path) -> str:
+    """Pack the finished records of a runs folder, and those kept before, into partial/NAME.json."""
+    path = FOLDER / "partial" / f"{name}.json"
+    before = {record["key"]: record for record in kept(path)}
+    now = {record["key"]: record for record in load(runs_dir) if record["status"] == "done"}
+    return f"{path}: {shipped.pack((before | now).values(), path)} records, {len(now.keys() - before)} of them new"
+
+
+def fill(name: str, runs_dir: Path) -> str:
+    """Write the kept records into a runs folder where they are missing.
+
+    Left out is a run whose weights are still to be fine-tuned: weights are not kept, so it is trained again.
+    """
+    records, start = kept(FOLDER / "partial" / f"{name}.json"), TIERS["laptop"].supervised
+    tuned = {Run.from_dict(r["run"]).key for r in records if r["kind"] == "finetune" and r["run"]}
+    count = 0
+    for record in records:
+        path = transfer_path(runs_dir, record["key"])
+        if record["kind"] == "pretrain":
+            run = Run.from_dict(record["run"])
+            path = record_path(runs_dir, run)
+            if (run.model, run.images, run.steps) == (start.model, start.images, start.steps) and run.key not in tuned:
+                continue
+        if not path.exists():
+            write_record(path, record)
+            count += 1
+    return f"{runs_dir}: {count} of {len(records)} kept records written; the others are there, or will be made again"
+
+
+def ship(name: str, runs_dir: Path) -> str:
+    """Pack all finished records as the shipped set NAME, and remove the partial one."""
+    path = FOLDER / f"{name}.json"
+    count = shipped.pack(load(runs_dir), path)
+    (FOLDER / "partial" / f"{name}.json").unlink(missing_ok=True)
+    return f"{path}: {count} records"
+
+
+def kept(path: Path) -> list[dict]:
+    """The records of a partial set; none where there is none."""
+    return shipped.unpack(json.loads(path.read_text())) if path.exists() else []
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("keep", "fill", "ship"))
+    parser.add_argument("name", help="the set: laptop-scenes, laptop-cifar10")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    given = parser.parse_args()
+    try:
+        print({"keep": keep, "fill": fill, "ship": ship}[given.action](given.name, given.runs_dir))
+    except UserError as error:
+        parser.exit(2, f"shipped.py: {error}\n")
