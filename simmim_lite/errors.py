@@ -1,7 +1,9 @@
 """The one exception a reader is meant to see: a line that names the value, the file and the remedy."""
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -39,6 +41,17 @@ def unknown(what: str, value: object, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return UserError(f"unknown {what} '{value}': {hint}known are {', '.join(known)}")
+
+
+def check_writable(path: str | Path) -> None:
+    """`UserError` where a file or folder of that name cannot be made: to be asked for before long work, not after."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    other = place != Path(path).absolute()
+    if other and not place.is_dir() or not os.access(place, os.W_OK):
+        why = "is no folder" if other and not place.is_dir() else "may not be written"
+        raise UserError(f"cannot write {path}: {place} {why}; choose another place")
 
 
 def first_line(error: Exception) -> str:

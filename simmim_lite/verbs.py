@@ -9,9 +9,10 @@ import types
 import typing
 from collections.abc import Callable
 
-from .errors import UserError, unknown
+from .errors import UserError, check_writable, unknown
 from .evidence import trial_text
 from .model.sizes import PAPER, SIZES
+from .processes import import_torch
 from .studies import batch, monitor, plan_text
 from .training.run import Run, write_atomic
 from .training.runtime import Runtime
@@ -135,6 +136,7 @@ def fields_of(texts: list[str]) -> dict[str, object]:
 
 
 def _transfer(arguments: argparse.Namespace) -> None:
+    import_torch()
     from .data.store import progress
     from .training.distributed import speaks
     from .training.run import transfer_path
@@ -179,6 +181,7 @@ def _bench(arguments: argparse.Namespace) -> None:
         return _bench_device(arguments)
     if arguments.out or arguments.batch:
         raise UserError("--out and --batch are for the table by size: give --sizes too, as in --sizes atto,femto")
+    import_torch()
     from .training.bench import bench
 
     for line in bench(arguments.device, arguments.rounds):
@@ -205,6 +208,9 @@ def _bench_device(arguments: argparse.Namespace) -> None:
             raise unknown("size", model, [name.removeprefix("swinv2_") for name in SIZES])
     if arguments.batch is not None and arguments.batch < 1:
         raise UserError(f"batch is {arguments.batch}: give at least 1")
+    if arguments.out:
+        check_writable(arguments.out)
+    import_torch()
     from .training.bench_device import BATCHES, bench_device
 
     record: dict = {}
