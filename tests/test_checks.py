@@ -8,6 +8,7 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from simmim_lite.lab import checks
@@ -146,6 +147,17 @@ def test_a_check_survives_any_answer(name: str, answer) -> None:
     passed, line = said(lambda: getattr(checks, name)(answer))
     assert passed is False
     assert re.match("not (right|done) yet: ", line)
+
+
+@pytest.mark.parametrize(
+    ("answer", "yours"), [(5, "one int"), ("ab", "one str"), ((1, 2, 3), "3 numbers"), (np.ones(1), "1 numbers")]
+)
+def test_a_pair_is_asked_for_where_one_is_wanted(answer, yours: str) -> None:
+    """Not Python's `cannot unpack`; also where a learner's function returns it."""
+    for check, given in ((checks.cells_at_224, answer), (checks.choosing_the_size, lambda *_: answer)):
+        passed, line = said(lambda check=check, given=given: check(given))
+        assert passed is False
+        assert re.match(rf"not right yet: 2 numbers are wanted, \(.*\): yours is {yours}$", line)
 
 
 def test_names_are_looked_up_in_all_files() -> None:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.io._renderers import renderers
 
 from simmim_lite.evidence import drawing, figure
+from simmim_lite.lab import charts
 
 IN_A_KERNEL = """
 import json, sys
@@ -50,3 +51,19 @@ def test_a_renderer_that_was_asked_for_is_used() -> None:
 def test_every_plot_is_such_a_figure() -> None:
     for chart in (drawing.empty("x"), drawing.panels("a", "b"), drawing.text_table({"a": ["b"]}, [1], "#000", [1])):
         assert isinstance(chart.update_layout(height=200), figure.Figure)
+
+
+def test_a_slider_shows_one_figure_at_a_time() -> None:
+    """Traces by their visibility, and of the layout what differs: whatever was shown before, nothing of it is left."""
+    parts = {n: charts.bars({"a": n}, "unit").update_layout(title_text=f"{n} of them") for n in (1, 2, 3)}
+    parts[2].add_scatter(y=[0])
+    chart = charts.slider(parts, "how many", first=2)
+    (control,) = chart.layout.sliders
+    assert [trace.visible for trace in chart.data] == [False, True, True, False]
+    assert (control.active, [step.label for step in control.steps]) == (1, ["1", "2", "3"])
+    for n, step in enumerate(control.steps):
+        visible, layout = step.args
+        assert visible["visible"] == [k == n for k in (0, 1, 1, 2)]
+        assert layout["title"]["text"] == f"{n + 1} of them"
+        assert layout["xaxis"]["range"] == list(parts[n + 1].layout.xaxis.range)
+    assert charts.slider(parts, "how many").layout.title.text == "3 of them"

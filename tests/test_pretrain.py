@@ -22,7 +22,7 @@ from simmim_lite.training.optim import decay_groups
 from simmim_lite.training.pretrain import build, make_batches, pretrain
 from simmim_lite.training.probes import input_statistics
 from simmim_lite.training.run import RECIPE_VERSION, Run, read_record, record_path
-from simmim_lite.training.validate import validation_loss
+from simmim_lite.training.validate import image_losses, validation_loss
 
 SMALL = Run(
     images=48, steps=24, batch_size=16, warmup_steps=4, eval_every=8, val_images=64, val_masks=2, probe_labels=100,
@@ -108,7 +108,11 @@ def test_validation_loss_equals_a_loop_over_images(undisturbed) -> None:
             mask = torch.from_numpy(cells.repeat(2, 1).repeat(2, 2))
             with torch.no_grad():
                 losses.append(model(image, mask).item())
-        each.append(np.mean(losses))
+        each.append(losses)
+    for masks in ([0], [1], [0, 1]):
+        ours = image_losses(model, val, SMALL, mean, std, torch.device("cpu"), masks=masks)
+        np.testing.assert_allclose(ours, np.array(each)[:, masks].mean(1), atol=1e-6)
+    each = np.mean(each, 1)
     assert record["final"]["val_loss"] == pytest.approx(np.mean(each), abs=1e-6)
     assert record["final"]["val_loss_se"] == pytest.approx(np.std(each, ddof=1) / 8, abs=1e-6)
 

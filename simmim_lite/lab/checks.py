@@ -41,6 +41,10 @@ class NotDone(Exception):
     """The stub is still there."""
 
 
+class WrongForm(Exception):
+    """The answer is not of the form that was asked for; the text says which one is."""
+
+
 def right(line: str) -> Verdict:
     """The answer is right; the line says what follows from it."""
     return Verdict(True, line)
@@ -73,6 +77,8 @@ def exercise(task: str) -> Callable[[Callable[..., Verdict]], Callable[..., bool
                 passed, line = found.passed, f"{mark}: {found.line}"
             except (NotDone, NotImplementedError):
                 passed, line = False, f"not done yet: {task}"
+            except WrongForm as error:
+                passed, line = False, f"not right yet: {error}"
             except Exception as error:  # the answer's own: whatever a learner's function raises
                 what = (str(error).strip().splitlines() or [""])[0]
                 passed, line = False, f"not right yet: your answer raised {type(error).__name__}: {what}"
@@ -102,6 +108,18 @@ def call(function: Callable, *arguments: object, **named: object) -> object:
     if untouched(result):
         raise NotDone
     return result
+
+
+def numbers(answer: object, *names: str) -> tuple[float, ...]:
+    """The numbers of an answer, one a name, from a tuple, list or array; anything else ends the check with one line."""
+    try:
+        found = tuple(float(value) for value in answer)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or len(found) != len(names):
+        yours = f"one {type(answer).__name__}" if found is None else f"{len(found)} numbers"
+        raise WrongForm(f"{len(names)} numbers are wanted, ({', '.join(names)}): yours is {yours}")
+    return found
 
 
 def near(answer: object, truth: float, relative: float = 0.01, absolute: float = 1e-9) -> bool:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..model.masking import MaskGenerator, average_distance, hidden_count, upsample
-from .checks import Verdict, call, exercise, near, right, verdict, wrong
+from .checks import Verdict, call, exercise, near, numbers, right, verdict, wrong
 
 # --- 00_start -----------------------------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ def masked_l1(answer) -> Verdict:
 def cells_at_224(answer: tuple[int, float]) -> Verdict:
     """(hidden cells, hidden share of the picture) at 224 px, mask patch 32, ratio 0.6."""
     total, count = 49, hidden_count(49, 0.6)
-    cells, share = answer
+    cells, share = numbers(answer, "hidden cells", "hidden share")
     if near(cells, total):
         return wrong("49 is the number of all cells, 7 x 7: how many of them are hidden?")
     if near(cells, count - 1):
@@ -146,9 +146,7 @@ def windows_at_192(answer: tuple[int, int, int, int]) -> Verdict:
     """Windows of the four stages, maps of 48, 24, 12 and 6 tokens a side."""
     grids = (48, 24, 12, 6)
     truth = tuple((g // min(12, g)) ** 2 for g in grids)
-    found = tuple(answer)
-    if len(found) != 4:
-        return wrong(f"four stages, so four numbers: yours are {len(found)}")
+    found = numbers(answer, "stage 1", "stage 2", "stage 3", "stage 4")
     if found == tuple(g // min(12, g) for g in grids):
         return wrong("these are windows a side: square them")
     if found[:3] == truth[:3] and found != truth:
@@ -247,7 +245,7 @@ def paired_difference(answer) -> Verdict:
     random = np.random.default_rng(3)
     hard = random.gamma(4.0, 0.1, 400)  # some images are hard for any network
     a, b = hard + random.normal(0.01, 0.02, 400), hard + random.normal(0, 0.02, 400)
-    mean, error = (float(v) for v in call(answer, a.copy(), b.copy()))
+    mean, error = numbers(call(answer, a.copy(), b.copy()), "mean", "standard error")
     each = a - b
     truth = each.std(ddof=1) / np.sqrt(len(each))
     apart = float(np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b)))

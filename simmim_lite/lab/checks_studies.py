@@ -5,7 +5,7 @@ import numpy as np
 from ..evidence import pairs, published
 from ..evidence.doublings import doublings
 from ..evidence.records import OVERFIT, core_grid
-from .checks import Verdict, call, exercise, near, right, verdict, wrong
+from .checks import Verdict, call, exercise, near, numbers, right, verdict, wrong
 
 # --- 04_data_scale ------------------------------------------------------------------------------------------------
 
@@ -228,7 +228,7 @@ def pairwise_accuracy(answer) -> Verdict:
 @exercise("compare two rules for choosing the size")
 def choosing_the_size(answer) -> Verdict:
     """A function (published rows) -> shares of right choices by (lower loss, larger size)."""
-    loss, larger = (float(v) for v in call(answer, published.rows()))
+    loss, larger = numbers(call(answer, published.rows()), "share by lower loss", "share by larger size")
     facts = published.facts()
     truth = [facts["size"][by]["share"] for by in ("val_loss", "params")]
     if near(loss, facts["pairs"]["overall"]["share"]):
