@@ -8,12 +8,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import data_verbs, verbs
-from .errors import Everywhere, UserError, nearest, unknown
-from .evidence import imported
-from .model.export import FILES
-from .processes import first_to_say
-from .studies import costs, scoring
+from . import data_verbs, verbs, weights_verbs
+from .errors import Everywhere, UserError, check_writable, nearest, unknown
+from .processes import first_to_say, import_torch
+from .studies import costs
 from .training.specs import number
 from .verbs import common, engine_options, log_option, run_of, run_options, runtime_of, runtime_options
 
@@ -144,15 +142,6 @@ def _parser() -> argparse.ArgumentParser:
 
     data_verbs.add(verb)
 
-    records = verb("records", None, "take in somebody else's runs").add_subparsers(required=True, metavar="ACTION")
-    text = "take runs from a CSV file into tables, claims, plots and plans"
-    more = f"{imported.help_text()} An example: examples/runs.csv"
-    taken = records.add_parser("import", help=text, description=text, epilog=more)
-    taken.add_argument("file", help="a CSV file, a line a run; its columns: see below")
-    taken.add_argument("--scores", help="percent or share (of 1), where the numbers leave that open")
-    taken.add_argument("--runs-dir", default="runs", help="where records are kept (runs)")
-    taken.set_defaults(call=_records_import)
-
     verbs.add(verb)
 
     gallery = verb("gallery", _gallery, "draw the pictures of the studies from the shipped records")
@@ -161,33 +150,13 @@ def _parser() -> argparse.ArgumentParser:
     site = verb("site", _site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network")
     site.add_argument("--out", default="_site", help="the folder to write to (_site)")
 
-    weights = verb("weights", None, "show, convert or score weights").add_subparsers(required=True, metavar="ACTION")
-    text = "convert weights between layouts"
-    convert = weights.add_parser("convert", help=text, description=text)
-    convert.add_argument("source", help="official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH")
-    convert.add_argument("target", help=f"the file to write ({', '.join(FILES)}); for layout hf a folder")
-    convert.add_argument("--model", required=True, help="the size, as in swinv2_base")
-    text = "simmim (default), timm, official, or hf: a folder that transformers' from_pretrained opens"
-    convert.add_argument("--layout", default="simmim", help=text)
-    for side, text in (("image", "pixels a side"), ("window", "tokens a side")):
-        text += " that the network was trained at, for the config.json of layout hf (192 px, window 12; laptop: 32, 4)"
-        convert.add_argument(f"--{side}-size", type=int, help=text)
-    convert.set_defaults(call=_weights)
-    text = "our validation loss of pretrained checkpoints, lowest first, beside the published order"
-    scored = weights.add_parser("score", help=text, description=text)
-    scoring.options(scored)
-    scored.set_defaults(call=scoring.show)
-    text = "what a file of weights is: layout, size, window, target, what is missing or extra, parameters"
-    shown = weights.add_parser("show", help=text, description=text)
-    shown.add_argument("source", help="a file, a folder with model.safetensors, or hf://OWNER/REPO/PATH")
-    shown.set_defaults(call=_weights_show)
+    weights_verbs.add(verb)
 
     return parser
 
 
 def _study(arguments: argparse.Namespace) -> None:
     from .studies import parameters
-    from .studies.engine import check_writable
     from .studies.seeding import choose
     from .training.specs import value
 
@@ -208,7 +177,7 @@ def _study(arguments: argparse.Namespace) -> None:
         print(said, flush=True)
     planned, reason = _notebook_parameters(arguments, how)
     if not start:
-        check_writable(Path(how.runs_dir))
+        check_writable(how.runs_dir)
     if arguments.commands:
         from .studies.commands import lines
 
@@ -269,7 +238,7 @@ def _shipped(name: str) -> None:
 
 def _say(claims: list) -> None:
     for claim in claims:
-        print(f"{claim.id}  {claim.verdict:16s}  {claim.statement}. {claim.evidence}.")
+        print(claim)
     sys.stdout.flush()
 
 
@@ -297,20 +266,11 @@ def _notebook_parameters(arguments: argparse.Namespace, how: "StudyOptions") -> 
     return [notebooks.Copy(path, given | parameters.from_text(path, texts), path.stem) for path in paths], ""
 
 
-def _records_import(arguments: argparse.Namespace) -> None:
-    rows, notes = imported.read(arguments.file, arguments.scores)
-    count = imported.import_csv(arguments.file, arguments.runs_dir, arguments.scores)
-    _say(imported.claims(rows))
-    for note in notes:
-        print(note)
-    where = f"from {arguments.file} into {arguments.runs_dir}"
-    print(f"{count} runs taken {where}; the studies' notebooks, plan and laws show them")
-
-
 def _gallery(arguments: argparse.Namespace) -> None:
     from .studies.gallery import make_gallery
 
     out = arguments.out or "gallery"
+    check_writable(out)
     for path in make_gallery(out):
         print(path)
     from .lab.headless import picture
@@ -322,11 +282,13 @@ def _site(arguments: argparse.Namespace) -> None:
     from .lab import explorer_data, explorer_page, mask_lab
     from .studies.site import IN_A_FRAME, build
 
+    check_writable(arguments.out)
     explorer, lab = explorer_page.fragment(explorer_data.data()), mask_lab.MaskLab()
     print(build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=IN_A_FRAME), explorer))
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
+    import_torch()
     from .data.store import progress
     from .training.device import pick_device
     from .training.film import film_path
@@ -360,30 +322,3 @@ def _pretrain(arguments: argparse.Namespace) -> None:
             else "film: none, the run was finished before; delete its record to film it"
         )
     print(f"record: {record_path(arguments.runs_dir, run)}")
-
-
-def _weights(arguments: argparse.Namespace) -> None:
-    from .model import weights
-    from .model.export import check_target
-    from .model.hub import is_hub
-    from .model.simmim import create_model
-
-    source, target, layout = arguments.source, arguments.target, arguments.layout
-    sides = {"img_size": arguments.image_size, "window_size": arguments.window_size}
-    if layout != "hf" and any(sides.values()):
-        raise UserError("--image-size and --window-size go into the config.json of layout hf: leave them out")
-    check_target(target, layout, weights.LAYOUTS, source)
-    if not is_hub(source) and not Path(source).exists():
-        raise UserError(f"{source}: no such file; give the weights to convert")
-    model = create_model(arguments.model, **sides)
-    loaded = weights.load_weights(model, source)
-    # what the file does not hold is random here: nobody is to take it for trained
-    weights.save_weights(model, target, layout=layout, image_size=arguments.image_size, without=loaded.kept)
-    alone = ", the backbone alone" if loaded.kept or layout == "timm" else ""
-    print(f"written: {target} ({layout}{alone})")
-
-
-def _weights_show(arguments: argparse.Namespace) -> None:
-    from .model.inspection import lines
-
-    print("\n".join(lines(arguments.source)))

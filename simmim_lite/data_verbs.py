@@ -1,10 +1,11 @@
-"""The verbs `manifest` and `data`: which images there are, checked, and packed into shards."""
+"""The verbs `manifest`, `data` and `records`: which images there are, checked and packed; others' runs, taken in."""
 
 import argparse
 from collections import Counter
 from collections.abc import Callable
 
 from .errors import UserError
+from .evidence import imported
 
 _NAMED = 20  # of a kind of problem that are named
 
@@ -35,6 +36,15 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     verify.add_argument("--manifest", help="a built manifest that it has to agree with: a file, or a name")
     verify.add_argument("--workers", type=int, help="processes; one a core by default")
     verify.set_defaults(call=_verify)
+
+    records = verb("records", None, "take in somebody else's runs").add_subparsers(required=True, metavar="ACTION")
+    text = "take runs from a CSV file into tables, claims, plots and plans"
+    more = f"{imported.help_text()} An example: examples/runs.csv"
+    taken = records.add_parser("import", help=text, description=text, epilog=more)
+    taken.add_argument("file", help="a CSV file, a line a run; its columns: see below")
+    taken.add_argument("--scores", help="percent or share (of 1), where the numbers leave that open")
+    taken.add_argument("--runs-dir", default="runs", help="where records are kept (runs)")
+    taken.set_defaults(call=_records_import)
 
 
 def _manifest(arguments: argparse.Namespace) -> None:
@@ -100,3 +110,14 @@ def _name(problems: list[str]) -> None:
 def _check_workers(workers: int | None) -> None:
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}: give at least 1")
+
+
+def _records_import(arguments: argparse.Namespace) -> None:
+    rows, notes = imported.read(arguments.file, arguments.scores)
+    count = imported.import_csv(arguments.file, arguments.runs_dir, arguments.scores)
+    for claim in imported.claims(rows):
+        print(claim)
+    for note in notes:
+        print(note)
+    where = f"from {arguments.file} into {arguments.runs_dir}"
+    print(f"{count} runs taken {where}; the studies' notebooks, plan and laws show them")

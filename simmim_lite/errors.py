@@ -1,7 +1,11 @@
 """The one exception a reader is meant to see: a line that names the value, the file and the remedy."""
 
 import difflib
+import errno
+import os
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -51,6 +55,24 @@ def unknown(
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
     """The known name that is spelt most alike, if any is; cutoff: from 0, none is too far, to 1."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
+def check_writable(path: str | Path) -> None:
+    """`UserError` where a file or folder of that name cannot be made: to be asked for before long work, not after.
+
+    Tried in the nearest folder that is there, and nothing is left in it.
+    """
+    path = Path(path).absolute()
+    place = next(folder for folder in (path, *path.parents) if folder.exists())
+    try:
+        if place.is_dir():
+            tempfile.TemporaryFile(dir=place).close()
+        elif place != path:
+            raise UserError(f"cannot write {path}: {place} is no folder; choose another place")
+        elif not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {place}: {error.strerror}; choose another place") from error
 
 
 def first_line(error: Exception) -> str:

@@ -11,8 +11,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from .errors import Interrupted, UserError
 
 _watched: set[int] = set()
 
@@ -88,3 +90,44 @@ def waiting(text: str, seconds: float = 3.0) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def import_torch() -> None:
+    """The first import of torch, which takes long on a slow disk: said where it does."""
+    with waiting("importing torch"):
+        import torch  # noqa: F401
+
+
+def each(
+    function: Callable, items: Iterable, workers: int, begin: Callable, *job: object, kept: str = ""
+) -> Iterator[tuple[object, object]]:
+    """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares.
+
+    They end with this one, and at Ctrl-C, which is one line: `Interrupted`. kept: what that line, and the one for a
+    process that was killed, says is kept.
+    """
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
+    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(os.getpid(), begin, job))
+    again = f"{kept and f'{kept}; '}run the same command again"
+    try:
+        with deaf_to_interrupts():
+            calls = {pool.submit(function, item): item for item in items}
+        for call in as_completed(calls):
+            yield calls[call], call.result()
+    except BrokenProcessPool as error:
+        raise UserError(f"a process was killed (out of memory?): {again} with fewer --workers") from error
+    except BaseException as error:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"interrupted: {again}") from None
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(parent: int, begin: Callable, job: tuple) -> None:
+    end_with(parent)
+    begin(*job)

@@ -7,9 +7,10 @@ import json
 import typing
 from collections.abc import Callable
 
-from .errors import UserError
+from .errors import UserError, check_writable
 from .evidence import trial_text
 from .model.sizes import PAPER, full_name
+from .processes import import_torch
 from .studies import batch, monitor, plan_text
 from .training import specs
 from .training.dense import Dense
@@ -131,6 +132,7 @@ def fields_of(texts: list[str], kind: type) -> dict[str, object]:
 
 
 def _transfer(arguments: argparse.Namespace) -> None:
+    import_torch()
     from .data.store import progress
     from .training.distributed import speaks
     from .training.run import transfer_path
@@ -176,6 +178,7 @@ def _bench(arguments: argparse.Namespace) -> None:
         return _bench_device(arguments)
     if arguments.out or arguments.batch:
         raise UserError("--out and --batch are for the table by size: give --sizes too, as in --sizes atto,femto")
+    import_torch()
     from .training.bench import bench
 
     for line in bench(arguments.device, arguments.rounds):
@@ -198,6 +201,9 @@ def _bench_device(arguments: argparse.Namespace) -> None:
     """The table by size, and that of ways."""
     models = [full_name(name.strip()) for name in (arguments.sizes or ",".join(PAPER)).split(",")]
     specs.value("batch", specs.Count | None, arguments.batch)
+    if arguments.out:
+        check_writable(arguments.out)
+    import_torch()
     from .training.bench_device import BATCHES, bench_device
 
     record: dict = {}

@@ -11,10 +11,10 @@ import joblib
 import pytest
 from child_processes import INTERRUPTED, PATIENCE, interrupt, interruptible, session, until
 
-from simmim_lite.errors import UserError
+from simmim_lite.errors import UserError, check_writable
 from simmim_lite.evidence.records import load
 from simmim_lite.processes import deaf_to_interrupts
-from simmim_lite.studies import engine, workers
+from simmim_lite.studies import workers
 from simmim_lite.studies.engine import study
 from simmim_lite.studies.grids import STUDIES, TIERS, grid
 from simmim_lite.training.run import Run
@@ -172,8 +172,8 @@ def test_one_bad_job_does_not_stop_the_others(tmp_path, monkeypatch) -> None:
 
 def test_the_writability_check_leaves_nothing_behind(tmp_path) -> None:
     """It is tried where a folder is: two studies that start together do not take the folder from each other."""
-    engine.check_writable(tmp_path / "a" / "b")
+    check_writable(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write .*file/runs: .*--runs-dir"):
-        engine.check_writable(tmp_path / "file" / "runs")
+    with pytest.raises(UserError, match="cannot write .*file/runs: .*file is no folder"):
+        check_writable(tmp_path / "file" / "runs")

@@ -485,7 +485,7 @@ def test_both_generations_of_transformers_names(tmp_path, installed, names, quer
     """Both are read; the one that is written is that of the installed transformers."""
     installed(names)
     source = random_model()
-    path = save_weights(source, tmp_path / "model.safetensors", "hf")
+    path = save_weights(source, tmp_path / "model.safetensors", "hf") / "model.safetensors"
     written = weights.read(path)
     assert f"swinv2.encoder.layers.1.blocks.0.{query}" in written
     for state in (written, {renamed(k): v for k, v in written.items()}):

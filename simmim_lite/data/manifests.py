@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ..errors import UserError, unknown
+from ..errors import UserError, check_writable, unknown
+from ..processes import waiting
 from . import packs, scenes
 from .catalogue import catalogue, say_layout
 from .ranking import rank
@@ -60,8 +61,10 @@ def read(manifest: str | Path) -> dict:
 def build(manifest: str | Path, folder: str | Path | None = None, out: str | Path | None = None) -> dict:
     """Rank the images of a folder (none for scenes), fill in counts and digests, write the manifest to `out` (default:
     over itself) with its list of paths beside it, and return it. A count that the manifest already states must hold."""
-    content = read(manifest)
-    found = _population(content, folder)
+    content, path = read(manifest), Path(out) if out is not None else _find(manifest)
+    check_writable(path)
+    with waiting(f"listing the pictures of {folder}"):
+        found = _population(content, folder)
     for what, number in (("images", len(found.names)), ("classes", found.classes)):
         expected = content.get(what)
         if expected is not None and expected != number:
@@ -75,7 +78,6 @@ def build(manifest: str | Path, folder: str | Path | None = None, out: str | Pat
         part | dict(zip(("images", "digest"), _drawn(part, found, content["seed"]), strict=True))
         for part in content["subsets"]
     ]
-    path = Path(out) if out is not None else _find(manifest)
     try:
         if folder is not None:
             lines = "\n".join(found.names).encode("utf-8", "surrogateescape")
@@ -97,7 +99,8 @@ def built(manifest: str | Path) -> dict:
 def verify(manifest: str | Path, folder: str | Path | None = None) -> list[str]:
     """What differs between a built manifest and a folder, a line each (missing, extra, duplicated); [] if nothing."""
     content, path = built(manifest), _find(manifest)
-    found = _population(content, folder)
+    with waiting(f"listing the pictures of {folder}"):
+        found = _population(content, folder)
     if _digest(found.ids) == content["digest"]:
         lines = []
         for part in content["subsets"]:

@@ -4,16 +4,14 @@ import io
 import json
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..errors import Interrupted, UserError, first_line
-from ..processes import end_with
+from ..errors import UserError, check_writable, first_line
+from ..processes import each, waiting
 from . import decode
 from .catalogue import Catalogue, catalogue, say_layout
 from .packs import COLUMNS, FORMAT, SPLITS, Pack, Summed, index_digest, is_pack, open_pack, picture_digest
@@ -52,7 +50,12 @@ def pack(spec: str, out: str | Path, *, settings: Settings | None = None, worker
         raise UserError('packs are written by the package webdataset: pip install "simmim-lite[pack]"') from error
     if spec.startswith("packed:"):
         raise UserError(f"{spec} is a pack already; pack the source that it was made from")
-    found = catalogue(spec)
+    check_writable(root)
+    begun = is_pack(root) or (root / _PLAN).exists()
+    if ":" in spec and root.is_dir() and not begun and set(os.listdir(root)) - {".lock"}:
+        raise UserError(f"{root} is not empty: give a folder of its own")
+    with waiting(f"listing the pictures of {spec}"):
+        found = catalogue(spec)
     say_layout(found)
     plan = {"format": FORMAT, "source": found.digest, **vars(settings)}
     try:
@@ -83,8 +86,6 @@ def _begin_plan(root: Path, plan: dict) -> None:
                 f"{root} holds an unfinished pack of other settings or pictures: delete it, or give another"
             )
         return
-    if any(entry.name != ".lock" for entry in root.iterdir()):
-        raise UserError(f"{root} is not empty: give a folder of its own")
     write_whole(path, json.dumps(plan).encode())
 
 
@@ -112,23 +113,11 @@ def _pack_missing(root: Path, found: Catalogue, settings: Settings, shards: list
     _check_room(root, found, settings, sum(len(shards[k].rows) for k in missing))
     total = sum(len(shard.rows) for shard in shards)
     at_once = max(1, min(len(missing), workers or os.cpu_count() or 1))
-    pool = ProcessPoolExecutor(at_once, initializer=_begin, initargs=(os.getpid(), root, found, settings, shards))
-    try:
-        with progress(total, f"pack {root.name}") as advance:
-            advance(total - sum(len(shards[k].rows) for k in missing))
-            calls = {pool.submit(_pack_shard, k): k for k in missing}
-            for call in as_completed(calls):
-                call.result()
-                advance(len(shards[calls[call]].rows))
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted: whole shards are kept in {root}; run the same command to go on") from None
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"a process that packs was killed (out of memory?): whole shards are kept in {root}; run the same command "
-            "again with fewer --workers"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    job, kept = (root, found, settings, shards), f"whole shards are kept in {root}"
+    with progress(total, f"pack {root.name}") as advance:
+        advance(total - sum(len(shards[k].rows) for k in missing))
+        for k, _ in each(_pack_shard, missing, at_once, _begin, *job, kept=kept):
+            advance(len(shards[k].rows))
 
 
 def _check_room(root: Path, found: Catalogue, settings: Settings, pictures: int) -> None:
@@ -148,9 +137,8 @@ def _check_room(root: Path, found: Catalogue, settings: Settings, pictures: int)
 _job: tuple[Path, Catalogue, Settings, list[_Shard]] | None = None  # of a worker process
 
 
-def _begin(parent: int, *job: object) -> None:
+def _begin(*job: object) -> None:
     global _job
-    end_with(parent)
     _job = job
 
 

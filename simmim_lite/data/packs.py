@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from ..processes import waiting
 from . import decode
 from .splits import Parts
 
@@ -77,6 +78,10 @@ class Pack:
 
     def parts(self) -> Parts:
         """What the pack lists, as its source did."""
+        with waiting(f"reading the index of {self.folder}"):
+            return self._parts()
+
+    def _parts(self) -> Parts:
         split = np.asarray(self.columns["split"])
         rows = {name: np.flatnonzero(split == k) for k, name in enumerate(SPLITS) if (split == k).any()}
         names = [name.decode("utf-8", "surrogateescape") for name in self.columns["names"].tolist()]

@@ -1,5 +1,6 @@
 """What is wrong with a pack (`packs`): every byte of it is read, and what differs is named. No torch here."""
 
+import functools
 import hashlib
 import io
 import os
@@ -10,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..processes import end_with
+from ..processes import each, waiting
 from .packs import SPLITS, Pack, index_digest, open_pack, picture_digest
 from .ranking import image_ids
 from .store import progress
@@ -25,11 +25,9 @@ def verify(folder: str | Path, *, workers: int | None = None) -> list[str]:
     Every byte is read, by several processes. What differs in a shard is told apart from an index that is wrong about a
     shard whose own sum is right. `UserError` where the index cannot be read at all.
     """
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
     pack = open_pack(folder)
-    shards, found = pack.info["shards"], list(_index_problems(pack))
+    with waiting(f"comparing the index of {pack.folder}"):
+        shards, found = pack.info["shards"], list(_index_problems(pack))
     there = {path.name for path in pack.folder.glob("*.tar")}
     found += [f"missing shard: {shard['name']}" for shard in shards if shard["name"] not in there]
     found += [f"extra shard: {name}" for name in sorted(there - {shard["name"] for shard in shards})]
@@ -38,15 +36,10 @@ def verify(folder: str | Path, *, workers: int | None = None) -> list[str]:
     at_once = max(1, min(len(wanted), workers or os.cpu_count() or 1))
     total = sum(shards[k]["pictures"] for k in wanted)
     again = any(line.startswith("index: ") for line in found)  # whole shards are the measure then
-    pool = ProcessPoolExecutor(at_once, initializer=_begin, initargs=(os.getpid(), pack))
-    try:
-        with pool, progress(total, f"verify {pack.folder.name}") as advance:
-            calls = {pool.submit(_check_shard, k, again): k for k in wanted}
-            for call in as_completed(calls):
-                lines[calls[call]] = call.result()
-                advance(shards[calls[call]]["pictures"])
-    except BrokenProcessPool as error:
-        raise UserError("a process that reads was killed (out of memory?): run again with fewer --workers") from error
+    with progress(total, f"verify {pack.folder.name}") as advance:
+        for k, found_there in each(functools.partial(_check_shard, again=again), wanted, at_once, _begin, pack):
+            lines[k] = found_there
+            advance(shards[k]["pictures"])
     return found + [line for k in sorted(lines) for line in lines[k]]
 
 
@@ -74,9 +67,8 @@ def _index_problems(pack: Pack) -> Iterator[str]:
 _pack: Pack | None = None  # of a worker process
 
 
-def _begin(parent: int, pack: Pack) -> None:
+def _begin(pack: Pack) -> None:
     global _pack
-    end_with(parent)
     _pack = pack
 
 

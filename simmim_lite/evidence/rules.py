@@ -35,6 +35,9 @@ class Claim:
     image_size: int | None  # pixels
     recipe: str  # as in the rows of `records.table`
 
+    def __str__(self) -> str:
+        return f"{self.id}  {self.verdict:16s}  {self.statement}. {self.evidence}."
+
 
 @dataclass(frozen=True)
 class Over:

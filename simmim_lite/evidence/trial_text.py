@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 
 from ..errors import UserError
+from ..processes import waiting
 
 #: Parameters that are printed, always with their interval.
 SHOWN = ("Omega0", "E", "a", "b", "p")
@@ -168,7 +169,8 @@ def show(arguments: argparse.Namespace) -> None:
         raise UserError(f"resamples is {arguments.resamples}: give a whole number from 0")
     from .trial import report
 
-    said = report(*_rows(arguments), resamples=arguments.resamples)
+    with waiting(f"fitting the laws, to held-out parts and {arguments.resamples} resamples too: this takes minutes"):
+        said = report(*_rows(arguments), resamples=arguments.resamples)
     print(json.dumps(said, indent=1) if arguments.json else "\n".join(lines(said)))
 
 

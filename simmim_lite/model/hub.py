@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import UserError
+from ..processes import waiting
 
 SCHEME = "hf://"
 _NAME = re.compile(r"hf://([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?/(.+)")
@@ -35,7 +36,8 @@ def fetch(name: str) -> Path:
         raise UserError(f"{name} needs the package huggingface_hub: pip install 'simmim-lite[hf]'") from error
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would come before our one line
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, path, revision=revision))
+        with waiting(f"asking the hub for {name}"):
+            return Path(huggingface_hub.hf_hub_download(repository, path, revision=revision))
     except errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError, so it is asked for first
         why = "the hub cannot be reached, and there is no copy here; check the network, or download the file by hand"
         raise UserError(f"{name}: {why} and give its path") from error

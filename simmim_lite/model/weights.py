@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import hub
-from .export import check_target, hf_config
+from .export import WEIGHTS, check_target, hf_config
 from .layouts import LAYOUTS, Found, find, some, to_hf, to_timm
 from .simmim import SimMIM
 from .sizes import HEAD_DIM, SIZES
@@ -150,7 +150,7 @@ def save_weights(
     without: names of the model's tensors to leave out, such as a head that no file filled (`Loaded.kept`).
     """
     target = check_target(path, layout, LAYOUTS)
-    path = target / "model.safetensors" if layout == "hf" else target
+    path = target / WEIGHTS if layout == "hf" else target
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if k not in without}
     state = {"timm": to_timm, "hf": to_hf}.get(layout, dict)(state)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -14,6 +14,7 @@ from ..evidence.forms import FORMS, Points, points, score_of
 from ..evidence.heldout import HeldOut, better_by_gap, coverage, held_out
 from ..evidence.laws import Fit, bootstrap, fit
 from ..evidence.records import SCORES
+from ..processes import waiting
 
 #: Omega on the published runs (FACTS 7): below, nothing overfits; the loss may turn up; a coin flip; above, longer
 #: training lost accuracy every time. A test counts this on the doublings.
@@ -192,13 +193,14 @@ def of_rows(rows: Iterable[dict], target: str, name: str = "your runs") -> Basis
         if len(values) > 1:
             raise UserError(f"{name} are of several {what} ({', '.join(map(str, values))}): a plan needs runs of one")
     x, found = points(rows, target, score), {}
-    for form in FORMS:
-        try:
-            whole = fit(form, x)
-            split = "cell" if len(np.unique(x.cell)) > 2 else "one"
-            found[form] = held_out(form, x, split, whole=whole)
-        except UserError:
-            continue
+    with waiting(f"fitting the laws to {name}"):
+        for form in FORMS:
+            try:
+                whole = fit(form, x)
+                split = "cell" if len(np.unique(x.cell)) > 2 else "one"
+                found[form] = held_out(form, x, split, whole=whole)
+            except UserError:
+                continue
     if not found:
         raise UserError(
             f"{name}: {len(np.unique(x.unit))} different runs are too few for any law; train more of a study"

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..errors import UserError
+from ..errors import UserError, check_writable
 from . import notebooks, parameters
 
 
@@ -56,6 +56,7 @@ def show(arguments: argparse.Namespace) -> None:
     parameters.check_engine(arguments.engine, arguments.address, None)
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"workers is {arguments.workers}: give at least 1")
+    check_writable(arguments.out)
     planned = copies(arguments.notebook, dict(arguments.parameter), dict(arguments.each))
     missing = [copy for copy in planned if arguments.again or not notebooks.is_executed(copy, arguments.out)]
     for copy in missing:

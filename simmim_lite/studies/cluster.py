@@ -123,6 +123,8 @@ def joined(
     version of this package or of torch.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    what = f"joining the Ray cluster at {address}" if address else "starting Ray on this machine"
+    print(f"{what}: this takes up to a minute", file=sys.stderr, flush=True)
     import ray
 
     options = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": _environment()}}

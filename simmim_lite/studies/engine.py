@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError, unknown
+from ..errors import UserError, check_writable, unknown
 from ..evidence.claims import claims
 from ..evidence.rules import Claim
 from ..training.dense import Dense
-from ..training.run import PRECISIONS, Run, cannot_write, current_record, data_slug, read_record, write_atomic
+from ..training.run import PRECISIONS, Run, current_record, data_slug, read_record, write_atomic
 from ..training.specs import Count, Folder, checked
 from .estimate import faster_precision, known_speeds
 from .full_size import check_sides, left_out, sources
@@ -251,13 +251,3 @@ def _labelled(data) -> int:
     if data.probe_train is None or data.test is None or data.probe_train.labels is None or data.test.labels is None:
         return 0
     return max(len(data.probe_train), len(data.train) if data.train.labels is not None else 0)
-
-
-def check_writable(runs_dir: Path) -> None:
-    """Fail before anything runs when records cannot be written: tried in the nearest folder that is there already."""
-    there = next(folder for folder in (runs_dir, *runs_dir.absolute().parents) if folder.exists())
-    try:
-        write_atomic(there / ".simmim-lite-writable", "")
-    except UserError as error:  # name the folder that was asked for
-        raise cannot_write(runs_dir, error.__cause__) from error
-    (there / ".simmim-lite-writable").unlink(missing_ok=True)

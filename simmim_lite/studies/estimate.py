@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from ..processes import waiting
 from ..training.dense import Dense
 from ..training.probing import Probe
 from ..training.run import PRECISIONS, Run, write_atomic
@@ -32,7 +33,8 @@ def step_speeds(runs_dir: Path, models: Sequence[str], recipe: Run, device: str)
     path = runs_dir / "machine.json"
     name = f"{device} {_setting(recipe)}"
     runs_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(runs_dir / "machine.json.lock"):
+    lock = runs_dir / "machine.json.lock"
+    with waiting(f"measuring this machine, or waiting for the process that does (lock {lock})"), FileLock(lock):
         known = machine(path)
         speeds = known.setdefault(name, {})
         missing = [(m, p) for m in models for p in PRECISIONS if f"{m} {p}" not in speeds]

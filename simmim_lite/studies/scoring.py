@@ -8,8 +8,11 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from ..errors import UserError
 from ..evidence import published
+from ..processes import import_torch
 from ..training.run import Run
 from . import full_size
 
@@ -42,14 +45,19 @@ def score(
     call. `UserError`, one line, for a checkpoint without mask token or reconstruction head, and for what cannot be
     opened.
     """
+    import_torch()
     from ..data.pictures import open_streamed
     from ..data.sources import open_data
+    from ..model.hub import is_hub
     from ..model.weights import load_weights
     from ..training.building import build
     from ..training.device import one_thread, pick_device
     from ..training.probes import input_statistics
     from ..training.validate import validation_loss
 
+    for source in sources:  # all of them, before the first is scored
+        if not is_hub(source) and not Path(source).exists():
+            raise UserError(f"{source}: no such file; give a file of weights, or hf://OWNER/REPOSITORY/PATH")
     place, run = pick_device(device), replace(run, precision=precision or run.precision)
     stored = run.data == "scenes" or run.statistics == "dataset"
     opened = (open_data if stored else open_streamed)(run.data, run.image_size)
