@@ -134,7 +134,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(name: str, processes: int, 
     ],
 )
 def test_misused_it_is_one_line_and_the_last_that_torchrun_prints(words, line, tmp_path) -> None:
-    errors = start(tmp_path / "runs", 2, *words).communicate(timeout=240)[1]
+    errors = start(tmp_path / "runs", 2, *words).communicate(timeout=PATIENCE)[1]
     said, _, block = errors.partition("Traceback (most recent call last)")
     assert said.count(f"simmim-lite: {line}") == 1
     *_, last, border = block.strip().splitlines()
