@@ -83,7 +83,12 @@ def said_by_another() -> str:
 @contextlib.contextmanager
 def waiting(text: str, seconds: float = 3.0) -> Iterator[None]:
     """Say on stderr what is waited for, where the block takes longer than some seconds."""
-    timer = threading.Timer(seconds, lambda: print(f"simmim-lite: {text}", file=sys.stderr, flush=True))
+
+    def say() -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody listens
+            print(f"simmim-lite: {text}", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(seconds, say)
     timer.daemon = True
     timer.start()
     try:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from simmim_lite import cli
+from simmim_lite import cli, processes
 from simmim_lite.training import run as run_module
 
 TINY = [
@@ -224,3 +225,62 @@ def test_a_wrong_conversion_is_one_line_before_anything_is_read(
     assert (status, errors.count("\n")) == (2, 1)
     assert line in errors
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "papermill 04_data_scale --out",
+        "gallery --out",
+        "site --out",
+        "bench --sizes atto --out",
+        "manifest build imagenet1k-10 FOLDER --out",
+        "data pack imagefolder:FOLDER",
+        "weights convert FOLDER --model swinv2_giant --layout hf",
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(words, capsys, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    words = words.replace("FOLDER", str(tmp_path)).split()
+    status, out, errors = call(capsys, *words, tmp_path / "file" / "x")
+    assert (status, out, errors.count("\n")) == (2, "", 1)
+    assert f"cannot write {tmp_path / 'file' / 'x'}: {tmp_path / 'file'} is no folder; choose another place" in errors
+
+
+def test_a_missing_file_is_said_before_another_is_scored(capsys, tmp_path, monkeypatch) -> None:
+    from simmim_lite.data import pictures
+
+    monkeypatch.setattr(pictures, "open_streamed", lambda *_: pytest.fail("pictures were opened"))
+    (tmp_path / "there.pth").touch()
+    words = ["weights", "score", tmp_path / "there.pth", tmp_path / "none.pth", "--model", "swinv2_base"]
+    status, _, errors = call(capsys, *words, "--data", f"imagefolder:{tmp_path}")
+    assert status == 2 and errors.count("\n") == 1 and "none.pth: no such file" in errors
+
+
+def test_under_torchrun_one_process_says_a_line_and_all_leave_it(capsys, tmp_path, monkeypatch) -> None:
+    """Whichever comes first says it; of what all raise at once, the main one. torchrun finds it in every file."""
+    for words, line, speakers in (
+        (["pretrain", "--nonsense", "8"], "--nonsense", [1]),
+        (["plan", "--images", "0", "--budget-flops", "1e20"], "images is 0", [1]),
+    ):
+        folder, said = tmp_path / words[0], []
+        for rank in (1, 0):
+            (folder / str(rank)).mkdir(parents=True)
+            monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(folder / str(rank) / "error.json"))
+            status, _, errors = call(capsys, *words)
+            said += [rank] if line in errors else []
+            left = json.loads((folder / str(rank) / "error.json").read_text())["message"]
+            assert status == 2 and line in left["message"] == left["extraInfo"]["py_callstack"]
+        assert said == speakers
+    assert "images is 0" in processes.said_by_another()
+    assert processes.first_to_say("more") and not processes.first_to_say("more", False)
+
+
+def test_a_long_wait_is_said(capsys) -> None:
+    with processes.waiting("a short one", 60):
+        pass
+    said, end = "", time.monotonic() + 60
+    with processes.waiting("a long one", 0.01):
+        while not said and time.monotonic() < end:
+            said += capsys.readouterr().err
+    assert said == "simmim-lite: a long one\n"

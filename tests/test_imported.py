@@ -135,6 +135,7 @@ def test_seeds_are_paired_where_there_are_several(tmp_path) -> None:
          "column top-1 (%) says per cent, and no score is above 0.8 (line 2): add --scores percent if"),
         (HEADER + "swinv2_small,64,100,64,.5,83.5%\n", "score is '83.5%': give a number from 0, with a point"),
         (HEADER + "swinv2_small,1,281,167,100,64,.5,.5\n", "line 2: 8 cells under 6 columns: write"),
+        (HEADER + "swinv2_small,64,100,64,.5\n", "line 2: 5 cells under 6 columns: write numbers without commas in"),
         (HEADER + "swinv2_small,1281k,100,64,.5,.5\n", "unique_images is '1281k': give a whole number from 1, with a"),
         (HEADER + "swinv2_small,1.281,100,64,.5,.5\n", "unique_images is '1.281': give a whole number from 1"),
         (HEADER + "swinv2_small,64,100,64,nan,.5\n", "val_loss is 'nan': give a number from 0"),

@@ -78,8 +78,7 @@ def pack(spec: str, out: str | Path, *, settings: Settings | None = None, worker
 
 def _begin_plan(root: Path, plan: dict) -> None:
     path = root / _PLAN
-    for unfinished in root.glob(".*.tar.*"):  # what a kill left
-        unfinished.unlink(missing_ok=True)
+    _remove_unfinished(root)
     if path.exists():
         if json.loads(path.read_text()) != plan:
             raise UserError(
@@ -87,6 +86,12 @@ def _begin_plan(root: Path, plan: dict) -> None:
             )
         return
     write_whole(path, json.dumps(plan).encode())
+
+
+def _remove_unfinished(root: Path) -> None:
+    """What a process that was ended has left."""
+    for unfinished in root.glob(".*.tar.*"):
+        unfinished.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,13 @@ def _pack_missing(root: Path, found: Catalogue, settings: Settings, shards: list
     total = sum(len(shard.rows) for shard in shards)
     at_once = max(1, min(len(missing), workers or os.cpu_count() or 1))
     job, kept = (root, found, settings, shards), f"whole shards are kept in {root}"
-    with progress(total, f"pack {root.name}") as advance:
-        advance(total - sum(len(shards[k].rows) for k in missing))
-        for k, _ in each(_pack_shard, missing, at_once, _begin, *job, kept=kept):
-            advance(len(shards[k].rows))
+    try:
+        with progress(total, f"pack {root.name}") as advance:
+            advance(total - sum(len(shards[k].rows) for k in missing))
+            for k, _ in each(_pack_shard, missing, at_once, _begin, *job, kept=kept):
+                advance(len(shards[k].rows))
+    finally:
+        _remove_unfinished(root)
 
 
 def _check_room(root: Path, found: Catalogue, settings: Settings, pictures: int) -> None:

@@ -28,7 +28,7 @@ def verify(folder: str | Path, *, workers: int | None = None) -> list[str]:
     pack = open_pack(folder)
     with waiting(f"comparing the index of {pack.folder}"):
         shards, found = pack.info["shards"], list(_index_problems(pack))
-    there = {path.name for path in pack.folder.glob("*.tar")}
+    there = {path.name for path in pack.folder.glob("*.tar") if path.is_file()}
     found += [f"missing shard: {shard['name']}" for shard in shards if shard["name"] not in there]
     found += [f"extra shard: {name}" for name in sorted(there - {shard["name"] for shard in shards})]
     wanted = [k for k, shard in enumerate(shards) if shard["name"] in there]

@@ -96,11 +96,9 @@ def read(file: str | Path, scores: str | None = None) -> tuple[list[dict], list[
     where, score, notes = _columns(file, header)
     rows, first = [], {}
     for number, line in lines:
-        if len(line) > len(header) and any(cell.strip() for cell in line[len(header) :]):
-            raise UserError(
-                f"{file}, line {number}: {len(line)} cells under {len(header)} columns: write numbers without commas "
-                "in them"
-            )
+        if len(line) < len(header) or any(cell.strip() for cell in line[len(header) :]):
+            what = f"{file}, line {number}: {len(line)} cells under {len(header)} columns"
+            raise UserError(f"{what}: write numbers without commas in them, and what is not known as an empty cell")
         row = _row(file, number, line, where)
         same = tuple(row[k] for k in ("model", "dataset", "images", "steps", "seed"))
         if same in first:
@@ -321,7 +319,7 @@ def _summary(rows: list[dict], score: str, percent: bool) -> str:
         parts.append("no scores")
     few = sum(row["images"] < row["batch_size"] for row in rows)
     more = f"; {few} of them with fewer images than a step takes: are they counted in thousands?" if few else ""
-    return f"{len(rows)} runs: {', '.join(parts)}{more}"
+    return f"{len(rows)} run{'s' * (len(rows) > 1)}: {', '.join(parts)}{more}"
 
 
 def _name(file: str | Path) -> str:
