@@ -1,16 +1,20 @@
-"""Verbs of the command line: `transfer`, `laws`, `plan`, `watch`, `bench`. What is heavy is imported when called."""
+"""The parser of the command line, and its verbs `transfer`, `laws`, `plan`, `watch`, `bench`.
+
+What is heavy is imported when called.
+"""
 
 import argparse
 import contextlib
 import dataclasses
 import json
+import sys
 import typing
 from collections.abc import Callable
 
-from .errors import UserError, check_writable
+from .errors import UserError, check_writable, nearest, unknown
 from .evidence import trial_text
 from .model.sizes import PAPER, full_name
-from .processes import import_torch
+from .processes import first_to_say, import_torch
 from .studies import batch, monitor, plan_text
 from .training import specs
 from .training.dense import Dense
@@ -18,6 +22,52 @@ from .training.probing import Probe
 from .training.run import Run, write_atomic
 from .training.runtime import Runtime
 from .training.tuning import FineTune
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors that name the verb's own --help, the nearest name in place of a wrong one, numbers
+    as people write them, `--batch_size` for `--batch-size`, and no guessing at abbreviated options."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, allow_abbrev=False, **options)
+        self.register("type", int, lambda text: _number(text, int))
+        self.register("type", float, lambda text: _number(text, float))
+
+    def error(self, message: str):
+        line = f"simmim-lite: {message} (see {self.prog} --help)"
+        self.exit(2, f"{line}\n" if first_to_say(line) else None)
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = [self._dashed(word) for word in (sys.argv[1:] if args is None else args)]
+        found, left = super().parse_known_args(words, namespace)
+        if left:  # each parser answers for its own words
+            near = nearest(left[0], self._option_string_actions, 0.6) if left[0] != "--" else None
+            self.error(f"unknown option {left[0]}: did you mean {near}?" if near else f"unknown: {' '.join(left)}")
+        return found, left
+
+    def _dashed(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        dashed = name.replace("_", "-") + equals + value
+        return dashed if dashed.partition("=")[0] in self._option_string_actions else word
+
+    def _get_value(self, action: argparse.Action, text: str) -> object:
+        if not text.strip() and action.option_strings and action.nargs is None:  # a shell variable that is not set
+            raise argparse.ArgumentError(action, "is empty: give a value, or leave it out")
+        return super()._get_value(action, text)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(
+                None, str(unknown((action.metavar or action.dest).lower(), value, action.choices))
+            )
+
+
+def _number(text: str, kind: type) -> int | float:
+    try:
+        return specs.number(text, kind)
+    except ValueError:
+        wanted = "a whole number, as in 64, 1_000, 1e4 or 200k" if kind is int else "a number, as in 0.5, 1e-3 or 2M"
+        raise argparse.ArgumentTypeError(f"'{text}' is not {wanted}") from None
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
