@@ -103,7 +103,7 @@ def test_compiled_ways_run() -> None:
     ("options", "line"),
     [
         (["--sizes", "atto,base"], "two ladders"),
-        (["--sizes", "bass"], "unknown size 'swinv2_bass'"),
+        (["--sizes", "bass"], "unknown size 'bass': did you mean 'base'?"),
         (["--sizes", "atto", "--batch", "0"], "batch is 0"),
         (["--sizes", "atto", "--rounds", "0"], "rounds is 0"),
         (["--out", "x.json"], "give --sizes too"),

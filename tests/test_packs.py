@@ -300,6 +300,7 @@ def test_all_are_counted_and_twenty_named(packed, tmp_path, capsys) -> None:
     """One shard of fifty pictures, each of which has changed."""
     tree = image_tree(tmp_path / "tree", 2, 25, 5)
     pack(f"imagefolder:{tree}", tmp_path / "pack", settings=Settings(short_side=64), workers=1)
+    capsys.readouterr()
     ours = packs.open_pack(tmp_path / "pack")
     rows = np.flatnonzero(np.asarray(ours.columns["shard"]) == 0)
     _flip(tmp_path / "pack" / "train-00000.tar", *(int(ours.columns["offset"][i]) + 9 for i in rows))

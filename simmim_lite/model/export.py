@@ -1,15 +1,9 @@
-"""Where weights may be written to, and the config.json that lets transformers open them. No torch here."""
+"""Where weights may be written to. No torch here."""
 
-import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import UserError, check_writable, unknown
-from .sizes import MLP_RATIO
-
-if TYPE_CHECKING:
-    from .simmim import SimMIM
 
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # as which weights are written; all but the first by torch
 WEIGHTS = "model.safetensors"  # as transformers calls the file in a folder
@@ -41,26 +35,3 @@ def check_target(
         raise UserError(f"{path} is the file to read, too: give the target another name")
     check_writable(path)
     return path
-
-
-def hf_config(model: "SimMIM", image_size: int) -> str:
-    """The content of config.json for transformers' `Swinv2ForMaskedImageModeling`: this model at a side in pixels."""
-    encoder = model.encoder
-    first = [stage.blocks[0] for stage in encoder.layers]
-    config = {
-        "architectures": ["Swinv2ForMaskedImageModeling"],
-        "model_type": "swinv2",
-        "image_size": image_size,
-        "patch_size": model.patch_size,
-        "num_channels": 3,
-        "embed_dim": encoder.embed_dim,
-        "depths": list(encoder.depths),
-        "num_heads": [block.attn.heads for block in first],
-        "window_size": encoder.layers[0].window,
-        "pretrained_window_sizes": [block.attn.pretrained_window or 0 for block in first],
-        "mlp_ratio": float(MLP_RATIO),
-        "qkv_bias": True,
-        "drop_path_rate": encoder.layers[-1].blocks[-1].drop_path,
-        "encoder_stride": model.stride,
-    }
-    return json.dumps(config, indent=2) + "\n"

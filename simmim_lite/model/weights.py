@@ -1,6 +1,7 @@
 """Weights in and out, from and to files, in the layouts of `layouts`: never a part of them without a word."""
 
 import argparse
+import json
 import os
 import pathlib
 import re
@@ -16,10 +17,10 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import hub
-from .export import WEIGHTS, check_target, hf_config
+from .export import WEIGHTS, check_target
 from .layouts import LAYOUTS, Found, find, some, to_hf, to_timm
 from .simmim import SimMIM
-from .sizes import HEAD_DIM, SIZES
+from .sizes import HEAD_DIM, MLP_RATIO, SIZES
 from .swin import SwinV2
 
 #: What other trainers keep beside the weights and is data alone: read as plain data, by `weights_only=True` too.
@@ -169,7 +170,7 @@ def save_weights(
             config.unlink(missing_ok=True)  # an old one beside new weights would be believed
         os.replace(temporary, path)
         if layout == "hf":
-            config.write_text(hf_config(model, image_size or (192 if len(model.encoder.depths) == 4 else 32)))
+            config.write_text(_hf_config(model, image_size or (192 if len(model.encoder.depths) == 4 else 32)))
     except Exception as error:  # a full disk is an OSError, a RuntimeError or a SafetensorError, as the writer pleases
         why = _first_line(error)
         raise UserError(f"cannot write {path}: {why}; free some space or choose another folder") from error
@@ -293,3 +294,26 @@ def _moved(found: Found, model: SimMIM) -> str:
 def _first_line(error: Exception) -> str:
     text = str(error).split("WeightsUnpickler error:")[-1].strip()  # what torch.load says before it is advice
     return (text or type(error).__name__).splitlines()[0][:200]
+
+
+def _hf_config(model: SimMIM, image_size: int) -> str:
+    """The content of config.json for transformers' `Swinv2ForMaskedImageModeling`: this model at a side in pixels."""
+    encoder = model.encoder
+    first = [stage.blocks[0] for stage in encoder.layers]
+    config = {
+        "architectures": ["Swinv2ForMaskedImageModeling"],
+        "model_type": "swinv2",
+        "image_size": image_size,
+        "patch_size": model.patch_size,
+        "num_channels": 3,
+        "embed_dim": encoder.embed_dim,
+        "depths": list(encoder.depths),
+        "num_heads": [block.attn.heads for block in first],
+        "window_size": encoder.layers[0].window,
+        "pretrained_window_sizes": [block.attn.pretrained_window or 0 for block in first],
+        "mlp_ratio": float(MLP_RATIO),
+        "qkv_bias": True,
+        "drop_path_rate": encoder.layers[-1].blocks[-1].drop_path,
+        "encoder_stride": model.stride,
+    }
+    return json.dumps(config, indent=2) + "\n"

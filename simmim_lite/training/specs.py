@@ -18,7 +18,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -84,7 +84,7 @@ class Range:
 class OneOf:
     """One of some names; `near` gives the one that was meant where spelling does not tell."""
 
-    known: tuple[str, ...]
+    known: Collection[str] = dataclasses.field(hash=False)
     near: Callable[[str], str | None] | None = None
 
     def fit(self, value: str) -> str:
@@ -121,7 +121,7 @@ Share = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, 1, "(]")]
 Inside = Annotated[float, Range(0, 1, "()")]
 LearningRate = Annotated[float, Range(0, 10, "()")]
-Model = Annotated[str, OneOf(tuple(sizes.SIZES), sizes.nearest)]
+Model = Annotated[str, OneOf(sizes.SIZES, sizes.nearest)]
 Source = Annotated[str, Text(r"\S(.*\S)?", "a source of images, as in scenes or imagefolder:DIR", end="/")]
 Checkpoint = Annotated[str, Text(r".+@[0-9a-f]+", "NAME@DIGEST of a checkpoint file")]
 Folder = Annotated[str | os.PathLike, Text(r"\S.*", "a folder")]
