@@ -86,7 +86,7 @@ def test_killed_again_and_again_on_changing_numbers_of_processes(tmp_path) -> No
         step = begun(folder, process, step)
         kill(process)
         assert not record_path(folder, RUN).exists()
-    errors = start(folder, 3).communicate(timeout=PATIENCE)[1]
+    errors = start(folder, 3).communicate(timeout=PATIENCE)[1].partition("Traceback")[0]  # torchrun repeats it below
     assert errors.count("simmim-lite: batch_size 8 does not divide among 3 processes: try 6\n") == 1
     finish(start(folder, 2))
     np.testing.assert_allclose(curve(folder), curve(alone), atol=1e-5, rtol=0)
