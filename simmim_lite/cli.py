@@ -130,7 +130,7 @@ def _study(arguments: argparse.Namespace) -> None:
         print(said, flush=True)
     planned, reason = _notebook_parameters(arguments, how)
     if not start:
-        check_writable(how.runs_dir)
+        check_writable(how.runs_dir, "--runs-dir")
     if arguments.commands:
         from .studies.commands import lines
 

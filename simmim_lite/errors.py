@@ -57,7 +57,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
-def check_writable(path: str | Path) -> None:
+def check_writable(path: str | Path, what: str = "place") -> None:
     """`UserError` where a file or folder of that name cannot be made: to be asked for before long work, not after.
 
     Tried in the nearest folder that is there, and nothing is left in it.
@@ -68,11 +68,11 @@ def check_writable(path: str | Path) -> None:
         if place.is_dir():
             tempfile.TemporaryFile(dir=place).close()
         elif place != path:
-            raise UserError(f"cannot write {path}: {place} is no folder; choose another place")
+            raise UserError(f"cannot write {path}: {place} is no folder; choose another {what}")
         elif not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise UserError(f"cannot write {path}: {place}: {error.strerror}; choose another place") from error
+        raise UserError(f"cannot write {path}: {place}: {error.strerror}; choose another {what}") from error
 
 
 def first_line(error: Exception) -> str:

@@ -81,7 +81,7 @@ def said_by_another() -> str:
 
 
 @contextlib.contextmanager
-def waiting(text: str, seconds: float = 3.0) -> Iterator[None]:
+def waiting(text: str, seconds: float = 5.0) -> Iterator[None]:
     """Say on stderr what is waited for, where the block takes longer than some seconds."""
 
     def say() -> None:

@@ -97,7 +97,7 @@ def train_missing(name: str, **options: object) -> Trained:
         speeds: dict[str, float] = {}
         if axes.full_size:
             speeds = _ready(runs, tier, data, device, precision, runs_dir, pool if how.engine == "ray" else None)
-        check_writable(runs_dir)
+        check_writable(runs_dir, "--runs-dir")
 
         from ..data.pictures import open_for_training
 
@@ -233,7 +233,7 @@ def train_runs(
     Their precision is taken as given. Where nothing is missing, torch is not imported.
     """
     runs_dir = Path(runs_dir)
-    check_writable(runs_dir)
+    check_writable(runs_dir, "--runs-dir")
     from ..data.pictures import open_for_training
 
     needed = max(run.images or 0 for run in runs)
