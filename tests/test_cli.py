@@ -199,7 +199,7 @@ def test_weights_convert(capsys, tmp_path) -> None:
         ("READ", "x.safetensor", "", "x.safetensor: its suffix says no kind of file"),
         ("READ", "own.pth", "--layout hf", "own.pth is a file, and layout hf is a folder of model.safetensors and"),
         ("READ", ".", "", "is a folder: give a file in it, as in"),
-        ("READ", "own.pth/below/x.pth", "", "own.pth is no folder"),
+        ("READ", "own.pth/below/x.pth", "", "own.pth is no folder; choose another place"),
         ("own.pth", "own.pth", "--layout timm", "own.pth is the file to read, too"),
         ("READ", "x.pth", "--image-size 64", "--image-size and --window-size go into the config.json of layout hf"),
         ("READ", "hf", "--layout hf --image-size 60", "image_size 60 is no multiple of swinv2_atto's final stride 8"),
