@@ -10,9 +10,9 @@ from pathlib import Path
 PATIENCE = 1200  # seconds: as long only takes what hangs
 
 
-def until(reached: Callable[[], object], process: subprocess.Popen | None = None) -> object:
+def until(reached: Callable[[], object], process: subprocess.Popen | None = None, patience: float = PATIENCE) -> object:
     """What `reached()` returns as soon as it is true; a process that it depends on must live until then."""
-    limit = time.monotonic() + PATIENCE
+    limit = time.monotonic() + patience
     while not (found := reached()):
         if process is not None and process.poll() is not None and not (found := reached()):
             said = [pipe.read() for pipe in (process.stdout, process.stderr) if pipe]
