@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simmim_lite.lab import checks
+from simmim_lite.course import checks, grading
 from simmim_lite.studies import notebooks
 
 SOLUTIONS = Path(__file__).parent / "solutions"
@@ -106,31 +106,52 @@ def test_every_solution_belongs_to_an_exercise() -> None:
         assert named == {f"{kind}_{k}" for kind in ("solution", "wrong") for k in range(1, count + 1)}
 
 
-@checks.exercise("double it")
-def doubled(answer) -> checks.Verdict:
+@pytest.mark.parametrize("name", [name for name, texts in grading.TEXTS.items() if "truth" in texts])
+def test_every_mistake_of_one_number_is_named(name: str) -> None:
+    texts = grading.TEXTS[name]
+    assert said(lambda: getattr(checks, name)(texts["truth"])) == (True, f"right: {texts['right']}")
+    for value, text in texts["mistakes"].items():
+        assert said(lambda value=value: getattr(checks, name)(value)) == (False, f"not right yet: {text}")
+
+
+def test_every_text_of_a_grader_is_used() -> None:
+    """Names of mistakes, and of texts beside the usual ones, stand in the code of the graders."""
+    code = "".join(path.read_text() for path in Path(grading.__file__).parent.glob("checks_*.py"))
+    usual = {"task", "truth", "within", "right", "otherwise", "mistakes"}
+    for name, texts in grading.TEXTS.items():
+        if "truth" not in texts:
+            wanted = [*texts.get("mistakes", ()), *(set(texts) - usual)]
+            assert [one for one in wanted if f'"{one}"' not in code] == [], name
+
+
+grading.TEXTS["doubled"] = {"task": "double it", "right": "yes", "otherwise": "no:\n   not four"}
+
+
+@grading.exercise
+def doubled(answer):
     """A function that doubles."""
-    return checks.verdict(checks.call(answer, 2) == 4, "yes", "no:\n   not four")
+    yield grading.case(grading.call(answer, 2), 4)
 
 
 def _raises():
     raise NotImplementedError
 
 
+def _missing(x):
+    return x / 0
+
+
+TODO = "not done yet: double it"
+STUBS = (None, ..., NotImplemented, (1, None), {"a": [...]}, lambda x: None, lambda x: ..., lambda x: (x, None))
+
+
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        (None, "not done yet: double it"),
-        (..., "not done yet: double it"),
-        (NotImplemented, "not done yet: double it"),
-        ((1, None), "not done yet: double it"),
-        ({"a": [...]}, "not done yet: double it"),
-        (lambda x: None, "not done yet: double it"),
-        (lambda x: ..., "not done yet: double it"),
-        (lambda x: (x, None), "not done yet: double it"),
-        (lambda x: _raises(), "not done yet: double it"),
-        (lambda x: x / 0, "not right yet: your answer raised ZeroDivisionError: division by zero"),
+        *((stub, TODO) for stub in (*STUBS, lambda x: _raises())),
+        (_missing, "not right yet: your answer raised ZeroDivisionError: division by zero"),
         (lambda: 4, "not right yet: your answer raised TypeError:"),
-        (4, "not right yet: your answer raised TypeError: a function is wanted here, not int"),
+        (4, "not right yet: a function is wanted here: yours is one int"),
         (lambda x: x, "not right yet: no: not four"),
         (lambda x: 2 * x, "right: yes"),
     ],
@@ -141,12 +162,16 @@ def test_one_line_for_any_answer(answer, line: str) -> None:
     assert passed is line.startswith("right")
 
 
+ANYTHING = ("text", 0, -1.5, (1, 2), [], [1, 2, 3], np.ones((2, 2)), {"a": 1}, float("nan"))
+
+
 @pytest.mark.parametrize("name", [n for book in BOOKS for n in map(name_of, exercises(book))])
-@pytest.mark.parametrize("answer", ["text", 0, -1.5, (1, 2), [], lambda *a: 0, lambda *a: [[1]], float("nan")])
-def test_a_check_survives_any_answer(name: str, answer) -> None:
-    passed, line = said(lambda: getattr(checks, name)(answer))
-    assert passed is False
-    assert re.match("not (right|done) yet: ", line)
+def test_a_check_survives_any_answer_and_never_leaks_pythons_words(name: str) -> None:
+    for answer in (*ANYTHING, *(lambda *_, value=value: value for value in (*ANYTHING, [[1]]))):
+        passed, line = said(lambda answer=answer: getattr(checks, name)(answer))
+        assert passed is False
+        assert re.match("not (right|done) yet: ", line)
+        assert "raised" not in line, (answer, line)
 
 
 @pytest.mark.parametrize(
@@ -160,8 +185,12 @@ def test_a_pair_is_asked_for_where_one_is_wanted(answer, yours: str) -> None:
         assert re.match(rf"not right yet: 2 numbers are wanted, \(.*\): yours is {yours}$", line)
 
 
-def test_names_are_looked_up_in_all_files() -> None:
-    assert checks.hidden_pixels.task
+def test_one_number_is_asked_for_where_one_is_wanted() -> None:
+    for check, answer in ((checks.pairs_right, np.arange(5)), (checks.overfit_runs, lambda rows: [0] * 5)):
+        _, line = said(lambda check=check, answer=answer: check(answer))
+        assert re.match(r"not right yet: one number is wanted: yours is one (ndarray|list) of 5$", line)
+    _, line = said(lambda: checks.traffic_light(lambda omega: "green"))
+    assert "green is wanted below 7.6e+05" in line and "red above 3.1e+06" in line
     with pytest.raises(AttributeError, match="no check is named 'nonsense'"):
         checks.nonsense  # noqa: B018
 

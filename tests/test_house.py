@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "simmim_lite"
-FLOORS = {"model": 0, "data": 1, "training": 2, "evidence": 2, "studies": 3, "lab": 4}
+FLOORS = {"model": 0, "data": 1, "training": 2, "evidence": 2, "studies": 3, "lab": 4, "course": 5}
 TORCH_FREE = [
     "simmim_lite",
     "simmim_lite.cli",

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from simmim_lite.course import predictions
 from simmim_lite.data import scenes
 from simmim_lite.data.scene_layouts import class_numbers
 from simmim_lite.data.sources import SCENE_SPLITS
-from simmim_lite.lab import predictions
 
 TEST = SCENE_SPLITS["test"]
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from simmim_lite.lab import pictures, symptoms
-from simmim_lite.lab.patients import RUN
+from simmim_lite.course import symptoms
+from simmim_lite.course.symptoms import RUN
+from simmim_lite.lab import pictures
 
 #: after / before, at most or at least: what the remedy must do to the number.
 REMEDIES = {

@@ -1,6 +1,6 @@
-"""What the notebooks use beside the library: checks of exercises, pictures, charts, live curves, widgets.
+"""What the notebooks use beside the library: pictures, charts, live curves, widgets.
 
-Looked up when first used: `lab.checks`, `lab.pictures`, `lab.mask_lab` and so on. Importing this package imports
+Looked up when first used: `lab.pictures`, `lab.mask_lab` and so on. Importing this package imports
 neither torch nor plotly.
 """
 
@@ -8,7 +8,6 @@ from importlib import import_module
 
 _MODULES = (
     "charts",
-    "checks",
     "explorer",
     "filmstrip",
     "live",
@@ -17,7 +16,6 @@ _MODULES = (
     "networks",
     "photos",
     "pictures",
-    "symptoms",
     "windows",
 )
 

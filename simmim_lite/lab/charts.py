@@ -12,21 +12,36 @@ from ..evidence.figure import Figure
 WIDEST = 780  # pixels: what JupyterLab beside its table of contents, and a page of the site, leave at 1,280
 
 
-def bars(values: Mapping[str, float], unit: str, guess: float | None = None, *, form: str = ".1f") -> go.Figure:
-    """Named numbers as bars from zero, each with its value; a guess as a dashed line across, `your guess`."""
-    names, numbers = list(values), list(values.values())
+def bars(
+    values: Mapping[str, float | Sequence[float]],
+    unit: str,
+    guess: float | None = None,
+    *,
+    form: str = ".1f",
+    series: Sequence[str] = ("",),
+) -> go.Figure:
+    """Named numbers as bars from zero, each with its value; a guess as a dashed line across, `your guess`.
+
+    series: names of several bars a name, whose numbers are given in this order; the last one is the dark one.
+    """
+    names = list(values)
+    columns = np.atleast_2d(np.array(list(values.values()), float).T)
     chart = Figure()
-    text = [f"{v:{form}}" for v in numbers]
-    hover = [f"{n}: {t}" for n, t in zip(names, text, strict=True)]
-    style = {"marker": {"color": COLOURS[0]}, "textposition": "outside", "cliponaxis": False}
-    chart.add_bar(x=numbers, y=names, orientation="h", text=text, hovertext=hover, hoverinfo="text", **style)
+    for name, numbers, colour in zip(series, columns, ("#C9D8E6", COLOURS[0])[-len(series) :], strict=True):
+        text = [f"{v:{form}}" for v in numbers]
+        hover = [": ".join(filter(None, [of, name, t])) for of, t in zip(names, text, strict=True)]
+        style = {"marker": {"color": colour}, "textposition": "outside", "cliponaxis": False, "hoverinfo": "text"}
+        chart.add_bar(x=numbers, y=names, name=name, orientation="h", text=text, hovertext=hover, **style)
+    everything = [0.0, *columns.flat, *([] if guess is None else [guess])]
     if guess is not None:
-        mark = {"annotation_text": "your guess", "annotation_position": "top"}
-        chart.add_vline(x=guess, line={"dash": "dash", "color": COLOURS[1]}, **mark)
-    all_of_them = [0.0, *numbers, *([] if guess is None else [guess])]
-    chart.update_xaxes(title_text=unit, range=[1.12 * min(all_of_them), 1.12 * max(all_of_them) or 1])
+        _guess(chart, guess, "x")
+    chart.update_xaxes(title_text=unit, range=[1.12 * min(everything), 1.12 * max(everything) or 1])
     chart.update_yaxes(autorange="reversed", showgrid=False, title_text="")
-    return chart.update_layout(template=TEMPLATE, height=110 + 46 * len(names), margin={"t": 30})
+    several = {"showlegend": len(series) > 1, "margin": {"t": 30 if len(series) == 1 else 50}}
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.04, "yanchor": "bottom", "traceorder": "reversed"}
+    return chart.update_layout(
+        template=TEMPLATE, height=95 + 15 * len(series) + 46 * len(names), legend=legend, **several
+    )
 
 
 def lines(
@@ -38,21 +53,24 @@ def lines(
     legend: str = "",
     guess: float | None = None,
     guess_on: str = "y",
+    guess_name: str = "your guess",
     band: tuple[float, float, str] | None = None,
     log: bool = False,
+    log_x: bool = False,
     form: str = ".3g",
 ) -> go.Figure:
     """Lines {name: (x values, y values)} with axes named x and y (name and unit).
 
     Colour, symbol and dash tell them apart. guess: a dashed line, `your guess`, at this value of the axis `guess_on`.
-    band: (low, high, text), shaded. log: a logarithmic y axis. form: of the y values in hover texts.
+    band: (low, high, text), shaded. log, log_x: a logarithmic y or x axis. form: of the y values in hover texts.
     """
     chart = Figure()
     if band:
         low, high, text = band
         chart.add_hrect(y0=low, y1=high, fillcolor=PALE, line_width=0, layer="below")
         note = {"showarrow": False, "xref": "x domain", "x": 0.01, "xanchor": "left", "yanchor": "middle"}
-        chart.add_annotation(text=text, y=(_at(low, log) + _at(high, log)) / 2, font={"color": FAINT}, **note)
+        middle = (np.log10(low * high) if log else low + high) / 2
+        chart.add_annotation(text=text, y=middle, font={"color": FAINT}, **note)
     for k, (name, (xs, ys)) in enumerate(series.items()):
         style = {"color": COLOURS[k % len(COLOURS)]}
         line = style | {"dash": DASHES[k % len(DASHES)], "width": 2.2}
@@ -60,23 +78,29 @@ def lines(
         text = [f"<b>{name}</b><br>{x}: {a:g}<br>{y}: {b:{form}}" for a, b in zip(xs, ys, strict=True)]
         many = {"mode": "lines+markers" if len(xs) <= 40 else "lines", "line": line, "marker": marker}
         chart.add_scatter(x=list(xs), y=list(ys), name=name, text=text, hoverinfo="text", **many)
-    if guess is not None and guess_on == "x":
-        mark = {"annotation_text": "your guess", "annotation_position": "top"}
-        chart.add_vline(x=guess, line={"dash": "dash", "color": COLOURS[1]}, **mark)
-    elif guess is not None:
-        chart.add_hline(y=guess, line={"dash": "dash", "color": COLOURS[1]})
-        note = {"showarrow": False, "xref": "x domain", "x": 0.99, "xanchor": "right", "yanchor": "bottom"}
-        chart.add_annotation(text="your guess", y=_at(guess, log), font={"color": COLOURS[1]}, **note)
+    if guess is not None:
+        _guess(chart, guess, guess_on, guess_name, log and guess_on == "y")
     if log:
         known = [v for _, ys in series.values() for v in ys if v > 0]
         ticks = [k * 10.0**e for e in range(-12, 13) for k in (1, 2, 5)]
         shown = [t for t in ticks if min(known) <= 2.5 * t and t <= 2 * max(known)]
         chart.update_yaxes(tickvals=shown, ticktext=[f"{t:g}" for t in shown])
         chart.update_yaxes(range=[np.log10(min(known)) - 0.08, np.log10(max(known)) + 0.08])
-    chart.update_xaxes(title_text=x)
+    chart.update_xaxes(title_text=x, type="log" if log_x else None)
     chart.update_yaxes(title_text=y, type="log" if log else "linear")
     chart.update_layout(template=TEMPLATE, showlegend=len(series) > 1, legend_title_text=f"<b>{legend}</b>")
     return chart.update_layout(title={"text": title, "x": 0, "pad": {"l": 8}, "font": {"size": 15}})
+
+
+def _guess(chart: go.Figure, value: float, axis: str, name: str = "your guess", log: bool = False) -> None:
+    """A dashed line at a value of an axis, with its name."""
+    line = {"line": {"dash": "dash", "color": COLOURS[1]}, "annotation_text": name}
+    if axis == "x":
+        chart.add_vline(x=value, annotation_position="top", **line)
+    else:
+        chart.add_hline(y=value, annotation_position="top right", annotation_font_color=COLOURS[1], **line)
+        if log:  # shapes are placed by the value there, annotations by its logarithm
+            chart.layout.annotations[-1].y = float(np.log10(value))
 
 
 def slider(figures: Mapping[object, go.Figure], name: str, first: object = None) -> go.Figure:
@@ -100,11 +124,6 @@ def slider(figures: Mapping[object, go.Figure], name: str, first: object = None)
     style = {"currentvalue": {"prefix": f"{name}: "}, "pad": {"t": below + 4, "l": 8, "r": 8}, "active": start}
     height = (chart.layout.height or TEMPLATE.layout.height) + 84
     return chart.update_layout(sliders=[{"steps": steps, **style}], margin_b=below + 84, height=height)
-
-
-def _at(value: float, log: bool) -> float:
-    """Where an annotation lies: on a logarithmic axis plotly wants the logarithm, for shapes the value."""
-    return float(np.log10(value)) if log else value
 
 
 def maps(

@@ -46,9 +46,10 @@ class Network:
         images = normalise(pixels[None], tuple(self.about["mean"]), tuple(self.about["std"]))
         with torch.inference_mode(), one_thread(torch.device("cpu")):  # a small network loses by sharing its work
             mask = torch.from_numpy(np.asarray(hidden, bool)[None])
-            return self._model().reconstruct(images, mask)[0].float().numpy()
+            return self.loaded().reconstruct(images, mask)[0].float().numpy()
 
-    def _model(self):
+    def loaded(self):
+        """The SimMIM itself, in evaluation mode."""
         if self.model is None:
             from safetensors.torch import load
 

@@ -1,0 +1,257 @@
+"""Is this normal? Eight things that go wrong, each made on purpose in seconds, and undone by its remedy.
+
+Every function returns a `Symptom`: how it looks, why, what to do, one number before and after the remedy, and pictures.
+The pictures are scenes; the healthy network is the one that ships for them, the sick ones are trained on the spot.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor
+
+from ..data import scenes
+from ..data.batches import normalise, validation_masks
+from ..data.sources import Data, Split
+from ..errors import UserError
+from ..lab import networks
+from ..lab.pictures import hide
+from ..model.masking import upsample
+from ..model.simmim import SimMIM, create_model
+from ..model.weights import load_weights
+from ..training.pretrain import build, build_optimiser, make_batches, one_thread, pretrain, training_step
+from ..training.probes import NEIGHBOURS, features, knn_probe
+from ..training.run import Run
+
+SHOWN = 6  # pictures, the first ones of the validation scenes
+WRONG, RIGHT = "like this", "after the<br>remedy"  # names of rows of pictures
+#: What is trained here: one or two seconds on one core.
+RUN = Run(model="swinv2_atto", images=4096, steps=50, batch_size=32, warmup_steps=20, probe_labels=0, val_masks=1)
+_TEXTS = yaml.safe_load(files(__package__).joinpath("symptoms.yaml").read_text("utf-8"))
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """One symptom, with its reproduction. `rows`: {name: uint8 (N, 3, 32, 32)}, the symptom in row `WRONG`."""
+
+    name: str
+    before: float
+    after: float
+    rows: dict[str, np.ndarray]
+    says: str  # what the library prints, where it notices by itself
+    texts: dict[str, str]  # looks, cause, remedy; measure: what `before` and `after` are, with the unit
+
+
+def _symptom(name: str, before: float, after: float, rows: dict, says: str = "", **facts: object) -> Symptom:
+    texts = {part: text.format(**facts) for part, text in _TEXTS[name].items()}
+    return Symptom(name, float(before), float(after), rows, says, texts)
+
+
+@cache
+def source() -> Data:
+    """4,096 scenes to learn from, 512 to look at, in memory: no store is built for a reproduction."""
+    parts = []
+    for name, seed, count, first in (("train", 0, RUN.images, 0), ("val", 1, 512, 1 << 40)):
+        drawn, ids = scenes.render(seed, range(count)), np.arange(count, dtype=np.uint64) + np.uint64(first)
+        parts.append(Split(f"{name} of scenes", drawn.images, ids, drawn.labels, drawn.masks))
+    mean, std = (tuple(networks.shipped("scenes").about[name]) for name in ("mean", "std"))
+    return Data("scenes", "scenes", 32, *parts, None, None, scenes.CLASSES, mean, std, "symptoms", [])
+
+
+def healthy() -> SimMIM:
+    """The network that ships for scenes: the picture of health."""
+    return networks.shipped("scenes").loaded()
+
+
+def untrained() -> SimMIM:
+    """The same network before its first step."""
+    about = networks.shipped("scenes").about
+    return create_model(about["model"], 32, about["window"], target="raw", seed=0)
+
+
+@cache
+def train(run: Run = RUN, hide_from_input: bool = True) -> tuple[SimMIM, list[float]]:
+    """Train a run on `source()`, one thread; the network in evaluation mode, and the loss of each step."""
+    batches, losses = make_batches(run, source()), []
+    with one_thread(torch.device("cpu")):
+        model = build(run)
+        optimiser, encode = build_optimiser(model, run), model.encoder.forward
+        if not hide_from_input:
+            model.encoder.forward = lambda x, mask=None, noise=None: encode(x, None, noise)
+        for step in range(run.steps):
+            images, mask, _ = batches.batch(step)
+            losses.append(training_step(model, optimiser, images, mask, run, run.lr_at(step)).item())
+            if not math.isfinite(losses[-1]):
+                break
+        model.encoder.forward = encode
+    return model.eval(), losses
+
+
+@cache
+def task() -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
+    """The pictures uint8 (N, 3, 32, 32), hidden pixels (N, 1, 32, 32), normalised input, hidden tokens."""
+    data = source()
+    images, cells = data.val.images[:SHOWN], validation_masks((4, 4), 0.6, "random", data.val.ids[:SHOWN], 0)
+    tokens = torch.from_numpy(upsample(cells, 2))
+    return images, upsample(cells, 8)[:, None], normalise(images, data.mean, data.std), tokens
+
+
+@torch.inference_mode()
+def guess(model: SimMIM) -> Tensor:
+    """What a network predicts for every pixel of the task: (N, 3, 32, 32), in network units."""
+    return model.reconstruct(*task()[2:])
+
+
+def colours(pixels: "Tensor | np.ndarray", mean: tuple | None = None, std: tuple | None = None) -> np.ndarray:
+    """Network units back to a picture: x * std + mean, clipped; uint8 like its (N, 3, H, W)."""
+    mean, std = (np.reshape(v, (1, 3, 1, 1)) for v in (mean or source().mean, std or source().std))
+    return (np.clip(np.asarray(pixels) * std + mean, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def rows(wrong: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
+    """The usual four rows of pictures; of the last two, only what is hidden is the network's."""
+    images, hidden, _, _ = task()
+    pasted = {name: np.where(hidden, found, images) for name, found in ((WRONG, wrong), (RIGHT, right))}
+    return {"picture": images, "what the<br>network sees": hide(images, hidden[:, 0])} | pasted
+
+
+def off(filled: np.ndarray) -> float:
+    """Mean distance of the hidden pixels from the truth, in 0..255 grey levels."""
+    images, hidden, _, _ = task()
+    return float(np.abs(filled.astype(float) - images)[np.broadcast_to(hidden, filled.shape)].mean())
+
+
+def noise() -> Symptom:
+    """Weights that never arrived: `strict=False` passes over names that do not fit, and says nothing."""
+    file = {f"ema.{name}": tensor for name, tensor in healthy().state_dict().items()}  # as some wrapper saved it
+    deaf, fine = untrained(), untrained()
+    deaf.load_state_dict(file, strict=False)
+    says = str(load_weights(fine, file))
+    wrong, right = (colours(guess(model.eval())) for model in (deaf, fine))
+    return _symptom("noise", off(wrong), off(right), rows(wrong, right), says)
+
+
+def grey_mush() -> Symptom:
+    """A locally normalised target, shown as if it were pixels: even the perfect answer would look like that."""
+    model, _ = train(replace(RUN, target="normalized"))
+    images, hidden, x, _ = task()
+    wrong, right, perfect = colours(guess(model)), colours(guess(healthy())), colours(model.make_target(x))
+    spread = [float((p.max(1).astype(float) - p.min(1))[hidden[:, 0]].mean()) for p in (wrong, right)]
+    shown = rows(wrong, right) | {"the perfect answer,<br>shown like this": np.where(hidden, perfect, images)}
+    return _symptom("grey mush", *spread, shown)
+
+
+def checkerboard() -> Symptom:
+    """A head whose channels are read in another order than they were trained in."""
+    _, hidden, x, tokens = task()
+    model = healthy()
+    side = model.stride
+    with torch.inference_mode():
+        head = model.decoder[0](model.encode(x, tokens))  # (N, 3 * side^2, h, w)
+        n, _, h, w = head.shape
+        # trained colour-major (3, side, side), read as (side, side, 3)
+        swapped = head.view(n, side, side, 3, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, 3, h * side, w * side)
+    wrong, right = colours(swapped), colours(guess(model))
+    inside = np.broadcast_to(hidden[..., 1:] & hidden[..., :-1], (SHOWN, 3, 32, 31))
+    rough = [float(np.abs(np.diff(p.astype(float), axis=-1))[inside].mean()) for p in (wrong, right)]
+    return _symptom("checkerboard", *rough, rows(wrong, right))
+
+
+def wrong_colours() -> Symptom:
+    """Network units shown as if they were colours."""
+    predicted = guess(healthy())
+    wrong, right = colours(predicted, (0.0,) * 3, (1.0,) * 3), colours(predicted)
+    return _symptom("wrong colours", off(wrong), off(right), rows(wrong, right))
+
+
+def loss_does_not_fall() -> Symptom:
+    """A learning rate a thousand times too low; a mask that hides everything ends the same way, and is refused."""
+    (slow, before), (model, after) = train(replace(RUN, lr=RUN.lr / 1000)), train()
+    says, data = "", source()
+    try:
+        replace(RUN, mask_ratio=0.97)
+    except UserError as error:
+        says = str(error)
+    left = [np.mean(losses[-5:]) / np.mean(losses[:5]) for losses in (before, after)]
+    mean = normalise(data.val.images[:256], data.mean, data.std).abs().mean().item()
+    return _symptom("loss does not fall", *left, rows(colours(guess(slow)), colours(guess(model))), says, mean=mean)
+
+
+def not_a_number() -> Symptom:
+    """A learning rate far too high: the library stops the run, says at which step, and keeps no number."""
+    wild = replace(RUN, lr=9.0, clip_grad=1e9, warmup_steps=5)
+    with tempfile.TemporaryDirectory() as folder:
+        record = pretrain(wild, runs_dir=folder, device="cpu", data=source())
+    (broken, before), (model, after) = train(wild), train()
+    wrong = np.nan_to_num(guess(broken).numpy(), nan=-1e9, posinf=-1e9, neginf=-1e9)  # black, as viewers show it
+    counts = [np.isfinite(losses).sum() for losses in (before, after)]
+    shown = rows(colours(wrong), colours(guess(model)))
+    return _symptom("NaN", *counts, shown, record["reason"] or "", steps=RUN.steps)
+
+
+def too_good() -> Symptom:
+    """The network is shown what it shall guess: the mask is in the loss, and not in the input."""
+    (model, losses), (sound, honest) = train(RUN, hide_from_input=False), train()
+    before, after = (m.loss(guess(m), *task()[2:]) for m in (model, sound))
+    facts = {"wrong": np.mean(losses[-5:]), "usual": np.mean(honest[-5:]), "steps": RUN.steps}
+    return _symptom("too good to be true", before, after, rows(*(colours(guess(m)) for m in (model, sound))), **facts)
+
+
+def low_knn() -> Symptom:
+    """Features compared by dot product: a few long vectors are everybody's neighbours. Whitened ones tell more."""
+    data, many = source(), 2000
+    labels, truth = data.train.labels[:many], data.val.labels
+    with one_thread(torch.device("cpu")):
+        (bank, asked), start = (
+            [features(m, part.images[:many], data.mean, data.std)[0] for part in (data.train, data.val)]
+            for m in (healthy(), untrained())
+        )
+        near = (asked @ bank.T).topk(NEIGHBOURS, dim=1).indices
+        votes = torch.zeros(len(asked), 10).scatter_add_(1, torch.as_tensor(labels)[near], torch.ones(near.shape))
+        white, chance = whiten(bank, asked), whiten(*start)
+        cosine, after, random = (knn_probe(a, labels, b, truth)["score"] for a, b in ((bank, asked), white, chance))
+        by_angle = (F.normalize(white[1], dim=1) @ F.normalize(white[0], dim=1).T).topk(NEIGHBOURS, dim=1).indices
+    popular = [100 * i.flatten().bincount().max().item() / len(asked) for i in (near, by_angle)]
+    shown = {"query": data.val.images[:SHOWN]}
+    for name, found in ((WRONG, near), (RIGHT, by_angle)):
+        shown |= {f"{name}:<br>neighbour {k + 1}": data.train.images[found[:SHOWN, k].numpy()] for k in range(2)}
+    facts = {"neighbours": NEIGHBOURS, "wrong": popular[0], "right": popular[1], "cosine": cosine, "random": random}
+    return _symptom("low kNN", (votes.argmax(1).numpy() == truth).mean(), after, shown, **facts)
+
+
+def whiten(bank: Tensor, asked: Tensor, keep: int = 64) -> tuple[Tensor, Tensor]:
+    """Both sets of features (n, C) along the bank's `keep` strongest directions, each at unit variance."""
+    mean, scale = bank.mean(0), bank.std(0).clamp_min(1e-6)
+    z = (bank - mean) / scale
+    values, vectors = torch.linalg.eigh(z.T @ z / len(z))
+    turn = vectors[:, -keep:] / values[-keep:].clamp_min(1e-6).sqrt()
+    return z @ turn, ((asked - mean) / scale) @ turn
+
+
+SYMPTOMS: dict[str, Callable[[], Symptom]] = {
+    f.__name__: f
+    for f in (noise, grey_mush, checkerboard, wrong_colours, loss_does_not_fall, not_a_number, too_good, low_knn)
+}
+
+
+def card(symptom: Symptom) -> str:
+    """The symptom as a few lines of Markdown, with its numbers."""
+    heads = {"looks": "How it looks", "cause": "Why", "remedy": "What to do"}
+    lines = [f"**{head}.** {_sentence(symptom.texts[part])}." for part, head in heads.items()]
+    if symptom.says:
+        lines.append(f"The library says: `{symptom.says}`.")
+    numbers = f"**{symptom.before:.3g}** before, **{symptom.after:.3g}** after"
+    return "\n\n".join([*lines, f"{_sentence(symptom.texts['measure'])}: {numbers}."])
+
+
+def _sentence(text: str) -> str:
+    """Begun with a capital, unless with a name that has its own writing (kNN, x)."""
+    first = text.split()[0]
+    return text if len(first) == 1 or any(c.isupper() for c in first[1:]) else text[0].upper() + text[1:]
