@@ -26,6 +26,7 @@ site: .venv/.site  ## an offline site of executed notebooks, gallery, API and th
 
 gallery: .venv/.test  ## the README's figure and one picture a study, from the shipped records
 	$(BIN)/simmim-lite gallery $(ARGS)
+	$(BIN)/python tools/headless.py gallery/lab.png
 
 # Where no browser can be had, the line says how to get one, and everything else is tested before the target fails.
 test: .venv/.test  ## the tests, in about nine minutes
@@ -38,6 +39,7 @@ test-all: .venv/.test chromium  ## the tests that take minutes too
 
 bench: .venv/.test  ## speed on this machine, as ratios
 	$(BIN)/simmim-lite bench $(ARGS)
+	-$(BIN)/python tools/headless.py bench
 
 lint: .venv/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

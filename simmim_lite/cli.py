@@ -226,18 +226,15 @@ def _gallery(arguments: argparse.Namespace) -> None:
     check_writable(out)
     for path in make_gallery(out):
         print(path)
-    from .lab.headless import picture
-
-    print(picture(Path(out) / "lab.png"))
 
 
 def _site(arguments: argparse.Namespace) -> None:
-    from .lab import explorer_data, explorer_page, mask_lab
+    from .lab import explorer, mask_lab
     from .studies.site import IN_A_FRAME, build
 
     check_writable(arguments.out)
-    explorer, lab = explorer_page.fragment(explorer_data.data()), mask_lab.MaskLab()
-    print(build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=IN_A_FRAME), explorer))
+    lab, runs = mask_lab.MaskLab(), explorer.show().static_html()
+    print(build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=IN_A_FRAME), runs))
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:

@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 from .errors import UserError, check_writable, nearest, unknown
 from .evidence import trial_text
+from .lab import monitor
 from .model.sizes import PAPER, full_name
 from .processes import first_to_say, import_torch
-from .studies import batch, monitor, plan_text
+from .studies import batch, plan_text
 from .training import specs
 from .training.dense import Dense
 from .training.probing import Probe
@@ -233,18 +234,11 @@ def _bench(arguments: argparse.Namespace) -> None:
 
     for line in bench(arguments.device, arguments.rounds):
         print(line, flush=True)
-    from .lab import headless
     from .training.bench_loader import bench_loader
 
     print("\nloader of pictures at full size")
     for line in bench_loader(arguments.rounds):
         print(line, flush=True)
-    print()
-    try:
-        for line in headless.bench():
-            print(line, flush=True)
-    except UserError as error:  # everything else was measured
-        print(f"mask lab: not measured ({error})")
 
 
 def _bench_device(arguments: argparse.Namespace) -> None:

@@ -3,9 +3,9 @@
 from urllib.parse import urlparse
 
 import pytest
+from headless import chromium
 from labserver import jupyterlab
 
-from simmim_lite.lab.headless import chromium
 from simmim_lite.studies import notebooks
 
 

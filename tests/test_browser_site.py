@@ -7,7 +7,7 @@ from browsing import asked_only_here
 from lab_walk import walk
 from tiny_notebooks import write_notebook
 
-from simmim_lite.lab import explorer_data, explorer_page
+from simmim_lite.lab import explorer
 from simmim_lite.lab.mask_lab import MaskLab
 from simmim_lite.studies import site
 
@@ -41,7 +41,7 @@ def root(tmp_path_factory):
             work=folder / "work",
             notebooks=[path],
             packages=(),
-            explorer=explorer_page.fragment(explorer_data.data()),
+            explorer=explorer.show().static_html(),
         )
     return index.parent.as_uri()
 

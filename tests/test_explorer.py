@@ -136,44 +136,28 @@ def test_a_page_that_cannot_be_written_gets_one_line(tmp_path) -> None:
         explorer.write_html(tmp_path / "file" / "page.html")
 
 
-def test_without_a_reader_it_is_html_alone_and_chooses_all() -> None:
+def test_a_copy_that_nobody_watches_is_html_without_plotly(monkeypatch) -> None:
+    monkeypatch.setattr(live, "executed_unseen", lambda: True)
     shown = explorer.show()
-    bundle = shown._repr_mimebundle_()
-    assert set(bundle) == {"text/html", "text/plain"}
-    assert len(bundle["text/html"]) < 120_000
+    html = shown._repr_mimebundle_()[0]["text/html"]
+    assert len(html) < 150_000 and "live where this cell is run" in html
     assert shown.chosen() == published.rows()
 
 
-def test_in_a_kernel_it_is_a_widget_that_says_what_was_chosen(monkeypatch) -> None:
-    monkeypatch.setattr(live, "in_notebook", lambda: True)
-    monkeypatch.setattr(live, "executed_unseen", lambda: False)
-    shown = explorer.show(own_rows())
+def test_it_says_what_was_chosen_and_plotly_stays_out_of_the_notebook(monkeypatch) -> None:
+    shown, rows = explorer.show(own_rows()), published.rows()
     bundle, _ = shown._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert len(json.dumps(bundle)) < 120_000  # plotly.js is not in the notebook
-    rows = published.rows()
-    assert shown.chosen() == rows
-    shown.widget.shown = [3, 5]
+    assert "application/vnd.jupyter.widget-view+json" in bundle and len(json.dumps(bundle)) < 1000
+    shown.shown = [3, 5]
     assert shown.chosen() == [rows[3], rows[5]]
-    shown.widget.selected = [5]
+    shown.selected = [5]
     assert shown.chosen() == [rows[5]]
-    shown.widget.set_state({"plotly": memoryview(b"")})  # as the browser does when it has it
-    assert shown.widget.plotly == b""
+    shown.set_state({"plotly": memoryview(b"")})  # as the browser does when it has it
+    assert shown.plotly == b""
     sent = []
-    monkeypatch.setattr(type(shown.widget), "send", lambda self, message, buffers: sent.append(len(buffers[0])))
-    shown.widget._handle_custom_msg("plotly", [])
+    monkeypatch.setattr(explorer.Explorer, "send", lambda self, message, buffers: sent.append(len(buffers[0])))
+    shown._handle_custom_msg("plotly", [])
     assert sent == [len(explorer._plotly())]
-    monkeypatch.setattr(live, "executed_unseen", lambda: True)
-    assert explorer.show().widget is None
-
-
-def test_without_anywidget_one_line_names_the_remedy(monkeypatch) -> None:
-    monkeypatch.setattr(live, "in_notebook", lambda: True)
-    monkeypatch.setattr(live, "executed_unseen", lambda: False)
-    monkeypatch.setitem(sys.modules, "anywidget", None)
-    explorer._widget_class.cache_clear()
-    with pytest.raises(UserError, match="pip install anywidget"):
-        explorer.show()
 
 
 def test_it_does_not_import_torch() -> None:

@@ -2,12 +2,12 @@
 
 import re
 
+import headless
 import numpy as np
 import pytest
 from PIL import Image
 
 from simmim_lite.errors import UserError
-from simmim_lite.lab import headless
 
 
 def test_the_bench_says_what_it_measured(monkeypatch, browser) -> None:

@@ -40,10 +40,10 @@ TORCH_FREE = [
     "simmim_lite.studies.engine",
     "simmim_lite.studies.cluster",
     "simmim_lite.studies.commands",
-    "simmim_lite.studies.monitor",
     "simmim_lite.studies.report",
     "simmim_lite.studies.planner",
     "simmim_lite.studies.own",
+    "simmim_lite.lab.monitor",
 ]
 
 

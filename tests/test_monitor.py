@@ -14,10 +14,9 @@ from filelock import FileLock
 from test_cli import call
 
 from simmim_lite.errors import UserError
-from simmim_lite.lab import monitor as lab_monitor
-from simmim_lite.studies import monitor as module
+from simmim_lite.lab import monitor as module
+from simmim_lite.lab.monitor import Watch, counts
 from simmim_lite.studies.engine import plan_of
-from simmim_lite.studies.monitor import Watch, counts
 from simmim_lite.training.journal import Journal, journal_path
 from simmim_lite.training.run import Run, new_record, record_path, write_record
 
@@ -70,7 +69,7 @@ def test_running_and_stopped_are_told_apart_by_the_lock(tmp_path) -> None:
     started(tmp_path)
     with lock(tmp_path, RUN):
         (seen,) = Watch(tmp_path).look()
-        assert (seen.state, seen.step, seen.where) == ("running", 200, "2 × cpu")
+        assert (seen.state, seen.step) == ("running", 200)
         assert seen.last("val_loss") == pytest.approx(0.4) and seen.last("train_loss") == pytest.approx(0.5)
         assert seen.age == pytest.approx(30)
         assert seen.left == pytest.approx(60 - 30)  # 200 steps took a minute, and half a minute is over
@@ -176,19 +175,20 @@ def test_the_pictures_of_a_notebook(tmp_path) -> None:
     for seed in range(1, 20):
         done(tmp_path, replace(RUN, seed=seed))
     found = Watch(tmp_path).look()
-    chart = lab_monitor.curves(found)
-    drawn = [t for t in chart.data if t.x != (None,)]
-    assert len(drawn) == 19 + 2 * 2
-    assert {t.xaxis for t in drawn} == {"x", "x2"}, "raw and normalised losses never share an axis"
-    assert drawn[-1].text[-1].endswith("step 200, 12,800 images seen")
-    table = lab_monitor.table(found)
-    assert table.count("<tr>") == 1 + lab_monitor._LINES + 1
-    assert f"and {21 - lab_monitor._LINES} more" in table and "200 of 400 (50 %)" in table
-    assert len(lab_monitor.bundles(found)) == 3
-    assert lab_monitor.bundles([]) == [{"text/markdown": "**no runs yet**", "text/plain": "no runs yet"}]
+    chart = module.curves(found)
+    assert len(chart.data) == 19 + 2 * 2
+    assert {t.xaxis for t in chart.data} == {"x", "x2"}, "raw and normalised losses never share an axis"
+    assert {t.name.partition(", ")[2] for t in chart.data if "femto" in t.name} == {
+        "training, in progress", "validation, in progress", "validation, finished"}  # fmt: skip
+    assert max(x for t in chart.data for x in t.x) == 12_800
+    table = module.table(found)
+    assert table.count("<tr>") == 1 + module._LINES + 1
+    assert f"and {21 - module._LINES} more" in table and "200 of 400 (50 %)" in table
+    assert len(module.bundles(found)) == 3
+    assert module.bundles([]) == [{"text/markdown": "**no runs yet**", "text/plain": "no runs yet"}]
 
 
 def test_until_ends_the_looking(tmp_path) -> None:
     asked = []
-    assert lab_monitor.monitor(tmp_path, seconds=0.01, until=lambda: len(asked) > 3 or asked.append(1)) is None
+    assert module.monitor(tmp_path, seconds=0.01, until=lambda: len(asked) > 3 or asked.append(1)) is None
     assert len(asked) == 4

@@ -1,6 +1,6 @@
 // The explorer in the browser: filters, what is selected, and the numbers of what is shown; the views are in
-// explorer_views.js. Together one module that asks for nothing. mount(el, data) for a page that has plotly.js,
-// render({ model, el }) for anywidget. `data` is explorer_data.data().
+// explorer_views.js. Together one module that asks for nothing: plotly.js is the page's, or comes from the kernel.
+// `data` is explorer.data().
 
 const GLYPHS = {
   circle: "M1.5 7a5.5 5.5 0 1 0 11 0a5.5 5.5 0 1 0 -11 0",
@@ -255,8 +255,9 @@ async function loaded(model) {
 }
 
 async function render({ model, el }) {
+  if (model.kernel === false && !globalThis.Plotly) return; // el says where it is live
   const root = make("div", { class: "sl-explorer" }, "Loading the explorer … Run the cell again if this line stays.");
-  el.append(root);
+  el.replaceChildren(root);
   globalThis.simmimPlotly ??= globalThis.Plotly ? Promise.resolve(globalThis.Plotly) : loaded(model); // once a page
   let plotly;
   try {
@@ -274,5 +275,3 @@ async function render({ model, el }) {
   };
   return mount(root, model.get("data"), { plotly, tell });
 }
-
-export default { render };

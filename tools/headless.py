@@ -1,8 +1,13 @@
-"""The widgets in a headless Chromium: how fast they answer, and a picture of one. Needs playwright and a browser."""
+"""The mask lab in a headless Chromium: how fast it answers, and its picture. Needs playwright and a browser.
+
+python tools/headless.py bench               # the last part of `make bench`
+python tools/headless.py gallery/lab.png     # its picture, for pages that cannot run it
+"""
 
 import contextlib
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..training.run import write_atomic
+from simmim_lite.errors import UserError
+from simmim_lite.lab import networks
+from simmim_lite.lab.mask_lab import MaskLab
+from simmim_lite.training.run import write_atomic
 
 BROWSERS = (
     "chromium",
@@ -69,8 +76,15 @@ def chromium() -> Iterator:
         browser.close()
 
 
-def _open(browser) -> contextlib.AbstractContextManager:
-    return chromium() if browser is None else contextlib.nullcontext(browser)
+@contextlib.contextmanager
+def _page(browser, width: int, **options) -> Iterator[tuple]:
+    """A browser, and a page in which the lab has answered once."""
+    opened = chromium() if browser is None else contextlib.nullcontext(browser)
+    with opened as browser, tempfile.TemporaryDirectory() as folder:
+        page = browser.new_page(viewport={"width": width, "height": 1000}, **options)
+        page.goto(MaskLab().write_html(Path(folder) / "lab.html", "Mask lab").as_uri())
+        page.wait_for_selector("[data-answered]")
+        yield browser, page
 
 
 def bench(browser=None) -> Iterator[str]:
@@ -78,11 +92,7 @@ def bench(browser=None) -> Iterator[str]:
 
     browser: one that is open already; by default a Chromium is started.
     """
-    lab = _lab()
-    with _open(browser) as browser, tempfile.TemporaryDirectory() as folder:
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.goto(lab.write_html(Path(folder) / "lab.html", "Mask lab").as_uri())
-        page.wait_for_selector("[data-answered]")
+    with _page(browser, 1280) as (browser, page):
         yield f"mask lab in {Path(browser_path()).name} {browser.version}, headless: {_MOVES} moves of the mask ratio"
         yield f"{'':44s}{'median':>10s}{'slowest':>10s}"
         yield _line("slider to picture, 32 px", page.evaluate(_SLIDER, _MOVES))
@@ -90,9 +100,7 @@ def bench(browser=None) -> Iterator[str]:
         page.get_by_label("network", exact=True).select_option("")
         page.get_by_label("mask patch").select_option("32")
         yield _line("slider to picture, 192 px", page.evaluate(_SLIDER, _MOVES))
-    from .networks import shipped
-
-    network, times = shipped("photos"), []
+    network, times = networks.shipped("photos"), []
     for k in range(_MOVES):
         pixels = np.full((3, 32, 32), k, np.uint8)
         start = time.perf_counter()
@@ -101,24 +109,19 @@ def bench(browser=None) -> Iterator[str]:
     yield _line("prediction in a kernel (its way not counted)", times[1:])
 
 
-def _lab():
-    try:
-        from .mask_lab import MaskLab
-    except ImportError as error:  # a plain GPU machine has no widgets
-        raise UserError(f"the mask lab needs {error.name}: pip install {error.name}") from error
-    return MaskLab()
-
-
 def _line(name: str, times: list[float]) -> str:
     return f"{name:44s}{statistics.median(times):7.1f} ms{max(times):7.1f} ms"
 
 
 def picture(path: str | Path, width: int = 1100, browser=None) -> Path:
     """A PNG of the mask lab as it opens, for pages that cannot run it. Returns the path. browser: as in `bench`."""
-    lab = _lab()
-    with _open(browser) as browser, tempfile.TemporaryDirectory() as folder:
-        page = browser.new_page(viewport={"width": width, "height": 900}, device_scale_factor=1.5)
-        page.goto(lab.write_html(Path(folder) / "lab.html", "Mask lab").as_uri())
-        page.wait_for_selector("[data-answered]")
+    with _page(browser, width, device_scale_factor=1.5) as (_, page):
         write_atomic(path, page.locator(".sl-lab").screenshot())
     return Path(path)
+
+
+if __name__ == "__main__":
+    try:
+        print(*(bench() if sys.argv[1:] == ["bench"] else map(picture, sys.argv[1:])), sep="\n")
+    except UserError as error:
+        sys.exit(f"mask lab: {error}")
