@@ -1,4 +1,4 @@
-"""What the browser tests share: one Chromium and one JupyterLab a worker, and pages that note what they ask for."""
+"""What the browser tests share: one Chromium and one JupyterLab a worker, pages that ask nobody but this machine."""
 
 from urllib.parse import urlparse
 
@@ -20,31 +20,32 @@ def lab(tmp_path_factory):
     """A JupyterLab on copies of the notebooks, with tier smoke for quick (a browser may save what it opens)."""
     served, scratch, working = (tmp_path_factory.mktemp(name) for name in ("notebooks", "lab", "working"))
     for path in notebooks.folder().glob("*.ipynb"):
-        (served / path.name).write_text(
-            path.read_text("utf-8").replace('tier = \\"quick\\"', 'tier = \\"smoke\\"'), "utf-8"
-        )
+        text = path.read_text("utf-8").replace('tier = \\"quick\\"', 'tier = \\"smoke\\"')
+        (served / path.name).write_text(text, "utf-8")
     with jupyterlab(served, scratch, working) as server:
         yield server
 
 
 @pytest.fixture
 def new_page(browser):
-    """new_page(width=1280, height=900, **context options): a page with `asked` (URLs) and `problems` (errors)."""
-    contexts = []
+    """new_page(width=1280, height=900, **context options): a page, of which nothing is asked and no script fails."""
+    contexts, asked, problems = [], [], []
 
     def make(width: int = 1280, height: int = 900, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(300_000)  # only what hangs takes as long
         contexts.append(context)
         page = context.new_page()
-        page.asked, page.problems = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("request", lambda request: asked.append(urlparse(request.url)))
+        page.on("pageerror", lambda error: problems.append(str(error)))
         return page
 
     yield make
     for context in contexts:
         context.close()
+    assert {url.scheme for url in asked} <= {"data", "blob", "file", "http", "ws"}
+    assert {url.hostname for url in asked if url.scheme in ("http", "ws")} <= {"127.0.0.1"}
+    assert not problems
 
 
 @pytest.fixture
@@ -52,9 +53,17 @@ def page(new_page):
     return new_page()
 
 
-def asked_only_here(page) -> bool:
-    """Whether the page asked nobody but this machine."""
-    schemes = {url.split(":")[0] for url in page.asked} - {"data", "blob", "file"}
-    return schemes <= {"http", "ws"} and {urlparse(u).hostname for u in page.asked if u[:4] in ("http", "ws:/")} <= {
-        "127.0.0.1"
-    }
+def fits(page, width: int = 400, scheme: str = "dark") -> None:
+    """On a phone with a theme and no motion wanted, the page does not scroll sideways."""
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    page.set_viewport_size({"width": width, "height": 800})
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def contrast(page) -> tuple[float, float]:
+    """How light the lab's ink and its paper are, 0 to 255."""
+    shown = page.evaluate(
+        "() => { const s = getComputedStyle(document.querySelector('.sl-lab')); return [s.color, s.backgroundColor]; }"
+    )
+    return tuple(sum(map(int, colour[4:-1].split(","))) / 3 for colour in shown)

@@ -8,29 +8,32 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from child_processes import PATIENCE, interruptible
+from child_processes import interruptible, until
 
 from simmim_lite.studies import notebooks as running
 
+_NOTIFICATIONS = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
 SETTINGS = {
-    "@jupyterlab/apputils-extension:notification": {
-        "fetchNews": "false",
-        "checkForUpdates": False,
-        "doNotDisturbMode": True,
-    },
+    "@jupyterlab/apputils-extension:notification": _NOTIFICATIONS,
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # every cell is really in the page
     "@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Light"},
 }
-_STARTS = PATIENCE  # seconds a server may take
-_ENDS = 120  # and to end
+FOLDERS = {
+    "JUPYTER_CONFIG_DIR": "config",
+    "JUPYTER_DATA_DIR": "data",
+    "JUPYTER_RUNTIME_DIR": "runtime",
+    "JUPYTERLAB_SETTINGS_DIR": "settings",
+    "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    "IPYTHONDIR": "ipython",
+}
+_ENDS = 120  # seconds a server may take to end
 _WIDGET = "window.jupyterapp?.shell?.currentWidget"
 IDLE = f"() => {_WIDGET}?.sessionContext?.session?.kernel?.status === 'idle'"
 ERRORS = f"""() => [...{_WIDGET}.content.model.cells].flatMap(cell => cell.type === 'code' ? cell.outputs.toJSON() : [])
@@ -45,9 +48,34 @@ class Lab:
     token: str
     served: Path
 
-    def page(self, notebook: str) -> str:
-        """The address that opens a notebook with nothing left over from another one."""
-        return f"{self.url}/lab/tree/{notebook}?token={self.token}&reset"
+
+@contextlib.contextmanager
+def _serve(module: str, words: list, environment: dict, scratch: Path, address: str, end: int) -> Iterator[None]:
+    """A server until it is ended by the signal `end`, which ends its kernels too; it answers at `address` at once."""
+    with (scratch / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", module, "--no-browser", *map(str, words)], env=os.environ | environment,
+            stdout=log, stderr=log, start_new_session=True, preexec_fn=interruptible,
+        )  # fmt: skip
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError, urllib.error.URLError):
+            if module == "voila":  # a request would start a kernel
+                socket.create_connection(("127.0.0.1", int(address)), 60).close()
+            else:
+                urllib.request.urlopen(address, timeout=60).read()
+            return True
+        return False
+
+    try:
+        until(answers, server)
+        yield
+    finally:
+        server.send_signal(end)
+        try:
+            server.wait(_ENDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 @contextlib.contextmanager
@@ -57,12 +85,6 @@ def jupyterlab(notebooks: Path, scratch: Path, working_dir: Path) -> Iterator[La
     overrides.parent.mkdir(parents=True)
     overrides.write_text(json.dumps(SETTINGS))
     port, token = _free_port(), secrets.token_hex(8)
-    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
-    folders |= {
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "IPYTHONDIR": "ipython",
-    }
     options = {
         "ip": "127.0.0.1",
         "port": port,
@@ -74,61 +96,21 @@ def jupyterlab(notebooks: Path, scratch: Path, working_dir: Path) -> Iterator[La
         "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         "LabApp.extension_manager": "readonly",
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
-    command += [f"--{name}={value}" for name, value in options.items()]
-    environment = os.environ | {name: str(scratch / folder) for name, folder in folders.items()}
-    log = scratch / "server.log"
-    with log.open("w") as file:
-        server = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
-    lab = Lab(f"http://127.0.0.1:{port}", token, notebooks)
-    try:
-        _wait(server, lab, log)
-        yield lab
-    finally:
-        server.send_signal(signal.SIGTERM)  # shuts its kernels down, and asks nothing
-        try:
-            server.wait(_ENDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
+    words = ["--allow-root", "--expose-app-in-browser", *(f"--{name}={value}" for name, value in options.items())]
+    environment = {name: str(scratch / folder) for name, folder in FOLDERS.items()}
+    url = f"http://127.0.0.1:{port}"
+    with _serve("jupyterlab", words, environment, scratch, f"{url}/api/status?token={token}", signal.SIGTERM):
+        yield Lab(url, token, notebooks)
 
 
 @contextlib.contextmanager
 def voila(scratch: Path) -> Iterator[str]:
     """Serve the lab alone, as `make app` does; its address."""
-    app, port, log = running.folder() / "app", _free_port(), scratch / "voila.log"
-    command = [sys.executable, "-m", "voila", app / "mask_lab.ipynb", "--template=lab_alone", "--no-browser"]
-    environment = os.environ | {"JUPYTER_PATH": str(app), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime")}
-    with log.open("w") as file:
-        server = subprocess.Popen(
-            [*command, f"--port={port}"], env=environment, stdout=file, stderr=file, start_new_session=True,
-            preexec_fn=interruptible,
-        )  # fmt: skip
-    try:
-        limit = time.monotonic() + _STARTS
-        while server.poll() is None and time.monotonic() < limit:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 60):
-                break
-            time.sleep(0.1)
-        else:
-            raise RuntimeError(f"Voila did not start:\n{log.read_text()[-3000:]}")
+    app, port = running.folder() / "app", _free_port()
+    environment = {"JUPYTER_PATH": str(app), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime")}
+    words = [app / "mask_lab.ipynb", "--template=lab_alone", f"--port={port}"]
+    with _serve("voila", words, environment, scratch, str(port), signal.SIGINT):
         yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.send_signal(signal.SIGINT)  # ends its kernels too
-        try:
-            server.wait(_ENDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-
-
-def _wait(server: subprocess.Popen, lab: Lab, log: Path) -> None:
-    limit = time.monotonic() + _STARTS
-    while time.monotonic() < limit and server.poll() is None:
-        try:
-            urllib.request.urlopen(f"{lab.url}/api/status?token={lab.token}", timeout=60).read()
-            return
-        except (OSError, urllib.error.URLError):
-            time.sleep(0.1)
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
 
 
 def _free_port() -> int:
@@ -138,8 +120,8 @@ def _free_port() -> int:
 
 
 def open_notebook(page, lab: Lab, name: str) -> None:
-    """Open a notebook in JupyterLab and wait until its kernel is there."""
-    page.goto(lab.page(name))
+    """Open a notebook in JupyterLab, with nothing left over from another one, and wait until its kernel is there."""
+    page.goto(f"{lab.url}/lab/tree/{name}?token={lab.token}&reset")
     page.wait_for_selector("#jupyterlab-splash", state="detached")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     page.wait_for_function(IDLE)
@@ -154,6 +136,13 @@ def run_all(page, timeout: float = 600) -> str:
     page.wait_for_function("() => window.ran", timeout=1000 * timeout)
     page.wait_for_function(IDLE)
     return "\n".join(page.evaluate(ERRORS))
+
+
+def in_the_kernel(page, code: str) -> None:
+    """Run code in the kernel of the open notebook, and wait for it."""
+    page.evaluate(
+        f"code => {_WIDGET}.sessionContext.session.kernel.requestExecute({{ code }}).done.then(() => null)", code
+    )
 
 
 def shut_down(page) -> None:

@@ -1,11 +1,9 @@
 """The explorer in headless Chromium: filters, linked views and numbers, as a page and in JupyterLab; no network."""
 
-from urllib.parse import urlparse
-
 import nbformat
 import numpy as np
 import pytest
-from labserver import open_notebook, run_all, shut_down
+from browsing import fits
 from test_explorer import own_rows
 from tiny_notebooks import write_notebook
 
@@ -34,8 +32,6 @@ STRONG = """async () => {
 }"""
 
 
-IN_THE_KERNEL = """code => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel
-  .requestExecute({ code }).done.then(() => null)"""
 ONE_BY_ONE = """boxes => boxes.map((box) => {
   box.click();
   const said = [...document.querySelectorAll(".says p")].slice(0, 2).map((p) => p.innerText);
@@ -49,28 +45,6 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explorer")
     explorer.write_html(folder / "own.html", own_rows(), beside=True)
     return explorer.write_html(folder / "explorer.html", beside=True)
-
-
-@pytest.fixture
-def opened(browser):
-    """Opens pages; afterwards nothing may have been asked for over the network, nor an error been thrown."""
-    contexts, asked, problems = [], [], []
-
-    def page(**settings):
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 1000}} | settings)
-        context.set_default_timeout(300_000)
-        contexts.append(context)
-        new = context.new_page()
-        new.on("request", lambda request: asked.append(request.url))
-        new.on("pageerror", lambda error: problems.append(str(error)))
-        return new
-
-    yield page
-    for context in contexts:
-        context.close()
-    assert {urlparse(url).hostname for url in asked if url.startswith(("http", "ws"))} <= {"127.0.0.1"}
-    assert {url.split(":")[0] for url in asked} <= {"file", "data", "blob", "http", "ws"}
-    assert not problems
 
 
 def show(page, path):
@@ -101,8 +75,9 @@ def said(page) -> tuple[str, str]:
     return tuple(page.locator(".says p").all_inner_texts()[:2])
 
 
-def test_every_filter_leaves_the_numbers_that_python_has(opened, written) -> None:
-    page, rows = show(opened(), written), published.rows()
+def test_every_filter_leaves_the_numbers_that_python_has(page, written) -> None:
+    show(page, written)
+    rows = published.rows()
     assert said(page) == numbers(rows)
     choices = [(f["field"], o["value"]) for f in explorer.data()["facets"] for o in f["options"]]
     heard = page.locator(".chip input[type=checkbox]").evaluate_all(ONE_BY_ONE)
@@ -125,8 +100,9 @@ def test_every_filter_leaves_the_numbers_that_python_has(opened, written) -> Non
     assert said(page) == numbers(rows)
 
 
-def test_it_can_be_used_by_keyboard(opened, written) -> None:
-    page, rows = show(opened(), written), published.rows()
+def test_it_can_be_used_by_keyboard(page, written) -> None:
+    show(page, written)
+    rows = published.rows()
     reached = []
     for _ in range(40):
         page.keyboard.press("Tab")
@@ -156,8 +132,10 @@ def test_it_can_be_used_by_keyboard(opened, written) -> None:
     assert page.locator("table").is_hidden()
 
 
-def test_a_run_is_highlighted_in_every_view(opened, written) -> None:
-    page, rows = show(opened(viewport={"width": 1280, "height": 1800}), written), published.rows()
+def test_a_run_is_highlighted_in_every_view(page, written) -> None:
+    page.set_viewport_size({"width": 1280, "height": 1800})
+    show(page, written)
+    rows = published.rows()
     (run,) = [
         k
         for k, r in enumerate(rows)
@@ -193,10 +171,8 @@ def test_a_run_is_highlighted_in_every_view(opened, written) -> None:
     assert all(page.evaluate(STRONG)[view] == expected for view in ("proxy", "length", "data", "size"))
 
 
-def test_it_fits_a_phone_at_night(opened, written) -> None:
-    night = {"viewport": {"width": 400, "height": 800}, "color_scheme": "dark", "reduced_motion": "reduce"}
-    page = show(opened(**night), written.with_name("own.html"))
-    assert page.evaluate("document.documentElement.scrollWidth") == 400
+def test_it_fits_a_phone_at_night(page, written) -> None:
+    fits(show(page, written.with_name("own.html")))
     assert page.locator(".sl-explorer.dark .plot-here svg.main-svg").count() >= 8
     assert page.locator(".chip").first.evaluate("node => getComputedStyle(node).transitionDuration") == "0s"
     assert "Your runs: 4 runs (scenes), 2 doublings" in page.locator(".small").first.inner_text()
@@ -204,37 +180,16 @@ def test_it_fits_a_phone_at_night(opened, written) -> None:
     page.wait_for_selector(".sl-explorer:not(.dark)")
 
 
-def test_it_is_live_on_the_pages_of_a_report(opened, tmp_path) -> None:
+def test_it_is_live_on_the_pages_of_a_report(page, tmp_path) -> None:
     """Beside the view of a widget without a kernel, and alone, as in a copy that nobody watched."""
     notebook = nbformat.read(write_notebook(tmp_path / "x.ipynb", ["explorer.show()"] * 2), as_version=4)
     for cell, more in zip(notebook.cells[-2:], ({}, {pages.WIDGET: {"model_id": "none"}}), strict=True):
-        shown = explorer.show()._repr_mimebundle_() | more
+        shown = {"text/html": explorer.show().static_html()} | more
         cell.outputs = [nbformat.v4.new_output("execute_result", shown, execution_count=1)]
     nbformat.write(notebook, tmp_path / "x.ipynb")
-    page = show(opened(), pages.write({"x": tmp_path / "x.ipynb"}, tmp_path / "report")[0])
+    show(page, pages.write({"x": tmp_path / "x.ipynb"}, tmp_path / "report")[0])
     page.wait_for_function("() => document.querySelectorAll('.sl-explorer[data-drawn]').length === 2")
     page.locator(".chip input[value=swinv2_base]").nth(1).check()
     texts = page.locator(".says").evaluate_all("all => all.map(one => one.querySelector('p').innerText)")
     base = [row for row in published.rows() if row["model"] == "swinv2_base"]
     assert texts == [numbers(published.rows())[0], numbers(base)[0]]
-
-
-def test_it_is_live_in_jupyterlab(opened, lab, tmp_path) -> None:
-    notebook = lab.served / "explorer.ipynb"
-    write_notebook(notebook, ["from simmim_lite.lab import explorer\nshown = explorer.show()\nshown"])
-    page = opened()
-    open_notebook(page, lab, notebook.name)
-    assert not run_all(page)
-    page.wait_for_selector(READY)
-    page.locator(".chip input[value=imagenet22k]").check()
-    assert said(page) == numbers([row for row in published.rows() if row["dataset"] == "imagenet22k"])
-    theme = "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })"
-    page.evaluate(theme, "JupyterLab Dark")
-    page.wait_for_selector(".sl-explorer.dark")
-    told = tmp_path / "chosen"
-    page.evaluate(IN_THE_KERNEL, f"from pathlib import Path; Path({str(told)!r}).write_text(str(len(shown.chosen())))")
-    assert told.read_text() == "12"
-    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
-    page.evaluate(theme, "JupyterLab Light")
-    shut_down(page)
-    assert notebook.stat().st_size < 200_000

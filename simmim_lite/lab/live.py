@@ -6,16 +6,16 @@ every saved notebook. Without a notebook nothing is shown. No torch here.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
 
 from ..errors import UserError, unknown
-from ..evidence.drawing import COLOURS, FAINT, TEMPLATE
-from ..evidence.figure import Figure
+from ..evidence.drawing import COLOURS, FAINT
 from ..training.run import Run
+from . import charts
 
 _SECONDS = 1.0  # between two pictures of a growing curve
 LOSS = "loss on hidden pixels<br>(L1, standard deviations)"
@@ -71,11 +71,7 @@ class Shown:
     def __init__(self) -> None:
         self.last = 0.0
 
-    def draw(self, bundle: Mapping[str, object]) -> None:
-        """Show a mime bundle in place of all that the cell has shown before."""
-        self.draw_all([bundle])
-
-    def draw_all(self, bundles: Iterable[Mapping[str, object]]) -> None:
+    def draw(self, *bundles: Mapping[str, object]) -> None:
         """Show mime bundles, one below the other, in place of all that the cell has shown before."""
         if in_notebook():
             from IPython.display import clear_output, display
@@ -106,14 +102,15 @@ class Curve:
     """A training curve that grows: `with Curve(steps) as curve: curve.add(step, train_loss=…, val_loss=…)`.
 
     batch_size turns steps into images seen. Every `add` may carry a training loss, a validation loss, or both; the
-    figure is drawn at most once a second, and at the end whatever happens. marks: as `figure` takes them.
+    figure is drawn at most once a second, and at the end whatever happens. marks: {images seen: text}, drawn as dotted
+    lines (a drop of the learning rate, say).
     """
 
     def __init__(
         self, steps: int, batch_size: int = 64, title: str = "", marks: Mapping[int, str] | None = None
     ) -> None:
-        self.steps, self.batch_size, self.title, self.marks = steps, batch_size, title, marks
-        self.points: list[dict] = []
+        self.steps, self.batch_size, self.title, self.marks = steps, batch_size, title, marks or {}
+        self.points: dict[str, list[tuple[int, float]]] = {"training loss, one batch": [], "validation loss": []}
         self.shown = Shown()
 
     def __enter__(self) -> "Curve":
@@ -124,51 +121,31 @@ class Curve:
 
     def add(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
         """Put the losses after `step` steps on the curve."""
-        seen = step * self.batch_size
-        self.points.append({"step": step, "images_seen": seen, "train_loss": train_loss, "val_loss": val_loss})
+        for points, loss in zip(self.points.values(), (train_loss, val_loss), strict=True):
+            if loss is not None:
+                points.append((step * self.batch_size, loss))
         if self.shown.due():
             self.draw()
 
     def draw(self) -> None:
         """Show the curve as it is now."""
-        form = {"images": self.steps * self.batch_size, "title": self.title, "marks": self.marks}
-        chart = figure(self.points, **form, training="one batch")
-        self.shown.draw(chart._repr_mimebundle_())
+        self.shown.draw(self.figure()._repr_mimebundle_())
 
-
-def figure(
-    points: list[dict],
-    *,
-    images: int | None = None,
-    title: str = "",
-    marks: Mapping[int, str] | None = None,
-    training: str = "mean since the point before",
-) -> go.Figure:
-    """A curve as a figure: points as a record's `curve` has them. images: where the axis ends, in images seen.
-
-    marks: {images seen: text}, drawn as dotted lines (a drop of the learning rate, say). training: what a point of the
-    training loss is.
-    """
-    chart = Figure()
-    styles = {
-        "train_loss": (f"training loss, {training}", {"mode": "lines", "line": {"color": FAINT, "width": 1.2}}),
-        "val_loss": ("validation loss", {"mode": "lines+markers", "line": {"color": COLOURS[0], "width": 2.4}}),
-    }
-    for measure, (name, style) in styles.items():
-        found = [p for p in points if p.get(measure) is not None]
-        if found:
-            x, y = [p["images_seen"] for p in found], [p[measure] for p in found]
-            text = [f"{name} {p[measure]:.4f}<br>{p['images_seen']:,} images seen, step {p['step']:,}" for p in found]
-            chart.add_scatter(x=x, y=y, name=name, text=text, hoverinfo="text", **style)
-    for x, text in (marks or {}).items():
-        chart.add_vline(x=x, line={"dash": "dot", "color": FAINT}, annotation_text=text, annotation_position="top left")
-    end = images or max((p["images_seen"] for p in points), default=1)
-    chart.update_xaxes(title_text="images seen", range=[-0.02 * end, 1.02 * end], tickformat="~s")
-    chart.update_yaxes(title_text=LOSS)
-    heading = {"text": title, "x": 0, "y": 0.97, "yanchor": "top", "pad": {"l": 8}, "font": {"size": 15}}
-    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
-    chart.update_layout(template=TEMPLATE, title=heading, margin={"t": 84 if title else 50})
-    return chart.update_layout(legend=legend, showlegend=True)
+    def figure(self) -> go.Figure:
+        """The curve as it is now: training thin, validation with marks."""
+        series = {name: tuple(zip(*points, strict=True)) for name, points in self.points.items() if points}
+        chart = charts.lines(series, "images seen", LOSS, title=self.title, form=".4f")
+        chart.update_traces(
+            selector={"name": "training loss, one batch"}, mode="lines", line={"color": FAINT, "width": 1}
+        )
+        chart.update_traces(selector={"name": "validation loss"}, mode="lines+markers", line={"color": COLOURS[0]})
+        for x, text in self.marks.items():
+            style = {"annotation_text": text, "annotation_position": "top left"}
+            chart.add_vline(x=x, line={"dash": "dot", "color": FAINT}, **style)
+        end = self.steps * self.batch_size
+        chart.update_xaxes(range=[-0.02 * end, 1.02 * end], tickformat="~s")
+        legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
+        return chart.update_layout(legend=legend, showlegend=True, margin={"t": 84 if self.title else 50})
 
 
 def knob(function: Callable, **controls: object) -> None:
@@ -179,17 +156,14 @@ def knob(function: Callable, **controls: object) -> None:
     """
     if not in_notebook():
         return
-    if not executed_unseen():
-        try:
-            import ipywidgets
-        except ImportError:
-            pass
-        else:
-            ipywidgets.interact(function, **controls)
-            return
-    from IPython.display import display
+    if executed_unseen():
+        from IPython.display import display
 
-    display(function())
+        display(function())
+    else:
+        import ipywidgets
+
+        ipywidgets.interact(function, **controls)
 
 
 def executed_unseen() -> bool:

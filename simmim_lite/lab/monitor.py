@@ -231,13 +231,13 @@ def monitor(
     try:
         while until is not None and not until():
             if watched:
-                shown.draw_all(bundles(watch.look()))
+                shown.draw(*bundles(watch.look()))
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline and not until():
                 time.sleep(0.05)
     except KeyboardInterrupt:
         pass  # it ends the looking, and nothing else
-    shown.draw_all(bundles(watch.look()))
+    shown.draw(*bundles(watch.look()))
     return None
 
 

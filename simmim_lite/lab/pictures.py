@@ -24,13 +24,12 @@ def strip(images: Sequence, titles: Sequence[str], *, columns: int = 8, title: s
     images: uint8 (N, 3, H, W), or N pictures of any sizes, each as `as_rgb` takes it. side: of a picture, in pixels on
     the screen, at most.
     """
-    images, titles = list(images), [str(t) for t in titles]
     if len(images) != len(titles):
         raise UserError(f"{len(images)} pictures and {len(titles)} titles: give one title a picture")
     columns = max(1, min(columns, len(images)))
-    cells = [(image, label, *divmod(k, columns)) for k, (image, label) in enumerate(zip(images, titles, strict=True))]
-    rows = -(-len(images) // columns)
-    return _sheet(cells, rows, columns, every_row_has_titles=True, row_names=(), title=title, side=side)
+    pairs = zip(images, map(str, titles), strict=True)
+    cells = [(image, label, *divmod(k, columns)) for k, (image, label) in enumerate(pairs)]
+    return _sheet(cells, -(-len(images) // columns), columns, title, side)
 
 
 def sheet(
@@ -41,14 +40,9 @@ def sheet(
     columns = max(lengths, default=0)
     if len(lengths) > 1 or (titles is not None and len(titles) != columns):
         raise UserError(f"rows of {sorted(lengths)} pictures, {len(titles or ())} titles: every row needs as many")
-    heads = [""] * columns if titles is None else [str(t) for t in titles]
-    cells = [
-        (image, heads[c] if r == 0 else "", r, c)
-        for r, pictures in enumerate(rows.values())
-        for c, image in enumerate(pictures)
-    ]
-    options = {"every_row_has_titles": False, "row_names": tuple(rows), "title": title, "side": side}
-    return _sheet(cells, len(rows), columns, **options)
+    heads = [[str(t) for t in titles or [""] * columns], *[[""] * columns] * (len(rows) - 1)]
+    cells = [(image, heads[r][c], r, c) for r, row in enumerate(rows.values()) for c, image in enumerate(row)]
+    return _sheet(cells, len(rows), columns, title, side, tuple(rows))
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
@@ -95,22 +89,11 @@ def predict(model, images: np.ndarray, masks: np.ndarray, mean: Sequence[float],
     images uint8 (N, 3, H, W); masks (N, h, w) in any whole number of cells a side that divides the network's patches;
     mean and std as it was trained with, in 0..1 units. `UserError` for a network that predicts normalised pixels.
     """
-    import torch
-
-    from ..data.batches import normalise
+    from ..training.film import Shot
 
     if model.target != "raw":
         raise UserError("this model predicts locally normalised pixels, which are no colours: train with target='raw'")
-    device, was_training = next(model.parameters()).device, model.training
-    x = normalise(images, mean, std, device)
-    tokens = upsample(np.asarray(masks, bool), images.shape[-1] // model.patch_size // np.shape(masks)[-1])
-    model.eval()
-    with torch.inference_mode():
-        guess = model.reconstruct(x, torch.from_numpy(tokens).to(device)).float().cpu().numpy()
-    model.train(was_training)
-    guess = guess * np.reshape(std, (1, 3, 1, 1)) + np.reshape(mean, (1, 3, 1, 1))
-    guess = (np.clip(guess, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return np.where(upsample(tokens, model.patch_size)[:, None], guess, images)
+    return Shot(images, np.asarray(masks, bool), mean, std).take(model)[0]
 
 
 def reconstruction(
@@ -132,32 +115,27 @@ def reconstruction(
     return sheet(rows, titles, title=title)
 
 
-def _sheet(
-    cells: list[tuple],
-    rows: int,
-    columns: int,
-    *,
-    every_row_has_titles: bool,
-    row_names: tuple[str, ...],
-    title: str,
-    side: int,
-) -> go.Figure:
-    """All pictures on one pair of axes, in units of a picture's side; text is laid beside them, so nothing overlaps."""
+def _sheet(cells: list, rows: int, columns: int, title: str, side: int, row_names: Sequence[str] = ()) -> go.Figure:
+    """All pictures on one pair of axes, in units of a picture's side; text is laid beside them, so nothing overlaps.
+
+    cells: (picture, title, row, column). Where rows have names, only the first one has room for titles.
+    """
     width = columns * (1 + _GAP) - _GAP
     letters = max((max(map(len, n.split("<br>"))) for n in row_names), default=0) * 7.4
     side = min(side, int((WIDEST - 16 - letters) / (width + 0.15)))
     lines = max((label.count("<br>") + 1 for _, label, _, _ in cells if label), default=0)
     head = 0.06 + _HEAD * lines * 90 / side if lines else 0
-    step = 1 + _GAP + (head if every_row_has_titles else 0)
+    step = 1 + _GAP + (0 if row_names else head)
     figure = Figure()
     for image, label, row, column in cells:
         pixels = as_rgb(image)
+        factor = max(1, -(-_SIDE // max(pixels.shape[:2])))
+        pixels = pixels.repeat(factor, 0).repeat(factor, 1)
         x, y = column * (1 + _GAP), head + row * step
-        # the first pixel's centre lies half a pixel inside
-        dx, dy = 1 / _blow_up(pixels).shape[1], 1 / _blow_up(pixels).shape[0]
+        dx, dy = 1 / pixels.shape[1], 1 / pixels.shape[0]  # the first pixel's centre lies half a pixel inside
         named = ", ".join(t.replace("<br>", " ") for t in (row_names[row] if row_names else "", label) if t)
         place = {"x0": x + dx / 2, "dx": dx, "y0": y + dy / 2, "dy": dy}
-        figure.add_image(source=_uri(_blow_up(pixels)), **place, hovertemplate=f"{named}<extra></extra>")
+        figure.add_image(source=_uri(pixels), **place, hovertemplate=f"{named}<extra></extra>")
         if label:
             _text(figure, label, x + 0.5, y - 0.04, "center", "bottom")
     for row, name in enumerate(row_names):
@@ -178,17 +156,8 @@ def _sheet(
 
 
 def _text(figure: go.Figure, text: str, x: float, y: float, across: str, along: str) -> None:
-    style = {
-        "showarrow": False,
-        "font": {"size": 12, "color": INK},
-        "align": across if across != "center" else "center",
-    }
+    style = {"showarrow": False, "font": {"size": 12, "color": INK}, "align": across}
     figure.add_annotation(text=text, x=x, y=y, xanchor=across, yanchor=along, **style)
-
-
-def _blow_up(pixels: np.ndarray) -> np.ndarray:
-    factor = max(1, -(-_SIDE // max(pixels.shape[:2])))
-    return pixels.repeat(factor, 0).repeat(factor, 1)
 
 
 def _uri(pixels: np.ndarray) -> str:
