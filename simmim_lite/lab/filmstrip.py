@@ -1,7 +1,7 @@
 """The film-strip: what a network fills in as it trains, and what networks of other sizes and data fill in at their end.
 
 Everything comes from files: films of `pretrain(run, film=12)`, kept checkpoints, final weights, and the two films that
-ship with the package. torch is imported only where weights are read.
+ship with the package (made by tools/lab_content.py). torch is imported only where weights are read.
 """
 
 import base64
@@ -12,7 +12,7 @@ from pathlib import Path
 import traitlets
 
 from ..errors import UserError, unknown
-from ..training.run import Run, read_record, record_path, write_atomic
+from ..training.run import Run, read_record, record_path
 from .widget import Widget, module
 
 FOLDER = Path(__file__).with_name("films")
@@ -41,29 +41,27 @@ def frames(runs_dir: str | Path, run: Run, data=None):
     A finished run that was not filmed has two frames, the drop of the learning rate and the end. `UserError` when there
     is nothing. `data`: the opened source, where a caller has it already.
     """
-    from ..training.checkpoint import tail_folder, trunk_folder
+    from ..training.checkpoint import load_final, tail_folder, trunk_folder
     from ..training.film import film_path, read_film
 
     if film_path(runs_dir, run).exists():
         return read_film(film_path(runs_dir, run))
     record = read_record(record_path(runs_dir, run)) or {}
-    kept = {int(p.stem.removeprefix("step-")): p for p in trunk_folder(runs_dir, run).glob("step-*.pt")}
-    kept = {step: p for step, p in kept.items() if step <= run.drop_step}
-    kept |= {int(p.stem.removeprefix("step-")): p for p in tail_folder(runs_dir, run).glob("step-*.pt")}
+    kept: dict[int, Path] = {}
+    for folder, last in ((trunk_folder(runs_dir, run), run.drop_step), (tail_folder(runs_dir, run), run.steps)):
+        steps = {int(path.stem.removeprefix("step-")): path for path in folder.glob("step-*.pt")}
+        kept |= {step: path for step, path in steps.items() if step <= last}
     weights = {step: _checkpoint(kept[step]) for step in sorted(kept)}
     if record.get("status") == "done":
-        weights[run.steps] = _final(runs_dir, run)
+        weights[run.steps] = load_final(runs_dir, run)
     if not weights:
-        raise UserError(
-            f"{run.key}: neither film, checkpoint nor weights in {runs_dir}; pretrain(run, film=12) films it"
-        )
+        nothing = f"{run.key}: neither film, checkpoint nor weights in {runs_dir}"
+        raise UserError(f"{nothing}; pretrain(run, film=12) films it")
     losses = {point["step"]: point["val_loss"] for point in record.get("curve", ())}
-    shot = _shot(run, data)
-    taken = [(step, *_take(shot, run, state)) for step, state in weights.items()]
     facts = {"kind": "run", "key": run.key, "run": run.to_dict(), "curve": record.get("curve", [])}
     facts |= {"final": record.get("final"), "where": record.get("where")}
-    facts["frames"] = [{"step": step, "val_loss": losses.get(step), "each": each} for step, _, each in taken]
-    return shot.film(facts, [frame for _, frame, _ in taken])
+    about = [{"step": step, "val_loss": losses.get(step)} for step in weights]
+    return _film(run, data, facts, about, [run] * len(weights), weights.values())
 
 
 def grid(runs_dir: str | Path, runs: Sequence[Run], data=None):
@@ -71,6 +69,8 @@ def grid(runs_dir: str | Path, runs: Sequence[Run], data=None):
 
     The runs must agree on data, picture and mask; one line names a run that is not finished.
     """
+    from ..training.checkpoint import load_final
+
     first = runs[0]
     for run in runs:
         same = ("data", "image_size", "mask_patch", "mask_ratio", "mask_strategy", "target", "statistics")
@@ -80,41 +80,16 @@ def grid(runs_dir: str | Path, runs: Sequence[Run], data=None):
     records = [read_record(record_path(runs_dir, run)) or {} for run in runs]
     missing = [run.key for run, record in zip(runs, records, strict=True) if record.get("status") != "done"]
     if missing:
-        raise UserError(
-            f"{missing[0]}: not finished in {runs_dir}; pretrain it first ({len(missing)} of {len(runs)} are missing)"
-        )
-    shot = _shot(first, data)
-    taken = [_take(shot, run, _final(runs_dir, run)) for run in runs]
+        some = f"({len(missing)} of {len(runs)} are missing)"
+        raise UserError(f"{missing[0]}: not finished in {runs_dir}; pretrain it first {some}")
     facts = {"kind": "grid", "key": "grid", "run": first.to_dict(), "where": records[-1]["where"]}
-    facts["frames"] = [
-        {
-            "step": run.steps,
-            "model": run.model,
-            "images": run.images,
-            "seed": run.seed,
-            "key": run.key,
-            "val_loss": record["final"]["val_loss"],
-            "val_loss_se": record["final"]["val_loss_se"],
-            "each": each,
-        }
-        for run, record, (_, each) in zip(runs, records, taken, strict=True)
+    about = [
+        {name: getattr(run, name) for name in ("steps", "model", "images", "seed", "key")}
+        | {name: record["final"][name] for name in ("val_loss", "val_loss_se")}
+        for run, record in zip(runs, records, strict=True)
     ]
-    return shot.film(facts, [frame for frame, _ in taken])
-
-
-def make(folder: str | Path = FOLDER, runs_dir: str | Path = "runs", progress=None) -> list[Path]:
-    """Make the films of the package, in some minutes on one core. Finished runs in `runs_dir` are not run again."""
-    from ..training.film import film_path
-    from ..training.pretrain import pretrain
-
-    one = Path(runs_dir) / "film"
-    pretrain(SHIPPED_RUN, runs_dir=one, device="cpu", film=12, progress=progress)
-    for run in SHIPPED_GRID:
-        pretrain(run, runs_dir=Path(runs_dir), device="cpu", progress=progress)
-    films = {"scenes": film_path(one, SHIPPED_RUN).read_bytes(), "scenes-grid": grid(runs_dir, SHIPPED_GRID).png()}
-    for name, content in films.items():
-        write_atomic(Path(folder) / f"{name}.png", content)
-    return [Path(folder) / f"{name}.png" for name in films]
+    about = [{"step": one.pop("steps")} | one for one in about]
+    return _film(first, data, facts, about, runs, (load_final(runs_dir, run) for run in runs))
 
 
 class FilmStrip(Widget):
@@ -124,12 +99,11 @@ class FilmStrip(Widget):
     films = traitlets.List(traitlets.Dict()).tag(sync=True)  # [{name, sheet: an address of a PNG, **facts}]
 
     def __init__(self, films: "Mapping | None" = None) -> None:
-        if films is None:
-            films = {"Through a run": shipped("scenes"), "Sizes and data": shipped("scenes-grid")}
-        sheets = {
-            name: "data:image/png;base64," + base64.b64encode(film.png()).decode() for name, film in films.items()
-        }
-        super().__init__(films=[{"name": name, "sheet": sheets[name], **film.facts} for name, film in films.items()])
+        films = films or {"Through a run": shipped("scenes"), "Sizes and data": shipped("scenes-grid")}
+        address = "data:image/png;base64,"
+        sheets = [address + base64.b64encode(film.png()).decode() for film in films.values()]
+        named = zip(films.items(), sheets, strict=True)
+        super().__init__(films=[{"name": name, "sheet": sheet, **film.facts} for (name, film), sheet in named])
 
 
 def _checkpoint(path: Path) -> dict:
@@ -141,24 +115,19 @@ def _checkpoint(path: Path) -> dict:
         raise UserError(f"{path}: not a readable checkpoint; delete it") from error
 
 
-def _final(runs_dir: str | Path, run: Run) -> dict:
-    from ..training.checkpoint import load_final
-
-    return load_final(runs_dir, run)
-
-
-def _shot(run: Run, data):
+def _film(first: Run, data, facts: dict, about: Sequence[dict], runs: Sequence[Run], weights):
+    """A film of networks, a frame each; about: what is known of each frame."""
     from ..data.pictures import open_for_training
     from ..training.film import Shot
+    from ..training.pretrain import build
     from ..training.probes import input_statistics
 
-    data = data or open_for_training(run.data, run.image_size, run.images, streamed=run.streamed)
-    return Shot.of(run, data, *input_statistics(data, run.statistics))
-
-
-def _take(shot, run: Run, state: dict) -> tuple:
-    from ..training.pretrain import build
-
-    model = build(replace(run, seed=0))  # the seed is of weights that are replaced
-    model.load_state_dict(state)
-    return shot.take(model)
+    data = data or open_for_training(first.data, first.image_size, first.images, streamed=first.streamed)
+    shot = Shot.of(first, data, *input_statistics(data, first.statistics))
+    taken = []
+    for run, state in zip(runs, weights, strict=True):
+        model = build(replace(run, seed=0))  # the seed is of weights that are replaced
+        model.load_state_dict(state)
+        taken.append(shot.take(model))
+    facts["frames"] = [one | {"each": each} for one, (_, each) in zip(about, taken, strict=True)]
+    return shot.film(facts, [frame for frame, _ in taken])

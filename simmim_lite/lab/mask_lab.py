@@ -16,12 +16,12 @@ import numpy as np
 import traitlets as t
 
 from ..errors import UserError, unknown
-from ..model.masking import STRATEGIES, average_distance, fully_masked_windows, hash_masks, upsample
+from ..model.masking import average_distance, fully_masked_windows, hash_masks, upsample
 from . import networks, photos
 from .networks import Network
 from .widget import Widget, module
+from .windows import TOKEN, check_mask
 
-TOKEN = 4  # pixels of a token
 TABS = ("explore", "guess", "windows")
 
 
@@ -71,7 +71,7 @@ class MaskLab(Widget):
             raise unknown("network", name, self._networks)
         about = self._networks[name].about if name else None
         patch = patch or (about["mask_patch"] if about else 32)
-        check(about["side"] if about else photos.SIDE, patch, ratio, strategy)
+        check_mask(about["side"] if about else photos.SIDE, patch, ratio, strategy)
         if tab not in TABS:
             raise unknown("tab", tab, TABS)
         pictures = [*photos.photographs(), *photos.scene_pictures(0, scenes)]
@@ -94,7 +94,9 @@ class MaskLab(Widget):
         if name == "picture" and not 0 <= value < max(1, len(self.pictures)):
             raise UserError(f"picture {value}: there are {len(self.pictures)}, numbered from 0")
         if name in ("strategy", "ratio", "patch"):
-            check(self.side, **{"patch": self.patch, "ratio": self.ratio, "strategy": self.strategy} | {name: value})
+            check_mask(
+                self.side, **{"patch": self.patch, "ratio": self.ratio, "strategy": self.strategy} | {name: value}
+            )
         return value
 
     @property
@@ -105,7 +107,7 @@ class MaskLab(Widget):
     @property
     def mask(self) -> np.ndarray:
         """bool (rows, columns) of cells, True = hidden: what the page shows."""
-        check(self.side, self.patch, self.ratio, self.strategy)
+        check_mask(self.side, self.patch, self.ratio, self.strategy)
         grid = self.side // self.patch
         mask = hash_masks((grid, grid), self.ratio, self.seed, np.array([0]), strategy=self.strategy)[0]
         for cell in self.edits:
@@ -161,17 +163,6 @@ class MaskLab(Widget):
             what = str(error).strip().splitlines() or [""]
             reply |= {"kind": "problem", "text": f"no reconstruction: {type(error).__name__}: {what[0][:160]}"}
         self.send(reply, data)
-
-
-def check(side: int, patch: int, ratio: float, strategy: str) -> None:
-    """`UserError` for a mask that cannot be: the page says the same."""
-    if strategy not in STRATEGIES:
-        raise unknown("mask_strategy", strategy, STRATEGIES)
-    if not 0 <= ratio <= 1:
-        raise UserError(f"ratio {ratio} is outside 0 to 1: it is the share of cells that are hidden")
-    if patch < TOKEN or side % patch or patch % TOKEN:
-        fit = ", ".join(str(p) for p in range(TOKEN, side + 1, TOKEN) if side % p == 0)
-        raise UserError(f"patch {patch} does not divide: at {side} px give one of {fit}")
 
 
 def _default(found: list[Network]) -> str:

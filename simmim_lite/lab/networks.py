@@ -12,10 +12,10 @@ import numpy as np
 
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES, odd_quarter
-from ..training.run import Run, read_record, record_path, write_atomic
+from ..training.run import Run, read_record, record_path
 
-_FOLDER = Path(__file__).with_name("networks")
-#: ImageNet's mean and standard deviation, in 0 to 1: what released checkpoints were trained with (FACTS 3).
+FOLDER = Path(__file__).with_name("networks")
+#: ImageNet's mean and standard deviation, in 0 to 1: what released checkpoints were trained with (docs/facts.md, 3).
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 STATISTICS = ("visible", "normalised", "true")
 
@@ -65,7 +65,7 @@ class Network:
 
 def names() -> list[str]:
     """The networks that ship: `scenes`, `photos`, `photos-normalised`."""
-    return sorted((p.stem for p in _FOLDER.glob("*.safetensors")), key=lambda n: (n != "scenes", n))
+    return sorted((p.stem for p in FOLDER.glob("*.safetensors")), key=lambda n: (n != "scenes", n))
 
 
 @cache
@@ -73,7 +73,7 @@ def shipped(name: str) -> Network:
     """A network of the package; `UserError` with the nearest name for an unknown one."""
     if name not in names():
         raise unknown("network", name, names())
-    weights = (_FOLDER / f"{name}.safetensors").read_bytes()
+    weights = (FOLDER / f"{name}.safetensors").read_bytes()
     return Network(json.loads(_metadata(weights)["about"]), weights)
 
 
@@ -88,11 +88,11 @@ def of_run(run: Run, runs_dir: str | Path = "runs", title: str = "") -> Network:
     model.load_state_dict(load_final(runs_dir, run))
     mean, std = input_statistics(open_data(run.data, run.image_size), run.statistics)
     record = read_record(record_path(runs_dir, run))
-    about = _about(run.key, title or f"your run {run.key}", run.model, run.image_size, run.window_size, run.mask_patch)
+    about = {"name": run.key, "title": title or f"your run {run.key}", "mask_patch": run.mask_patch}
     about |= {"target": run.target, "target_window": run.norm_window, "mean": list(mean), "std": list(std)}
-    loss = record["final"]["val_loss"]
-    about["text"] = f"{run.model}, {run.steps:,} steps on {_data_name(run)}; validation loss {loss:.3f}."
-    return Network(about, model=model.eval())
+    data, loss = run.data.split(":")[-1].rstrip("/").split("/")[-1], record["final"]["val_loss"]
+    about["text"] = f"{run.model}, {run.steps:,} steps on {data}; validation loss {loss:.3f}."
+    return Network(about | _shape(run.model, run.image_size, run.window_size), model=model.eval())
 
 
 def of_checkpoint(
@@ -108,39 +108,24 @@ def of_checkpoint(
 ) -> Network:
     """Any checkpoint that `load_weights` reads (official, timm, transformers, our own), with its head.
 
-    The defaults are those of the released swinv2_base (FACTS 3). Sizes in pixels, the window in tokens.
+    The defaults are those of the released swinv2_base (docs/facts.md, 3). Sizes in pixels, the window in tokens.
     """
     from ..model.simmim import create_model
     from ..model.weights import load_weights
 
     made = create_model(model, img_size, window_size, target=target)
     load_weights(made, path, head=True)
-    about = _about(Path(path).stem, f"{Path(path).name} ({model})", model, img_size, window_size, mask_patch)
+    name, stem = Path(path).name, Path(path).stem
+    about = {"name": stem, "title": f"{name} ({model})", "text": f"{model} from {name}.", "mask_patch": mask_patch}
     about |= {"target": target, "target_window": odd_quarter(img_size), "mean": list(mean), "std": list(std)}
-    about["text"] = f"{model} from {Path(path).name}."
-    return Network(about, model=made.eval())
-
-
-def pack(run: Run, runs_dir: str | Path, name: str, title: str) -> Path:
-    """Put the network of a finished run among the shipped ones: half precision, with its record's provenance."""
-    from safetensors.torch import save
-
-    network, record = of_run(run, runs_dir), read_record(record_path(runs_dir, run))
-    where = {k: record["where"][k] for k in ("commit", "versions", "device", "data_digest")}
-    final = {k: record["final"][k] for k in ("val_loss", "val_loss_se")}
-    about = network.about | {"name": name, "title": title, "key": run.key, "where": where, "final": final}
-    about |= {"images_seen": record["cost"]["images_seen"], "seconds": record["cost"]["seconds"]}
-    state = {k: v.half().contiguous() for k, v in network.model.state_dict().items()}
-    path = _FOLDER / f"{name}.safetensors"
-    write_atomic(path, save(state, {"about": json.dumps(about)}))
-    return path
+    return Network(about | _shape(model, img_size, window_size), model=made.eval())
 
 
 def local_statistics(x: np.ndarray, window: int, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Mean and unbiased variance (3, S, S) in an odd window around each pixel of x (3, S, S), over pixels of weight 1.
 
-    weight (S, S), 1 = counted; all by default, which are the statistics of the normalised target (FACTS 5). Where fewer
-    than two pixels count, those of the whole channel stand in.
+    weight (S, S), 1 = counted; all by default, which are the statistics of the normalised target (docs/facts.md, 5).
+    Where fewer than two pixels count, those of the whole channel stand in.
     """
     side = x.shape[-1]
     counted = np.ones((side, side)) if weight is None else np.asarray(weight, float)
@@ -187,15 +172,10 @@ def to_pixels(
     return np.clip(np.rint(255 * (values * std + mean)), 0, 255).astype(np.uint8)
 
 
-def _about(name: str, title: str, model: str, side: int, window: int, mask_patch: int) -> dict:
+def _shape(model: str, side: int, window: int) -> dict:
     size = SIZES[model]
-    same = {"patch_size": size.patch_size, "depths": list(size.depths), "window": window, "mask_patch": mask_patch}
-    return {"name": name, "title": title, "model": model, "side": side, **same}
-
-
-def _data_name(run: Run) -> str:
-    name = run.data.split(":")[-1].rstrip("/").split("/")[-1]
-    return name
+    shape = {"patch_size": size.patch_size, "depths": list(size.depths)}
+    return {"model": model, "side": side, "window": window} | shape
 
 
 def _metadata(weights: bytes) -> dict:

@@ -1,5 +1,7 @@
 """The window view: windows, shift and merging over a mask, block after block. The page computes; no torch."""
 
+from collections.abc import Sequence
+
 import traitlets
 
 from ..data import scenes
@@ -8,6 +10,7 @@ from ..model.masking import STRATEGIES
 from .pictures import _uri
 from .widget import Widget, module
 
+TOKEN = 4  # pixels of a token
 #: name: (pixels a side, tokens a side of a window, blocks a stage, mask patches in pixels); as in js/window_view.js
 GEOMETRIES = {
     "192-12": (192, 12, (2, 2, 18, 2), (8, 16, 32, 64)),
@@ -38,14 +41,19 @@ class WindowView(Widget):
             raise unknown("geometry", geometry, GEOMETRIES)
         pixels, _, _, patches = GEOMETRIES[geometry]
         settings.setdefault("mask_patch", pixels // 6 if pixels == 192 else 8)
-        if settings["mask_patch"] not in patches:
-            some = ", ".join(map(str, patches))
-            raise UserError(f"mask_patch {settings['mask_patch']}: at {pixels} px take one of {some}")
-        if settings.get("strategy", "random") not in STRATEGIES:
-            raise unknown("mask_strategy", settings["strategy"], STRATEGIES)
-        if not 0 <= settings.get("ratio", 0.6) <= 1:
-            raise UserError(
-                f"mask ratio {settings['ratio']} is outside 0 to 1: it is the share of cells that are hidden"
-            )
+        given = {"ratio": 0.6, "strategy": "random"} | settings
+        check_mask(pixels, settings["mask_patch"], given["ratio"], given["strategy"], patches)
         settings.setdefault("picture", _uri(scenes.render(0, [scene], 192).images[0].transpose(1, 2, 0)))
         super().__init__(**settings)
+
+
+def check_mask(side: int, patch: int, ratio: float, strategy: str, patches: Sequence[int] = ()) -> None:
+    """`UserError` for a mask that cannot be: the page says the same. patches: those to choose from, by default all that
+    hold whole tokens and divide the side (pixels)."""
+    if strategy not in STRATEGIES:
+        raise unknown("mask_strategy", strategy, STRATEGIES)
+    if not 0 <= ratio <= 1:
+        raise UserError(f"ratio {ratio} is outside 0 to 1: it is the share of cells that are hidden")
+    fit = patches or [p for p in range(TOKEN, side + 1, TOKEN) if side % p == 0]
+    if patch not in fit:
+        raise UserError(f"patch {patch} does not divide: at {side} px give one of {', '.join(map(str, fit))}")
