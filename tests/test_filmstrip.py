@@ -4,10 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from simmim_lite import cli
+from simmim_lite.data.batches import normalise
 from simmim_lite.data.sources import open_data
 from simmim_lite.errors import UserError
-from simmim_lite.lab import filmstrip, pictures
+from simmim_lite.lab import filmstrip
+from simmim_lite.model.masking import upsample
 from simmim_lite.training import pretrain as module
 from simmim_lite.training.checkpoint import load_final
 from simmim_lite.training.film import Shot, film_path, film_steps, read_film
@@ -31,15 +35,20 @@ def filmed(tmp_path_factory):
     return folder, pretrain(SMALL, runs_dir=folder, device="cpu", film=6)
 
 
-def numbers(record: dict) -> dict:
-    return {k: record[k] for k in ("key", "status", "run", "curve", "final", "transfer")}
-
-
-def test_a_film_changes_no_number(plain, filmed) -> None:
-    assert numbers(plain[1]) == numbers(filmed[1])
+def test_a_film_changes_no_number_and_is_served_as_it_is(plain, filmed, capsys) -> None:
+    same = ("key", "status", "run", "curve", "final", "transfer")
+    assert {k: plain[1][k] for k in same} == {k: filmed[1][k] for k in same}
     ours, theirs = (load_final(folder, SMALL) for folder, _ in (plain, filmed))
     assert all((ours[name] == theirs[name]).all() for name in ours)
     assert not (plain[0] / "films").exists()
+    folder, record = filmed
+    before = film_path(folder, SMALL).read_bytes()
+    assert pretrain(SMALL, runs_dir=folder, device="cpu", film=12) == record == read_record(record_path(folder, SMALL))
+    words = ["--images", "48", "--steps", "24", "--batch-size", "16", "--warmup-steps", "4", "--eval-every", "8"]
+    words += ["--val-images", "64", "--val-masks", "1", "--probe-labels", "0", "--device", "cpu"]
+    assert cli.main(["pretrain", *words, "--film", "6", "--runs-dir", str(folder)]) in (0, None)
+    assert f"film: {film_path(folder, SMALL)}" in capsys.readouterr().out
+    assert film_path(folder, SMALL).read_bytes() == before
 
 
 def test_a_film_shows_what_the_weights_say(filmed) -> None:
@@ -48,25 +57,30 @@ def test_a_film_shows_what_the_weights_say(filmed) -> None:
     steps = [f["step"] for f in film.facts["frames"]]
     assert tuple(steps) == film_steps(SMALL, 6) == (0, 1, 4, 12, 21, 24)
     assert film.frames.shape == (6, 6, 3, 32, 32) and film.pictures.shape == (6, 3, 32, 32)
-    losses = {f["step"]: f["val_loss"] for f in film.facts["frames"]}
-    assert losses[24] == record["final"]["val_loss"]
+    assert film.facts["frames"][-1]["val_loss"] == record["final"]["val_loss"]
     assert film.facts["curve"] == record["curve"] and film.facts["where"]["versions"]["torch"]
 
-    data = open_data("scenes", 32)
-    model = build(SMALL)
-    cells = np.array(film.facts["cells"], bool)
+    data, model, cells = open_data("scenes", 32), build(SMALL).eval(), np.array(film.facts["cells"], bool)
+    images, std, mean = data.val.images[:6], np.reshape(data.std, (3, 1, 1)), np.reshape(data.mean, (3, 1, 1))
     for weights, row in ((model.state_dict(), 0), (load_final(folder, SMALL), -1)):
         model.load_state_dict(weights)
-        expected = pictures.predict(model, data.val.images[:6], cells, data.mean, data.std)
-        assert (film.frames[row] == expected).all()
+        with torch.inference_mode():
+            x = normalise(images, data.mean, data.std)
+            guess = model.reconstruct(x, torch.from_numpy(upsample(cells, 2))).numpy()
+        colours = (np.clip(guess * std + mean, 0, 1) * 255 + 0.5).astype(np.uint8)
+        assert (film.frames[row] == np.where(upsample(cells, 8)[:, None], colours, images)).all()
     assert cells.sum((1, 2)).tolist() == [10] * 6
-    visible = ~cells.repeat(8, 1).repeat(8, 2)[:, None] & np.ones((1, 3, 1, 1), bool)
-    assert all((frame[visible] == film.pictures[visible]).all() for frame in film.frames)
 
 
-@pytest.mark.parametrize("stop", [0, 3, 12, 22])
+def same_film(a, b) -> None:
+    assert (a.frames == b.frames).all() and (a.pictures == b.pictures).all()
+    assert {k: v for k, v in a.facts.items() if k != "where"} == {k: v for k, v in b.facts.items() if k != "where"}
+
+
+@pytest.mark.parametrize("stop", [0, 3, 22])
 def test_interrupted_film_equals_undisturbed(stop: int, filmed, tmp_path, monkeypatch) -> None:
-    real, done = module.training_step, []
+    """Also beside what a killed `write_atomic` leaves: it is swept away, and the film before it is whole."""
+    real, done, path = module.training_step, [], film_path(tmp_path, SMALL)
 
     def dying(*arguments):
         if len(done) == stop:
@@ -78,30 +92,11 @@ def test_interrupted_film_equals_undisturbed(stop: int, filmed, tmp_path, monkey
     monkeypatch.setattr(module, "training_step", dying)
     with pytest.raises(MemoryError):
         pretrain(SMALL, runs_dir=tmp_path, device="cpu", film=6)
-    assert read_film(film_path(tmp_path, SMALL)).facts["frames"], "what was filmed is there"
-    monkeypatch.setattr(module, "training_step", real)
-    pretrain(SMALL, runs_dir=tmp_path, device="cpu", film=6)
-    same_film(filmstrip.frames(tmp_path, SMALL), filmstrip.frames(filmed[0], SMALL))
-
-
-def same_film(a, b) -> None:
-    assert (a.frames == b.frames).all() and (a.pictures == b.pictures).all()
-    without = lambda facts: {k: v for k, v in facts.items() if k != "where"}  # noqa: E731
-    assert without(a.facts) == without(b.facts)
-
-
-def test_killed_while_a_frame_is_written(filmed, tmp_path, monkeypatch) -> None:
-    """What a killed `write_atomic` leaves beside the film is swept away; the film before it is whole."""
-    real = module.training_step
-    monkeypatch.setattr(module, "training_step", lambda *arguments: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        pretrain(SMALL, runs_dir=tmp_path, device="cpu", film=6)
-    path = film_path(tmp_path, SMALL)
-    assert len(read_film(path).facts["frames"]) == 1
+    assert read_film(path).facts["frames"], "what was filmed is there"
     (path.parent / f".{path.name}.123.456").write_bytes(path.read_bytes()[:999])
     monkeypatch.setattr(module, "training_step", real)
     pretrain(SMALL, runs_dir=tmp_path, device="cpu", film=6)
-    same_film(read_film(path), filmstrip.frames(filmed[0], SMALL))
+    same_film(filmstrip.frames(tmp_path, SMALL), filmstrip.frames(filmed[0], SMALL))
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -115,73 +110,50 @@ def test_a_damaged_film_is_named_and_filmed_again(filmed, tmp_path) -> None:
     same_film(read_film(path), filmstrip.frames(filmed[0], SMALL))
 
 
-def test_without_a_film_what_is_kept_is_shown(plain, filmed, tmp_path) -> None:
-    film = filmstrip.frames(plain[0], SMALL)
+def test_without_films_what_is_kept_is_shown_and_runs_make_a_grid(plain, filmed, tmp_path) -> None:
+    folder, record = plain
+    film = filmstrip.frames(folder, SMALL)
     assert [f["step"] for f in film.facts["frames"]] == [SMALL.drop_step, SMALL.steps]
     assert (film.frames[-1] == filmstrip.frames(filmed[0], SMALL).frames[-1]).all()
     with pytest.raises(UserError, match="neither film, checkpoint nor weights"):
         filmstrip.frames(tmp_path, SMALL)
-
-
-def test_grid_of_sizes_and_data(plain) -> None:
-    folder, record = plain
     small = replace(SMALL, images=16)
     pretrain(small, runs_dir=folder, device="cpu")
-    film = filmstrip.grid(folder, [small, SMALL])
-    assert [f["images"] for f in film.facts["frames"]] == [16, 48]
-    assert film.facts["frames"][1]["val_loss"] == record["final"]["val_loss"]
-    assert (film.frames[1] == filmstrip.frames(folder, SMALL).frames[-1]).all()
-    with pytest.raises(UserError, match="not finished in"):
-        filmstrip.grid(folder, [small, replace(SMALL, seed=5)])
-    with pytest.raises(UserError, match="its mask_ratio is not that of"):
-        filmstrip.grid(folder, [small, replace(SMALL, mask_ratio=0.5)])
+    grid = filmstrip.grid(folder, [small, SMALL])
+    assert [f["images"] for f in grid.facts["frames"]] == [16, 48]
+    assert grid.facts["frames"][1]["val_loss"] == record["final"]["val_loss"]
+    assert (grid.frames[1] == film.frames[-1]).all()
+    for other, said in (
+        (replace(SMALL, seed=5), "not finished in"),
+        (replace(SMALL, mask_ratio=0.5), "its mask_ratio"),
+    ):
+        with pytest.raises(UserError, match=said):
+            filmstrip.grid(folder, [small, other])
 
 
 def test_what_cannot_be_filmed(tmp_path) -> None:
-    with pytest.raises(UserError, match="no colours"):
-        pretrain(replace(SMALL, target="normalized"), runs_dir=tmp_path, device="cpu", film=6)
-    with pytest.raises(UserError, match="film is 2"):
-        pretrain(SMALL, runs_dir=tmp_path, device="cpu", film=2)
+    for run, frames, said in ((replace(SMALL, target="normalized"), 6, "no colours"), (SMALL, 2, "film is 2")):
+        with pytest.raises(UserError, match=said):
+            pretrain(run, runs_dir=tmp_path, device="cpu", film=frames)
     record = pretrain(replace(SMALL, lr=9.0, clip_grad=1e9), runs_dir=tmp_path, device="cpu", film=6)
     assert record["status"] == "failed", "and its film ends where its numbers do"
 
 
 def test_shipped_films_say_where_they_come_from() -> None:
-    for name in filmstrip.SHIPPED:
-        path = filmstrip.FOLDER / f"{name}.png"
-        assert path.stat().st_size < 300_000
-        film = filmstrip.shipped(name)
-        where = film.facts["where"]
-        assert len(where["commit"]) == 40 and not where["dirty"] and where["versions"]["torch"]
     run, grid = (filmstrip.shipped(name).facts for name in filmstrip.SHIPPED)
+    for name, facts in zip(filmstrip.SHIPPED, (run, grid), strict=True):
+        assert (filmstrip.FOLDER / f"{name}.png").stat().st_size < 300_000
+        where = facts["where"]
+        assert len(where["commit"]) == 40 and not where["dirty"] and where["versions"]["torch"]
     assert Run.from_dict(run["run"]) == filmstrip.SHIPPED_RUN and run["key"] == filmstrip.SHIPPED_RUN.key
     assert [f["key"] for f in grid["frames"]] == [r.key for r in filmstrip.SHIPPED_GRID]
     assert run["frames"][-1]["val_loss"] < 0.6 * run["frames"][0]["val_loss"]
     data = open_data("scenes", 32)
     shot = Shot.of(filmstrip.SHIPPED_RUN, data, data.mean, data.std)
     assert (shot.pictures == filmstrip.shipped().pictures).all()
-
-
-def test_widget_carries_its_films() -> None:
     strip = filmstrip.FilmStrip()
     assert [film["kind"] for film in strip.films] == ["run", "grid"]
     assert all(film["sheet"].startswith("data:image/png;base64,") for film in strip.films)
     assert "http://" not in strip.static_html().replace("http://www.w3.org", "")
     with pytest.raises(UserError, match="did you mean 'scenes'"):
         filmstrip.shipped("scene")
-
-
-def test_record_of_a_filmed_run_is_served_as_it_is(filmed) -> None:
-    folder, record = filmed
-    before = film_path(folder, SMALL).read_bytes()
-    assert pretrain(SMALL, runs_dir=folder, device="cpu", film=12) == record == read_record(record_path(folder, SMALL))
-    assert film_path(folder, SMALL).read_bytes() == before
-
-
-def test_command_line(filmed, capsys) -> None:
-    from simmim_lite import cli
-
-    words = ["--images", "48", "--steps", "24", "--batch-size", "16", "--warmup-steps", "4", "--eval-every", "8"]
-    words += ["--val-images", "64", "--val-masks", "1", "--probe-labels", "0", "--device", "cpu"]
-    assert cli.main(["pretrain", *words, "--film", "6", "--runs-dir", str(filmed[0])]) in (0, None)
-    assert f"film: {film_path(filmed[0], SMALL)}" in capsys.readouterr().out
