@@ -20,26 +20,7 @@ def twin(tmp_path_factory) -> str:
     return MaskLab(scenes=4).write_html(path, "Mask lab").as_uri()
 
 
-def test_the_mask_is_pythons_and_so_are_its_numbers(page, twin) -> None:
-    opened(page, twin)
-    page.get_by_label("network", exact=True).select_option("")
-    page.get_by_label("mask patch").select_option("32")
-    for strategy, ratio, seed in (("random", 0.6, 3), ("square", 0.35, 7), ("block", 0.8, 1)):
-        page.get_by_label("strategy").select_option(strategy)
-        for label, value in (("mask ratio", ratio), ("seed", seed)):
-            page.get_by_label(label).fill(str(value))
-        mask = hash_masks((6, 6), ratio, seed, [0], strategy=strategy)[0]
-        assert (shown_mask(page, 6) == mask).all()
-        share = f"{mask.sum()} of 36 cells, {100 * mask.mean():.1f} %"
-        assert number(page, "hidden") == share
-        assert number(page, "distance").startswith(f"{average_distance(mask, 32):.1f} px")
-    assert "shaded" in number(page, "distance")
-    for ratio, hidden, distance in ((0, "0 of 36", "0.0 px"), (1, "36 of 36", "nothing is visible")):
-        page.get_by_label("mask ratio").fill(str(ratio))
-        assert number(page, "hidden").startswith(hidden) and number(page, "distance").startswith(distance)
-
-
-def test_cells_by_mouse_and_by_keyboard(page, twin) -> None:
+def test_numbers_drags_and_buttons(page, twin) -> None:
     opened(page, twin)
     before = shown_mask(page, 4)
     box = page.locator(".sl-main").bounding_box()
@@ -48,14 +29,6 @@ def test_cells_by_mouse_and_by_keyboard(page, twin) -> None:
     flipped = before.copy()
     flipped[0, 0] ^= True
     page.locator("h1").hover()
-    assert (shown_mask(page, 4) == flipped).all()
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("Space")
-    flipped[1, 1] ^= True
-    said = page.locator("[aria-live=polite]").first.inner_text()
-    assert said.startswith("row 2, column 2: " + ("hidden" if flipped[1, 1] else "visible"))
-    page.evaluate("() => document.activeElement.blur()")
     assert (shown_mask(page, 4) == flipped).all()
     page.mouse.move(*at[0])  # a drag gives every cell on its way the state of the first
     page.mouse.down()
@@ -67,9 +40,9 @@ def test_cells_by_mouse_and_by_keyboard(page, twin) -> None:
     dragged[0] = not flipped[0, 0]
     assert (shown_mask(page, 4) == dragged).all()
     undo = page.get_by_role("button", name="undo")
-    for expected in (flipped, None, before):
+    for expected in (flipped, before):
         undo.click()
-        assert expected is None or (shown_mask(page, 4) == expected).all()
+        assert (shown_mask(page, 4) == expected).all()
     assert undo.is_disabled()
     page.get_by_role("button", name="invert").press("Enter")
     assert (shown_mask(page, 4) == ~before).all()
@@ -77,9 +50,16 @@ def test_cells_by_mouse_and_by_keyboard(page, twin) -> None:
     assert not shown_mask(page, 4).any()
     page.get_by_role("button", name="another mask").click()
     assert (shown_mask(page, 4) == hash_masks((4, 4), 0.6, 1, [0])[0]).all()
+    page.get_by_label("network", exact=True).select_option("")
+    page.get_by_label("mask patch").select_option("32")
+    mask = hash_masks((6, 6), 0.6, 1, [0])[0]
+    assert number(page, "distance").startswith(f"{average_distance(mask, 32):.1f} px")
+    for ratio, hidden, distance in ((0, "0 of 36", "0.0 px"), (1, "36 of 36", "nothing is visible")):
+        page.get_by_label("mask ratio").fill(str(ratio))
+        assert number(page, "hidden").startswith(hidden) and number(page, "distance").startswith(distance)
 
 
-def test_every_control_is_reached_and_moved_by_keyboard(page, twin) -> None:
+def test_every_control_is_reached_by_keyboard(page, twin) -> None:
     opened(page, twin)
     page.evaluate("() => document.activeElement.blur()")
     reached = []
@@ -96,17 +76,6 @@ def test_every_control_is_reached_and_moved_by_keyboard(page, twin) -> None:
     for want in [*wanted, "another mask", "invert", "show all", "Reconstruction", "cells of the picture"]:
         assert any(name.startswith(want) for name in names), (want, names)
     assert all(ring != "none" for name, ring in reached if name.startswith(tuple(wanted)))
-    slider = page.get_by_label("mask ratio")
-    slider.focus()
-    page.keyboard.press("ArrowRight")
-    assert slider.input_value() == "0.61"
-    page.get_by_label("seed").press("ArrowRight")
-    assert (shown_mask(page, 4) == hash_masks((4, 4), 0.61, 1, [0])[0]).all()
-    for label in ("strategy", "mask patch"):
-        page.get_by_label(label).press("ArrowDown")
-    assert page.get_by_label("strategy").input_value() == "square"
-    assert page.get_by_label("mask patch").input_value() == "16"
-    assert (shown_mask(page, 2) == hash_masks((2, 2), 0.61, 1, [0], strategy="square")[0]).all()
     tab = page.get_by_role("tab", name="Reconstruction")
     tab.focus()
     page.keyboard.press("ArrowRight")

@@ -198,5 +198,5 @@ def test_play_runs_and_stops(name: str, heading: str, page, pages) -> None:
     page.wait_for_function("([s, t]) => document.querySelector(s).innerText !== t", arg=[heading, before])
     play.click()
     stopped = title.inner_text()
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(600)
     assert title.inner_text() == stopped and play.inner_text() == "Play"

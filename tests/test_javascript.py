@@ -53,6 +53,7 @@ def test_masks_agree_in_a_thousand_settings(script) -> None:
           Array.from(hashMask(s.rows, s.columns, s.ratio, s.seed, s.id, s.visit, s.strategy)).join(""))""",
         settings,
     )
+    assert script("Object.keys(STRATEGIES)") == list(STRATEGIES)
     for s, text in zip(settings, theirs, strict=True):
         shape = (s["rows"], s["columns"])
         (ours,) = hash_masks(shape, s["ratio"], s["seed"], np.array([s["id"]], np.uint64), s["visit"], s["strategy"])
@@ -95,9 +96,7 @@ def predict(script, weights: bytes, x: np.ndarray, hidden: np.ndarray) -> np.nda
     return np.frombuffer(base64.b64decode(text), np.float32).reshape(x.shape)
 
 
-@pytest.mark.parametrize(
-    "name, side, window", [("swinv2_atto", 32, 4), ("swinv2_femto", 64, 4), ("swinv2_atto", 64, 8)]
-)
+@pytest.mark.parametrize("name, side, window", [("swinv2_femto", 64, 4), ("swinv2_atto", 64, 8)])
 def test_swin_in_the_page_equals_the_librarys_on_random_weights(script, name: str, side: int, window: int) -> None:
     """Every parameter random and not zero; at 64 px both stages have shifted windows."""
     model = random_model(name, img_size=side, window_size=window, target="raw")

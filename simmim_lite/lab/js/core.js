@@ -24,14 +24,16 @@ function hashes(streamNumber, n) {
 /** How many of the cells are hidden: rounded up, as the official code counts. */
 const hiddenCount = (cells, ratio) => Math.ceil(cells * ratio);
 
-const STRATEGIES = ["random", "square", "block"];
+/** In which order each strategy hides cells, ties at random: the twins of masking.STRATEGIES, in its order. */
+const STRATEGIES = { random: (rows, columns) => new Int32Array(rows * columns), square: squareOrder, block: blockOrder };
 
 /** Uint8Array (rows * columns), 1 = hidden: a function of the numbers alone, nested in the ratio. */
 function hashMask(rows, columns, ratio, seed, id = 0, visit = 0, strategy = "random") {
   const cells = rows * columns, s = stream(seed, id, visit), tie = hashes(s, cells);
-  const rank = { random: () => null, square: squareOrder, block: blockOrder }[strategy](rows, columns, s);
+  if (!Object.hasOwn(STRATEGIES, strategy)) throw new Error(`unknown mask strategy ${strategy}`);
+  const rank = STRATEGIES[strategy](rows, columns, s);
   const order = Uint32Array.from({ length: cells }, (_, i) => i);
-  order.sort((a, b) => (rank ? rank[a] - rank[b] : 0) || tie[a] - tie[b] || a - b);
+  order.sort((a, b) => rank[a] - rank[b] || tie[a] - tie[b] || a - b);
   const mask = new Uint8Array(cells);
   for (const cell of order.subarray(0, hiddenCount(cells, ratio))) mask[cell] = 1;
   return mask;

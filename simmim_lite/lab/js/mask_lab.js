@@ -55,7 +55,7 @@ class MaskLab {
     this.controls = {
       picture: select("picture", { options: [], change: (v) => this.put({ picture: Number(v) }) }),
       network: select("network", { options: [["", "none: masks at 192 px, the paper's size"], ...this.get("networks").map((n) => [n.name, n.title])], value: this.get("network"), change: (v) => this.change(v) }),
-      strategy: select("strategy", { options: STRATEGIES.map((s) => [s, s]), value: this.get("strategy"), change: (v) => this.put({ strategy: v, edits: [] }) }),
+      strategy: select("strategy", { options: Object.keys(STRATEGIES).map((s) => [s, s]), value: this.get("strategy"), change: (v) => this.put({ strategy: v, edits: [] }) }),
       ratio: slider("mask ratio", { min: 0, max: 1, step: 0.01, value: this.get("ratio"), show: (v) => v.toFixed(2), change: (v) => this.put({ ratio: v, edits: [] }) }),
       patch: select("mask patch", { options: [], change: (v) => this.put({ patch: Number(v), edits: [] }) }),
       seed: slider("seed", { min: 0, max: 200, step: 1, value: this.get("seed"), show: whole, change: (v) => this.put({ seed: v, edits: [] }) }),

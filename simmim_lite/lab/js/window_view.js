@@ -38,7 +38,7 @@ function render({ model, el }) {
     model.set("geometry", name); model.set("mask_patch", geometry().patch); cell.fill(patches(), geometry().patch); set("geometry", name);
   } });
   const cell = select("Mask patch", { options: patches(), value: model.get("mask_patch"), change: (v) => set("mask_patch", Number(v)) });
-  const kind = select("Strategy", { options: STRATEGIES.map((s) => [s, s]), value: model.get("strategy"), change: (v) => set("strategy", v) });
+  const kind = select("Strategy", { options: Object.keys(STRATEGIES).map((s) => [s, s]), value: model.get("strategy"), change: (v) => set("strategy", v) });
   const ratio = slider("Mask ratio", { min: 0, max: 1, step: 0.05, value: model.get("ratio"), show: (v) => `${Math.round(100 * v)} %`, change: (v) => set("ratio", v) });
   const seed = slider("Seed", { min: 0, max: 199, step: 1, value: model.get("seed"), change: (v) => set("seed", v) });
   const body = h("div", { class: "sl-windows" }), count = h("p", { class: "sl-quiet sl-count" });
