@@ -79,7 +79,7 @@ def _block_math(translator, node: nodes.math_block) -> None:
 def _page(app, pagename: str, templatename: str, context: dict, doctree) -> None:
     """plotly.js weighs almost five megabytes: only pages that hold a figure, or an explorer, load it."""
     raw = [] if doctree is None else [node.astext() for node in doctree.findall(nodes.raw)]
-    if any(FIGURE_CLASS in html or "Plotly" in html for html in raw):
+    if any(FIGURE_CLASS in html or "sl-explorer" in html for html in raw):
         app.add_js_file("plotly.min.js", loading_method="defer")
         app.add_js_file("figures.js", loading_method="defer")
 

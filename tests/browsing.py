@@ -1,5 +1,6 @@
 """What the browser tests share: one Chromium and one JupyterLab a worker, pages that ask nobody but this machine."""
 
+import re
 from urllib.parse import urlparse
 
 import pytest
@@ -66,4 +67,4 @@ def contrast(page) -> tuple[float, float]:
     shown = page.evaluate(
         "() => { const s = getComputedStyle(document.querySelector('.sl-lab')); return [s.color, s.backgroundColor]; }"
     )
-    return tuple(sum(map(int, colour[4:-1].split(","))) / 3 for colour in shown)
+    return tuple(sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3 for colour in shown)

@@ -257,6 +257,7 @@ async function loaded(model) {
 async function render({ model, el }) {
   if (model.kernel === false && !globalThis.Plotly) return; // el says where it is live
   const root = make("div", { class: "sl-explorer" }, "Loading the explorer … Run the cell again if this line stays.");
+  el.classList.remove("sl-explorer"); // that of the twin, while it is not alive
   el.replaceChildren(root);
   globalThis.simmimPlotly ??= globalThis.Plotly ? Promise.resolve(globalThis.Plotly) : loaded(model); // once a page
   let plotly;
