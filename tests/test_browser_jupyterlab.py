@@ -32,7 +32,7 @@ THEME = "theme => window.jupyterapp.commands.execute('apputils:change-theme', { 
 
 
 def test_a_notebook_of_the_course(page, lab) -> None:
-    open_notebook(page, lab, "00_start.ipynb")
+    open_notebook(page, lab, "01_masks.ipynb")
     assert not run_all(page)
     page.wait_for_selector(FIGURES, state="attached")
     shut_down(page)

@@ -30,22 +30,16 @@ def own_rows(**more) -> list[dict]:
     return records.table([*made, record(steps=0)])
 
 
-def test_runs_are_the_published_ones() -> None:
-    data = explorer.data()
-    assert len(data["runs"]) == len(published.rows()) == 63
-    for run, row in zip(data["runs"], published.rows(), strict=True):
+def test_runs_doublings_and_turning_points_are_evidences() -> None:
+    data, rows = explorer.data(), published.rows()
+    assert len(data["runs"]) == len(rows) == 63
+    for run, row in zip(data["runs"], rows, strict=True):
         same = ("model", "dataset", "steps", "overfit", "images", "images_seen", "params", "val_loss")
         assert {name: run[name] for name in same} == {name: row[name] for name in same}
         assert run["finetune"] == pytest.approx(100 * row["finetune"])
         assert run["omega"] == doublings.omega(row)
         assert f"{row['steps']:,} steps" in run["text"]
-    json.dumps(data, allow_nan=False)
-
-
-def test_doublings_and_turning_points_are_evidences() -> None:
-    data, rows = explorer.data(), published.rows()
     found = doublings.doublings(rows, "finetune")
-    assert data["turns"] == {of: doublings.turning_point(found, of) for of in ("loss", "score")}
     assert data["turns"] == published.facts()["omega"]
     assert len(data["doublings"]) == len(found) == 42
     for drawn, own in zip(data["doublings"], found, strict=True):
@@ -54,17 +48,14 @@ def test_doublings_and_turning_points_are_evidences() -> None:
         assert drawn["loss_change"] == pytest.approx(100 * (longer["val_loss"] / shorter["val_loss"] - 1))
         assert drawn["score_change"] == pytest.approx(100 * (longer["finetune"] - shorter["finetune"]))
         assert drawn["omega"] == own["omega"] == doublings.omega(longer)
-
-
-def test_every_run_passes_one_option_of_every_filter() -> None:
-    data = explorer.data()
-    for facet in data["facets"]:
+    for facet in data["facets"]:  # every run passes one option of every filter
         values = [option["value"] for option in facet["options"]]
         assert len(set(values)) == len(values)
         assert {run[facet["field"]] for run in data["runs"]} == set(values)
     sizes, sets = (next(f["options"] for f in data["facets"] if f["field"] == name) for name in ("model", "dataset"))
     assert len({option["symbol"] for option in sizes}) == 5
     assert all(len({option[theme] for option in sets}) == 5 for theme in ("colour", "dark"))
+    json.dumps(data, allow_nan=False)
 
 
 def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own() -> None:
@@ -103,18 +94,18 @@ def test_all_kinds_of_evidence_go_in_at_once() -> None:
     json.dumps(data, allow_nan=False)
 
 
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
+def test_other_things_than_rows_get_one_line(tmp_path) -> None:
+    for rows, said in (
         ("runs", "explorer: yours is str: give rows of records.table"),
         ([record()], "explorer: row 0 of yours has no params: give rows of records.table"),
         ({"mine": [3]}, "explorer: row 0 of mine has no field"),
-    ],
-)
-def test_other_things_than_rows_get_one_line(rows, said: str) -> None:
-    with pytest.raises(UserError, match=re.escape(said)) as error:
-        explorer.data(rows)
-    assert "\n" not in str(error.value)
+    ):
+        with pytest.raises(UserError, match=re.escape(said)) as error:
+            explorer.data(rows)
+        assert "\n" not in str(error.value)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        explorer.write_html(tmp_path / "file" / "page.html")
 
 
 def test_pages_ask_the_network_for_nothing(tmp_path) -> None:
@@ -128,12 +119,6 @@ def test_pages_ask_the_network_for_nothing(tmp_path) -> None:
     for html in (text.replace(plotly, ""), shared.read_text()):
         assert not ASKS.search(html)
         assert "http" not in html
-
-
-def test_a_page_that_cannot_be_written_gets_one_line(tmp_path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file"):
-        explorer.write_html(tmp_path / "file" / "page.html")
 
 
 def test_a_copy_that_nobody_watches_is_html_without_plotly(monkeypatch) -> None:

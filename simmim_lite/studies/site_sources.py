@@ -31,7 +31,7 @@ PACKAGES = {
     "training": "A run, its key and its record; pretraining, probes, fine-tuning.",
     "evidence": "From records to tables, claims with intervals, and figures. Never imports torch.",
     "studies": "What the studies run, who runs it, and the report.",
-    "lab": "What the notebooks use beside the library: widgets, pictures, charts, checks of exercises.",
+    "lab": "What the notebooks use beside the library: widgets, pictures, charts.",
 }
 _NOTE = '<p class="sl-note">Here is a control that lives in JupyterLab: <code>make lab</code>.</p>'
 _ANSWER = re.compile(r"\n<details><summary>(.*?)</summary>(.*?)</details>", re.S)
