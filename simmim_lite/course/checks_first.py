@@ -10,7 +10,6 @@ from .grading import ANY, array, call, case, exercise, number, numbers, same, wr
 
 @exercise
 def fill_visible(answer) -> Iterator[dict]:
-    """A function (image (3, H, W) floats, hidden (H, W) bool) -> the image with hidden pixels filled."""
     (image, hidden), (before, _) = _picture(0), _picture(0)
     filled = array(call(answer, image, hidden))
     if not np.array_equal(image, before):
@@ -28,7 +27,6 @@ def fill_visible(answer) -> Iterator[dict]:
 
 @exercise
 def masked_l1(answer) -> Iterator[dict]:
-    """A function (target (3, H, W), guess (3, H, W), hidden (H, W)) -> mean |target - guess| over hidden pixels."""
     (target, hidden), (guess, _) = _picture(1), _picture(2)
     found, error = number(call(answer, target, guess, hidden)), target - guess
     off = np.abs(error)
@@ -47,7 +45,6 @@ def _picture(seed: int, side: int = 16) -> tuple[np.ndarray, np.ndarray]:
 
 @exercise
 def cells_at_224(answer: tuple[int, float]) -> Iterator[dict]:
-    """(hidden cells, hidden share of the picture) at 224 px, mask patch 32, ratio 0.6."""
     cells, share = numbers(answer, "hidden cells", "hidden share")
     yield case(cells, 30, {"all": 49, "down": 29}, otherwise="cells")
     yield case(share, 30 / 49, {"ratio": 0.6})
@@ -55,7 +52,6 @@ def cells_at_224(answer: tuple[int, float]) -> Iterator[dict]:
 
 @exercise
 def to_tokens(answer) -> Iterator[dict]:
-    """A function (mask (rows, columns), factor) -> mask (rows * factor, columns * factor)."""
     mask = np.array([[True, False, False], [False, True, True]])
     found, truth = array(call(answer, mask.copy(), 4)), upsample(mask, 4)
     if found.shape != truth.shape:
@@ -65,7 +61,6 @@ def to_tokens(answer) -> Iterator[dict]:
 
 @exercise
 def same_distance(answer: float) -> Iterator[dict]:
-    """A ratio for mask patch 16 at 192 px whose AvgDist is within 10 % of patch 32 at 0.6."""
     ratio = number(answer)
     if not 0 < ratio < 1:
         yield wrong("none", ratio=ratio)
@@ -83,14 +78,12 @@ def _distance(patch: int, ratio: float) -> float:
 
 @exercise
 def windows_at_192(answer: tuple[int, int, int, int]) -> Iterator[dict]:
-    """Windows of the four stages, maps of 48, 24, 12 and 6 tokens a side."""
     found = numbers(answer, "stage 1", "stage 2", "stage 3", "stage 4")
     yield case(found, (16, 4, 1, 1), {"side": (4, 2, 1, 1), "small": (16, 4, 1, ANY), "pixels": (256, 64, 16, 4)})
 
 
 @exercise
 def window_partition(answer) -> Iterator[dict]:
-    """A function (x (H, W, C), window) -> (windows, window * window, C) in reading order."""
     x = np.arange(4 * 6 * 2).reshape(4, 6, 2)
     found, blocks = array(call(answer, x.copy(), 2)), x.reshape(2, 2, 3, 2, 2)
     if found.shape != (6, 4, 2):
@@ -107,7 +100,6 @@ def window_partition(answer) -> Iterator[dict]:
 
 @exercise
 def schedule(answer) -> Iterator[dict]:
-    """A function (step, steps, peak, warmup) -> learning rate; warm-up, constant, a tenth from 7 * steps // 8."""
     for step, truth, what in (
         (10, 4e-3, "at the end of the warm-up it should be the peak"),
         (69, 4e-3, "it should stay at the peak until just before step 7 * steps // 8"),
@@ -121,7 +113,6 @@ def schedule(answer) -> Iterator[dict]:
 
 @exercise
 def paired_difference(answer) -> Iterator[dict]:
-    """A function (a (n,), b (n,)) -> mean of a - b, and its standard error over images."""
     random = np.random.default_rng(3)
     hard = random.gamma(4.0, 0.1, 400)  # some images are hard for any network
     a, b = hard + random.normal(0.01, 0.02, 400), hard + random.normal(0, 0.02, 400)

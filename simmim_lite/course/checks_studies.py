@@ -12,7 +12,6 @@ from .grading import ANY, TEXTS, WrongForm, call, case, exercise, form_of, is_nu
 
 @exercise
 def best_size_by_data(answer) -> Iterator[dict]:
-    """A function (published rows) -> {unique images: model of the lowest loss at 500,000 iterations}."""
     found = call(answer, published.rows())
     if not isinstance(found, dict):
         yield wrong("form", found=form_of(found))
@@ -34,7 +33,6 @@ def best_size_by_data(answer) -> Iterator[dict]:
 
 @exercise
 def overfit_runs(answer) -> Iterator[dict]:
-    """A function (published rows) -> how many lie more than .004 above the same size and length on all of it."""
     found, rows = number(call(answer, published.rows())), published.rows()
     whole = {(r["model"], r["steps"]): r["val_loss"] for r in rows if r["dataset"] == published.WHOLE}
     lowest = {model: min(loss for (m, _), loss in whole.items() if m == model) for model, _ in whole}
@@ -48,7 +46,6 @@ def overfit_runs(answer) -> Iterator[dict]:
 
 @exercise
 def training_flops(answer) -> Iterator[dict]:
-    """A function (gmac, steps, batch_size) -> 6 x 1e9 x gmac x steps x batch size."""
     truth, missing = 6e9 * 11.87 * 125_000 * 2048, {"sixth": 6, "third": 3, "half": 2, "giga": 1e9, "batch": 2048}
     mistakes = {name: truth / factor for name, factor in missing.items()}
     yield case(number(call(answer, 11.87, 125_000, 2048)), truth, mistakes)
@@ -56,7 +53,6 @@ def training_flops(answer) -> Iterator[dict]:
 
 @exercise
 def best_under_budget(answer) -> Iterator[dict]:
-    """A function (published rows, budget in FLOPs) -> model of the best affordable run on ImageNet-1K, or None."""
     rows = [r for r in published.rows() if r["dataset"] == published.WHOLE]
     costs = sorted({r["flops"] for r in rows})
     dear = max(published.rows(), key=lambda r: r["finetune"])["model"]
@@ -85,7 +81,6 @@ def _doublings() -> list[dict[str, float]]:
 
 @exercise
 def rising_both(answer) -> Iterator[dict]:
-    """A function (published rows) -> doublings with rising loss and rising accuracy."""
     some = _doublings()
     rose, gained = (sum(d[of] > 0 for d in some) for of in ("loss", "score"))
     truth = sum(d["loss"] > 0 and d["score"] > 0 for d in some)
@@ -95,7 +90,6 @@ def rising_both(answer) -> Iterator[dict]:
 
 @exercise
 def traffic_light(answer) -> Iterator[dict]:
-    """A function (Omega) -> green | amber | red, by the published doublings."""
     some = _doublings()
     first, last = min(d["omega"] for d in some if d["loss"] > 0), max(d["omega"] for d in some if d["score"] >= 0)
     limits = TEXTS["traffic_light"]["limits"].format(first=first, last=last)
@@ -115,7 +109,6 @@ def _share(rows: list[dict], by: str, equal: tuple[str, ...] = ()) -> float:
 
 @exercise
 def pairwise_accuracy(answer) -> Iterator[dict]:
-    """A function (losses, scores) -> share of untied pairs in which the lower loss has the higher score."""
     yield case(number(call(answer, [0.4, 0.5, 0.6], [3, 2, 1])), 1, {"turned": 0}, otherwise="easy")
     yield case(number(call(answer, [0.4, 0.4, 0.6], [3, 2, 1])), 1, otherwise="ties")
     rows = [r for r in published.rows() if r["dataset"] == "imagenet1k-10"]
@@ -125,7 +118,6 @@ def pairwise_accuracy(answer) -> Iterator[dict]:
 
 @exercise
 def choosing_the_size(answer) -> Iterator[dict]:
-    """A function (published rows) -> shares of right choices by (lower loss, larger size)."""
     found = numbers(call(answer, published.rows()), "share by lower loss", "share by larger size")
     rows = published.rows()
     loss, size = (_share(rows, by, ("dataset", "steps")) for by in ("val_loss", "params"))
@@ -135,7 +127,6 @@ def choosing_the_size(answer) -> Iterator[dict]:
 
 @exercise
 def mean_iou(answer) -> Iterator[dict]:
-    """A function (confusion (K, K), rows = truth) -> mean IoU over classes that occur in truth or prediction."""
     yield case(number(call(answer, np.array([[3, 0], [0, 5]]))), 1, otherwise="easy")
     mistakes = {"absent": (6 / 9 + 3 / 6) / 3, "pixels": 9 / 12, "recall": (6 / 8 + 3 / 4) / 2}
     found = number(call(answer, np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])))
@@ -144,7 +135,6 @@ def mean_iou(answer) -> Iterator[dict]:
 
 @exercise
 def average_precision(answer) -> Iterator[dict]:
-    """A function (scores, hits, truths) -> AP interpolated at recalls 0, .01, ..., 1, as COCO counts it."""
     scores, hits = [0.9, 0.8, 0.7, 0.6], [False, True, True, False]
     truth, raw = (_average_precision(hits, 2, interpolated=how) for how in (True, False))
     yield case(number(call(answer, list(scores), list(hits), 2)), truth, {"raw": raw}, main=truth)
@@ -165,7 +155,6 @@ def _average_precision(hits: list[bool], truths: int, *, interpolated: bool = Tr
 
 @exercise
 def group_folds(answer) -> Iterator[dict]:
-    """A function (groups: list of names) -> list of (train indices, test indices), a fold a group."""
     groups = ["a", "b", "a", "c", "b", "a"]
     folds = call(answer, list(groups))
     try:
@@ -186,7 +175,6 @@ def group_folds(answer) -> Iterator[dict]:
 
 @exercise
 def mean_regret(answer) -> Iterator[dict]:
-    """A function (rows of one data level, rule(options) -> row) -> mean regret in points over its budgets."""
     rows = [r for r in published.rows() if r["dataset"] == "imagenet1k-10"]
     costs = sorted({r["flops"] for r in rows})
 
@@ -205,7 +193,6 @@ def mean_regret(answer) -> Iterator[dict]:
 
 @exercise
 def parts_needed(answer) -> Iterator[dict]:
-    """A function (batch, gpus, fits) -> the fewest equal parts of a GPU's share that hold at most `fits` images."""
 
     def parts(images: int, fits: int) -> int:
         return next(k for k in range(1, images + 1) if images % k == 0 and images // k <= fits)
@@ -218,7 +205,6 @@ def parts_needed(answer) -> Iterator[dict]:
 
 @exercise
 def family_hours(answer) -> Iterator[dict]:
-    """A function (lengths, batch, images a second) -> GPU hours of runs that share a trunk; validation left out."""
     grids = ((125_000, 250_000, 500_000), 2048, 900.0), ((80_000,), 512, 450.0), ((8_000, 64_000), 256, 1000.0)
     for lengths, batch, speed in grids:
         *shorter, longest = lengths
@@ -231,7 +217,6 @@ def family_hours(answer) -> Iterator[dict]:
 
 @exercise
 def seeds_needed(answer) -> Iterator[dict]:
-    """A function (effect, spread) -> the fewest seeds n with 2.8 spread / sqrt(n) <= effect, at least 2."""
     for effect, spread in ((0.02, 0.008), (0.01, 0.008), (0.05, 0.008), (0.01, 0.02)):
         exact = (2.8 * spread / effect) ** 2
         mistakes = {"root": max(2, math.ceil(exact**0.5)), "single": 1, "exact": exact}
@@ -241,7 +226,6 @@ def seeds_needed(answer) -> Iterator[dict]:
 
 @exercise
 def not_told_apart(answer) -> Iterator[dict]:
-    """A function (options: (name, value, half width), higher is better) -> names whose interval overlaps the best's."""
     options = [("a", 84.0, 0.3), ("b", 84.2, 0.2), ("c", 83.9, 0.1), ("d", 83.7, 0.35), ("e", 83.2, 0.2)]
     found = call(answer, list(options))
     if not isinstance(found, (set, list, tuple)) or not all(isinstance(name, str) for name in found):

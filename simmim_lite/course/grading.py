@@ -5,7 +5,6 @@ others are graders, which compare the answer, or what the learner's function ret
 
     @exercise
     def hidden_cells(answer):
-        '''How many cells of a 6 x 6 grid are hidden at ratio 0.6.'''
         yield case(number(answer), 22, {"down": 21})  # 21 gets the text of the mistake "down"
 
 and used, as the last line of an exercise's cell: `checks.hidden_cells(answer)`. The first case that is wrong counts. An
@@ -71,7 +70,7 @@ def exercise(grader: Callable[[object], Iterator[dict]]) -> Callable[[object], b
         print(" ".join(line.split()))
         return passed
 
-    check.task = texts["task"]
+    check.task, check.__doc__ = texts["task"], texts.get("wants", texts["task"])
     return check
 
 
@@ -81,7 +80,7 @@ def one_number(name: str) -> Callable[[object], bool]:
     def grader(answer: object) -> Iterator[dict]:
         yield case(number(answer), TEXTS[name]["truth"], {value: value for value in TEXTS[name]["mistakes"]})
 
-    grader.__name__, grader.__doc__ = name, f"One number: {TEXTS[name]['task']}."
+    grader.__name__ = name
     return exercise(grader)
 
 

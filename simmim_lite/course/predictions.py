@@ -30,13 +30,8 @@ COLOURS = np.array(
 def truth(indices: Sequence[int], side: int = 32) -> go.Figure:
     """Test scenes of these indices with what the tasks ask for: class, boxes, and the class of every pixel."""
     drawn = scenes.render(SCENE_SPLITS["test"], indices, side)
-    rows = {"boxes": _true_boxes, "class of<br>every pixel": _classes}
-    rows = {name: [draw(drawn, k) for k in range(len(drawn))] for name, draw in rows.items()}
-    return pictures.sheet(
-        {"picture": drawn.images} | rows,
-        [scenes.CLASSES[label].replace(" ", "<br>") for label in drawn.labels],
-        side=110,
-    )
+    rows = _rows(drawn, {"picture": _picture, "boxes": _true_boxes, "class of<br>every pixel": _classes})
+    return pictures.sheet(rows, [scenes.CLASSES[label].replace(" ", "<br>") for label in drawn.labels], side=110)
 
 
 def pick(records: Sequence[dict], kind: str) -> dict[str, dict]:
@@ -55,8 +50,7 @@ def segmentation(records: Mapping[str, dict], count: int = 6) -> go.Figure:
     def row(drawn: scenes.Scenes, k: int, example: dict) -> np.ndarray:
         return COLOURS[decode(example["runs"], drawn.images.shape[-1])]
 
-    first = {"picture": lambda drawn, k: drawn.images[k], "truth": _classes}
-    return _sheet(records, count, "segmentation", first, row)
+    return _sheet(records, count, "segmentation", {"picture": _picture, "truth": _classes}, row)
 
 
 def detection(records: Mapping[str, dict], count: int = 6, least: float = 0.5) -> go.Figure:
@@ -72,9 +66,7 @@ def detection(records: Mapping[str, dict], count: int = 6, least: float = 0.5) -
     return _sheet(records, count, "detection", {"truth": _true_boxes}, row)
 
 
-def _sheet(
-    records: Mapping[str, dict], count: int, what: str, first: Mapping[str, Callable], row: Callable
-) -> go.Figure:
+def _sheet(records: Mapping[str, dict], count: int, what: str, first: dict, row: Callable) -> go.Figure:
     """A sheet of the scenes of the records' first examples: the first rows, then a row a record."""
     found = {name: record.get("examples") or [] for name, record in records.items()}
     count = min([count, *map(len, found.values())]) if found else 0
@@ -84,8 +76,15 @@ def _sheet(
     side = some[0].get("height") or some[0]["size"][0]
     drawn = scenes.render(SCENE_SPLITS["test"], [index_of(example) for example in some], side)
     rows = {name: [row(drawn, k, example) for k, example in enumerate(e[:count])] for name, e in found.items()}
-    truths = {name: [draw(drawn, k) for k in range(count)] for name, draw in first.items()}
-    return pictures.sheet(truths | rows, side=110)
+    return pictures.sheet(_rows(drawn, first) | rows, side=110)
+
+
+def _rows(drawn: scenes.Scenes, ways: Mapping[str, Callable]) -> dict[str, list[np.ndarray]]:
+    return {name: [draw(drawn, k) for k in range(len(drawn))] for name, draw in ways.items()}
+
+
+def _picture(drawn: scenes.Scenes, k: int) -> np.ndarray:
+    return drawn.images[k]
 
 
 def decode(runs: Sequence[int], side: int) -> np.ndarray:

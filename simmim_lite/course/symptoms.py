@@ -65,15 +65,11 @@ def source() -> Data:
     return Data("scenes", "scenes", 32, *parts, None, None, scenes.CLASSES, mean, std, "symptoms", [])
 
 
-def healthy() -> SimMIM:
-    """The network that ships for scenes: the picture of health."""
-    return networks.shipped("scenes").loaded()
-
-
-def untrained() -> SimMIM:
-    """The same network before its first step."""
-    about = networks.shipped("scenes").about
-    return create_model(about["model"], 32, about["window"], target="raw", seed=0)
+def scenes_network(trained: bool = True) -> SimMIM:
+    """The network that ships for scenes, which is the picture of health; or the same before its first step."""
+    shipped = networks.shipped("scenes")
+    about = shipped.about
+    return shipped.loaded() if trained else create_model(about["model"], 32, about["window"], target="raw", seed=0)
 
 
 @cache
@@ -130,8 +126,8 @@ def off(filled: np.ndarray) -> float:
 
 def noise() -> Symptom:
     """Weights that never arrived: `strict=False` passes over names that do not fit, and says nothing."""
-    file = {f"ema.{name}": tensor for name, tensor in healthy().state_dict().items()}  # as some wrapper saved it
-    deaf, fine = untrained(), untrained()
+    file = {f"ema.{name}": tensor for name, tensor in scenes_network().state_dict().items()}  # as some wrapper saved it
+    deaf, fine = scenes_network(trained=False), scenes_network(trained=False)
     deaf.load_state_dict(file, strict=False)
     says = str(load_weights(fine, file))
     wrong, right = (colours(guess(model.eval())) for model in (deaf, fine))
@@ -142,7 +138,7 @@ def grey_mush() -> Symptom:
     """A locally normalised target, shown as if it were pixels: even the perfect answer would look like that."""
     model, _ = train(replace(RUN, target="normalized"))
     images, hidden, x, _ = task()
-    wrong, right, perfect = colours(guess(model)), colours(guess(healthy())), colours(model.make_target(x))
+    wrong, right, perfect = colours(guess(model)), colours(guess(scenes_network())), colours(model.make_target(x))
     spread = [float((p.max(1).astype(float) - p.min(1))[hidden[:, 0]].mean()) for p in (wrong, right)]
     shown = rows(wrong, right) | {"the perfect answer,<br>shown like this": np.where(hidden, perfect, images)}
     return _symptom("grey mush", *spread, shown)
@@ -151,7 +147,7 @@ def grey_mush() -> Symptom:
 def checkerboard() -> Symptom:
     """A head whose channels are read in another order than they were trained in."""
     _, hidden, x, tokens = task()
-    model = healthy()
+    model = scenes_network()
     side = model.stride
     with torch.inference_mode():
         head = model.decoder[0](model.encode(x, tokens))  # (N, 3 * side^2, h, w)
@@ -166,7 +162,7 @@ def checkerboard() -> Symptom:
 
 def wrong_colours() -> Symptom:
     """Network units shown as if they were colours."""
-    predicted = guess(healthy())
+    predicted = guess(scenes_network())
     wrong, right = colours(predicted, (0.0,) * 3, (1.0,) * 3), colours(predicted)
     return _symptom("wrong colours", off(wrong), off(right), rows(wrong, right))
 
@@ -211,7 +207,7 @@ def low_knn() -> Symptom:
     with one_thread(torch.device("cpu")):
         (bank, asked), start = (
             [features(m, part.images[:many], data.mean, data.std)[0] for part in (data.train, data.val)]
-            for m in (healthy(), untrained())
+            for m in (scenes_network(), scenes_network(trained=False))
         )
         near = (asked @ bank.T).topk(NEIGHBOURS, dim=1).indices
         votes = torch.zeros(len(asked), 10).scatter_add_(1, torch.as_tensor(labels)[near], torch.ones(near.shape))
