@@ -138,7 +138,8 @@ class Curve:
         chart.update_traces(
             selector={"name": "training loss, one batch"}, mode="lines", line={"color": FAINT, "width": 1}
         )
-        chart.update_traces(selector={"name": "validation loss"}, mode="lines+markers", line={"color": COLOURS[0]})
+        solid = {"line": {"color": COLOURS[0], "dash": "solid"}, "marker": {"color": COLOURS[0], "symbol": "circle"}}
+        chart.update_traces(selector={"name": "validation loss"}, mode="lines+markers", **solid)
         for x, text in self.marks.items():
             style = {"annotation_text": text, "annotation_position": "top left"}
             chart.add_vline(x=x, line={"dash": "dot", "color": FAINT}, **style)
