@@ -13,7 +13,7 @@ NAMES = sorted(path.stem for path in notebooks.folder().glob("[0-9][0-9]_*.ipynb
 STUDIES = sorted(notebooks.NOTEBOOKS.values())
 MOST_LINES = 25  # of a cell
 MOST_COLUMNS = 88  # of code that the site shows: a longer line is cut at the right edge
-NARROW = ("00", "01", "02", "03", "11")
+NARROW = ("00", "01", "02", "03", "04", "05", "06", "07", "08", "11")
 IDEA_WORDS = 190  # "in 150 words", with room for those around the equation
 HEADINGS = ("The idea", "Predict before you look", "A knob", "Exercises", "Five questions")
 

@@ -66,6 +66,13 @@ def turning_point(found: list[dict], of: str = "loss") -> float | None:
     return float(np.exp(x.mean() - beta[0] / beta[1] * x.std()))
 
 
+def turning_points(found: list[dict]) -> dict[str, float | None]:
+    """`turning_point` of the loss and of the score, None where it lies outside of the doublings there are."""
+    low, high = min((d["omega"] for d in found), default=0), max((d["omega"] for d in found), default=0)
+    turns = {of: turning_point(found, of) for of in ("loss", "score")}
+    return {of: at if at and low <= at <= high else None for of, at in turns.items()}
+
+
 def name_of(d: dict) -> str:
     """A doubling by name: `pico (2.1 M), 64 images, 500 to 1,000 steps`."""
     size = d["model"].removeprefix("swinv2_")

@@ -145,6 +145,11 @@ def core_grid(rows: list[dict]) -> Grid | None:
     )
 
 
+def sizes_of(rows: list[dict]) -> list[str]:
+    """The models among rows, smallest first."""
+    return [model for _, model in sorted({(row["params"], row["model"]) for row in rows})]
+
+
 def short(model: str) -> str:
     """A model's name without its family: `atto`."""
     return model.removeprefix("swinv2_")
