@@ -58,7 +58,7 @@ def test_preview_counts_shared_trunks_once_and_what_is_there(tmp_path):
     # 16 and 16,384 images: 500 steps and the tail of 250 (32 steps), an initialisation of 0 steps, and atto on 1,024
     assert [line["steps"] for line in lines] == ["1,564", "1,064", "2,628"]
     assert [line["runs"] for line in lines] == ["6", "5", "11"] and lines[-1]["done"] == "0 of 11"
-    assert lines[0]["images seen"] == f"{1064 * 64:,}" and lines[-1]["FLOPs"].endswith("FLOP")
+    assert lines[0]["images seen"] == f"{1564 * 64:,}" and lines[-1]["FLOPs"].endswith("FLOP")
     run = grid("schedule", "quick", seeds=1, precision="bf16")[1]
     path = record_path(tmp_path, run)
     path.parent.mkdir()
