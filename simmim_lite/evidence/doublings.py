@@ -1,6 +1,6 @@
 """Doublings of the length: does a rising validation loss mean a falling score, and what tells beforehand (C7).
 
-Omega is parameters x images seen / unique images squared (FACTS 7): how often a network of this size sees each image,
+Omega is parameters x images seen / unique images squared (docs/facts.md, 7): how often a network of this size sees each image,
 against how many images there are. No torch here.
 """
 
@@ -10,7 +10,7 @@ from .records import millions, trained
 
 
 def omega(row: dict) -> float:
-    """Parameters x images seen / unique images squared of a run (FACTS 7)."""
+    """Parameters x images seen / unique images squared of a run (docs/facts.md, 7)."""
     return row["params"] * row["images_seen"] / row["images"] ** 2
 
 

@@ -1,6 +1,6 @@
 """Figures of the laws: what overfitting costs against Omega, curves in length, held-out errors, a plan. No torch here.
 
-Every figure of a law's fit says that its shape was chosen looking at all published runs (FACTS 7, honesty).
+Every figure of a law's fit says that its shape was chosen looking at all published runs (docs/facts.md, 7).
 """
 
 from collections.abc import Mapping, Sequence
