@@ -1,7 +1,7 @@
 """Doublings of the length: does a rising validation loss mean a falling score, and what tells beforehand (C7).
 
-Omega is parameters x images seen / unique images squared (docs/facts.md, 7): how often a network of this size sees each image,
-against how many images there are. No torch here.
+Omega is parameters x images seen / unique images squared (docs/facts.md, 7): how often a network of this size sees each
+image, against how many images there are. No torch here.
 """
 
 import numpy as np

@@ -82,8 +82,8 @@ def claims() -> list[Claim]:
 
 @cache
 def facts() -> dict:
-    """What the published runs say (docs/facts.md, 7), computed: correlations with 95 % intervals (bootstrap over the 21 cells of
-    size x data), pairwise accuracies, doublings, turning points of Omega, and 22K against 1K.
+    """What the published runs say (docs/facts.md, 7), computed: correlations with 95 % intervals (bootstrap over the 21
+    cells of size x data), pairwise accuracies, doublings, turning points of Omega, and 22K against 1K.
 
     A correlation is a dict of value, low, high, n; an accuracy one of `pairs.accuracy`.
     """

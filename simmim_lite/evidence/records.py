@@ -10,7 +10,8 @@ from pathlib import Path
 from ..errors import UserError
 from ..training.run import Run, read_record
 
-#: A run is overfit when its final validation loss lies more than this above the lowest of its own curve (docs/facts.md, 7).
+#: A run is overfit when its final validation loss lies more than this above the lowest of its own curve
+#: (docs/facts.md, 7).
 OVERFIT = 0.004
 #: Fewer validations may miss the lowest point: a run with so few is not known to be free of overfitting.
 VALIDATIONS = 4
