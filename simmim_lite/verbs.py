@@ -12,7 +12,6 @@ import typing
 from collections.abc import Callable
 
 from .errors import UserError, check_writable, nearest, unknown
-from .evidence import trial_text
 from .lab import monitor
 from .model.sizes import PAPER, full_name
 from .processes import first_to_say, import_torch
@@ -90,7 +89,9 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     text = "execute notebooks, each with every combination of some parameters, here or on a Ray cluster"
     batch.options(verb("papermill", batch.show, text))
     text = "put laws of loss and accuracy on trial: held-out errors, regret, coverage"
-    trial_text.options(verb("laws", trial_text.show, text))
+    from .evidence import trial
+
+    trial.options(verb("laws", trial.show, text))
     bench = verb("bench", _bench, "measure speed on this machine, as ratios; on a GPU images a second, memory, batch")
     bench.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
     bench.add_argument("--rounds", type=int, default=9, help="turns of each way, or timed steps (9)")

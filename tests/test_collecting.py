@@ -55,15 +55,15 @@ def test_wrong_names_are_one_line(study, tier, said):
 def test_preview_counts_shared_trunks_once_and_what_is_there(tmp_path):
     lines = studies.preview("schedule", tier="quick", seeds=1, runs_dir=tmp_path)
     assert [line["model size"] for line in lines] == ["atto (0.14 M)", "femto (0.54 M)", "all"]
-    # 16 and 16,384 images: 500 steps and the tail of 250 (32 steps), and an initialisation of 0 steps
-    assert [line["steps"] for line in lines] == ["1,064", "1,064", "2,128"]
-    assert [line["runs"] for line in lines] == ["5", "5", "10"] and lines[-1]["done"] == "0 of 10"
-    assert lines[0]["images seen"] == f"{1064 * 64:,}" and lines[-1]["FLOPs"].endswith("FLOP")
+    # 16 and 16,384 images: 500 steps and the tail of 250 (32 steps), an initialisation of 0 steps, and atto on 1,024
+    assert [line["steps"] for line in lines] == ["1,564", "1,064", "2,628"]
+    assert [line["runs"] for line in lines] == ["6", "5", "11"] and lines[-1]["done"] == "0 of 11"
+    assert lines[0]["images seen"] == f"{1564 * 64:,}" and lines[-1]["FLOPs"].endswith("FLOP")
     run = grid("schedule", "quick", seeds=1, precision="bf16")[1]
     path = record_path(tmp_path, run)
     path.parent.mkdir()
     path.write_text("{}")
-    assert studies.preview("schedule", tier="quick", seeds=1, runs_dir=tmp_path)[-1]["done"] == "1 of 10"
+    assert studies.preview("schedule", tier="quick", seeds=1, runs_dir=tmp_path)[-1]["done"] == "1 of 11"
 
 
 def test_preview_goes_by_speeds_measured_here(tmp_path):
@@ -74,8 +74,8 @@ def test_preview_goes_by_speeds_measured_here(tmp_path):
 
     speeds = {f"{model} {p}": 10.0 for model in TIERS["quick"].models for p in ("fp32", "bf16")}
     (tmp_path / "machine.json").write_text(json.dumps({"cpu batch 64 size 32": speeds}))
-    # 2,128 steps, and 60 for each of 10 evaluations and half for each of 4 points on four curves, at 10 s a step
-    assert seconds() == pytest.approx(10 * (2128 + 60 * (10 + 4 * 2)), rel=0.01)
+    # 2,628 steps, and 60 for each of 11 evaluations and half for each of 4 points on five curves, at 10 s a step
+    assert seconds() == pytest.approx(10 * (2628 + 60 * (11 + 5 * 2)), rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 from synthetic_records import ATTO, FEMTO, record
 
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import doublings, imported, published, records, sides
+from simmim_lite.evidence import doublings, imported, published, records, tables
 from simmim_lite.lab import explorer, live
 
 ASKS = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|url\(\s*["']?(?:https?:)?//|@import""")
@@ -88,9 +88,9 @@ def test_own_runs_without_scores_or_doublings_are_shown_as_far_as_they_go(tmp_pa
 
 
 def test_all_kinds_of_evidence_go_in_at_once() -> None:
-    data = explorer.data(sides.rows())
-    assert [own["name"] for own in data["own"]] == ["Shipped runs (laptop)"]
-    assert len(data["own"][0]["runs"]) == len(sides.rows()["shipped"])
+    data = explorer.data(tables.rows())
+    assert [own["name"] for own in data["own"]] == ["Shipped runs"]
+    assert len(data["own"][0]["runs"]) == len(tables.rows()["shipped"])
     json.dumps(data, allow_nan=False)
 
 

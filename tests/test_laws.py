@@ -1,4 +1,4 @@
-"""The laws on trial: FACTS 7's table within 15 % or better, known laws found again, bounds, splits, nonsense."""
+"""The laws on trial: docs/facts.md, 7, within 15 % or better; known laws found again, bounds, splits, nonsense."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import pytest
 
 from simmim_lite import cli
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import heldout, laws, product, published, trial, trial_text
+from simmim_lite.evidence import heldout, laws, product, published, trial
 from simmim_lite.evidence.forms import FORMS, SHAPES, points
 from simmim_lite.evidence.laws import fit
 
@@ -22,80 +22,70 @@ TABLE = {
 }
 
 
+TITLES = {"errors": "held-out", "regret": "regret", "coverage": "coverage", "gaps": "how often"}
+
+
 @pytest.fixture(scope="module")
 def said() -> dict:
-    return trial.report(published.rows(), resamples=0)
+    found = trial.report(published.rows(), resamples=0)
+    return {name: next(v for k, v in found.items() if k.startswith(title)) for name, title in TITLES.items()}
 
 
 @pytest.mark.parametrize(("form", "split"), [(form, split) for form, splits in TABLE.items() for split in splits])
 def test_held_out_errors_are_those_of_facts_or_better(said, form: str, split: str) -> None:
+    found = said["errors"].set_index(["target", "form", "split"])["mean"]
     for target, fact, scale in zip(("loss", "accuracy"), TABLE[form][split], (1e4, 1), strict=True):
-        assert scale * said["held_out"][target][form][split]["mean"] < 1.15 * fact
+        assert scale * found[target, form, split] < 1.15 * fact
         if form in ("chinchilla", "product"):  # the rivals get a fair fit, and no better than they are
-            assert scale * said["held_out"][target][form][split]["mean"] > 0.85 * fact
+            assert scale * found[target, form, split] > 0.85 * fact
 
 
 def test_every_fold_is_counted_and_bounds_are_reported(said) -> None:
-    splits = said["held_out"]["loss"]["constrained"]
-    assert {name: one["folds"] for name, one in splits.items()} == {
-        "one": 63,
-        "cell": 21,
-        "size": 5,
-        "level": 5,
-        "length": 1,
-    }
-    assert "E at 0" in said["bounds"]["loss"]["constrained"]
-    assert splits["one"]["hits"]["E at 0"] > 50
-    assert not said["bounds"]["loss"]["fixed"]
+    found = said["errors"].query("target == 'loss' and form == 'constrained'").set_index("split")
+    assert found.folds.to_dict() == {"one": 63, "cell": 21, "size": 5, "level": 5, "length": 1}
+    assert int(found.bounds["one"].split("E at 0 in ")[1].split(",")[0]) > 50
+    assert list(said["errors"].form.unique()[:2]) == ["fixed", "free"], "the honest row is right below the fixed one"
+    assert "chosen looking at all 63" in laws.HONESTY
 
 
-def test_the_laws_are_those_of_facts(said) -> None:
-    values = {name: v[0] for name, v in said["parameters"]["loss"]["fixed"].items()}
-    want = {"E": 0.3735, "A": 0.0486, "B": 0.0475, "C": 0.070, "s": 0.0033, "Omega0": 2.7e6}
-    assert values == pytest.approx(want | SHAPES["loss"], rel=0.05)
-    values = {name: v[0] for name, v in said["parameters"]["accuracy"]["fixed"].items()}
-    want = {"E": 12.19, "A": 1.475, "B": 2.43, "C": 3.23, "Omega0": 5.0e6}
-    assert values == pytest.approx(want | SHAPES["accuracy"], rel=0.05)
+@pytest.mark.parametrize(
+    ("target", "want"),
+    [
+        ("loss", {"E": 0.3735, "A": 0.0486, "B": 0.0475, "C": 0.070, "s": 0.0033, "Omega0": 2.7e6}),
+        ("accuracy", {"E": 12.19, "A": 1.475, "B": 2.43, "C": 3.23, "Omega0": 5.0e6}),
+    ],
+)
+def test_the_laws_are_those_of_facts(target, want) -> None:
+    found = trial.parameters(published.rows(), ("fixed",), resamples=0).query("target == @target")
+    assert found.set_index("parameter").value.to_dict() == pytest.approx(want | SHAPES[target], rel=0.05)
+    assert set(found.bound) == {""} and found.low.isna().all()
 
 
 def test_regret_on_unseen_data_levels(said) -> None:
     found = said["regret"]
-    assert {one["n"] for one in found.values()} == {58}
+    assert set(found["n"]) == {58}
     for form in ("fixed", "free"):
-        assert found[f"accuracy law, exponents {form}"]["mean"] <= 0.05
-    assert found["measured loss of every option"]["mean"] == pytest.approx(0.19, abs=0.01)
-    rules = ("longest, then largest", "largest, then longest", "most compute", "random")
-    assert min(found[rule]["mean"] for rule in rules) > 3 * found["accuracy law, exponents fixed"]["mean"]
+        assert found["mean"][f"accuracy law, exponents {form}"] <= 0.05
+    assert found["mean"]["measured loss of every option"] == pytest.approx(0.19, abs=0.01)
+    rules = ["longest, then largest", "largest, then longest", "most compute", "random"]
+    assert found["mean"][rules].min() > 3 * found["mean"]["accuracy law, exponents fixed"]
 
 
 def test_where_intervals_under_cover_is_said(said) -> None:
-    groups = said["coverage"]["accuracy"]["fixed"]
-    tenth, giant = groups["level"]["level"]["imagenet1k-10"], groups["size"]["size"]["swinv2_giant"]
-    assert tenth["others"] == pytest.approx(0.56, abs=0.01)
-    assert giant["others"] < 0.7
-    assert tenth["under"] and giant["under"]
-    assert not groups["level"]["level"]["imagenet1k-100"]["under"]
-    text = "\n".join(trial_text.lines(said))
-    line = next(line for line in text.splitlines() if "UNDER-COVERS" in line and "giant" in line)
-    assert "imagenet1k-10 (leave a data level out: 0.56)" in line
-
-
-def test_the_free_row_is_right_below_the_fixed_one(said) -> None:
-    text = list(trial_text.lines(said))
-    where = next(k for k, line in enumerate(text) if line.startswith(FORMS["fixed"].title))
-    assert text[where + 1].startswith(FORMS["free"].title)
-    assert any("chosen looking at all 63" in line for line in text)
-    assert json.loads(json.dumps(said, allow_nan=False))["runs"] == 63
+    found = said["coverage"].query("target == 'accuracy' and form == 'fixed'").set_index(["split", "group"])
+    tenth, giant = found.loc["level", "imagenet1k-10"], found.loc["size", "swinv2_giant"]
+    assert tenth.others == pytest.approx(0.56, abs=0.01) and giant.others < 0.7
+    assert tenth.under and giant.under and not found.loc["level", "imagenet1k-100"].under
 
 
 def test_quantiles_and_pairs_are_those_of_facts(said) -> None:
     """90 % half widths within a third, or narrower; the better prediction names the better run."""
     facts = {"one": (0.24, 0.0045), "size": (0.26, 0.0047), "level": (0.25, 0.0059), "length": (0.20, 0.0063)}
+    found = said["errors"].set_index(["target", "form", "split"]).half_width
     for split, (accuracy, loss) in facts.items():
-        assert said["held_out"]["accuracy"]["fixed"][split]["half_width"] < 1.33 * accuracy
-        assert said["held_out"]["loss"]["fixed"][split]["half_width"] < 1.33 * loss
-    shares = [100 * g["share"] for g in said["better_by_gap"]["accuracy"]["fixed"]]
-    assert shares == pytest.approx([61, 79, 92, 97], abs=4)
+        assert found["accuracy", "fixed", split] < 1.33 * accuracy and found["loss", "fixed", split] < 1.33 * loss
+    shares = 100 * said["gaps"].query("form == 'fixed'").share
+    assert shares.tolist() == pytest.approx([61, 79, 92, 97], abs=4)
 
 
 def test_the_product_is_rejected() -> None:
@@ -214,7 +204,6 @@ def test_the_verb_takes_any_table(capsys, tmp_path) -> None:
     (tmp_path / "own.csv").write_text("\n".join(lines).replace("00000.0", "00000"))
     assert cli.main(["laws", "--file", str(tmp_path / "own.csv"), "--resamples", "0", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["runs"] == 8
-    assert found["regret"] == "no run has a score"
-    assert "too few" in found["held_out"]["loss"]["free"]
-    assert found["held_out"]["loss"]["product"]["one"]["mean"] >= 0
+    assert found["runs"] == "8" and "no run has a score" in found.values()
+    by_form = {line["form"]: line for line in found["held-out errors"]}
+    assert "too few" in by_form["free"]["why"] and by_form["product"]["mean"] >= 0

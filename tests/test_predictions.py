@@ -56,6 +56,7 @@ def test_scratch_and_the_most_images_of_the_largest_size_and_first_seed_are_pick
     found = predictions.pick(made, "segment")
     assert list(found) == ["from<br>scratch", "pretrained<br>on 16,384"]
     assert found["pretrained<br>on 16,384"]["run"]["images"] == 16384
+    assert predictions.pick(made, "segment", seed=1)["pretrained<br>on 99,999"]["run"]["images"] == 99999
     assert predictions.pick(made, "detect") == {}
     for draw in (predictions.segmentation, predictions.detection):
         for records in ({}, {"a": record("segment", None)}):

@@ -5,7 +5,7 @@ import pytest
 from synthetic_records import ATTO, FEMTO, record, tuning
 
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import shipped, transfer_charts, transfers
+from simmim_lite.evidence import figures, shipped, transfers
 from simmim_lite.evidence.records import load
 from simmim_lite.evidence.rules import FAILS, HOLDS, OPEN, UNTESTED
 from simmim_lite.evidence.stats import spearman, t_interval, t_quantile
@@ -51,54 +51,56 @@ def everything(models=(ATTO, FEMTO), seeds=range(4), follow=True):
 
 def test_a_row_knows_its_gain_and_the_losses_of_its_pretraining():
     made = everything()
-    rows = transfers.transfers(made)
-    assert len(rows) == 8 * (3 * 4 + 4) and {row["measure"] for row in rows} == set(transfers.MEASURES)
+    rows = transfers.table(made)
+    assert len(rows) == 8 * (3 * 4 + 4) and set(rows.measure) == set(transfers.MEASURES)
     runs = {r["key"]: r for r in made if r["kind"] == "pretrain"}
-    for row in rows:
-        if row["scratch"]:
-            assert row["lift"] is None and row["run"] is None and row["val_loss"] is None
-            continue
-        assert row["val_loss"] == runs[row["run"]]["final"]["val_loss"]
-        assert row["images"] == runs[row["run"]]["run"]["images"]
-        base = {"miou": 0.3, "box_ap": 0.2, "mask_ap": 0.2, "top1": 0.5}[row["measure"]]
-        assert row["lift"] == pytest.approx(row["score"] - base)
-    assert rows == transfers.transfers(made[::-1]), "the order of records matters"
+    scratch, tuned = rows[rows.scratch], rows[~rows.scratch]
+    assert scratch[["gain", "run", "val_loss"]].isna().all().all()
+    for row in tuned.itertuples():
+        assert (row.val_loss, row.images) == (runs[row.run]["final"]["val_loss"], runs[row.run]["run"]["images"])
+        base = {"miou": 0.3, "box_ap": 0.2, "mask_ap": 0.2, "top1": 0.5}[row.measure]
+        assert row.gain == pytest.approx(100 * (row.score - base))
+    assert rows.equals(transfers.table(made[::-1])), "the order of records matters"
+    assert list(transfers.table([]).columns) == list(rows.columns) and not len(transfers.table([]))
 
 
 def test_without_a_baseline_of_its_own_seed_there_is_no_gain():
     made = [r for r in everything() if not (r["kind"] == "segment" and r["run"] is None and r["spec"]["seed"] == 2)]
-    lifts = {row["seed"]: row["lift"] for row in transfers.transfers(made) if row["measure"] == "miou" and row["run"]}
-    assert lifts[2] is None and lifts[1] is not None
+    rows = transfers.table(made).query("measure == 'miou' and not scratch").groupby("seed").gain.count()
+    assert (rows[2], rows[1]) == (0, 6)
 
 
 def test_a_difference_is_paired_by_seed_with_its_interval():
-    found = {(d.measure, d.model, d.images): d for d in transfers.differences(transfers.transfers(everything()))}
+    rows = transfers.table(everything())
+    found = transfers.differences(rows)
     assert len(found) == 4 * 2 * 3
-    one = found["miou", FEMTO, 1024]
-    rows = [r for r in transfers.transfers(everything()) if r["measure"] == "miou" and r["model"] == FEMTO]
-    lifts = [r["lift"] for r in rows if r["images"] == 1024]
-    half = t_quantile(0.975, 3) * np.std(lifts, ddof=1) / 2
-    assert one.seeds == 4 and one.effect == pytest.approx(np.mean(lifts))
-    assert (one.low, one.high) == pytest.approx((one.effect - half, one.effect + half))
-    assert one.pretrained - one.scratch == pytest.approx(one.effect)
+    one = found.loc["semantic segmentation, mIoU", FEMTO, 1024]
+    gains = rows.query("measure == 'miou' and model == @FEMTO and images == 1024").gain
+    half = t_quantile(0.975, 3) * gains.std(ddof=1) / 2
+    assert one.seeds == 4 and one.gain == pytest.approx(gains.mean())
+    assert (one.low, one.high) == pytest.approx((one.gain - half, one.gain + half))
+    assert one.pretrained - one.scratch == pytest.approx(one.gain)
 
 
 def test_c5_is_asked_of_every_score_and_can_fail():
     made = everything()
-    found = {r.measure: r for r in transfers.rankings(made)}
-    assert set(found) == set(transfers.MEASURES)
-    miou = found["miou"]
-    rows = [r for r in transfers.transfers(made) if r["measure"] == "miou" and r["run"]]
-    by_seed = [[r for r in rows if r["seed"] == seed] for seed in range(4)]
-    rho = [spearman([r["val_loss"] for r in some], [r["lift"] for r in some]) for some in by_seed]
-    assert miou.val == pytest.approx(t_interval(rho)) and np.mean(rho) < -0.9
-    assert miou.verdict == HOLDS and miou.seeds == 4 and miou.runs == 24
-    assert found["box_ap"].verdict in (FAILS, OPEN) and found["box_ap"].val[0] > -0.5
-    assert found["mask_ap"].val[0] is None and found["mask_ap"].verdict == UNTESTED, "equal scores have no rank"
-    few = {r.measure: r for r in transfers.rankings(everything(seeds=range(2)))}
-    assert few["miou"].verdict == OPEN, "two seeds are too few"
-    none = {r.measure: r for r in transfers.rankings(everything(follow=False))}
-    assert none["miou"].verdict != HOLDS
+    found = transfers.rankings(made).set_index(["score", "loss"])
+    assert len(found) == 2 * len(transfers.MEASURES)
+    rows = transfers.table(made).query("measure == 'miou' and not scratch")
+    rho = [spearman(some.val_loss, some.gain) for _, some in rows.groupby("seed")]
+    miou = found.loc["semantic segmentation, mIoU", "validation loss"]
+    assert tuple(miou[["value", "low", "high"]]) == pytest.approx(tuple(t_interval(rho))) and np.mean(rho) < -0.9
+    assert (miou.verdict, miou.seeds, miou.runs) == (HOLDS, 4, 24)
+    box, mask = (found.loc[name, "validation loss"] for name in ("detection, box AP", "instance segmentation, mask AP"))
+    assert box.verdict in (FAILS, OPEN) and box.value > -0.5
+    assert np.isnan(mask.value) and mask.verdict == UNTESTED, "equal scores have no rank"
+
+    def verdict(records):
+        return transfers.rankings(records).set_index("score").verdict["semantic segmentation, mIoU"].iloc[0]
+
+    assert verdict(everything(seeds=range(2))) == OPEN, "two seeds are too few"
+    assert verdict(everything(follow=False)) != HOLDS
+    assert not len(transfers.rankings([]))
 
 
 def test_attentive_probes_count_from_the_untrained_network():
@@ -107,16 +109,10 @@ def test_attentive_probes_count_from_the_untrained_network():
         zero = record(model=ATTO, steps=0, images=16384, seed=seed, val=0.8, scores={"linear": 0.3})
         runs = [record(model=ATTO, images=n, seed=seed, val=0.5 - n / 1e5, scores={"linear": 0.4}) for n in LEVELS]
         for k, r in enumerate([zero, *runs]):
-            probe = {
-                "kind": "probe",
-                "key": f"{r['key']}-probe",
-                "status": "done",
-                "run": r["run"],
-                "where": r["where"],
-            }
-            made += [r, probe | {"transfer": {"attentive": {"score": 0.3 + 0.1 * k}}}]
-    (found,) = [r for r in transfers.rankings(made) if r.measure == "attentive"]
-    assert found.runs == 24 and found.val[0] == pytest.approx(-1)
+            probe = {"kind": "probe", "key": f"{r['key']}-probe", "status": "done", "run": r["run"]}
+            made += [r, probe | {"where": r["where"], "transfer": {"attentive": {"score": 0.3 + 0.1 * k}}}]
+    found = transfers.rankings(made).set_index(["score", "loss"]).loc["attentive probe", "validation loss"]
+    assert found.runs == 24 and found.value == pytest.approx(-1)
 
 
 def test_few_labels_compare_starts_at_equal_steps():
@@ -127,12 +123,11 @@ def test_few_labels_compare_starts_at_equal_steps():
             made += [tuning(r, 0.4 + 0.1 * k, labels=labels) for k, r in enumerate(runs)]
             made.append(tuning(runs[0], 0.3, scratch=True, labels=labels))
         made += [*runs, tuning(runs[0], 0.9, labels=64, steps=10)]
-    lines = transfers.few_labels(transfers.transfers(made))
-    assert [(line["start"], line["labels"]) for line in lines] == [
-        (start, labels) for start in (None, *LEVELS) for labels in (64, 256)
-    ]
-    assert [line["top1"] for line in lines[::2]] == pytest.approx([0.3, 0.4, 0.5, 0.6])
-    assert all(line["seeds"] == 3 and line["steps"] == 600 for line in lines)
+    found = transfers.few_labels(transfers.table(made))
+    assert found.start.drop_duplicates().tolist() == ["scratch", *(f"pretrained, {n:,}" for n in LEVELS)]
+    means = found[found.labels == 64].groupby("start", sort=False)["top-1 (%)"].mean()
+    assert means.tolist() == pytest.approx([30, 40, 50, 60])
+    assert set(found.steps) == {600} and found.groupby(["start", "labels"]).size().eq(3).all()
 
 
 def test_a_record_that_is_not_whole_is_one_line():
@@ -140,7 +135,7 @@ def test_a_record_that_is_not_whole_is_one_line():
     broken = next(r for r in made if r["kind"] == "segment")
     del broken["transfer"]
     with pytest.raises(UserError, match=f"record {broken['key']}: not a whole transfer"):
-        transfers.transfers(made)
+        transfers.table(made)
 
 
 def test_records_of_all_kinds_are_read_and_packed(tmp_path, monkeypatch):
@@ -154,32 +149,21 @@ def test_records_of_all_kinds_are_read_and_packed(tmp_path, monkeypatch):
     shipped._read.cache_clear()
     assert shipped.pack(load(tmp_path), tmp_path / f"{shipped.TRANSFER}.json") == len(made)
     assert shipped.names() == [], "the transfer set is not one of the four studies'"
-    assert len(transfers.transfers(shipped.records(shipped.TRANSFER))) == len(transfers.transfers(made))
+    assert len(transfers.table(shipped.records(shipped.TRANSFER))) == len(transfers.table(made))
     shipped._read.cache_clear()
 
 
 def test_figures_show_every_row_and_say_when_there_is_none():
     made = everything()
-    rows = transfers.transfers(made)
-    found = transfers.differences(rows)
-    chart = transfer_charts.gains(found, guess=3.0)
-    drawn = [t for t in chart.data if t.error_y.array is not None]
-    assert sum(len(t.x) for t in drawn) == len(found) == 24
-    assert "your guess" in [a.text for a in chart.layout.annotations]
-    assert {t.name for t in drawn} == {"atto", "femto"}
-    table = transfer_charts.gains_table(found).data[0]
-    assert len(table.cells.values[0]) == 24
-    ranks = transfer_charts.rankings({"shipped": transfers.rankings(made), "yours": []})
-    assert [t.name for t in ranks.data] == ["validation loss", "training loss"]
-    assert HOLDS in " ".join(a.text for a in ranks.layout.annotations)
-    dots = [t for t in transfer_charts.scatter(rows, "miou").data if t.x is not None and t.hoverinfo == "text"]
-    assert sum(len(t.x) for t in dots) == 2 * 24
+    gains = transfers.gains(transfers.table(made))
+    chart = figures.lines(gains, "images", "gain", "model", panel="name", interval=True)
+    means = [t for t in chart.data if t.mode == "lines+markers"]
+    assert sum(len(t.x) for t in means) == len(transfers.differences(transfers.table(made))) == 24
+    ranks = transfers.rankings(made).rename(columns={"score": "name"})
+    assert [t.name for t in figures.intervals(ranks, "rho", colour="loss").data] == ["validation loss", "training loss"]
     for nothing in (
-        transfer_charts.gains([]),
-        transfer_charts.gains_table([]),
-        transfer_charts.rankings({}),
-        transfer_charts.scatter([], "top1"),
-        transfer_charts.labels([]),
+        figures.lines(gains[:0], "images", "gain", "model", panel="name"),
+        figures.intervals(ranks[:0], ""),
     ):
         assert nothing.layout.annotations[0].text
 

@@ -34,9 +34,11 @@ def truth(indices: Sequence[int], side: int = 32) -> go.Figure:
     return pictures.sheet(rows, [scenes.CLASSES[label].replace(" ", "<br>") for label in drawn.labels], side=110)
 
 
-def pick(records: Sequence[dict], kind: str) -> dict[str, dict]:
-    """Finished records of a kind, of the largest size and first seed: from scratch, and pretrained on the most."""
+def pick(records: Sequence[dict], kind: str, seed: int | None = None) -> dict[str, dict]:
+    """Finished records of a kind, of the largest size and a seed, the first by default: from scratch, and pretrained on
+    the most images."""
     some = [r for r in records if r.get("kind") == kind and r["status"] == "done"]
+    some = [r for r in some if seed in (None, r["spec"]["seed"])]
     for order in (lambda r: -SIZES[r["spec"]["model"]].parameters, lambda r: r["spec"]["seed"]):
         some = [r for r in some if order(r) == min(map(order, some))]
     found = {"from<br>scratch": r for r in some if r["run"] is None}  # noqa: B035

@@ -1,7 +1,7 @@
 """Doublings of the length: does a rising validation loss mean a falling score, and what tells beforehand (C7).
 
-Omega is parameters x images seen / unique images squared (FACTS 7): how often a network of this size sees each image,
-against how many images there are. No torch here.
+Omega is parameters x images seen / unique images squared (docs/facts.md, 7): how often a network of this size sees each
+image, against how many images there are. No torch here.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from .records import millions, trained
 
 
 def omega(row: dict) -> float:
-    """Parameters x images seen / unique images squared of a run (FACTS 7)."""
+    """Parameters x images seen / unique images squared of a run (docs/facts.md, 7)."""
     return row["params"] * row["images_seen"] / row["images"] ** 2
 
 
@@ -64,6 +64,13 @@ def turning_point(found: list[dict], of: str = "loss") -> float | None:
     if beta[1] <= 0:
         return None
     return float(np.exp(x.mean() - beta[0] / beta[1] * x.std()))
+
+
+def turning_points(found: list[dict]) -> dict[str, float | None]:
+    """`turning_point` of the loss and of the score, None where it lies outside of the doublings there are."""
+    low, high = min((d["omega"] for d in found), default=0), max((d["omega"] for d in found), default=0)
+    turns = {of: turning_point(found, of) for of in ("loss", "score")}
+    return {of: at if at and low <= at <= high else None for of, at in turns.items()}
 
 
 def name_of(d: dict) -> str:

@@ -14,6 +14,8 @@ from .figure import Figure
 from .records import SCORES, millions, short
 from .rules import FAILS, HOLDS, OPEN, UNTESTED
 
+#: Whose runs a panel shows.
+SOURCES = {"published": "Published runs", "shipped": "Shipped runs", "yours": "Your runs"}
 #: Okabe and Ito's colours, told apart with any common colour blindness (their yellow is too pale for a line).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
@@ -210,6 +212,7 @@ def end_labels(figure: go.Figure, column: int, ends: list[tuple], low: float, hi
 LABELS = {"val_loss": "validation loss", "train_loss": "training loss"}
 LABELS |= {f"{score}_lift": f"lift of {'' if score == 'finetune' else 'the '}{name}" for score, name in SCORES.items()}
 LABELS |= {score: f"{name}, {'IoU' if score == 'segment' else 'top-1'}" for score, name in SCORES.items()}
+LABELS |= {"gain": "gain over scratch"}
 
 
 def scaled(row: dict, measure: str) -> float:

@@ -1,4 +1,4 @@
-"""The forms of the laws on trial, and runs as the arrays they are fitted to (FACTS 7). No torch here."""
+"""The forms of the laws on trial, and runs as the arrays they are fitted to (docs/facts.md, 7). No torch here."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -9,7 +9,8 @@ from ..errors import UserError, unknown
 from .records import SCORES, trained
 
 TARGETS = ("loss", "accuracy")
-#: Exponents of the saturating laws. They, and Omega's own form, were chosen looking at all 63 published runs (FACTS 7).
+#: Exponents of the saturating laws. They, and Omega's own form, were chosen looking at all 63
+#: published runs (docs/facts.md, 7).
 SHAPES = {"loss": {"a": 0.2, "b": 0.2, "p": 2.0}, "accuracy": {"a": 0.8, "b": 0.5, "p": 1.25}}
 
 

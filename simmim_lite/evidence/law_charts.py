@@ -1,9 +1,10 @@
 """Figures of the laws: what overfitting costs against Omega, curves in length, held-out errors, a plan. No torch here.
 
-Every figure of a law's fit says that its shape was chosen looking at all published runs (FACTS 7, honesty).
+Every figure of a law's fit says that its shape was chosen looking at all published runs (docs/facts.md, 7).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -29,6 +30,9 @@ from .forms import FORMS, Points
 from .heldout import SPLITS
 from .laws import Fit
 from .records import short
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HONEST = "Shapes of the fixed laws were chosen looking at all 63 published runs; 'free' refits them."
 _NAMES = {"loss": "validation loss", "accuracy": "error, 100 - top-1 (%)"}
@@ -118,33 +122,31 @@ def lengths(fits: Mapping[str, tuple[Points, Fit]], model: str) -> go.Figure:
     return _honest(chart.update_layout(height=430, margin={"b": 120, "t": 44}, legend=style))
 
 
-def errors(found: Mapping[str, Mapping[str, Mapping[str, float]]], guess: float | None = None) -> go.Figure:
-    """Mean absolute error on held-out runs, a panel a target, a line a form, a mark a split.
+def errors(found: "pd.DataFrame", guess: float | None = None) -> go.Figure:
+    """Mean absolute error on held-out runs (`trial.errors`), a panel a target, a row a form, a mark a split.
 
-    found: {target: {form: {split: error}}}, loss in its own unit, accuracy in points. guess: a dashed line in the last
-    panel, in its unit.
+    Loss in its own unit, accuracy in points. guess: a dashed line in the last panel, in its unit.
     """
-    chart = panels(*(f"The {target} of runs held out" for target in found))
-    for column, (target, forms) in enumerate(found.items(), 1):
+    found = found[found["mean"].notna()]
+    targets = list(found["target"].unique())
+    chart = panels(*(f"The {target} of runs held out" for target in targets))
+    for column, target in enumerate(targets, 1):
         scale = 1e4 if target == "loss" else 1
-        splits = list(dict.fromkeys(split for one in forms.values() for split in one))
-        for split, colour, symbol in zip(splits, COLOURS, SYMBOLS, strict=False):
-            names = [form for form in forms if forms[form].get(split) is not None]
-            values = [scale * forms[form][split] for form in names]
-            titles = [_short(form) for form in names]
-            text = [f"{FORMS[form].title}<br>{SPLITS[split]}: {v:.3g}" for form, v in zip(names, values, strict=True)]
+        for k, (split, some) in enumerate(found[found["target"] == target].groupby("split", sort=False)):
+            values = scale * some["mean"]
+            text = [f"{FORMS[f].title}<br>{SPLITS[split]}: {v:.3g}" for f, v in zip(some["form"], values, strict=True)]
             chart.add_scatter(
-                x=values, y=titles, mode="markers", marker={"color": colour, "symbol": symbol, "size": 11},
-                name=SPLITS[split], legendgroup=split, showlegend=column == 1, text=text, hoverinfo="text",
-                row=1, col=column,
+                x=values, y=some["form"].map(_short), mode="markers", name=SPLITS[split], legendgroup=split,
+                marker={"color": COLOURS[k], "symbol": SYMBOLS[k], "size": 11}, showlegend=column == 1, text=text,
+                hoverinfo="text", row=1, col=column,
             )  # fmt: skip
         chart.update_yaxes(autorange="reversed", row=1, col=column)
         unit = "× 1e-4" if target == "loss" else "points"
         chart.update_xaxes(title_text=f"mean absolute error ({unit})", rangemode="tozero", row=1, col=column)
     if guess is not None:
         mark = {"annotation_text": "your guess", "annotation_position": "bottom right"}
-        chart.add_vline(x=guess, line={"dash": "dash", "color": COLOURS[1]}, **mark, row=1, col=len(found))
-    chart.update_yaxes(showticklabels=False, row=1, col=2) if len(found) > 1 else None
+        chart.add_vline(x=guess, line={"dash": "dash", "color": COLOURS[1]}, **mark, row=1, col=len(targets))
+    chart.update_yaxes(showticklabels=False, row=1, col=2) if len(targets) > 1 else None
     style = {"orientation": "h", "x": 0, "y": -0.26, "yanchor": "top"}
     return _honest(chart.update_layout(height=410, margin={"b": 130, "t": 44, "l": 130}, legend=style))
 

@@ -1,6 +1,4 @@
-"""Laws of loss and error in model size, length and data: how they are fitted (FACTS 7; forms.py). No torch here.
-
-    python -m simmim_lite.evidence.laws      the laws on trial, as `simmim-lite laws`
+"""Laws of loss and error in model size, length and data: how they are fitted (docs/facts.md, 7). No torch here.
 
 N are backbone parameters, T iterations, D unique images, S images seen, Omega = N S / D^2. A law predicts y: the
 validation loss, or the error 100 - top-1 in per cent. It is fitted by least sum of Huber's loss on log residuals: the
@@ -179,9 +177,3 @@ def _starts(law: Form) -> list[tuple[float, ...]]:
 
 def _start(law: Form) -> dict[str, float]:
     return {name: shape[2][0] for name, shape in law.shapes.items()}
-
-
-if __name__ == "__main__":
-    from simmim_lite.evidence.trial_text import main
-
-    main()

@@ -1,9 +1,14 @@
 """Which of two runs is better? How often the lower loss names the run with the higher score. No torch here."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from .records import short, trained
 from .stats import drawn
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Gaps of validation loss by which pairs are told apart: below a thousandth, the choice should be a coin flip.
 GAPS = (0.0, 0.001, 0.002, 0.005, 0.01, np.inf)
@@ -42,6 +47,25 @@ def accuracy(rows: list[dict], score: str = "linear", by: str = "val_loss", amon
             if share:
                 found["by_gap"].append(share | {"gap": (low, None if np.isinf(high) else high)})
     return found
+
+
+#: How groups of pairs are called, by the keys of `accuracy`.
+GROUPS = {"overall": "all pairs", "non_overfit": "both clean", "overfit": "both overfit"}
+
+
+def shares(found: dict[str, dict]) -> "pd.DataFrame":
+    """What `accuracy` found by source, as rows for `figures.intervals`: per cent, groups without pairs left out."""
+    import pandas as pd
+
+    lines = [
+        {"source": source, "name": f"{source}, {name}", "n": some[group]["n"]}
+        | {"value": 100 * some[group]["share"]}
+        | {end: None if some[group][end] is None else 100 * some[group][end] for end in ("low", "high")}
+        for source, some in found.items()
+        for group, name in GROUPS.items()
+        if some.get(group)
+    ]
+    return pd.DataFrame(lines)
 
 
 def misleading(rows: list[dict], score: str = "linear", top: int = 10) -> list[dict]:

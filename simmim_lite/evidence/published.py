@@ -1,4 +1,4 @@
-"""The 63 published runs as rows, the claims on them, and what they really say (FACTS 7). No torch here."""
+"""The 63 published runs as rows, the claims on them, and what they really say (docs/facts.md, 7). No torch here."""
 
 import csv
 from functools import cache
@@ -26,7 +26,7 @@ def rows() -> list[dict]:
 
     `finetune` is ImageNet-1K top-1 in 0 to 1 after fine-tuning; lifts, training losses and other scores are unknown and
     None. A run is overfit when its loss lies more than .004 above that of the same size and length on all of
-    ImageNet-1K, or of a shorter run of the same size and data (FACTS 7). One seed a run, numbered 0.
+    ImageNet-1K, or of a shorter run of the same size and data (docs/facts.md, 7). One seed a run, numbered 0.
     """
     return [dict(row) for row in _rows()]
 
@@ -82,8 +82,8 @@ def claims() -> list[Claim]:
 
 @cache
 def facts() -> dict:
-    """What the published runs say (FACTS 7), computed: correlations with 95 % intervals (bootstrap over the 21 cells of
-    size x data), pairwise accuracies, doublings, turning points of Omega, and 22K against 1K.
+    """What the published runs say (docs/facts.md, 7), computed: correlations with 95 % intervals (bootstrap over the 21
+    cells of size x data), pairwise accuracies, doublings, turning points of Omega, and 22K against 1K.
 
     A correlation is a dict of value, low, high, n; an accuracy one of `pairs.accuracy`.
     """

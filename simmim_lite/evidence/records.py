@@ -10,7 +10,8 @@ from pathlib import Path
 from ..errors import UserError
 from ..training.run import Run, read_record
 
-#: A run is overfit when its final validation loss lies more than this above the lowest of its own curve (FACTS 7).
+#: A run is overfit when its final validation loss lies more than this above the lowest of its own curve
+#: (docs/facts.md, 7).
 OVERFIT = 0.004
 #: Fewer validations may miss the lowest point: a run with so few is not known to be free of overfitting.
 VALIDATIONS = 4
@@ -143,6 +144,11 @@ def core_grid(rows: list[dict]) -> Grid | None:
         levels=tuple(sorted({r["images"] for r in rows})),
         steps=max(filled, key=lambda steps: (filled[steps], steps)),
     )
+
+
+def sizes_of(rows: list[dict]) -> list[str]:
+    """The models among rows, smallest first."""
+    return [model for _, model in sorted({(row["params"], row["model"]) for row in rows})]
 
 
 def short(model: str) -> str:

@@ -1,8 +1,8 @@
 """What a rule for choosing size and length costs: regret over budget problems on unseen data levels. No torch here.
 
-A problem (FACTS 7): of one data level take the sorted distinct training costs of its runs; each but the smallest is a
-budget; the options are the runs that cost no more. A rule is fitted on the other data levels and picks one. Its regret
-is the best score among the options less that of the one picked. The published runs give 58 problems.
+A problem (docs/facts.md, 7): of one data level take the sorted distinct training costs of its runs; each but the
+smallest is a budget; the options are the runs that cost no more. A rule is fitted on the other data levels and picks
+one. Its regret is the best score among the options less that of the one picked. The published runs give 58 problems.
 """
 
 from collections import defaultdict

@@ -23,6 +23,12 @@ def names() -> list[str]:
     return [name for name in _all() if name != TRANSFER]
 
 
+def beside(data: str) -> list[dict]:
+    """The records that are shown beside runs on this data: of scenes, else of photographs; [] where none are there."""
+    name = "laptop-scenes" if data == "scenes" else "laptop-cifar10"
+    return records(name) if name in names() else []
+
+
 def _all() -> list[str]:
     return sorted(path.name.removesuffix(".json") for path in _FOLDER.iterdir() if path.name.endswith(".json"))
 

@@ -73,7 +73,7 @@ def jackknife(statistic: Callable[[np.ndarray], float], units: Sequence[Hashable
 def drawn(units: int) -> np.ndarray:
     """How often each unit is drawn, (RESAMPLES, units), in a bootstrap of whole units.
 
-    For correlations and shares of many runs (FACTS 7); no claim rests on it.
+    For correlations and shares of many runs (docs/facts.md, 7); no claim rests on it.
     """
     draws = np.random.default_rng(BOOTSTRAP_SEED).integers(0, units, (RESAMPLES, units))
     return np.stack([(draws == k).sum(1) for k in range(units)], 1)

@@ -3,8 +3,10 @@
 from importlib import import_module
 
 _HOME = {
+    "axes": "collecting",
     "collect": "collecting",
     "preview": "collecting",
+    "table": "collecting",
     "study": "engine",
     "grid": "grids",
     "STUDIES": "grids",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..evidence import published, sides
+from ..evidence import published, tables
 from ..evidence.doublings import doublings
 from ..evidence.forms import FORMS, Points, points, score_of
 from ..evidence.heldout import HeldOut, better_by_gap, coverage, held_out
@@ -156,12 +156,12 @@ def of_published(target: str, form: str = "fixed") -> Basis:
 
 
 def of_own(runs_dir: str | Path, target: str) -> Basis:
-    """The reader's own runs, else imported ones (`sides.of_folder`), and the form that predicts held-out cells best.
+    """The reader's own runs, else imported ones (`tables.of_folder`), and the form that predicts held-out cells best.
 
     `UserError` for no runs, for one size or one length only, for runs without a cost, and where accuracy is asked for
     and no run has a score.
     """
-    found, name = sides.of_folder(runs_dir)
+    found, name = tables.of_folder(runs_dir)
     rows = [r for r in found if r["flops"] and r["val_loss"] is not None]
     if not rows:
         remedy = "add a column flops, or image_size for the sizes of this project, and import the file again"

@@ -4,28 +4,34 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..evidence import shipped
+from ..evidence import shipped, tables
 from ..evidence.records import flops_text, load, millions, short
 from ..model.sizes import SIZES
 from ..training.dense import Dense
 from ..training.probing import Probe
 from ..training.run import PRECISIONS, Run, record_path, transfer_path
-from ..training.specs import Folder, Source, checked
+from ..training.specs import Folder, Positive, Source, checked
 from ..training.tuning import FineTune
 from . import full_size
 from .estimate import EVALUATION_STEPS, known_speeds, tuning_seconds
-from .grids import TIERS, TRANSFER
+from .grids import TIERS, TRANSFER, Axes
 from .parameters import Seeds, Study, StudyOptions, Tier
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Seconds of a core for a GFLOP of small-model training, for the estimate on a machine where nothing was measured yet.
 _GFLOP_SECONDS = 1 / 45
 
 
 @checked
-def collect(study: Study, **options: object) -> list[dict]:
+def collect(study: Study, runs: Sequence[Run] | None = None, **options: object) -> list[dict]:
     """The reader's records of a study (a name in `STUDIES`, `transfer` or `all`), training what is missing.
+
+    runs: those that the study takes, by default those of `grids.grid`; references and fine-tunings are added to them.
 
     options: the fields of `parameters.StudyOptions`; tier is `shipped` by default. Tier `shipped` trains nothing and
     returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any other tier (smoke, quick, laptop,
@@ -37,7 +43,67 @@ def collect(study: Study, **options: object) -> list[dict]:
         return [record for record in load(how.runs_dir) if _data_of(record) in full_size.sources(how.data)]
     from .engine import train_missing
 
-    return train_missing(study, **options).records
+    return train_missing(study, runs, **options).records
+
+
+@checked
+def axes(
+    tier: Tier = "shipped",
+    *,
+    data: Source = "scenes",
+    seeds: Seeds | None = None,
+    runs_dir: Folder = "runs",
+    minutes: Positive | None = None,
+) -> Axes:
+    """What a tier varies on this data (sizes, unique images, lengths, seeds), and the runs that fill it.
+
+    Tier `shipped` has those of the shipped records. Where a tier chooses its number of seeds by the time they take,
+    this times a step on this machine, once, and prints what was chosen. The source is looked at, not opened.
+    """  # fmt: skip
+    if tier == "shipped":
+        keys = {row["key"] for row in tables.rows(data=data).get("shipped", [])}
+        return Axes.of(Run.from_dict(record["run"]) for record in shipped.beside(data) if record["key"] in keys)
+    from .engine import planned_axes
+    from .seeding import choose
+
+    how = StudyOptions(tier=tier, data=data, seeds=seeds, runs_dir=runs_dir)
+    chosen, said = choose("all", how, minutes=minutes)
+    print(said, end="\n" if said else "")
+    return planned_axes(tier, data=data, seeds=chosen)
+
+
+def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "runs") -> "pd.DataFrame":
+    """Runs by size, a row each and one for all: what varies among them, what they cost, how many are done.
+
+    Lengths off one trunk share its steps, and are counted as they are trained. Times are of one core: of steps measured
+    on this machine where `runs_dir` has any, else a rough guess; at tier shipped what was measured when they were made,
+    at tier paper hours of one GPU (`costs.rows`).
+    """
+    import pandas as pd
+
+    groups = {model: [run for run in runs if run.model == model] for model in dict.fromkeys(r.model for r in runs)}
+    if tier in TIERS and TIERS[tier].full_size:
+        from . import costs
+
+        return pd.DataFrame(costs.rows(costs.costs(runs, costs.find_speed(runs, runs_dir=runs_dir).images, runs_dir)))
+    made = {}
+    if tier == "shipped" and runs:
+        known = {r["key"]: r["cost"]["core_seconds"] for r in shipped.beside(runs[0].data) if r["kind"] == "pretrain"}
+        made = known if all(run.key in known for run in runs) else {}
+    lines = []
+    for model, some in [*groups.items(), *([("all", list(runs))] if len(groups) > 1 else [])]:
+        cost = [cost_of(part, runs_dir) for part in ([some] if model != "all" else groups.values())]
+        total = {name: sum(one[name] for one in cost) for name in cost[0]}
+        if made:
+            total |= {"seconds": sum(made[run.key] for run in some), "done": len(some)}
+        said = {name: sorted({getattr(run, name) for run in some}) for name in ("images", "steps", "seed")}
+        lines.append(
+            {"size": short(model) + (f" ({millions(SIZES[model].parameters)})" if model in SIZES else "")}
+            | {name: _listed(values) for name, values in said.items()}
+            | {"runs": f"{len(some):,}", "FLOPs": flops_text(total["flops"])}
+            | {"core time": clock(total["seconds"]), "done": f"{total['done']:,.0f} of {len(some):,}"}
+        )
+    return pd.DataFrame(lines).set_index("size") if lines else pd.DataFrame()
 
 
 @checked
@@ -71,6 +137,13 @@ def preview(
     lines = [_task_line(kind, [s for s in tasks if task_of(s) == kind], Path(runs_dir)) for kind in kinds]
     pretraining = [{"": f"pretraining, {line.pop('model size')}", **line} for line in preview_of(runs, runs_dir)[:-1]]
     return [*pretraining, *(line for line in lines if line["runs"] != "0")]
+
+
+def _listed(values: list[int]) -> str:
+    """Sorted numbers to read: `16, 64`; of more than two that follow each other `101 to 106`."""
+    if len(values) > 2 and values == list(range(values[0], values[-1] + 1)):
+        return f"{values[0]} to {values[-1]}"
+    return ", ".join(f"{value:,}" for value in values)
 
 
 def preview_of(runs: Sequence[Run], runs_dir: str | Path = "runs") -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from ..training.run import PRECISIONS, Run, current_record, data_slug, read_reco
 from ..training.specs import Count, Folder, checked
 from .estimate import faster_precision, known_speeds
 from .full_size import check_sides, left_out, sources
-from .grids import STUDIES, TIERS, TRANSFER, grid, tunings
+from .grids import STUDIES, TIERS, TRANSFER, Axes, grid, tunings, with_references
 from .parameters import StudyOptions, images_of
 from .transfer_grid import AXES, Spec, transfer_runs, transfer_specs
 from .workers import Local, make_jobs, path_of
@@ -64,8 +64,10 @@ def study(name: str = "all", **options: object) -> StudyResult:
     return StudyResult(**vars(done), claims=said, report=path)
 
 
-def train_missing(name: str, **options: object) -> Trained:
+def train_missing(name: str, given: Sequence[Run] | None = None, **options: object) -> Trained:
     """The records of a study, after running what is missing of it; options: the fields of `parameters.StudyOptions`.
+
+    given: the runs that it takes, of the tier's recipe; by default those of `grids.grid`.
 
     Precision `auto` takes bf16 where it is measured faster than fp32 on this machine, and keeps to that choice in this
     runs_dir. Finished runs are never run again; an interrupted study goes on where it was. Where nothing is missing,
@@ -110,7 +112,12 @@ def train_missing(name: str, **options: object) -> Trained:
 
         def plan(precision: str) -> tuple[list[Run], list[Spec]]:
             options = held | {"coco": how.coco, "ade20k": how.ade20k, "labelled": _labelled(first)}
-            return plan_of(name, tier, data=data, seeds=seeds, precision=precision, **options)
+            if given is None:
+                return plan_of(name, tier, data=data, seeds=seeds, precision=precision, **options)
+            options |= {"data": data, "seeds": sorted({run.seed for run in given}), "precision": precision}
+            mine = with_references(replace(run, precision=precision) for run in given)
+            tuned = plan_of(name, tier, **options)[1]
+            return mine, [spec for spec in tuned if spec.run is None or spec.run in mine]
 
         def missing(items: Sequence[Run | Spec]) -> list[Run | Spec]:
             return [i for i in items if current_record(path_of(i, runs_dir), _digest(i, opened)) is None]
@@ -157,6 +164,14 @@ def planned(
         for source in filter(None, sources(data)):
             check_sides(source, tier, TIERS[tier].recipe.image_size)
     return plan_of(name, tier, data=data, seeds=seeds, precision=precision, **listed)
+
+
+def planned_axes(tier: str, **options: object) -> Axes:
+    """The axes of a tier at the levels that its source can fill as far as it lists them; options as `planned` has them.
+
+    The precision is a guess until the engine has chosen one.
+    """
+    return Axes.of(planned("all", tier, **options)[0])
 
 
 def plan_of(

@@ -1,11 +1,15 @@
 """Static pictures: one PNG a study and the README's figure, drawn from the published and the shipped records."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..evidence import compare, plots, shipped, sides, transfer_charts, transfers
+from ..evidence import figures, shipped, tables, transfers
 from ..training.run import write_atomic
 from .grids import TRANSFER
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WIDTH = 1180  # pixels; drawn at twice that, for sharp screens
 QUESTIONS = {
@@ -24,29 +28,34 @@ def make_gallery(out: str | Path = "gallery") -> list[Path]:
     where kaleido or the browser that it draws with is missing.
     """
     out = Path(out)
-    evidence = {kind: rows for kind, rows in sides.rows().items() if kind in ("published", "shipped") and rows}
-    if "shipped" not in evidence:
+    frame = tables.runs()
+    if "shipped" not in set(frame["source"]):
         raise UserError("no records are shipped with this version: there is nothing to draw the gallery from")
-    figures = {study: compare.figure(study, evidence) for study in compare.STUDIES}
-    figures[TRANSFER] = transfer_charts.gains(
-        transfers.differences(transfers.transfers(shipped.records(shipped.TRANSFER)))
-    )
-    figures["readme"] = plots.proxy(evidence["shipped"])
-    written = [_png(figure, out / f"{name}.png") for name, figure in figures.items()]
-    write_atomic(out / "gallery.md", gallery_page(evidence))
+    longest, ours = tables.longest(frame), frame[frame["source"] == "shipped"]
+    gains = transfers.gains(transfers.table(shipped.records(shipped.TRANSFER)))
+    drawn = {
+        "data-scale": figures.lines(longest, "images", "val_loss", "model"),
+        "model-size": figures.lines(longest, "params", "val_loss", "images"),
+        "schedule": figures.lines(ours, "steps", "val_loss", "images", panel="model"),
+        "proxy": figures.scatter(frame, ["val_loss", "train_loss"], "score", "regime", rank=True),
+        TRANSFER: figures.lines(gains, "images", "gain", "model", panel="name", interval=True),
+    }
+    drawn["readme"] = drawn["model-size"]
+    written = [_png(figure, out / f"{name}.png") for name, figure in drawn.items()]
+    write_atomic(out / "gallery.md", gallery_page(frame))
     return [*written, out / "gallery.md"]
 
 
-def gallery_page(evidence: dict[str, list[dict]]) -> str:
-    """The page of the pictures, in Markdown; what each shows is counted from the rows by kind."""
+def gallery_page(frame: "pd.DataFrame") -> str:
+    """The page of the pictures, in Markdown; what each shows is counted from the runs by source."""
     said = []
-    for kind, rows in evidence.items():
-        seeds = len({row["seed"] for row in rows})
-        of = f"{len(rows)} runs" if kind == "published" else f"{len(rows)} runs of {seeds} seeds on {rows[0]['data']}"
-        said.append(f"{compare.KINDS[kind].lower()}: {of}")
+    for source, some in frame.groupby("source"):
+        of = "" if source == "published" else f" of {some['seed'].nunique()} seeds on {some['data'].iloc[0]}"
+        said.append(f"{figures.SOURCES.get(source, source).lower()}: {len(some)} runs{of}")
     parts = [
         "# Gallery\n",
-        f"Drawn by `simmim-lite gallery` from the {'; '.join(said)}. Bars are one standard error.\n",
+        f"Drawn by `simmim-lite gallery` from the {'; '.join(said)}. Bars are one standard error, of the "
+        "transfer tasks 95 % intervals.\n",
     ]
     parts += [f"## {question}\n\n![{question}]({study}.png)\n" for study, question in QUESTIONS.items()]
     return "\n".join(parts)

@@ -1,9 +1,10 @@
 """What each study runs at each tier: lists of Runs, nothing else. No torch here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import UserError, unknown
+from ..model.sizes import SIZES
 from ..training.run import Run
 from ..training.tuning import FineTune
 from . import full_size
@@ -133,8 +134,71 @@ TIERS = {
 }
 
 
-def grid(
-    study: str,
+@dataclass(frozen=True)
+class Axes:
+    """What a tier varies on a source, and the runs that fill it: a study is a slice of these."""
+
+    runs: tuple[Run, ...]  # trained ones, without references
+    models: tuple[str, ...]  # those with the most seeds, smallest first
+    images: tuple[int, ...]  # unique training images that all of these were run at, fewest first
+    lengths: tuple[int, ...]  # optimiser steps that all of these cells were run for, shortest first
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, runs: Iterable[Run]) -> "Axes":
+        """The axes of trained runs; references among them are left out."""
+        runs = tuple(run for run in dict.fromkeys(runs) if run.steps)
+        seeds = {model: {run.seed for run in runs if run.model == model} for model in {run.model for run in runs}}
+        most = max(map(len, seeds.values()), default=0)
+        models = sorted((m for m in seeds if len(seeds[m]) == most), key=lambda m: (SIZES[m].parameters, m))
+        images = _shared({run.images for run in runs if run.model == model} for model in models)
+        cells = [(model, n) for model in models for n in images]
+        lengths = _shared({run.steps for run in runs if (run.model, run.images) == cell} for cell in cells)
+        return cls(runs, tuple(models), images, lengths, tuple(sorted(set().union(*seeds.values()))))
+
+
+def _shared(sets: Iterable[set[int]]) -> tuple[int, ...]:
+    """What all of them have, or else any."""
+    sets = list(sets)
+    return tuple(sorted(set.intersection(*sets) or set.union(*sets))) if sets else ()
+
+
+#: Which of a tier's runs a study takes: data and size are compared at the longest length.
+SLICES: dict[str, Callable[[Axes], Iterable[Run]]] = {
+    "data-scale": lambda axes: (run for run in axes.runs if run.steps == axes.lengths[-1]),
+    "model-size": lambda axes: (run for run in axes.runs if run.steps == axes.lengths[-1]),
+    "schedule": lambda axes: axes.runs,
+    "proxy": lambda axes: axes.runs,
+    "all": lambda axes: axes.runs,
+}
+
+
+def grid(study: str, tier: str, **options: object) -> list[Run]:
+    """The Runs of a study (a name in STUDIES, or `all`) at a tier, with the references of their scores.
+
+    options as `tier_axes` has them.
+    """
+    if study not in SLICES:
+        raise unknown("study", study, SLICES)
+    return with_references(SLICES[study](tier_axes(tier, **options)))
+
+
+def with_references(runs: Iterable[Run]) -> list[Run]:
+    """Runs, and before those of each model and seed its network at random initialisation, a Run of 0 steps.
+
+    Transfer scores count from it; where there are no probes there is none.
+    """
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.model, run.seed), []).append(run)
+    found = []
+    for some in groups.values():
+        first = max((run for run in some if run.images), key=lambda run: run.images)
+        found += [*([replace(first, steps=0)] if first.probe_labels else []), *some]
+    return list(dict.fromkeys(found))
+
+
+def tier_axes(
     tier: str,
     *,
     data: str = "scenes",
@@ -142,37 +206,29 @@ def grid(
     second_available: int | None = None,
     seeds: int | Sequence[int] | None = None,
     precision: str | None = None,
-) -> list[Run]:
-    """The Runs of a study (a name in STUDIES, or `all`) at a tier, without duplicates.
+) -> Axes:
+    """The axes and runs of a tier.
 
-    Studies of data and size take the longest length alone, the others every length. data: one source; at tier paper
-    two, `FIRST + SECOND`, of ImageNet-1K and ImageNet-22K (`full_size.sources`). available, second_available: training
-    images these hold (None = no limit); larger levels are replaced by all there are. Without a second source its level
-    is drawn from the first, and left out where that is too small. seeds: how many, from the tier's first on, or which.
-    precision: None = the tier's own. Where there are probes, every model and seed comes with its random initialisation,
-    a Run of 0 steps, as the reference of its transfer scores.
+    data: one source; at tier paper two, `FIRST + SECOND`, of ImageNet-1K and ImageNet-22K (`full_size.sources`).
+    available, second_available: training images these hold (None = no limit); larger levels are replaced by all there
+    are. Without a second source its level is drawn from the first, and left out where that is too small. seeds: how
+    many, from the tier's first on, or which. precision: None = the tier's own.
     """
-    if study not in (*STUDIES, "all"):
-        raise unknown("study", study, (*STUDIES, "all"))
     if tier not in TIERS:
         raise unknown("tier", tier, TIERS)
     axes = TIERS[tier].on(data)
     places = _places(tier, data, available, second_available)
     recipe = replace(axes.recipe, precision=precision or axes.recipe.precision)
-    lengths = axes.lengths[-1:] if study in ("data-scale", "model-size") else axes.lengths
-    extra = axes.extra if study in ("data-scale", "proxy", "all") else ()
     runs = []
     for seed in seeds_of(tier, seeds):
         for model in axes.models:
             own = {"lr": axes.lr.get(model, recipe.lr), **axes.by_size.get(model, {})}
             one = replace(recipe, model=model, seed=seed, **own)
             cells = {n: replace(one, **place) for n, place in places.items() if (model, n) not in axes.holes}
-            if recipe.probe_labels:
-                runs.append(replace(cells[axes.images[-1]], steps=0))
             whole = [n for n in (*axes.images, *axes.second_images) if n in cells]
-            runs += [replace(cells[n], steps=t) for n in whole for t in lengths]
-            runs += [replace(cells[n], steps=t) for name, n, t in extra if name == model and n in cells]
-    return list(dict.fromkeys(runs))
+            runs += [replace(cells[n], steps=t) for n in whole for t in axes.lengths]
+            runs += [replace(cells[n], steps=t) for name, n, t in axes.extra if name == model and n in cells]
+    return Axes.of(runs)
 
 
 def tunings(

@@ -22,7 +22,7 @@ class Section:
     title: str
     question: str
     text: str
-    figure: str  # a function of evidence.plots, or of evidence.transfer_charts
+    figure: str  # a function of evidence.plots
     caption: str
     claims: tuple[str, ...]
 
@@ -117,12 +117,12 @@ def write_report(
         if study not in SECTIONS:
             raise unknown("study", study, SECTIONS)
     try:
-        from ..evidence import plots, transfer_charts
+        from ..evidence import figures, plots
     except ImportError as error:
         raise UserError(f"the report needs plotly ({error}): pip install plotly; finished runs are kept") from error
 
     everything = [r for r in records if (r.get("run") or r.get("spec") or {}).get("data") == data]
-    gains = transfers.differences(transfers.transfers(everything))
+    gains = transfers.gains(transfers.table(everything))
     records = [r for r in records if r.get("kind") == "pretrain" and r["run"]["data"] == data]
     rows = table(records)
     recipes = groups(rows)
@@ -143,7 +143,11 @@ def write_report(
     shown: set[str] = set()
     for number, study in enumerate(studies if main else (), 1):
         section = SECTIONS[study]
-        drawn = transfer_charts.gains(gains) if study == TRANSFER else getattr(plots, section.figure)(main)
+        by_score = {"panel": "name", "interval": True}
+        if study == TRANSFER:
+            drawn = figures.lines(gains, "images", "gain", "model", **by_score)
+        else:
+            drawn = getattr(plots, section.figure)(main)
         figure = _figure(drawn, study)
         cards = "".join(claim_card(said[c]) for c in section.claims if c in said and c not in shown)
         shown |= set(section.claims)

@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from ..errors import UserError
-from ..evidence import sides
+from ..evidence import tables
 from ..evidence.rules import FAILS, HOLDS, OPEN, TABLE, UNTESTED
 from .notebooks import NOTEBOOKS
 from .pages import PLOTLY, WIDGET
@@ -140,8 +140,8 @@ def landing(template: Path, notebooks: Mapping[str, Path], *, play: Iterable[str
 
 def findings(notebooks: set[str]) -> str:
     """A line a claim, a column a kind of evidence, and the verdict in each; computed, as HTML."""
-    kinds = {kind: {c.id: c for c in found} for kind, found in sides.claims().items()}
-    kinds = {escape(sides.NAMES.get(kind, kind)): found for kind, found in kinds.items()}
+    kinds = {kind: {c.id: c for c in found} for kind, found in tables.claims().items()}
+    kinds = {escape(tables.NAMES.get(kind, kind)): found for kind, found in kinds.items()}
     heads = "".join(f"<th>{kind}</th>" for kind in kinds)
     lines = []
     for rule in TABLE:
