@@ -33,7 +33,8 @@ def test_a_symptom_and_its_remedy(name: str) -> None:
     text = symptoms.card(symptom)
     assert text.count("**") == 10 and "{" not in text and "  " not in text
     if name == "loss_does_not_fall":  # the text says what predicting the mean costs: where the slow run stays
-        assert symptom.before > 0.95 and "near 0.8" in symptom.texts["looks"]
+        assert symptom.before > 0.95
+        assert abs(float(symptom.texts["looks"].split("near ")[1].split(",")[0]) - 0.85) < 0.1
     if name == "not_a_number":
         assert "lower lr (9)" in symptom.says and symptom.before < symptoms.RUN.steps == symptom.after
 
