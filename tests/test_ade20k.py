@@ -9,7 +9,7 @@ from PIL import Image
 
 from simmim_lite.data import scene_layouts, scenes
 from simmim_lite.data.ade20k import IGNORED, open_ade20k
-from simmim_lite.data.ranking import image_ids
+from simmim_lite.data.listing import image_ids
 from simmim_lite.errors import UserError
 
 FIRST = "ADE_00000000"

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from simmim_lite.data import annotations, coco
 from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.coco import decode_mask, open_coco
-from simmim_lite.data.pictures import open_pictures
+from simmim_lite.data.sources import open_pictures
 from simmim_lite.errors import UserError
 from simmim_lite.training.average_precision import average_precision
 from simmim_lite.training.detect import ground_truth

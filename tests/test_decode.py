@@ -15,11 +15,9 @@ from PIL import Image, PngImagePlugin
 
 from simmim_lite.data import decode
 from simmim_lite.data.ade20k import open_ade20k
-from simmim_lite.data.catalogue import catalogue
 from simmim_lite.data.coco import open_coco
 from simmim_lite.data.packing import Settings, pack
-from simmim_lite.data.pictures import open_pictures, open_streamed
-from simmim_lite.data.sources import open_data
+from simmim_lite.data.sources import catalogue, open_data, open_pictures, open_streamed
 from simmim_lite.errors import UserError
 from simmim_lite.lab import photos
 from simmim_lite.studies import own
@@ -211,7 +209,7 @@ def stored(spec: str) -> dict[str, np.ndarray | str]:
     place = {int(i): k for k, i in enumerate(data.train.ids)}
     seen = {name.rpartition("/")[2]: reason for name, reason in data.skipped}
     for i in found.parts.train:
-        name = found.title(i).partition(" in ")[0].rpartition("/")[2]
+        name = found.reader.title(i).partition(" in ")[0].rpartition("/")[2]
         if int(found.parts.ids[i]) in place:
             seen[name] = np.asarray(data.train.images[place[int(found.parts.ids[i])]]).transpose(1, 2, 0)
             assert np.array_equal(found.square(int(i), SIDE).transpose(1, 2, 0), seen[name])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from picture_folders import fill, one_line, photos, picture, root  # noqa: F401 (fixtures)
 
-from simmim_lite.data import catalogue, folders, listing, pictures, sources
+from simmim_lite.data import catalogue, folders, listing, sources
+from simmim_lite.data.listing import describe
 from simmim_lite.data.packing import pack
-from simmim_lite.data.splits import describe
 from simmim_lite.errors import UserError
 
 
@@ -199,7 +199,7 @@ def test_tiny_imagenet_has_its_labels_in_a_file() -> None:
     notes = {"val/val_annotations.txt": "".join(f"{i}.jpg\tn{1 + i % 2}\t0\t0\t62\t62\n" for i in range(4))}
     parts = folders.read(tree, notes)
     assert parts.classes == ("n1", "n2") and len(parts.train) == 8
-    assert {parts.names[i]: parts.classes[parts.labels[i]] for i in parts.held["val"]} == {
+    assert {parts.names[i]: parts.classes[parts.labels[i]] for i in parts.splits["val"]} == {
         f"val/images/{i}.jpg": f"n{1 + i % 2}" for i in range(4)
     }
     assert parts.passed == (("val/images/4.jpg", "in no annotation", 1),)
@@ -215,7 +215,7 @@ def line_of(folder, size: int = 16) -> str:
     """What is said of a folder, after its name; its splits are checked against the other ways of opening it."""
     spec = f"imagefolder:{folder}"
     data = sources.open_data(spec, size)
-    whole, streamed = pictures.open_pictures(spec), pictures.open_streamed(spec, size)
+    whole, streamed = sources.open_pictures(spec), sources.open_streamed(spec, size)
     assert set(streamed.train.ids) == set(data.train.ids) and set(streamed.val.ids) == set(data.val.ids)
     if data.test is not None:
         assert set(whole.train.ids) == set(data.train.ids) and set(data.test.ids) <= set(whole.test.ids)
@@ -299,7 +299,7 @@ def test_copies_are_counted_and_stay(photos, monkeypatch) -> None:
     assert line_of(photos) == "; 3 of 15 held-out pictures have the bytes of a training picture"
     assert len(sources.open_data(f"imagefolder:{photos}", 16).test) == 7
     spec = f"imagefolder:{photos}"
-    found = catalogue.catalogue(spec)
+    found = sources.catalogue(spec)
     laid = found.parts.split(spec)
     monkeypatch.setattr(catalogue, "_COMPARED", 3000)  # bytes: a few pictures of one length
     [note] = catalogue.copies(found, laid) or ["none"]
@@ -320,7 +320,7 @@ def test_the_line_is_said_once_and_kept(photos, tmp_path, capsys, monkeypatch) -
     def said() -> list[str]:
         return [line for line in capsys.readouterr().err.splitlines() if line.startswith("data: ")]
 
-    with sources.hushed():
+    with catalogue.hushed():
         sources.open_data(spec, 16)
     monkeypatch.setenv("RANK", "1")
     sources.open_data(spec, 16)
@@ -329,14 +329,14 @@ def test_the_line_is_said_once_and_kept(photos, tmp_path, capsys, monkeypatch) -
     data = sources.open_data(spec, 16)
     whole = "1 passed over (train/ant/001.png: cannot be read)"
     assert said() == [data.line] == [f"data: 3 classes, 23 train / 6 val / 6 test pictures of {spec}; {whole}"]
-    for again in (lambda: sources.open_data(spec, 16), lambda: pictures.open_pictures(spec)):
+    for again in (lambda: sources.open_data(spec, 16), lambda: sources.open_pictures(spec)):
         again()
     pack(spec, tmp_path / "pack", workers=1)
     assert said() == []
     packed = sources.open_data(f"packed:{tmp_path / 'pack'}", 16)
     assert said() == [packed.line] and "001.png: could not be read when it was packed" in packed.line
     fill(photos / "test/bee", 5)  # a picture more: the files are others now
-    pictures.open_streamed(spec, 16)
+    sources.open_streamed(spec, 16)
     assert len(said()) == 1
     info = json.loads(next((tmp_path / "root/stores").glob("photos-*/index.json")).read_text())
     assert info["notes"] == []
@@ -348,12 +348,12 @@ def test_records_of_misread_folders_are_not_taken_for_new_ones(tmp_path) -> None
         for name in ("ant", "bee"):
             fill(tmp_path / "own" / top / name, count)
     spec = f"imagefolder:{tmp_path / 'own'}"
-    found = catalogue.catalogue(spec)
+    found = sources.catalogue(spec)
     names_alone = listing.signature(list(zip(found.parts.names, found.sizes.tolist(), strict=True)))
     assert found.digest != names_alone
     for top in ("Train", "Test"):
         (tmp_path / "own" / top).rename(tmp_path / "own" / top.lower())
-    found = catalogue.catalogue(spec)
+    found = sources.catalogue(spec)
     assert found.digest == listing.signature(list(zip(found.parts.names, found.sizes.tolist(), strict=True)))
 
 
@@ -363,4 +363,4 @@ def test_a_folder_that_cannot_be_listed_is_one_line(photos, monkeypatch) -> None
 
     monkeypatch.setattr(listing.os, "scandir", refuse)
     with pytest.raises(UserError, match="cannot be read .Permission denied.; make it readable"):
-        catalogue.catalogue(f"imagefolder:{photos}")
+        sources.catalogue(f"imagefolder:{photos}")

@@ -9,7 +9,7 @@ import pytest
 from trees import image_tree
 
 from simmim_lite.cli import main
-from simmim_lite.data import packs, verifying
+from simmim_lite.data import packs
 from simmim_lite.model import sizes
 from simmim_lite.model.sizes import Size
 from simmim_lite.studies.full_size import RECIPE
@@ -78,7 +78,7 @@ def _broken(out: Path, manifest: Path) -> None:
     ids = np.load(out / "index" / "ids.npy")
     ids[40] = ids[2]
     np.save(out / "index" / "ids.npy", ids)
-    lines = verifying.verify(out)
+    lines = packs.verify(out)
     assert f"changed bytes: {name} in {shard.name}, at byte {at:,}" in lines
     assert f"missing shard: {gone}" in lines
     assert [line for line in lines if line.startswith(f"duplicated id: {ids[2]:016x} of {ours.name(40)}")]

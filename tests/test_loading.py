@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from simmim_lite.data.loading import StepLoader, seeded
-from simmim_lite.data.order import Order
+from simmim_lite.data.loading import Order, StepLoader, seeded
 from simmim_lite.errors import UserError
 
 IDS = np.arange(10, dtype=np.uint64) * 7919

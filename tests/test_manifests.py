@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from simmim_lite.data import manifests, scenes
-from simmim_lite.data.ranking import image_ids, rank
+from simmim_lite.data.listing import image_ids, rank
 from simmim_lite.errors import UserError
 
 

@@ -9,8 +9,8 @@ import pytest
 from photos import imagenet, inaturalist, photo
 from PIL import Image
 
-from simmim_lite.data import sequences, sources
-from simmim_lite.data.pictures import open_pictures
+from simmim_lite.data import public, sources
+from simmim_lite.data.sources import open_pictures
 from simmim_lite.errors import UserError
 
 
@@ -168,7 +168,7 @@ def test_small_sources_are_pictures_too(monkeypatch):
         pictures = [(Image.fromarray(np.full((20, 24), 10 * k, np.uint8)), k % 2) for k in range(12)]
         return Set(pictures[:8]), Set(pictures[8:])
 
-    monkeypatch.setattr(sequences, "_torchvision_splits", sets)
+    monkeypatch.setattr(public, "_torchvision_splits", sets)
     data = open_pictures("torchvision:CIFAR10")
     assert (len(data.train), len(data.test), data.classes) == (8, 4, ("a", "b"))
     for i in range(4):

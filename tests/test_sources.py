@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from picture_folders import fill, one_line, photos, picture, root  # noqa: F401 (fixtures)
 
-from simmim_lite.data import folders, sources
+from simmim_lite.data import folders, sources, store
+from simmim_lite.data.listing import image_ids
 from simmim_lite.data.manifests import subset
-from simmim_lite.data.ranking import image_ids
 from simmim_lite.data.sources import open_data
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -211,6 +211,6 @@ def test_hugging_face(photos, tmp_path, monkeypatch):
 
 def test_data_root(monkeypatch):
     monkeypatch.setenv("SIMMIM_DATA", os.path.join("~", "somewhere"))
-    assert sources.data_root() == Path.home() / "somewhere"
+    assert store.data_root() == Path.home() / "somewhere"
     monkeypatch.delenv("SIMMIM_DATA")
-    assert sources.data_root() == Path.home() / ".cache" / "simmim_lite"
+    assert store.data_root() == Path.home() / ".cache" / "simmim_lite"

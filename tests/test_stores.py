@@ -13,7 +13,7 @@ import pytest
 from child_processes import PATIENCE
 from picture_folders import fill, one_line, photos, picture, root  # noqa: F401 (fixtures)
 
-from simmim_lite.data import decode, sources, store
+from simmim_lite.data import catalogue, decode, store
 from simmim_lite.data.sources import open_data
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -47,8 +47,8 @@ def test_a_changed_folder_is_decoded_anew(photos, root):
 def test_the_digest_is_a_function_of_the_images(photos, tmp_path, monkeypatch):
     first = open_data(f"imagefolder:{photos}", 16)
     monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "elsewhere"))
-    monkeypatch.setattr(sources, "_CHUNK", 5)
-    monkeypatch.setattr(sources, "_threads", lambda: 3)
+    monkeypatch.setattr(catalogue, "_CHUNK", 5)
+    monkeypatch.setattr(catalogue, "_threads", lambda: 3)
     assert open_data(f"imagefolder:{photos}", 16).digest == first.digest
 
 
@@ -62,14 +62,14 @@ def test_a_damaged_store_is_built_again(photos, root, capsys, damage):
 
 
 def child(code: str, photos: Path) -> subprocess.Popen:
-    program = "import sys, time, os\nfrom simmim_lite.data import decode, sources\n" + code
+    program = "import sys, time, os\nfrom simmim_lite.data import catalogue, decode, sources\n" + code
     command = [sys.executable, "-c", program, f"imagefolder:{photos}"]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_kill_leaves_no_half_store(photos, root):
     code = """
-real, sources._CHUNK, sources._threads = decode.read_square, 4, lambda: 1
+real, catalogue._CHUNK, catalogue._threads = decode.read_square, 4, lambda: 1
 done = []
 def load(path, size):
     done.append(path)

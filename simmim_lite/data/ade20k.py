@@ -20,8 +20,8 @@ from PIL import Image
 
 from ..errors import UserError
 from . import decode
+from .listing import image_ids, rank
 from .measured import Measured, say_once
-from .ranking import image_ids, rank
 
 #: In labels as they are loaded: a pixel without a class, which no loss and no score counts.
 IGNORED = 255

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..errors import UserError, unknown
 from . import annotations, decode
+from .listing import image_ids, rank
 from .measured import Measured
-from .ranking import image_ids, rank
 
 _YEARS = ("2017", "2014", "")  # what may follow `train` and `val` in the names of files and folders, newest first
 _TEST_SEED = 0  # of the order of the test images

@@ -16,8 +16,9 @@ import yaml
 from ..errors import UserError, check_writable, unknown
 from ..processes import waiting
 from . import packs, scenes
-from .catalogue import catalogue, say_layout
-from .ranking import rank
+from .catalogue import say_layout
+from .listing import rank
+from .sources import catalogue
 from .store import write_whole
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"

@@ -8,8 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import Everywhere
-from .ranking import rank
-from .splits import describe
+from .listing import describe, rank
 from .store import statistics
 
 _IMAGES = 1024  # at most, that they are taken from

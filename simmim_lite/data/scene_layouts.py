@@ -13,8 +13,8 @@ from PIL import Image
 
 from . import scenes
 from .listing import signature
-from .sources import SCENE_COUNTS, SCENE_SPLITS, data_root
-from .store import ensure_folder, progress
+from .sources import SCENE_COUNTS, SCENE_SPLITS
+from .store import ensure_folder, is_there, progress
 
 #: Raised when the files of a layout change, so that old ones are written again.
 LAYOUT_VERSION = 1
@@ -36,7 +36,7 @@ def scenes_as_coco(size: int) -> Path:
     def write(folder: Path) -> None:
         write_coco(folder, **counts, size=size)
 
-    return ensure_folder(data_root() / "stores", f"scenes_coco-{size}px", version, write, "scenes in COCO layout")
+    return ensure_folder(f"scenes_coco-{size}px", version, write, "scenes in COCO layout", is_there)
 
 
 def scenes_as_ade20k(size: int) -> Path:
@@ -46,7 +46,7 @@ def scenes_as_ade20k(size: int) -> Path:
     def write(folder: Path) -> None:
         write_ade20k(folder, size=size)
 
-    return ensure_folder(data_root() / "stores", f"scenes-ade20k-{size}px", version, write, "scenes in ADE20K's layout")
+    return ensure_folder(f"scenes-ade20k-{size}px", version, write, "scenes in ADE20K's layout", is_there)
 
 
 def write_coco(folder: Path, *, train: int, val: int, size: int) -> None:

@@ -148,7 +148,7 @@ def _final(runs_dir: str | Path, run: Run) -> dict:
 
 
 def _shot(run: Run, data):
-    from ..data.pictures import open_for_training
+    from ..data.sources import open_for_training
     from ..training.film import Shot
     from ..training.probes import input_statistics
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data.coco import CocoData, CocoSplit, Sample
-from ..data.loading import StepLoader, seeded
+from ..data.loading import Order, StepLoader, seeded
 from ..data.manifests import subset
-from ..data.order import Order
 from .average_precision import average_precision
 from .classifier import parameter_groups
 from .dense import EXAMPLES, SMALL_SIDE, Dense

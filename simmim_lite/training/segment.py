@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from ..data.ade20k import IGNORED, AdeData, AdeSplit
 from ..data.batches import normalise
 from ..data.crops import flipped_crop, full_view, resize
-from ..data.loading import StepLoader, seeded
+from ..data.loading import Order, StepLoader, seeded
 from ..data.manifests import subset
-from ..data.order import Order
 from ..errors import Everywhere
 from ..model.sizes import SIZES
 from ..model.upernet import UPerNet, enlarge
