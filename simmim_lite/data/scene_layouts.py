@@ -4,6 +4,7 @@ Training images are those of the labelled pool (scene seed 3), held-out ones tho
 named by the scene's index. No torch here.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,20 +33,14 @@ def scenes_as_coco(size: int) -> Path:
     """The folder of scenes in COCO layout at `size` pixels a side, in the data root; written at the first time."""
     counts = {"train": SCENE_COUNTS["probe_train"], "val": SCENE_COUNTS["test"]}
     version = signature(LAYOUT_VERSION, scenes.SCENES_VERSION, counts)
-
-    def write(folder: Path) -> None:
-        write_coco(folder, **counts, size=size)
-
+    write = functools.partial(write_coco, **counts, size=size)
     return ensure_folder(f"scenes_coco-{size}px", version, write, "scenes in COCO layout", is_there)
 
 
 def scenes_as_ade20k(size: int) -> Path:
     """As `scenes_as_coco`, in the layout of ADE20K; the folder's name says all that the scenes depend on."""
     version = signature(LAYOUT_VERSION, scenes.SCENES_VERSION, ADE_SPLITS)
-
-    def write(folder: Path) -> None:
-        write_ade20k(folder, size=size)
-
+    write = functools.partial(write_ade20k, size=size)
     return ensure_folder(f"scenes-ade20k-{size}px", version, write, "scenes in ADE20K's layout", is_there)
 
 
