@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from browsing import asked_only_here
 from labserver import open_notebook, run_all, shut_down
+from reach import blind_groups, blocks_until_seen
 from tiny_notebooks import write_notebook
 
 from simmim_lite.lab import filmstrip
 from simmim_lite.lab.windows import WindowView
 from simmim_lite.model.masking import fully_masked_windows, hash_masks, upsample
-from simmim_lite.model.reach import blind_groups, blocks_until_seen
 
 PIXELS = """(canvas, [x, y, w, h]) =>
   [...canvas.getContext('2d').getImageData(x, y, w, h).data].filter((_, i) => i % 4 < 3)"""

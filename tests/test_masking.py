@@ -129,7 +129,7 @@ def test_streams_and_uniforms_are_functions_of_all_their_numbers():
 @few
 @given(
     st.integers(1, 9), st.integers(1, 9), st.floats(0, 1), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1),
-    st.integers(0, 1000), st.sampled_from(STRATEGIES),
+    st.integers(0, 1000), st.sampled_from(list(STRATEGIES)),
 )  # fmt: skip
 def test_hash_masks_count_exactly_and_depend_on_nothing_else(rows, columns, ratio, seed, number, visit, strategy):
     batch = np.append(IDS[:3], np.uint64(number))
