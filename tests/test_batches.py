@@ -49,13 +49,6 @@ def test_a_batch_is_a_function_of_seed_and_step(augment):
     assert not torch.equal(make(augment=augment, seed=4).batch(0)[0], forward[0][0])
 
 
-def test_shapes_types_and_ids():
-    images, mask, ids = make().batch(0)
-    assert images.shape == (12, 3, 16, 16) and images.dtype == torch.float32
-    assert mask.shape == (12, 4, 4) and mask.dtype == torch.bool
-    assert ids.dtype == np.uint64 and np.isin(ids, split_of().ids).all()
-
-
 def test_every_epoch_shows_every_image_once_in_a_new_order():
     drawn = np.concatenate([make().batch(step)[2] for step in range(20)])  # 240 = 6 epochs of 40
     epochs = drawn.reshape(6, 40)
@@ -78,27 +71,19 @@ def test_fewer_images_than_the_batch():
     assert 16 < len(one) - sum(torch.equal(image, one[0]) for image in one) < 48 and len(torch.unique(one, dim=0)) == 2
 
 
-def test_the_order_of_the_indices_does_not_matter():
-    assert_same(make(indices=np.arange(40)).batch(5), make(indices=np.arange(40)[::-1]).batch(5))
-
-
-def test_flip_is_exact_and_happens_half_of_the_time():
+def test_pixels_are_those_of_the_images_and_half_of_them_flipped():
     split, flips = split_of(), 0
-    source = make(split)
     for step in range(10):
-        images, _, ids = source.batch(step)
+        images, mask, ids = make(split).batch(step)
+        assert images.dtype == torch.float32 and mask.shape == (12, 4, 4) and ids.dtype == np.uint64
         plain = plain_pixels(split, ids)
+        assert torch.allclose(make(split, augment="none").batch(step)[0], plain, atol=1e-6)
         for image, before in zip(images, plain, strict=True):
             straight = torch.allclose(image, before, atol=1e-6)
             flips += not straight
             assert straight or torch.allclose(image, before.flip(-1), atol=1e-6)
     assert 40 < flips < 80
-
-
-def test_no_augmentation_leaves_the_pixels():
-    split = split_of()
-    images, _, ids = make(split, augment="none").batch(2)
-    assert torch.allclose(images, plain_pixels(split, ids), atol=1e-6)
+    assert_same(make(indices=np.arange(40)).batch(5), make(indices=np.arange(40)[::-1]).batch(5))
 
 
 def test_crops_equal_a_slow_spec():

@@ -316,18 +316,6 @@ def test_every_task_sees_the_same_pixels(way, folder, monkeypatch, capsys):
         assert isinstance(found[name], str) and words in found[name] and "\n" not in found[name], name
 
 
-def test_a_set_of_the_hub_is_read_by_the_same_reader(folder, monkeypatch):
-    monkeypatch.setenv("HF_HOME", str(folder.parent / "hub"))
-    for path in list((folder / "train").rglob("*.pgm")):  # not a picture to `datasets`
-        path.unlink()
-    data = open_pictures(f"hf:{folder}")
-    names = sorted(p.name for p in (folder / "train" / "good").iterdir())
-    seen = [np.asarray(data.train.picture(i)) for i in np.flatnonzero(data.train.labels == data.classes.index("good"))]
-    assert len(seen) == len(names)
-    wanted = {GOOD[name][1].tobytes() for name in names if name in GOOD}
-    assert wanted <= {pixels.tobytes() for pixels in seen}
-
-
 def test_annotations_belong_to_the_upright_picture(tmp_path):
     path = tmp_path / "turned.jpg"
     for k, upright in ((1, (40, 60)), (3, (40, 60)), (6, (60, 40)), (8, (60, 40))):
@@ -339,10 +327,8 @@ def test_annotations_belong_to_the_upright_picture(tmp_path):
     one_line("before its EXIF", decode.read_annotated, tmp_path / "turned.tif", (40, 60))
 
 
-@pytest.mark.parametrize(
-    "name", ["plain.png", "palette_hole.png", "exif_cut.jpg", "rgba.tif", "rgba.webp", "frames.gif"]
-)
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@pytest.mark.parametrize("name", ["plain.png", "exif_cut.jpg", "rgba.tif", "frames.gif"])
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
 def test_a_damaged_file_is_a_picture_or_one_line(name, data):
     content = bytearray(GOOD[name][0])

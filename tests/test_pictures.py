@@ -44,21 +44,6 @@ def test_the_digest_is_of_names_bytes_and_labels_not_of_times_or_places(tmp_path
     assert open_pictures(f"imagefolder:{tmp_path / 'b'}").digest != first
 
 
-def test_a_folder_by_class_alone_tests_on_the_tenth_that_is_held_out(tmp_path):
-    for c in range(2):
-        for k in range(20):
-            photo(tmp_path / f"c{c}" / f"{k}.jpg", k)
-    data = open_pictures(f"imagefolder:{tmp_path}")
-    assert (len(data.train), len(data.test)) == (36, 4) and not set(data.train.ids) & set(data.test.ids)
-
-
-def test_a_labelled_test_folder_comes_before_val(tmp_path):
-    root = imagenet(tmp_path)
-    shutil.copytree(root / "val", root / "test")
-    photo(root / "test" / "n01" / "more.JPEG", 3)
-    assert len(open_pictures(f"imagefolder:{root}").test) == 10
-
-
 @pytest.mark.parametrize("tree", ["2018", "train_val2018"])
 def test_inaturalist_is_told_apart_by_its_json_files(tmp_path, tree):
     root = inaturalist(tmp_path, tree)
@@ -145,16 +130,6 @@ def test_an_inaturalist_folder_that_is_not_whole_is_one_line(tmp_path, what):
     with pytest.raises(UserError, match=words) as error:
         open_pictures(f"inaturalist:{tmp_path}")
     assert "\n" not in str(error.value)
-
-
-def test_a_folder_that_is_not_there_or_names_a_strange_class_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
-        open_pictures(f"imagefolder:{tmp_path / 'nowhere'}")
-    photo(imagenet(tmp_path) / "val" / "n99" / "x.JPEG", 1)
-    with pytest.raises(UserError, match="class 'n99' is not in"):
-        open_pictures(f"imagefolder:{tmp_path}")
-    with pytest.raises(UserError, match="unknown data"):
-        open_pictures("imagefoldr:x")
 
 
 def test_small_sources_are_pictures_too(monkeypatch):
