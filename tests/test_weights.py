@@ -1,7 +1,6 @@
 """Weights in and out: every layout, both file kinds, and one clear line for every file that does not fit."""
 
 import argparse
-import json
 import pickle
 import re
 import sys
@@ -491,16 +490,3 @@ def test_show_says_what_a_file_is(tmp_path, monkeypatch, capsys):
     assert rows["wrong"].startswith("tensors 1 of another shape or kind (first encoder.norm.bias: (7,)")
     assert cli.main(["weights", "show", str(tmp_path / "own.pth")]) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'own.pth'}\n  layout   simmim\n")
-
-
-def test_show_knows_a_run_by_its_record_and_a_size_that_is_none_of_ours(tmp_path):
-    (tmp_path / "records").mkdir()
-    run = {"run": {"image_size": 32, "window_size": 4, "target": "raw"}}
-    (tmp_path / "records" / "key.json").write_text(json.dumps(run))
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "config.json").write_text(
-        '{"window": "?", "side": [], "target": ["x", {}], "img_size": {}}'
-    )
-    rows = shown(save_weights(small_model(depths=(1, 3)), tmp_path / "weights" / "key.safetensors"))
-    assert (rows["target"], rows["input"]) == ("raw (key.json)", "32 px (key.json)")
-    assert rows["size"] == "none of ours (embed_dim 32, depths 1-3)" and rows["missing"] == "none"

@@ -171,16 +171,14 @@ def verify(folder: str | Path, *, workers: int | None = None) -> list[str]:
     pack = open_pack(folder)
     with waiting(f"comparing the index of {pack.folder}"):
         shards, found = pack.info["shards"], list(_index_problems(pack))
-    again = any(line.startswith("index: ") for line in found)  # whole shards are the measure then
     there = {path.name for path in pack.folder.glob("*.tar") if path.is_file()}
     found += [f"missing shard: {shard['name']}" for shard in shards if shard["name"] not in there]
     found += [f"extra shard: {name}" for name in sorted(there - {shard["name"] for shard in shards})]
     wanted = [k for k, shard in enumerate(shards) if shard["name"] in there]
     lines: dict[int, list[str]] = {}
     at_once = max(1, min(len(wanted), workers or os.cpu_count() or 1))
-    check = functools.partial(_check_shard, again=again)
     with progress(sum(shards[k]["pictures"] for k in wanted), f"verify {pack.folder.name}") as advance:
-        for k, lines[k] in each(check, wanted, at_once, _begin, pack):
+        for k, lines[k] in each(_check_shard, wanted, at_once, _begin, pack):
             advance(shards[k]["pictures"])
     return found + [line for k in sorted(lines) for line in lines[k]]
 
@@ -214,67 +212,64 @@ def _begin(pack: Pack) -> None:
     _pack = pack
 
 
-def _check_shard(k: int, again: bool) -> list[str]:
-    """In a worker: what is wrong with a shard, or with what the index says of it.
-
-    again: compare the pictures of a whole shard with the index too, which else its digest answers for.
-    """
+def _check_shard(k: int) -> list[str]:
+    """In a worker: what is wrong with a shard, or with what the index says of it."""
     columns, shard = _pack.columns, _pack.info["shards"][k]
     rows = np.flatnonzero((np.asarray(columns["shard"]) == k) & (np.asarray(columns["size"]) > 0))
     rows = rows[np.argsort(columns["offset"][rows], kind="stable")].tolist()  # in the order in which they lie there
-    name = shard["name"]
+    name, expected = shard["name"], shard["bytes"]
     try:
         with (_pack.folder / name).open("rb", buffering=0) as file:
             there, length = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
-            whole = there == shard["sha256"]
-            found = [d for i in rows for d in _of_picture(file, i, name, whole, again or not whole)]
-            end = max((int(columns["offset"][i] + -(-columns["size"][i] // _BLOCK) * _BLOCK) for i in rows), default=0)
-            rest = bytes(min(max(0, shard["bytes"] - end), 1 << 20))
-            got = os.pread(file.fileno(), len(rest), end)
+            changed = [i for i in rows if _differs(file, i)]
+            if there == shard["sha256"]:  # so it is the index that is wrong
+                return [
+                    f"index: row {i}, {_pack.name(i)}, does not fit {name}, which is whole" for i in sorted(changed)
+                ]
+            for other in _pack.info["shards"]:
+                if other["sha256"] == there:
+                    return [f"damaged shard: {name} has the content of {other['name']}"]
+            found = [(i, f"{_pack.name(i)} in {name}, at byte {int(columns['offset'][i]):,}") for i in changed]
+            for i, at, wanted, what in _beside(file, rows, expected):
+                got = os.pread(file.fileno(), len(wanted), max(0, at))
+                if got != wanted:
+                    found.append((i, f"{_which(got, wanted, at)} of {name}, {what}"))
     except OSError as error:
         return [f"unreadable shard: {name} ({error.strerror or error})"]
-    if whole:  # so it is the index that is wrong
-        return [f"index: row {i}, {_pack.name(i)}, does not fit {name}, which is whole" for i in sorted(dict(found))]
-    for other in _pack.info["shards"]:
-        if other["sha256"] == there:
-            return [f"damaged shard: {name} has the content of {other['name']}"]
-    if length == shard["bytes"]:
-        found += [(None, f"{_which(got, rest, end)} of {name}, after its last picture")] * (got != rest)
+    if length == expected:
         return [f"changed bytes: {text}" for _, text in found] or [f"index: the sum of {name} is of other bytes"]
-    bad = dict(found).keys()
+    bad = {i for i, _ in found}
     good = [n for n, i in enumerate(rows) if i not in bad]
     lost = rows[good[-1] + 1 :] if good else rows  # where all are bad to the end, it was cut there, or moved
-    lines = [f"changed bytes: {text}" for i, text in found if i not in lost]
-    line = f"damaged shard: {name} has {length:,} bytes, {shard['bytes']:,} expected"
+    lines = [f"changed bytes: {text}" for i, text in found if i not in lost and i is not None]
+    line = f"damaged shard: {name} has {length:,} bytes, {expected:,} expected"
     if lost:
         first = f"{_pack.name(lost[0])}, at byte {int(columns['offset'][lost[0]]):,}"
         line += f"; from {first}, on, {len(lost):,} of its {len(rows):,} pictures are not where the index has them"
     return [*lines, line]
 
 
-def _of_picture(file: io.FileIO, i: int, shard: str, whole: bool, pixels: bool) -> Iterator[tuple[int, str]]:
-    """(i, what differs) for all that belongs to picture i: headers, class, its own bytes, and what fills them up."""
-    title, columns = _pack.name(i), _pack.columns
-    start, size, label = (int(columns[c][i]) for c in ("offset", "size", "labels"))
-    # where the index has a wrong id, the shard's is that of the name, and `_index_problems` has said so
-    keys = {f"{int(key):016x}" for key in (columns["ids"][i], image_ids([title])[0])}
-    around = []
-    if label >= 0:
-        text = str(label).encode()
-        headers = [_header(f"{key}.cls", len(text)) for key in keys]
-        around.append((start - 3 * _BLOCK, headers, f"the header of the class of {title}"))
-        around.append((start - 2 * _BLOCK, [text.ljust(_BLOCK, b"\0")], f"the class of {title}"))
-    headers = [_header(f"{key}.{kind}", size) for key in keys for kind in ("jpg", "png")]
-    around.append((start - _BLOCK, headers, f"the header of {title}"))
-    around.append((start + size, [bytes(-size % _BLOCK)], f"what fills up the last block of {title}"))
-    for at, wanted, what in around:
-        got = os.pread(file.fileno(), len(wanted[0]), max(0, at))
-        if got not in wanted and not (whole and any(_same_file(got, block) for block in wanted)):
-            nearest = min(wanted, key=lambda block, got=got: sum(map(int.__ne__, block, got)))
-            yield i, f"{_which(got, nearest, at)} of {shard}, in {what}"
-    content = os.pread(file.fileno(), size, start) if pixels else b""
-    if pixels and (len(content) != size or picture_digest(content) != columns["digest"][i]):
-        yield i, f"{title} in {shard}, at byte {start:,}"
+def _differs(file: io.FileIO, i: int) -> bool:
+    """Whether picture i is not what stands where the index has it."""
+    content = os.pread(file.fileno(), int(_pack.columns["size"][i]), int(_pack.columns["offset"][i]))
+    return len(content) != _pack.columns["size"][i] or picture_digest(content) != _pack.columns["digest"][i]
+
+
+def _beside(file: io.FileIO, rows: list[int], length: int) -> Iterator[tuple[int | None, int, bytes, str]]:
+    """(row, at, bytes that have to stand there, what they are) of all in a shard that is no picture."""
+    end = 0
+    for i in rows:
+        title, key = _pack.name(i), f"{int(_pack.columns['ids'][i]):016x}"
+        start, size, label = (int(_pack.columns[c][i]) for c in ("offset", "size", "labels"))
+        if label >= 0:
+            text = str(label).encode()
+            yield i, start - 3 * _BLOCK, _header(f"{key}.cls", len(text)), f"in the header of the class of {title}"
+            yield i, start - 2 * _BLOCK, text.ljust(_BLOCK, b"\0"), f"in the class of {title}"
+        kind = "png" if b".png" in os.pread(file.fileno(), _BLOCK, max(0, start - _BLOCK)) else "jpg"
+        yield i, start - _BLOCK, _header(f"{key}.{kind}", size), f"in the header of {title}"
+        yield i, start + size, bytes(-size % _BLOCK), f"in what fills up the last block of {title}"
+        end = start + size + -size % _BLOCK
+    yield None, end, bytes(min(max(0, length - end), 1 << 20)), "after its last picture"
 
 
 def _header(name: str, size: int) -> bytes:
@@ -282,15 +277,6 @@ def _header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = size
     return info.tobuf(tarfile.PAX_FORMAT)
-
-
-def _same_file(*headers: bytes) -> bool:
-    """Whether two headers are valid, and of one name and size, whatever else they hold."""
-    try:
-        a, b = (tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape") for block in headers)
-    except tarfile.TarError:
-        return False
-    return (a.name, a.size) == (b.name, b.size)
 
 
 def _which(got: bytes, wanted: bytes, at: int) -> str:
