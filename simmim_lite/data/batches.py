@@ -208,22 +208,15 @@ def crop_boxes(draws: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     From uniforms (B, 4 * tries + 1) -> int64 (B, 4): top, left, height, width; and flips: bool (B,). As in torchvision,
     area and log ratio are uniform, sides are rounded, the first try that fits is taken; the whole image if none does.
     """
-    flips = draws[:, 0] < 0.5
-    area, ratio, top, left = _tried(draws)
-    area = size**2 * area
-    width, height = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
-    fits = (width <= size) & (height <= size)
-    first = (np.arange(len(draws)), fits.argmax(1))
-    height, width = (np.where(fits.any(1), side[first], size) for side in (height, width))
-    # a uniform may round up to 1
-    top = np.minimum((top[first] * (size - height + 1)).astype(int), size - height)
-    left = np.minimum((left[first] * (size - width + 1)).astype(int), size - width)
-    return np.stack([top, left, height, width], 1), flips
+    return np.array([crop_box(tries, size, size) for tries in crop_tries(draws)]), draws[:, 0] < 0.5
 
 
 def crop_tries(draws: np.ndarray) -> list[list[tuple[float, float, float, float]]]:
     """What `crop_box` takes, for each image: share of the area, ratio, and place from top and left, of every try."""
-    return np.stack(_tried(draws), -1).tolist()
+    share, ratio, top, left = draws[:, 1:].astype(np.float64).reshape(len(draws), -1, 4).transpose(2, 0, 1)
+    low, high = np.log(_RATIO)
+    share, ratio = _SCALE[0] + (_SCALE[1] - _SCALE[0]) * share, np.exp(low + (high - low) * ratio)
+    return np.stack([share, ratio, top, left], -1).tolist()
 
 
 def crop_box(tries: list[tuple[float, float, float, float]], height: int, width: int) -> tuple[int, int, int, int]:
@@ -239,13 +232,6 @@ def crop_box(tries: list[tuple[float, float, float, float]], height: int, width:
             return min(int(top * (rows + 1)), rows), min(int(left * (columns + 1)), columns), tall, wide
     tall, wide = min(height, round(width / _RATIO[0])), min(width, round(height * _RATIO[1]))
     return (height - tall) // 2, (width - wide) // 2, tall, wide
-
-
-def _tried(draws: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Share of the area, ratio, top and left of each try, float64 (B, tries); the last two in (0, 1)."""
-    share, ratio, top, left = draws[:, 1:].astype(np.float64).reshape(len(draws), -1, 4).transpose(2, 0, 1)
-    low, high = np.log(_RATIO)
-    return _SCALE[0] + (_SCALE[1] - _SCALE[0]) * share, np.exp(low + (high - low) * ratio), top, left
 
 
 def crop(images: Tensor, boxes: np.ndarray, flips: np.ndarray) -> Tensor:
