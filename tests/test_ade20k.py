@@ -74,14 +74,6 @@ def test_the_digest_is_of_the_content(folder, tmp_path):
     assert open_ade20k(f"ade20k:{folder}", 32).digest != digest
 
 
-def test_the_order_of_tests_is_a_draw_by_name(tmp_path):
-    data = open_ade20k(f"ade20k:{ade_folder(tmp_path, 1, 12)}", 32)
-    assert sorted(data.test.images) != list(data.test.images)
-    assert np.array_equal(data.test.ids, image_ids([name.removeprefix("images/") for name in data.test.images]))
-    for image, annotation in zip(data.test.images, data.test.annotations, strict=True):
-        assert image.replace("images", "annotations").replace(".jpg", ".png") == annotation
-
-
 @pytest.mark.parametrize(
     ("spec", "words"),
     [

@@ -7,8 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from simmim_lite.data import batches
-from simmim_lite.data.batches import Batches, normalise, validation_masks
+from simmim_lite.data.batches import Batches, validation_masks
 from simmim_lite.data.sources import Split
 from simmim_lite.errors import UserError
 from simmim_lite.model.masking import hash_masks, uniforms
@@ -111,17 +110,6 @@ def slow_box(draw: np.ndarray, size: int) -> tuple[int, int, int, int, bool]:
     return 0, 0, size, size, flip
 
 
-def test_crop_boxes_lie_inside_and_have_the_right_areas():
-    boxes, flips = batches.crop_boxes(uniforms(41, 0, np.arange(4000)), 32)
-    top, left, height, width = boxes.T
-    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 32).all() and (left + width <= 32).all()
-    area, ratio = height * width / 32**2, width / height
-    assert area.min() > 0.62 and area.max() <= 1 and ratio.min() > 0.7 and ratio.max() < 1.42
-    assert abs(np.log(ratio).mean()) < 0.02 and 0.45 < flips.mean() < 0.55
-    hopeless = np.ones((1, 41), np.float32)  # every try is wider than the image: the whole image is taken
-    assert batches.crop_boxes(hopeless, 32)[0].tolist() == [[0, 0, 32, 32]]
-
-
 def test_masks_are_hash_masks_of_the_visit_blown_up_to_tokens():
     source = make(mask_patch=8, mask_ratio=0.5, batch_size=30)
     _, mask, ids = source.batch(3)  # positions 90 to 119: epoch 2 throughout
@@ -138,14 +126,6 @@ def test_validation_masks_depend_on_image_and_k_alone():
     assert masks[0].shape == (40, 4, 4) and (masks[0].sum((1, 2)) == 10).all()
     assert np.array_equal(masks[1][7], validation_masks((4, 4), 0.6, "random", ids[7:8], 1)[0])
     assert all(not np.array_equal(masks[0], other) for other in masks[1:])
-
-
-def test_normalise():
-    pixels = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
-    expected = (pixels / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
-    pixels.setflags(write=False)  # as a memory-mapped store is
-    out = normalise(pixels, MEAN, STD)
-    assert out.dtype == torch.float32 and np.allclose(out.numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

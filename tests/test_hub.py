@@ -49,14 +49,6 @@ def released(tmp_path, monkeypatch):
     return model, asked
 
 
-@pytest.mark.parametrize("names", ["rpe_mlp", "cpb_mlp"])
-def test_the_released_layout_by_file(tmp_path, names: str) -> None:
-    source, model = random_model(), random_model(seed=1)
-    report = load_weights(model, official(tmp_path / "ckpt.pth", source, names))
-    assert report.kept == () and len(report.unused) == 12
-    assert all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
-
-
 def test_a_hub_name_is_a_path(released, tmp_path, capsys) -> None:
     source, asked = released
     model = random_model(seed=1)

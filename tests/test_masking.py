@@ -21,7 +21,6 @@ from simmim_lite.model.masking import (
     splitmix64,
     stream,
     uniforms,
-    upsample,
 )
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
@@ -169,19 +168,6 @@ AVG_DIST = {
 DRAWS = {4: 3, 8: 4, 16: 12, 32: 60}
 
 
-def slow_distance(mask, cell):
-    """For every hidden pixel, the least distance to any visible pixel."""
-    hidden = np.argwhere(upsample(mask, cell))
-    visible = np.argwhere(~upsample(mask, cell))
-    return np.mean([np.sqrt(((visible - pixel) ** 2).sum(1).min()) for pixel in hidden])
-
-
-def test_average_distance_is_the_distance_to_the_nearest_visible_pixel():
-    for mask in hash_masks((4, 5), 0.6, 0, IDS[:5]):
-        assert average_distance(mask, 3) == pytest.approx(slow_distance(mask, 3))
-    assert average_distance(np.zeros((3, 3)), 8) == 0 and average_distance(np.ones((3, 3)), 8) == math.inf
-
-
 @pytest.mark.parametrize("patch", AVG_DIST)
 def test_average_distance_table(patch):
     for ratio, expected in zip(RATIOS, AVG_DIST[patch], strict=True):
@@ -195,16 +181,6 @@ def test_average_distance_table(patch):
         # the table has one digit after the point and is itself drawn, good to about 4 %; one cell of 64 px: 18.0 there,
         # 17.1 on average over the nine cells
         assert mean == pytest.approx(expected, rel=0.055 if patch == 64 else 0.05, abs=0.05), (patch, ratio)
-
-
-def test_fully_masked_windows_by_count():
-    mask = np.zeros((8, 12), bool)
-    mask[:4, :4] = mask[4:, 8:] = True
-    assert fully_masked_windows(mask, 4) == 2 and fully_masked_windows(mask, 4, shift=2) == 0
-    mask[:] = True
-    mask[0, 0] = False
-    assert fully_masked_windows(mask, 4) == 5 and fully_masked_windows(mask, 4, shift=2) == 5
-    assert fully_masked_windows(mask, 4, shift=0) == fully_masked_windows(np.roll(mask, (1, 1), (0, 1)), 4)
 
 
 @pytest.mark.parametrize(("window", "shift", "facts"), [(12, 0, 2.0), (12, 6, 0.9), (6, 0, 23.6), (6, 3, 16.0)])

@@ -166,16 +166,6 @@ def test_a_masked_pixel_never_changes_encode(side, make):
     assert not torch.allclose(model.encode(visible, mask), features, atol=1e-3)
 
 
-def test_the_mask_token_is_not_normalised():
-    """It takes the place of an embedding after the norm: its gradient is the sum over hidden tokens."""
-    model = random_model()
-    tokens = rand(1, 8, 8, 32)
-    mask = rand(1, 8, 8, seed=1) > 0
-    hidden = model.encoder.hide(tokens, mask)
-    assert torch.equal(hidden[mask], model.encoder.mask_token[0].expand(int(mask.sum()), -1))
-    assert torch.equal(hidden[~mask], tokens[~mask])
-
-
 # -- creation and errors
 
 

@@ -137,15 +137,6 @@ def test_masks_of_a_detector_s_maps(height, width):
 
 
 @torch.no_grad()
-def test_stage_maps_of_an_odd_image():
-    encoder = randomise(SwinV2(32, (1, 1, 1), 4)).eval()
-    images = rand(1, 3, 50, 70)
-    maps = encoder.feature_maps(images)
-    assert [tuple(m.shape) for m in maps] == [(1, 32, 13, 18), (1, 64, 7, 9), (1, 128, 4, 5)]
-    assert torch.equal(maps[-1], encoder(images))
-
-
-@torch.no_grad()
 def test_one_model_takes_any_size_in_any_order():
     """The layouts that are kept between calls belong to a size each."""
     model, sizes = random_model(), [(32, 32), (48, 32), (32, 48), (50, 70), (32, 32)]
@@ -184,19 +175,6 @@ def test_log_spaced_coordinates(window, pretrained, expected):
     assert (grid[:, 0, 0][window - 1 :] - row).abs().max() < 6e-6
     assert torch.equal(grid, -grid.flip(0, 1)) and torch.equal(grid[..., 0], grid[..., 1].t())
     assert (grid[..., 0] == grid[:, :1, 0]).all()  # the first coordinate is the row's
-
-
-@torch.no_grad()
-def test_the_position_bias_is_the_mlp_of_the_offset():
-    attn = random_model("swinv2_femto").encoder.layers[0].blocks[0].attn
-    window = (3, 4)
-    bias, grid = attn.position_bias(window), log_coordinates(window)
-    assert bias.shape == (2, 12, 12) and bias.min() > 0 and bias.max() < 16
-    for i in range(12):
-        for j in range(12):
-            dy, dx = i // 4 - j // 4, i % 4 - j % 4
-            expected = 16 * torch.sigmoid(attn.cpb_mlp(grid[dy + 2, dx + 3]))
-            assert close(bias[:, i, j], expected)
 
 
 # -- errors
