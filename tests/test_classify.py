@@ -196,7 +196,7 @@ def test_training_images_are_timms_with_the_seeds_of_the_image(tmp_path, slim):
     images, labels = task.input.batch(2)
     order = task.input.loader.order
     epochs, places = order.positions(2)
-    chosen = task.input.loader.batches.load.load.chosen
+    chosen = task.input.loader.samples.load.chosen
     for k, (epoch, place) in enumerate(zip(epochs, places, strict=True)):
         with seeded(5, int(epoch), int(order.ids[place]), 11):
             expected = transform(data.train.picture(chosen[place]))

@@ -109,7 +109,7 @@ class StepLoader:
         collate: Callable[[list], object] | None = None,
         whole: bool = False,
     ) -> None:
-        self.batches = _Batches(load if whole else _Samples(load, order, collate or default_collate))
+        self.samples = load if whole else _Samples(load, order, collate or default_collate)
         self.order, self.share, self.steps, self.workers = order, share, steps, workers
         self._next, self._batches = -1, iter(())
 
@@ -134,7 +134,7 @@ class StepLoader:
     def _loader(self, start: int) -> DataLoader:
         positions = map(self.order.positions, range(start, self.steps))
         return DataLoader(
-            self.batches,
+            _Batches(self.samples),
             sampler=((epochs[self.share], places[self.share]) for epochs, places in positions),
             batch_size=None,
             collate_fn=_as_it_is,
