@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import data_verbs, verbs, weights_verbs
+from .data.sources import KINDS
 from .errors import Everywhere, UserError, check_writable
 from .processes import first_to_say, import_torch
 from .studies import costs
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     study.add_argument(
         "--data", default="scenes",
-        help="scenes (default), imagefolder:, inaturalist: or packed:DIR, torchvision: or hf:NAME; paper: '1K + 22K'",
+        help=f"{', '.join(KINDS)} (default: scenes); paper: '1K + 22K'",
     )  # fmt: skip
     study.add_argument(
         "--seeds", type=int, help="how many seeds; by default so many as --minutes hold, else the tier's"

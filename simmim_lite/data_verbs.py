@@ -24,7 +24,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     text = "pack pictures into WebDataset shards with an index, for --data packed:OUT"
     pack = data.add_parser("pack", help=text, description=text)
     pack.add_argument("source", help="imagefolder:DIR, inaturalist:DIR, torchvision:NAME or hf:NAME")
-    pack.add_argument("out", help="the folder of the pack; the same command goes on where it was interrupted")
+    pack.add_argument("out", help="the folder of the pack")
     pack.add_argument("--short-side", type=int, default=256, help="pixels; larger pictures are shrunk to it (256)")
     pack.add_argument("--quality", type=int, default=90, help="of JPEG, 1 to 95 (90)")
     pack.add_argument("--shard-pictures", type=int, default=10_000, metavar="N", help="pictures a shard (10000)")
@@ -79,12 +79,12 @@ def _pack(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from .data import manifests, verifying
+    from .data import manifests, packs
 
     _check_workers(arguments.workers)
     if arguments.manifest:
         manifests.built(arguments.manifest)  # before all bytes are read
-    problems = verifying.verify(arguments.pack, workers=arguments.workers)
+    problems = packs.verify(arguments.pack, workers=arguments.workers)
     if arguments.manifest:
         problems += manifests.verify(arguments.manifest, arguments.pack)
     _name(problems)

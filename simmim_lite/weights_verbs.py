@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import UserError
-from .model.export import FILES
+from .model.hub import FILES
 from .processes import import_torch, waiting
 from .studies import scoring
 
@@ -37,8 +37,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
 def _weights(arguments: argparse.Namespace) -> None:
     import_torch()
     from .model import weights
-    from .model.export import check_target
-    from .model.hub import is_hub
+    from .model.hub import check_target, is_hub
     from .model.simmim import create_model
 
     source, target, layout = arguments.source, arguments.target, arguments.layout

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from test_finetune import tiny_data, tiny_spec
 
-from simmim_lite.data.pictures import _from_scenes
+from simmim_lite.data.sources import as_pictures
 from simmim_lite.training.device import one_thread
 from simmim_lite.training.distributed import team
 from simmim_lite.training.finetune import Classification
@@ -24,7 +24,7 @@ def work(out: Path, cases: dict[str, dict]) -> dict[str, dict]:
         for name, fields in cases.items():
             spec = tiny_spec(**{k: v for k, v in fields.items() if k != "stop"})
             for stop in (fields.get("stop"), None):
-                data = _from_scenes(tiny_data()) if spec.full_size else tiny_data()
+                data = as_pictures(tiny_data()) if spec.full_size else tiny_data()
                 task = Classification(spec, data, None, us)
                 loop = Loop(spec, task, us, folder=out / name, data_digest="tiny")
 

@@ -1,23 +1,18 @@
 """Broken annotation files, generated: one line or data, no traceback, no crash, the same numbers twice."""
 
 import copy
-import io
 import json
 import os
 
 import numpy as np
 import pytest
-from ade_folders import ade_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from photos import inaturalist
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from simmim_lite.data import annotations, coco
-from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.coco import decode_mask, open_coco
-from simmim_lite.data.pictures import open_pictures
 from simmim_lite.errors import UserError
 from simmim_lite.training.average_precision import average_precision
 from simmim_lite.training.detect import ground_truth
@@ -164,68 +159,3 @@ def test_rle_text_is_unpacked_as_pycocotools_does(bits, flat):
     text = coco_mask.encode(pixels)["counts"].decode()
     runs = annotations._unpacked(text)
     assert np.array_equal(np.repeat(np.arange(len(runs)) % 2, runs).reshape(12, 10).T, pixels)
-
-
-@pytest.fixture(scope="module")
-def inat_folder(tmp_path_factory):
-    top = inaturalist(tmp_path_factory.mktemp("inat"), categories=(1, 3))
-    return top, {name: json.loads((top / name).read_text()) for name in ("train2018.json", "val2018.json")}
-
-
-@FUZZ
-@given(data=st.data())
-def test_broken_inaturalist_files(inat_folder, data):
-    top, contents = inat_folder
-
-    def read() -> tuple:
-        found = open_pictures(f"inaturalist:{top}")
-        return found.digest, found.classes, found.train.labels.tolist(), found.test.ids.tolist()
-
-    name = data.draw(st.sampled_from(sorted(contents)))
-    (top / name).write_text(json.dumps(broken(data, contents[name])))
-    try:
-        assert outcome(read) == outcome(read)
-    finally:
-        (top / name).write_text(json.dumps(contents[name]))
-
-
-@pytest.fixture(scope="module")
-def ade(tmp_path_factory):
-    return ade_folder(tmp_path_factory.mktemp("ade"), 2, 2)
-
-
-@FUZZ
-@given(data=st.data())
-def test_broken_ade20k_files(ade, data):
-    """A file of the folder is damaged, written as another kind of picture, or its table of classes is another text."""
-
-    def read() -> list:
-        found = open_ade20k(f"ade20k:{ade}", 32)
-        loaded = [split.load(i) for split in (found.train, found.test) for i in range(2)]
-        return [list(found.train.numbers(range(2))), [part.tobytes() for pair in loaded for part in pair]]
-
-    path = data.draw(st.sampled_from(sorted(p for p in ade.rglob("*") if p.is_file())))
-    whole = path.read_bytes()
-    try:
-        path.write_bytes(damaged(data, whole) if data.draw(st.booleans()) else another_picture(data))
-        assert outcome(read) == outcome(read)
-    finally:
-        path.write_bytes(whole)
-
-
-def damaged(data: st.DataObject, content: bytes) -> bytes:
-    found = bytearray(content)
-    for _ in range(data.draw(st.integers(1, 4))):
-        found[data.draw(st.integers(0, len(found) - 1))] = data.draw(st.integers(0, 255))
-    return bytes(found[: data.draw(st.integers(0, len(found)))])
-
-
-def another_picture(data: st.DataObject) -> bytes:
-    mode = data.draw(st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]))
-    image = Image.new(mode, data.draw(st.sampled_from([(32, 32), (31, 32), (1, 1)])))
-    image.putpixel(
-        (0, 0), (1,) * len(image.getbands()) if len(image.getbands()) > 1 else data.draw(st.integers(0, 255))
-    )
-    held = io.BytesIO()
-    image.save(held, data.draw(st.sampled_from(["PNG", "TIFF"] + ["JPEG"] * (mode == "L"))))
-    return held.getvalue()

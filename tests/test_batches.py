@@ -7,8 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from simmim_lite.data import batches
-from simmim_lite.data.batches import Batches, normalise, validation_masks
+from simmim_lite.data.batches import Batches, validation_masks
 from simmim_lite.data.sources import Split
 from simmim_lite.errors import UserError
 from simmim_lite.model.masking import hash_masks, uniforms
@@ -49,13 +48,6 @@ def test_a_batch_is_a_function_of_seed_and_step(augment):
     assert not torch.equal(make(augment=augment, seed=4).batch(0)[0], forward[0][0])
 
 
-def test_shapes_types_and_ids():
-    images, mask, ids = make().batch(0)
-    assert images.shape == (12, 3, 16, 16) and images.dtype == torch.float32
-    assert mask.shape == (12, 4, 4) and mask.dtype == torch.bool
-    assert ids.dtype == np.uint64 and np.isin(ids, split_of().ids).all()
-
-
 def test_every_epoch_shows_every_image_once_in_a_new_order():
     drawn = np.concatenate([make().batch(step)[2] for step in range(20)])  # 240 = 6 epochs of 40
     epochs = drawn.reshape(6, 40)
@@ -78,27 +70,19 @@ def test_fewer_images_than_the_batch():
     assert 16 < len(one) - sum(torch.equal(image, one[0]) for image in one) < 48 and len(torch.unique(one, dim=0)) == 2
 
 
-def test_the_order_of_the_indices_does_not_matter():
-    assert_same(make(indices=np.arange(40)).batch(5), make(indices=np.arange(40)[::-1]).batch(5))
-
-
-def test_flip_is_exact_and_happens_half_of_the_time():
+def test_pixels_are_those_of_the_images_and_half_of_them_flipped():
     split, flips = split_of(), 0
-    source = make(split)
     for step in range(10):
-        images, _, ids = source.batch(step)
+        images, mask, ids = make(split).batch(step)
+        assert images.dtype == torch.float32 and mask.shape == (12, 4, 4) and ids.dtype == np.uint64
         plain = plain_pixels(split, ids)
+        assert torch.allclose(make(split, augment="none").batch(step)[0], plain, atol=1e-6)
         for image, before in zip(images, plain, strict=True):
             straight = torch.allclose(image, before, atol=1e-6)
             flips += not straight
             assert straight or torch.allclose(image, before.flip(-1), atol=1e-6)
     assert 40 < flips < 80
-
-
-def test_no_augmentation_leaves_the_pixels():
-    split = split_of()
-    images, _, ids = make(split, augment="none").batch(2)
-    assert torch.allclose(images, plain_pixels(split, ids), atol=1e-6)
+    assert_same(make(indices=np.arange(40)).batch(5), make(indices=np.arange(40)[::-1]).batch(5))
 
 
 def test_crops_equal_a_slow_spec():
@@ -126,17 +110,6 @@ def slow_box(draw: np.ndarray, size: int) -> tuple[int, int, int, int, bool]:
     return 0, 0, size, size, flip
 
 
-def test_crop_boxes_lie_inside_and_have_the_right_areas():
-    boxes, flips = batches.crop_boxes(uniforms(41, 0, np.arange(4000)), 32)
-    top, left, height, width = boxes.T
-    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 32).all() and (left + width <= 32).all()
-    area, ratio = height * width / 32**2, width / height
-    assert area.min() > 0.62 and area.max() <= 1 and ratio.min() > 0.7 and ratio.max() < 1.42
-    assert abs(np.log(ratio).mean()) < 0.02 and 0.45 < flips.mean() < 0.55
-    hopeless = np.ones((1, 41), np.float32)  # every try is wider than the image: the whole image is taken
-    assert batches.crop_boxes(hopeless, 32)[0].tolist() == [[0, 0, 32, 32]]
-
-
 def test_masks_are_hash_masks_of_the_visit_blown_up_to_tokens():
     source = make(mask_patch=8, mask_ratio=0.5, batch_size=30)
     _, mask, ids = source.batch(3)  # positions 90 to 119: epoch 2 throughout
@@ -153,14 +126,6 @@ def test_validation_masks_depend_on_image_and_k_alone():
     assert masks[0].shape == (40, 4, 4) and (masks[0].sum((1, 2)) == 10).all()
     assert np.array_equal(masks[1][7], validation_masks((4, 4), 0.6, "random", ids[7:8], 1)[0])
     assert all(not np.array_equal(masks[0], other) for other in masks[1:])
-
-
-def test_normalise():
-    pixels = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
-    expected = (pixels / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
-    pixels.setflags(write=False)  # as a memory-mapped store is
-    out = normalise(pixels, MEAN, STD)
-    assert out.dtype == torch.float32 and np.allclose(out.numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

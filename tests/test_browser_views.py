@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from browsing import contrast, fits
+from reach import blind_groups, blocks_until_seen
 
 from simmim_lite.lab import filmstrip
 from simmim_lite.lab.windows import WindowView
 from simmim_lite.model.masking import fully_masked_windows, hash_masks, upsample
-from simmim_lite.model.reach import blind_groups, blocks_until_seen
 
 PIXELS = """(canvas, [x, y, w, h]) =>
   [...canvas.getContext('2d').getImageData(x, y, w, h).data].filter((_, i) => i % 4 < 3)"""

@@ -14,7 +14,7 @@ from test_finetune import tiny_data, tiny_spec
 
 from simmim_lite import evidence
 from simmim_lite.data.loading import seeded
-from simmim_lite.data.pictures import open_pictures
+from simmim_lite.data.sources import open_pictures
 from simmim_lite.errors import UserError
 from simmim_lite.model.swin import SwinV2
 from simmim_lite.training.augment import Mixing, train_transform

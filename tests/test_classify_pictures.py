@@ -11,7 +11,7 @@ from test_finetune import tiny_data, tiny_spec
 
 from simmim_lite.cli import main
 from simmim_lite.data import sources
-from simmim_lite.data.pictures import open_pictures
+from simmim_lite.data.sources import open_pictures
 from simmim_lite.errors import UserError
 from simmim_lite.model.weights import save_weights
 from simmim_lite.training import starting

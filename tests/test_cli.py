@@ -248,9 +248,9 @@ def test_what_cannot_be_written_is_said_before_the_work(words, capsys, tmp_path)
 
 
 def test_a_missing_file_is_said_before_another_is_scored(capsys, tmp_path, monkeypatch) -> None:
-    from simmim_lite.data import pictures
+    from simmim_lite.data import sources
 
-    monkeypatch.setattr(pictures, "open_streamed", lambda *_: pytest.fail("pictures were opened"))
+    monkeypatch.setattr(sources, "open_streamed", lambda *_: pytest.fail("pictures were opened"))
     (tmp_path / "there.pth").touch()
     words = ["weights", "score", tmp_path / "there.pth", tmp_path / "none.pth", "--model", "swinv2_base"]
     status, _, errors = call(capsys, *words, "--data", f"imagefolder:{tmp_path}")

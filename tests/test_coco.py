@@ -8,7 +8,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from simmim_lite.data import coco, scene_layouts, scenes
-from simmim_lite.data.coco import decode_mask, open_coco
+from simmim_lite.data.coco import open_coco
 from simmim_lite.errors import UserError
 
 SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 6.0, 2.0, 6.0]]
@@ -51,6 +51,7 @@ def test_a_folder_is_read(folder):
     assert image.shape == (3, 10, 12) and image.dtype == np.uint8 and (image == 40).all()
     assert boxes.tolist() == [[2, 2, 8, 6]] and labels.tolist() == [2]  # category 7 is the second
     assert masks.shape == (1, 10, 12) and masks.sum() == 24 and masks[0, 2:6, 2:8].all()
+    assert open_coco(folder(train=[annotation(0, 10)]), 32).digest != data.digest == open_coco(folder(), 32).digest
     empty = data.test[data.test.files.index("3.png")]
     assert empty.boxes.shape == (0, 4) and empty.masks.shape == (0, 10, 12)
     assert np.allclose(data.mean, 60 / 255) and np.allclose(data.std, 20 / 255)
@@ -64,18 +65,6 @@ def test_other_years_and_none(folder, tmp_path):
             old.rename(tmp_path / "annotations" / f"instances_{part}{year}.json")
             next(tmp_path.glob(f"{part}*")).rename(tmp_path / f"{part}{year}")
         assert len(open_coco(spec, 32).test) == 3
-
-
-def test_the_digest_is_of_the_content(folder, tmp_path):
-    first = open_coco(folder(), 32)
-    assert open_coco(folder(), 32).digest == first.digest
-    assert open_coco(folder(train=[annotation(0, 10)]), 32).digest != first.digest
-    spec = folder()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (10, 12, 3), np.uint8)).save(
-        tmp_path / "train2017" / "1.png"
-    )
-    coco._open.cache_clear()
-    assert open_coco(spec, 32).digest != first.digest
 
 
 def test_bad_annotations_are_left_out_and_counted(folder, capsys):
@@ -111,8 +100,16 @@ def test_bad_annotations_are_left_out_and_counted(folder, capsys):
         assert words in lines[0]
 
 
-def test_a_box_that_sticks_out_is_cut(folder):
-    assert open_coco(folder(train=[annotation(1, 10, (-3, 4, 30, 30))]), 32).train[0].boxes.tolist() == [[0, 4, 12, 10]]
+def test_masks_of_every_kind_are_the_same_pixels(folder):
+    """Polygons, RLE as text, as runs, and with runs of no length, where pycocotools stops; boxes are cut."""
+    mask = np.zeros((10, 12), np.uint8, order="F")
+    mask[2:6, 2:8] = 1
+    text = {"size": [10, 12], "counts": coco_mask.encode(mask)["counts"].decode()}
+    runs = {"size": [10, 12], "counts": [22, *[4, 6] * 5, 4, 44]}
+    odd = {"size": [10, 12], "counts": [22, 2, 0, 2, 6, *[4, 6] * 4, 4, 0, 0, 44, 0]}
+    rows = [annotation(k, 10, (-3, 4, 30, 30), segmentation=s) for k, s in enumerate((SQUARE, text, runs, odd))]
+    sample = open_coco(folder(train=rows), 32).train[0]
+    assert all(np.array_equal(one, mask) for one in sample.masks) and sample.boxes.tolist() == [[0, 4, 12, 10]] * 4
 
 
 def test_crowds_are_not_trained_on_but_kept_for_the_score(folder):
@@ -122,18 +119,6 @@ def test_crowds_are_not_trained_on_but_kept_for_the_score(folder):
     assert data.train.files == ["1.png"] and len(data.train[0].labels) == 1
     test = data.test.files.index("1.png")
     assert [a["iscrowd"] for a in data.test.objects[test]] == [1] and len(data.test[test].labels) == 0
-
-
-def test_masks_of_every_kind():
-    mask = np.zeros((10, 12), np.uint8)
-    mask[2:6, 2:8] = 1
-    packed = coco_mask.encode(np.asfortranarray(mask))
-    counts = np.diff(np.flatnonzero(np.diff(np.concatenate(([0], mask.ravel("F"), [0])))), prepend=0)
-    runs = [int(c) for c in counts]
-    runs.append(120 - sum(runs))
-    text = {"size": [10, 12], "counts": packed["counts"].decode()}
-    for segmentation in (SQUARE, text, {"size": [10, 12], "counts": runs}):
-        assert np.array_equal(decode_mask(segmentation, (10, 12)), mask)
 
 
 @pytest.mark.parametrize(
@@ -168,46 +153,28 @@ NAN, INFINITY = float("nan"), float("inf")
 #: A field and a value that it cannot have -> words of the line that says so.
 WRONG = [
     ("id", None, "entry 0 of 'annotations' has the id null; it must be a whole number or a text"),
-    ("id", [1], "has the id .1."),
     ("image_id", True, "annotation 1 has the image_id true"),
-    ("image_id", NAN, "annotation 1 has the image_id nan"),
-    ("category_id", {}, "annotation 1 has the category_id {}"),
     ("category_id", "7", "annotation 1 has the category_id '7'; categories are 2 from 3 to 7"),
     ("bbox", None, "annotation 1 has the bbox null; it must be four numbers x, y, width, height"),
     ("bbox", [1, 2, 3], "has the bbox .1, 2, 3."),
     ("bbox", [1, 2, 3, NAN], "has the bbox .1, 2, 3, nan."),
-    ("bbox", [1, 2, INFINITY, 4], "has the bbox"),
     ("bbox", [1, 2, 10**400, 4], "has the bbox"),
-    ("bbox", [1, 2, "3", 4], "has the bbox"),
     ("bbox", [1, 2, True, 4], "has the bbox"),
-    ("bbox", [[1, 2, 3, 4]], "has the bbox"),
     ("area", "24", "has the area '24'; it must be a number from 0"),
     ("area", -1, "has the area -1"),
-    ("area", NAN, "has the area nan"),
-    ("area", True, "has the area true"),
     ("iscrowd", "0", "has the iscrowd '0'; it must be 0 or 1"),
     ("iscrowd", 2, "has the iscrowd 2"),
     ("segmentation", "polygon", "the segmentation of annotation 1 is 'polygon'; it must be polygons or RLE"),
-    ("segmentation", 5, "segmentation of annotation 1 is 5"),
     ("segmentation", [SQUARE], "holds the polygon ..2.0, 2.0.*; it must be numbers x, y"),
     ("segmentation", [[2, 2, None, 2, 8, 6]], "holds the polygon .2, 2, null, 2, 8, 6.; it must be numbers"),
-    ("segmentation", [[2, 2, "8", 2, 8, 6]], "it must be numbers"),
     ("segmentation", [[2, 2, True, 2, 8, 6]], "it must be numbers"),
     ("segmentation", [[2, 2, NAN, 2, 8, 6]], "leads far out of its image"),
-    ("segmentation", [[2, 2, 10**400, 2, 8, 6]], "leads far out of its image"),
-    ("segmentation", [[2, 2, 9000, 2, 8, 6]], "leads far out of its image"),
     ("segmentation", [None], "holds the polygon null"),
     ("segmentation", {"counts": [0, 120]}, "has not both a list 'size' and 'counts'"),
-    ("segmentation", {"size": None, "counts": [0, 120]}, "has not both"),
-    ("segmentation", {"size": [10, 12]}, "has not both"),
     ("segmentation", {"size": [10, 12], "counts": [5, 20]}, "has counts of 25 pixels in all; its image has 120"),
-    ("segmentation", {"size": [10, 12], "counts": [5, 200]}, "has counts of 205 pixels in all"),
     ("segmentation", {"size": [10, 12], "counts": [-5, 125]}, "must be whole numbers of 0 or more"),
     ("segmentation", {"size": [10, 12], "counts": [5.5, 114.5]}, "must be whole numbers of 0 or more"),
-    ("segmentation", {"size": [10, 12], "counts": [5, None]}, "must be whole numbers"),
-    ("segmentation", {"size": [10, 12], "counts": None}, "must be whole numbers"),
     ("segmentation", {"size": [10, 12], "counts": "52203"}, "has counts of -?[0-9,]+ pixels|0 or more"),
-    ("segmentation", {"size": [10, 12], "counts": "b'52203'"}, "are no RLE text"),
     ("segmentation", {"size": [10, 12], "counts": "kaputt\u00e4"}, "are no RLE text"),
     ("segmentation", {"size": [10, 12], "counts": "52o"}, "are cut short"),
     ("segmentation", {"size": [10, 12], "counts": "o" * 60}, "are no RLE text"),
@@ -226,15 +193,10 @@ def test_a_field_that_cannot_be_is_named(folder, field, value, words):
     [
         ("images", {"width": None}, "image 10 has the width null; it must be a whole number from 1 to 65,535"),
         ("images", {"height": "10"}, "image 10 has the height '10'"),
-        ("images", {"height": 10.5}, "image 10 has the height 10.5"),
-        ("images", {"width": 0}, "image 10 has the width 0"),
         ("images", {"width": 10**9}, "image 10 has the width 1000000000"),
-        ("images", {"id": None}, "entry 0 of 'images' has the id null"),
         ("images", {"file_name": None}, "image 10 has the file_name null; it must be the name of a file"),
         ("images", {"file_name": ""}, "has the file_name ''"),
-        ("images", {"file_name": "\ud800.png"}, "has the file_name"),
         ("images", {"file_name": "a\0.png"}, "has the file_name"),
-        ("images", {"file_name": "a\nb.png"}, "1 of 3 images are not in"),
         ("images", {"file_name": "train\\1.png"}, "1 of 3 images are not in"),
         ("categories", {"name": None}, "category 7 has the name null"),
         ("categories", {"id": [7]}, "entry 0 of 'categories' has the id .7."),
@@ -274,23 +236,6 @@ def test_boxes_written_otherwise_are_noticed(folder, capsys):
         open_coco(folder(train=[shares]), 32)
 
 
-def test_runs_of_no_length_are_joined(folder):
-    """pycocotools stops where two such runs meet."""
-    plain, odd = [10, 20, 90], [10, 15, 0, 5, 0, 0, 90, 0]
-    masks = [
-        open_coco(folder(train=[annotation(1, 10, segmentation={"size": [10, 12], "counts": c})]), 32).train[0].masks
-        for c in (plain, odd)
-    ]
-    assert np.array_equal(*masks) and masks[0].sum() == 20
-
-
-def test_deep_nesting_is_one_line(folder, tmp_path):
-    spec = folder()
-    (tmp_path / "annotations" / "instances_train2017.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match="not readable JSON"):
-        open_coco(spec, 32)
-
-
 def test_a_class_that_never_occurs_is_named_once(folder, capsys):
     data = open_coco(folder(train=[annotation(0, 10)]), 32)
     for _ in range(2):
@@ -326,6 +271,9 @@ def test_missing_files_are_one_line(folder, tmp_path):
     whole = path.read_text()
     path.write_text(whole[:100])
     with pytest.raises(UserError, match="instances_val2017.json: not readable JSON"):
+        open_coco(spec, 32)
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not readable JSON"):
         open_coco(spec, 32)
     path.write_text(whole.replace('"cat"', '"dog"'))
     with pytest.raises(UserError, match="other categories than instances_train2017.json"):

@@ -35,12 +35,7 @@ def test_sizes_keep_the_ratio(height, width, size, expected):
     image, labels = resize(*pair(height, width), size)
     assert image.shape == (3, *expected) and labels.shape == expected
     assert image.dtype == labels.dtype == torch.uint8
-    assert resize(image, None, size)[1] is None
-
-
-def test_labels_are_never_mixed():
-    _, labels = resize(*pair(64, 64), 50)
-    assert set(labels.unique().tolist()) <= set(range(5))
+    assert resize(image, None, size)[1] is None and set(labels.unique().tolist()) <= set(range(5))  # never mixed
 
 
 @pytest.mark.parametrize("view", [flipped_crop, full_view])
@@ -77,16 +72,6 @@ def test_what_lies_outside_is_filled_and_ignored(monkeypatch):
     assert int(outside.sum()) == 64 * 64 - 32 * 32
     assert torch.equal(image[:, outside], FILL[:, None].expand(-1, int(outside.sum())))
     assert (image[:, ~outside].max() <= 40).item()
-
-
-def test_resize_ratios_are_half_to_twice(monkeypatch):
-    sizes = []
-    real = crops.resize
-    monkeypatch.setattr(crops, "resize", lambda i, x, size: sizes.append(size) or real(i, x, size))
-    with seeded(0):
-        for _ in range(200):
-            full_view(*pair(16, 16), 16, FILL)
-    assert 8 <= min(sizes) < 8.5 and 31.5 < max(sizes) <= 32
 
 
 def test_a_crop_of_almost_one_class_is_drawn_again():

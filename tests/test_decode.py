@@ -15,11 +15,9 @@ from PIL import Image, PngImagePlugin
 
 from simmim_lite.data import decode
 from simmim_lite.data.ade20k import open_ade20k
-from simmim_lite.data.catalogue import catalogue
 from simmim_lite.data.coco import open_coco
 from simmim_lite.data.packing import Settings, pack
-from simmim_lite.data.pictures import open_pictures, open_streamed
-from simmim_lite.data.sources import open_data
+from simmim_lite.data.sources import catalogue, open_data, open_pictures, open_streamed
 from simmim_lite.errors import UserError
 from simmim_lite.lab import photos
 from simmim_lite.studies import own
@@ -101,7 +99,6 @@ GOOD = {
     "deep_hole.png": (of_array(np.where(HOLE, 5, DEEP | 2).astype(np.uint16), transparency=5),
                       grey(np.where(HOLE, 255, GREY))),
     "deep.tif": (of_array(DEEP, "TIFF"), grey(GREY)),
-    "deep_big_endian.tif": (of_array(DEEP.astype(">u2"), "TIFF"), grey(GREY)),
     "deep.pgm": (b"P5 24 24 65535\n" + DEEP.astype(">u2").tobytes(), grey(GREY)),
     "palette.png": (saved(PALETTE, "PNG"), np.asarray(PALETTE.convert("RGB"))),
     "palette_hole.png": (saved(PALETTE, "PNG", transparency=0), see_through(PALETTE)),
@@ -114,10 +111,7 @@ GOOD = {
     "turned_6.png": (saved(RGB, "PNG", exif=exif(6)), np.rot90(PIXELS, -1)),
     "turned_6.tif": (saved(RGB, "TIFF", tiffinfo=TIFF_6), np.rot90(PIXELS, -1)),
     "turned_6_deep.png": (of_array(DEEP, exif=exif(6)), grey(np.rot90(GREY, -1))),
-    "no_such_turn.png": (saved(RGB, "PNG", exif=exif(9)), PIXELS),
     "exif_blank.jpg": (with_app1(b"Exif\0\0"), JPEG),
-    "exif_twice.jpg": (with_app1(b"Exif\0\0Exif\0\0II*\0"), JPEG),
-    "exif_no_header.jpg": (with_app1(b"Exif\0\0\0\x08\0\x02\x01\x12\0\x03" + b"\0" * 16), JPEG),
     "exif_cut.jpg": (with_app1(b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01\0\0\0\x06\0"), JPEG),
     "exif_cut.png": (png_with(b"eXIf", b"MM\0*"), PIXELS),
     "xmp.png": (png_with(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0\xff\xfe tiff:Orientation"), PIXELS),
@@ -211,7 +205,7 @@ def stored(spec: str) -> dict[str, np.ndarray | str]:
     place = {int(i): k for k, i in enumerate(data.train.ids)}
     seen = {name.rpartition("/")[2]: reason for name, reason in data.skipped}
     for i in found.parts.train:
-        name = found.title(i).partition(" in ")[0].rpartition("/")[2]
+        name = found.reader.title(i).partition(" in ")[0].rpartition("/")[2]
         if int(found.parts.ids[i]) in place:
             seen[name] = np.asarray(data.train.images[place[int(found.parts.ids[i])]]).transpose(1, 2, 0)
             assert np.array_equal(found.square(int(i), SIDE).transpose(1, 2, 0), seen[name])
@@ -318,18 +312,6 @@ def test_every_task_sees_the_same_pixels(way, folder, monkeypatch, capsys):
         assert isinstance(found[name], str) and words in found[name] and "\n" not in found[name], name
 
 
-def test_a_set_of_the_hub_is_read_by_the_same_reader(folder, monkeypatch):
-    monkeypatch.setenv("HF_HOME", str(folder.parent / "hub"))
-    for path in list((folder / "train").rglob("*.pgm")):  # not a picture to `datasets`
-        path.unlink()
-    data = open_pictures(f"hf:{folder}")
-    names = sorted(p.name for p in (folder / "train" / "good").iterdir())
-    seen = [np.asarray(data.train.picture(i)) for i in np.flatnonzero(data.train.labels == data.classes.index("good"))]
-    assert len(seen) == len(names)
-    wanted = {GOOD[name][1].tobytes() for name in names if name in GOOD}
-    assert wanted <= {pixels.tobytes() for pixels in seen}
-
-
 def test_annotations_belong_to_the_upright_picture(tmp_path):
     path = tmp_path / "turned.jpg"
     for k, upright in ((1, (40, 60)), (3, (40, 60)), (6, (60, 40)), (8, (60, 40))):
@@ -341,10 +323,8 @@ def test_annotations_belong_to_the_upright_picture(tmp_path):
     one_line("before its EXIF", decode.read_annotated, tmp_path / "turned.tif", (40, 60))
 
 
-@pytest.mark.parametrize(
-    "name", ["plain.png", "palette_hole.png", "exif_cut.jpg", "rgba.tif", "rgba.webp", "frames.gif"]
-)
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@pytest.mark.parametrize("name", ["plain.png", "exif_cut.jpg", "rgba.tif", "frames.gif"])
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
 def test_a_damaged_file_is_a_picture_or_one_line(name, data):
     content = bytearray(GOOD[name][0])

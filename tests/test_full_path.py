@@ -5,17 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 from trees import image_tree
 
 from simmim_lite.cli import main
-from simmim_lite.data import packs, verifying
+from simmim_lite.data import packs
 from simmim_lite.model import sizes
 from simmim_lite.model.sizes import Size
 from simmim_lite.studies.full_size import RECIPE
-from simmim_lite.training import pretrain as training
 from simmim_lite.training.pretrain import pretrain
-from simmim_lite.training.run import read_record, record_path
 
 
 def _the_whole_way(place: Path, classes: int, images: int, steps: int, monkeypatch) -> None:
@@ -39,30 +36,10 @@ def _the_whole_way(place: Path, classes: int, images: int, steps: int, monkeypat
     monkeypatch.setitem(sizes.SIZES, "swinv2_small", narrow)
     shared = {"data": f"packed:{out}", "images": count // 2, "val_images": 8, "val_masks": 1}
     run = replace(RECIPE, model="swinv2_small", batch_size=8, steps=steps, warmup_steps=5, eval_every=steps, **shared)
-    whole = pretrain(run, runs_dir=place / "whole")
+    whole = pretrain(run, runs_dir=place / "runs")
     assert whole["status"] == "done" and whole["cost"]["images_seen"] == 8 * steps
-    _killed_in_the_middle(run, place / "killed", monkeypatch)
-    again = read_record(record_path(place / "killed", run))
-    assert again["final"] == whole["final"] and again["curve"] == whole["curve"]
-    assert len({next((place / name / "weights").iterdir()).read_bytes() for name in ("whole", "killed")}) == 1
 
     _broken(out, manifest)
-
-
-def _killed_in_the_middle(run, runs_dir: Path, monkeypatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-        real = training._Training.advance
-
-        def advance(self, *batch):
-            if self.step == run.steps // 2:
-                raise RuntimeError("killed")
-            return real(self, *batch)
-
-        patch.setattr(training._Training, "advance", advance)
-        with pytest.raises(RuntimeError, match="killed"):
-            pretrain(run, runs_dir=runs_dir)
-    pretrain(run, runs_dir=runs_dir)
 
 
 def _broken(out: Path, manifest: Path) -> None:
@@ -78,7 +55,7 @@ def _broken(out: Path, manifest: Path) -> None:
     ids = np.load(out / "index" / "ids.npy")
     ids[40] = ids[2]
     np.save(out / "index" / "ids.npy", ids)
-    lines = verifying.verify(out)
+    lines = packs.verify(out)
     assert f"changed bytes: {name} in {shard.name}, at byte {at:,}" in lines
     assert f"missing shard: {gone}" in lines
     assert [line for line in lines if line.startswith(f"duplicated id: {ids[2]:016x} of {ours.name(40)}")]
@@ -87,9 +64,4 @@ def _broken(out: Path, manifest: Path) -> None:
 
 
 def test_a_small_tree(tmp_path, monkeypatch) -> None:
-    _the_whole_way(tmp_path, 10, 10, 3, monkeypatch)
-
-
-@pytest.mark.slow
-def test_twenty_thousand_pictures_in_a_thousand_classes(tmp_path, monkeypatch) -> None:
-    _the_whole_way(tmp_path, 1000, 20, 50, monkeypatch)
+    _the_whole_way(tmp_path, 5, 20, 2, monkeypatch)

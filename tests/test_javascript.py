@@ -44,7 +44,7 @@ def test_masks_agree_in_a_thousand_settings(script) -> None:
             "seed": int(rng.integers(0, 2**31 if k % 2 else 300)),
             "id": int(rng.integers(0, 2**53 if k % 3 == 0 else 1000)),
             "visit": int(rng.integers(0, 50)),
-            "strategy": STRATEGIES[k % 3],
+            "strategy": list(STRATEGIES)[k % 3],
         }
         for k in range(1000)
     ]

@@ -1,7 +1,6 @@
 """Manifests: nested and class-balanced by rule; build fills in digests, verify names what differs."""
 
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,23 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from simmim_lite.data import manifests, scenes
-from simmim_lite.data.ranking import image_ids, rank
+from simmim_lite.data.listing import image_ids, rank
+from simmim_lite.data.sources import Split
 from simmim_lite.errors import UserError
-
-
-def split_of(n: int, classes: int | None = 10, seed: int = 0) -> SimpleNamespace:
-    rng = np.random.default_rng(seed)
-    labels = None if classes is None else rng.integers(0, classes, n)
-    return SimpleNamespace(name="train of a test", ids=rng.integers(0, 2**63, n, np.uint64), labels=labels, block=None)
-
-
-class Sized(SimpleNamespace):
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def sized(**changes) -> Sized:
-    return Sized(**(vars(split_of(500)) | changes))
 
 
 @settings(max_examples=40, deadline=None)
@@ -46,35 +31,19 @@ def test_every_prefix_is_class_balanced(counts, seed):
             assert drawn.max() - drawn.min() <= 1
 
 
-def test_subsets_are_nested_and_seeds_differ():
-    split = sized()
-    small, large = (set(manifests.subset(split, n, 5)) for n in (50, 100))
-    assert small < large and len(small) == 50
-    other = set(manifests.subset(split, 50, 6))
-    assert len(small & other) < 25
-    assert len(manifests.subset(split, None, 5)) == 500
-
-
-def test_the_draw_is_a_function_of_the_set_of_images():
-    split = split_of(300)
-    mixed = np.random.default_rng(1).permutation(300)
-    one = split.ids[rank(split.ids, split.labels, 2)]
-    other = split.ids[mixed][rank(split.ids[mixed], split.labels[mixed], 2)]
-    assert np.array_equal(one, other)
-    assert np.array_equal(np.sort(rank(split.ids, None, 2)), np.arange(300))
-
-
-def test_a_source_that_grows_by_blocks_keeps_its_draws():
-    split = split_of(300)
-    short = rank(split.ids[:100], split.labels[:100], 0, block=100)
-    long = rank(split.ids, split.labels, 0, block=100)
+def test_draws_are_nested_functions_of_the_set_of_images():
+    rng = np.random.default_rng(0)
+    ids, labels, mixed = rng.integers(0, 2**63, 300, np.uint64), rng.integers(0, 10, 300), rng.permutation(300)
+    split = Split("train of a test", np.empty((300, 0)), ids, labels, None)
+    small, large, other = (set(manifests.subset(split, n, s)) for n, s in ((50, 5), (100, 5), (50, 6)))
+    assert small < large and len(small) == 50 and len(small & other) < 25
+    assert np.array_equal(ids[rank(ids, labels, 2)], ids[mixed][rank(ids[mixed], labels[mixed], 2)])
+    assert np.array_equal(np.sort(rank(ids, None, 2)), np.arange(300)) and len(manifests.subset(split, None, 5)) == 300
+    with pytest.raises(UserError, match=r"images 301: train of a test holds 300"):
+        manifests.subset(split, 301, 0)
+    # a source that grows by blocks keeps its draws
+    short, long = rank(ids[:100], labels[:100], 0, block=100), rank(ids, labels, 0, block=100)
     assert np.array_equal(long[:100], short) and np.array_equal(np.sort(long), np.arange(300))
-    assert not np.array_equal(rank(split.ids, split.labels, 0)[:100], short)
-
-
-def test_more_images_than_there_are():
-    with pytest.raises(UserError, match=r"images 501: train of a test holds 500"):
-        manifests.subset(sized(), 501, 0)
 
 
 def test_shipped_manifests_state_the_counts_of_the_paper():

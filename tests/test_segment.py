@@ -16,7 +16,8 @@ from segment_processes import gradients
 from test_finetune import tiny_data
 
 from simmim_lite.data import scene_layouts
-from simmim_lite.data.ade20k import IGNORED, AdeData, open_ade20k
+from simmim_lite.data.ade20k import IGNORED, open_ade20k
+from simmim_lite.data.annotations import AnnotatedData
 from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model
 from simmim_lite.model.sizes import SIZES, Size
@@ -71,7 +72,7 @@ def test_the_loss_is_the_mean_over_labelled_pixels(folder):
 
 
 def test_a_batch_without_labels_has_loss_0_and_finite_gradients(tmp_path, monkeypatch):
-    monkeypatch.setattr(AdeData, "name_unseen", lambda *_, **__: None)  # a folder that is all unlabelled is refused
+    monkeypatch.setattr(AnnotatedData, "name_unseen", lambda *_, **__: None)  # all unlabelled is refused
     folder = ade_folder(tmp_path, 4, 2)
     for path in (folder / "annotations/training").iterdir():
         save(path, np.zeros((32, 32), np.uint8))

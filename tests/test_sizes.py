@@ -22,12 +22,6 @@ FACTS = {
 }
 
 
-def test_names():
-    assert list(PAPER) == list(FACTS)
-    assert list(LAPTOP) == ["swinv2_atto", "swinv2_femto", "swinv2_pico", "swinv2_nano"]
-    assert list(SIZES) == [*LAPTOP, *PAPER] and all(size.name == name for name, size in SIZES.items())
-
-
 @pytest.mark.parametrize("name", FACTS)
 def test_paper_sizes(name):
     width, heads, parameters, gmac, gmac_224, gmac_head = FACTS[name]
@@ -38,24 +32,21 @@ def test_paper_sizes(name):
     assert round(size.gmac(192, 12, head=True), 2) == gmac_head
 
 
-def test_the_smallest_and_largest_are_the_papers_9_and_190():
-    assert round(PAPER["swinv2_small"].gmac(224, 14)) == 9 and round(PAPER["swinv2_giant"].gmac(224, 14), -1) == 190
+@pytest.mark.parametrize("name", SIZES)
+def test_networks_have_the_parameters_that_sizes_say(name):
+    with torch.device("meta"):
+        model, size = create_model(name), SIZES[name]
+    assert size.name == name and [*LAPTOP, *FACTS] == list(SIZES)
+    assert sum(p.numel() for p in model.parameters()) == size.simmim_parameters
+    backbone = sum(p.numel() for p in model.encoder.parameters()) - model.encoder.mask_token.numel()
+    assert backbone == size.parameters and model.stride == size.final_stride == (8 if name in LAPTOP else 32)
+    assert [stage.blocks[0].attn.heads for stage in model.encoder.layers] == list(size.heads)
 
 
 def test_training_cost():
     """FACTS 7: 6 x GMAC with head, in GFLOP an image."""
     costs = [round(6 * size.gmac(192, 12, head=True), 1) for size in PAPER.values()]
     assert costs == [40.9, 71.2, 156.8, 516.4, 832.0]
-
-
-@pytest.mark.parametrize("name", LAPTOP)
-def test_laptop_sizes_have_the_parameters_they_say(name):
-    model, size = create_model(name), SIZES[name]
-    assert sum(p.numel() for p in model.parameters()) == size.simmim_parameters
-    backbone = sum(p.numel() for p in model.encoder.parameters()) - size.embed_dim
-    assert backbone == size.parameters and 0.5e5 < backbone < 1e7
-    assert [stage.blocks[0].attn.heads for stage in model.encoder.layers] == list(size.heads)
-    assert size.final_stride == model.stride == 8
 
 
 @pytest.mark.parametrize(
@@ -96,16 +87,6 @@ def test_inputs_that_do_not_divide(image, window, patch, message):
     with pytest.raises(UserError, match=message) as caught:
         PAPER["swinv2_small"].check_input(image, window, patch)
     assert "\n" not in str(caught.value)
-
-
-def test_what_the_messages_advise_is_accepted():
-    size = PAPER["swinv2_small"]
-    for window in (2, 3, 6, 12, 24, 48):
-        size.check_input(192, window, 32)
-    for patch in (4, 8, 12, 16, 24, 32, 48, 64, 96, 192):
-        size.check_input(192, 12, patch)
-    size.check_input(224, 14, 32)
-    SIZES["swinv2_atto"].check_input(32, 4, 8)
 
 
 def test_the_default_window_of_the_target():

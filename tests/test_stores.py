@@ -5,15 +5,16 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from child_processes import PATIENCE
 from picture_folders import fill, one_line, photos, picture, root  # noqa: F401 (fixtures)
 
-from simmim_lite.data import decode, sources, store
+from simmim_lite.data import decode, store
 from simmim_lite.data.sources import open_data
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -44,14 +45,6 @@ def test_a_changed_folder_is_decoded_anew(photos, root):
     assert len(list(root.glob("stores/*/index.json"))) == 2  # another size is another store
 
 
-def test_the_digest_is_a_function_of_the_images(photos, tmp_path, monkeypatch):
-    first = open_data(f"imagefolder:{photos}", 16)
-    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "elsewhere"))
-    monkeypatch.setattr(sources, "_CHUNK", 5)
-    monkeypatch.setattr(sources, "_threads", lambda: 3)
-    assert open_data(f"imagefolder:{photos}", 16).digest == first.digest
-
-
 @pytest.mark.parametrize("damage", ["images.npy", "labels.npy", "index.json"])
 def test_a_damaged_store_is_built_again(photos, root, capsys, damage):
     first = open_data(f"imagefolder:{photos}", 16)
@@ -62,14 +55,14 @@ def test_a_damaged_store_is_built_again(photos, root, capsys, damage):
 
 
 def child(code: str, photos: Path) -> subprocess.Popen:
-    program = "import sys, time, os\nfrom simmim_lite.data import decode, sources\n" + code
+    program = "import sys, time, os\nfrom simmim_lite.data import catalogue, decode, sources\n" + code
     command = [sys.executable, "-c", program, f"imagefolder:{photos}"]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_kill_leaves_no_half_store(photos, root):
     code = """
-real, sources._CHUNK, sources._threads = decode.read_square, 4, lambda: 1
+real, catalogue._CHUNK, catalogue._threads = decode.read_square, 4, lambda: 1
 done = []
 def load(path, size):
     done.append(path)
@@ -90,20 +83,18 @@ sources.open_data(sys.argv[1], 16)
     assert len(data.train) == 24 and not list(root.glob("stores/*.tmp-*"))
 
 
-def test_two_processes_build_one_store(photos):
-    code = """
-real, done = decode.read_square, []
-def load(path, size):
-    done.append(path)
-    time.sleep(.01)
-    return real(path, size)
-decode.read_square = load
-data = sources.open_data(sys.argv[1], 16)
-print(len(done), data.digest)
-"""
-    both = [child(code, photos) for _ in range(2)]
-    said = [process.communicate(timeout=PATIENCE)[0].split() for process in both]
-    assert sorted(int(count) for count, _ in said) == [0, 36] and said[0][1] == said[1][1]
+def test_of_two_that_open_a_source_one_builds_its_store(photos, monkeypatch):
+    real, done = decode.read_square, []
+
+    def load(content, size):
+        done.append(size)
+        time.sleep(0.005)
+        return real(content, size)
+
+    monkeypatch.setattr(decode, "read_square", load)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: open_data(f"imagefolder:{photos}", 16).digest, range(2))
+    assert len(done) == 36 and first == second
 
 
 def test_a_disk_that_fills_up(photos, root):

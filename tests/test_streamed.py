@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from torchvision.transforms import functional as TF
 from trees import image_tree
 
 from simmim_lite.cli import main
-from simmim_lite.data import pictures, streamed
-from simmim_lite.data.batches import crop_box, crop_boxes, crop_draws, crop_tries
+from simmim_lite.data import sources
+from simmim_lite.data.batches import Crops, crop_box, crop_boxes, crop_draws, crop_tries
 from simmim_lite.data.packing import Settings, pack
 from simmim_lite.errors import UserError
 from simmim_lite.studies.full_size import RECIPE
@@ -48,7 +49,7 @@ def packed(tree, tmp_path_factory) -> Path:
 
 
 def _open(spec: str):
-    return pictures.open_streamed(spec, 32)
+    return sources.open_streamed(spec, 32)
 
 
 def test_a_crop_is_pillows_crop(tree) -> None:
@@ -57,8 +58,8 @@ def test_a_crop_is_pillows_crop(tree) -> None:
     small = Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8))
     held = io.BytesIO()
     small.resize((500, 375), Image.Resampling.BICUBIC).save(held, "JPEG", quality=95)
-    shelf = pictures.Shelf("x", np.array([5], np.uint64), None, lambda i: Image.open(held).convert("RGB"), str)
-    crops = streamed.Crops(shelf, np.array([0]), seed=3, size=192)
+    shelf = sources.Shelf("x", np.array([5], np.uint64), None, SimpleNamespace(source=lambda i: held.getvalue()))
+    crops = Crops(shelf, np.array([0]), seed=3, size=192)
     for epoch in range(3):
         draws = crop_draws(3, np.array([5], np.uint64), np.array([epoch]))
         [tries] = crop_tries(draws)
@@ -127,7 +128,7 @@ def test_only_validation_pictures_are_stored(tree, packed, tmp_path, monkeypatch
         assert data.val.images.shape == (8, 3, 32, 32) and len(data.train) == 24 and data.test is None
     stores = [np.load(path, mmap_mode="r") for path in tmp_path.rglob("images.npy")]
     assert [len(store) for store in stores] == [8, 8]
-    stored = pictures.open_for_training(f"imagefolder:{tree}", 32)
+    stored = sources.open_for_training(f"imagefolder:{tree}", 32)
     assert np.array_equal(stored.val.images, data.val.images)  # a half of val/, the same as ever
 
 

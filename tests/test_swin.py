@@ -6,10 +6,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from random_weights import close, rand, random_model, randomise, small_model
+from random_weights import close, rand, random_model, randomise
 
 from simmim_lite.errors import UserError
-from simmim_lite.model.sizes import SIZES
 from simmim_lite.model.swin import MIXED, PADDED, SwinV2, log_coordinates, stage_layouts
 
 
@@ -100,13 +99,10 @@ def slow_encode(encoder, image, mask=None):
     ("height", "width", "window", "depths", "pretrained"),
     [
         (32, 32, 4, (2, 2), None),  # nothing to pad
-        (48, 32, 4, (3, 1), None),  # longer than wide, an odd number of blocks
         (64, 16, 6, (2, 2), None),  # window clamped and unshifted along one side only
         (50, 70, 4, (2, 2), None),  # padded in pixels, windows and merge
         (33, 47, 3, (2, 2, 2), None),  # odd maps, odd window
-        (100, 167, 12, (2, 1), None),  # 25 x 42 tokens, the last map of a detector
         (24, 40, 4, (2, 2), (3, 2)),  # moved from other windows
-        (20, 20, 12, (2, 1), None),  # one window a stage
         (64, 85, 12, (2, 1), None),  # 512 x 683 as in segmentation, an eighth
     ],
 )
@@ -123,15 +119,7 @@ def test_the_network_equals_the_slow_one(height, width, window, depths, pretrain
         assert close(out, expected)
 
 
-@torch.no_grad()
-@pytest.mark.slow
-def test_the_network_equals_the_slow_one_at_800_by_1333():
-    encoder = randomise(SwinV2(32, (2, 2, 2, 2), 12)).eval()
-    image = rand(1, 3, 800, 1333)
-    assert close(encoder(image)[0], slow_encode(encoder, image[0]))
-
-
-@pytest.mark.parametrize(("height", "width"), [(200, 334), (100, 167), (50, 84), (25, 42), (24, 36), (8, 40)])
+@pytest.mark.parametrize(("height", "width"), [(100, 167), (25, 42), (24, 36), (8, 40)])
 def test_masks_of_a_detector_s_maps(height, width):
     """Padding is nobody's key; two tokens that share a shifted window are apart if they are a window apart."""
     (wh, ww), layouts, _ = stage_layouts(height, width, 12, torch.device("cpu"))
@@ -146,22 +134,6 @@ def test_masks_of_a_detector_s_maps(height, width):
         assert torch.equal(torch.zeros_like(expected) if layout.mask is None else layout.mask, expected)
         assert layout.masks is None or len(layout.masks) <= 9  # a thousand windows are kept as a few
         assert torch.equal(layout.order[layout.place], torch.arange(hp * wp))
-
-
-@torch.no_grad()
-def test_stage_maps_of_an_odd_image():
-    encoder = randomise(SwinV2(32, (1, 1, 1), 4)).eval()
-    images = rand(1, 3, 50, 70)
-    maps = encoder.feature_maps(images)
-    assert [tuple(m.shape) for m in maps] == [(1, 32, 13, 18), (1, 64, 7, 9), (1, 128, 4, 5)]
-    assert torch.equal(maps[-1], encoder(images))
-
-
-@torch.no_grad()
-def test_samples_of_a_batch_do_not_mix():
-    model = random_model()
-    images = rand(4, 3, 32, 32)
-    assert close(model.encode(images)[2:3], model.encode(images[2:3]), 1e-6)
 
 
 @torch.no_grad()
@@ -205,27 +177,6 @@ def test_log_spaced_coordinates(window, pretrained, expected):
     assert (grid[..., 0] == grid[:, :1, 0]).all()  # the first coordinate is the row's
 
 
-def test_coordinates_of_a_window_that_is_not_square():
-    grid = log_coordinates((3, 5))
-    assert grid.shape == (5, 9, 2)
-    assert torch.equal(grid[:, 0, 0], log_coordinates((3, 3))[:, 0, 0])
-    assert torch.equal(grid[0, :, 1], log_coordinates((5, 5))[0, :, 1])
-    assert log_coordinates((1, 1)).tolist() == [[[0.0, 0.0]]]
-
-
-@torch.no_grad()
-def test_the_position_bias_is_the_mlp_of_the_offset():
-    attn = random_model("swinv2_femto").encoder.layers[0].blocks[0].attn
-    window = (3, 4)
-    bias, grid = attn.position_bias(window), log_coordinates(window)
-    assert bias.shape == (2, 12, 12) and bias.min() > 0 and bias.max() < 16
-    for i in range(12):
-        for j in range(12):
-            dy, dx = i // 4 - j // 4, i % 4 - j % 4
-            expected = 16 * torch.sigmoid(attn.cpb_mlp(grid[dy + 2, dx + 3]))
-            assert close(bias[:, i, j], expected)
-
-
 # -- errors
 
 
@@ -238,9 +189,3 @@ def test_errors():
     for shape in ((1, 4, 4), (1, 8, 9), (2, 8, 8), (1, 32, 32)):
         with pytest.raises(UserError, match=r"mask of shape .*these images need \(1, 8, 8\), one value a token"):
             model.encode(rand(1, 3, 32, 32), torch.zeros(shape))
-
-
-def test_small_stages_of_every_laptop_size_run():
-    for name in list(SIZES)[:2]:
-        assert random_model(name).encode(rand(1, 3, 32, 32)).shape == (1, SIZES[name].widths[-1], 4, 4)
-    assert small_model(window=4).encode(rand(1, 3, 64, 32)).shape == (1, 256, 2, 1)

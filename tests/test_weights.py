@@ -1,7 +1,6 @@
 """Weights in and out: every layout, both file kinds, and one clear line for every file that does not fit."""
 
 import argparse
-import json
 import pickle
 import re
 import sys
@@ -11,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from random_weights import random_model, randomise, small_model
+from random_weights import random_model, small_model
 
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.lab import networks
 from simmim_lite.model import inspection, layouts, weights
-from simmim_lite.model.simmim import SimMIM, create_model
-from simmim_lite.model.swin import SwinV2, log_coordinates
+from simmim_lite.model.simmim import create_model
+from simmim_lite.model.swin import log_coordinates
 from simmim_lite.model.weights import LAYOUTS, load_weights, save_weights
 
 HEAD = ("decoder.0.weight", "decoder.0.bias")
@@ -54,12 +53,6 @@ def test_round_trips_are_bit_exact(tmp_path, layout, suffix):
     assert set(report.loaded) == set(source.state_dict()) - set(lost)
     assert same(model, source, but=lost)
     assert all(torch.equal(model.state_dict()[k], before.state_dict()[k]) for k in lost)
-    again = save_weights(model, tmp_path / f"again{'' if layout == 'hf' else suffix}", layout)
-    again = again / "model.safetensors" if layout == "hf" else again
-    first, second = (
-        file if layout != "official" or suffix != ".pth" else file["model"] for file in map(weights.read, (path, again))
-    )
-    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_the_official_layout_key_by_key(tmp_path):
@@ -201,7 +194,7 @@ def test_timm_files_with_a_mask_token_a_fused_bias_or_a_classifier():
     assert "encoder.layers.0.blocks.1.attn.qkv.bias" in refusal(random_model(), state)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["official", "hf"])
 def test_what_no_file_filled_is_not_written(tmp_path, capsys, layout):
     """A backbone converted: not with a random mask token and head, which nobody could tell from trained ones."""
     source = save_weights(random_model(), tmp_path / "timm.pth", "timm")
@@ -214,25 +207,6 @@ def test_what_no_file_filled_is_not_written(tmp_path, capsys, layout):
     assert load_weights(model, path).kept == (TOKEN, *HEAD) and same(model, random_model(), but=(TOKEN, *HEAD))
     with pytest.raises(UserError, match="holds no encoder.mask_token: to predict pixels needs the mask token and"):
         load_weights(model, path, head=True)
-
-
-def test_the_merge_moves_between_stages():
-    model = small_model(depths=(1, 1, 1), window=4)
-    names = layouts.to_timm(model.state_dict())
-    merges = {k for k in names if "downsample.reduction" in k}
-    assert merges == {"layers.1.downsample.reduction.weight", "layers.2.downsample.reduction.weight"}
-    assert torch.equal(names["layers.2.downsample.norm.bias"], model.encoder.layers[1].downsample.norm.bias)
-
-
-def test_query_key_value_are_the_thirds_in_order():
-    model = random_model()
-    attn = model.encoder.layers[1].blocks[0].attn
-    names = layouts.to_hf(model.state_dict())
-    stem = "swinv2.encoder.layers.1.blocks.0.attention.self."
-    for part, rows in zip(("query", "key", "value"), attn.qkv.weight.split(64), strict=True):
-        assert torch.equal(names[f"{stem}{part}.weight"], rows)
-    assert torch.equal(names[stem + "query.bias"], attn.q_bias) and torch.equal(names[stem + "value.bias"], attn.v_bias)
-    assert stem + "key.bias" not in names
 
 
 def test_a_file_of_two_heads_layout_is_found_without_the_base_prefix():
@@ -257,21 +231,6 @@ def test_values_are_cast_to_the_models_dtype(tmp_path):
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16} and same(half.float(), source)
 
 
-def test_weights_carry_over_to_another_window_and_image_size():
-    source = random_model(img_size=32, window_size=4)
-    model = create_model("swinv2_atto", 48, 6, pretrained_window_sizes=(4, 4))
-    assert load_weights(model, source.state_dict()).kept == ()
-    assert model.encode(torch.randn(1, 3, 48, 48)).shape == (1, 64, 6, 6)
-
-
-def test_the_loaded_tensors_are_copies():
-    source, model = random_model(), random_model(seed=1)
-    load_weights(model, source.state_dict())
-    with torch.no_grad():
-        source.encoder.mask_token.zero_()
-    assert model.encoder.mask_token.abs().min() > 0
-
-
 def test_another_size_is_named():
     line = refusal(random_model("swinv2_atto"), random_model("swinv2_femto").state_dict())
     assert "load it into swinv2_femto" in line and "embed_dim 64, depths 2-2, the model 32, 2-2" in line
@@ -288,21 +247,14 @@ def test_another_size_is_named():
     )
 
 
-def test_an_error_leaves_the_model_as_it_was():
-    model, before = random_model(), random_model()
-    state = random_model(seed=1).state_dict()
-    del state["encoder.norm.bias"]
-    line = refusal(model, state)
-    assert "1 missing (first encoder.norm.bias)" in line and "strict=False" in line
-    assert same(model, before)
-
-
 def test_half_a_head_is_refused_and_not_strict_takes_what_fits():
     state = random_model(seed=1).state_dict()
     del state["decoder.0.bias"]
     state["encoder.extra"] = torch.ones(3)
     state["encoder.norm.weight"] = torch.ones(7)
-    line = refusal(random_model(), state)
+    model = random_model()
+    line = refusal(model, state)
+    assert same(model, random_model()), "an error leaves the model as it was"
     assert "1 missing (first decoder.0.bias), 1 unknown (first encoder.extra), 1 of another shape" in line
     model = random_model()
     report = load_weights(model, state, strict=False)
@@ -310,12 +262,6 @@ def test_half_a_head_is_refused_and_not_strict_takes_what_fits():
     assert same(model, random_model(seed=1), but=report.kept)
     quantised = {k: v.to(torch.int8) for k, v in random_model().state_dict().items()}
     assert "int8" in refusal(random_model(), quantised, strict=False)
-
-
-def test_a_head_for_another_stride_is_refused():
-    state = randomise(SimMIM(SwinV2(32, (2, 2), 4, patch_size=4))).state_dict()
-    state["decoder.0.weight"], state["decoder.0.bias"] = torch.randn(3072, 64, 1, 1), torch.randn(3072)
-    assert "2 of another shape" in refusal(random_model(), state)
 
 
 def test_numbers_that_are_not_finite_are_named():
@@ -359,17 +305,6 @@ def test_what_is_no_swin_v2_is_named_with_its_first_tensor(tmp_path, content, wo
     assert line.startswith(str(tmp_path / "w.pth")) and all(word in line for word in words), line
     with pytest.raises(UserError, match=re.escape(words[-1])):
         inspection.lines(str(tmp_path / "w.pth"))
-
-
-@pytest.mark.parametrize("kept", [slice(0, 40), slice(40, None), slice(0, None, 2), slice(1, None, 2)])
-def test_half_of_the_tensors_are_not_enough(tmp_path, kept):
-    path = tmp_path / "half.pth"
-    torch.save(dict(list(random_model().state_dict().items())[kept]), path)
-    line = refusal(random_model(), path)
-    assert re.search(
-        r"half.pth .* does not fit: tensors \d\d missing \(first encoder\.\S+\); it is of this size", line
-    ), line
-    assert "size     swinv2_atto" in "\n".join(inspection.lines(str(path)))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -502,15 +437,6 @@ def test_a_third_kind_of_transformers_names_is_said(installed):
         layouts.to_hf(random_model().state_dict())
 
 
-def test_the_random_numbers_of_the_caller_are_not_spent():
-    torch.manual_seed(0)
-    expected = torch.rand(1)
-    torch.manual_seed(0)
-    layouts.hf_block_names.cache_clear()
-    layouts.hf_block_names()
-    assert torch.equal(torch.rand(1), expected)
-
-
 def shown(path):
     """The rows of `weights show`."""
     first, *rows = inspection.lines(str(path))
@@ -564,16 +490,3 @@ def test_show_says_what_a_file_is(tmp_path, monkeypatch, capsys):
     assert rows["wrong"].startswith("tensors 1 of another shape or kind (first encoder.norm.bias: (7,)")
     assert cli.main(["weights", "show", str(tmp_path / "own.pth")]) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'own.pth'}\n  layout   simmim\n")
-
-
-def test_show_knows_a_run_by_its_record_and_a_size_that_is_none_of_ours(tmp_path):
-    (tmp_path / "records").mkdir()
-    run = {"run": {"image_size": 32, "window_size": 4, "target": "raw"}}
-    (tmp_path / "records" / "key.json").write_text(json.dumps(run))
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "config.json").write_text(
-        '{"window": "?", "side": [], "target": ["x", {}], "img_size": {}}'
-    )
-    rows = shown(save_weights(small_model(depths=(1, 3)), tmp_path / "weights" / "key.safetensors"))
-    assert (rows["target"], rows["input"]) == ("raw (key.json)", "32 px (key.json)")
-    assert rows["size"] == "none of ours (embed_dim 32, depths 1-3)" and rows["missing"] == "none"

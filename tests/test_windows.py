@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from random_weights import randomise
+from reach import attention_groups, blind_groups, blocks_until_seen, steps
 
 from simmim_lite.errors import UserError
 from simmim_lite.lab.widget import module
 from simmim_lite.lab.windows import GEOMETRIES, WindowView
 from simmim_lite.model.masking import STRATEGIES, MaskGenerator, fully_masked_windows, hash_masks, upsample
-from simmim_lite.model.reach import attention_groups, blind_groups, blocks_until_seen, steps
 from simmim_lite.model.swin import Block, SwinV2
 
 
@@ -83,7 +83,7 @@ def test_the_field_of_one_token_is_where_its_gradient_is_not_zero(javascript) ->
 def test_python_and_javascript_agree(javascript) -> None:
     cases, expected = [], []
     for seed in range(60):
-        geometry, strategy = list(GEOMETRIES)[seed % 3], STRATEGIES[seed % len(STRATEGIES)]
+        geometry, strategy = list(GEOMETRIES)[seed % 3], list(STRATEGIES)[seed % len(STRATEGIES)]
         pixels, window, depths, patches = GEOMETRIES[geometry]
         ratio, side, shift = (seed * 7 % 20) / 20 + 0.05, pixels // 4, window // 2
         hidden = tokens_of(geometry, ratio, seed, strategy)

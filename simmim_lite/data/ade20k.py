@@ -8,7 +8,6 @@ shown, turned upright by their EXIF orientation. No torch here.
 
 import dataclasses
 import hashlib
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from . import decode
-from .measured import Measured, say_once
-from .ranking import image_ids, rank
+from . import decode, scene_layouts
+from .annotations import AnnotatedData, say_once
+from .listing import image_ids, rank
 
 #: In labels as they are loaded: a pixel without a class, which no loss and no score counts.
 IGNORED = 255
@@ -83,12 +82,10 @@ class AdeSplit:
         path = self.root / self.annotations[place]
         try:
             with decode.opened(path) as image:
-                kind = _other_kind(image)
-                numbers = np.asarray(image)
+                kind, numbers = _other_kind(image), np.asarray(image)
         except decode.Unreadable as error:
-            raise UserError(
-                f"{path}: cannot be read ({error}); replace it, or remove its image and annotation"
-            ) from error
+            mend = "replace it, or remove its image and annotation"
+            raise UserError(f"{path}: cannot be read ({error}); {mend}") from error
         if kind:
             raise UserError(f"{path}: an annotation of {kind}; give a PNG of 8-bit grey (mode L), a class a pixel")
         if numbers.max() > self.classes:
@@ -99,76 +96,60 @@ class AdeSplit:
         return numbers
 
 
-@dataclass(frozen=True)
-class AdeData(Measured):
-    """An open data set for segmentation."""
-
-    spec: str  # scenes | ade20k:DIR
-    train: AdeSplit
-    test: AdeSplit  # in hash order: any first n are a random draw
-    classes: tuple[str, ...]  # names of the classes 1..K
-    digest: str  # of names and sizes of all files and the content of small annotations; of scenes, of what makes them
-
-
-def open_ade20k(spec: str, image_size: int) -> AdeData:
+def open_ade20k(spec: str, image_size: int) -> AnnotatedData:
     """Open `ade20k:DIR`, or `scenes`, which are first written as such a folder at `image_size` pixels a side.
 
     Images are read when they are asked for. `UserError` for what the caller can mend: no such folder, no images, an
     image without an annotation.
     """
     if spec == "scenes":
-        from .scene_layouts import scenes_as_ade20k
-
-        folder = scenes_as_ade20k(image_size)
+        folder = scene_layouts.scenes_as_ade20k(image_size)
         # its name says all that the scenes depend on; bytes of a PNG depend on the library that wrote it
         return dataclasses.replace(_open(spec, folder), digest=hashlib.sha256(folder.name.encode()).hexdigest()[:16])
-    kind, _, name = spec.partition(":")
-    if kind != "ade20k" or not name:
+    kind, _, place = spec.partition(":")
+    if kind != "ade20k" or not place:
         raise UserError(f"data '{spec}' has no annotations for segment: give scenes or ade20k:DIR")
-    return _open(spec, Path(name).expanduser().absolute())
+    return _open(spec, Path(place).expanduser().absolute())
 
 
-def _open(spec: str, root: Path) -> AdeData:
+def _open(spec: str, root: Path) -> AnnotatedData:
     classes = _classes(root)
     digest = hashlib.sha256(repr(classes).encode())
-    splits = {split: _split(spec, root, folder, len(classes), digest) for split, folder in _FOLDERS.items()}
-    return AdeData(spec, splits["train"], splits["test"], classes, digest.hexdigest()[:16])
+    train, test = (_split(spec, root, folder, len(classes), digest) for folder in _FOLDERS.values())
+    return AnnotatedData(spec, train, test, classes, digest.hexdigest()[:16])
 
 
 def _split(spec: str, root: Path, folder: str, classes: int, digest: "hashlib._Hash") -> AdeSplit:
-    sizes = {kind: _files(spec, root / kind / folder) for kind in ("images", "annotations")}
-    drawn = {name: f"{os.path.splitext(name)[0]}.png" for name in sorted(sizes["images"])}
-    known = (os.path.splitext(name)[1].lower() in _IMAGES or drawn[name] in sizes["annotations"] for name in drawn)
-    images = list(itertools.compress(drawn, known))
-    if not images:
+    images, annotations = (_files(spec, root / kind / folder) for kind in ("images", "annotations"))
+    pairs = {name: f"{os.path.splitext(name)[0]}.png" for name in sorted(images)}
+    pairs = {a: b for a, b in pairs.items() if os.path.splitext(a)[1].lower() in _IMAGES or b in annotations}
+    if not pairs:
         raise UserError(f"{spec}: no images in {root / 'images' / folder} (files that end in {' '.join(_IMAGES)})")
-    annotations = [drawn[name] for name in images]
-    for kind, used in (("images", images), ("annotations", annotations)):
-        if more := sorted(sizes[kind].keys() - set(used)):
+    for kind, there, used in (("images", images, pairs.keys()), ("annotations", annotations, set(pairs.values()))):
+        if more := sorted(there.keys() - used):
             say_once(f"{root / kind / folder}: {len(more):,} passed over ({more[0]}{', ...' * (len(more) > 1)})")
-    for image, annotation in zip(images, annotations, strict=True):
-        if annotation not in sizes["annotations"]:
-            raise UserError(
-                f"{root / 'annotations' / folder / annotation}: no such file, the annotation of image {image} is "
-                "missing; add it, or remove the image"
-            )
-        size = sizes["annotations"][annotation]
-        digest.update(repr((folder, image, sizes["images"][image], size)).encode("utf-8", "surrogateescape"))
+    for image, annotation in pairs.items():
+        path = root / "annotations" / folder / annotation
+        if annotation not in annotations:
+            what = f"no such file, the annotation of image {image} is missing"
+            raise UserError(f"{path}: {what}; add it, or remove the image")
+        size = annotations[annotation]
+        digest.update(repr((folder, image, images[image], size)).encode("utf-8", "surrogateescape"))
         if size <= _SMALL_FILE:
-            path = root / "annotations" / folder / annotation
             try:
                 digest.update(path.read_bytes())
             except OSError as error:
                 raise UserError(
                     f"{path}: cannot be read ({error.strerror}); replace it, or remove its image"
                 ) from error
-    ids = image_ids([f"{folder}/{name}" for name in images])
+    names = list(pairs)
+    ids = image_ids([f"{folder}/{name}" for name in names])
     order = rank(ids, None, _TEST_SEED) if folder == _FOLDERS["test"] else np.arange(len(ids))
     return AdeSplit(
         f"{folder} of {spec}",
         root,
-        tuple(f"images/{folder}/{images[i]}" for i in order),
-        tuple(f"annotations/{folder}/{annotations[i]}" for i in order),
+        tuple(f"images/{folder}/{names[i]}" for i in order),
+        tuple(f"annotations/{folder}/{pairs[names[i]]}" for i in order),
         ids[order],
         classes,
     )
@@ -180,10 +161,8 @@ def _files(spec: str, folder: Path) -> dict[str, int]:
         with os.scandir(folder) as entries:
             return {e.name: e.stat().st_size for e in entries if e.is_file() and not e.name.startswith(".")}
     except OSError as error:
-        raise UserError(
-            f"{spec}: cannot read {folder} ({error.strerror}); give the folder that holds images/training, "
-            "images/validation and the same below annotations"
-        ) from error
+        mend = "give the folder that holds images/training, images/validation and the same below annotations"
+        raise UserError(f"{spec}: cannot read {folder} ({error.strerror}); {mend}") from error
 
 
 def _classes(root: Path) -> tuple[str, ...]:
@@ -196,10 +175,10 @@ def _classes(root: Path) -> tuple[str, ...]:
             raise UserError(f"{root / name}: cannot be read ({error}); give a text of UTF-8") from error
         classes = tuple(line.strip() for line in parse(text) if line.strip())
         if not 2 <= len(classes) < IGNORED:
-            raise UserError(
-                f"{root / name}: names {len(classes)} classes; give 2 to {IGNORED - 1}, one a line (a background needs "
-                "its own, as 0 is unlabelled and not scored)"
+            what = (
+                f"give 2 to {IGNORED - 1}, one a line (a background needs its own, as 0 is unlabelled and not scored)"
             )
+            raise UserError(f"{root / name}: names {len(classes)} classes; {what}")
         return classes
     return tuple(f"class {k}" for k in range(1, ADE_CLASSES + 1))
 

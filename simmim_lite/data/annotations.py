@@ -1,19 +1,109 @@
-"""Annotation files in JSON, checked field by field before any library sees them. No torch here.
+"""Pictures with boxes or masks: annotation files in JSON, checked field by field, and what all such data sets share.
 
-pycocotools reads beyond a buffer, or leaves memory as it was, where runs do not fill a picture or a number is none.
+pycocotools reads beyond a buffer, or leaves memory as it was, where runs do not fill a picture or a number is none: so
+every field is checked before any library sees it. No torch here.
 """
 
+import functools
 import json
 import reprlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from ..errors import UserError
+import numpy as np
+
+from ..errors import Everywhere, UserError
+from .listing import describe, rank
+from .store import levels, statistics
 
 _LIMIT = 1e6  # pixels: no coordinate lies farther out
 _AREA = 1e10  # square pixels: pycocotools scores no larger object
 _SIDE = 65_535  # pixels: masks of larger pictures have more pixels than pycocotools can count
 _FAR = 10  # a polygon stays within so many sides of its picture
+_IMAGES = 1024  # at most, that mean and standard deviation are taken from
+_NAMED = 5  # classes that are named
+
+
+# --- data sets
+
+
+class Annotated(Protocol):
+    """A split whose images are read when they are asked for."""
+
+    ids: np.ndarray  # uint64 (N,)
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, place: int) -> np.ndarray:
+        """The image at a place: uint8 (3, H, W)."""
+
+    def numbers(self, places: Iterable[int]) -> Iterator[set[int]]:
+        """Which classes, counted from 1, the annotations at some places hold; 0 is what is in none."""
+
+
+@dataclass(frozen=True)
+class AnnotatedData:
+    """An open data set for detection or segmentation."""
+
+    spec: str
+    train: Annotated
+    test: Annotated  # in hash order: any first n are a random draw
+    classes: tuple[str, ...]  # names of the classes 1..K; the background is none
+    digest: str  # of the annotations, and of the names and (but for scenes) lengths of the image files
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def line(self) -> str:
+        """As in `sources.Data`."""
+        return describe(self.spec, len(self.classes), {"train": len(self.train), "test": len(self.test)})
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of the training images (at most 1,024 of them), a channel, in 0..1 units."""
+        return self._statistics[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self._statistics[1]
+
+    @functools.cached_property
+    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        chosen = rank(self.train.ids, None, 0)[:_IMAGES]
+        histogram = sum(levels(self.train.pixels(int(place))) for place in chosen)
+        return tuple(map(tuple, statistics(histogram)))
+
+    def name_unseen(self, places: Iterable[int], *, quiet: bool = False) -> None:
+        """Say on stderr which classes never occur in the training images at these places; `UserError` if it is all."""
+        places, seen = list(places), set()
+        for found in self.train.numbers(places):  # as a rule, every class has been seen long before the last image
+            seen |= found
+            if len(seen - {0}) == len(self.classes):
+                return
+        if not seen - {0}:
+            raise Everywhere(f"{self.spec}: no pixel of {len(places):,} training annotations has a class; all are 0")
+        if quiet:
+            return
+        unseen = [f"{k} ({name})" for k, name in enumerate(self.classes, 1) if k not in seen]
+        what = f"class{'es' * (len(unseen) > 1)} {', '.join(unseen[:_NAMED])}{', ...' * (len(unseen) > _NAMED)}"
+        said = f"{self.spec}: {len(unseen)} of {len(self.classes)} classes never occur in training: {what}"
+        if {0, 1} <= seen and len(self.classes) not in seen:
+            said += "; 0 is unlabelled and classes count from 1: if these labels count from 0, add 1 to every pixel"
+        say_once(said)
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """A line on stderr that a process says once, however often it opens the same data."""
+    print(" ".join(line.splitlines()), file=sys.stderr)
+
+
+# --- fields of JSON files
 
 
 def _number(value: object) -> bool:
@@ -54,6 +144,8 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "iscrowd": (lambda v: type(v) in (int, float, bool) and v in (0, 1), "0 or 1"),
     "area": (lambda v: type(v) in (int, float) and 0 <= v <= _AREA, f"a number from 0 to {_AREA:g}"),
 }
+_UNIQUE = ("id", "file_name")
+_ONE = {"images": "image", "annotations": "annotation", "categories": "category"}
 
 
 class _Shown(reprlib.Repr):
@@ -67,8 +159,6 @@ class _Shown(reprlib.Repr):
 
 
 _shown = _Shown().repr
-_UNIQUE = ("id", "file_name")
-_ONE = {"images": "image", "annotations": "annotation", "categories": "category"}
 
 
 def read(path: Path, needs: dict[str, str]) -> tuple[bytes, dict[str, list[dict]]]:
@@ -92,9 +182,12 @@ def read(path: Path, needs: dict[str, str]) -> tuple[bytes, dict[str, list[dict]
                 value = row.get(field) if isinstance(row, dict) else None
                 if not (optional and value is None) and not good(value):
                     raise _wrong(path, name, i, row, field, words)
-        for field in _UNIQUE:
-            if field in fields.split() and len({row[field] for row in rows}) != len(rows):
-                raise _double(path, name, rows, field)
+        for field in set(_UNIQUE) & set(fields.split()):
+            if len({row[field] for row in rows}) != len(rows):
+                seen: set = set()
+                value = next(row[field] for row in rows if row[field] in seen or seen.add(row[field]))
+                same = f"two entries of '{name}' have the same {field} ({value!r})"
+                raise UserError(f"{path}: {same}; each needs its own")
     return raw, content
 
 
@@ -104,12 +197,6 @@ def _wrong(path: Path, name: str, i: int, row: object, field: str, words: str) -
     if not isinstance(row, dict) or field not in row:
         return UserError(f"{path}: {where} has no {field}; it must be {words}")
     return UserError(f"{path}: {where} has the {field} {_shown(row[field])}; it must be {words}")
-
-
-def _double(path: Path, name: str, rows: list[dict], field: str) -> UserError:
-    seen: set = set()
-    value = next(row[field] for row in rows if row[field] in seen or seen.add(row[field]))
-    return UserError(f"{path}: two entries of '{name}' have the same {field} ({value!r}); each needs its own")
 
 
 def mask(value: object, size: tuple[int, int]) -> tuple[list | dict | None, str | None]:

@@ -5,17 +5,18 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
 
 from ..errors import UserError, unknown
 from ..model.masking import hash_masks, uniforms, upsample
-from .order import Order
-from .pictures import LeftOut, Shelf
-from .sources import Split
+from .loading import Order, StepLoader
+from .sources import LeftOut, Shelf, Split, first_readable
 
 #: Seed of every validation mask: two runs are judged on the same hidden cells.
 VAL_SEED = 20220608
 
-AUGMENTATIONS = ("none", "flip", "crop+flip")  # `streamed` has the one that crops pictures at their own size
+AUGMENTATIONS = ("none", "flip", "crop+flip")  # `Streamed` crops pictures at their own size
 _AUGMENT = 2  # stream of random numbers
 _TRIES = 10  # crops drawn before the centre crop is taken, as torchvision does
 _SCALE, _RATIO = (0.67, 1.0), (3 / 4, 4 / 3)  # FACTS 3
@@ -66,7 +67,7 @@ class Steps:
         epochs, places = self.order.positions(step)
         return epochs[self.share], places[self.share]
 
-    def masks(self, ids: np.ndarray, epochs: np.ndarray) -> torch.Tensor:
+    def masks(self, ids: np.ndarray, epochs: np.ndarray) -> Tensor:
         """bool (B, S/patch_size, S/patch_size), True = hidden, on the device."""
         cells = hash_masks(self.grid, self.mask_ratio, self.seed, ids, epochs, self.mask_strategy)
         return torch.from_numpy(upsample(cells, self.cell)).to(self.device)
@@ -101,7 +102,7 @@ class Batches(Steps):
         self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
         self.augment, self.mean, self.std = augment, tuple(mean), tuple(std)
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    def batch(self, step: int) -> tuple[Tensor, Tensor, np.ndarray]:
         """Step's images float32 (B, 3, S, S), normalised, and masks bool (B, S/patch_size, S/patch_size), True =
         hidden, both on the device; and the image ids uint64 (B,)."""
         epochs, places = self.positions(step)
@@ -119,9 +120,77 @@ class Batches(Steps):
         return crop(images, boxes, flips), mask, ids
 
 
+class Streamed(Steps):
+    """As `Batches`, of a `Shelf`: the crop is a RandomResizedCrop of the picture at its own size (FACTS 3).
+
+    A picture's crop and flip are a function of (seed, epoch, id), so a batch depends neither on the number of workers
+    or processes nor on where a run was interrupted. One that cannot be read is named once on stderr, and the next one
+    of the draw stands in for it. steps: of the run; workers: processes that decode ahead, 0 = none but this one.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        indices: np.ndarray,
+        *,
+        steps: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        workers: int = 0,
+        **draw: object,
+    ) -> None:
+        super().__init__(shelf, indices, **draw)
+        level, scale = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
+        self.factor, self.level = (x.float().to(self.device) for x in (1 / (255 * scale), level / scale))
+        self.crops = Crops(shelf, self.indices, self.seed, self.image_size)
+        self.loader = StepLoader(self.crops, self.order, self.share, steps, workers=workers, whole=True)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, np.ndarray]:
+        """As `Batches.batch`; `UserError` where picture after picture cannot be read."""
+        epochs, places = self.positions(step)
+        ids = self.ids[places]
+        pixels, problems = self.loader.batch(step)
+        self.skipped.note(problems)
+        flips = torch.from_numpy(np.flatnonzero(crop_draws(self.seed, ids, epochs)[:, 0] < 0.5)).to(self.device)
+        pixels = pixels.to(self.device, non_blocking=True)
+        pixels[flips] = pixels[flips].flip(3)
+        # one pass from bytes to floats and one more, where `normalise` takes three
+        return torch.mul(pixels, self.factor).sub_(self.level), self.masks(ids, epochs), ids
+
+    def close(self) -> None:
+        self.loader.close()
+
+
+class Crops:
+    """(epochs, places) of a batch -> its crops uint8 (B, 3, S, S), and the pictures that could not be read."""
+
+    def __init__(self, shelf: Shelf, indices: np.ndarray, seed: int, size: int) -> None:
+        self.shelf, self.indices, self.seed, self.size = shelf, indices, seed, size
+        self.ids = np.asarray(shelf.ids)[indices]
+
+    def __call__(self, epochs: np.ndarray, places: np.ndarray) -> tuple[Tensor, list[tuple[str, str]]]:
+        tries = crop_tries(crop_draws(self.seed, self.ids[places], epochs))
+        pixels = torch.empty(len(places), 3, self.size, self.size, dtype=torch.uint8)
+        problems: list[tuple[str, str]] = []
+        for k, place in enumerate(places.tolist()):
+            picture, _, unread = first_readable(self.shelf, self.indices, place)
+            pixels[k] = self.crop(picture, tries[k])
+            problems += unread
+        return pixels, problems
+
+    def crop(self, picture: Image.Image, tries: list[tuple[float, float, float, float]]) -> Tensor:
+        """The crop of one picture, of `crop_tries`: uint8 (3, S, S)."""
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        height, width = pixels.shape[1:]
+        top, left, tall, wide = crop_box(tries, height, width)
+        part = pixels[None, :, top : top + tall, left : left + wide]
+        options = {"size": (self.size, self.size), "mode": "bilinear", "antialias": True}
+        return F.interpolate(part, **options)[0]
+
+
 def normalise(
     images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...], device: str | torch.device = "cpu"
-) -> torch.Tensor:
+) -> Tensor:
     """uint8 (B, 3, H, W) -> float32 tensor, (x / 255 - mean) / std per channel, on the device."""
     pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(device)
     mean, std = (torch.tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1) for v in (mean, std))
@@ -139,22 +208,15 @@ def crop_boxes(draws: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     From uniforms (B, 4 * tries + 1) -> int64 (B, 4): top, left, height, width; and flips: bool (B,). As in torchvision,
     area and log ratio are uniform, sides are rounded, the first try that fits is taken; the whole image if none does.
     """
-    flips = draws[:, 0] < 0.5
-    area, ratio, top, left = _tried(draws)
-    area = size**2 * area
-    width, height = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
-    fits = (width <= size) & (height <= size)
-    first = (np.arange(len(draws)), fits.argmax(1))
-    height, width = (np.where(fits.any(1), side[first], size) for side in (height, width))
-    # a uniform may round up to 1
-    top = np.minimum((top[first] * (size - height + 1)).astype(int), size - height)
-    left = np.minimum((left[first] * (size - width + 1)).astype(int), size - width)
-    return np.stack([top, left, height, width], 1), flips
+    return np.array([crop_box(tries, size, size) for tries in crop_tries(draws)]), draws[:, 0] < 0.5
 
 
 def crop_tries(draws: np.ndarray) -> list[list[tuple[float, float, float, float]]]:
     """What `crop_box` takes, for each image: share of the area, ratio, and place from top and left, of every try."""
-    return np.stack(_tried(draws), -1).tolist()
+    share, ratio, top, left = draws[:, 1:].astype(np.float64).reshape(len(draws), -1, 4).transpose(2, 0, 1)
+    low, high = np.log(_RATIO)
+    share, ratio = _SCALE[0] + (_SCALE[1] - _SCALE[0]) * share, np.exp(low + (high - low) * ratio)
+    return np.stack([share, ratio, top, left], -1).tolist()
 
 
 def crop_box(tries: list[tuple[float, float, float, float]], height: int, width: int) -> tuple[int, int, int, int]:
@@ -172,14 +234,7 @@ def crop_box(tries: list[tuple[float, float, float, float]], height: int, width:
     return (height - tall) // 2, (width - wide) // 2, tall, wide
 
 
-def _tried(draws: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Share of the area, ratio, top and left of each try, float64 (B, tries); the last two in (0, 1)."""
-    share, ratio, top, left = draws[:, 1:].astype(np.float64).reshape(len(draws), -1, 4).transpose(2, 0, 1)
-    low, high = np.log(_RATIO)
-    return _SCALE[0] + (_SCALE[1] - _SCALE[0]) * share, np.exp(low + (high - low) * ratio), top, left
-
-
-def crop(images: torch.Tensor, boxes: np.ndarray, flips: np.ndarray) -> torch.Tensor:
+def crop(images: Tensor, boxes: np.ndarray, flips: np.ndarray) -> Tensor:
     """Cut boxes (B, 4: top, left, height, width) out of (B, 3, S, S), resize them to S x S (bilinear), mirror `flips`.
 
     The numbers are those of resizing each cut-out alone: samples never leave the pixel centres of their box. A box is

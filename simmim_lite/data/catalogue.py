@@ -1,101 +1,95 @@
-"""Everything that a source lists, before it is split: where each picture is, its id, its label. No torch here."""
+"""What a source of pictures lists, and how to get at each; of folders by the rule of `folders`. No torch here."""
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
-from . import decode, folders, inaturalist, packs, sequences, sources
-from .listing import scan, signature
-from .packs import picture_digest
-from .ranking import image_ids
-from .splits import Layout, Parts, describe
+from ..errors import UserError, first_line
+from . import decode, folders
+from .listing import Parts, describe, picture_digest, scan, signature
+from .store import Chunk, StorePlan
 
 _COMPARED = 1 << 30  # bytes that are read at most to find pictures that are there twice
+_CHUNK = 256  # pictures decoded between two writes
+
+
+class Reader(Protocol):
+    """Where pictures are, by number. Goes to other processes, so it pickles."""
+
+    def source(self, i: int) -> decode.Source:
+        """What `decode.read` takes."""
+
+    def content(self, i: int) -> bytes | None:
+        """The bytes of its file; None where it is in none."""
+
+    def title(self, i: int) -> str:
+        """Its name in messages."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The pictures of a source by number, as `parts` lists them. Its functions go to other processes (they pickle)."""
+    """The pictures of a source by number, as `parts` lists them."""
 
     spec: str
     parts: Parts
-    picture: Callable[[int], Image.Image] = field(repr=False)  # RGB, upright, at its own size; raises as decoders do
-    content: Callable[[int], bytes | None] = field(repr=False)  # the bytes of its file; None where it is in none
-    title: Callable[[int], str] = field(repr=False)  # for messages
+    reader: Reader = field(repr=False)
     digest: str  # of what is listed: names, bytes and labels of files; pictures of a pack
     stamp: str  # changes when a picture may have: files' times too
     sizes: np.ndarray | None = None  # int64 (N,), bytes of each picture's file; None where it is in none
 
+    def picture(self, i: int) -> Image.Image:
+        """Picture i at its own size, upright, RGB; raises as decoders do."""
+        return decode.read(self.reader.source(i))
+
     def square(self, i: int, size: int) -> np.ndarray:
         """As `decode.read_square` has picture i: uint8 (3, size, size). Of a file, detail that goes is not decoded."""
-        content = self.content(i)
+        content = self.reader.content(i)
         return decode.read_square(self.picture(i) if content is None else content, size)
 
 
-def catalogue(spec: str) -> Catalogue:
-    """The catalogue of a source, by its name as `sources.open_data` takes it, scenes apart (they are drawn)."""
-    if spec == "scenes":
-        raise UserError("scenes are drawn and not read: there are no files of them; give a source of pictures")
-    kind, name = sources.kind_of(spec)
-    if kind in ("imagefolder", "inaturalist"):
-        return _of_files(spec, kind, Path(name).expanduser().absolute())
-    if kind == "packed":
-        pack = packs.open_pack(name)
-        sizes = np.asarray(pack.columns["size"])
-        return Catalogue(spec, pack.parts(), pack.picture, pack.content, pack.title, pack.digest, pack.digest, sizes)
-    return _of_sequences(spec, kind, name)
+_hushed = 0
+_said: set[tuple[str, str]] = set()  # sources of this process, with what tells their files from others
 
 
-def _of_files(spec: str, kind: str, root: Path) -> Catalogue:
-    if kind == "inaturalist":
-        parts, sizes, digest = inaturalist.read_parts(root)
-        stamp = digest
-    else:
-        listing = scan(root, spec)
-        parts = folders.read(listing.names, listing.annotations, listing.files, str(root))
-        parts = replace(parts, passed=(*listing.passed, *parts.passed))
-        sizes, stamp = listing.sizes, listing.stamp
-        # without times: a copy of the folder is the same data, and its records stay
-        digest = signature(list(zip(listing.names, sizes.tolist(), strict=True)))
-        if not _plain(parts):
-            rows = {"train": parts.train, **parts.held}
-            digest = signature(
-                digest, parts.classes, {s: (r.tolist(), parts.labels[r].tolist()) for s, r in rows.items()}
-            )
-    files = _Files(root, parts.names)
-    return Catalogue(spec, parts, files.picture, files.content, files.path, digest, stamp, sizes)
+def say(line: str, spec: str, stamp: str = "") -> None:
+    """Print the line of a source on stderr: once in a process, as long as its files are the same.
+
+    Of processes that torchrun started the first one does, and of a study's the one that started the others (`hushed`).
+    """
+    if not _hushed and (spec, stamp) not in _said and int(os.environ.get("RANK", "0")) == 0:
+        _said.add((spec, stamp))
+        print(line, file=sys.stderr, flush=True)
 
 
-def _plain(parts: Parts) -> bool:
-    """Whether names alone say what each picture is: [train/]CLASS/… and val/ or test/, or no labels, nothing else."""
-    tops = [name.partition("/")[0] for name in parts.names]
-    place = {split: {tops[i] for i in rows} for split, rows in parts.held.items()}
-    if parts.held and ({tops[i] for i in parts.train} != {"train"} or not set().union(*place.values()) <= _HELD_OUT):
-        return False
-    whole = len(parts.train) + sum(map(len, parts.held.values())) == len(parts.names)
-    depth = int(bool(parts.held) or set(tops) == {"train"})
-    known = np.flatnonzero(parts.labels >= 0)
-    return whole and all(parts.classes[parts.labels[i]] == parts.names[i].split("/")[depth] for i in known)
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Nothing is said of sources that are opened here: another process has said it."""
+    global _hushed
+    _hushed += 1
+    try:
+        yield
+    finally:
+        _hushed -= 1
 
 
-_HELD_OUT = {"val", "valid", "validation", "test"}
-
-
-def say_layout(found: Catalogue, layout: Layout | None = None) -> str:
-    """Say the line of a source whose pictures stay where they are, and return it; without a layout, as it is listed."""
-    parts, of = found.parts, layout or found.parts
-    splits = layout.splits if layout else {"train": parts.train, **parts.held}
-    line = describe(found.spec, len(of.classes), {s: len(rows) for s, rows in splits.items()}, of.notes, parts.passed)
-    sources.say(line, found.spec, found.stamp)
+def say_layout(found: Catalogue, laid: Parts | None = None) -> str:
+    """Say the line of a source whose pictures stay where they are, and return it; without `laid`, as it is listed."""
+    laid = laid or found.parts
+    counts = {split: len(rows) for split, rows in laid.splits.items()}
+    line = describe(found.spec, len(laid.classes), counts, laid.notes, laid.passed)
+    say(line, found.spec, found.stamp)
     return line
 
 
-def copies(found: Catalogue, layout: Layout) -> list[str]:
+def copies(found: Catalogue, laid: Parts) -> list[str]:
     """What the line of a source says of held-out pictures whose bytes are those of a training picture; [] for none.
 
     Only files of one length are read and compared, and no more than 1 GiB of them: beyond that the held-out pictures
@@ -103,27 +97,26 @@ def copies(found: Catalogue, layout: Layout) -> list[str]:
     """
     if found.sizes is None:
         return []
-    train = layout.splits["train"]
-    held = np.concatenate([rows for split, rows in layout.splits.items() if split != "train"])
+    held = np.concatenate([rows for split, rows in laid.splits.items() if split != "train"])
     lengths = found.sizes[held]
-    both = np.isin(lengths, found.sizes[train]) & (lengths > 0)
-    by_length = dict(zip(*np.unique(found.sizes[np.concatenate([train, held])], return_counts=True), strict=True))
+    both = np.isin(lengths, found.sizes[laid.train]) & (lengths > 0)
+    every = found.sizes[np.concatenate([laid.train, held])]
+    by_length = dict(zip(*np.unique(every, return_counts=True), strict=True))
     chosen, left = set(), _COMPARED
     for length in dict.fromkeys(lengths[both].tolist()):
         left -= length * int(by_length[length])
         if left < 0:
             break
         chosen.add(length)
-    looked = ~both | np.isin(lengths, list(chosen))
 
-    def contents(rows: np.ndarray) -> list[int | None]:
-        some = rows[np.isin(found.sizes[rows], list(chosen))]
-        return [_digest(found, int(i)) for i in some]
+    def digests(rows: np.ndarray) -> list[int | None]:
+        return [_digest(found, int(i)) for i in rows[np.isin(found.sizes[rows], list(chosen))]]
 
-    known = set(contents(train)) - {None}
-    count = sum(digest in known for digest in contents(held))
+    known = set(digests(laid.train)) - {None}
+    count = sum(digest in known for digest in digests(held))
     if not count:
         return []
+    looked = ~both | np.isin(lengths, list(chosen))
     beyond = "" if looked.all() else f" (of {looked.sum():,} that were compared)"
     return [f"{count:,} of {len(held):,} held-out pictures{beyond} have the bytes of a training picture"]
 
@@ -131,57 +124,88 @@ def copies(found: Catalogue, layout: Layout) -> list[str]:
 def _digest(found: Catalogue, i: int) -> int | None:
     """Of the bytes of picture i; None where they cannot be read, which whoever decodes it says."""
     try:
-        return picture_digest(found.content(i))
+        return picture_digest(found.reader.content(i))
     except OSError:
         return None
 
 
-class _Files:
+class Files:
     """Names as one array of bytes: worker processes share it, and copy a list of strings bit by bit."""
 
     def __init__(self, root: Path, names: list[str]) -> None:
         self.root, self.names = os.fspath(root), np.array([os.fsencode(name) for name in names])
 
-    def path(self, i: int) -> str:
+    def title(self, i: int) -> str:
         return os.path.join(self.root, os.fsdecode(bytes(self.names[i])))
 
-    def picture(self, i: int) -> Image.Image:
-        return decode.read(self.path(i))
+    source = title
 
     def content(self, i: int) -> bytes:
-        with open(self.path(i), "rb", buffering=0) as file:
+        with open(self.title(i), "rb", buffering=0) as file:
             return file.read()
 
 
-def _of_sequences(spec: str, kind: str, name: str) -> Catalogue:
-    parts, picture, classes = sequences.indexed(spec, kind, name, sources.downloads())
-    names = [f"{split}/{i}" for split, (part, _) in parts.items() for i in range(len(part))]
-    labels = np.array([label for _, targets in parts.values() for label in targets], np.int64)
-    of = np.array([split for split, (part, _) in parts.items() for _ in range(len(part))])
-    held = {split: np.flatnonzero(of == split) for split in parts if split != "train"}
-    listed = Parts(names, image_ids(names), labels, classes, np.flatnonzero(of == "train"), held)
-    entries = _Entries(spec, {split: part for split, (part, _) in parts.items()}, picture)
-    digest = signature(spec, names, labels.tolist())
-    return Catalogue(spec, listed, entries.picture, entries.content, entries.title, digest, digest)
+def of_folder(spec: str, place: str) -> Catalogue:
+    root = Path(place).expanduser().absolute()
+    listing = scan(root, spec)
+    parts = folders.read(listing.names, listing.annotations, listing.files, str(root))
+    parts = replace(parts, passed=(*listing.passed, *parts.passed))
+    # without times: a copy of the folder is the same data, and its records stay
+    digest = signature(list(zip(listing.names, listing.sizes.tolist(), strict=True)))
+    if not _plain(parts):
+        rows = {split: (rows.tolist(), parts.labels[rows].tolist()) for split, rows in parts.splits.items()}
+        digest = signature(digest, parts.classes, {"train": rows.pop("train"), **rows})
+    return Catalogue(spec, parts, Files(root, parts.names), digest, listing.stamp, listing.sizes)
 
 
-class _Entries:
-    """Sets that give a picture by its number, one after the other."""
+def _plain(parts: Parts) -> bool:
+    """Whether names alone say what each picture is: [train/]CLASS/… and val/ or test/, or no labels, nothing else."""
+    tops = [name.partition("/")[0] for name in parts.names]
+    places = {split: {tops[i] for i in rows} for split, rows in parts.splits.items()}
+    train, held = places.pop("train"), set().union(*places.values())
+    if held and (train != {"train"} or not held <= {"val", "valid", "validation", "test"}):
+        return False
+    depth = int(bool(held) or set(tops) == {"train"})
+    known = np.flatnonzero(parts.labels >= 0)
+    whole = sum(map(len, parts.splits.values())) == len(parts.names)
+    return whole and all(parts.classes[parts.labels[i]] == parts.names[i].split("/")[depth] for i in known)
 
-    def __init__(self, spec: str, parts: dict[str, Sequence], draw: Callable) -> None:
-        self.spec, self.parts, self.draw = spec, parts, draw
-        self.ends = np.cumsum([len(part) for part in parts.values()])
 
-    def place(self, i: int) -> tuple[str, int]:
-        k = int(np.searchsorted(self.ends, i, "right"))
-        return list(self.parts)[k], int(i - (self.ends[k - 1] if k else 0))
+def squares(found: Catalogue, laid: Parts, size: int, parts: Collection[str] | None = None) -> StorePlan:
+    """The plan of a catalogue's pictures (parts: of some splits). Sets that are no files are read by one thread."""
+    threads = _threads() if found.sizes is not None else 1
 
-    def picture(self, i: int) -> Image.Image:
-        split, index = self.place(i)
-        return decode.read(self.draw(self.parts[split], index))
+    def square(i: int) -> np.ndarray | Exception:
+        try:
+            return found.square(int(i), size)
+        except Exception as error:  # decoders raise errors of many kinds; each one names its image and is left out
+            return error
 
-    def content(self, i: int) -> None:
-        return None
+    def chunks(split: str, rows: np.ndarray) -> Iterator[Chunk]:
+        kept, sides, every = 0, [], []
+        with ThreadPoolExecutor(threads) as pool:
+            for some in (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)):
+                done = list(pool.map(square, some) if threads > 1 else map(square, some))
+                bad = np.array([isinstance(result, Exception) for result in done])
+                skipped = [(laid.names[i], first_line(done[k])) for k, i in enumerate(some) if bad[k]]
+                sides += [result.side for result in done if isinstance(result, decode.TooSmall)]
+                kept, every = kept + int((~bad).sum()), every or skipped
+                good = [result for result in done if isinstance(result, np.ndarray)]
+                pixels = np.stack(good) if good else np.empty((0, 3, size, size), np.uint8)
+                yield Chunk(pixels, laid.ids[some[~bad]], laid.labels[some[~bad]], None, skipped)
+        if not kept and sides:
+            raise UserError(
+                f"{found.spec}: every image of its {split} split is smaller than {size} px (the smallest side is "
+                f"{min(sides)} px); use a smaller --image-size, at most {min(sides)}"
+            )
+        if not kept:
+            raise UserError(f"{found.spec}: no image of its {split} split can be read (first: {': '.join(every[0])})")
 
-    def title(self, i: int) -> str:
-        return "{} {}/{}".format(self.spec, *self.place(i))
+    splits = {split: rows for split, rows in laid.splits.items() if parts is None or split in parts}
+    total = sum(map(len, splits.values()))
+    notes = (*laid.notes, *copies(found, laid))
+    return StorePlan({s: chunks(s, rows) for s, rows in splits.items()}, total, size, laid.classes, notes)
+
+
+def _threads() -> int:
+    return min(8, os.cpu_count() or 1)

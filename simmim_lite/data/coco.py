@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError, unknown
-from . import annotations, decode
-from .measured import Measured
-from .ranking import image_ids, rank
+from . import annotations, decode, scene_layouts
+from .annotations import AnnotatedData
+from .listing import image_ids, rank
 
 _YEARS = ("2017", "2014", "")  # what may follow `train` and `val` in the names of files and folders, newest first
 _TEST_SEED = 0  # of the order of the test images
@@ -61,8 +62,7 @@ class CocoSplit:
 
     def numbers(self, places: Iterable[int]) -> Iterator[set[int]]:
         """The classes that are trained on, counted from 1, of the images at these places."""
-        for place in places:
-            yield {a["category_id"] for a in self.objects[place] if not a["iscrowd"]}
+        return ({a["category_id"] for a in self.objects[place] if not a["iscrowd"]} for place in places)
 
     def __getitem__(self, place: int) -> Sample:
         height, width = size = self.sizes[place]
@@ -83,37 +83,20 @@ class CocoSplit:
         return CocoSplit(self.name, self.folder, files, self.ids[places], sizes, objects)
 
 
-@dataclass(frozen=True)
-class CocoData(Measured):
-    """Open detection data: `train` the images with an object, `test` all, in an order whose prefixes are draws."""
-
-    spec: str
-    train: CocoSplit
-    test: CocoSplit
-    classes: tuple[str, ...]
-    digest: str  # of the annotations, and of the names and (but for scenes) lengths of the image files
-
-    @property
-    def num_classes(self) -> int:
-        """Classes, the background not counted."""
-        return len(self.classes)
-
-
-def open_coco(spec: str, image_size: int) -> CocoData:
+def open_coco(spec: str, image_size: int) -> AnnotatedData:
     """Open `scenes` (at `image_size` pixels, written once into the data root) or `coco:DIR` (images of any size).
 
     DIR holds annotations/instances_train2017.json and instances_val2017.json, train2017/ and val2017/ (or 2014, or no
     year). They are read as of the upright images. Annotations without area inside their image, without a mask, or of an
-    image that is not listed are left out and counted in one line on stderr. `UserError` for what cannot be trained on
-    as it stands: files or images missing, JSON that is not COCO's, a field that holds what it cannot (`annotations`).
+    image that is not listed are left out and counted in one line on stderr. `train` is the images with an object.
+    `UserError` for what cannot be trained on as it stands: files or images missing, JSON that is not COCO's, a field
+    that holds what it cannot (`annotations`).
     """
-    kind, _, name = spec.partition(":")
+    kind, _, place = spec.partition(":")
     if spec == "scenes":
-        from .scene_layouts import scenes_as_coco
-
-        root = scenes_as_coco(image_size)
-    elif kind == "coco" and name:
-        root = Path(name).expanduser().absolute()
+        root = scene_layouts.scenes_as_coco(image_size)
+    elif kind == "coco" and place:
+        root = Path(place).expanduser().absolute()
     elif os.path.isdir(spec):
         raise UserError(f"unknown data '{spec}': it is a folder, say coco:{spec}")
     else:
@@ -135,7 +118,7 @@ def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=2)  # reading COCO takes half a minute, and one transfer opens it several times
-def _open(spec: str, files: tuple, stamp: tuple) -> CocoData:
+def _open(spec: str, files: tuple, stamp: tuple) -> AnnotatedData:
     splits, digest, categories = {}, hashlib.sha256(), None
     for part, (path, folder) in zip(("train", "test"), files, strict=True):
         raw, content = annotations.read(path, _NEEDS)
@@ -155,20 +138,18 @@ def _open(spec: str, files: tuple, stamp: tuple) -> CocoData:
     if not known:
         raise UserError(f"{files[0][0]}: no image has an object to train on; give annotated images")
     test = splits["test"].select(rank(splits["test"].ids, None, _TEST_SEED).tolist())
-    return CocoData(spec, train.select(known), test, tuple(categories.values()), digest.hexdigest()[:16])
+    return AnnotatedData(spec, train.select(known), test, tuple(categories.values()), digest.hexdigest()[:16])
 
 
 def _layout(spec: str, root: Path) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
     """(annotations, image folder) of training and of testing."""
     for year in _YEARS:
-        pairs = [(root / "annotations" / f"instances_{part}{year}.json", part + year) for part in ("train", "val")]
-        if not pairs[0][0].is_file():
-            continue
-        found = tuple((path, root / name) for path, name in pairs)
-        for path in (found[1][0], found[0][1], found[1][1]):
-            if not path.exists():
-                raise UserError(f"{spec}: {path} is missing; {pairs[0][0].name} needs it beside it")
-        return found
+        pairs = [(root / "annotations" / f"instances_{p}{year}.json", root / f"{p}{year}") for p in ("train", "val")]
+        if pairs[0][0].is_file():
+            for path in (pairs[1][0], pairs[0][1], pairs[1][1]):
+                if not path.exists():
+                    raise UserError(f"{spec}: {path} is missing; {pairs[0][0].name} needs it beside it")
+            return tuple(pairs)
     what = "holds no annotations/instances_train2017.json" if root.is_dir() else "is no folder"
     raise UserError(f"{spec}: {root} {what}; give a folder in COCO layout")
 
@@ -182,33 +163,30 @@ def _split(name: str, path: Path, folder: Path, content: dict, categories: list[
     sizes = [(int(row["height"]), int(row["width"])) for row in images]
     label = {category: i for i, category in enumerate(categories, 1)}
     objects: list[list[dict]] = [[] for _ in images]
-    left: dict[str, list] = {}
-    odd: dict[str, list] = {}
+    left, odd = defaultdict(list), defaultdict(list)  # why -> ids
     for row in content["annotations"]:
+        number, box, where = row["id"], row["bbox"], place.get(row["image_id"])
         if row["category_id"] not in label:
             known = f"{len(categories)} from {categories[0]} to {categories[-1]}" if categories else "none"
-            raise UserError(
-                f"{path}: annotation {row['id']!r} has the category_id {row['category_id']!r}; categories are {known}"
-            )
-        where = place.get(row["image_id"])
+            said = f"annotation {number!r} has the category_id {row['category_id']!r}; categories are {known}"
+            raise UserError(f"{path}: {said}")
         if where is None:
-            left.setdefault("of an image that is not listed", []).append(row["id"])
+            left["of an image that is not listed"].append(number)
             continue
         try:
             mask, reason = annotations.mask(row.get("segmentation"), sizes[where])
         except ValueError as error:
-            raise UserError(f"{path}: the segmentation of annotation {row['id']!r} {error}") from error
-        if not _has_area(row["bbox"], sizes[where]):
+            raise UserError(f"{path}: the segmentation of annotation {number!r} {error}") from error
+        if not _has_area(box, sizes[where]):
             reason = "without area inside their image"
         if reason:
-            left.setdefault(reason, []).append(row["id"])
+            left[reason].append(number)
             continue
         if row.get("iscrowd", 0) is None:
-            odd.setdefault("whose iscrowd is null, taken as 0", []).append(row["id"])
-        if _apart(row["bbox"], mask):
-            odd.setdefault("whose box has little in common with its polygons", []).append(row["id"])
-        area = row.get("area") or row["bbox"][2] * row["bbox"][3]
-        kept = {"bbox": row["bbox"], "segmentation": mask, "area": area}
+            odd["whose iscrowd is null, taken as 0"].append(number)
+        if _apart(box, mask):
+            odd["whose box has little in common with its polygons"].append(number)
+        kept = {"bbox": box, "segmentation": mask, "area": row.get("area") or box[2] * box[3]}
         crowd = int(row.get("iscrowd") or 0)
         objects[where].append(kept | {"category_id": label[row["category_id"]], "iscrowd": crowd})
     for what, found in (("left out annotations", left), ("annotations that are kept", odd)):
@@ -223,7 +201,7 @@ def _split(name: str, path: Path, folder: Path, content: dict, categories: list[
 
 
 def _ids(ids: list) -> str:
-    return f"id {', '.join(map(repr, ids[:_NAMED]))}{', ...' if len(ids) > _NAMED else ''}"
+    return f"id {', '.join(map(repr, ids[:_NAMED]))}{', ...' * (len(ids) > _NAMED)}"
 
 
 def _has_area(box: list[float], size: tuple[int, int]) -> bool:
@@ -259,7 +237,6 @@ def _lengths(path: Path, folder: Path, files: list[str]) -> list[tuple[str, int]
             continue  # its files are missing, and said to be
     missing = [name for name in files if name not in there]
     if missing:
-        raise UserError(
-            f"{path}: {len(missing):,} of {len(files):,} images are not in {folder}, such as {missing[0]}; add them"
-        )
+        such = f"{len(missing):,} of {len(files):,} images are not in {folder}, such as {missing[0]}"
+        raise UserError(f"{path}: {such}; add them")
     return [(name, there[name]) for name in files]

@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import UserError
-from .ranking import image_ids
-from .splits import Parts, Passed, listed
+from .listing import Parts, Passed, image_ids, listed
 
 _SPLITS = {
     "train": "train training trainset trn",
@@ -245,7 +244,7 @@ class _Reading:
             classes, kept = tuple(classes[k] for k in used), np.isin(labels, used)
             labels = np.where(kept, np.searchsorted(used, labels), -1)
         notes = [f"read from {listed(self.entered)}"] * bool(self.entered) + self.notes
-        parts = (self.names, image_ids(self.names), labels, classes, rows.pop("train"), rows)
+        parts = (self.names, image_ids(self.names), labels, classes, rows)
         return Parts(*parts, notes=tuple(notes), passed=tuple(self.passed))
 
 

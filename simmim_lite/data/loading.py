@@ -1,6 +1,7 @@
-"""Batches from files: decoded and augmented ahead by worker processes, each image a function of (seed, epoch, id)."""
+"""Which image comes when, and batches prepared ahead by worker processes: functions of (seed, epoch, id)."""
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Iterator
 
@@ -9,10 +10,33 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..errors import UserError
-from ..model.masking import hashes, stream
-from .order import Order
+from ..model.masking import hashes, splitmix64, stream
 
-_SAMPLE = 11  # stream of random numbers
+_ORDER, _SAMPLE = 1, 11  # streams of random numbers
+
+
+class Order:
+    """The order of N images with ids uint64 (N,) in batches of `batch_size`: position p is of epoch p // N.
+
+    A batch may span epochs, so N may be smaller than the batch.
+    """
+
+    def __init__(self, ids: np.ndarray, seed: int, batch_size: int) -> None:
+        self.ids, self.seed, self.batch_size = np.asarray(ids, np.uint64), seed, batch_size
+        self._order = functools.lru_cache(maxsize=4)(self._permutation)
+
+    def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch (B,) and place among the ids (B,) of each image of a step: int64."""
+        epochs, offsets = np.divmod(step * self.batch_size + np.arange(self.batch_size), len(self.ids))
+        places = np.empty(self.batch_size, np.int64)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            here = epochs == epoch
+            places[here] = self._order(epoch)[offsets[here]]
+        return epochs, places
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        key = splitmix64(stream(self.seed, epoch, _ORDER))
+        return np.argsort(splitmix64(self.ids ^ key), kind="stable")
 
 
 @contextlib.contextmanager
@@ -37,30 +61,29 @@ def seeded(*numbers: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-class _Samples(Dataset):
-    """load(place), or the `UserError` it raises, under generators that are a function of (seed, epoch, id)."""
+class _Samples:
+    """(epochs, places) -> load(place) of each, under generators that are a function of (seed, epoch, id), collated."""
 
-    def __init__(self, load: Callable[[int], object], ids: np.ndarray, seed: int) -> None:
-        self.load, self.ids, self.seed = load, ids, seed
+    def __init__(self, load: Callable[[int], object], order: Order, collate: Callable[[list], object]) -> None:
+        self.load, self.ids, self.seed, self.collate = load, order.ids, order.seed, collate
 
-    def __getitem__(self, key: tuple[int, int]) -> object:
-        epoch, place = key
-        with seeded(self.seed, epoch, int(self.ids[place]), _SAMPLE):
-            try:
-                return self.load(place)
-            except UserError as error:
-                return error  # as a value: DataLoader would make a traceback of many lines of it
+    def __call__(self, epochs: np.ndarray, places: np.ndarray) -> object:
+        samples = []
+        for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True):
+            with seeded(self.seed, epoch, int(self.ids[place]), _SAMPLE):
+                samples.append(self.load(place))
+        return self.collate(samples)
 
 
 class _Batches(Dataset):
-    """load(epochs, places) of a whole batch, or the `UserError` it raises."""
+    """load(epochs, places), or the `UserError` it raises as a value: DataLoader would make a long traceback of it."""
 
     def __init__(self, load: Callable[[np.ndarray, np.ndarray], object]) -> None:
         self.load = load
 
-    def __getitem__(self, keys: list[tuple[int, int]]) -> object:
+    def __getitem__(self, key: tuple[np.ndarray, np.ndarray]) -> object:
         try:
-            return self.load(*np.array(keys, np.int64).reshape(-1, 2).T)
+            return self.load(*key)
         except UserError as error:
             return error
 
@@ -86,10 +109,8 @@ class StepLoader:
         collate: Callable[[list], object] | None = None,
         whole: bool = False,
     ) -> None:
-        self.samples = _Batches(load) if whole else _Samples(load, order.ids, order.seed)
-        self.whole = whole
-        self.order, self.share, self.steps = order, share, steps
-        self.workers, self.collate = workers, _Collate(collate or default_collate)
+        self.samples = load if whole else _Samples(load, order, collate or default_collate)
+        self.order, self.share, self.steps, self.workers = order, share, steps, workers
         self._next, self._batches = -1, iter(())
 
     def batch(self, step: int) -> object:
@@ -111,15 +132,12 @@ class StepLoader:
         self._next, self._batches = -1, iter(())
 
     def _loader(self, start: int) -> DataLoader:
-        def keys() -> Iterator[list[tuple[int, int]]]:
-            for step in range(start, self.steps):
-                epochs, places = self.order.positions(step)
-                yield list(zip(epochs[self.share].tolist(), places[self.share].tolist(), strict=True))
-
-        how = {"sampler": _Keys(keys), "batch_size": None, "collate_fn": _as_it_is} if self.whole else {}
+        positions = map(self.order.positions, range(start, self.steps))
         return DataLoader(
-            self.samples,
-            **(how or {"batch_sampler": _Keys(keys), "collate_fn": self.collate}),
+            _Batches(self.samples),
+            sampler=((epochs[self.share], places[self.share]) for epochs, places in positions),
+            batch_size=None,
+            collate_fn=_as_it_is,
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=2 if self.workers else None,  # a batch at full size is some 150 MB
@@ -128,24 +146,3 @@ class StepLoader:
 
 def _as_it_is(batch: object) -> object:
     return batch
-
-
-class _Collate:
-    """The samples of a batch collated, or the first error among them."""
-
-    def __init__(self, collate: Callable[[list], object]) -> None:
-        self.collate = collate
-
-    def __call__(self, samples: list) -> object:
-        wrong = next((sample for sample in samples if isinstance(sample, UserError)), None)
-        return wrong or self.collate(samples)
-
-
-class _Keys:
-    """What DataLoader takes for a batch sampler: an iterable that can be begun again."""
-
-    def __init__(self, make: Callable[[], Iterator]) -> None:
-        self.make = make
-
-    def __iter__(self) -> Iterator:
-        return self.make()

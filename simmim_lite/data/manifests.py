@@ -7,6 +7,7 @@ beside the manifest (NAME.paths.gz); with that list `verify` can say which file 
 
 import gzip
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import yaml
 from ..errors import UserError, check_writable, unknown
 from ..processes import waiting
 from . import packs, scenes
-from .catalogue import catalogue, say_layout
-from .ranking import rank
+from .catalogue import say_layout
+from .listing import picture_digest, rank
+from .sources import catalogue
 from .store import write_whole
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
@@ -113,7 +115,7 @@ def verify(manifest: str | Path, folder: str | Path | None = None) -> list[str]:
         return [f"digest differs: {found.where} holds {len(found.names):,} images, {path} states {content['images']:,}"]
     listed = gzip.decompress(_list_path(path).read_bytes()).decode("utf-8", "surrogateescape").split("\n")
     missing, extra = sorted(set(listed) - set(found.names)), sorted(set(found.names) - set(listed))
-    copies = _copies(Path(folder), extra, found)
+    copies = _copies(extra, found)
     lines = [f"missing: {name}" for name in missing]
     lines += [f"extra: {name}" for name in extra if name not in copies]
     return lines + [f"duplicated: {name} has the content of {of}" for name, of in copies.items()]
@@ -128,7 +130,8 @@ class _Population:
     ids: np.ndarray
     labels: np.ndarray | None
     classes: int
-    digests: list[int] | None = None  # of the pictures' bytes, where they are known without reading
+    sizes: Sequence[int] = ()  # bytes of each picture
+    content: Callable[[str], bytes] | None = None  # the bytes of the picture of a name
 
 
 def _population(content: dict, folder: str | Path | None) -> _Population:
@@ -140,17 +143,20 @@ def _population(content: dict, folder: str | Path | None) -> _Population:
         return _Population("scenes", names, ids, scenes.labels(0, ids), len(scenes.CLASSES))
     if folder is None:
         raise UserError(f"{content['name']}: is about a folder of images; give the folder")
-    root, pack = Path(folder).expanduser(), None
-    if packs.is_pack(root):
-        pack = packs.open_pack(root)
-    found = catalogue(f"{'packed' if pack else 'imagefolder'}:{folder}")
+    found = catalogue(f"{'packed' if packs.is_pack(folder) else 'imagefolder'}:{folder}")
     laid = replace(found.parts, left_out=None).split(found.spec)  # what it lists, readable or not
     say_layout(found, laid)
-    train = laid.splits["train"]
-    labels = laid.labels[train] if laid.classes else None
-    names = [laid.names[i] for i in train]
-    digests = None if pack is None else np.asarray(pack.columns["digest"])[train].tolist()
-    return _Population(str(folder), names, laid.ids[train], labels, len(laid.classes), digests)
+    labels = laid.labels[laid.train] if laid.classes else None
+    rows = {laid.names[i]: int(i) for i in laid.train}
+    sizes = found.sizes[laid.train].tolist()
+
+    def content(name: str) -> bytes:
+        try:
+            return found.reader.content(rows[name])
+        except OSError:  # of a pack, what could not be read when it was packed: a copy of none
+            return name.encode("utf-8", "surrogateescape")
+
+    return _Population(str(folder), list(rows), laid.ids[laid.train], labels, len(laid.classes), sizes, content)
 
 
 def _drawn(part: dict, found: _Population, seed: int) -> tuple[int, str]:
@@ -165,24 +171,17 @@ def _digest(ids: np.ndarray) -> str:
     return hashlib.sha256(np.sort(ids).astype("<u8").tobytes()).hexdigest()[:16]
 
 
-def _copies(root: Path, extra: list[str], found: _Population) -> dict[str, str]:
+def _copies(extra: list[str], found: _Population) -> dict[str, str]:
     """Which of the extra files have the content of another file of the folder, and of which."""
-    unknown_files = set(extra)
-    if found.digests is not None:
-        content = dict(zip(found.names, found.digests, strict=True))
-        names = found.names
-    else:
-        size = {name: (root / name).stat().st_size for name in found.names}
-        suspects = {size[name] for name in extra}
-        names = [name for name in found.names if size[name] in suspects]
-        content = {name: hashlib.sha256((root / name).read_bytes()).digest() for name in names}
-    first: dict[object, str] = {}
-    copies = {}
+    sizes = dict(zip(found.names, found.sizes, strict=True))
+    suspects = {sizes[name] for name in extra}
+    first, copies = {}, {}
     # known files first, so that the extra file is the one called a copy
-    for name in sorted(names, key=lambda n: (n in unknown_files, n)):
-        if name in unknown_files and content[name] in first:
-            copies[name] = first[content[name]]
-        first.setdefault(content[name], name)
+    for name in sorted((n for n in found.names if sizes[n] in suspects), key=lambda n: (n in set(extra), n)):
+        digest = picture_digest(found.content(name))
+        if name in set(extra) and digest in first:
+            copies[name] = first[digest]
+        first.setdefault(digest, name)
     return copies
 
 

@@ -4,6 +4,7 @@ Training images are those of the labelled pool (scene seed 3), held-out ones tho
 named by the scene's index. No torch here.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,8 @@ from PIL import Image
 
 from . import scenes
 from .listing import signature
-from .sources import SCENE_COUNTS, SCENE_SPLITS, data_root
-from .store import ensure_folder, progress
+from .sources import SCENE_COUNTS, SCENE_SPLITS
+from .store import ensure_folder, is_there, progress
 
 #: Raised when the files of a layout change, so that old ones are written again.
 LAYOUT_VERSION = 1
@@ -32,21 +33,15 @@ def scenes_as_coco(size: int) -> Path:
     """The folder of scenes in COCO layout at `size` pixels a side, in the data root; written at the first time."""
     counts = {"train": SCENE_COUNTS["probe_train"], "val": SCENE_COUNTS["test"]}
     version = signature(LAYOUT_VERSION, scenes.SCENES_VERSION, counts)
-
-    def write(folder: Path) -> None:
-        write_coco(folder, **counts, size=size)
-
-    return ensure_folder(data_root() / "stores", f"scenes_coco-{size}px", version, write, "scenes in COCO layout")
+    write = functools.partial(write_coco, **counts, size=size)
+    return ensure_folder(f"scenes_coco-{size}px", version, write, "scenes in COCO layout", is_there)
 
 
 def scenes_as_ade20k(size: int) -> Path:
     """As `scenes_as_coco`, in the layout of ADE20K; the folder's name says all that the scenes depend on."""
     version = signature(LAYOUT_VERSION, scenes.SCENES_VERSION, ADE_SPLITS)
-
-    def write(folder: Path) -> None:
-        write_ade20k(folder, size=size)
-
-    return ensure_folder(data_root() / "stores", f"scenes-ade20k-{size}px", version, write, "scenes in ADE20K's layout")
+    write = functools.partial(write_ade20k, size=size)
+    return ensure_folder(f"scenes-ade20k-{size}px", version, write, "scenes in ADE20K's layout", is_there)
 
 
 def write_coco(folder: Path, *, train: int, val: int, size: int) -> None:

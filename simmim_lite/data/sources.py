@@ -1,35 +1,31 @@
-"""Where images come from: scenes, a folder, a pack, or a set of torchvision's or the hub's, opened to one `Data`.
+"""Where images come from: every kind of source is a row of `FORMATS`, and is opened to one `Data`. No torch here.
 
-The data root is `$SIMMIM_DATA`, else `~/.cache/simmim_lite`; it is read here and nowhere else.
+Decoded once into a store at one size (`open_data`), or decoded as training goes (`open_streamed`, `open_pictures`).
 """
 
-import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from ..errors import UserError, first_line, unknown
-from . import decode, scenes
-from .listing import signature
-from .splits import Layout, Passed, describe
+from . import decode, packs, public, scenes
+from .catalogue import Catalogue, Reader, of_folder, say, say_layout, squares
+from .listing import Parts, Passed, describe, signature
 from .store import STORE_VERSION, Chunk, Store, StorePlan, ensure
 
-if TYPE_CHECKING:
-    from .catalogue import Catalogue
-
-KINDS = ("scenes", "imagefolder:DIR", "inaturalist:DIR", "packed:DIR", "torchvision:NAME", "hf:NAME")
 #: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
 SCENE_BLOCK = 16384
 SCENE_SPLITS = {"train": 0, "val": 1, "test": 2, "probe_train": 3}  # scene seed, and upper bits of the ids
 SCENE_COUNTS = {"val": 2048, "test": 4096, "probe_train": 4096}
+SCENE_SIZE = 32  # pixels: scenes have no size of their own; they are drawn as the studies draw them
 _CHUNK = 256  # images decoded between two writes
+_STAND_INS = 10  # unreadable pictures in a row before training gives up
 
 
 @dataclass(frozen=True)
@@ -48,21 +44,47 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Shelf:
+    """Pictures of one split at their own size, decoded when asked for."""
+
+    name: str  # as in `Split`, as are ids, labels and block
+    ids: np.ndarray
+    labels: np.ndarray | None
+    reader: Reader = field(repr=False)
+    rows: np.ndarray | None = field(default=None, repr=False)  # the reader's numbers of these pictures; None = all
+    block: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def picture(self, i: int) -> Image.Image:
+        """Picture i, RGB, upright; raises whatever its decoder raises."""
+        return decode.read(self.reader.source(self._row(i)))
+
+    def title(self, i: int) -> str:
+        """What to call picture i in messages."""
+        return self.reader.title(self._row(i))
+
+    def _row(self, i: int) -> int:
+        return int(i if self.rows is None else self.rows[i])
+
+
+@dataclass(frozen=True)
 class Data:
     """An open source. val and test are in hash-rank order: any first n of them are a class-balanced draw."""
 
     spec: str
     name: str
-    image_size: int  # pixels
-    train: Split  # a `pictures.Shelf` where pictures are decoded as training goes (`pictures.open_streamed`)
-    val: Split
+    image_size: int | None  # pixels; None where pictures have a size of their own
+    train: Split | Shelf | None  # a Shelf where pictures are decoded as training goes
+    val: Split | None
     probe_train: Split | None  # labelled; None without labels
-    test: Split | None  # labelled, no image of val; None without labels
+    test: Split | Shelf | None  # labelled, no image of val (but see `open_pictures`); None without labels
     classes: tuple[str, ...]
     mean: tuple[float, float, float] | None  # of the training images, 0..1 units; None where nobody has counted
     std: tuple[float, float, float] | None
-    digest: str  # of ids, labels, pixels and masks (of scenes: the first block, so it does not depend on the pool)
-    skipped: list[tuple[str, str]]  # images left out: name, reason
+    digest: str  # of ids, labels, pixels and masks (of scenes: the first block), or of what is listed
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # images left out: name, reason
     line: str = ""  # what there is, how it was read and what was passed over
 
     @property
@@ -74,14 +96,53 @@ class Data:
         return self.train.masks is not None
 
 
-def data_root() -> Path:
-    """The folder for stores and downloads: `$SIMMIM_DATA`, else `~/.cache/simmim_lite`."""
-    return Path(os.environ.get("SIMMIM_DATA") or Path.home() / ".cache" / "simmim_lite").expanduser()
+@dataclass(frozen=True)
+class Format:
+    """A kind of source, named KIND:PLACE."""
+
+    place: str  # what stands after the colon; empty for scenes
+    text: str  # what that is, for help and documents
+    open: Callable[[str, str], Catalogue]  # of the whole name and the place
+    local: bool = True  # whether listing it needs no download
 
 
-def downloads() -> Path:
-    """Where torchvision keeps what it downloads."""
-    return data_root() / "torchvision"
+def _drawn(spec: str, place: str) -> Catalogue:
+    raise UserError("scenes are drawn and not read: there are no files of them; give a source of pictures")
+
+
+def _packed(spec: str, place: str) -> Catalogue:
+    pack = packs.open_pack(place)
+    return Catalogue(spec, pack.parts(), pack, pack.digest, pack.digest, np.asarray(pack.columns["size"]))
+
+
+#: Every kind of source. Help, documents and `A + B` of the paper tier read this table.
+FORMATS: dict[str, Format] = {
+    "scenes": Format("", "drawn pictures, without end", _drawn),
+    "imagefolder": Format("DIR", "a folder of pictures, by class and by split or not", of_folder),
+    "inaturalist": Format("DIR", "iNaturalist-2018 with its JSON files", public.inaturalist),
+    "packed": Format("DIR", "what `simmim-lite data pack` has written", _packed),
+    "torchvision": Format("NAME", "a data set of torchvision's, downloaded", public.torchvision, local=False),
+    "hf": Format("NAME", "a data set of the Hugging Face hub, downloaded", public.hugging_face, local=False),
+}
+KINDS = tuple(f"{kind}:{row.place}" if row.place else kind for kind, row in FORMATS.items())
+
+
+def kind_of(spec: str) -> tuple[str, str]:
+    """Kind and place of a source; `UserError` for one that there is not."""
+    kind, _, place = spec.partition(":")
+    if kind not in FORMATS or (place and not FORMATS[kind].place):
+        if os.path.isdir(spec):
+            raise UserError(f"unknown data '{spec}': it is a folder, say imagefolder:{spec}")
+        raise unknown("data", spec, KINDS)
+    if FORMATS[kind].place and not place:
+        raise UserError(f"data '{spec}' is incomplete: known are {', '.join(KINDS)}")
+    return kind, place
+
+
+def catalogue(spec: str) -> Catalogue:
+    """The catalogue of a source, by its name as `open_data` takes it, scenes apart (they are drawn)."""
+    kind, place = kind_of(spec)
+    return FORMATS[kind].open(spec, place)
 
 
 def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -> Data:
@@ -92,100 +153,164 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -
     """
     if spec == "scenes":
         return _open_scenes(image_size, images_needed or 0)
-    from .catalogue import catalogue
-
-    kind, name = kind_of(spec)
-    # sets of torchvision's and the hub's are downloaded or loaded only where there is no store of them yet
-    found = None if kind in ("torchvision", "hf") else catalogue(spec)
-    stamp = _files_of(name) if found is None else found.stamp
+    kind, place = kind_of(spec)
+    # what is downloaded or loaded is asked only where there is no store of it yet
+    found = catalogue(spec) if FORMATS[kind].local else None
+    stamp = found.stamp if found else _files_of(place)
 
     def plan() -> StorePlan:
         listed = found or catalogue(spec)
-        return _squares(listed, listed.parts.split(spec), image_size)
+        return squares(listed, listed.parts.split(spec), image_size)
 
     prefix, version, where = _named(spec, image_size, stamp)
-    store = ensure(data_root() / "stores", prefix, version, plan, spec)
+    store = ensure(prefix, version, plan, spec)
     return _data(spec, os.path.basename(where), store, stamp, found.parts.passed if found else ())
 
 
-def held_out(found: "Catalogue", layout: Layout, size: int) -> Store:
-    """A store of the validation pictures alone, for training that decodes its own as it goes."""
-    prefix, version, _ = _named(found.spec, size, found.stamp)
-    held = replace(layout, splits={split: layout.splits[split] for split in ("train", "val")})
-    title = f"validation pictures of {found.spec}"
-    return ensure(
-        data_root() / "stores", f"val-{prefix}", version, lambda: _squares(found, held, size, ("val",)), title
+def open_pictures(spec: str) -> Data:
+    """A source at the pictures' own sizes, for fine-tuning at full size: of a folder only names and sizes are read.
+
+    `test` holds every labelled image that is held out, in hash-rank order: the whole of DIR/val, as ImageNet is scored
+    (DIR/test instead where that is there and labelled), although pretraining takes a half of it for its validation
+    loss, which sees no label. There is no val. train and test are None where there are no labels.
+    """
+    if spec == "scenes":
+        return as_pictures(open_data(spec, SCENE_SIZE))
+    found = catalogue(spec)
+    laid = found.parts.split(spec, halve=False)
+    rows = laid.splits
+    train, test = (shelved(found, laid, s) if s in rows and laid.known(rows[s]) else None for s in ("train", "test"))
+    line = say_layout(found, laid)
+    return Data(spec, spec, None, train, None, None, test, laid.classes, None, None, found.digest, line=line)
+
+
+def open_streamed(spec: str, image_size: int) -> Data:
+    """A source for pretraining that decodes its pictures as it goes: `train` is a `Shelf`, and nothing of it is stored.
+
+    The validation pictures alone are decoded at the first time, as `open_data` has them; there is no test split and
+    nothing to probe with. mean and std are None: nobody has counted. Scenes are drawn as always.
+    """
+    if spec == "scenes":
+        data = open_data(spec, image_size)
+        return replace(data, train=drawn(data.train), probe_train=None, test=None)
+    found = catalogue(spec)
+    laid = found.parts.split(spec)
+    prefix, version, _ = _named(spec, image_size, found.stamp)
+    held = replace(laid, splits={split: laid.splits[split] for split in ("train", "val")})
+    title = f"validation pictures of {spec}"
+    store = ensure(f"val-{prefix}", version, lambda: squares(found, held, image_size, ("val",)), title)
+    val, skipped = _split_of(spec, store, "val"), [tuple(item) for item in store.info["skipped"]]
+    counts = {"train": len(laid.train), "val": len(val)}
+    line = describe(spec, len(laid.classes), counts, store.info["notes"], found.parts.passed, skipped)
+    say(line, spec, found.stamp)
+    digest = signature(found.digest, store.info["digest"])
+    train = shelved(found, laid, "train")
+    return Data(
+        spec, spec, image_size, train, val, None, None, laid.classes, None, None, digest, skipped=skipped, line=line
     )
 
 
-_hushed = 0
-_said: set[tuple[str, str]] = set()  # sources of this process, with what tells their files from others
+def open_for_training(spec: str, image_size: int, images_needed: int | None = None, *, streamed: bool = False) -> Data:
+    """A source as a run takes it: decoded into a store, or as training goes (`streamed`)."""
+    if streamed:
+        return open_streamed(spec, image_size)
+    return open_data(spec, image_size, images_needed=images_needed)
 
 
-def say(line: str, spec: str, stamp: str = "") -> None:
-    """Print the line of a source on stderr: once in a process, as long as its files are the same.
+def shelved(found: Catalogue, laid: Parts, split: str) -> Shelf:
+    """A split of a catalogue's pictures: labels are None where one of them is unknown."""
+    rows = laid.splits[split]
+    labels = laid.labels[rows] if laid.known(rows) else None
+    return Shelf(f"{split} of {found.spec}", laid.ids[rows], labels, found.reader, rows)
 
-    Of processes that torchrun started the first one does, and of a study's the one that started the others (`hushed`).
+
+class _Images:
+    """Scenes of a store, as a `Reader`."""
+
+    def __init__(self, split: Split) -> None:
+        self.images, self.ids = split.images, split.ids
+
+    def source(self, i: int) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(self.images[i].transpose(1, 2, 0)))
+
+    def content(self, i: int) -> None:
+        return None
+
+    def title(self, i: int) -> str:
+        return f"scene {self.ids[i]}"
+
+
+def drawn(split: Split) -> Shelf:
+    """A split of arrays as pictures."""
+    return Shelf(split.name, split.ids, split.labels, _Images(split), block=split.block)
+
+
+def as_pictures(data: Data) -> Data:
+    """Arrays as `open_pictures` has a source: scenes."""
+    shelves = {"train": drawn(data.probe_train), "test": drawn(data.test)}
+    return replace(data, image_size=None, val=None, probe_train=None, line="", **shelves)
+
+
+def first_readable(shelf: Shelf, chosen: np.ndarray, place: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
+    """The picture at a place of a draw, or the first one after it that can be read; its number on the shelf; and those
+    that could not (name, reason). `UserError` after ten in a row.
+
+    chosen: the draw, numbers on the shelf; after its last comes its first again.
     """
-    if not _hushed and (spec, stamp) not in _said and int(os.environ.get("RANK", "0")) == 0:
-        _said.add((spec, stamp))
-        print(line, file=sys.stderr, flush=True)
+    problems = []
+    for further in range(_STAND_INS):
+        i = int(chosen[(place + further) % len(chosen)])
+        try:
+            return shelf.picture(i), i, problems
+        except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
+            problems.append((shelf.title(i), first_line(error)))
+    raise UserError(
+        f"{shelf.name}: {_STAND_INS} pictures in a row cannot be read (the last: {': '.join(problems[-1])}); is the "
+        "disk there? Run again to go on from the last checkpoint"
+    )
 
 
-@contextlib.contextmanager
-def hushed() -> Iterator[None]:
-    """Nothing is said of sources that are opened here: another process has said it."""
-    global _hushed
-    _hushed += 1
-    try:
-        yield
-    finally:
-        _hushed -= 1
+class LeftOut(dict):
+    """Pictures that could not be read, name -> reason. Each is named once on stderr."""
 
-
-def kind_of(spec: str) -> tuple[str, str]:
-    """Kind and name of a source that is read (all but scenes); `UserError` for one that there is not."""
-    kind, _, name = spec.partition(":")
-    if kind not in [known.partition(":")[0] for known in KINDS[1:]]:
-        if os.path.isdir(spec):
-            raise UserError(f"unknown data '{spec}': it is a folder, say imagefolder:{spec}")
-        raise unknown("data", spec, KINDS)
-    if not name:
-        raise UserError(f"data '{spec}' is incomplete: known are {', '.join(KINDS)}")
-    return kind, name
+    def note(self, problems: list[tuple[str, str]]) -> None:
+        """Take in some more."""
+        for name, reason in problems:
+            if name not in self:
+                self[name] = reason
+                print(f"simmim-lite: {name} cannot be read ({reason}); it is left out", file=sys.stderr, flush=True)
 
 
 def _open_scenes(size: int, needed: int) -> Data:
-    blocks = max(1, -(-needed // SCENE_BLOCK))
-    counts = {"train": blocks * SCENE_BLOCK, **SCENE_COUNTS}
+    counts = {"train": max(1, -(-needed // SCENE_BLOCK)) * SCENE_BLOCK, **SCENE_COUNTS}
 
     def chunks(split: str) -> Iterator[Chunk]:
         seed = SCENE_SPLITS[split]
         for start in range(0, counts[split], _CHUNK):
             index = np.arange(start, min(start + _CHUNK, counts[split]), dtype=np.uint64)
-            drawn = scenes.render(seed, index, size)
-            yield Chunk(drawn.images, index + np.uint64(seed << 40), drawn.labels, drawn.masks)
+            found = scenes.render(seed, index, size)
+            yield Chunk(found.images, index + np.uint64(seed << 40), found.labels, found.masks)
 
     def plan() -> StorePlan:
         parts = {split: chunks(split) for split in counts}
         return StorePlan(parts, sum(counts.values()), size, scenes.CLASSES, masks=True, reference=SCENE_BLOCK)
 
     version = signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
-    store = ensure(data_root() / "stores", f"scenes-{counts['train']}-{size}px", version, plan, "scenes")
+    store = ensure(f"scenes-{counts['train']}-{size}px", version, plan, "scenes")
     return _data("scenes", "scenes", store, block=SCENE_BLOCK)
 
 
-def _files_of(name: str) -> str:
+def _files_of(place: str) -> str:
     """Files of a set that is a folder on this machine, with their times."""
-    files = Path(name).expanduser().rglob("*") if os.path.isdir(os.path.expanduser(name)) else ()
+    files = Path(place).expanduser().rglob("*") if os.path.isdir(os.path.expanduser(place)) else ()
     return repr(sorted((str(path), path.stat().st_mtime_ns) for path in files if path.is_file()))
 
 
 def _named(spec: str, size: int, stamp: str) -> tuple[str, str, str]:
     """The name of a source's store, the signature of what it holds, and the place or name of the source."""
-    kind, name = kind_of(spec)
-    folder = os.path.abspath(os.path.expanduser(name))
-    where = folder if os.path.isdir(folder) else name
+    kind, place = kind_of(spec)
+    folder = os.path.abspath(os.path.expanduser(place))
+    where = folder if os.path.isdir(folder) else place
     slug = re.sub(r"[^A-Za-z0-9]+", "_", os.path.basename(where))[:40]
     return f"{slug}-{signature(kind, where)}-{size}px", signature(STORE_VERSION, stamp), where
 
@@ -193,29 +318,17 @@ def _named(spec: str, size: int, stamp: str) -> tuple[str, str, str]:
 def _data(
     spec: str, name: str, store: Store, stamp: str = "", passed: Iterable[Passed] = (), block: int | None = None
 ) -> Data:
-    train, val, test, probe_train = (split_of(spec, store, s, block) for s in ("train", "val", "test", "probe_train"))
-    info = store.info
+    train, val, test, probe_train = (_split_of(spec, store, s, block) for s in ("train", "val", "test", "probe_train"))
+    info, skipped = store.info, [tuple(item) for item in store.info["skipped"]]
     counts = {s: len(part) for s, part in (("train", train), ("val", val), ("test", test)) if part is not None}
-    line = describe(spec, len(info["classes"]), counts, info["notes"], passed, info["skipped"])
+    line = describe(spec, len(info["classes"]), counts, info["notes"], passed, skipped)
     say(line, spec, stamp)
-    return Data(
-        spec=spec,
-        name=name,
-        image_size=info["image_size"],
-        train=train,
-        val=val,
-        probe_train=probe_train or (train if test is not None else None),
-        test=test,
-        classes=tuple(info["classes"]),
-        mean=tuple(info["mean"]),
-        std=tuple(info["std"]),
-        digest=info["digest"],
-        skipped=[tuple(item) for item in info["skipped"]],
-        line=line,
-    )
+    probe_train = probe_train or (train if test is not None else None)
+    about = (tuple(info["classes"]), tuple(info["mean"]), tuple(info["std"]), info["digest"], skipped, line)
+    return Data(spec, name, info["image_size"], train, val, probe_train, test, *about)
 
 
-def split_of(spec: str, store: Store, part: str, block: int | None = None) -> Split | None:
+def _split_of(spec: str, store: Store, part: str, block: int | None = None) -> Split | None:
     """A split of a source's store; None where there is none."""
     if part not in store.info["splits"]:
         return None
@@ -224,54 +337,3 @@ def split_of(spec: str, store: Store, part: str, block: int | None = None) -> Sp
     known = bool(store.info["classes"]) and bool((labels >= 0).all())
     masks = None if store.masks is None else store.masks[rows]
     return Split(f"{part} of {spec}", store.images[rows], store.ids[rows], labels if known else None, masks, block)
-
-
-def _squares(found: "Catalogue", layout: Layout, size: int, parts: Collection[str] | None = None) -> StorePlan:
-    """The plan of a catalogue's pictures (parts: of some splits). Sets that are no files are read by one thread."""
-    from .catalogue import copies
-
-    threads = _threads() if found.sizes is not None else 1
-    notes = (*layout.notes, *copies(found, layout))
-    some = {split: rows for split, rows in layout.splits.items() if parts is None or split in parts}
-    layout = replace(layout, splits=some, notes=notes)
-    return _plan(layout, lambda i: found.square(i, size), size, found.spec, threads)
-
-
-def _plan(layout: Layout, load: Callable[[int], np.ndarray], size: int, spec: str, threads: int) -> StorePlan:
-    def chunks(indices: np.ndarray, split: str) -> Iterator[Chunk]:
-        kept, smallest, first = 0, None, None
-        with ThreadPoolExecutor(threads) as pool:
-            for start in range(0, len(indices), _CHUNK):
-                some = indices[start : start + _CHUNK]
-                done = list(pool.map(attempt, some) if threads > 1 else map(attempt, some))
-                good = [k for k, result in enumerate(done) if isinstance(result, np.ndarray)]
-                skipped = []
-                for i, result in zip(some, done, strict=True):
-                    if isinstance(result, Exception):
-                        skipped.append((layout.names[i], first_line(result)))
-                        first = first or skipped[0]
-                        if isinstance(result, decode.TooSmall):
-                            smallest = min(smallest or result.side, result.side)
-                kept += len(good)
-                pixels = np.stack([done[k] for k in good]) if good else np.empty((0, 3, size, size), np.uint8)
-                yield Chunk(pixels, layout.ids[some[good]], layout.labels[some[good]], None, skipped)
-        if not kept and smallest is not None:
-            raise UserError(
-                f"{spec}: every image of its {split} split is smaller than {size} px (the smallest side is {smallest} "
-                f"px); use a smaller --image-size, at most {smallest}"
-            )
-        if not kept:
-            raise UserError(f"{spec}: no image of its {split} split can be read (first: {first[0]}: {first[1]})")
-
-    def attempt(i: int) -> "np.ndarray | Exception":
-        try:
-            return load(int(i))
-        except Exception as error:  # decoders raise errors of many kinds; each one names its image and is left out
-            return error
-
-    splits = {split: chunks(indices, split) for split, indices in layout.splits.items()}
-    return StorePlan(splits, sum(map(len, layout.splits.values())), size, layout.classes, layout.notes)
-
-
-def _threads() -> int:
-    return min(8, os.cpu_count() or 1)

@@ -1,7 +1,8 @@
 """Images decoded once: a memory-mapped uint8 store at one size, written whole or not at all. No torch here.
 
-A store is a folder: images.npy (N, 3, S, S), ids.npy, labels.npy (-1 = unknown), masks.npy where masks exist, and
-index.json with everything else (splits, classes, mean, std, digest, what was left out and why).
+A store is a folder in `$SIMMIM_DATA/stores` (else `~/.cache/simmim_lite/stores`): images.npy (N, 3, S, S), ids.npy,
+labels.npy (-1 = unknown), masks.npy where masks exist, and index.json with everything else (splits, classes, mean, std,
+digest, what was left out and why).
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -25,6 +27,7 @@ from ..errors import UserError
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
 STORE_VERSION = 2
 _NAMED = 10  # images left out that are named on the screen; index.json names all
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -60,67 +63,68 @@ class Store:
     ids: np.ndarray
     labels: np.ndarray
     masks: np.ndarray | None
-    info: dict  # splits, classes, mean, std, digest, skipped
+    info: dict  # splits, classes, mean, std, digest, skipped, notes
 
 
-def ensure(parent: Path, name: str, signature: str, plan: Callable[[], StorePlan], title: str) -> Store:
-    """Open the store `parent/name-signature`, building it first when there is none; one process builds, others wait.
+def data_root() -> Path:
+    """The folder for stores and downloads: `$SIMMIM_DATA`, else `~/.cache/simmim_lite`. Read here and nowhere else."""
+    return Path(os.environ.get("SIMMIM_DATA") or Path.home() / ".cache" / "simmim_lite").expanduser()
 
-    A store of the same name with another signature is out of date and is removed, as is what a killed build left.
+
+def ensure(name: str, version: str, plan: Callable[[], StorePlan], title: str) -> Store:
+    """Open the store NAME-VERSION, building it first when there is none, or a damaged one."""
+
+    def write(folder: Path) -> None:
+        wanted, path = plan(), data_root() / "stores" / f"{name}-{version}"
+        need = wanted.total * wanted.image_size**2 * (3 + wanted.masks)
+        free = shutil.disk_usage(folder).free
+        if need > free:
+            raise UserError(
+                f"cannot write {path}: the store needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some "
+                "space or set SIMMIM_DATA to a folder on a larger disk"
+            )
+        skipped = _write(folder, wanted, title)
+        for left, reason in skipped[:_NAMED]:
+            print(f"{title}: left out {left}: {reason}", file=sys.stderr)
+        if (more := len(skipped) - _NAMED) > 0:
+            print(f"{title}: left out {more:,} more, all named in {path / 'index.json'}", file=sys.stderr)
+
+    return ensure_folder(name, version, write, title, open_store)
+
+
+def ensure_folder(
+    name: str, version: str, write: Callable[[Path], object], title: str, opened: Callable[[Path], _T | None]
+) -> _T:
+    """What `opened` makes of the folder stores/NAME-VERSION, which is written first where that is None.
+
+    `write(folder)` fills a temporary folder beside it, which then takes its name: whole or not at all. One process
+    writes, others wait. One of the same name with another version is out of date and is removed, as is what a killed
+    process left.
     """
-    folder = parent / f"{name}-{signature}"
-    store = open_store(folder)
-    if store is not None:
-        return store
+    folder = data_root() / "stores" / f"{name}-{version}"
+    found = opened(folder)
+    if found is not None:
+        return found
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with locked(parent / f"{name}.lock", title):
-            store = open_store(folder)  # another process may have built it meanwhile
-            if store is None:
-                for old in parent.glob(f"{glob.escape(name)}-*"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.parent / f"{name}.lock", title):
+            found = opened(folder)  # another process may have written it meanwhile
+            if found is None:
+                for old in folder.parent.glob(f"{glob.escape(name)}-*"):
                     shutil.rmtree(old, ignore_errors=True)
-                _build(folder, plan(), title)
-                store = open_store(folder)
+                _write_whole_folder(folder, write, title)
+                found = opened(folder)
     except OSError as error:
-        raise _cannot_write(folder, error) from error
-    if store is None:
+        why = f"{error.strerror or error}; free some space or set SIMMIM_DATA to another folder"
+        raise UserError(f"cannot write {folder}: {why}") from error
+    if found is None:
         raise UserError(f"{folder}: written, but cannot be read back; check the disk, delete it and try again")
-    return store
+    return found
 
 
-def ensure_folder(parent: Path, name: str, signature: str, write: Callable[[Path], None], title: str) -> Path:
-    """The folder `parent/name-signature` of files, written first when there is none: whole or not, by one process.
-
-    `write(folder)` fills a temporary folder beside it. One of the same name with another signature is removed, as is
-    what a killed call left.
-    """
-    folder = parent / f"{name}-{signature}"
-    if folder.is_dir():
-        return folder
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with locked(parent / f"{name}.lock", title):
-            if folder.is_dir():  # another process may have written it meanwhile
-                return folder
-            for old in parent.glob(f"{glob.escape(name)}-*"):
-                shutil.rmtree(old, ignore_errors=True)
-            _whole(folder, write, title)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    return folder
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside it, flushed to disk, then renamed over it. Raises `OSError`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def is_there(folder: Path) -> Path | None:
+    """The folder, or None where it is not there: for `ensure_folder`."""
+    return folder if folder.is_dir() else None
 
 
 def open_store(folder: Path) -> Store | None:
@@ -140,24 +144,10 @@ def open_store(folder: Path) -> Store | None:
     return Store(folder, images, ids, labels, masks, info)
 
 
-def _build(folder: Path, plan: StorePlan, title: str) -> None:
-    """Write the store, whole or not at all; an error first where the disk has no room for it."""
-    need = plan.total * plan.image_size**2 * (3 + plan.masks)
-    free = shutil.disk_usage(folder.parent).free
-    if need > free:
-        raise UserError(
-            f"cannot write {folder}: the store needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
-            "free some space or set SIMMIM_DATA to a folder on a larger disk"
-        )
-    info = _whole(folder, lambda temporary: _write(temporary, plan, title), title)
-    _report(info["skipped"], title, folder)
-
-
-def _whole(folder: Path, write: Callable[[Path], object], title: str) -> object:
-    """What `write(temporary)` returns, which fills a folder beside `folder` that then takes its name; both are said."""
+def _write_whole_folder(folder: Path, write: Callable[[Path], object], title: str) -> None:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp-"))
     try:
-        written = write(temporary)
+        write(temporary)
         os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -166,10 +156,10 @@ def _whole(folder: Path, write: Callable[[Path], object], title: str) -> object:
     named = f"{size / 1e6:,.0f} MB" if size > 1e6 else f"{size / 1e3:,.0f} kB"
     kept = f"decoded pictures are kept in {folder} ({named})"
     print(f"{title}: {kept}; delete it at any time, or name another place in SIMMIM_DATA", file=sys.stderr, flush=True)
-    return written
 
 
-def _write(folder: Path, plan: StorePlan, title: str) -> dict:
+def _write(folder: Path, plan: StorePlan, title: str) -> list[tuple[str, str]]:
+    """Fill a folder, and return what was left out."""
     size = plan.image_size
     digests = [hashlib.sha256() for _ in range(4)]
     histogram = np.zeros((3, 256), np.int64)
@@ -192,8 +182,7 @@ def _write(folder: Path, plan: StorePlan, title: str) -> dict:
                     if part is not None:
                         digest.update(np.ascontiguousarray(part[:left]))
                 if name == "train":
-                    for channel in range(3):
-                        histogram[channel] += np.bincount(chunk.images[:left, channel].ravel(), minlength=256)
+                    histogram += levels(chunk.images[:left])
                 ids.append(chunk.ids)
                 labels.append(chunk.labels)
                 skipped += chunk.skipped
@@ -205,7 +194,6 @@ def _write(folder: Path, plan: StorePlan, title: str) -> dict:
     mean, std = statistics(histogram) if histogram.any() else (None, None)
     held = {name: end - start for name, (start, end) in splits.items() if name != "train"}
     head = json.dumps([held, plan.classes, size])
-    digest = hashlib.sha256(head.encode() + b"".join(d.digest() for d in digests)).hexdigest()[:16]
     info = {
         "images": rows,
         "image_size": size,
@@ -214,15 +202,12 @@ def _write(folder: Path, plan: StorePlan, title: str) -> dict:
         "classes": list(plan.classes),
         "mean": mean,
         "std": std,
-        "digest": digest,
+        "digest": hashlib.sha256(head.encode() + b"".join(d.digest() for d in digests)).hexdigest()[:16],
         "skipped": [list(item) for item in skipped],
         "notes": list(plan.notes),
     }
-    with open(folder / "index.json", "w", encoding="utf-8") as file:
-        json.dump(info, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    return info
+    write_whole(folder / "index.json", json.dumps(info, indent=1).encode())
+    return skipped
 
 
 class _ArrayFile:
@@ -246,14 +231,12 @@ class _ArrayFile:
         self.rows += len(rows)
 
     def __exit__(self, *error: object) -> None:
-        try:
+        with self.file:
             if error[0] is None:
                 self.file.seek(0)
                 self._header()  # numpy pads headers so that the number of rows may grow in place
                 self.file.flush()
                 os.fsync(self.file.fileno())
-        finally:
-            self.file.close()
 
     def _header(self) -> None:
         descr = np.lib.format.dtype_to_descr(self.dtype)
@@ -261,12 +244,31 @@ class _ArrayFile:
         np.lib.format.write_array_header_1_0(self.file, header)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside it, flushed to disk, then renamed over it. Raises `OSError`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def levels(images: np.ndarray) -> np.ndarray:
+    """How often each channel of images uint8 (..., 3, H, W) has each level: int64 (3, 256)."""
+    channels = (images[..., channel, :, :].ravel() for channel in range(3))
+    return np.stack([np.bincount(channel, minlength=256) for channel in channels])
+
+
 def statistics(histogram: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel in 0..1 units, exact from counts (3, 256); std at least 1/255."""
-    levels = np.arange(256)
+    values = np.arange(256)
     count = histogram.sum(1)
-    mean = (histogram * levels).sum(1) / count
-    variance = (histogram * levels**2).sum(1) / count - mean**2
+    mean = (histogram * values).sum(1) / count
+    variance = (histogram * values**2).sum(1) / count - mean**2
     return (mean / 255).tolist(), (np.sqrt(np.maximum(variance, 1)) / 255).tolist()
 
 
@@ -307,17 +309,3 @@ def locked(path: Path, title: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _report(skipped: list, title: str, folder: Path) -> None:
-    for name, reason in skipped[:_NAMED]:
-        print(f"{title}: left out {name}: {reason}", file=sys.stderr)
-    more = len(skipped) - _NAMED
-    if more > 0:
-        print(f"{title}: left out {more:,} more, all named in {folder / 'index.json'}", file=sys.stderr)
-
-
-def _cannot_write(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write {folder}: {error.strerror or error}; free some space or set SIMMIM_DATA to another folder"
-    )

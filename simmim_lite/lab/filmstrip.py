@@ -117,7 +117,7 @@ def _checkpoint(path: Path) -> dict:
 
 def _film(first: Run, data, facts: dict, about: Sequence[dict], runs: Sequence[Run], weights):
     """A film of networks, a frame each; about: what is known of each frame."""
-    from ..data.pictures import open_for_training
+    from ..data.sources import open_for_training
     from ..training.film import Shot
     from ..training.pretrain import build
     from ..training.probes import input_statistics

@@ -23,7 +23,7 @@ class WindowView(Widget):
     """Which windows see nothing, and after how many blocks each hidden token has heard of a visible one.
 
     `WindowView(geometry="192-12", mask_patch=32, ratio=0.6, strategy="random", seed=0)`; the mask is
-    `hash_masks(grid, ratio, seed, [0], 0, strategy)`. `model/reach.py` says the same in numpy.
+    `hash_masks(grid, ratio, seed, [0], 0, strategy)`. tests/reach.py says the same in numpy.
     """
 
     _esm = module("core", "parts", "windows", "window_view")

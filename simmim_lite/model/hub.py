@@ -1,13 +1,15 @@
-"""Weights by name: `hf://OWNER/REPOSITORY/PATH`, fetched through huggingface_hub, which is imported only when asked."""
+"""Where weights come from, `hf://OWNER/REPOSITORY/PATH` included, and where they may be written to. No torch here."""
 
-import difflib
 import logging
+import os
 import re
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, check_writable, nearest, unknown
 from ..processes import waiting
 
+FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # as which weights are written; all but the first by torch
+WEIGHTS = "model.safetensors"  # as transformers calls the file in a folder
 SCHEME = "hf://"
 _NAME = re.compile(r"hf://([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?/(.+)")
 
@@ -61,5 +63,33 @@ def _nearest(repository: str, revision: str | None, path: str) -> str:
         held = huggingface_hub.list_repo_files(repository, revision=revision)
     except Exception:  # a hint is not worth a second error
         return ""
-    near = difflib.get_close_matches(path, held, n=1, cutoff=0.4)
-    return f": did you mean {SCHEME}{repository}/{near[0]}?" if near else ""
+    near = nearest(path, held, 0.4)
+    return f": did you mean {SCHEME}{repository}/{near}?" if near else ""
+
+
+def check_target(
+    target: str | os.PathLike, layout: str, layouts: tuple[str, ...], source: str | os.PathLike | None = None
+) -> Path:
+    """The path that weights of a layout are written to: for `hf` a folder (or its WEIGHTS), else a file, by FILES.
+
+    `UserError`, one line, for an unknown layout, another suffix, a place that cannot be written, and the file `source`
+    itself: to be asked for before anything large is read.
+    """
+    if layout not in layouts:
+        raise unknown("layout", layout, layouts)
+    path = Path(target).expanduser()
+    if layout == "hf":
+        path = path.parent if path.name == WEIGHTS else path
+        if path.is_file():
+            raise UserError(
+                f"{path} is a file, and layout hf is a folder of {WEIGHTS} and config.json: give another name"
+            )
+    elif path.is_dir():
+        raise UserError(f"{path} is a folder: give a file in it, as in {path / 'weights.safetensors'}")
+    elif path.suffix not in FILES:
+        raise UserError(f"{path}: its suffix says no kind of file: give one of {', '.join(FILES)}")
+    written = {file.resolve() for file in (path, path / WEIGHTS)}
+    if source is not None and Path(source).expanduser().resolve() in written:
+        raise UserError(f"{path} is the file to read, too: give the target another name")
+    check_writable(path)
+    return path

@@ -93,15 +93,17 @@ def _said(hints: list[tuple[str, Mapping]], what: str, unit: str = "") -> str:
     """The first of the hints that knows, and where it is from; empty where none does."""
     for where, hint in hints:
         for value in _values(hint, _NAMES[what]):
-            if isinstance(value, (list, tuple)) and value:
-                value = value[-1]  # (3, 192, 192)
-            if what == "target" and isinstance(value, bool):
-                value = "normalized" if value else "raw"
-            if value in ("raw", "normalized") if what == "target" else type(value) is int:
+            value = value[-1] if isinstance(value, (list, tuple)) and value else value  # (3, 192, 192)
+            if what == "target":
+                value = {True: "normalized", False: "raw"}[value] if isinstance(value, bool) else value
+                good = value in ("raw", "normalized")
+            else:
+                good = type(value) is int
+            if good:
                 return f"{value}{unit} ({where})"
-    for where, hint in hints:
+    for where, hint in hints if what in _IN_A_NAME else ():
         for name in _values(hint, ("model", "arch", "architecture")):
-            if what in _IN_A_NAME and isinstance(name, str) and (m := re.search(_IN_A_NAME[what], name)):
+            if m := re.search(_IN_A_NAME[what], str(name)):
                 return f"{m[m.lastindex]}{unit} ({where})"
     return ""
 

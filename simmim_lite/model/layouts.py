@@ -14,7 +14,7 @@ whenever width, depths and, for the head, the final stride agree.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,8 +22,6 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-
-LAYOUTS = ("simmim", "timm", "hf", "official")
 
 #: Put anywhere into names by torch's wrappers: compile, DDP, FSDP, activation checkpointing.
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -158,6 +156,15 @@ def to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             out[stem + names[part]] = value
     return out
+
+
+#: Layouts that are written: name -> what makes their tensors of a `SimMIM.state_dict()`.
+LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
+    "simmim": dict,
+    "timm": to_timm,
+    "hf": to_hf,
+    "official": dict,
+}
 
 
 @cache

@@ -5,6 +5,7 @@ integers) JavaScript share, so one mask is the same in all three, on any machine
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from ..errors import UserError, unknown
 
 _M32 = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B1
-STRATEGIES = ("random", "square", "block")
 _BLOCKS = 64  # rectangles drawn before the block strategy falls back to single cells
 
 
@@ -83,15 +83,15 @@ def hash_masks(
     cells = rows * columns
     count = hidden_count(cells, ratio)
     streams = stream(seed, np.asarray(ids), visit)
-    tie = hashes(streams, cells)
-    if strategy == "random":
-        order = tie
-    else:
-        order = (_square if strategy == "square" else _block)(rows, columns, streams)
-        order = order * (1 << 32) + tie
+    order = STRATEGIES[strategy](rows, columns, streams) * (1 << 32) + hashes(streams, cells)
     # cells are told apart by their index where two hashes agree, so every sort gives the same order
     rank = np.argsort(np.argsort(order, axis=1, kind="stable"), axis=1)
     return (rank < count).reshape(len(streams), rows, columns)
+
+
+def _random(rows: int, columns: int, streams: np.ndarray) -> np.ndarray:
+    """No cell before another: the hash alone decides. (B, cells)."""
+    return np.zeros((len(streams), rows * columns), np.int64)
 
 
 def _square(rows: int, columns: int, streams: np.ndarray) -> np.ndarray:
@@ -112,6 +112,15 @@ def _block(rows: int, columns: int, streams: np.ndarray) -> np.ndarray:
     down, right = cy - top[..., None], cx - left[..., None]
     covers = (down >= 0) & (down < height[..., None]) & (right >= 0) & (right < width[..., None])
     return np.where(covers.any(1), covers.argmax(1), _BLOCKS)
+
+
+#: Strategy -> the order in which cells are hidden: (rows, columns, streams (B,)) -> int64 (B, cells) below 2**31. The
+#: lowest come first, and the hash of the cell decides between equals. Its twin is in lab/js/core.js.
+STRATEGIES: dict[str, Callable[[int, int, np.ndarray], np.ndarray]] = {
+    "random": _random,
+    "square": _square,
+    "block": _block,
+}
 
 
 class MaskGenerator:

@@ -120,18 +120,17 @@ def odd_quarter(side: int) -> int:
 
 #: The laptop ladder doubles the width at a fixed depth, as the paper's ladder does; its final stride is 8 px.
 LAPTOP = {
-    n: Size(n, c, (2, 2))
-    for n, c in zip(["swinv2_atto", "swinv2_femto", "swinv2_pico", "swinv2_nano"], [32, 64, 128, 256], strict=True)
+    "swinv2_atto": Size("swinv2_atto", 32, (2, 2)),
+    "swinv2_femto": Size("swinv2_femto", 64, (2, 2)),
+    "swinv2_pico": Size("swinv2_pico", 128, (2, 2)),
+    "swinv2_nano": Size("swinv2_nano", 256, (2, 2)),
 }
 PAPER = {
-    n: Size(n, c)
-    for n, c in [
-        ("swinv2_small", 96),
-        ("swinv2_base", 128),
-        ("swinv2_large", 192),
-        ("swinv2_huge", 352),
-        ("swinv2_giant", 448),
-    ]
+    "swinv2_small": Size("swinv2_small", 96),
+    "swinv2_base": Size("swinv2_base", 128),
+    "swinv2_large": Size("swinv2_large", 192),
+    "swinv2_huge": Size("swinv2_huge", 352),
+    "swinv2_giant": Size("swinv2_giant", 448),
 }
 #: Every size by its name: four for a laptop, five of the paper.
 SIZES: dict[str, Size] = LAPTOP | PAPER

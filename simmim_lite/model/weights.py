@@ -17,8 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import hub
-from .export import WEIGHTS, check_target
-from .layouts import LAYOUTS, Found, find, some, to_hf, to_timm
+from .layouts import LAYOUTS, Found, find, some
 from .simmim import SimMIM
 from .sizes import HEAD_DIM, MLP_RATIO, SIZES
 from .swin import SwinV2
@@ -150,10 +149,10 @@ def save_weights(
     is the folder's, and image_size, in pixels, goes into its config.json (192, or 32 for a model of two stages).
     without: names of the model's tensors to leave out, such as a head that no file filled (`Loaded.kept`).
     """
-    target = check_target(path, layout, LAYOUTS)
-    path = target / WEIGHTS if layout == "hf" else target
+    target = hub.check_target(path, layout, LAYOUTS)
+    path = target / hub.WEIGHTS if layout == "hf" else target
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if k not in without}
-    state = {"timm": to_timm, "hf": to_hf}.get(layout, dict)(state)
+    state = LAYOUTS[layout](state)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ def train_missing(name: str, given: Sequence[Run] | None = None, **options: obje
             speeds = _ready(runs, tier, data, device, precision, runs_dir, pool if how.engine == "ray" else None)
         check_writable(runs_dir, "choose another --runs-dir")
 
-        from ..data.pictures import open_for_training
+        from ..data.sources import open_for_training
 
         place = (recipe.image_size, max(axes.images))
         opened = {s: open_for_training(s, *place, streamed=recipe.streamed) for s in sources(data) if s}
@@ -249,7 +249,7 @@ def train_runs(
     """
     runs_dir = Path(runs_dir)
     check_writable(runs_dir, "choose another --runs-dir")
-    from ..data.pictures import open_for_training
+    from ..data.sources import open_for_training
 
     needed = max(run.images or 0 for run in runs)
     opened = open_for_training(runs[0].data, runs[0].image_size, needed, streamed=runs[0].streamed)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.sources import FORMATS, catalogue, kind_of
 from ..errors import UserError
 from ..model.sizes import PAPER
 from ..model.sizes import SIZES as BY_NAME
@@ -75,7 +76,8 @@ _LOOKED_AT = 16
 #: Bytes that backward keeps at least of a token's channel in a block (measured: 23 to 37 numbers of 4 bytes).
 _KEPT = 80
 _YEAR = 365 * 86400
-_PLUS = re.compile(r"\s*\+\s*(?=scenes\b|(?:imagefolder|inaturalist|packed|torchvision|hf):)")
+_STARTS = "|".join(kind + (":" if row.place else r"\b") for kind, row in FORMATS.items())
+_PLUS = re.compile(rf"\s*\+\s*(?=(?:{_STARTS}))")
 
 
 def sources(data: str) -> tuple[str, str | None]:
@@ -92,9 +94,8 @@ def sources(data: str) -> tuple[str, str | None]:
 
 def check_sides(source: str, tier: str, side: int) -> None:
     """`UserError` where every picture that is looked at is smaller than a tier's input. Nothing is downloaded."""
-    from ..data.catalogue import catalogue
-
-    if source.startswith(("scenes", "torchvision:", "hf:")):
+    kind, _ = kind_of(source)
+    if kind == "scenes" or not FORMATS[kind].local:
         return
     found = catalogue(source)
     sides = []

@@ -9,7 +9,8 @@ import numpy as np
 import yaml
 
 from ..data import decode, manifests, scenes
-from ..data.catalogue import catalogue, say_layout
+from ..data.catalogue import say_layout
+from ..data.sources import catalogue, open_data
 from ..errors import UserError
 from ..evidence.rules import Claim
 from ..training.run import write_atomic
@@ -35,10 +36,8 @@ def look(data: str) -> dict:
         say_layout(found, laid)
         train = laid.splits["train"]
         held = sum(len(part) for split, part in laid.splits.items() if split != "train")
-        paths = [found.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
+        paths = [found.reader.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
         return {"images": len(train), "held out": held, "classes": len(laid.classes), "paths": paths}
-    from ..data.sources import open_data
-
     found = open_data(data, 32)
     held = len(found.val) + (len(found.test) if found.test is not None else 0)
     return {"images": len(found.train), "held out": held, "classes": found.num_classes, "paths": []}
@@ -68,8 +67,6 @@ def pictures(data: str, side: int = 32) -> np.ndarray:
         return scenes.render(0, range(6), side).images
     paths = look(data)["paths"]
     if not paths:
-        from ..data.sources import open_data
-
         return np.asarray(open_data(data, side).train.images[:6])
     found, problems = [], []
     for path in paths:

@@ -148,12 +148,11 @@ def images_of(data: str) -> dict[str, int]:
     `UserError` for a source that does not exist and for a folder without images. Nothing is decoded or downloaded: what
     torchvision and the hub hold is not known, and scenes have no end.
     """
-    from ..data.catalogue import catalogue
-    from ..data.sources import kind_of
+    from ..data.sources import FORMATS, catalogue, kind_of
 
     found: dict[str, int] = {}
     for spec, name in zip(full_size.sources(data), ("available", "second_available"), strict=True):
-        if spec and spec != "scenes" and kind_of(spec)[0] not in ("torchvision", "hf"):
+        if spec and spec != "scenes" and FORMATS[kind_of(spec)[0]].local:
             listed = catalogue(spec).parts.split(spec)
             train = listed.splits["train"]
             found[name] = len(train)

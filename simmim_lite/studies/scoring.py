@@ -46,8 +46,7 @@ def score(
     opened.
     """
     import_torch()
-    from ..data.pictures import open_streamed
-    from ..data.sources import open_data
+    from ..data.sources import open_data, open_streamed
     from ..model.hub import is_hub
     from ..model.weights import load_weights
     from ..training.building import build

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..data.sources import Data, hushed
+from ..data.catalogue import hushed
+from ..data.sources import Data
 from ..errors import Interrupted, Preempted, UserError
 from ..processes import deaf_to_interrupts, end_with
 from ..training.dense import Dense
@@ -181,7 +182,7 @@ def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
 
 
 def _open(first: Run | FineTune | Probe, needed: int) -> Data:
-    from ..data.pictures import open_for_training
+    from ..data.sources import open_for_training
 
     streamed = isinstance(first, Run) and first.streamed
     return open_for_training(first.data, first.image_size, needed, streamed=streamed)

@@ -11,10 +11,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from ..data.catalogue import catalogue
+from ..data.batches import Streamed
 from ..data.packing import Settings, pack
-from ..data.pictures import shelved
-from ..data.streamed import Streamed
+from ..data.sources import catalogue, shelved
 from .bench import in_turns
 from .probes import IMAGENET_MEAN, IMAGENET_STD
 

@@ -4,10 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import Batches
+from ..data.batches import Batches, Streamed
 from ..data.manifests import subset
 from ..data.sources import Data
-from ..data.streamed import Streamed
 from ..model.masking import uniforms
 from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.coco import CocoData, CocoSplit, Sample
-from ..data.loading import StepLoader, seeded
+from ..data.annotations import AnnotatedData
+from ..data.coco import CocoSplit, Sample
+from ..data.loading import Order, StepLoader, seeded
 from ..data.manifests import subset
-from ..data.order import Order
 from .average_precision import average_precision
 from .classifier import parameter_groups
 from .dense import EXAMPLES, SMALL_SIDE, Dense
@@ -33,7 +33,7 @@ class Detection:
     kind = "detect"
     flops = None  # a region of interest costs what an image's content decides
 
-    def __init__(self, spec: Dense, data: CocoData, weights: dict[str, Tensor] | None, us: Team) -> None:
+    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, us: Team) -> None:
         self.spec, self.data, self.team = spec, data, us
         chosen = subset(data.train, spec.images, spec.seed)
         self.unique = len(chosen)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.pictures import Pictures
 from ..data.sources import Data
 from ..model.masking import stream
 from ..model.simmim import create_model
@@ -46,13 +45,13 @@ def build_classifier(spec: FineTune, classes: int, weights: dict[str, Tensor] | 
 class Classification:
     """Fine-tuning for classification as a task of the `Loop` (kind `finetune`).
 
-    data: `Data` at the spec's size, or `Pictures` for a full-size spec. weights: the pretrained SimMIM's state dict for
-    a spec with a start, else None. `UserError` where the source has no labels, or fewer images than asked for.
+    data: at the spec's size, or at the pictures' own for a full-size spec. weights: the pretrained SimMIM's state dict
+    for a spec with a start, else None. `UserError` where the source has no labels, or fewer images than asked for.
     """
 
     kind = "finetune"
 
-    def __init__(self, spec: FineTune, data: Data | Pictures, weights: dict[str, Tensor] | None, team: Team) -> None:
+    def __init__(self, spec: FineTune, data: Data, weights: dict[str, Tensor] | None, team: Team) -> None:
         mixes = bool(spec.mixup or spec.cutmix)
         self.spec, self.team = spec, team
         self.share = team.pairs(spec.batch_size) if mixes else team.share(spec.batch_size)
@@ -104,7 +103,7 @@ class Classification:
 
 def finetune(
     spec: FineTune,
-    data: Data | Pictures,
+    data: Data,
     weights: dict[str, Tensor] | None = None,
     *,
     device: str = "auto",

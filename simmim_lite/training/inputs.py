@@ -8,11 +8,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.batches import Batches
-from ..data.loading import StepLoader
+from ..data.loading import Order, StepLoader
 from ..data.manifests import subset
-from ..data.order import Order
-from ..data.pictures import LeftOut, Pictures, Shelf, first_readable
-from ..data.sources import Data, Split
+from ..data.sources import Data, LeftOut, Shelf, Split, first_readable
 from ..errors import UserError, first_line
 from . import augment
 from .classifier import Classifier
@@ -70,7 +68,7 @@ class Files:
     left out of the count. Each is named once on stderr, and in the record (`skipped`).
     """
 
-    def __init__(self, spec: FineTune, data: Pictures, share: slice | np.ndarray, team: Team) -> None:
+    def __init__(self, spec: FineTune, data: Data, share: slice | np.ndarray, team: Team) -> None:
         train, test = _labelled(spec, data.train, data.test)
         chosen = _chosen(spec, train)
         self.mean, self.std = input_statistics(data, spec.statistics)

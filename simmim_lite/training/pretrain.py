@@ -10,11 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.batches import Batches
+from ..data.batches import Batches, Streamed
 from ..data.manifests import check_count
-from ..data.pictures import open_for_training
-from ..data.sources import Data
-from ..data.streamed import Streamed
+from ..data.sources import Data, open_for_training
 from ..model.simmim import SimMIM
 from ..model.sizes import SIZES
 from .building import build, build_optimiser, drop_path_noise, make_batches

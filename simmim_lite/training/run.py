@@ -40,7 +40,7 @@ class Run(Spec):
     """
 
     model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
-    data: Source = "scenes"  # scenes | imagefolder:DIR | inaturalist:DIR | packed:DIR | torchvision:NAME | hf:NAME
+    data: Source = "scenes"  # a source, see `data.sources.FORMATS`
     images: Count | None = None  # unique training images; None = all there are
     steps: Whole = 1000  # optimiser steps (iterations)
     seed: Whole = 0  # initialisation, order, augmentation, training masks

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.ade20k import IGNORED, AdeData, AdeSplit
+from ..data.ade20k import IGNORED, AdeSplit
+from ..data.annotations import AnnotatedData
 from ..data.batches import normalise
 from ..data.crops import flipped_crop, full_view, resize
-from ..data.loading import StepLoader, seeded
+from ..data.loading import Order, StepLoader, seeded
 from ..data.manifests import subset
-from ..data.order import Order
 from ..errors import Everywhere
 from ..model.sizes import SIZES
 from ..model.upernet import UPerNet, enlarge
@@ -45,7 +45,7 @@ class Segmentation:
 
     kind = "segment"
 
-    def __init__(self, spec: Dense, data: AdeData, weights: dict[str, Tensor] | None, us: Team) -> None:
+    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, us: Team) -> None:
         self.spec, self.data, self.us = spec, data, us
         synchronised = us.size > 1 and us.device.type == "cuda"
         alone = us.share(spec.batch_size)

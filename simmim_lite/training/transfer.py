@@ -9,8 +9,8 @@ from typing import Annotated
 
 from torch import Tensor
 
-from ..data.pictures import open_pictures
-from ..data.sources import open_data, say
+from ..data.catalogue import say
+from ..data.sources import open_data, open_pictures
 from ..errors import UserError, unknown
 from ..model import hub
 from ..model.simmim import create_model

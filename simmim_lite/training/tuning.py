@@ -116,7 +116,7 @@ class FineTune(Spec):
 
     @property
     def full_size(self) -> bool:
-        """Whether it reads pictures at their own size (`data.pictures`), and not images decoded at the input's size."""
+        """Whether it reads pictures at their own size, and not images decoded at the input's size."""
         return self.augment == "timm"
 
     @property
