@@ -37,7 +37,7 @@ test-all: .venv/.test chromium  ## the tests that take minutes too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 bench: .venv/.test  ## speed on this machine, as ratios
-	$(BIN)/simmim-lite bench $(ARGS)
+	$(BIN)/python tools/bench.py $(ARGS)
 
 lint: .venv/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

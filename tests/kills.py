@@ -20,11 +20,11 @@ import torch
 
 from simmim_lite.studies import workers
 from simmim_lite.studies.grids import grid, tunings
-from simmim_lite.training import loop, pretrain
+from simmim_lite.training import train
 from simmim_lite.training.run import read_record
 
 CODE = (
-    "from simmim_lite.training import loop, pretrain; pretrain.CHECKPOINT_SECONDS = loop.CHECKPOINT_SECONDS = 0.02\n"
+    "from simmim_lite.training import train; train.CHECKPOINT_SECONDS = 0.02\n"
     "import sys; from simmim_lite.cli import main\n"
     "sys.exit(main(['study', 'all', '--tier', 'smoke', '--no-notebooks', '--precision', 'fp32', '--workers', '1', "
     "'--runs-dir', sys.argv[1]]))"
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=30, help="kills of the real command among them")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    pretrain.CHECKPOINT_SECONDS = loop.CHECKPOINT_SECONDS = 0.02
+    train.CHECKPOINT_SECONDS = 0.02
     torch.set_num_threads(1)
     draw, place = random.Random(options.seed), Path(tempfile.mkdtemp(prefix="kills-"))
     started = time.monotonic()

@@ -19,8 +19,8 @@ from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.coco import decode_mask, open_coco
 from simmim_lite.data.pictures import open_pictures
 from simmim_lite.errors import UserError
-from simmim_lite.training.average_precision import average_precision
 from simmim_lite.training.detect import ground_truth
+from simmim_lite.training.scores import average_precision
 
 #: SIMMIM_FUZZ=20000 looks longer.
 FUZZ = settings(max_examples=int(os.environ.get("SIMMIM_FUZZ", 60)), deadline=None, derandomize=True, database=None)

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny import numbers, same, stopped
 
 from simmim_lite.data.sources import open_data
 from simmim_lite.errors import UserError
 from simmim_lite.lab import filmstrip, pictures
-from simmim_lite.training import pretrain as module
 from simmim_lite.training.checkpoint import load_final
 from simmim_lite.training.film import Shot, film_path, film_steps, read_film
 from simmim_lite.training.pretrain import build, pretrain
@@ -31,30 +31,16 @@ def filmed(tmp_path_factory):
     return folder, pretrain(SMALL, runs_dir=folder, device="cpu", film=6)
 
 
-def numbers(record: dict) -> dict:
-    return {k: record[k] for k in ("key", "status", "run", "curve", "final", "transfer")}
-
-
-def test_a_film_changes_no_number(plain, filmed) -> None:
-    assert numbers(plain[1]) == numbers(filmed[1])
-    ours, theirs = (load_final(folder, SMALL) for folder, _ in (plain, filmed))
-    assert all((ours[name] == theirs[name]).all() for name in ours)
-    assert not (plain[0] / "films").exists()
-
-
-def test_a_film_shows_what_the_weights_say(filmed) -> None:
+def test_a_film_changes_no_number_and_shows_what_the_weights_say(plain, filmed) -> None:
     folder, record = filmed
+    assert numbers(plain[1]) == numbers(record) and not (plain[0] / "films").exists()
+    assert same(load_final(plain[0], SMALL), load_final(folder, SMALL))
     film = filmstrip.frames(folder, SMALL)
-    steps = [f["step"] for f in film.facts["frames"]]
-    assert tuple(steps) == film_steps(SMALL, 6) == (0, 1, 4, 12, 21, 24)
+    assert tuple(f["step"] for f in film.facts["frames"]) == film_steps(SMALL, 6) == (0, 1, 4, 12, 21, 24)
     assert film.frames.shape == (6, 6, 3, 32, 32) and film.pictures.shape == (6, 3, 32, 32)
-    losses = {f["step"]: f["val_loss"] for f in film.facts["frames"]}
-    assert losses[24] == record["final"]["val_loss"]
+    assert film.facts["frames"][-1]["val_loss"] == record["final"]["val_loss"]
     assert film.facts["curve"] == record["curve"] and film.facts["where"]["versions"]["torch"]
-
-    data = open_data("scenes", 32)
-    model = build(SMALL)
-    cells = np.array(film.facts["cells"], bool)
+    data, model, cells = open_data("scenes", 32), build(SMALL), np.array(film.facts["cells"], bool)
     for weights, row in ((model.state_dict(), 0), (load_final(folder, SMALL), -1)):
         model.load_state_dict(weights)
         expected = pictures.predict(model, data.val.images[:6], cells, data.mean, data.std)
@@ -64,44 +50,22 @@ def test_a_film_shows_what_the_weights_say(filmed) -> None:
     assert all((frame[visible] == film.pictures[visible]).all() for frame in film.frames)
 
 
-@pytest.mark.parametrize("stop", [0, 3, 12, 22])
-def test_interrupted_film_equals_undisturbed(stop: int, filmed, tmp_path, monkeypatch) -> None:
-    real, done = module.training_step, []
-
-    def dying(*arguments):
-        if len(done) == stop:
-            raise MemoryError
-        done.append(1)
-        return real(*arguments)
-
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(module, "training_step", dying)
-    with pytest.raises(MemoryError):
-        pretrain(SMALL, runs_dir=tmp_path, device="cpu", film=6)
-    assert read_film(film_path(tmp_path, SMALL)).facts["frames"], "what was filmed is there"
-    monkeypatch.setattr(module, "training_step", real)
-    pretrain(SMALL, runs_dir=tmp_path, device="cpu", film=6)
-    same_film(filmstrip.frames(tmp_path, SMALL), filmstrip.frames(filmed[0], SMALL))
-
-
 def same_film(a, b) -> None:
     assert (a.frames == b.frames).all() and (a.pictures == b.pictures).all()
     without = lambda facts: {k: v for k, v in facts.items() if k != "where"}  # noqa: E731
     assert without(a.facts) == without(b.facts)
 
 
-def test_killed_while_a_frame_is_written(filmed, tmp_path, monkeypatch) -> None:
-    """What a killed `write_atomic` leaves beside the film is swept away; the film before it is whole."""
-    real = module.training_step
-    monkeypatch.setattr(module, "training_step", lambda *arguments: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("stop", [0, 12, 22])
+def test_interrupted_film_equals_undisturbed(stop: int, filmed, tmp_path) -> None:
+    """What a killed write leaves beside the film is swept away; the film before it is whole."""
+    with stopped(stop):
         pretrain(SMALL, runs_dir=tmp_path, device="cpu", film=6)
     path = film_path(tmp_path, SMALL)
-    assert len(read_film(path).facts["frames"]) == 1
+    assert read_film(path).facts["frames"], "what was filmed is there"
     (path.parent / f".{path.name}.123.456").write_bytes(path.read_bytes()[:999])
-    monkeypatch.setattr(module, "training_step", real)
     pretrain(SMALL, runs_dir=tmp_path, device="cpu", film=6)
-    same_film(read_film(path), filmstrip.frames(filmed[0], SMALL))
+    same_film(filmstrip.frames(tmp_path, SMALL), filmstrip.frames(filmed[0], SMALL))
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -115,22 +79,19 @@ def test_a_damaged_film_is_named_and_filmed_again(filmed, tmp_path) -> None:
     same_film(read_film(path), filmstrip.frames(filmed[0], SMALL))
 
 
-def test_without_a_film_what_is_kept_is_shown(plain, filmed, tmp_path) -> None:
-    film = filmstrip.frames(plain[0], SMALL)
+def test_without_a_film_what_is_kept_is_shown_and_a_grid_of_runs(plain, filmed, tmp_path) -> None:
+    folder, record = plain
+    film = filmstrip.frames(folder, SMALL)
     assert [f["step"] for f in film.facts["frames"]] == [SMALL.drop_step, SMALL.steps]
     assert (film.frames[-1] == filmstrip.frames(filmed[0], SMALL).frames[-1]).all()
     with pytest.raises(UserError, match="neither film, checkpoint nor weights"):
         filmstrip.frames(tmp_path, SMALL)
-
-
-def test_grid_of_sizes_and_data(plain) -> None:
-    folder, record = plain
     small = replace(SMALL, images=16)
     pretrain(small, runs_dir=folder, device="cpu")
-    film = filmstrip.grid(folder, [small, SMALL])
-    assert [f["images"] for f in film.facts["frames"]] == [16, 48]
-    assert film.facts["frames"][1]["val_loss"] == record["final"]["val_loss"]
-    assert (film.frames[1] == filmstrip.frames(folder, SMALL).frames[-1]).all()
+    grid = filmstrip.grid(folder, [small, SMALL])
+    assert [f["images"] for f in grid.facts["frames"]] == [16, 48]
+    assert grid.facts["frames"][1]["val_loss"] == record["final"]["val_loss"]
+    assert (grid.frames[1] == film.frames[-1]).all()
     with pytest.raises(UserError, match="not finished in"):
         filmstrip.grid(folder, [small, replace(SMALL, seed=5)])
     with pytest.raises(UserError, match="its mask_ratio is not that of"):
@@ -148,10 +109,8 @@ def test_what_cannot_be_filmed(tmp_path) -> None:
 
 def test_shipped_films_say_where_they_come_from() -> None:
     for name in filmstrip.SHIPPED:
-        path = filmstrip.FOLDER / f"{name}.png"
-        assert path.stat().st_size < 300_000
-        film = filmstrip.shipped(name)
-        where = film.facts["where"]
+        assert (filmstrip.FOLDER / f"{name}.png").stat().st_size < 300_000
+        where = filmstrip.shipped(name).facts["where"]
         assert len(where["commit"]) == 40 and not where["dirty"] and where["versions"]["torch"]
     run, grid = (filmstrip.shipped(name).facts for name in filmstrip.SHIPPED)
     assert Run.from_dict(run["run"]) == filmstrip.SHIPPED_RUN and run["key"] == filmstrip.SHIPPED_RUN.key
@@ -160,9 +119,6 @@ def test_shipped_films_say_where_they_come_from() -> None:
     data = open_data("scenes", 32)
     shot = Shot.of(filmstrip.SHIPPED_RUN, data, data.mean, data.std)
     assert (shot.pictures == filmstrip.shipped().pictures).all()
-
-
-def test_widget_carries_its_films() -> None:
     strip = filmstrip.FilmStrip()
     assert [film["kind"] for film in strip.films] == ["run", "grid"]
     assert all(film["sheet"].startswith("data:image/png;base64,") for film in strip.films)
@@ -171,16 +127,13 @@ def test_widget_carries_its_films() -> None:
         filmstrip.shipped("scene")
 
 
-def test_record_of_a_filmed_run_is_served_as_it_is(filmed) -> None:
+def test_a_filmed_run_is_served_as_it_is(filmed, capsys) -> None:
+    from simmim_lite import cli
+
     folder, record = filmed
     before = film_path(folder, SMALL).read_bytes()
     assert pretrain(SMALL, runs_dir=folder, device="cpu", film=12) == record == read_record(record_path(folder, SMALL))
     assert film_path(folder, SMALL).read_bytes() == before
-
-
-def test_command_line(filmed, capsys) -> None:
-    from simmim_lite import cli
-
     words = ["--images", "48", "--steps", "24", "--batch-size", "16", "--warmup-steps", "4", "--eval-every", "8"]
     words += ["--val-images", "64", "--val-masks", "1", "--probe-labels", "0", "--device", "cpu"]
     assert cli.main(["pretrain", *words, "--film", "6", "--runs-dir", str(filmed[0])]) in (0, None)

@@ -13,7 +13,7 @@ from simmim_lite.data import packs, verifying
 from simmim_lite.model import sizes
 from simmim_lite.model.sizes import Size
 from simmim_lite.studies.full_size import RECIPE
-from simmim_lite.training import pretrain as training
+from simmim_lite.training import train as training
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import read_record, record_path
 
@@ -52,14 +52,15 @@ def _the_whole_way(place: Path, classes: int, images: int, steps: int, monkeypat
 def _killed_in_the_middle(run, runs_dir: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-        real = training._Training.advance
+        real, seen = training.step, []
 
-        def advance(self, *batch):
-            if self.step == run.steps // 2:
+        def step(*arguments):
+            seen.append(1)
+            if len(seen) > run.steps // 2:
                 raise RuntimeError("killed")
-            return real(self, *batch)
+            return real(*arguments)
 
-        patch.setattr(training._Training, "advance", advance)
+        patch.setattr(training, "step", step)
         with pytest.raises(RuntimeError, match="killed"):
             pretrain(run, runs_dir=runs_dir)
     pretrain(run, runs_dir=runs_dir)

@@ -47,24 +47,16 @@ def on_two(folder) -> dict:
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_four_processes_give_the_losses_of_one(way: str, alone, quartet) -> None:
-    assert_close(quartet[0][way], alone[0])
-    assert quartet[0][way]["where"]["processes"] == 4
-
-
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_four_go_on_bit_for_bit_after_the_drop(way: str, quartet) -> None:
-    """Sums of four depend on their order, which must not depend on where the processes began."""
+def test_four_processes_give_the_losses_of_one_and_go_on_bit_for_bit(way: str, alone, quartet) -> None:
+    """Sums of four depend on their order, which must not depend on where the processes began. Whole and sharded go on
+    as one another."""
     done, folder = quartet
-    assert done[f"{way}-again"]["steps_now"] == RUN.steps - 18
+    assert_close(done[way], alone[0])
+    assert done[way]["where"]["processes"] == 4
+    assert done[f"{way}-again"]["steps_now"] == done[f"{way}-changed"]["steps_now"] == RUN.steps - 18
     assert done[f"{way}-again"]["curve"] == done[way]["curve"]
     assert same_weights(folder / f"{way}-again", folder / way)
-
-
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_whole_and_sharded_go_on_as_one_another(way: str, alone, quartet) -> None:
-    assert quartet[0][f"{way}-changed"]["steps_now"] == RUN.steps - 18
-    assert_close(quartet[0][f"{way}-changed"], alone[0])
+    assert_close(done[f"{way}-changed"], alone[0])
 
 
 def test_what_four_began_two_finish(alone, quartet) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..model.simmim import create_model
 from ..model.weights import load_weights
-from ..training.pretrain import one_thread, pretrain
+from ..training.machine import one_thread
+from ..training.pretrain import pretrain
 from ..training.probes import NEIGHBOURS, features, knn_probe
 from .patients import RUN, SHOWN, colours, guess, healthy, mean_costs, off, paste, source, task, train, where
 from .pictures import hide
