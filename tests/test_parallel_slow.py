@@ -93,3 +93,11 @@ def test_a_network_as_deep_as_the_giant(tmp_path) -> None:
     for record in (fsdp, ddp):
         np.testing.assert_allclose(losses(record), own, atol=5e-3, rtol=0)
     assert {str(w.dtype) for w in load_final(tmp_path / "fsdp", half).values()} == {"torch.float32"}
+
+
+def test_compiled_blocks_give_the_same_losses(tmp_path) -> None:
+    """Two steps of a network without drop path: each variant of a block takes seconds to compile."""
+    short = replace(RUN, steps=2, drop_path=0.0, probe_labels=0)
+    plain, fast = go(tmp_path / "plain", run=short), go(tmp_path / "fast", replace(DDP, compile=True), short)
+    np.testing.assert_allclose(losses(fast), losses(plain), atol=1e-4, rtol=0)
+    assert set(load_final(tmp_path / "fast", short)) == set(load_final(tmp_path / "plain", short))

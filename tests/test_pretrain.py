@@ -27,16 +27,7 @@ from simmim_lite.training import train
 from simmim_lite.training.checkpoint import Busy, load_final, tail_folder, trunk_folder, weights_path
 from simmim_lite.training.optim import decay_groups
 from simmim_lite.training.parallel import Team
-from simmim_lite.training.pretrain import (
-    build,
-    build_optimiser,
-    drop_path_noise,
-    image_losses,
-    make_batches,
-    pretrain,
-    step_seconds,
-    validation_loss,
-)
+from simmim_lite.training.pretrain import build, image_losses, pretrain, step_seconds, validation_loss
 from simmim_lite.training.probes import input_statistics
 from simmim_lite.training.run import RECIPE_VERSION, Run, read_record, record_path
 
@@ -56,10 +47,10 @@ def undisturbed(tmp_path_factory):
 def test_golden_curve() -> None:
     """Ten fp32 steps. If this moves, RECIPE_VERSION has to move with it (and the golden file is written anew)."""
     run = Run(images=64, steps=10, warmup_steps=3, batch_size=32, drop_path=0.1, augment="crop+flip")
-    model, batches, losses = build(run).train(), make_batches(run, open_data(run.data, run.image_size)), []
-    optimiser = build_optimiser(model, run)
+    model, batches, losses = build(run).train(), module.make_batches(run, open_data(run.data, run.image_size)), []
+    optimiser = module.build_optimiser(model, run)
     for now in range(run.steps):
-        noise = drop_path_noise(run, now, SIZES[run.model].depths, Team(CPU))
+        noise = module.drop_path_noise(run, now, SIZES[run.model].depths, Team(CPU))
         batch = (*batches.batch(now)[:2], noise)
         losses.append(train.step(model, optimiser, batch, run.lr_at(now), run).item())
     golden = json.loads(GOLDEN.read_text())
@@ -186,6 +177,8 @@ def test_finished_runs_run_again_only_for_other_images(tmp_path, monkeypatch, ca
     path.write_text(json.dumps(first))
     assert pretrain(run, runs_dir=tmp_path)["where"]["data_digest"] != "other"
     assert "made from other images" in capsys.readouterr().err
+    with FileLock(tmp_path / "locks" / f"{run.trunk_key}.lock"), pytest.raises(Busy):
+        pretrain(SMALL, runs_dir=tmp_path, wait=False)
 
 
 def test_truncated_weights_get_one_line(tmp_path) -> None:
@@ -219,13 +212,6 @@ def test_weights_ruined_by_the_last_steps(loss: float | None, tmp_path, monkeypa
         record = pretrain(replace(SMALL, steps=6), runs_dir=tmp_path)
     assert record["status"] == "failed" and "final" not in record
     assert ("ran away" if loss is None else "the validation loss was") in record["reason"]
-
-
-def test_a_held_run_is_busy(tmp_path) -> None:
-    lock = tmp_path / "locks" / f"{SMALL.trunk_key}.lock"
-    lock.parent.mkdir()
-    with FileLock(lock), pytest.raises(Busy):
-        pretrain(SMALL, runs_dir=tmp_path, wait=False)
 
 
 def test_random_initialisation_is_a_function_of_the_seed() -> None:

@@ -152,18 +152,8 @@ def test_segmentation_equals_a_loop(n, width, grid, stride):
     assert result["low"] == pytest.approx(max(0, np.mean(ious) - half), abs=1e-6)
     assert result["high"] == pytest.approx(min(1, np.mean(ious) + half), abs=1e-6)
     assert (result["metric"], result["n_train"], result["n_test"]) == ("IoU", n, n)
-
-
-def test_segmentation_reads_a_mask_that_is_in_the_map():
-    rng = np.random.default_rng(0)
-    masks = rng.random((40, 16, 16)) < 0.3
-    cells = masks.reshape(40, 4, 4, 4, 4).transpose(0, 1, 3, 2, 4).reshape(40, 4, 4, 16)
-    mixed = cells @ np.linalg.qr(rng.normal(size=(16, 16)))[0]
-    maps = torch.from_numpy(mixed).float().permute(0, 3, 1, 2)
-    result = probes.segmentation_probe(maps[:20], masks[:20], maps[20:], masks[20:])
-    assert (result["score"], result["low"], result["high"]) == (1.0, 1.0, 1.0)
     with pytest.raises(UserError, match="do not divide"):
-        probes.segmentation_probe(maps, masks[:, :14], maps, masks)
+        probes.segmentation_probe(maps[:n], masks[:n, 1:], maps[n:], masks[n:])
 
 
 def tiny_data(n=48, size=16, labels=True, masks=True):
@@ -277,10 +267,7 @@ def test_it_is_a_function_of_its_features():
     assert attentive_probe(x, y, u, v) == first
     moved = attentive_probe(5 * x + 3, y, 5 * u + 3, v)  # standardised: scale and offset drop out
     assert moved["score"] == pytest.approx(first["score"], abs=0.02)
-
-
-def test_constant_features_give_chance_and_not_nan():
-    x = torch.full((40, 8, 2, 2), 3.0)
+    x = torch.full((40, 8, 2, 2), 3.0)  # constant features give chance, and not NaN
     assert 0 <= attentive_probe(x, np.arange(40) % 2, x, np.arange(40) % 2)["score"] <= 1
 
 

@@ -178,13 +178,10 @@ def test_scores_equal_the_slow_specification(seed):
         assert (score["metric"], score["n_train"], score["n_test"]) == (metric, 9, 5)
 
 
-def test_areas_are_summed_over_images_before_they_are_divided():
+def test_perfect_wrong_and_unlabelled():
     labels = [np.zeros((1, 8), np.uint8), np.zeros((1, 2), np.uint8)]
     guesses = [np.zeros((1, 8), np.uint8), np.ones((1, 2), np.uint8)]
     assert float(miou(per_image(guesses, labels).sum(0))) == (8 / 10 + 0) / 2  # not (1 + 0) / 2 nor by image
-
-
-def test_perfect_wrong_and_unlabelled():
     labels = [np.array([[0, 1], [IGNORED, 2]], np.uint8)]
     assert float(miou(per_image([np.array([[0, 1], [5, 2]])], labels).sum(0))) == 1.0
     assert float(miou(per_image([np.array([[1, 2], [5, 0]])], labels).sum(0))) == 0.0

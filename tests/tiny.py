@@ -13,7 +13,9 @@ from simmim_lite.data.sources import Data, Split
 from simmim_lite.model import sizes
 from simmim_lite.training import train
 from simmim_lite.training.detect import Detection
+from simmim_lite.training.finetune import Classification
 from simmim_lite.training.parallel import Team
+from simmim_lite.training.transfer import work
 from simmim_lite.training.tuning import Dense, FineTune
 
 ALONE = Team(torch.device("cpu"))
@@ -112,3 +114,9 @@ def recipe(images=12, **options) -> FineTune:
     """The full-size recipe of classification cut to a step."""
     fields = {"batch_size": 4, "steps": 1, "warmup_steps": 0, "precision": "fp32", "eval_every": 1}
     return FineTune.recipe("imagenet-100ep", images, **fields | options)
+
+
+def finetune(spec: FineTune, data, weights=None, progress=None) -> dict:
+    """The record of a fine-tuning that keeps nothing on disk."""
+    task = Classification(spec, data, weights, ALONE)
+    return work(spec, task, ALONE, digest=data.digest, line=data.line, progress=progress)

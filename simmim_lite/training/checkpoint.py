@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 import sys
 import threading
 import warnings
@@ -88,25 +87,21 @@ def _save_shards(path: Path, state: dict, model: nn.Module, optimiser: torch.opt
     from torch.distributed import checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
 
-    def beside(mark: str = "") -> Path:
-        """A name that `remove_unfinished` knows."""
-        return path.parent / f".{path.name}{mark}.{os.getpid()}.{threading.get_ident()}"
-
     def begin() -> Path:
+        # a name that `remove_unfinished` knows
+        folder = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
         try:
-            beside().mkdir(parents=True)
-            torch.save(state | {"groups": optimiser.state_dict()["param_groups"]}, beside() / _REST)
+            folder.mkdir(parents=True)
+            torch.save(state | {"groups": optimiser.state_dict()["param_groups"]}, folder / _REST)
         except (OSError, RuntimeError) as error:  # torch.save says RuntimeError to a full disk
-            shutil.rmtree(beside(), ignore_errors=True)
+            remove(folder)
             raise _cannot_write(path, error) from error
-        return beside()
+        return folder
 
     def finish() -> None:
         try:
-            if path.exists():  # of an earlier attempt, and perhaps damaged
-                os.replace(path, beside(".old"))
+            remove(path)  # of an earlier attempt, and perhaps damaged
             os.replace(unfinished, path)
-            shutil.rmtree(beside(".old"), ignore_errors=True)
         except OSError as error:
             raise cannot_write(path, error) from error
 
@@ -117,8 +112,7 @@ def _save_shards(path: Path, state: dict, model: nn.Module, optimiser: torch.opt
     try:
         dcp.save(tensors, storage_writer=dcp.FileSystemWriter(unfinished))
     except CheckpointException as error:  # the same in every process
-        if team.is_main:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        team.on_main(lambda: remove(unfinished))
         raise _cannot_write(path, _cause(error)) from error
     team.on_main(finish)
 

@@ -134,12 +134,12 @@ class Camera(Callback):
         self.path, self.steps, self.validate, self.main = path, film_steps(run, frames), validate, main
         self.shot = Shot.of(run, data, *statistics)
         self.facts = {"kind": "run", "key": run.key, "run": run.to_dict(), "data_digest": data.digest}
-        self.kept: dict[int, tuple[dict, np.ndarray]] = {}
+        self.frames: dict[int, tuple[dict, np.ndarray]] = {}
         if main:
             with contextlib.suppress(UserError):  # none there, or it is made anew
                 film = read_film(path)
                 if film.facts["data_digest"] == data.digest:
-                    self.kept = {f["step"]: (f, p) for f, p in zip(film.facts["frames"], film.frames, strict=True)}
+                    self.frames = {f["step"]: (f, p) for f, p in zip(film.facts["frames"], film.frames, strict=True)}
             remove_unfinished(path.parent, path.name)
 
     def on_step_start(self, training: Training) -> None:
@@ -151,13 +151,13 @@ class Camera(Callback):
         if self.main:
             frame, each = self.shot.take(model)
             if np.isfinite([val_loss, *each]).all():  # else the run is about to fail, and says so itself
-                self.kept[now] = {"step": now, "val_loss": val_loss, "each": each}, frame
+                self.frames[now] = {"step": now, "val_loss": val_loss, "each": each}, frame
                 self.write()
 
     def write(self, **more: object) -> None:
         """Write what there is; `more` are facts that are known at the end."""
         self.facts |= more
-        found = [self.kept[now] for now in sorted(self.kept)]
+        found = [self.frames[now] for now in sorted(self.frames)]
         if found:
             facts = self.facts | {"frames": [fact for fact, _ in found]}
             write_atomic(self.path, self.shot.film(facts, [frame for _, frame in found]).png())

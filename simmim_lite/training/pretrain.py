@@ -218,7 +218,7 @@ def _record(
 ) -> dict:
     """Train to the end and say what came of it."""
     mean, std = input_statistics(data, run.statistics)
-    net = Parallel(build(run).to(team.device), team, runtime)
+    net = Parallel(build(run).to(team.device), team, runtime, run.precision)
     training = Training(run, net, build_optimiser(net.model, run), data.digest)
     training.resume(run_checkpoints(runs_dir, run) if run.steps else ())
     how = {} if runtime == Runtime() else {"runtime": dataclasses.asdict(runtime)}

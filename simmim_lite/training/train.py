@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import Preempted
 from .checkpoint import adopt, latest, read_checkpoint, save_checkpoint
 from .machine import Meter, Preemption
-from .parallel import Parallel
+from .parallel import Parallel, clip_grad_norm_
 from .specs import Spec
 
 #: Seconds between checkpoints: what a kill can cost at most.
@@ -29,7 +29,7 @@ def step(model: torch.nn.Module, optimiser: torch.optim.Optimizer, batch: Sequen
         loss = model(*batch)
     loss.backward()
     if spec.clip_grad:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.clip_grad)
+        clip_grad_norm_(model.parameters(), spec.clip_grad)
     optimiser.step()
     return loss.detach()
 

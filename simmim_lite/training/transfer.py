@@ -5,10 +5,10 @@ import functools
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.pictures import open_pictures
 from ..data.sources import open_data, say
@@ -28,27 +28,7 @@ from .train import Checkpoints, Curve, Failed, Health, Progress, Training, train
 from .tuning import RECIPES, TUNING_RECIPES, Dense, FineTune, Probe, Transfer
 
 TASKS = ("probe", "classify", "detect", "segment")
-
-
-class Task(Protocol):
-    """What a task brings: its network, how fast each part learns, its batches and the loss of one."""
-
-    kind: str  # of its record
-    model: nn.Module
-    unique: int  # training images
-    flops: float | None  # of training on one image; None where images differ in size
-
-    def groups(self) -> list[dict]:
-        """AdamW's groups; `scale` multiplies the learning rate."""
-
-    def batch(self, now: int) -> tuple:
-        """This process's share of a step."""
-
-    def loss(self, model: nn.Module, *batch: object) -> Tensor:
-        """The mean loss over a share."""
-
-    def evaluate(self) -> tuple[dict, str | None]:
-        """The parts of the record that hold its scores, and why there are none, or None. Every process calls it."""
+Task = object  # Classification, Detection or Segmentation: see `work`
 
 
 @checked
@@ -203,7 +183,13 @@ def work(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict:
-    """Train and test a task; its record. digest, line: of the data; folder: of checkpoints, None = none."""
+    """Train and test a task; its record. digest, line: of the data; folder: of checkpoints, None = none.
+
+    A task (`Classification`, `Detection`, `Segmentation`) has the kind of its record, its model, AdamW's `groups()`,
+    whose `scale` multiplies the learning rate, `batch(step)`, this process's share, `loss(model, *batch)`, how many
+    training images are unique, the FLOPs of one (None where they differ), and `evaluate()`: the parts of the record
+    that hold its scores, and why there are none, or None. Every process calls it.
+    """
     training = begin(spec, task, team, digest, folder)
     fields = spec.to_dict()
     record = {"schema": SCHEMA_VERSION, "kind": task.kind, "key": spec.key}
@@ -235,24 +221,6 @@ def run_task(training: Training, task: Task, folder: Path | None = None, progres
         return train(training, task.batch, callbacks)
     with Preemption() as preemption:
         train(training, task.batch, [*callbacks, Checkpoints(lambda now: folder, preemption)])
-
-
-def finetune(
-    spec: FineTune,
-    data,
-    weights: dict[str, Tensor] | None = None,
-    *,
-    device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
-) -> dict:
-    """Train a classifier on labelled images, test it once at the end, and return its record (kind `finetune`).
-
-    `progress(step, steps)` is called now and then. A loss that is not finite ends in a record with status `failed` and
-    no numbers. Nothing is written; `transfer` keeps checkpoints and the record.
-    """
-    team = join(device)
-    task = Classification(spec, data, weights, team)
-    return work(spec, task, team, digest=data.digest, line=data.line, progress=progress)
 
 
 def scores(record: dict) -> dict[str, float]:
