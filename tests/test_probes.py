@@ -153,7 +153,7 @@ def test_segmentation_equals_a_loop(n, width, grid, stride):
     assert result["high"] == pytest.approx(min(1, np.mean(ious) + half), abs=1e-6)
     assert (result["metric"], result["n_train"], result["n_test"]) == ("IoU", n, n)
     with pytest.raises(UserError, match="do not divide"):
-        probes.segmentation_probe(maps[:n], masks[:n, 1:], maps[n:], masks[n:])
+        probes.segmentation_probe(maps[:n], masks[:n, 1:, 1:], maps[n:], masks[n:])
 
 
 def tiny_data(n=48, size=16, labels=True, masks=True):
