@@ -38,7 +38,7 @@ test-all: .venv/.test chromium  ## the tests that take minutes too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 bench: .venv/.test  ## speed on this machine, as ratios
-	$(BIN)/simmim-lite bench $(ARGS)
+	$(BIN)/python tools/bench.py $(ARGS)
 	-$(BIN)/python tools/headless.py bench
 
 lint: .venv/.test

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _speaks() -> bool:
-    from .training.distributed import speaks
+    from .training.parallel import speaks
 
     return speaks()
 
@@ -241,8 +241,8 @@ def _site(arguments: argparse.Namespace) -> None:
 def _pretrain(arguments: argparse.Namespace) -> None:
     import_torch()
     from .data.store import progress
-    from .training.device import pick_device
     from .training.film import film_path
+    from .training.machine import pick_device
     from .training.pretrain import pretrain
     from .training.run import record_path
 

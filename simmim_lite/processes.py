@@ -1,4 +1,4 @@
-"""Processes and their elders: workers end with what started them, torchrun is told why, waits are said.
+"""Child processes that end with their parent, torchrun's error files, and a line on stderr for what takes long.
 
 Nothing heavy here.
 """

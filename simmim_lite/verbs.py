@@ -1,4 +1,4 @@
-"""The parser of the command line, and its verbs `transfer`, `laws`, `plan`, `watch`, `bench`.
+"""The parser of the command line, and its verbs `transfer`, `laws`, `plan`, `watch`.
 
 What is heavy is imported when called.
 """
@@ -6,22 +6,18 @@ What is heavy is imported when called.
 import argparse
 import contextlib
 import dataclasses
-import json
 import sys
 import typing
 from collections.abc import Callable
 
-from .errors import UserError, check_writable, nearest, unknown
+from .errors import UserError, nearest, unknown
 from .lab import monitor
-from .model.sizes import PAPER, full_name
+from .model.sizes import PAPER
 from .processes import first_to_say, import_torch
 from .studies import batch, plan_text
 from .training import specs
-from .training.dense import Dense
-from .training.probing import Probe
-from .training.run import Run, write_atomic
-from .training.runtime import Runtime
-from .training.tuning import FineTune
+from .training.run import Run, Runtime
+from .training.tuning import Dense, FineTune, Probe
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,13 +88,6 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     from .evidence import trial
 
     trial.options(verb("laws", trial.show, text))
-    bench = verb("bench", _bench, "measure speed on this machine, as ratios; on a GPU images a second, memory, batch")
-    bench.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
-    bench.add_argument("--rounds", type=int, default=9, help="turns of each way, or timed steps (9)")
-    text = "on a GPU: sizes to time, as in base,large; by default the paper's five. Given, a CPU is timed that way too"
-    bench.add_argument("--sizes", metavar="A,B", help=text)
-    bench.add_argument("--batch", type=int, help="images of a step; by default the most that fit")
-    bench.add_argument("--out", metavar="FILE.json", help="keep the tables, for --images-per-second FILE.json")
     text = "what is running, stopped and finished in a runs folder, while it trains; in place, until Ctrl-C"
     monitor.options(verb("watch", monitor.show, text))
     plan_text.options(verb("plan", plan_text.show, "which size and how long, for so many images and so much compute"))
@@ -186,7 +175,7 @@ def fields_of(texts: list[str], kind: type) -> dict[str, object]:
 def _transfer(arguments: argparse.Namespace) -> None:
     import_torch()
     from .data.store import progress
-    from .training.distributed import speaks
+    from .training.parallel import speaks
     from .training.run import transfer_path
     from .training.transfer import scores, transfer
 
@@ -223,38 +212,3 @@ def _transfer(arguments: argparse.Namespace) -> None:
         if result[which]["status"] == "failed":
             raise UserError(f"the {which} network's {arguments.task} failed: {result[which]['reason']}")
         print(f"record: {transfer_path(arguments.runs_dir, result[which]['key'])}")
-
-
-def _bench(arguments: argparse.Namespace) -> None:
-    if arguments.device.split(":")[0] != "cpu" or arguments.sizes:
-        return _bench_device(arguments)
-    if arguments.out or arguments.batch:
-        raise UserError("--out and --batch are for the table by size: give --sizes too, as in --sizes atto,femto")
-    import_torch()
-    from .training.bench import bench
-
-    for line in bench(arguments.device, arguments.rounds):
-        print(line, flush=True)
-    from .training.bench_loader import bench_loader
-
-    print("\nloader of pictures at full size")
-    for line in bench_loader(arguments.rounds):
-        print(line, flush=True)
-
-
-def _bench_device(arguments: argparse.Namespace) -> None:
-    """The table by size, and that of ways."""
-    models = [full_name(name.strip()) for name in (arguments.sizes or ",".join(PAPER)).split(",")]
-    specs.value("batch", specs.Count | None, arguments.batch)
-    if arguments.out:
-        check_writable(arguments.out)
-    import_torch()
-    from .training.bench_device import BATCHES, bench_device
-
-    record: dict = {}
-    batches = (arguments.batch,) if arguments.batch else BATCHES
-    for line in bench_device(arguments.device, models, batches=batches, steps=arguments.rounds, record=record):
-        print(line, flush=True)
-    if arguments.out:
-        write_atomic(arguments.out, json.dumps(record, indent=1) + "\n")
-        print(f"written: {arguments.out}")

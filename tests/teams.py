@@ -7,8 +7,8 @@ import traceback
 
 from child_processes import PATIENCE
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "simmim_lite.training.pretrain"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "simmim_lite.training.pretrain"])
 
 
 def run_team(size: int, work, *arguments, seconds: float = PATIENCE) -> list:
@@ -16,9 +16,9 @@ def run_team(size: int, work, *arguments, seconds: float = PATIENCE) -> list:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    queue = _context.Queue()
+    queue = context.Queue()
     processes = [
-        _context.Process(target=_member, args=(rank, size, port, queue, work, arguments)) for rank in range(size)
+        context.Process(target=_member, args=(rank, size, port, queue, work, arguments)) for rank in range(size)
     ]
     for process in processes:
         process.start()

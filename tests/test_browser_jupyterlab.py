@@ -1,17 +1,15 @@
 """In a real JupyterLab: a notebook of the course, every widget in one kernel, and a run that trains elsewhere."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from lab_walk import UPLOADS, settled
 from labserver import in_the_kernel, open_notebook, run_all, shut_down
+from teams import context
 from test_browser_explorer import READY, numbers, said
-from test_journal import ENDLESS, RUN
+from test_journal import RUN, endless
 from tiny_notebooks import write_notebook
 
 from simmim_lite.evidence import published
@@ -89,10 +87,10 @@ def test_keys_stay_in_the_widgets_and_the_kernel_hears(page, lab, tmp_path) -> N
 @pytest.mark.slow
 def test_a_run_is_seen_while_it_trains_and_again_after_the_page_was_closed(new_page, lab, tmp_path) -> None:
     run = replace(RUN, steps=100_000)
-    words = [sys.executable, "-c", ENDLESS, json.dumps(run.to_dict()), str(tmp_path)]
     watch = f"from simmim_lite.lab.monitor import monitor\nmonitor({str(tmp_path)!r}, seconds=0.5)"
     write_notebook(lab.served / "monitor.ipynb", [watch, "print('the kernel is free')"])
-    process, steps = subprocess.Popen(words, env=os.environ), []
+    process, steps = context.Process(target=endless, args=(run, tmp_path)), []
+    process.start()
     try:
         for _ in range(2):
             page = new_page()
@@ -106,9 +104,9 @@ def test_a_run_is_seen_while_it_trains_and_again_after_the_page_was_closed(new_p
                 page.close()
         assert np.diff(steps) > 0
         process.kill()
-        process.wait()
+        process.join()
         page.get_by_text("1 run: 1 stopped").wait_for()
         shut_down(page)
     finally:
         process.kill()
-        process.wait()
+        process.join()

@@ -94,7 +94,6 @@ def photos(folder, sizes=((40, 40),) * 12, classes=("a", "b")) -> None:
         (["transfer", "--task", "prob"], "unknown task 'prob': did you mean 'probe'"),
         (["manifest", "verify", "nothing"], "nothing"),
         (["weights", "convert", "nowhere.pth", "out.pth", "--model", "swinv2_small"], "nowhere.pth"),
-        (["bench", "--device", "tpu"], "unknown device 'tpu'"),
     ],
 )
 def test_wrong_input_is_one_line(words: list[str], line: str, capsys, tmp_path, monkeypatch) -> None:
@@ -233,7 +232,6 @@ def test_a_wrong_conversion_is_one_line_before_anything_is_read(
         "papermill 04_data_scale --out",
         "gallery --out",
         "site --out",
-        "bench --sizes atto --out",
         "manifest build imagenet1k-10 FOLDER --out",
         "data pack imagefolder:FOLDER",
         "weights convert FOLDER --model swinv2_giant --layout hf",

@@ -1,39 +1,30 @@
 """The journal of a run in progress: what it says, what a kill leaves, what a resumed run makes of it; the writers."""
 
 import errno
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from child_processes import PATIENCE, until
+from child_processes import until
 from filelock import FileLock
+from teams import context, run_team
+from tiny import numbers
 
 from simmim_lite.errors import UserError
+from simmim_lite.studies import workers
 from simmim_lite.training import journal as module
-from simmim_lite.training import pretrain as training
-from simmim_lite.training.journal import Journal, held, journal_path, read_journal
+from simmim_lite.training import train
+from simmim_lite.training.journal import Journal, TensorBoard, check_writers, held, journal_path, read_journal
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import Run
-from simmim_lite.training.writers import check_writers
 
 RUN = Run(
     images=32, steps=60, batch_size=16, warmup_steps=4, eval_every=20, val_images=32, val_masks=1, probe_labels=60,
     probe_test=30,
 )  # fmt: skip
-#: A process that trains until it is killed.
-ENDLESS = """
-import sys
-from simmim_lite.training import pretrain as training
-from simmim_lite.training.run import Run
-training.CHECKPOINT_SECONDS = 0.0
-training.pretrain(Run.from_dict(__import__("json").loads(sys.argv[1])), runs_dir=sys.argv[2], log=sys.argv[3:])
-"""
 
 
 class Stop(Exception):
@@ -41,15 +32,11 @@ class Stop(Exception):
 
 
 def stopping(at: int):
-    def progress(step: int, steps: int) -> None:
-        if step >= at:
+    def progress(now: int, steps: int) -> None:
+        if now >= at:
             raise Stop
 
     return progress
-
-
-def numbers(record: dict) -> dict:
-    return {k: record[k] for k in ("key", "status", "run", "curve", "final", "transfer")}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +48,7 @@ def undisturbed(tmp_path_factory) -> dict:
 
 
 def test_what_it_says_and_that_a_resumed_run_goes_on_in_it(undisturbed, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(module, "EVERY", 0.0)
     path = journal_path(tmp_path, RUN.key)
     before = time.time()
@@ -85,34 +72,25 @@ def test_what_it_says_and_that_a_resumed_run_goes_on_in_it(undisturbed, tmp_path
 
 
 def test_points_that_are_taken_again_are_dropped_and_a_branch_shows_its_trunk(tmp_path) -> None:
-    path = journal_path(tmp_path, RUN.key)
     journal = Journal(tmp_path, RUN, device="cpu")
     journal.start(0, [])
-    for step in (10, 20, 30):
-        journal.point(step, 1.0)
+    for now in (10, 20, 30):
+        journal.point(now, 1.0)
     journal.validated(20, 0.7)
     trunk = {"step": 20, "images_seen": 320, "train_loss": 0.9, "val_loss": 0.7, "lr": 0.1}
     Journal(tmp_path, RUN, device="cpu").start(20, [trunk])
-    story = read_journal(path)
+    story = read_journal(journal_path(tmp_path, RUN.key))
     assert [p["step"] for p in story.points] == [10, 20, 20] and story.step == 20
     other = replace(RUN, steps=80)
     Journal(tmp_path, other, device="cpu").start(20, [trunk])
     assert read_journal(journal_path(tmp_path, other.key)).points == [trunk]
+    for content in (b"", b"\n\n", b"notes\n", b'{"start": 0, "version": 99}\n', b'{"step": 1}\n[1]\n3\n'):
+        (tmp_path / "file").write_bytes(content)
+        assert read_journal(tmp_path / "file") is read_journal(tmp_path / "nothing") is None
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\n\n", b"notes\n", b'{"start": 0, "version": 99}\n', b'{"step": 1}\n[1]\n3\n']
-)
-def test_what_is_no_journal_is_none(content: bytes, tmp_path) -> None:
-    assert read_journal(tmp_path / "nothing") is None
-    (tmp_path / "file").write_bytes(content)
-    assert read_journal(tmp_path / "file") is None
-
-
-def test_a_full_disk_is_named_once_and_costs_nothing_but_the_journal(
-    undisturbed, tmp_path, monkeypatch, capsys
-) -> None:
-    monkeypatch.setattr(module, "EVERY", 0.0)
+def test_trouble_is_named_once_and_costs_no_number(undisturbed, tmp_path, monkeypatch, capsys) -> None:
+    """A full disk, and a writer that breaks."""
     real = Path.open
 
     def full(self, mode="r", *rest, **options):
@@ -120,10 +98,18 @@ def test_a_full_disk_is_named_once_and_costs_nothing_but_the_journal(
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(self, mode, *rest, **options)
 
+    def broken(self, point: dict) -> None:
+        raise RuntimeError("the server is gone\nand more")
+
+    monkeypatch.setattr(module, "EVERY", 0.0)
     monkeypatch.setattr(Path, "open", full)
-    assert numbers(pretrain(RUN, runs_dir=tmp_path)) == numbers(undisturbed)
-    said = [line for line in capsys.readouterr().err.splitlines() if "jsonl" in line]
-    assert len(said) == 1 and "No space left on device; the run goes on" in said[0]
+    monkeypatch.setattr(TensorBoard, "point", broken)
+    assert numbers(pretrain(RUN, runs_dir=tmp_path, log=["tensorboard"])) == numbers(undisturbed)
+    lines = capsys.readouterr().err.splitlines()
+    (said,) = (line for line in lines if "jsonl" in line)
+    assert "No space left on device; the run goes on" in said
+    left_out = "simmim-lite: tensorboard is left out (RuntimeError: the server is gone); the run goes on"
+    assert [line for line in lines if "tensorboard" in line] == [left_out]
 
 
 def test_a_run_that_fails_leaves_none(tmp_path) -> None:
@@ -131,29 +117,29 @@ def test_a_run_that_fails_leaves_none(tmp_path) -> None:
     assert record["status"] == "failed" and not list((tmp_path / "running").iterdir())
 
 
-def killed_in_the_middle(folder: Path, *log: str, env: dict | None = None) -> Run:
-    """A run of its own process, killed -9 when its journal has some points."""
-    run = replace(RUN, steps=100_000, warmup_steps=5)
-    words = [sys.executable, "-c", ENDLESS, json.dumps(run.to_dict()), str(folder), *log]
-    process = subprocess.Popen(words, env=os.environ | (env or {}))
-    try:
-        until(lambda: (story := read_journal(journal_path(folder, run.key))) and story.step >= 60, process)
-        assert held(folder / "locks" / f"{run.trunk_key}.lock") is True
-        return run
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+def endless(run: Run, folder: Path) -> None:
+    train.CHECKPOINT_SECONDS = 0.0
+    pretrain(run, runs_dir=folder)
 
 
 def test_kill_9_leaves_a_readable_journal_and_a_free_lock(tmp_path) -> None:
-    run = killed_in_the_middle(tmp_path)
-    story = read_journal(journal_path(tmp_path, run.key))
-    assert story.step >= 60 and story.last("val_loss") > 0
-    assert held(tmp_path / "locks" / f"{run.trunk_key}.lock") is False
+    run = replace(RUN, steps=100_000, warmup_steps=5, eval_every=10)
+    lock, path = tmp_path / "locks" / f"{run.trunk_key}.lock", journal_path(tmp_path, run.key)
+    process = context.Process(target=endless, args=(run, tmp_path))
+    process.start()
+    try:
+        until(lambda: (story := read_journal(path)) and story.step >= 20)
+        assert held(lock) is True
+    finally:
+        process.kill()
+        process.join()
+    story = read_journal(path)
+    assert process.exitcode == -signal.SIGKILL and story.step >= 20 and story.last("val_loss") > 0
+    assert held(lock) is False
     with pytest.raises(Stop):
         pretrain(run, runs_dir=tmp_path, progress=stopping(story.step + 20))
-    again = read_journal(journal_path(tmp_path, run.key))
-    assert 0 < again.start <= story.step + 1 and again.pid == os.getpid()
+    again = read_journal(path)
+    assert 0 < again.start <= story.step + 25 and again.pid == os.getpid()
     assert [p["step"] for p in again.points] == sorted(p["step"] for p in again.points)
 
 
@@ -162,9 +148,6 @@ def test_a_lock_that_is_held_and_one_that_is_not(tmp_path) -> None:
     with FileLock(tmp_path / "a.lock"):
         assert held(tmp_path / "a.lock") is True
     assert held(tmp_path / "a.lock") is False
-
-
-# --- writers --------------------------------------------------------------------------------------------------------
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -176,18 +159,19 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_tensorboard_reads_the_run_back_also_when_it_was_interrupted(undisturbed, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(module, "EVERY", 0.0)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1e9)  # so the second part begins at the start
+def test_tensorboard_reads_the_run_of_a_study_back_also_when_it_was_interrupted(
+    undisturbed, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY", 0.0)  # no checkpoint is due, so the second part begins at the start
     with pytest.raises(Stop):
         pretrain(RUN, runs_dir=tmp_path, progress=stopping(50), log=["tensorboard"])
-    record = pretrain(RUN, runs_dir=tmp_path, log=["tensorboard"])
-    assert numbers(record) == numbers(undisturbed)
-    found = scalars(tmp_path / "tensorboard" / RUN.key)
-    curve = {p["step"]: p["val_loss"] for p in record["curve"]}
-    assert dict(found["val_loss"]) == pytest.approx(curve) and len(found["val_loss"]) == len(curve)
-    assert [step for step, _ in found["train_loss"]] == [20, 25, 40, 50, 60]
-    assert found["probe/linear"] == [(60, pytest.approx(record["transfer"]["linear"]["score"]))]
+    (job,) = workers.make_jobs([RUN], {}, log=("tensorboard",))
+    outcome = workers.do(job, str(tmp_path), "cpu", True)
+    assert (outcome.trained, outcome.error) == (1, "")
+    found, curve = scalars(tmp_path / "tensorboard" / RUN.key), undisturbed["curve"]
+    assert found["val_loss"] == [(p["step"], pytest.approx(p["val_loss"])) for p in curve]
+    assert [now for now, _ in found["train_loss"]] == [20, 25, 40, 50, 60]
+    assert found["probe/linear"] == [(60, pytest.approx(undisturbed["transfer"]["linear"]["score"]))]
     assert {"lr", "images_per_second"} <= set(found)
 
 
@@ -201,63 +185,45 @@ def test_wandb_offline(undisturbed, tmp_path, monkeypatch) -> None:
     assert RUN.key.encode() in content and b"val_loss" in content and b"probe/linear" in content
 
 
-def test_who_cannot_be_told_is_named_before_anything_is_trained(tmp_path, monkeypatch) -> None:
+def asked(folder: Path) -> str:
+    """What a process is told that has no key of Weights & Biases; offline it needs none."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        os.environ.pop(name, None)
+    os.environ |= {"HOME": str(folder / "home"), "NETRC": str(folder / "netrc")}
+    with pytest.raises(UserError) as caught:
+        check_writers(["wandb"])
+    os.environ["WANDB_MODE"] = "offline"
+    check_writers(["wandb"])
+    return str(caught.value)
+
+
+def test_who_cannot_be_told_is_named_before_anything_is_trained(tmp_path, monkeypatch, capsys) -> None:
+    from test_cli import call
+
     with pytest.raises(UserError, match="unknown log 'tensorbord': did you mean 'tensorboard'"):
         pretrain(RUN, runs_dir=tmp_path, log=["tensorbord"])
     with pytest.raises(UserError, match="give a list"):
         pretrain(RUN, runs_dir=tmp_path, log="wandb")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="tensorboard is not installed; pip install tensorboard"):
-        pretrain(RUN, runs_dir=tmp_path, log=["tensorboard"])
-    assert not list(tmp_path.iterdir())
-
-
-def test_wandb_does_not_ask_who_you_are(tmp_path, monkeypatch) -> None:
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    code = "from simmim_lite.training.writers import check_writers\ncheck_writers(['wandb'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE)
-    assert "nobody is logged in here; run `wandb login`, or set WANDB_MODE=offline" in done.stderr
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    check_writers(["wandb"])
-
-
-def test_a_writer_that_breaks_is_named_once_and_left_out(undisturbed, tmp_path, monkeypatch, capsys) -> None:
-    from simmim_lite.training.writers import TensorBoard
-
-    def broken(self, point: dict) -> None:
-        raise RuntimeError("the server is gone\nand more")
-
-    monkeypatch.setattr(TensorBoard, "point", broken)
-    assert numbers(pretrain(RUN, runs_dir=tmp_path, log=["tensorboard"])) == numbers(undisturbed)
-    said = [line for line in capsys.readouterr().err.splitlines() if "tensorboard" in line]
-    assert said == ["simmim-lite: tensorboard is left out (RuntimeError: the server is gone); the run goes on"]
-
-
-def test_a_study_tells_of_its_runs_too(tmp_path, capsys) -> None:
-    from test_cli import call
-
     words = ["study", "schedule", "--tier", "smoke", "--seeds", "1", "--workers", "1", "--no-notebooks"]
     status, _, err = call(capsys, *words, "--runs-dir", tmp_path, "--log-to", "tensorbord")
-    assert status == 2 and "unknown log 'tensorbord'" in err and not list(tmp_path.iterdir())
+    assert status == 2 and "unknown log 'tensorbord'" in err
     status, out, _ = call(capsys, *words, "--runs-dir", tmp_path, "--log-to", "tensorboard", "--commands")
     assert status == 0 and out.splitlines()[0].endswith("--log-to tensorboard")
-    status, _, err = call(capsys, *words, "--runs-dir", tmp_path, "--log-to", "tensorboard")
-    assert status == 0, err
-    records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "records").glob("*.json")}
-    trained = {key for key, record in records.items() if record["run"]["steps"]}
-    assert trained and trained == {path.name for path in (tmp_path / "tensorboard").iterdir()}
+    assert "nobody is logged in here; run `wandb login`, or set WANDB_MODE=offline" in run_team(1, asked, tmp_path)[0]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="tensorboard is not installed; pip install tensorboard"):
+        check_writers(["tensorboard"])
+    assert not list(tmp_path.glob("r*"))
+
+
+def both(folder: Path) -> None:
+    run = replace(RUN, steps=40, probe_labels=0)
+    pretrain(run, runs_dir=folder, device="cpu", log=["tensorboard"])
 
 
 @pytest.mark.slow
-def test_under_torchrun_the_main_process_alone_tells(tmp_path) -> None:
-    words = ["--images", "32", "--steps", "40", "--batch-size", "16", "--val-images", "32", "--probe-labels", "0"]
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "simmim_lite", "pretrain"]
-    command = [sys.executable, *start, *words, "--device", "cpu", "--log-to", "tensorboard", "--runs-dir", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_in_a_team_the_main_process_alone_tells(tmp_path) -> None:
+    run_team(2, both, tmp_path)
     (folder,) = (tmp_path / "tensorboard").iterdir()
     assert len(list(folder.iterdir())) == 1 and scalars(folder)["val_loss"][-1][0] == 40
     assert not list((tmp_path / "running").iterdir())

@@ -1,5 +1,9 @@
-"""One run by several processes and in parts: the numbers of one process, whatever is shared, saved or interrupted."""
+"""One training by several processes and in parts: the numbers of one process, whatever is shared, saved, interrupted.
 
+Two processes are started once and do everything that two are needed for: pretraining, and a step or more of each task.
+"""
+
+import contextlib
 import json
 import os
 import shutil
@@ -12,23 +16,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ade_folders import ade_folder, save
+from random_weights import close
 from teams import run_team
-from test_finetune import tiny_data, tiny_spec
+from tiny import ALONE, coco, detection, same, segmentation_spec, stopped, tiny_data, tiny_spec  # noqa: F401
+from torch import nn
 
 from simmim_lite import cli
+from simmim_lite.data.ade20k import open_ade20k
+from simmim_lite.data.sources import as_pictures
 from simmim_lite.errors import Everywhere, Preempted, UserError
 from simmim_lite.model.sizes import SIZES
-from simmim_lite.training import pretrain as module
+from simmim_lite.training import train
 from simmim_lite.training.checkpoint import load_final, tail_folder, trunk_folder
-from simmim_lite.training.distributed import Team
 from simmim_lite.training.finetune import Classification
-from simmim_lite.training.loop import Loop
+from simmim_lite.training.machine import Preemption, one_thread
+from simmim_lite.training.parallel import Team, join
 from simmim_lite.training.pretrain import pretrain
-from simmim_lite.training.run import Run, read_record, record_path
-from simmim_lite.training.runtime import Runtime
-from simmim_lite.training.signals import listening
-
-pytestmark = pytest.mark.xdist_group("two processes of a pretraining")  # its processes are started once
+from simmim_lite.training.run import Run, Runtime, read_record, record_path
+from simmim_lite.training.segment import Segmentation
+from simmim_lite.training.transfer import begin, run_task, work
 
 #: Twenty steps, a point of the curve after each; the rate drops at 17.
 RUN = Run(
@@ -36,39 +43,33 @@ RUN = Run(
     probe_labels=40, probe_test=30, drop_path=0.1, augment="crop+flip", lr=1e-3,
 )  # fmt: skip
 DDP, FSDP = Runtime(), Runtime(parallel="fsdp", accumulate=2, checkpointing=True)
+BASE = {"steps": 6, "eval_every": 1, "drop_path": 0.3, "test_images": 33}
+#: Classification; `stop`: the step before which it is killed and gone on with.
+CASES = {
+    "flip": BASE,
+    "killed": {**BASE, "stop": 3},
+    "mixed": {**BASE, "mixup": 0.8, "cutmix": 1.0},
+    "pictures": {**BASE, "augment": "timm", "rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25, "cutmix": 1.0},
+    "bf16": {**BASE, "precision": "bf16"},
+}
 
-ALONE = Team(torch.device("cpu"))
 
-
-class Gone(BaseException):
-    """What stops a run in a test: nobody catches it."""
-
-
-def go(folder, runtime=DDP, run=RUN, stop=None, kill=None, how=signal.SIGTERM, seconds=0.0) -> dict | str | None:
+def go(folder, runtime=DDP, run=RUN, stop=None, kill=None, how=signal.SIGTERM) -> dict | str | None:
     """The record of a run; with `stop`, none: it ends before that step, with a checkpoint of every step. `kill`: the
     last process gets a signal in that step, and the line that it ends with is returned."""
-    real, interval = module.training_step, module.CHECKPOINT_SECONDS
-    count = [0]
 
-    def counted(net, optimiser, images, mask, *rest):
-        count[0] += 1
-        if count[0] - 1 == stop:
-            raise Gone
-        if count[0] == kill and net.team.rank == net.team.size - 1:
+    def step(net, *arguments):
+        if len(taken) + 1 == kill and net.team.rank == net.team.size - 1:
             os.kill(os.getpid(), how)
-        return real(net, optimiser, images, mask, *rest)
+        return inner(net, *arguments)
 
-    module.training_step = counted
-    module.CHECKPOINT_SECONDS = seconds if stop else interval
-    try:
-        record = pretrain(run, runs_dir=folder, device="cpu", data=tiny_data(size=run.image_size), runtime=runtime)
-        return record | {"steps_now": count[0]}
-    except Gone:
-        return None
-    except Preempted as error:
-        return str(error)
-    finally:
-        module.training_step, module.CHECKPOINT_SECONDS = real, interval
+    with stopped(stop) as taken:
+        inner, train.step = train.step, step
+        try:
+            record = pretrain(run, runs_dir=folder, device="cpu", data=tiny_data(size=run.image_size), runtime=runtime)
+            return record | {"steps_now": len(taken)}
+        except Preempted as error:
+            return str(error)
 
 
 def losses(record: dict) -> np.ndarray:
@@ -85,17 +86,50 @@ def assert_close(record: dict, other: dict) -> None:
 
 
 def same_weights(folder, other) -> bool:
-    a, b = load_final(folder, RUN), load_final(other, RUN)
-    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+    return same(load_final(folder, RUN), load_final(other, RUN))
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone")
-    return go(folder), folder
+def classified(folder: Path, team: Team) -> dict[str, dict]:
+    """Losses, weights and score of each case."""
+    found = {}
+    for name, fields in CASES.items():
+        spec = tiny_spec(**{k: v for k, v in fields.items() if k != "stop"})
+        for stop in dict.fromkeys([fields.get("stop"), None]):
+            data = as_pictures(tiny_data()) if spec.full_size else tiny_data()
+            task = Classification(spec, data, None, team)
+            training = begin(spec, task, team, "tiny", folder / name)
+            with stopped(stop):
+                run_task(training, task, folder / name)
+                weights = float(sum(p.detach().double().abs().sum() for p in task.model.parameters()))
+                curve = [p["train_loss"] for p in training.curve]
+                found[name] = {"losses": curve, "weights": weights, **task.evaluate()[0]}
+    return found
 
 
-def two(folder) -> dict:
+def segmented(folder: str, team: Team = ALONE) -> dict:
+    """Loss (the mean over processes) and gradients of step 0. Nothing depends on which images share a process: dropout
+    is off and batch normalisation uses its running statistics."""
+    task = Segmentation(segmentation_spec(folder, drop_path=0.1), open_ade20k(f"ade20k:{folder}", 32), None, team)
+    net = begin(task.spec, task, team, "").net.train()
+    for module in task.model.modules():
+        if isinstance(module, (nn.Dropout2d, nn.BatchNorm2d)):
+            module.eval()
+    loss = net(*task.batch(0))
+    loss.backward()
+    grads = {name: p.grad.clone() for name, p in task.model.named_parameters() if p.grad is not None}
+    return {"loss": team.mean(loss.detach().clone()).item(), "grads": {k: v.numpy() for k, v in grads.items()}}
+
+
+def trained(spec, task, team: Team) -> dict:
+    """The record's scores, and whether the processes hold one network, which has changed."""
+    before = sum(p.double().sum().item() for p in task.model.parameters())
+    record = work(spec, task, team, digest="d")
+    sums = team.gather(sum(p.double().sum().item() for p in task.model.parameters()))
+    parts = {name: record[name] for name in ("status", "curve", "transfer", "examples")}
+    return parts | {"same": len(set(sums)) == 1, "moved": sums[0] != before}
+
+
+def two(folder, coco, ade) -> dict:
     """Everything that two processes are needed for, in one go."""
     done = {"ddp": go(folder / "ddp"), "parts": go(folder / "parts", Runtime(accumulate=2))}
     done["fsdp"] = go(folder / "fsdp", FSDP)
@@ -106,17 +140,40 @@ def two(folder) -> dict:
         done[f"{name}-again"] = go(folder / f"{name}-again", how)
         done[f"{name}-killed"] = go(folder / f"{name}-killed", how, kill=6)
     done["handler"] = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    try:
+    with contextlib.suppress(Everywhere):
         go(folder / "odd", run=replace(RUN, batch_size=9))
-    except Everywhere as error:
-        done["odd"] = str(error)
+        done["odd"] = "taken"
+    team = join("cpu")
+    with one_thread(team.device):
+        done["classified"] = classified(folder / "classified", team)
+        done["segmented"] = segmented(ade, team)
+        spec = segmentation_spec(ade, steps=2)
+        task = Segmentation(spec, open_ade20k(spec.data, 32), None, team)
+        done["segment"] = trained(spec, task, team)
+        done["detect"] = trained(*detection(coco, team=team, steps=2, test_images=7), team)
     return done
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    return go(folder), folder
+
+
+@pytest.fixture(scope="module")
+def ade(tmp_path_factory) -> str:
+    """Images that differ in how much of them is labelled."""
+    folder = ade_folder(tmp_path_factory.mktemp("ade"), 4, 5)
+    labels = np.zeros((32, 32), np.uint8)
+    labels[:4] = 1
+    save(folder / "annotations/training/ADE_00000001.png", labels)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, coco, ade):  # noqa: F811
     folder = tmp_path_factory.mktemp("two")
-    return run_team(2, two, folder), folder
+    return run_team(2, two, folder, coco, ade), folder
 
 
 @pytest.mark.parametrize("way", ["ddp", "parts", "fsdp"])
@@ -130,28 +187,19 @@ def test_two_processes_give_the_losses_of_one(way: str, alone, pair) -> None:
     assert not list(folder.rglob(".*.*.*")), "nothing half written is left"
 
 
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_interrupted_and_resumed_by_as_many_is_bit_for_bit(way: str, pair) -> None:
-    (main, _), folder = pair
-    again = main[f"{way}-again"]
+@pytest.mark.parametrize(("way", "kind"), [("ddp", ".pt"), ("fsdp", ".shards")])
+def test_interrupted_it_goes_on_as_many_bit_for_bit_or_alone(way: str, kind: str, alone, pair) -> None:
+    (main, other), folder = pair
+    again, begun = main[f"{way}-again"], folder / f"{way}-stopped"
     assert again["steps_now"] == RUN.steps - 9
-    assert_close(again, main[way])
     assert again["curve"] == main[way]["curve"] and again["transfer"] == main[way]["transfer"]
     assert same_weights(folder / f"{way}-again", folder / way)
-
-
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_interrupted_in_two_goes_on_alone(way: str, alone, pair) -> None:
-    folder = pair[1] / f"{way}-stopped"
-    kind = ".shards" if way == "fsdp" else ".pt"
-    assert [p.name for p in sorted(trunk_folder(folder, RUN).iterdir())] == [
-        f"step-000000{step}{kind}" for step in (8, 9)
-    ]
-    record = go(folder)
+    assert sorted(p.name for p in trunk_folder(begun, RUN).iterdir()) == [f"step-000000{s}{kind}" for s in (8, 9)]
+    record = go(begun)
     assert record["steps_now"] == RUN.steps - 9
     assert_close(record, alone[0])
-    assert [p.name for p in trunk_folder(folder, RUN).iterdir()] == ["step-0000017.pt"]
-    assert not tail_folder(folder, RUN).exists()
+    assert [p.name for p in trunk_folder(begun, RUN).iterdir()] == ["step-0000017.pt"]
+    assert not tail_folder(begun, RUN).exists()
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
@@ -161,10 +209,7 @@ def test_a_signal_to_one_process_saves_in_all(way: str, pair) -> None:
     assert main[f"{way}-killed"] == other[f"{way}-killed"] == line
     assert [p.stem for p in trunk_folder(folder / f"{way}-killed", RUN).iterdir()] == ["step-0000006"]
     assert main["handler"] and other["handler"], "afterwards the signal does what it did before"
-
-
-def test_a_batch_that_does_not_divide_is_one_line(pair) -> None:
-    assert pair[0][0]["odd"] == pair[0][1]["odd"] == "batch_size 9 does not divide among 2 processes: try 8"
+    assert "odd" not in main and "odd" not in other
 
 
 def test_damaged_shards_are_named_and_passed_over(alone, pair, tmp_path, capsys) -> None:
@@ -178,24 +223,50 @@ def test_damaged_shards_are_named_and_passed_over(alone, pair, tmp_path, capsys)
             damaged.unlink()
         else:
             damaged.write_bytes(damaged.read_bytes()[:100])
-        record = go(folder, stop=1)
-        assert record is None
+        assert go(folder, stop=1) is None
         assert f"{path} is passed over" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("accumulate", [2, 8])
-def test_every_split_of_a_batch_gives_the_same_losses(accumulate: int, alone, tmp_path) -> None:
-    record = go(tmp_path, Runtime(accumulate=accumulate))
+@pytest.fixture(scope="module")
+def classified_alone(tmp_path_factory):
+    with one_thread(ALONE.device):
+        return classified(tmp_path_factory.mktemp("classified"), ALONE)
+
+
+def test_two_processes_classify_as_one(classified_alone, pair) -> None:
+    """Flips, drop path, mixes and timm's draws are functions of numbers; the pairs of mixup stay on one process. A
+    killed one goes on bit for bit."""
+    pairs = pair[0][0]["classified"]
+    for case in ("flip", "mixed", "pictures"):
+        one, two = classified_alone[case], pairs[case]
+        assert len(one["losses"]) == 6 and two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+        assert two["weights"] == pytest.approx(one["weights"], rel=1e-5)
+        assert two["final"] == one["final"] and one["final"]["n_test"] == 33
+    for found in (classified_alone, pairs):
+        assert found["killed"] == found["flip"]
+        half, full = found["bf16"]["losses"], found["flip"]["losses"]
+        assert half != full and half == pytest.approx(full, rel=0.05)
+    assert pairs["bf16"]["losses"] == pytest.approx(classified_alone["bf16"]["losses"], rel=0.01)
+
+
+def test_two_processes_segment_and_detect(pair, ade) -> None:
+    """They are replicas; a split batch has the loss and the gradients of the whole, and all test images are scored."""
+    first, second = pair[0]
+    assert first["segment"] == second["segment"] and first["segment"]["status"] == "done"
+    assert first["segment"]["transfer"]["miou"]["n_test"] == 5 and len(first["segment"]["examples"]) == 5
+    assert first["detect"] == second["detect"] and first["detect"]["transfer"]["box_ap"]["n_test"] == 7
+    assert all(first[task]["same"] and first[task]["moved"] for task in ("segment", "detect"))
+    whole = segmented(ade)
+    assert first["segmented"]["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert first["segmented"]["loss"] == second["segmented"]["loss"]
+    for name, grad in whole["grads"].items():
+        assert close(torch.from_numpy(first["segmented"]["grads"][name]), torch.from_numpy(grad), 1e-5)
+
+
+def test_every_split_of_a_batch_gives_the_same_losses(alone, tmp_path) -> None:
+    record = go(tmp_path, Runtime(accumulate=8))
     assert_close(record, alone[0])
-    assert record["key"] == alone[0]["key"]
-    assert record["where"]["runtime"]["accumulate"] == accumulate
-
-
-def test_a_split_that_does_not_divide_is_one_line(tmp_path) -> None:
-    with pytest.raises(UserError, match="accumulate 3 does not divide the 8 images of a process's share: try 2"):
-        go(tmp_path, Runtime(accumulate=3))
-    with pytest.raises(UserError, match="unknown parallel 'fdsp': did you mean 'fsdp'"):
-        Runtime(parallel="fdsp")
+    assert record["key"] == alone[0]["key"] and record["where"]["runtime"]["accumulate"] == 8
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
@@ -203,74 +274,67 @@ def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit(name: str, alone, 
     before = signal.getsignal(getattr(signal, name))
     line = go(tmp_path, kill=6, how=getattr(signal, name))
     assert line == f"{name}: {RUN.key} is saved at step 6 of 20; run the same command to go on"
-    assert signal.getsignal(getattr(signal, name)) == before
-    assert Preempted(line).status == 75
+    assert signal.getsignal(getattr(signal, name)) == before and Preempted(line).status == 75
     record = go(tmp_path)
-    assert record["steps_now"] == RUN.steps - 6
-    assert record["curve"] == alone[0]["curve"]
+    assert record["steps_now"] == RUN.steps - 6 and record["curve"] == alone[0]["curve"]
     assert same_weights(tmp_path, alone[1])
 
 
 def test_a_run_in_a_thread_leaves_signals_alone(alone, tmp_path) -> None:
     """A notebook's kernel or a server may train in a thread, where signals cannot be handled."""
     found = []
-
-    def work() -> None:
-        found.append(go(tmp_path))
-
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=lambda: found.append(go(tmp_path)))
     thread.start()
     thread.join()
     assert found[0]["curve"] == alone[0]["curve"]
-    with ThreadPoolExecutor(1) as pool, listening() as ears:
-        inside = pool.submit(lambda: listening().__enter__().heard).result()
-        assert inside is None and signal.getsignal(signal.SIGTERM) is ears
+    with ThreadPoolExecutor(1) as pool, Preemption() as preemption:
+        assert pool.submit(lambda: Preemption().__enter__().signal).result() is None
+        assert signal.getsignal(signal.SIGTERM) is preemption
 
 
 def test_a_signal_in_a_fine_tuning_saves_it_too(tmp_path, monkeypatch) -> None:
-    spec = tiny_spec(steps=5, eval_every=1)
-    undisturbed = Loop(spec, Classification(spec, tiny_data(), None, ALONE), ALONE, folder=None, data_digest="tiny")
-    expected = undisturbed.run()
-    real = Loop.advance
+    def tuned(folder=None, signals=()):
+        spec = tiny_spec(steps=5, eval_every=1)
+        task = Classification(spec, tiny_data(), None, ALONE)
+        loss = task.loss
+        task.loss = lambda *a: [os.kill(os.getpid(), s) for s in signals if training.step == 2] and None or loss(*a)
+        training = begin(spec, task, ALONE, "tiny", folder)
+        run_task(training, task, folder)
+        return training.curve
 
-    def signalled(loop, net):
-        if loop.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(loop, net)
-
-    monkeypatch.setattr(Loop, "advance", signalled)
-    again = {"folder": tmp_path, "data_digest": "tiny"}
-    with pytest.raises(Preempted, match=f"SIGTERM: {spec.key} is saved at step 3 of 5"):
-        Loop(spec, Classification(spec, tiny_data(), None, ALONE), ALONE, **again).run()
-    assert Loop(spec, Classification(spec, tiny_data(), None, ALONE), ALONE, **again).run() == expected
+    with pytest.raises(Preempted, match=f"SIGTERM: {tiny_spec(steps=5, eval_every=1).key} is saved at step 3 of 5"):
+        tuned(tmp_path, [signal.SIGTERM])
+    assert tuned(tmp_path) == tuned()
 
 
 def test_only_training_is_compiled(alone, tmp_path, monkeypatch) -> None:
     """Validation and probes are those of the plain network, so the same weights give the same number."""
     calls = []
-
-    def compile(function, **options):
-        return lambda *inputs: calls.append(1) or function(*inputs)
-
-    monkeypatch.setattr(torch, "compile", compile)
-    record = go(tmp_path, Runtime(compile=True))
-    assert record["curve"] == alone[0]["curve"]
+    compiled = lambda function, **_: lambda *inputs: calls.append(1) or function(*inputs)  # noqa: E731
+    monkeypatch.setattr(torch, "compile", compiled)
+    assert go(tmp_path, Runtime(compile=True))["curve"] == alone[0]["curve"]
     assert len(calls) == 1 + RUN.steps * sum(SIZES[RUN.model].depths)
 
 
-@pytest.mark.slow
-def test_compiled_blocks_give_the_same_losses(tmp_path) -> None:
-    """Two steps of a network without drop path: each variant of a block takes seconds to compile."""
-    short = replace(RUN, steps=2, drop_path=0.0, probe_labels=0)
-    plain, fast = go(tmp_path / "plain", run=short), go(tmp_path / "fast", Runtime(compile=True), short)
-    np.testing.assert_allclose(losses(fast), losses(plain), atol=1e-4, rtol=0)
-    assert set(load_final(tmp_path / "fast", short)) == set(load_final(tmp_path / "plain", short))
-
-
-def test_compiling_without_a_compiler_is_one_line(tmp_path, monkeypatch) -> None:
+def test_what_cannot_be_is_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="^compile: there is no C\\+\\+ compiler here; install one"):
         go(tmp_path, Runtime(compile=True))
+    with pytest.raises(UserError, match="accumulate 3 does not divide the 8 images of a process's share: try 2"):
+        go(tmp_path, Runtime(accumulate=3))
+    with pytest.raises(UserError, match="unknown parallel 'fdsp': did you mean 'fsdp'"):
+        Runtime(parallel="fdsp")
+    with pytest.raises(UserError, match="batch_size 9 does not divide among 2 processes: try 8"):
+        Team(torch.device("cpu"), 0, 2).share(9)
+    with pytest.raises(UserError, match="batch_size 18 does not divide into pairs for 4 processes: try 16"):
+        Team(torch.device("cpu"), 0, 4).pairs(18)
+
+
+def test_pairs_stay_together() -> None:
+    for size in (1, 2, 4):
+        shares = [Team(torch.device("cpu"), rank, size).pairs(16) for rank in range(size)]
+        assert sorted(np.concatenate(shares)) == list(range(16))
+        assert all((share + share[::-1] == 15).all() for share in shares)
 
 
 def test_the_command_line_takes_the_options(capsys, tmp_path) -> None:
@@ -278,9 +342,8 @@ def test_the_command_line_takes_the_options(capsys, tmp_path) -> None:
     words += ["8", "--val-masks", "1", "--probe-labels", "0", "--device", "cpu", "--runs-dir", str(tmp_path)]
     assert cli.main([*words, "--accumulate", "2", "--checkpointing", "--parallel", "fsdp"]) == 0
     record = json.loads(Path(capsys.readouterr().out.split("record: ")[1].strip()).read_text())
-    assert record["where"]["runtime"] == {
-        "parallel": "fsdp", "accumulate": 2, "checkpointing": True, "compile": False,
-    }  # fmt: skip
+    expected = {"parallel": "fsdp", "accumulate": 2, "checkpointing": True, "compile": False}
+    assert record["where"]["runtime"] == expected
     for more, line in ((["--accumulate", "3"], "accumulate 3 does not divide"), (["--parallel", "x"], "known are ddp")):
         assert cli.main([*words, "--seed", "1", *more]) == 2
         errors = capsys.readouterr().err

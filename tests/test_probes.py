@@ -13,6 +13,7 @@ from random_weights import random_model
 from simmim_lite.data.sources import Data, Split
 from simmim_lite.errors import UserError
 from simmim_lite.training import probes
+from simmim_lite.training.probes import AttentivePooling, attentive_probe
 from simmim_lite.training.run import Run
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
@@ -59,16 +60,9 @@ def test_ridge_equals_explicit_leave_one_out_refits(n, width, classes, seed):
 
     w, b = lstsq_ridge(z, y, ridge.penalty * n)
     np.testing.assert_allclose(ridge(x).numpy(), z @ w + b, atol=1e-6)
-
-
-def test_ridge_does_not_depend_on_its_chunks(monkeypatch):
-    x, labels = problem(70, 9, 3, 0)
-    targets = torch.from_numpy(np.eye(3, dtype=bool)[labels])
-    whole = probes.fit_ridge(x, targets)
-    monkeypatch.setattr(probes, "_ROWS", 16)
-    parts = probes.fit_ridge(x, targets)
-    assert parts.penalty == whole.penalty
-    np.testing.assert_allclose(parts(x), whole(x), atol=1e-9)
+    with pytest.MonkeyPatch.context() as patch:  # it does not depend on its chunks
+        patch.setattr(probes, "_ROWS", 3)
+        np.testing.assert_allclose(probes.fit_ridge(x, targets)(x), ridge(x), atol=1e-7)
 
 
 def test_ridge_leaves_constant_and_repeated_features_alone():
@@ -78,9 +72,6 @@ def test_ridge_leaves_constant_and_repeated_features_alone():
     assert math.isfinite(more["score"]) and abs(more["score"] - plain["score"]) < 0.1
     nothing = torch.ones(60, 4)
     assert probes.ridge_probe(nothing, labels, nothing, labels)["score"] == pytest.approx(20 / 60)
-
-
-def test_ridge_of_one_row_is_one_line():
     with pytest.raises(UserError, match="1 rows"):
         probes.fit_ridge(torch.ones(1, 3), torch.ones(1, 2, dtype=torch.bool))
 
@@ -106,16 +97,12 @@ def test_knn_equals_a_loop(n_train, n_test, width, classes, seed):
 
 
 @pytest.mark.parametrize("probe", [probes.ridge_probe, probes.knn_probe])
-def test_separable_data_is_solved(probe):
+def test_separable_data_is_solved_and_random_labels_give_chance(probe):
     x, y = problem(400, 8, 4, 5, signal=30)
     scale = x.std(0)
     result = probe(x[:200] / scale, y[:200], x[200:] / scale, y[200:])
     assert result["score"] == 1.0 and result["high"] == 1.0 and 0.97 < result["low"] < 1
     assert result == probe(x[:200] / scale, y[:200], x[200:] / scale, y[200:])
-
-
-@pytest.mark.parametrize("probe", [probes.ridge_probe, probes.knn_probe])
-def test_random_labels_give_chance(probe):
     x, _ = problem(3000, 16, 5, 7)
     y = np.random.default_rng(8).integers(0, 5, 3000)
     result = probe(x[:1500], y[:1500], x[1500:], y[1500:])
@@ -165,18 +152,8 @@ def test_segmentation_equals_a_loop(n, width, grid, stride):
     assert result["low"] == pytest.approx(max(0, np.mean(ious) - half), abs=1e-6)
     assert result["high"] == pytest.approx(min(1, np.mean(ious) + half), abs=1e-6)
     assert (result["metric"], result["n_train"], result["n_test"]) == ("IoU", n, n)
-
-
-def test_segmentation_reads_a_mask_that_is_in_the_map():
-    rng = np.random.default_rng(0)
-    masks = rng.random((40, 16, 16)) < 0.3
-    cells = masks.reshape(40, 4, 4, 4, 4).transpose(0, 1, 3, 2, 4).reshape(40, 4, 4, 16)
-    mixed = cells @ np.linalg.qr(rng.normal(size=(16, 16)))[0]
-    maps = torch.from_numpy(mixed).float().permute(0, 3, 1, 2)
-    result = probes.segmentation_probe(maps[:20], masks[:20], maps[20:], masks[20:])
-    assert (result["score"], result["low"], result["high"]) == (1.0, 1.0, 1.0)
     with pytest.raises(UserError, match="do not divide"):
-        probes.segmentation_probe(maps, masks[:, :14], maps, masks)
+        probes.segmentation_probe(maps[:n], masks[:n, 1:, 1:], maps[n:], masks[n:])
 
 
 def tiny_data(n=48, size=16, labels=True, masks=True):
@@ -195,20 +172,8 @@ def tiny_data(n=48, size=16, labels=True, masks=True):
         return Split(name, images, ids, y if labels else None, where if masks else None)
 
     train, val, test = split("train", 0), split("val", 1000), split("test", 2000)
-    return Data(
-        spec="tiny",
-        name="tiny",
-        image_size=size,
-        train=train,
-        val=val,
-        probe_train=train if labels else None,
-        test=test if labels else None,
-        classes=("red", "green", "blue"),
-        mean=(0.3,) * 3,
-        std=(0.2,) * 3,
-        digest="0",
-        skipped=[],
-    )
+    probed = (train, test) if labels else (None, None)
+    return Data("tiny", "tiny", size, train, val, *probed, ("red", "green", "blue"), (0.3,) * 3, (0.2,) * 3, "0", [])
 
 
 def small_model(**options):
@@ -230,14 +195,9 @@ def test_features_are_the_encoder_s_whatever_the_batch_and_mode():
     alone, none = probes.features(model, images, data.mean, data.std)
     assert none is None
     np.testing.assert_allclose(alone, pooled, atol=2e-5)
-
-
-def test_features_in_bf16_are_close_to_fp32():
-    model, data = small_model(), tiny_data()
-    full, _ = probes.features(model, data.test.images, data.mean, data.std)
-    half, _ = probes.features(model, data.test.images, data.mean, data.std, precision="bf16")
-    assert half.dtype == torch.float32 and not torch.equal(half, full)
-    assert (half - full).norm() < 0.05 * full.norm()
+    half, _ = probes.features(model, images, data.mean, data.std, precision="bf16")
+    assert half.dtype == torch.float32 and not torch.equal(half, pooled)
+    assert (half - pooled).norm() < 0.05 * pooled.norm()
 
 
 def test_probe_all_scores_a_source_and_repeats():
@@ -273,3 +233,50 @@ def test_probe_images_are_balanced_and_do_not_depend_on_the_run(monkeypatch):
     assert np.array_equal(seen[0], seen[2]) and np.array_equal(seen[1], data.test.images[:20])
     brightest = seen[0].max((2, 3)).argmax(1)
     assert np.bincount(brightest).tolist() == [8, 8, 8]
+
+
+# the attentive probe
+
+
+def hidden(n: int, seed: int, tokens: int = 4, width: int = 16) -> tuple[torch.Tensor, np.ndarray]:
+    """Maps (n, C, 4, 4) of noise; one token, marked in channel 0, carries the class in channels 1 to 3."""
+    rng = np.random.default_rng(seed)
+    maps, labels = rng.normal(size=(n, width, tokens * tokens)), rng.integers(0, 3, n)
+    place = rng.integers(0, tokens * tokens, n)
+    maps[:, 0] = 0.1 * maps[:, 0]
+    maps[np.arange(n), 0, place] = 4
+    maps[np.arange(n), 1 + labels, place] += 3
+    return torch.tensor(maps, dtype=torch.float32).view(n, width, tokens, tokens), labels
+
+
+def test_it_attends_where_the_mean_does_not_look():
+    (x, y), (u, v) = hidden(1200, 1), hidden(600, 2)
+    score = attentive_probe(x, y, u, v)
+    linear = probes.ridge_probe(x.mean((2, 3)), y, u.mean((2, 3)), v)
+    assert score["score"] > 0.9 > linear["score"] + 0.05
+    correct = round(score["score"] * 600)
+    assert (score["low"], score["high"]) == probes.wilson(correct, 600)
+    assert (score["metric"], score["n_train"], score["n_test"]) == ("top-1", 1200, 600)
+
+
+def test_it_is_a_function_of_its_features():
+    (x, y), (u, v) = hidden(300, 1), hidden(200, 2)
+    torch.manual_seed(1)
+    first = attentive_probe(x, y, u, v)
+    torch.manual_seed(2)
+    assert attentive_probe(x, y, u, v) == first
+    moved = attentive_probe(5 * x + 3, y, 5 * u + 3, v)  # standardised: scale and offset drop out
+    assert moved["score"] == pytest.approx(first["score"], abs=0.02)
+    x = torch.full((40, 8, 2, 2), 3.0)  # constant features give chance, and not NaN
+    assert 0 <= attentive_probe(x, np.arange(40) % 2, x, np.arange(40) % 2)["score"] <= 1
+
+
+def test_at_the_start_it_is_a_linear_layer_on_the_mean():
+    probe, x = AttentivePooling(6, 3), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(probe.head.weight)
+    torch.testing.assert_close(probe(x), probe.head(x.mean(1)))
+    torch.nn.init.normal_(probe.query)
+    for b in range(2):  # one image at a time, by the formula
+        weights = [math.exp(float((token @ probe.query).detach()) / math.sqrt(6)) for token in x[b]]
+        mean = sum(w * token for w, token in zip(weights, x[b], strict=True)) / sum(weights)
+        torch.testing.assert_close(probe(x)[b], probe.head(mean), rtol=1e-5, atol=1e-6)

@@ -34,18 +34,14 @@ def test_key_is_readable_and_covers_every_field() -> None:
 def test_keys_do_not_depend_on_where_a_run_was_made() -> None:
     run = Run(images=64, betas=[0.9, 0.99])
     assert Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
-    assert Run.from_dict(run.to_dict()).key == run.key
-
-
-def test_one_folder_has_one_key() -> None:
     assert Run(data="imagefolder:/a/b/").key == Run(data="imagefolder:/a/b").key
     assert Run(data="imagefolder:/a/b").key.startswith("atto-b-nall")
     assert Run(data="torchvision:CIFAR10").key.startswith("atto-CIFAR10-nall")
-
-
-def test_trunk_is_shared_by_lengths_alone() -> None:
-    assert Run(steps=250).trunk_key == Run(steps=1000).trunk_key
-    assert Run(steps=250).trunk_key != Run(steps=250, seed=1).trunk_key
+    assert Run(steps=250).trunk_key == Run(steps=1000).trunk_key != Run(steps=250, seed=1).trunk_key
+    with pytest.raises(UserError, match="unknown field of Run 'step': did you mean 'steps'"):
+        Run.from_dict({"step": 3})
+    assert {s: Run(image_size=s).norm_window for s in (32, 64, 192, 224)} == {32: 7, 64: 15, 192: 47, 224: 55}
+    assert Run(target_window=11).norm_window == 11
 
 
 def test_learning_rate_by_hand() -> None:
@@ -65,21 +61,13 @@ def test_learning_rate_by_hand() -> None:
     [
         ({"model": "swinv2_picco"}, ["swinv2_picco", "did you mean 'swinv2_pico'"]),
         ({"mask_ratio": 0.0}, ["mask_ratio", "0.0", "above 0 and below 1"]),
-        ({"mask_ratio": 1.0}, ["mask_ratio", "1.0", "below 1"]),
-        ({"mask_ratio": 1.2}, ["mask_ratio", "1.2", "below 1"]),
         ({"mask_ratio": 0.95}, ["mask_ratio 0.95 hides all 16 cells", "smaller mask_patch"]),
         ({"mask_patch": 32}, ["hides all 1 cells of 32 px"]),
-        ({"seed": 2**64}, ["seed", "whole number"]),
         ({"mask_patch": 7}, ["mask_patch 7", "4, 8, 16, 32"]),
         ({"window_size": 9}, ["window_size 9", "8 x 8", "at most 8"]),
         ({"window_size": 3}, ["window_size 3", "try one of 2, 4, 8"]),
         ({"image_size": 36}, ["image_size 36", "final stride 8", "try 32"]),
-        ({"steps": -1}, ["steps", "-1", "from 0"]),
-        ({"images": 0}, ["images", "0", "from 1"]),
-        ({"batch_size": 2.5}, ["batch_size", "2.5", "whole number"]),
-        ({"lr": "3e-4"}, ["lr", "'3e-4'", "number"]),
         ({"precision": "fp61"}, ["fp61", "did you mean"]),
-        ({"target_window": 8}, ["target_window", "8", "odd"]),
         ({"target": "normalised"}, ["normalised", "did you mean 'normalized'"]),
     ],
 )
@@ -89,17 +77,6 @@ def test_bad_fields_get_one_line(fields: dict, words: list[str]) -> None:
     line = str(caught.value)
     assert "\n" not in line
     assert all(word in line for word in words), line
-
-
-def test_unknown_field_is_named() -> None:
-    with pytest.raises(UserError, match="unknown field of Run 'step': did you mean 'steps'"):
-        Run.from_dict({"step": 3})
-
-
-def test_target_window_follows_the_side() -> None:
-    sides = {32: 7, 64: 15, 192: 47, 224: 55}
-    assert {s: Run(image_size=s).norm_window for s in sides} == sides
-    assert Run(target_window=11).norm_window == 11
 
 
 def test_record_round_trip_and_refusals(tmp_path) -> None:
@@ -130,9 +107,6 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch) -> None:
         write_atomic(path, "second")
     assert path.read_text() == "first"
     assert [p.name for p in path.parent.iterdir()] == ["file"]
-
-
-def test_a_folder_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*--runs-dir"):
         write_atomic(tmp_path / "file" / "record.json", "")

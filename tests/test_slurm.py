@@ -20,8 +20,7 @@ from simmim_lite.studies.full_size import LEVELS, RECIPE, WHOLE_22K
 from simmim_lite.studies.grids import TIERS, grid
 from simmim_lite.studies.parameters import StudyOptions
 from simmim_lite.training.pretrain import pretrain
-from simmim_lite.training.run import Run, record_path
-from simmim_lite.training.runtime import Runtime
+from simmim_lite.training.run import Run, Runtime, record_path
 from simmim_lite.verbs import run_of, runtime_of
 
 ROOT = Path(__file__).resolve().parents[1]

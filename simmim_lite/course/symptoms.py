@@ -26,9 +26,11 @@ from ..lab.pictures import hide
 from ..model.masking import upsample
 from ..model.simmim import SimMIM, create_model
 from ..model.weights import load_weights
-from ..training.pretrain import build, build_optimiser, make_batches, one_thread, pretrain, training_step
+from ..training.machine import one_thread
+from ..training.pretrain import build, build_optimiser, make_batches, pretrain
 from ..training.probes import NEIGHBOURS, features, knn_probe
 from ..training.run import Run
+from ..training.train import step as training_step
 
 SHOWN = 6  # pictures, the first ones of the validation scenes
 WRONG, RIGHT = "like this", "after the<br>remedy"  # names of rows of pictures
@@ -83,7 +85,7 @@ def train(run: Run = RUN, hide_from_input: bool = True) -> tuple[SimMIM, list[fl
             model.encoder.forward = lambda x, mask=None, noise=None: encode(x, None, noise)
         for step in range(run.steps):
             images, mask, _ = batches.batch(step)
-            losses.append(training_step(model, optimiser, images, mask, run, run.lr_at(step)).item())
+            losses.append(training_step(model, optimiser, (images, mask), run.lr_at(step), run).item())
             if not math.isfinite(losses[-1]):
                 break
         model.encoder.forward = encode

@@ -10,11 +10,9 @@ from ..errors import UserError
 from ..evidence import shipped, tables
 from ..evidence.records import flops_text, load, millions, short
 from ..model.sizes import SIZES
-from ..training.dense import Dense
-from ..training.probing import Probe
 from ..training.run import PRECISIONS, Run, record_path, transfer_path
 from ..training.specs import Folder, Positive, Source, checked
-from ..training.tuning import FineTune
+from ..training.tuning import Dense, FineTune, Probe
 from . import full_size
 from .estimate import EVALUATION_STEPS, known_speeds, tuning_seconds
 from .grids import TIERS, TRANSFER, Axes

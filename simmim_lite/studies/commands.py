@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 from ..errors import UserError
 from ..model.sizes import PAPER
-from ..training.run import RECIPE_VERSION, Run, record_path
-from ..training.runtime import Runtime
+from ..training.run import RECIPE_VERSION, Run, Runtime, record_path
 from ..training.specs import Count, checked
 from .grids import TIERS, TRANSFER
 from .parameters import Study, StudyOptions

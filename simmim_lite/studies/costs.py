@@ -219,7 +219,7 @@ def start(
     `UserError` where there is no GPU and device is `auto`: one line with the cost and the remedy, nothing started. So
     for scenes, which have no photographs.
     """
-    from ..training.device import pick_device
+    from ..training.machine import pick_device
 
     place = cluster.device if cluster else str(pick_device(device))
     known = find_speed(runs, runs_dir=runs_dir)

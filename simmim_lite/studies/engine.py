@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from ..errors import UserError, check_writable, unknown
 from ..evidence.claims import claims
 from ..evidence.rules import Claim
-from ..training.dense import Dense
 from ..training.run import PRECISIONS, Run, current_record, data_slug, read_record, write_atomic
 from ..training.specs import Count, Folder, checked
+from ..training.tuning import Dense
 from .estimate import faster_precision, known_speeds
 from .full_size import check_sides, left_out, sources
 from .grids import STUDIES, TIERS, TRANSFER, Axes, grid, tunings, with_references

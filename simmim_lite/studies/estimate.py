@@ -11,10 +11,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..processes import waiting
-from ..training.dense import Dense
-from ..training.probing import Probe
 from ..training.run import PRECISIONS, Run, write_atomic
-from ..training.tuning import FineTune
+from ..training.tuning import Dense, FineTune, Probe
 
 #: Validation and probes of one run, in optimiser steps of its model: only the estimate of time left depends on it.
 EVALUATION_STEPS = 60
@@ -39,7 +37,7 @@ def step_speeds(runs_dir: Path, models: Sequence[str], recipe: Run, device: str)
         speeds = known.setdefault(name, {})
         missing = [(m, p) for m in models for p in PRECISIONS if f"{m} {p}" not in speeds]
         if missing:
-            from ..training.bench import step_seconds
+            from ..training.pretrain import step_seconds
 
             for model, precision in missing:
                 run = replace(recipe, model=model, precision=precision)

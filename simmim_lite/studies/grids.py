@@ -14,7 +14,7 @@ STUDIES = ("data-scale", "model-size", "schedule", "proxy")
 TRANSFER = "transfer"
 
 
-#: Of a pretrained start; from scratch the defaults of `FineTune` are best. Tuned as `dense.TUNED`, top-1 at 4e-3, 8e-3,
+#: Of a pretrained start; from scratch the defaults of `FineTune` are best. Tuned as `TUNED`, top-1 at 4e-3, 8e-3,
 #: 1.6e-2, 3.2e-2: .591 .623 .610 .615 with layer decay .9, .625 at 8e-3 without, .618 at 1.6e-2 with .75; scratch at
 #: 2e-3, 4e-3, 8e-3: .432 .469 .435.
 CLASSIFY = {"lr": 8e-3, "layer_decay": 1.0}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..errors import UserError, unknown
+from ..training.journal import check_writers
 from ..training.run import PRECISIONS
 from ..training.specs import Count, Folder, OneOf, Positive, Source, Spec, Text, Unfit, Whole, checked, read, value
-from ..training.writers import check_writers
 from . import full_size
 from .grids import STUDIES, TIERS, TRANSFER
 
@@ -64,7 +64,7 @@ class StudyOptions(Spec):
     engine: Engine = "local"
     address: Annotated[str, Text(".+", "HOST:PORT of a running Ray cluster")] | None = None
     gpus_per_run: Count | None = None
-    log: tuple[Annotated[str, Text(".*", "a writer")], ...] = ()  # who is told of runs (`training/writers.py`)
+    log: tuple[Annotated[str, Text(".*", "a writer")], ...] = ()  # who is told of runs (`training/journal.py`)
 
     def check(self) -> None:
         """What options say of each other, and what is not installed; zeros that mean the default become None."""

@@ -49,10 +49,9 @@ def score(
     from ..data.sources import open_data, open_streamed
     from ..model.hub import is_hub
     from ..model.weights import load_weights
-    from ..training.building import build
-    from ..training.device import one_thread, pick_device
+    from ..training.machine import one_thread, pick_device
+    from ..training.pretrain import build, validation_loss
     from ..training.probes import input_statistics
-    from ..training.validate import validation_loss
 
     for source in sources:  # all of them, before the first is scored
         if not is_hub(source) and not Path(source).exists():

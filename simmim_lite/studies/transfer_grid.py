@@ -6,10 +6,8 @@ No torch here.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..training.dense import Dense
-from ..training.probing import Probe
 from ..training.run import Run
-from ..training.tuning import FineTune
+from ..training.tuning import Dense, FineTune, Probe
 from . import full_size
 from .grids import CLASSIFY, TIERS, grid, seeds_of
 

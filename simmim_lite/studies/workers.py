@@ -14,10 +14,8 @@ from ..data.catalogue import hushed
 from ..data.sources import Data
 from ..errors import Interrupted, Preempted, UserError
 from ..processes import deaf_to_interrupts, end_with
-from ..training.dense import Dense
-from ..training.probing import Probe
 from ..training.run import Run, record_path, transfer_path
-from ..training.tuning import FineTune
+from ..training.tuning import Dense, FineTune, Probe
 from .commands import runtime_of
 from .estimate import Progress, job_seconds, step_speeds, tuning_seconds
 
@@ -29,7 +27,7 @@ class Job:
     name: str  # of what it locks
     work: tuple[Run | FineTune | Dense | Probe, ...]
     seconds: float  # estimate, core seconds
-    log: tuple[str, ...] = ()  # who is told of its pretraining (`training/writers.py`)
+    log: tuple[str, ...] = ()  # who is told of its pretraining (`training/journal.py`)
 
     def paths(self, runs_dir: Path) -> list[Path]:
         """The records it leaves."""
@@ -64,7 +62,7 @@ class Local:
     """This machine's processes; device: as `pick_device` takes it; workers: None is one a core, or one on a GPU."""
 
     def __init__(self, device: str, workers: int | None) -> None:
-        from ..training.device import pick_device
+        from ..training.machine import pick_device
 
         self.place = pick_device(device)
         self.device = str(self.place)
@@ -72,7 +70,7 @@ class Local:
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
         """`estimate.step_speeds`, here."""
-        from ..training.device import one_thread
+        from ..training.machine import one_thread
 
         with one_thread(self.place):
             return step_speeds(runs_dir, models, recipe, self.device)
@@ -156,7 +154,7 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> Outcom
 @hushed()
 def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
     """The work of one job, in order, in this process. Its study has said what the data is."""
-    from ..training.kept import Busy
+    from ..training.checkpoint import Busy
     from ..training.pretrain import pretrain_once
     from ..training.transfer import once as transfer_once
 

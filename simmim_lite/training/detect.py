@@ -1,29 +1,46 @@
-"""Detection and instance segmentation as a task of the `Loop`: Mask R-CNN on boxes and masks in COCO layout."""
+"""Detection and instance segmentation as a task: torchvision's Mask R-CNN behind our encoder and a feature pyramid.
+
+Full size is the standard one (256 channels, anchors of 32 to 512 px). Below `SMALL` pixels everything that costs per
+image is cut down to what a small picture can hold: see `limits`.
+"""
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ..data.annotations import AnnotatedData
 from ..data.coco import CocoSplit, Sample
 from ..data.loading import Order, StepLoader, seeded
 from ..data.manifests import subset
-from .average_precision import average_precision
-from .classifier import parameter_groups
-from .dense import EXAMPLES, SMALL_SIDE, Dense
-from .detector import build_detector
-from .distributed import Team
+from ..model.sizes import SIZES, Size
+from ..model.swin import SwinV2
+from .finetune import build_encoder
+from .optim import layer_groups
+from .parallel import Team
 from .probes import input_statistics
+from .scores import average_precision
+from .tuning import EXAMPLES, SMALL_SIDE, Dense
 
+#: Images of a shorter side below this many pixels get the small settings.
+SMALL = 256
+RATIOS = (0.5, 1.0, 2.0)  # height over width of the anchors
 SHOWN_SCORE = 0.3  # from which on a detection is among a record's examples
-_SAMPLERS = 13  # stream of random numbers
+_HEADS, _SAMPLERS = 12, 13  # streams of random numbers
 
 
 class Detection:
-    """Mask R-CNN as a task of the `Loop` (kind `detect`).
+    """Mask R-CNN as a task (kind `detect`).
 
     weights: the pretrained SimMIM's state dict for a spec with a start, else None. `UserError` where the data have
     fewer annotated images than asked for. The regions that are trained on are drawn and averaged by each process alone,
@@ -33,59 +50,64 @@ class Detection:
     kind = "detect"
     flops = None  # a region of interest costs what an image's content decides
 
-    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, us: Team) -> None:
-        self.spec, self.data, self.team = spec, data, us
+    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, team: Team) -> None:
+        self.spec, self.data, self.team = spec, data, team
         chosen = subset(data.train, spec.images, spec.seed)
         self.unique = len(chosen)
-        data.name_unseen(chosen.tolist(), quiet=not us.main)
+        data.name_unseen(chosen.tolist(), quiet=not team.is_main)
         mean, std = input_statistics(data, spec.statistics)
-        self.model = build_detector(spec, data.num_classes, mean, std, weights).to(us.device)
-        self.batches = StepLoader(
+        self.model = build_detector(spec, data.num_classes, mean, std, weights).to(team.device)
+        self.loader = StepLoader(
             _Flipped(data.train.select(chosen)),
             Order(data.train.ids[chosen], spec.seed, spec.batch_size),
-            us.share(spec.batch_size),
+            team.share(spec.batch_size),
             spec.steps,
-            workers=0 if spec.image_size <= SMALL_SIDE else us.decoders(),
+            workers=0 if spec.image_size <= SMALL_SIDE else team.decoders(),
             collate=list,
         )
 
     def groups(self) -> list[dict]:
         """AdamW's groups, with layer decay below the pyramid and the heads."""
         depths = self.model.backbone.encoder.depths
-        return parameter_groups(self.model, self.spec.layer_decay, self.spec.weight_decay, depths)
+        return layer_groups(self.model, depths, self.spec.layer_decay, self.spec.weight_decay)
 
-    def loss(self, net: nn.Module, step: int) -> Tensor:
-        """The sum of Mask R-CNN's losses (proposals: objectness, box; regions: class, box, mask) on the share."""
-        images, targets = [], []
-        for image, boxes, labels, masks in self.batches.batch(step):
-            images.append(self._image(image))
+    def batch(self, now: int) -> tuple[int, list[Tensor], list[dict]]:
+        """The step, images float32 (3, H, W) in 0..1, and their boxes, labels and masks as torchvision has them."""
+        images, targets, device = [], [], self.team.device
+        for image, boxes, labels, masks in self.loader.batch(now):
+            images.append(self.image(image))
             parts = {"boxes": boxes, "labels": labels, "masks": masks}
-            targets.append({name: value.to(self.team.device, non_blocking=True) for name, value in parts.items()})
+            targets.append({name: value.to(device, non_blocking=True) for name, value in parts.items()})
+        return now, images, targets
+
+    def loss(self, model: nn.Module, now: int, images: list[Tensor], targets: list[dict]) -> Tensor:
+        """The sum of Mask R-CNN's losses (proposals: objectness, box; regions: class, box, mask) on the share."""
         # anchors and proposals are sampled, and short sides and dropped paths drawn, from torch's global generators
-        with seeded(self.spec.seed, step, self.team.rank, _SAMPLERS):
-            return sum(net(images, targets).values())
+        with seeded(self.spec.seed, now, self.team.rank, _SAMPLERS):
+            return sum(model(images, targets).values())
+
+    def image(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels on the device, in 0..1."""
+        return pixels.to(self.team.device, non_blocking=True).float().div_(255)
 
     def evaluate(self) -> tuple[dict, str | None]:
         """Box and mask AP on the first test images, and examples of small ones; why there are none, or None."""
-        spec, us = self.spec, self.team
+        spec, team = self.spec, self.team
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             return {}, f"the trained network's weights were not finite; lower lr ({spec.lr:g})"
         count = min(spec.test_images or len(self.data.test), len(self.data.test))
         test = self.data.test.select(range(count))
         if all(a["iscrowd"] for objects in test.objects for a in objects):
             return {}, f"{test.name}: none of {count} images has an object to find; raise test_images"
-        found = detections(self, test, range(us.rank, count, us.size))
-        found = sorted(itertools.chain(*us.gather(found)), key=lambda d: d["image_id"])
+        found = team.gather(detections(self, test, range(team.rank, count, team.size)))
+        found = sorted(itertools.chain(*found), key=lambda d: d["image_id"])
         parts = None
-        if us.main:
+        if team.is_main:
             truth = ground_truth(test, self.data.num_classes)
             parts = {"transfer": average_precision(truth, found, n_train=self.unique)}
             if max(max(size) for size in test.sizes[:EXAMPLES]) <= SMALL_SIDE:
                 parts["examples"] = _examples(test, found)
-        return us.tell(parts), None
-
-    def _image(self, pixels: Tensor) -> Tensor:
-        return pixels.to(self.team.device, non_blocking=True).float().div_(255)
+        return team.broadcast(parts), None
 
 
 def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
@@ -95,26 +117,29 @@ def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
     """
     from pycocotools import mask as coco_mask
 
-    model, spec, device = task.model, task.spec, task.team.device
-    # by size, so that many go through together
-    queue = sorted(places, key=lambda i: (split.sizes[i], i))
-    found = []
+    model, spec, device, found = task.model, task.spec, task.team.device, []
+    length = max(1, spec.batch_size // task.team.size)
     model.eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-        for batch in _batches(queue, split, max(1, spec.batch_size // task.team.size)):
-            results = model([task._image(torch.from_numpy(split[i].image)) for i in batch])
+        for batch in _by_size(places, split, length):
+            results = model([task.image(torch.from_numpy(split[i].image)) for i in batch])
             for i, result in zip(batch, results, strict=True):
                 boxes, labels, scores = (result[name].cpu().tolist() for name in ("boxes", "labels", "scores"))
                 masks = (result["masks"][:, 0] > 0.5).byte().cpu().numpy()
-                for box, label, score, mask in zip(boxes, labels, scores, masks, strict=True):
+                for (x0, y0, x1, y1), label, score, mask in zip(boxes, labels, scores, masks, strict=True):
                     encoded = coco_mask.encode(np.asfortranarray(mask))
                     rle = {"size": [int(s) for s in encoded["size"]], "counts": encoded["counts"].decode()}
-                    x0, y0, x1, y1 = box
-                    bbox = [x0, y0, x1 - x0, y1 - y0]
-                    one = {"image_id": i, "category_id": label, "bbox": bbox, "score": score}
+                    one = {"image_id": i, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
                     found.append(one | {"segmentation": rle})
     model.train()
     return found
+
+
+def _by_size(places: range, split: CocoSplit, length: int) -> Iterator[list[int]]:
+    queue = sorted(places, key=lambda i: (split.sizes[i], i))
+    for _, same in itertools.groupby(queue, key=lambda i: split.sizes[i]):
+        same = list(same)
+        yield from (same[start : start + length] for start in range(0, len(same), length))
 
 
 def ground_truth(split: CocoSplit, classes: int) -> dict:
@@ -132,9 +157,7 @@ class _Flipped:
 
     def __call__(self, place: int) -> tuple[Tensor, ...]:
         sample = self.split[place]
-        if np.random.random() < 0.5:
-            sample = mirrored(sample)
-        return tuple(torch.from_numpy(part) for part in sample)
+        return tuple(map(torch.from_numpy, mirrored(sample) if np.random.random() < 0.5 else sample))
 
 
 def mirrored(sample: Sample) -> Sample:
@@ -145,27 +168,106 @@ def mirrored(sample: Sample) -> Sample:
     return Sample(np.ascontiguousarray(image[..., ::-1]), boxes, labels, np.ascontiguousarray(masks[..., ::-1]))
 
 
-def _batches(queue: list[int], split: CocoSplit, length: int) -> Iterator[list[int]]:
-    for _, same in itertools.groupby(queue, key=lambda i: split.sizes[i]):
-        same = list(same)
-        for start in range(0, len(same), length):
-            yield same[start : start + length]
-
-
 def _examples(test: CocoSplit, found: list[dict]) -> list[dict]:
     """The first test images by file, with what was found: class numbers from 0, boxes xyxy in pixels, masks as RLE."""
     shown = []
     for i, file in enumerate(test.files[:EXAMPLES]):
         mine = [d for d in found if d["image_id"] == i and d["score"] >= SHOWN_SCORE]
         boxes = [(x, y, x + w, y + h) for x, y, w, h in (d["bbox"] for d in mine)]
-        shown.append(
-            {
-                "file": file,
-                "size": list(test.sizes[i]),
-                "boxes": [[round(v, 2) for v in box] for box in boxes],
-                "labels": [d["category_id"] - 1 for d in mine],
-                "scores": [round(d["score"], 4) for d in mine],
-                "masks": [d["segmentation"]["counts"] for d in mine],
-            }
-        )
+        example = {"file": file, "size": list(test.sizes[i]), "boxes": [[round(v, 2) for v in box] for box in boxes]}
+        example["labels"] = [d["category_id"] - 1 for d in mine]
+        example["scores"] = [round(d["score"], 4) for d in mine]
+        shown.append(example | {"masks": [d["segmentation"]["counts"] for d in mine]})
     return shown
+
+
+def limits(image_size: int) -> dict:
+    """What of Mask R-CNN depends on the image's size: counts an image, and regions of interest.
+
+    At full size torchvision's defaults, which are the standard. A 32 px scene has 252 anchors and two objects at most,
+    so a fraction of the samples and proposals says the same.
+    """
+    if image_size >= SMALL:
+        return {}
+    proposals = {f"rpn_pre_nms_top_n_{phase}": 64 for phase in ("train", "test")}
+    proposals |= {f"rpn_post_nms_top_n_{phase}": 24 for phase in ("train", "test")}
+    return proposals | {"rpn_batch_size_per_image": 32, "box_batch_size_per_image": 16, "box_detections_per_img": 10}
+
+
+class Anchors(AnchorGenerator):
+    """Anchors on the true strides: torchvision's own are guessed from sides, and wrong where a map was rounded up.
+
+    Their side is 8 strides of each level of the pyramid (32 to 512 px), on small images 2. The levels are the stages,
+    and one pooled level above.
+    """
+
+    def __init__(self, size: Size, image_size: int) -> None:
+        self.strides = [size.patch_size << level for level in range(len(size.depths) + 1)]
+        sizes = tuple(((8 if image_size >= SMALL else 2) * stride,) for stride in self.strides)
+        super().__init__(sizes, (RATIOS,) * len(sizes))
+
+    def grid_anchors(self, grid_sizes: list, strides: list) -> list[Tensor]:
+        return super().grid_anchors(grid_sizes, [(stride, stride) for stride in self.strides])
+
+
+class Pyramid(nn.Module):
+    """Images (B, 3, H, W) -> maps by name, `channels` wide: one a stage of the encoder, and `pool` at half the last."""
+
+    def __init__(self, encoder: SwinV2, channels: int) -> None:
+        super().__init__()
+        widths = [encoder.embed_dim << s for s in range(len(encoder.depths))]
+        self.encoder = encoder
+        # the encoder normalises its last map itself
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[:-1])
+        self.fpn = FeaturePyramidNetwork(widths, channels, extra_blocks=LastLevelMaxPool())
+        self.out_channels = channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.encoder.feature_maps(images)
+        for s, norm in enumerate(self.norms):
+            maps[s] = norm(maps[s].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.fpn(OrderedDict((str(s), m.contiguous()) for s, m in enumerate(maps)))
+
+
+def build_detector(
+    spec: Dense, classes: int, mean: tuple, std: tuple, weights: dict[str, Tensor] | None = None
+) -> MaskRCNN:
+    """The network at step 0. classes: without the background; mean, std: of the input, in 0..1 units.
+
+    weights: as `build_encoder` takes them. It takes a list of images (3, H, W) in 0..1 and resizes them to the spec's
+    sides. The heads start the same whatever the encoder starts from.
+    """
+    size = SIZES[spec.model]
+    encoder = build_encoder(spec, weights)
+    levels = [str(s) for s in range(len(size.depths))]
+    mask_side, samples = (7, 1) if spec.image_size < SMALL else (14, 2)
+    with seeded(spec.seed, _HEADS):
+        model = MaskRCNN(
+            Pyramid(encoder, spec.channels),
+            min_size=spec.short_sides or spec.image_size,  # one is drawn in training, the last one serves in testing
+            max_size=spec.longest,
+            image_mean=list(mean),
+            image_std=list(std),
+            rpn_anchor_generator=Anchors(size, spec.image_size),
+            rpn_head=RPNHead(spec.channels, len(RATIOS)),
+            box_roi_pool=MultiScaleRoIAlign(levels, 7, samples),
+            box_head=TwoMLPHead(spec.channels * 7**2, spec.hidden),
+            box_predictor=FastRCNNPredictor(spec.hidden, classes + 1),
+            mask_roi_pool=MultiScaleRoIAlign(levels, mask_side, samples),
+            mask_head=MaskRCNNHeads(spec.channels, (spec.channels,) * 4, 1),
+            mask_predictor=MaskRCNNPredictor(spec.channels, spec.channels, classes + 1),
+            size_divisible=size.final_stride,
+            **limits(spec.image_size),
+        )
+    # below full precision coordinates lose whole pixels: what boxes are computed from leaves autocast
+    for module in (model.backbone, model.rpn.head, model.roi_heads.box_predictor, model.roi_heads.mask_predictor):
+        module.register_forward_hook(_full_precision)
+    return model
+
+
+def _full_precision(module: nn.Module, inputs: tuple, outputs: object) -> object:
+    if isinstance(outputs, dict):
+        return OrderedDict((name, value.float()) for name, value in outputs.items())
+    if isinstance(outputs, (tuple, list)):
+        return type(outputs)(_full_precision(module, inputs, value) for value in outputs)
+    return outputs.float()

@@ -4,9 +4,10 @@ The first row of the sheet holds the pictures, every other row is a frame: what 
 facts (run, masks, steps, losses, where it was made) travel in a text chunk of the same file.
 """
 
+import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import torch
 
 from ..data.batches import normalise, validation_masks
 from ..data.sources import Data
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..model.masking import upsample
 from ..model.simmim import SimMIM
 from .run import Run, remove_unfinished, write_atomic
+from .train import Callback, Training
 
 FILM_VERSION = 1
 PICTURES = 6  # the first ones of the validation images: nobody picks them
@@ -66,8 +68,8 @@ def read_film(path: str | Path) -> Film:
     except FileNotFoundError:
         raise UserError(f"{path}: no film; make one with pretrain(run, film=12)") from None
     except (OSError, ValueError, KeyError, SyntaxError, AttributeError) as error:  # pillow raises all of these
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a readable film ({reason[:120]}); delete the file and film again") from error
+        why = first_line(error)[:120]
+        raise UserError(f"{path}: not a readable film ({why}); delete the file and film again") from error
     return Film(facts, np.ascontiguousarray(sheet[0]), np.ascontiguousarray(sheet[1:]))
 
 
@@ -118,42 +120,44 @@ class Shot:
         return Film({**about, **facts}, self.pictures, np.stack(frames))
 
 
-class Camera:
+class Camera(Callback):
     """Films a run while it is trained; the file is written whole after every frame, so a kill loses none but the last.
 
     A resumed run goes on with the frames that are there and takes those again that it passes again, equal to the digit;
-    frames before a checkpoint that was not filmed are missing, and the film says at which steps it looked.
+    frames before a checkpoint that was not filmed are missing, and the film says at which steps it looked. All
+    processes have one, to validate together, and the main one looks. validate: the validation loss now.
     """
 
-    def __init__(self, runs_dir: str | Path, run: Run, data: Data, mean: tuple, std: tuple, frames: int) -> None:
-        self.path, self.steps = film_path(runs_dir, run), film_steps(run, frames)
-        self.shot = Shot.of(run, data, mean, std)
+    def __init__(
+        self, path: Path, run: Run, data: Data, statistics: tuple, frames: int, validate: Callable, main: bool
+    ) -> None:
+        self.path, self.steps, self.validate, self.main = path, film_steps(run, frames), validate, main
+        self.shot = Shot.of(run, data, *statistics)
         self.facts = {"kind": "run", "key": run.key, "run": run.to_dict(), "data_digest": data.digest}
-        self.kept: dict[int, tuple[dict, np.ndarray]] = {}
-        if self.path.exists():
-            self._go_on()
-        remove_unfinished(self.path.parent, self.path.name)
+        self.frames: dict[int, tuple[dict, np.ndarray]] = {}
+        if main:
+            with contextlib.suppress(UserError):  # none there, or it is made anew
+                film = read_film(path)
+                if film.facts["data_digest"] == data.digest:
+                    self.frames = {f["step"]: (f, p) for f, p in zip(film.facts["frames"], film.frames, strict=True)}
+            remove_unfinished(path.parent, path.name)
 
-    def _go_on(self) -> None:
-        try:
-            film = read_film(self.path)
-        except UserError:
-            return  # it is made anew
-        if film.facts["data_digest"] == self.facts["data_digest"]:
-            self.kept = {f["step"]: (f, p) for f, p in zip(film.facts["frames"], film.frames, strict=True)}
+    def on_step_start(self, training: Training) -> None:
+        if training.step in self.steps:
+            self.look(training.net.whole(), training.step, self.validate()[0])
 
-    def look(self, model: SimMIM, step: int, val_loss: float) -> None:
-        """Keep the frame after `step` steps."""
-        frame, each = self.shot.take(model)
-        if not np.isfinite([val_loss, *each]).all():
-            return  # the run is about to fail, and says so itself
-        self.kept[step] = {"step": step, "val_loss": val_loss, "each": each}, frame
-        self.write()
+    def look(self, model: SimMIM, now: int, val_loss: float) -> None:
+        """Keep the frame after so many steps."""
+        if self.main:
+            frame, each = self.shot.take(model)
+            if np.isfinite([val_loss, *each]).all():  # else the run is about to fail, and says so itself
+                self.frames[now] = {"step": now, "val_loss": val_loss, "each": each}, frame
+                self.write()
 
     def write(self, **more: object) -> None:
         """Write what there is; `more` are facts that are known at the end."""
         self.facts |= more
-        found = [self.kept[step] for step in sorted(self.kept)]
+        found = [self.frames[now] for now in sorted(self.frames)]
         if found:
             facts = self.facts | {"frames": [fact for fact, _ in found]}
             write_atomic(self.path, self.shot.film(facts, [frame for _, frame in found]).png())

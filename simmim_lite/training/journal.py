@@ -1,4 +1,5 @@
-"""The journal of a run in progress: a file of lines that any reader follows while it trains. No torch here.
+"""The journal of a run in progress, a file of lines that any reader follows while it trains; TensorBoard and Weights &
+Biases, who are told the same. No torch here.
 
 RUNS_DIR/running/KEY.jsonl has a line for every start of the run (a resumed one goes on in the same file) and one for
 every point, at most about one a second. It is gone when there is a record, which has it all. What a kill leaves is
@@ -6,39 +7,27 @@ readable: a torn line is passed over.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from ..errors import first_line
-from .run import Run, remove
+from ..errors import Everywhere, UserError, first_line, unknown
+from .run import Run
 
 JOURNAL_VERSION = 1
 #: Seconds between two points of the training loss, at least.
 EVERY = 1.0
-
-
-class Writer(Protocol):
-    """Who else is told what the journal is told (`writers.py`)."""
-
-    name: str
-
-    def start(self, step: int, curve: list[dict]) -> None:
-        """The run begins after `step` steps; curve: the points it had by then, as a record's."""
-
-    def point(self, point: dict) -> None:
-        """A point of the training loss, or of the validation loss: step, images_seen and numbers by name."""
-
-    def close(self, record: dict | None) -> None:
-        """The run has ended: its record, or None where it was stopped or broke off."""
+PROJECT = "simmim-lite"  # of Weights & Biases
+_STEP = "images_seen"  # their x axis there: runs of different batches compare
+_OFFLINE = ("offline", "dryrun", "disabled", "shared")
 
 
 def journal_path(runs_dir: str | Path, key: str) -> Path:
@@ -52,16 +41,17 @@ def this_machine() -> str:
 
 
 class Journal:
-    """Keeps the journal of a run, and tells the writers. `with Journal(…) as journal:`; the main process alone has one.
+    """The callback that keeps the journal of a run and tells the writers; the main process alone has one.
 
     Nothing that goes wrong here ends a run: it is said once on stderr. A full disk is tried again at the next point; a
-    writer that fails is left out.
+    writer that fails is left out. As a context manager it closes the writers.
     """
 
     def __init__(
-        self, runs_dir: str | Path, run: Run, *, device: str, processes: int = 1, writers: Iterable[Writer] = ()
+        self, runs_dir: str | Path, run: Run, *, device: str, processes: int = 1, log: Iterable[str] = ()
     ) -> None:
-        self.path, self.run, self.writers = journal_path(runs_dir, run.key), run, list(writers)
+        self.path, self.run = journal_path(runs_dir, run.key), run
+        self.writers = [_WRITERS[name](Path(runs_dir), run) for name in dict.fromkeys(log)]
         self.where = {"pid": os.getpid(), "machine": this_machine(), "device": device, "processes": processes}
         self.record: dict | None = None  # set when there is one
         self.told, self.clock = 0, time.monotonic()  # the last point: its step, and when it was
@@ -73,16 +63,25 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self._tell("close", self.record)
 
+    def on_train_start(self, training) -> None:
+        self.start(training.step, training.curve)
+
+    def on_step_start(self, training) -> None: ...
+
+    def on_step_end(self, training) -> None:
+        due = training.looks() and time.monotonic() - self.clock >= EVERY
+        if due or training.at_point():
+            self.point(training.step, training.losses[self.told : training.step].mean().item())
+
+    def on_validation_end(self, training, val_loss: float) -> None:
+        self.validated(training.step, val_loss)
+
     def start(self, step: int, curve: list[dict]) -> None:
         """The run begins, or goes on, after `step` steps with the points that its curve has by then."""
         about = {"version": JOURNAL_VERSION, "run": self.run.to_dict(), "curve": curve}
         self._write({"start": step, **about, **self.where, "time": time.time()})
         self._tell("start", step, curve)
         self.told, self.clock = step, time.monotonic()
-
-    def due(self) -> bool:
-        """Whether it is time for a point of the training loss."""
-        return time.monotonic() - self.clock >= EVERY
 
     def point(self, step: int, train_loss: float) -> None:
         """train_loss: the mean over the steps since the last point."""
@@ -113,19 +112,14 @@ class Journal:
                 why = f"{error.strerror or error}; the run goes on, `watch` does not see it"
                 print(f"simmim-lite: cannot write {self.path}: {why}", file=sys.stderr)
 
-    def _tell(self, what: str, *said: object) -> None:
+    def _tell(self, what: str, *arguments: object) -> None:
         for writer in list(self.writers):
             try:
-                getattr(writer, what)(*said)
+                getattr(writer, what)(*arguments)
             except Exception as error:  # whatever another library raises, the run is worth more
                 self.writers.remove(writer)
-                said = f"{writer.name} is left out ({first_line(error)}); the run goes on"
-                print(f"simmim-lite: {said}", file=sys.stderr)
-
-
-def clear_journal(runs_dir: str | Path, key: str) -> None:
-    """Delete the journal of a run that has its record."""
-    remove(journal_path(runs_dir, key))
+                line = f"{writer.name} is left out ({first_line(error)}); the run goes on"
+                print(f"simmim-lite: {line}", file=sys.stderr)
 
 
 @dataclass
@@ -198,3 +192,107 @@ def held(lock: str | Path) -> bool | None:
         return True
     except OSError:
         return None
+
+
+class TensorBoard:
+    """Scalars in RUNS_DIR/tensorboard/KEY, by step; a resumed run overwrites what it takes again."""
+
+    name = "tensorboard"
+
+    def __init__(self, runs_dir: Path, run: Run) -> None:
+        self.folder, self.run, self.writer = runs_dir / "tensorboard" / run.key, run, None
+
+    def start(self, step: int, curve: list[dict]) -> None:
+        """Open the file of events; what an earlier part of the run said beyond `step` is hidden."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        first = not any(self.folder.glob("events*"))
+        self.writer = SummaryWriter(str(self.folder), purge_step=None if first else step + 1, flush_secs=10)
+        if first:
+            fields = "\n".join(f"    {name}: {value}" for name, value in self.run.to_dict().items())
+            self.writer.add_text("run", fields)
+            for point in curve:  # of the trunk that this run branches off
+                self.point(point)
+            self.writer.flush()
+
+    def point(self, point: dict) -> None:
+        for name, value in _numbers(point).items():
+            self.writer.add_scalar(name, value, point["step"])
+
+    def close(self, record: dict | None) -> None:
+        if self.writer is not None:
+            for name, score in _scores(record).items():
+                self.writer.add_scalar(name, score, self.run.steps)
+            self.writer.close()
+
+
+class WandB:
+    """A run of project `simmim-lite` with the id KEY; WANDB_MODE, WANDB_DIR and the rest are the user's own."""
+
+    name = "wandb"
+
+    def __init__(self, runs_dir: Path, run: Run) -> None:
+        self.folder, self.run, self.session = runs_dir, run, None
+
+    def start(self, step: int, curve: list[dict]) -> None:
+        import wandb
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = {"project": os.environ.get("WANDB_PROJECT", PROJECT)}
+        if "WANDB_DIR" not in os.environ:
+            place["dir"] = str(self.folder)
+        quiet = wandb.Settings(silent=True, console="off", init_timeout=60)
+        about = {"id": self.run.key, "name": self.run.key, "config": self.run.to_dict()}
+        self.session = wandb.init(**place, **about, resume="allow", settings=quiet)
+        self.session.define_metric("*", step_metric=_STEP)
+        for point in () if self.session.resumed else curve:
+            self.point(point)
+
+    def point(self, point: dict) -> None:
+        self.session.log({_STEP: point["images_seen"], "step": point["step"], **_numbers(point)})
+
+    def close(self, record: dict | None) -> None:
+        """Leave the scores as the summary. A run that was stopped goes on under the same id."""
+        if self.session is not None:
+            self.session.summary.update(_scores(record))
+            self.session.finish(exit_code=0 if record and record["status"] == "done" else 1)
+
+
+#: Who may be told what the journal is told: start(step, curve), point(point), close(record or None).
+_WRITERS: dict[str, Callable] = {"tensorboard": TensorBoard, "wandb": WandB}
+
+
+def check_writers(names: Sequence[str]) -> None:
+    """`UserError` for a writer that is unknown, is not installed, or would have to ask who you are."""
+    if isinstance(names, str):
+        raise UserError(f"log is '{names}': give a list, as in log=['{names}']")
+    for name in names:
+        if name not in _WRITERS:
+            raise unknown("log", name, _WRITERS)
+        if importlib.util.find_spec(name) is None:
+            raise Everywhere(f"log {name}: {name} is not installed; pip install {name} (or 'simmim-lite[log]')")
+    if "wandb" in names and _would_ask():
+        raise Everywhere("log wandb: nobody is logged in here; run `wandb login`, or set WANDB_MODE=offline")
+
+
+def _would_ask() -> bool:
+    """Whether Weights & Biases goes online and has no key: it would ask for one, and wait."""
+    import wandb
+
+    try:
+        mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
+        return mode not in _OFFLINE and not wandb.Api().api_key
+    except wandb.errors.UsageError:  # no key
+        return True
+
+
+def _numbers(point: dict) -> dict[str, float]:
+    """The numbers of a point, without what says where it lies; none that are missing."""
+    return {k: v for k, v in point.items() if k not in ("step", "images_seen", "time") and v is not None}
+
+
+def _scores(record: dict | None) -> dict[str, float]:
+    """The last numbers of a finished run: `probe/linear` and the like."""
+    if record is None or record["status"] != "done":
+        return {}
+    return {f"probe/{name}": score["score"] for name, score in record["transfer"].items()}

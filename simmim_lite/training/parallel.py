@@ -1,123 +1,274 @@
-"""One network trained by a team: gradients averaged over processes and over parts of a batch, whole or sharded."""
+"""Several processes on one training, as torchrun starts them: ranks, shares of a batch, gradients whole or sharded."""
 
+import atexit
 import contextlib
 import copy
+import os
 import shutil
 import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..model.simmim import SimMIM
-from ..model.swin import Block
-from .distributed import Team
+from ..errors import Everywhere, UserError, first_line
+from ..processes import said_by_another
+from .machine import pick_device
 from .optim import decays
-from .runtime import Runtime
+from .run import Runtime
+
+#: How long a process waits for another one: the main one may wait for a lock, or probe, for hours. torchrun sees a dead
+#: process at once, whatever this is.
+PATIENCE = timedelta(days=2)
 
 
-class Parallel:
-    """A SimMIM and how its gradients come about; alone, whole and in one part, nothing is added to the plain steps.
+@dataclass(frozen=True)
+class Team:
+    """The processes of one training: this one's rank and device, and how many there are. Alone it costs nothing."""
 
-    The batch is always the global one: each process takes its share (`Team.share`), in `runtime.accumulate` parts. All
-    images hide equally many pixels, so the mean over parts and processes is the loss of FACTS 5 over the whole batch.
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def share(self, batch_size: int) -> slice:
+        """This process's part of a global batch, equal for all; `UserError` where it does not divide."""
+        if batch_size % self.size:
+            near = max(self.size, batch_size // self.size * self.size)
+            raise Everywhere(f"batch_size {batch_size} does not divide among {self.size} processes: try {near}")
+        own = batch_size // self.size
+        return slice(self.rank * own, (self.rank + 1) * own)
+
+    def pairs(self, batch_size: int) -> np.ndarray:
+        """As `share`, but both or none of images j and batch_size - 1 - j, in order: int64 (share,).
+
+        Each process can then mix its images with their mirror images as one process mixes the whole batch.
+        """
+        if batch_size % (2 * self.size):
+            near = max(2 * self.size, batch_size // (2 * self.size) * 2 * self.size)
+            line = f"batch_size {batch_size} does not divide into pairs for {self.size} processes: try {near}"
+            raise Everywhere(line)
+        own = batch_size // (2 * self.size)
+        front = np.arange(self.rank * own, (self.rank + 1) * own)
+        return np.concatenate([front, batch_size - 1 - front[::-1]])
+
+    def decoders(self) -> int:
+        """Worker processes that decode for this process: the cores it has for itself, less the one it computes on."""
+        affinity = getattr(os, "sched_getaffinity", None)  # Linux alone
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        here = torch.cuda.device_count() if self.device.type == "cuda" else self.size
+        return max(0, min(16, cores // max(1, min(here, self.size)) - 1))
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, in place."""
+        if self.size > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all processes, in place."""
+        return self.sum(value).div_(self.size) if self.size > 1 else value
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is true in any process."""
+        if self.size == 1:
+            return list(flags)
+        # between CPUs where they have a channel of their own: a GPU need not finish its step for this
+        here = "cpu" if "cpu" in torch.distributed.get_backend_config() else self.device
+        found = torch.tensor(flags, dtype=torch.uint8, device=here)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+        return [bool(flag) for flag in found.tolist()]
+
+    def broadcast(self, thing: object = None) -> object:
+        """The main process's thing (anything that pickles), to all."""
+        box = [thing]
+        if self.size > 1:
+            torch.distributed.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def gather(self, thing: object) -> list:
+        """The things of all processes, in the order of their ranks, to all."""
+        things: list = [thing] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(things, thing)
+        return things
+
+    def on_main(self, act: Callable[[], object]) -> object:
+        """What the main process's `act()` returns, to all; all raise the `UserError` that it raises."""
+        if self.size == 1:
+            return act()
+        result = error = None
+        try:
+            result = act() if self.is_main else None
+        except UserError as raised:
+            error = raised
+        result, line = self.broadcast((result, error and str(error)))
+        if line is not None:
+            raise Everywhere(line) from error
+        return result
+
+
+def world_size() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def speaks() -> bool:
+    """Whether this process is the one that writes to the screen: the first that torchrun started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def join(device: str = "auto") -> Team:
+    """The processes that torchrun started, joined on their devices: NCCL between GPUs, gloo between CPUs.
+
+    Each takes the GPU of its local rank. Without torchrun, this process alone. A group that the caller has set up
+    already is used. The processes stay joined until they end: a second group at the same address would meet what is
+    left of the first.
+    """
+    place = pick_device(device)
+    if world_size() == 1:
+        return Team(place)
+    if place.type == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
+    if not torch.distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+        try:
+            torch.distributed.init_process_group(backend, timeout=PATIENCE)
+        except Exception as error:  # of many kinds, and mostly because another one left, which has said why
+            if line := said_by_another():
+                raise UserError(line.removeprefix("simmim-lite: ")) from error
+            what = f"cannot join the {world_size()} processes of this run ({first_line(error)})"
+            raise Everywhere(f"{what}: check the network between them") from error
+        atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
+    return Team(place, torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+class Parallel(nn.Module):
+    """A network whose call on this process's share of a batch is its loss, and whose gradient is that of all of it.
+
+    loss: `loss(model, *batch)`, by default what the model itself returns. Alone and without options nothing is added to
+    the plain call. With `accumulate` the share goes through in parts, and the gradients of all but the last are there
+    when the call returns: its `backward()` completes them.
 
     fsdp: matrices are sharded over the processes, block by block (FSDP2's `fully_shard`), and in bf16 they travel in
-    bf16, which is what autocast makes of them anyway. All that autocast keeps in full precision (norms, logit scales,
-    the position-bias MLP, the mask token), and the biases, lie whole in each process: well under 1 % of the weights.
+    bf16, which is what autocast makes of them anyway, and would else keep whole. All that autocast keeps in full
+    precision, and the biases, lie whole in each process (`small`): well under 1 % of the weights.
     """
 
     def __init__(
-        self, model: SimMIM, team: Team | None = None, runtime: Runtime | None = None, precision: str = "fp32"
+        self,
+        model: nn.Module,
+        team: Team,
+        runtime: Runtime | None = None,
+        precision: str = "fp32",
+        loss: Callable[..., Tensor] | None = None,
     ) -> None:
-        runtime = runtime or Runtime()
-        self.model, self.precision = model, precision
-        self.team = team or Team(next(model.parameters()).device)
-        self.parts = runtime.accumulate
-        self.sharded = runtime.parallel == "fsdp" and self.team.size > 1
-        self._blank = copy.deepcopy(model).to("meta") if self.sharded else None
-        if runtime.checkpointing:
+        super().__init__()
+        how = runtime or Runtime()
+        self.model, self.team, self.parts = model, team, how.accumulate
+        self.sharded = how.parallel == "fsdp" and team.size > 1
+        self._blank = [copy.deepcopy(model).to("meta")] if self.sharded else []  # in a list: no part of this module
+        if how.checkpointing:
             model.encoder.checkpointing = True
-        if runtime.compile:
-            compile_blocks(model, self.team.device)
-        self._everywhere = shard(model, self.team.device, precision) if self.sharded else []
-        self.net = model if self.sharded else self.team.wrap(model)
+        if how.compile:
+            compile_blocks(model, team.device)
+        self.small = shard(model, team, precision) if self.sharded else []
+        self.net = _WithLoss(model, loss) if loss else model
+        if team.size > 1 and not self.sharded:
+            ids = [team.device.index] if team.device.type == "cuda" else None
+            self.net = nn.parallel.DistributedDataParallel(self.net, device_ids=ids, gradient_as_bucket_view=True)
         # DDP puts its buckets in another order after the first backward pass. The order of a sum of three or more
         # terms must not depend on where this process began, so on a CPU, where bits are promised, one pass is for that.
-        self._unsettled = self.net is not model and self.team.device.type == "cpu" and self.team.size > 2
+        self._unsettled = runtime is not None and self.net is not model and team.device.type == "cpu" and team.size > 2
 
-    def backward(self, images: Tensor, mask: Tensor, noise: Tensor | None) -> Tensor:
-        """From this process's share of a batch to the global gradient, in `.grad`; the global loss, on the device."""
+    def forward(self, *batch: Tensor) -> Tensor:
         if self._unsettled:
             self._unsettled = False
-            self.backward(images, mask, noise)
+            _backward(self(*batch))
             self.model.zero_grad()
-        parts = [images.chunk(self.parts), mask.chunk(self.parts)]
-        parts.append([None] * self.parts if noise is None else noise.chunk(self.parts))
-        losses = []
-        for i, part in enumerate(zip(*parts, strict=True)):
-            with self._local() if i + 1 < self.parts else contextlib.nullcontext():
-                with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                    loss = self.net(*part) / self.parts
-                loss.backward()
-                losses.append(loss.detach())
-        self._average_small()
-        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-        return self.team.mean(loss)
+        *first, last = zip(*(part.chunk(self.parts) for part in batch), strict=True) if self.parts > 1 else (batch,)
+        done = []
+        for part in first:
+            with self.net.no_sync() if hasattr(self.net, "no_sync") else contextlib.nullcontext():
+                loss = self.net(*part) / self.parts
+                _backward(loss)
+            done.append(loss.detach())
+        loss = self.net(*last) / self.parts + sum(done) if done else self.net(*last)
+        if self.small:
+            loss.register_hook(lambda _: torch.autograd.Variable._execution_engine.queue_callback(self._average_small))
+        return loss
 
-    def clip(self, norm: float) -> None:
-        """Scale the gradient so that its global norm, over all processes' shards, is at most `norm`."""
-        if not self.sharded:
-            nn.utils.clip_grad_norm_(self.model.parameters(), norm)
-            return
-        small = set(self._everywhere)
-        kinds = [p for p in self.model.parameters() if p not in small], self._everywhere
-        norms = [nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in kinds]
-        total = torch.stack([norms[0].full_tensor(), norms[1]]).norm()
-        for kind in kinds:
-            nn.utils.clip_grads_with_norm_(kind, norm, total)
+    def _average_small(self) -> None:
+        """At the end of the backward pass, average what fsdp leaves alone, in one message."""
+        grads = [p.grad for p in self.small if p.grad is not None]
+        flat = self.team.mean(torch.cat([g.flatten() for g in grads]))
+        for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            grad.copy_(mean.view_as(grad))
 
-    def whole(self) -> SimMIM:
+    def whole(self) -> nn.Module:
         """The model with all its weights, to validate and probe with: a copy when sharded. Every process calls it."""
         if not self.sharded:
             return self.model
-        model = copy.deepcopy(self._blank).to_empty(device=self.team.device)
-        model.load_state_dict({name: _whole(value) for name, value in self.model.state_dict().items()})
+        model = copy.deepcopy(self._blank[0]).to_empty(device=self.team.device)
+        state = {n: v.full_tensor() if hasattr(v, "full_tensor") else v for n, v in self.model.state_dict().items()}
+        model.load_state_dict(state)
         return model
 
-    def _local(self) -> contextlib.AbstractContextManager:
-        """Gradients that only add up here. Shards are reduced part by part: a whole gradient is what fsdp avoids."""
-        ddp = isinstance(self.net, nn.parallel.DistributedDataParallel)
-        return self.net.no_sync() if ddp else contextlib.nullcontext()
 
-    def _average_small(self) -> None:
-        """Average what fsdp leaves alone, in one message."""
-        if self._everywhere:
-            grads = [p.grad for p in self._everywhere if p.grad is not None]
-            flat = self.team.mean(torch.cat([g.flatten() for g in grads]))
-            for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-                grad.copy_(mean.view_as(grad))
+class _WithLoss(nn.Module):
+    def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, *batch: object) -> Tensor:
+        return self.loss(self.model, *batch)
 
 
-def shard(model: SimMIM, device: torch.device, precision: str) -> list[nn.Parameter]:
+def _backward(loss: Tensor) -> None:
+    """The backward pass outside of autocast, which the caller is in; the next part casts the weights anew."""
+    with torch.autocast(loss.device.type, enabled=False):
+        loss.backward()
+    torch.clear_autocast_cache()
+
+
+def shard(model: nn.Module, team: Team, precision: str) -> list[nn.Parameter]:
     """Shard the matrices of each block, then what is left of the model, in place; the parameters that stay whole."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    everywhere = [p for name, p in model.named_parameters() if not decays(name, p)]
+    small = [p for name, p in model.named_parameters() if not decays(name, p)]
     low = torch.bfloat16 if precision == "bf16" else None  # the shards themselves, and the sums, stay in fp32
-    options = {
-        "mesh": init_device_mesh(device.type, (torch.distributed.get_world_size(),)),
-        "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False),
-        "ignored_params": set(everywhere),
-    }
-    for block in _blocks(model):
-        fully_shard(block, **options)
-    fully_shard(model, **options)
-    return everywhere
+    policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    mesh = init_device_mesh(team.device.type, (team.size,))
+    for part in (*_blocks(model), model):
+        fully_shard(part, mesh=mesh, mp_policy=policy, ignored_params=set(small))
+    return small
 
 
-def compile_blocks(model: SimMIM, device: torch.device) -> None:
+def clip_grad_norm_(parameters: Iterable[nn.Parameter], norm: float) -> None:
+    """torch's own: scale the gradient so that its global norm is at most `norm`; where some parameters are sharded, and
+    others are whole, over all of both."""
+    kinds: dict[bool, list] = {True: [], False: []}
+    for parameter in parameters:
+        kinds[hasattr(parameter, "full_tensor")].append(parameter)
+    if not kinds[True]:
+        nn.utils.clip_grad_norm_(kinds[False], norm)
+        return
+    norms = [nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in kinds.values()]
+    total = torch.stack([norms[0].full_tensor(), norms[1]]).norm()
+    for kind in kinds.values():
+        nn.utils.clip_grads_with_norm_(kind, norm, total)
+
+
+def compile_blocks(model: nn.Module, device: torch.device) -> None:
     """torch.compile for each block's training pass, in place; validation and probes stay as they are.
 
     `UserError` where it does not work: it needs a C++ compiler (and on a GPU, Triton).
@@ -127,26 +278,22 @@ def compile_blocks(model: SimMIM, device: torch.device) -> None:
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
     except Exception as error:  # whatever the compilers in between have to say
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"compile: torch.compile does not work here ({reason[:160]}); leave the option out") from error
+        raise UserError(
+            f"compile: torch.compile does not work here ({first_line(error)[:160]}); leave the option out"
+        ) from error
     # the tables that it warns about are a function of sizes alone
     warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)
-    blocks = _blocks(model)
-    config = torch._dynamo.config
+    blocks, config = _blocks(model), torch._dynamo.config
     # one version a width, a shift and a rate of drop path: more than the few that torch allows by default
     config.recompile_limit = max(config.recompile_limit, 2 * len(blocks) + 8)
     for block in blocks:
         block.forward = _compiled(block)
 
 
-def _compiled(block: Block):
+def _compiled(block: nn.Module) -> Callable:
     plain, fast = block.forward, torch.compile(block.forward, dynamic=False)
     return lambda *inputs: (fast if block.training else plain)(*inputs)
 
 
-def _blocks(model: SimMIM) -> list[Block]:
+def _blocks(model: nn.Module) -> list[nn.Module]:
     return [block for stage in model.encoder.layers for block in stage.blocks]
-
-
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if hasattr(value, "full_tensor") else value

@@ -1,111 +1,148 @@
-"""Pretraining: from a Run to a Record."""
+"""Pretraining: from a Run to its model and batches, its validation loss, and its record."""
 
 import contextlib
 import dataclasses
+import inspect
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import Batches, Streamed
-from ..data.manifests import check_count
-from ..data.sources import Data, open_for_training
-from ..model.simmim import SimMIM
+from ..data.batches import Batches, Streamed, normalise, validation_masks
+from ..data.manifests import check_count, subset
+from ..data.sources import Data, Split, open_for_training
+from ..model.masking import hash_masks, uniforms, upsample
+from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES
-from .building import build, build_optimiser, drop_path_noise, make_batches
 from .checkpoint import (
     clear_checkpoints,
-    latest_checkpoint,
-    read_whole,
-    save_checkpoint,
+    made_once,
+    run_checkpoints,
     save_final,
     tail_folder,
-    thin_checkpoints,
     trunk_folder,
     weights_path,
 )
-from .device import one_thread
-from .distributed import Team, team
-from .film import Camera, film_steps
-from .journal import Journal, clear_journal
-from .kept import kept
-from .meter import Meter, device_name
-from .parallel import Parallel
+from .film import Camera, film_path
+from .journal import Journal, check_writers, journal_path
+from .machine import Preemption, device_name, one_thread, timed
+from .optim import decay_groups
+from .parallel import Parallel, Team, join
 from .probes import input_statistics, probe_all
-from .run import Run, new_record, record_path, remove_unfinished, write_record
-from .runtime import Runtime
-from .shards import SUFFIX, adopt, read_shards, save_shards
-from .signals import Ears, listening, preempted
+from .run import Run, Runtime, new_record, record_path, remove, remove_unfinished, write_record
 from .specs import Folder, Whole, checked
-from .validate import validation_loss
-from .writers import check_writers, open_writers
+from .train import DIVERGED, Callback, Checkpoints, Failed, Health, Progress, Training, step, train
 
-#: Seconds between checkpoints: what a kill can cost at most.
-CHECKPOINT_SECONDS = 30.0
-_LOOK = 25  # steps between looks at the loss; a look waits for the device
-_DIVERGED = 3.0  # a training loss this many times that of the first steps is divergence
+_DROP_PATH = 4  # stream of random numbers
 
 
-def training_step(
-    model: SimMIM | Parallel,
-    optimiser: torch.optim.Optimizer,
-    images: Tensor,
-    mask: Tensor,
-    run: Run,
-    lr: float,
-    noise: Tensor | None = None,
-) -> Tensor:
-    """Forward, backward, clip, update, at a learning rate; the loss before the update, still on the device.
+def build(run: Run) -> SimMIM:
+    """The model of a run at step 0, on the CPU: a function of the Run alone."""
+    return create_model(
+        run.model,
+        run.image_size,
+        run.window_size,
+        target=run.target,
+        target_window=run.norm_window,
+        drop_path=run.drop_path,
+        seed=run.seed,
+    )
 
-    Images, mask and noise are this process's share of the batch, the loss is that of all of it.
+
+def build_optimiser(model: SimMIM, run: Run) -> torch.optim.AdamW:
+    """AdamW in its fused form, decay on matrices only."""
+    groups = decay_groups(model.named_parameters(), run.weight_decay)
+    return torch.optim.AdamW(groups, lr=run.lr, betas=run.betas, fused=True)
+
+
+def make_batches(
+    run: Run, data: Data, device: str | torch.device = "cpu", share: slice = slice(None), workers: int = 0
+) -> Batches | Streamed:
+    """The batches of a run, each a function of (seed, step); `share`: this process's part of each; `workers`: processes
+    that decode for it where pictures are decoded as training goes."""
+    mean, std = input_statistics(data, run.statistics)
+    chosen = subset(data.train, run.images, run.draw)
+    options = {name: getattr(run, name) for name in ("seed", "batch_size", "image_size", "mask_patch", "mask_ratio")}
+    options |= {"mask_strategy": run.mask_strategy, "patch_size": SIZES[run.model].patch_size}
+    options |= {"mean": mean, "std": std, "device": device, "share": share}
+    if run.streamed:
+        return Streamed(data.train, chosen, steps=run.steps, workers=workers, **options)
+    return Batches(data.train, chosen, augment=run.augment, **options)
+
+
+def drop_path_noise(spec, now: int, depths: Sequence[int], team: Team, share=None, stream: int = _DROP_PATH) -> Tensor:
+    """Drop path's numbers (share, blocks, 2) in (0, 1), on the device: a function of (seed, step, sample, block).
+
+    spec: its seed and batch_size. depths: blocks of each stage. share: which samples of the batch this process has;
+    `Team.share` by default. stream: of random numbers; a transfer's is another one.
     """
-    net = model if isinstance(model, Parallel) else Parallel(model, precision=run.precision)
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-    optimiser.zero_grad()
-    loss = net.backward(images, mask, noise)
-    net.clip(run.clip_grad)
-    optimiser.step()
-    return loss
+    blocks = sum(depths)
+    samples = np.arange(spec.batch_size)[team.share(spec.batch_size) if share is None else share]
+    return torch.from_numpy(uniforms(2 * blocks, spec.seed, now, samples, stream)).to(team.device).view(-1, blocks, 2)
 
 
-@checked
-def pretrain(
+def validation_loss(model: SimMIM, split: Split, run: Run, *how: object, **options: object) -> tuple[float, float]:
+    """Mean loss over the first `run.val_images` images x `run.val_masks` masks, and its standard error over images.
+
+    As `image_losses`: the same number for the same weights on every call.
+    """
+    each = image_losses(model, split, run, *how, **options)
+    return each.mean().item(), each.std().item() / math.sqrt(len(each)) if len(each) > 1 else math.nan
+
+
+@torch.inference_mode()
+def image_losses(
+    model: SimMIM,
+    split: Split,
     run: Run,
+    mean: tuple,
+    std: tuple,
+    device: torch.device,
+    team: Team | None = None,
     *,
-    runs_dir: Folder = "runs",
-    device: str = "auto",
-    data: Data | None = None,
-    wait: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-    film: Whole = 0,
-    runtime: Runtime | None = None,
-    log: Sequence[str] = (),
-) -> dict:
-    """Train, validate and probe a run, write its record, and return it; a finished run is returned as it is.
+    masks: Sequence[int] | None = None,
+    target: str | None = None,
+) -> Tensor:
+    """The loss of each of the first `run.val_images` images, its mean over masks: float64 (images,), on the CPU.
 
-    An interrupted run goes on from its last checkpoint; runs that differ in length alone branch off one trunk. Only one
-    process at a time works on a trunk: another waits, or raises `Busy` with `wait=False`. Under torchrun every process
-    calls this with the same arguments, and all of them are that one process; `runtime` says how they share the work.
-    SIGTERM and SIGUSR1 save a checkpoint after the step in progress and raise `Preempted`. `progress(step, steps)` is
-    called now and then, by the main process. A loss that is not finite or runs away ends in a record with status
-    `failed`; whatever the caller can mend is a `UserError`. On a CPU it runs in one thread, so that equal runs give
-    equal numbers. `film`: how many frames to keep in RUNS_DIR/films/KEY.png (see `film.py`); each costs a validation
-    and changes no number. A run that is finished is not filmed. While it trains its journal can be watched
-    (`journal.py`); `log` names who else is told: tensorboard, wandb (`writers.py`).
+    Fixed centre crop (the stored image), masks fixed by image id and number, evaluation mode, the forward pass in the
+    run's own precision, the loss in full. In a `team` each process takes its part of the images, and all get the
+    result. masks: their numbers, by default 0 to `run.val_masks` - 1. `target` asks for `raw` or `normalized` pixels
+    instead of what the model was trained on; the two are different quantities.
     """
-    options = {"device": device, "data": data, "wait": wait, "progress": progress, "film": film, "runtime": runtime}
-    return pretrain_once(run, runs_dir=runs_dir, log=log, **options)[0]
+    team = team or Team(device)
+    was_training, trained_on = model.training, model.target
+    model.eval()
+    model.target = target or trained_on
+    masks = range(run.val_masks) if masks is None else masks
+    grid, cell = (run.image_size // run.mask_patch,) * 2, run.mask_patch // model.patch_size
+    count = min(run.val_images, len(split))
+    first, end = count * team.rank // team.size, count * (team.rank + 1) // team.size
+    losses = []
+    for start in range(first, end, 256):
+        rows = slice(start, min(start + 256, end))
+        images = normalise(split.images[rows], mean, std, device)
+        total = torch.zeros(len(images), dtype=torch.float64)
+        for k in masks:
+            cells = validation_masks(grid, run.mask_ratio, run.mask_strategy, np.asarray(split.ids[rows]), k)
+            mask = torch.from_numpy(upsample(cells, cell)).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16"):
+                prediction = model.reconstruct(images, mask)
+            total += model.loss(prediction, images, mask, per_image=True).cpu()  # not every device has float64
+        losses += (total / len(masks)).tolist()
+    model.train(was_training)
+    model.target = trained_on
+    return torch.tensor(sum(team.gather(losses), []), dtype=torch.float64)
 
 
 @checked
 def pretrain_once(
     run: Run,
     *,
-    runs_dir: Folder,
+    runs_dir: Folder = "runs",
     device: str = "auto",
     data: Data | None = None,
     wait: bool = True,
@@ -119,7 +156,9 @@ def pretrain_once(
     data = data or open_for_training(run.data, run.image_size, run.images, streamed=run.streamed)
     check_count(data.train, run.images)  # of a run of no steps too, which draws none
     path, lock = record_path(runs_dir, run), Path(runs_dir) / "locks" / f"{run.trunk_key}.lock"
-    runtime = runtime or Runtime()
+    runtime, team = runtime or Runtime(), join(device)
+    share = team.share(run.batch_size)
+    runtime.check_share(share.stop - share.start)
 
     def make() -> dict:
         def clear_away() -> None:
@@ -127,222 +166,141 @@ def pretrain_once(
                 remove_unfinished(folder)
             remove_unfinished(weights_path(runs_dir, run).parent, weights_path(runs_dir, run).name)
 
-        def keep() -> None:
+        def write() -> None:
             write_record(path, record)
             clear_checkpoints(runs_dir, run)
-            clear_journal(runs_dir, run.key)
+            remove(journal_path(runs_dir, run.key))
 
-        us.lead(clear_away)
-        journal = None
-        if us.main:
-            about = {"device": device_name(us.device), "processes": us.size}
-            journal = Journal(runs_dir, run, writers=open_writers(log, runs_dir, run), **about)
-        with one_thread(us.device) as chosen, journal or contextlib.nullcontext():
-            record = _Training(run, Path(runs_dir), chosen, data, progress, film, us, runtime, journal).record()
+        team.on_main(clear_away)
+        journal = contextlib.nullcontext()
+        if team.is_main:
+            journal = Journal(runs_dir, run, device=device_name(team.device), processes=team.size, log=log)
+        with one_thread(team.device), journal as journal:
+            record = _record(run, Path(runs_dir), data, team, runtime, progress, film, journal)
             if journal:
                 journal.record = record
-        us.lead(keep)
+        team.on_main(write)
         return record
 
-    with team(device) as us:
-        share = us.share(run.batch_size)
-        runtime.check_share(share.stop - share.start)
-        return kept(path, lock, data, make, wait=wait, us=us)
+    return made_once(path, lock, data, make, team=team, wait=wait)
 
 
-class _Training:
-    """The state of one run between its steps."""
+def pretrain(*run: Run, **options: object) -> dict:
+    """Train, validate and probe a run, write its record, and return it; a finished run is returned as it is.
 
-    def __init__(
-        self,
-        run: Run,
-        runs_dir: Path,
-        device: torch.device,
-        data: Data,
-        progress: Callable | None,
-        film: int = 0,
-        us: Team | None = None,
-        runtime: Runtime | None = None,
-        journal: Journal | None = None,
-    ) -> None:
-        self.journal = journal
-        self.run, self.runs_dir, self.device, self.data, self.progress = run, runs_dir, device, data, progress
-        self.mean, self.std = input_statistics(data, run.statistics)
-        self.unique = len(data.train) if run.images is None else run.images
-        self.us, self.runtime = us or Team(device), runtime or Runtime()
-        self.model = build(run).to(device)
-        self.net = Parallel(self.model, self.us, self.runtime, run.precision)
-        self.optimiser = build_optimiser(self.model, run)
-        self.losses = torch.zeros(run.steps, device=device)
-        self.curve: list[dict] = []
-        self.step = 0
-        self.skipped: list[tuple[str, str]] = []  # pictures that could not be read, since this process began
-        state = latest_checkpoint(runs_dir, run, data.digest, self.read, self.us) if run.steps else None
-        if state is not None:
-            adopt(state, self.model, self.optimiser)
-            self.step, self.curve = state["step"], state["curve"]
-            self.losses[: self.step] = state["losses"].to(device)
-        # where a shorter length's trunk ended when this run began: others may branch off there again
-        self.ends = {self.step, run.drop_step}
-        self.meter = Meter(device, state["spent"] if state and self.us.main else None)
-        self.filmed = film_steps(run, film) if film else ()
-        self.camera = Camera(runs_dir, run, data, self.mean, self.std, film) if film and self.us.main else None
+    An interrupted run goes on from its last checkpoint; runs that differ in length alone branch off one trunk. Only one
+    process at a time works on a trunk: another waits, or raises `Busy` with `wait=False`. Under torchrun every process
+    calls this with the same arguments, and all of them are that one process; `runtime` says how they share the work.
+    SIGTERM and SIGUSR1 save a checkpoint after the step in progress and raise `Preempted`. `progress(step, steps)` is
+    called now and then, by the main process. A loss that is not finite or runs away ends in a record with status
+    `failed`; whatever the caller can mend is a `UserError`. On a CPU it runs in one thread, so that equal runs give
+    equal numbers. `film`: how many frames to keep in RUNS_DIR/films/KEY.png (see `film.py`); each costs a validation
+    and changes no number. A run that is finished is not filmed. While it trains its journal can be watched
+    (`journal.py`); `log` names who else is told: tensorboard, wandb.
+    """
+    return pretrain_once(*run, **options)[0]
 
-    def record(self) -> dict:
-        """Train to the end and say what came of it."""
-        run = self.run
-        reason = self.train() if run.steps else None
-        if reason:
-            return new_record(run, status="failed", reason=reason, where=self.where())
-        model = self.net.whole()
-        loss, error = self.validate(model)
-        if not math.isfinite(loss) or (run.steps and loss > _DIVERGED * self.losses[0].item()):
-            reason = f"the validation loss was {loss:.3g} after step {run.steps}; lower lr ({run.lr:g})"
-            return new_record(run, status="failed", reason=reason, where=self.where())
-        tail = self.losses[min(run.drop_step, max(0, run.steps - 1)) :]
-        final = {"train_loss": tail.mean().item() if run.steps else None, "val_loss": loss, "val_loss_se": error}
-        final |= {"val_images": min(run.val_images, len(self.data.val)), "val_masks": run.val_masks}
+
+pretrain.__signature__ = inspect.signature(pretrain_once).replace(return_annotation=dict)
+
+
+def _record(
+    run: Run,
+    runs_dir: Path,
+    data: Data,
+    team: Team,
+    runtime: Runtime,
+    progress: Callable | None,
+    film: int,
+    journal: Journal | None,
+) -> dict:
+    """Train to the end and say what came of it."""
+    mean, std = input_statistics(data, run.statistics)
+    net = Parallel(build(run).to(team.device), team, runtime, run.precision)
+    training = Training(run, net, build_optimiser(net.model, run), data.digest)
+    training.resume(run_checkpoints(runs_dir, run) if run.steps else ())
+    how = {} if runtime == Runtime() else {"runtime": dataclasses.asdict(runtime)}
+
+    def validate() -> tuple[float, float]:
+        return validation_loss(net.whole(), data.val, run, mean, std, team.device, team)
+
+    camera = film and Camera(film_path(runs_dir, run), run, data, (mean, std), film, validate, team.is_main)
+    health, report = Health(remedy=" or use fp32"), progress and Progress(progress)
+    callbacks, skipped = filter(None, (camera, health, report, journal, _Validation(validate))), []
+    try:
         if run.steps:
-            self.mark(loss)
-        transfer = self.us.lead(lambda: probe_all(model, self.data, run))
-        self.us.lead(lambda: save_final(self.runs_dir, run, model.state_dict()))
-        size, seen = SIZES[run.model], run.steps * run.batch_size
-        gmac = size.gmac(run.image_size, run.window_size, head=True)
-        cost = {
-            "images_seen": seen,
-            "epochs": seen / self.unique,
-            "unique_images": self.unique,
-            "flops": 6e9 * gmac * seen,
-            **self.meter.spent_by(self.us),
-            "peak_memory_bytes": self.meter.peak_of(self.us),
-        }
-        where = self.where()
-        if self.camera:
-            self.camera.look(model, run.steps, loss)
-            self.camera.write(curve=self.curve, final=final, transfer=transfer, where=where)
-        parts = {
-            "cost": cost,
-            "model": {"parameters": size.parameters, "total_parameters": size.simmim_parameters, "gmac": gmac},
-            "curve": self.curve,
-            "final": final,
-            "transfer": transfer,
-            "where": where,
-        }
-        parts |= {"skipped": [list(item) for item in self.skipped]} if self.skipped else {}
-        return new_record(run, status="done", **parts)
+            skipped = _train(training, data, runs_dir, callbacks)
+        loss, error = validate()
+        if not math.isfinite(loss) or (run.steps and loss > DIVERGED * training.losses[0].item()):
+            raise Failed(f"the validation loss was {loss:.3g} after step {run.steps}; lower lr ({run.lr:g})")
+    except Failed as failed:
+        return new_record(run, status="failed", reason=str(failed), where=training.where(data.line, **how))
+    tail = training.losses[min(run.drop_step, max(0, run.steps - 1)) :]
+    final = {"train_loss": tail.mean().item() if run.steps else None, "val_loss": loss, "val_loss_se": error}
+    final |= {"val_images": min(run.val_images, len(data.val)), "val_masks": run.val_masks}
+    if run.steps:
+        training.validated(loss)
+    model = net.whole()
+    transfer = team.on_main(lambda: probe_all(model, data, run))
+    team.on_main(lambda: save_final(runs_dir, run, model.state_dict()))
+    size = SIZES[run.model]
+    gmac = size.gmac(run.image_size, run.window_size, head=True)
+    parts = {
+        "cost": training.cost(len(data.train) if run.images is None else run.images, 6e9 * gmac),
+        "model": {"parameters": size.parameters, "total_parameters": size.simmim_parameters, "gmac": gmac},
+        "curve": training.curve,
+        "final": final,
+        "transfer": transfer,
+        "where": training.where(data.line, **how),
+    }
+    if camera:
+        camera.look(model, run.steps, loss)
+        if team.is_main:
+            camera.write(**{name: parts[name] for name in ("curve", "final", "transfer", "where")})
+    return new_record(run, status="done", **parts, **({"skipped": skipped} if skipped else {}))
 
-    def train(self) -> str | None:
-        """Run the remaining steps; the reason when the run failed."""
-        # on a CPU decoding is the small part, and other runs have the other cores
-        workers = 0 if self.device.type == "cpu" else self.us.decoders()
-        share = self.us.share(self.run.batch_size)
-        batches = make_batches(self.run, self.data, self.device, share, workers)
-        with listening() as ears, contextlib.closing(batches):
-            reason = self.steps(ears, batches)
-        self.skipped = sorted({item for some in self.us.gather(dict(batches.skipped)) for item in some.items()})
-        return reason
 
-    def steps(self, ears: Ears, batches: Batches | Streamed) -> str | None:
-        """`train`, with an ear for signals."""
-        run, us = self.run, self.us
-        saved = time.monotonic()
-        if self.journal:
-            self.journal.start(self.step, self.curve)
-        self.model.train()
-        while self.step < run.steps:
-            if self.step == run.drop_step:
-                saved = self.save()
-            if self.step in self.filmed:
-                model = self.net.whole()
-                loss = self.validate(model)[0]
-                if self.camera:
-                    self.camera.look(model, self.step, loss)
-            self.losses[self.step] = self.advance(*batches.batch(self.step)[:2])
-            self.step += 1
-            point = self.step % run.eval_every == 0 and self.step < run.steps
-            if point or self.step % _LOOK == 0 or self.step == run.steps:
-                reason = self.unsound()
-                if reason:
-                    return reason
-                if self.progress and us.main:
-                    self.progress(self.step, run.steps)
-                if self.journal and (point or self.step == run.steps or self.journal.due()):
-                    self.journal.point(self.step, self.losses[self.journal.told : self.step].mean().item())
-            if point:
-                self.mark(self.validate(self.net.whole())[0])
-            # all processes save, and all stop, after the same step
-            due, stop = us.any(us.main and time.monotonic() - saved > CHECKPOINT_SECONDS, ears.heard is not None)
-            if due or stop:
-                saved = self.save()
-            if stop:
-                raise preempted(ears, us, run.key, self.step, run.steps)
-        return None
+def _train(training: Training, data: Data, runs_dir: Path, callbacks: list) -> list[list[str]]:
+    """The steps that are left; pictures that could not be read, with the reason, since this process began."""
+    run, team = training.spec, training.team
+    # on a CPU decoding is the small part, and other runs have the other cores
+    workers = 0 if team.device.type == "cpu" else team.decoders()
+    batches = make_batches(run, data, team.device, team.share(run.batch_size), workers)
 
-    def advance(self, images: Tensor, mask: Tensor) -> Tensor:
-        """One optimiser step; the loss, still on the device."""
-        return training_step(self.net, self.optimiser, images, mask, self.run, self.run.lr_at(self.step), self.noise())
+    def batch(now: int) -> tuple[Tensor, ...]:
+        images, mask, _ = batches.batch(now)
+        noise = drop_path_noise(run, now, SIZES[run.model].depths, team) if run.drop_path else None
+        return (images, mask) if noise is None else (images, mask, noise)
 
-    def noise(self) -> Tensor | None:
-        """Drop path's numbers: a function of (seed, step, sample, block)."""
-        run = self.run
-        return drop_path_noise(run, self.step, SIZES[run.model].depths, self.us) if run.drop_path else None
+    def folder(now: int) -> Path:
+        return (trunk_folder if now <= run.drop_step else tail_folder)(runs_dir, run)
 
-    def validate(self, model: SimMIM) -> tuple[float, float]:
-        """Validation loss and its standard error now, of the whole model; every process takes its part."""
-        return validation_loss(model, self.data.val, self.run, self.mean, self.std, self.device, self.us)
+    with Preemption() as preemption, contextlib.closing(batches):
+        train(training, batch, [*callbacks, Checkpoints(folder, preemption, always=[run.drop_step])])
+    return sorted(list(item) for item in {pair for part in team.gather(dict(batches.skipped)) for pair in part.items()})
 
-    def mark(self, val_loss: float) -> None:
-        """Put a point on the curve: the training loss is the mean since the point before."""
-        since = self.curve[-1]["step"] if self.curve else 0
-        train_loss = self.losses[since : self.step].mean().item()
-        point = {"step": self.step, "images_seen": self.step * self.run.batch_size, "train_loss": train_loss}
-        self.curve.append(point | {"val_loss": val_loss, "lr": self.run.lr_at(self.step - 1)})
-        if self.journal:
-            self.journal.validated(self.step, val_loss)
 
-    def unsound(self) -> str | None:
-        """Why the loss of the last steps means that this run has failed, or None."""
-        recent = self.losses[max(0, self.step - _LOOK) : self.step]
-        if not bool(recent.isfinite().all()):
-            first = int((~self.losses[: self.step].isfinite()).nonzero()[0])
-            return f"the training loss was not finite at step {first}; lower lr ({self.run.lr:g}) or use fp32"
-        early = min(_LOOK, max(1, self.run.warmup_steps), self.step)  # before it can have run away
-        first = self.losses[:early].mean().item()
-        now = recent[-5:].mean().item()
-        if now > _DIVERGED * first:
-            why = f"lower lr ({self.run.lr:g})"
-            return f"the training loss ran away: {now:.3g} by step {self.step} from {first:.3g}; {why}"
-        return None
+class _Validation(Callback):
+    """The validation loss at the points of the curve but the last, which the record adds."""
 
-    def where(self) -> dict:
-        """Where it ran, and how where that is not one process as it comes."""
-        how = {"processes": self.us.size} if self.us.size > 1 else {}
-        how |= {"runtime": dataclasses.asdict(self.runtime)} if self.runtime != Runtime() else {}
-        return self.meter.where(self.data.digest, self.data.line) | how
+    def __init__(self, validate: Callable[[], tuple[float, float]]) -> None:
+        self.validate = validate
 
-    def read(self, path: Path) -> dict:
-        """A checkpoint, whole or sharded."""
-        return read_shards(path, self.model, self.optimiser) if path.suffix == SUFFIX else read_whole(path)
+    def on_step_end(self, training: Training) -> None:
+        if training.at_point() and training.step < training.spec.steps:
+            training.validated(self.validate()[0])
 
-    def save(self) -> float:
-        """Write a checkpoint: to the trunk up to the drop, to the run's own tail after it; the time when it is there.
 
-        The main process writes one file; where the model is sharded, each process its shards.
-        """
-        folder = (trunk_folder if self.step <= self.run.drop_step else tail_folder)(self.runs_dir, self.run)
-        parts = {"model": self.model, "optimiser": self.optimiser}
-        whole = {} if self.net.sharded else {name: part.state_dict() for name, part in parts.items()}
-        state = {
-            "step": self.step,
-            "data_digest": self.data.digest,
-            **whole,
-            "losses": self.losses[: self.step].cpu(),
-            "curve": self.curve,
-            "spent": {**self.meter.spent_by(self.us), "started": self.meter.started},
-        }
-        if self.net.sharded:
-            save_shards(folder, state, **parts, us=self.us)
-        else:
-            self.us.lead(lambda: save_checkpoint(folder, state) and None)
-        self.us.lead(lambda: thin_checkpoints(folder, self.ends))
-        return time.monotonic()
+def example(run: Run, device: str | torch.device) -> tuple[Tensor, Tensor]:
+    """Images of noise (B, 3, S, S) and masks of a run's kind (B, S/p, S/p), on the device."""
+    images = torch.randn(run.batch_size, 3, run.image_size, run.image_size, generator=torch.Generator().manual_seed(0))
+    cells = hash_masks((run.image_size // run.mask_patch,) * 2, run.mask_ratio, 0, np.arange(run.batch_size))
+    mask = torch.from_numpy(upsample(cells, run.mask_patch // SIZES[run.model].patch_size))
+    return images.to(device), mask.to(device)
+
+
+def step_seconds(run: Run, device: str = "cpu", steps: int = 4) -> float:
+    """Seconds of one optimiser step of a run, batch assembly not counted: the fastest of a few."""
+    batch, model = example(run, device), build(run).to(device).train()
+    optimiser = build_optimiser(model, run)
+    return min(timed(lambda: step(model, optimiser, batch, 0.0, run), device) for _ in range(steps + 1))

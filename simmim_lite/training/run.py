@@ -1,4 +1,5 @@
-"""A pretraining run as data: what defines it (Run), what came of it (Record), and the atomic write. No torch here."""
+"""A pretraining run as data: what defines it (Run), how it is executed (Runtime), what came of it (a record), and the
+atomic write. No torch here."""
 
 import hashlib
 import json
@@ -33,10 +34,10 @@ AtLeastTwo = Annotated[int, Range(2, 2**63)]
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Spec):
-    """One pretraining run; equal runs give equal numbers (DESIGN 2).
+    """One pretraining run; equal runs give equal numbers.
 
     `steps=0` is the network at random initialisation: it is validated and probed, never trained, and is the reference
-    that every transfer score is compared with. Recipe defaults follow FACTS 3 where a small run can.
+    that every transfer score is compared with. Recipe defaults follow docs/facts.md, 3, where a small run can.
     """
 
     model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
@@ -118,17 +119,27 @@ class Run(Spec):
         return f"{self.model.removeprefix('swinv2_')}-trunk-s{self.seed}-{digest(shared)}"
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, constant, then x0.1 from `drop_step` on (FACTS 3)."""
+        """Learning rate of a step: linear warm-up, constant, then x0.1 from `drop_step` on (docs/facts.md, 3)."""
         warm = self.lr / 200 + (self.lr - self.lr / 200) * min(1.0, step / max(1, self.warmup_steps))
         return warm * (0.1 if step >= self.drop_step else 1.0)
 
 
-def check_start(spec: Spec) -> None:
-    """`UserError` for a training that starts from two places, or from weights of another size."""
-    if spec.run is not None and spec.weights is not None:
-        raise UserError("run and weights are both given: a training starts from one of them")
-    if spec.run is not None and spec.run.model != spec.model:
-        raise UserError(f"model is {spec.model!r}, but the pretraining run's is {spec.run.model!r}: give the same")
+@dataclass(frozen=True, kw_only=True)
+class Runtime(Spec):
+    """Options that change speed and memory, and a run's numbers by rounding alone; they are no part of its key."""
+
+    parallel: Annotated[str, OneOf(("ddp", "fsdp"))] = "ddp"  # ddp, a whole model in each process; fsdp, a part of it
+    accumulate: Count = 1  # parts, one after the other, of a process's share of the batch: gradients add up
+    checkpointing: bool = False  # recompute blocks in the backward pass: less memory, about a third more time
+    compile: bool = False  # torch.compile, block by block
+
+    def check_share(self, images: int) -> None:
+        """`UserError` where a process's share of the batch does not divide into `accumulate` parts."""
+        if images % self.accumulate:
+            near = max(k for k in range(1, min(images, self.accumulate) + 1) if images % k == 0)
+            raise UserError(
+                f"accumulate {self.accumulate} does not divide the {images} images of a process's share: try {near}"
+            )
 
 
 def data_slug(spec: str) -> str:
@@ -142,8 +153,7 @@ def new_record(run: Run, *, status: str, reason: str | None = None, **parts: obj
     A failed run has a status and a reason, and never a number.
     """
     record = {"schema": SCHEMA_VERSION, "kind": "pretrain", "key": run.key, "status": status, "reason": reason}
-    record["run"] = run.to_dict()
-    return record | parts
+    return record | {"run": run.to_dict()} | parts
 
 
 def record_path(runs_dir: str | Path, run: Run) -> Path:

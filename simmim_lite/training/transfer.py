@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from ..data.catalogue import say
@@ -15,24 +16,19 @@ from ..errors import UserError, unknown
 from ..model import hub
 from ..model.simmim import create_model
 from ..model.weights import load_weights
-from .attentive import attentive_score
-from .checkpoint import load_final, save_final
-from .dense import RECIPES, Dense
-from .distributed import Team, team
-from .finetune import Classification
-from .kept import Digested, kept
-from .loop import Task, work
-from .meter import Meter
-from .pretrain import build, one_thread, pretrain
-from .probes import probe_all
-from .probing import Probe
-from .run import SCHEMA_VERSION, Run, record_path, remove_unfinished, transfer_path, write_record
+from .checkpoint import Digested, load_final, made_once, save_final, tail_folder
+from .finetune import Classification, weights_name
+from .machine import Meter, Preemption, one_thread
+from .parallel import Parallel, Team, join
+from .pretrain import build, pretrain
+from .probes import attentive_score, probe_all
+from .run import SCHEMA_VERSION, Run, record_path, remove, remove_unfinished, transfer_path, write_record
 from .specs import Folder, OneOf, checked
-from .starting import weights_name
-from .tally import Tally
-from .tuning import TUNING_RECIPES, FineTune
+from .train import Checkpoints, Curve, Failed, Health, Progress, Training, train
+from .tuning import RECIPES, TUNING_RECIPES, Dense, FineTune, Probe, Transfer
 
 TASKS = ("probe", "classify", "detect", "segment")
+Task = object  # Classification, Detection or Segmentation: see `work`
 
 
 @checked
@@ -49,9 +45,9 @@ def transfer(
 ) -> dict:
     """Transfer a run's final weights, beside a baseline: {"task", "trained", "baseline", "lift"}.
 
-    - `probe`: frozen features (`probes.probe_all`, and where there are labels an attentive probe,
-      `attentive.attentive_probe`); the baseline is the same network at random initialisation. Options: `labels` and
-      `test_images`, by default the run's `probe_labels` and `probe_test`.
+    - `probe`: frozen features (`probes.probe_all`, and where there are labels an attentive probe); the baseline is the
+      same network at random initialisation. Options: `labels` and `test_images`, by default the run's `probe_labels`
+      and `probe_test`.
     - `classify`, `detect`, `segment`: fine-tuning (`FineTune`), Mask R-CNN and UPerNet (`Dense`); the baseline is the
       same from a random start, with the same annotations and budget, without layer decay. Options: the fields of
       `FineTune` or `Dense`, `data` among them; `scratch`, a dict of fields that are to be different for the baseline,
@@ -67,7 +63,6 @@ def transfer(
     """
     if hub.is_hub(weights):
         weights = hub.fetch(weights)
-    shelf = _Shelf(Path(runs_dir), device, progress and Tally(progress), weights)
     if task == "probe":
         if recipe or weights:
             raise UserError("a probe has no recipe and takes the run's own weights: leave both out")
@@ -75,12 +70,13 @@ def transfer(
             if name not in ("labels", "test_images"):
                 raise unknown("option of probe", name, ("labels", "test_images"))
         own = Probe.of(run, **options)
-        shelf.expect(run)
-        trained, baseline = (shelf.probed(probe)[0] for probe in (own, own.baseline))
+        both, trained = (own, own.baseline), (run,)
     else:
-        both = specs(run, task, weights, recipe, **options)
-        shelf.expect(*both)
-        trained, baseline = (shelf.tuned(spec)[0] for spec in both)
+        trained = both = specs(run, task, weights, recipe, **options)
+    report = progress and _all_steps(progress, Path(runs_dir), trained)
+    opened = functools.cache(open_for)  # a baseline has the same data, and a million files take seconds to list
+    how = {"runs_dir": runs_dir, "device": device, "progress": report, "file": weights, "open_data": opened}
+    trained, baseline = (once(spec, **how)[0] for spec in both)
     own, reference = scores(trained), scores(baseline)
     lift = {name: own[name] - reference[name] for name in own if name in reference}
     return {"task": task, "trained": trained, "baseline": baseline, "lift": lift}
@@ -97,7 +93,7 @@ def specs(
     **fields: object,
 ) -> tuple[FineTune | Dense, FineTune | Dense]:
     """The training from a run's weights (or a file's) and its baseline from scratch, as `transfer` does them."""
-    kind = FineTune if task == "classify" else Dense
+    kind = {"classify": FineTune, "detect": Dense, "segment": Dense}[task]
     fixed = {"run", "weights", "model", "task", "version", "recipe_version"}
     known = {f.name for f in dataclasses.fields(kind)} - fixed
     for name in (*fields, *(scratch or {})):
@@ -123,20 +119,108 @@ def specs(
 
 
 def once(
-    spec: FineTune | Dense | Probe,
+    spec: Transfer | Probe,
     *,
     runs_dir: str | Path,
     device: str = "auto",
     data: Digested | None = None,
     wait: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    file: str | Path | None = None,
+    open_data: Callable[..., Digested] | None = None,
 ) -> tuple[dict, bool]:
     """One transfer of any task, kept as RUNS_DIR/transfer/KEY.json: its record, and whether this call did the work.
 
-    A run it starts from is pretrained first where it is not finished. Another process that is at it is waited for, or
-    raises `kept.Busy` with `wait=False`.
+    A run it starts from is pretrained first where it is not finished; file: the checkpoint of a spec with `weights`.
+    Another process that is at it is waited for, or raises `checkpoint.Busy` with `wait=False`.
     """
-    shelf = _Shelf(Path(runs_dir), device)
-    return (shelf.probed if isinstance(spec, Probe) else shelf.tuned)(spec, data=data, wait=wait)
+    runs_dir = Path(runs_dir)
+    data = data or (open_data or open_for)(spec.task, spec.data, spec.image_size, getattr(spec, "full_size", False))
+    path, lock = transfer_path(runs_dir, spec.key), runs_dir / "locks" / f"{spec.key}.lock"
+    team = join(device)
+
+    def weights() -> dict[str, Tensor] | None:
+        """Those that it starts from: a run's final ones, a file's, or None."""
+        if getattr(spec, "weights", None):
+            if file is None or weights_name(file) != spec.weights:
+                raise UserError(f"{spec.key} starts from the file {spec.weights}: give it as weights=PATH")
+            model = create_model(spec.model)
+            load_weights(model, file)
+            return model.state_dict()
+        if spec.run is None:
+            return None
+        record = pretrain(spec.run, runs_dir=runs_dir, device=device, progress=progress)
+        if record["status"] != "done":
+            raise UserError(f"run {spec.run.key} failed, so it has no weights to transfer: {record['reason']}")
+        return load_final(runs_dir, spec.run)
+
+    def make() -> dict:
+        folder = tail_folder(runs_dir, spec)
+        with one_thread(team.device):
+            if isinstance(spec, Probe):
+                record = _probe(spec, data, weights() if spec.run.steps else None, team)
+            else:
+                team.on_main(lambda: remove_unfinished(folder))
+                task = open_task(spec, data, weights(), team)
+                record = work(spec, task, team, digest=data.digest, line=data.line, folder=folder, progress=progress)
+                if team.is_main and record["status"] == "done":
+                    save_final(runs_dir, spec, task.model.state_dict())
+        if team.is_main:
+            write_record(path, record)
+            remove(folder)
+        return record
+
+    return made_once(path, lock, data, make, team=team, wait=wait)
+
+
+def work(
+    spec: Transfer,
+    task: Task,
+    team: Team,
+    *,
+    digest: str,
+    line: str = "",
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict:
+    """Train and test a task; its record. digest, line: of the data; folder: of checkpoints, None = none.
+
+    A task (`Classification`, `Detection`, `Segmentation`) has the kind of its record, its model, AdamW's `groups()`,
+    whose `scale` multiplies the learning rate, `batch(step)`, this process's share, `loss(model, *batch)`, how many
+    training images are unique, the FLOPs of one (None where they differ), and `evaluate()`: the parts of the record
+    that hold its scores, and why there are none, or None. Every process calls it.
+    """
+    training = begin(spec, task, team, digest, folder)
+    fields = spec.to_dict()
+    record = {"schema": SCHEMA_VERSION, "kind": task.kind, "key": spec.key}
+    try:
+        run_task(training, task, folder, progress)
+        parts, reason = task.evaluate()
+        if reason:
+            raise Failed(reason)
+    except Failed as failed:
+        record |= {"status": "failed", "reason": str(failed), "run": fields.pop("run"), "spec": fields}
+        return record | {"where": training.where(line)}
+    record |= {"status": "done", "reason": None, "run": fields.pop("run"), "spec": fields}
+    record |= {"cost": training.cost(task.unique, task.flops), "curve": training.curve}
+    return record | parts | {"where": training.where(line)}
+
+
+def begin(spec: Transfer, task: Task, team: Team, digest: str, folder: Path | None = None) -> Training:
+    """A task's training, at its start or where its last checkpoint is."""
+    optimiser = torch.optim.AdamW(task.groups(), lr=spec.lr, betas=spec.betas, fused=True)
+    training = Training(spec, Parallel(task.model, team, loss=task.loss), optimiser, digest)
+    training.resume(folder.glob("step-*") if folder else ())
+    return training
+
+
+def run_task(training: Training, task: Task, folder: Path | None = None, progress: Callable | None = None) -> None:
+    """The steps that are left. SIGTERM and SIGUSR1 save and raise `Preempted` where checkpoints are kept."""
+    callbacks = [Health(divergence=False), Curve(), *([Progress(progress)] if progress else ())]
+    if folder is None:
+        return train(training, task.batch, callbacks)
+    with Preemption() as preemption:
+        train(training, task.batch, [*callbacks, Checkpoints(lambda now: folder, preemption)])
 
 
 def scores(record: dict) -> dict[str, float]:
@@ -156,115 +240,60 @@ def open_for(task: str, data: str, image_size: int, full_size: bool = False) -> 
         from ..data.ade20k import open_ade20k
         from ..data.coco import open_coco
 
-        opened = (open_coco if task == "detect" else open_ade20k)(data, image_size)
+        opened = {"detect": open_coco, "segment": open_ade20k}[task](data, image_size)
         say(opened.line, data, opened.digest)
         return opened
     # not with a run's own images_needed: a baseline belongs to many runs, and the labelled splits never grow
     return open_data(data, image_size)
 
 
-def _task(spec: FineTune | Dense, data: Digested, weights: dict[str, Tensor] | None, us: Team) -> Task:
-    """A spec as a task of the loop."""
-    if isinstance(spec, Dense) and spec.task == "detect":
-        from .detect import Detection
-
-        return Detection(spec, data, weights, us)
-    if isinstance(spec, Dense):
-        from .segment import Segmentation
-
-        return Segmentation(spec, data, weights, us)
-    return Classification(spec, data, weights, us)
+def open_task(spec: Transfer, data: Digested, weights: dict[str, Tensor] | None, team: Team) -> Task:
+    """A spec as what is trained and tested."""
+    if spec.task == "classify":
+        return Classification(spec, data, weights, team)
+    module, name = {"detect": ("detect", "Detection"), "segment": ("segment", "Segmentation")}[spec.task]
+    return getattr(import_module(f".{module}", __package__), name)(spec, data, weights, team)
 
 
-class _Shelf:
-    """The transfer records of a runs folder, and the weights that they start from."""
+def _probe(spec: Probe, data: Digested, weights: dict[str, Tensor] | None, team: Team) -> dict:
+    """The record of a run's probes."""
+    meter, run = Meter(team.device), spec.run
+    model = build(run)
+    if weights is not None:
+        model.load_state_dict(weights)
+    found = probe_all(model.to(team.device), data, spec.sized)
+    if "linear" in found:
+        found["attentive"] = attentive_score(model, data, spec.sized)
+    if not found:
+        raise UserError(f"data '{run.data}' has neither labels nor masks to probe with: use a source with classes")
+    record = {"schema": SCHEMA_VERSION, "kind": "probe", "key": spec.key, "status": "done", "reason": None}
+    record |= {"run": run.to_dict(), "spec": {"probe_labels": spec.labels, "probe_test": spec.test_images}}
+    return record | {"cost": meter.read(), "transfer": found, "where": meter.where(data.digest, data.line)}
 
-    def __init__(
-        self, runs_dir: Path, device: str, progress: Tally | None = None, file: str | Path | None = None
-    ) -> None:
-        self.runs_dir, self.device, self.progress, self.file = runs_dir, device, progress, file
-        # a baseline has the same data, and a million files take seconds to list
-        self.open = functools.cache(open_for)
 
-    def expect(self, *items: Run | FineTune | Dense) -> None:
-        """Tell the progress which trainings there are to do: those without a record, and the runs they start from."""
-        if self.progress:
-            runs = {item if isinstance(item, Run) else item.run for item in items} - {None}
-            paths = {run: record_path(self.runs_dir, run) for run in runs}
-            paths |= {x: transfer_path(self.runs_dir, x.key) for x in items if not isinstance(x, Run)}
-            self.progress.expect([item.steps for item, path in paths.items() if not path.exists()])
+def _all_steps(report: Callable, runs_dir: Path, trainings: Iterable[Run | Transfer]) -> Callable[[int, int], None]:
+    """`progress(step, steps)` for one training after another, which reports `(done, all)` of those without a record,
+    and of the runs they start from."""
+    runs = {item if isinstance(item, Run) else item.run for item in trainings} - {None}
+    paths = {run: record_path(runs_dir, run) for run in runs}
+    paths |= {item: transfer_path(runs_dir, item.key) for item in trainings if not isinstance(item, Run)}
+    return in_all(report, [item.steps for item, path in paths.items() if not path.exists()])
 
-    def weights(self, spec: Run | FineTune | Dense, us: Team) -> dict[str, Tensor] | None:
-        """The weights that a spec starts from: a run's final ones (pretrained now if need be), a file's, or None."""
-        if not isinstance(spec, Run) and spec.weights:
-            if self.file is None or weights_name(self.file) != spec.weights:
-                raise UserError(f"{spec.key} starts from the file {spec.weights}: give it as weights=PATH")
-            model = create_model(spec.model)
-            load_weights(model, self.file)
-            return model.state_dict()
-        run = spec if isinstance(spec, Run) else spec.run
-        if run is None:
-            return None
-        options = {"runs_dir": self.runs_dir, "device": self.device, "progress": self.progress}
-        record = pretrain(run, **options)
-        if record["status"] != "done":
-            raise UserError(f"run {run.key} failed, so it has no weights to transfer: {record['reason']}")
-        return load_final(self.runs_dir, run)
 
-    def probed(self, spec: Probe, *, data: Digested | None = None, wait: bool = True) -> tuple[dict, bool]:
-        """The record of a run's probes, and whether it was computed now."""
-        data = data or self.open("probe", spec.data, spec.image_size)
+def in_all(report: Callable[[int, int], None], steps: Iterable[int]) -> Callable[[int, int], None]:
+    """A progress callback for one training after another, of so many steps each, which reports `(done, all)`.
 
-        def compute(us: Team) -> dict:
-            meter, run = Meter(us.device), spec.run
-            model = build(run)
-            if run.steps:
-                model.load_state_dict(self.weights(run, us))
-            scores = probe_all(model.to(us.device), data, spec.sized)
-            if "linear" in scores:
-                scores["attentive"] = attentive_score(model, data, spec.sized)
-            if not scores:
-                raise UserError(
-                    f"data '{run.data}' has neither labels nor masks to probe with: use a source with classes"
-                )
-            record = {"schema": SCHEMA_VERSION, "kind": "probe", "key": spec.key, "status": "done", "reason": None}
-            counts = {"probe_labels": spec.labels, "probe_test": spec.test_images}
-            parts = {"cost": meter.read(), "transfer": scores, "where": meter.where(data.digest, data.line)}
-            return record | {"run": run.to_dict(), "spec": counts} | parts
+    A training that nobody expected makes the total larger.
+    """
+    waiting, finished, current, last = [n for n in steps if n], 0, 0, 0
 
-        return self.kept(spec.key, data, compute, wait=wait)
+    def progress(step: int, steps: int) -> None:
+        nonlocal finished, current, last
+        if step <= last or steps != current:  # another one has begun
+            finished, current = finished + current, steps
+            if steps in waiting:
+                waiting.remove(steps)
+        last = step
+        report(finished + step, finished + current + sum(waiting))
 
-    def tuned(self, spec: FineTune | Dense, *, data: Digested | None = None, wait: bool = True) -> tuple[dict, bool]:
-        """The record of a spec, and whether it was computed now."""
-        task = "classify" if isinstance(spec, FineTune) else spec.task
-        data = data or self.open(task, spec.data, spec.image_size, isinstance(spec, FineTune) and spec.full_size)
-        folder = self.runs_dir / "checkpoints" / spec.key
-
-        def compute(us: Team) -> dict:
-            if us.main:
-                remove_unfinished(folder)
-            job = _task(spec, data, self.weights(spec, us), us)
-            options = {"digest": data.digest, "line": data.line, "folder": folder, "progress": self.progress}
-            record = work(spec, job, us, **options)
-            if us.main and record["status"] == "done":
-                save_final(self.runs_dir, spec, job.model.state_dict())
-            return record
-
-        return self.kept(spec.key, data, compute, wait=wait)
-
-    def kept(
-        self, key: str, data: Digested, compute: Callable[[Team], dict], *, wait: bool = True
-    ) -> tuple[dict, bool]:
-        """The record of a key, if made from the images there are now; else computed and written, by one team."""
-        path, lock = transfer_path(self.runs_dir, key), self.runs_dir / "locks" / f"{key}.lock"
-        with team(self.device) as us:
-
-            def make() -> dict:
-                with one_thread(us.device):
-                    record = compute(us)
-                if us.main:
-                    write_record(path, record)
-                    shutil.rmtree(self.runs_dir / "checkpoints" / key, ignore_errors=True)
-                return record
-
-            return kept(path, lock, data, make, wait=wait, us=us)
+    return progress

@@ -1,18 +1,23 @@
-"""A fine-tuning as data: what defines it. Running it is `finetune.py`'s; no torch here.
+"""Transfers as data: fine-tuning for classification (FineTune), detection and segmentation (Dense), probes (Probe).
 
-The laptop defaults are ours; `imagenet-100ep` is the released fine-tuning recipe of swinv2_base (FACTS 4).
+Running them is `transfer.py`'s; no torch here. The laptop defaults are ours. `imagenet-100ep` is the released recipe of
+swinv2_base (docs/facts.md, 4); `mask-rcnn-1x`, `mask-rcnn-3x` and `upernet-160k` are the standard recipes of the Swin
+papers (arXiv 2103.14030): those behind the paper's own scores were never released (docs/facts.md, 4 and 9).
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
-from .run import AUGMENTATIONS, Precision, Run, Statistics, check_start, data_slug, digest
+from .recipes import LAPTOP, RECIPES, TUNED, TUNING_RECIPES
+from .run import AUGMENTATIONS, AtLeastTwo, Precision, Run, Statistics, data_slug, digest
 from .specs import (
     Checkpoint,
     Count,
+    Inside,
     LearningRate,
     Model,
     OneOf,
@@ -28,48 +33,84 @@ from .specs import (
     fields,
 )
 
-#: Raised whenever the same FineTune would give other numbers; it is part of every key.
-FINETUNE_VERSION = 1
+#: Raised whenever the same FineTune, Dense or probed features would give other numbers; part of their keys.
+FINETUNE_VERSION, DENSE_VERSION, PROBE_VERSION = 1, 1, 1
 #: As in Run, on images decoded once at the input's size; and `timm`, on pictures at their own size.
 TUNING_AUGMENTATIONS = (*AUGMENTATIONS, "timm")
+DENSE_TASKS = ("detect", "segment")
+#: Test images whose predictions a record keeps; up to which side, in pixels. Up to it images are also kept decoded, and
+#: no process of its own decodes them.
+EXAMPLES, SMALL_SIDE = 6, 64
+#: By task; scale+crop+colour: ratio .5 to 2, a crop of image_size, colours.
+DENSE_AUGMENTATIONS = {"detect": ("flip", "scale"), "segment": ("flip", "scale+crop+colour")}
+#: Data of a task beside scenes.
+_ANNOTATED = {"detect": "coco:", "segment": "ade20k:"}
 _RAND_AUGMENT = Text(r"(rand(-(m|n|p|mstd|mmax|inc|t)[0-9.a-z]+)+)?", "it as timm does, as in rand-m9-mstd0.5-inc1")
 _Alpha = Annotated[float, Range(0, 10, "[]")]
 _Chance = Annotated[float, Range(0, 1, "[]")]
-_FLOOR = 1 / 5000  # of the peak learning rate: where warm-up starts and the cosine ends (FACTS 4)
+_FLOOR = 1 / 5000  # of the peak learning rate: where warm-up starts and the cosine ends (docs/facts.md, 4)
+DenseSide = Annotated[int, Range(16, 16384, "[]")]  # pixels
+Width = Annotated[int, Range(1, 65536, "[]")]  # channels
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTune(Spec):
-    """One fine-tuning; equal specs give equal numbers. `FineTune.of(run)` and `FineTune.scratch(run)` fill it in.
+class Transfer(Spec):
+    """What every training from pretrained weights has, or from none; equal specs give equal numbers."""
+
+    run: Run | None = None  # the pretraining run whose weights it starts from; None = random, or `weights`
+    weights: Checkpoint | None = None  # NAME@DIGEST of a file it starts from, as `finetune.weights_name` gives
+    model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
+    data: Source = "scenes"  # as in Run, with labels; coco:DIR (detect), ade20k:DIR (segment)
+    steps: Count = 600  # optimiser steps; far fewer measure how fast it learns, not how well
+    seed: Whole = 0  # draw of the images, initialisation of heads (and encoder), order, augmentation, drop path
+    batch_size: Count = 64  # images per optimiser step over all processes
+    window_size: Side = 4  # tokens a side
+    statistics: Statistics = "dataset"  # dataset | imagenet: mean and standard deviation of the input
+    layer_decay: Part = 1.0  # learning rate of a layer over that of the layer above it; 1 = none
+    weight_decay: Share = 0.05  # AdamW, matrices only
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    clip_grad: Positive | None = 5.0  # global gradient norm; None = not clipped, as in the full-size dense recipes
+    drop_path: Share = 0.1  # rate of the last block; earlier blocks linear from 0
+    precision: Precision = "fp32"  # fp32 | bf16 (autocast)
+    eval_every: Count = 50  # steps between points of the curve
+
+    @property
+    def init(self) -> str:
+        """`pretrained` or `scratch`."""
+        return "scratch" if self.run is None and self.weights is None else "pretrained"
+
+    @property
+    def key(self) -> str:
+        """Readable, unique, and a function of every field: `atto-scenes-pretrained-l4000-t600-s0-1f2e3d4c5b`, or
+        `atto-scenes-detect-pretrained-nall-t600-s0-1f2e3d4c5b`."""
+        name = f"{self.model.removeprefix('swinv2_')}-{data_slug(self.data)}{self._named}"
+        return f"{name}-t{self.steps}-s{self.seed}-{digest(self.to_dict())}"
+
+    def check(self) -> None:
+        """What fields say of each other."""
+        if self.run is not None and self.weights is not None:
+            raise UserError("run and weights are both given: a training starts from one of them")
+        if self.run is not None and self.run.model != self.model:
+            raise UserError(f"model is {self.model!r}, but the pretraining run's is {self.run.model!r}: give the same")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune(Transfer):
+    """One fine-tuning for classification. `FineTune.of(run)` and `FineTune.scratch(run)` fill it in.
 
     Labelled images come from the source's labelled training split, drawn class-balanced by `seed`.
     """
 
-    run: Run | None = None  # the pretraining run whose weights it starts from; None = random initialisation
-    model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
-    data: Source = "scenes"  # as in Run; must have labels
     labels: Count | None = 4000  # labelled training images; None = all there are
-    steps: Count = 600  # optimiser steps; far fewer measure how fast it learns, not how well (DESIGN 3)
-    seed: Whole = 0  # draw of the labels, initialisation of the head (and encoder), order, augmentation, drop path
-    batch_size: Count = 64  # images per optimiser step
     image_size: Side = 32  # pixels a side
-    window_size: Side = 4  # tokens a side
-    statistics: Statistics = "dataset"  # dataset | imagenet: mean and standard deviation of the input
     augment: Annotated[str, OneOf(TUNING_AUGMENTATIONS)] = "flip"  # timm: random resized crop, flip, and what is below
     lr: LearningRate = 4e-3  # peak learning rate of the head at this batch size
-    layer_decay: Part = 0.9  # learning rate of a layer over that of the layer above it; 0.75 at the paper's depth
+    layer_decay: Part = 0.9  # 0.75 at the paper's depth
     warmup_steps: Whole = 60  # linear, from lr / 5000; then a cosine down to lr / 5000 (see `warmup_prefix`)
-    weight_decay: Share = 0.05  # AdamW, matrices only
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    clip_grad: Positive = 5.0  # global gradient norm
-    drop_path: Share = 0.1  # rate of the last block; earlier blocks linear from 0
+    clip_grad: Positive = 5.0
     label_smoothing: Share = 0.1  # share of the target spread over all classes
-    precision: Precision = "fp32"  # fp32 | bf16 (autocast)
-    eval_every: Count = 50  # steps between points of the curve
     test_images: Count | None = 2000  # labelled test images; None = all there are
     recipe_version: Count = FINETUNE_VERSION
-    # later fields (LATER): their defaults mean what was done before there was the field
-    weights: Checkpoint | None = None  # NAME@DIGEST of a file it starts from, as `starting.weights_name` gives
     mixup: _Alpha = 0.0  # alpha of the Beta distribution of the mix of two images; 0 = none
     cutmix: _Alpha = 0.0  # the same for a pasted box; with both, a batch takes one or the other at even odds
     rand_augment: Annotated[str, _RAND_AUGMENT] = ""  # timm: RandAugment as timm writes it; "" = none
@@ -79,15 +120,13 @@ class FineTune(Spec):
     test_crop: Part = 0.875  # timm: side of the test image's centre crop over its shorter side; 224 of 256 pixels
     warmup_prefix: bool = True  # the cosine begins after the warm-up; False = at step 0, under it (released code)
 
-    LATER = (
-        "weights", "mixup", "cutmix", "rand_augment", "colour_jitter", "erasing", "interpolation", "test_crop",
-        "warmup_prefix",
-    )  # fmt: skip
+    _TIMM = ("rand_augment", "colour_jitter", "erasing", "interpolation", "test_crop")
+    LATER = ("weights", "mixup", "cutmix", *_TIMM, "warmup_prefix")
 
     @classmethod
     def of(cls, run: Run, **options: object) -> "FineTune":
         """Fine-tuning of a run's weights on its own data, at its own size unless the options say otherwise."""
-        return cls(**{"run": run, **_inherited(run), **options})
+        return cls(**{"run": run, **_shared(run), "augment": _augment(run), **options})
 
     @classmethod
     def scratch(cls, run: Run, **options: object) -> "FineTune":
@@ -95,7 +134,8 @@ class FineTune(Spec):
 
         It does not hold the run, so that all runs of one size on one source share one baseline.
         """
-        return cls(**{**_inherited(run), **options, "run": None, "weights": None, "layer_decay": 1.0})
+        given = {**_shared(run), "augment": _augment(run), **options}
+        return cls(**{**given, "run": None, "weights": None, "layer_decay": 1.0})
 
     @classmethod
     def recipe(cls, name: str, images: int, **options: object) -> "FineTune":
@@ -106,13 +146,15 @@ class FineTune(Spec):
         `epochs`, `warmup_epochs` and `lr_per_512`. What the other sizes were fine-tuned with, and on other data than
         ImageNet-1K, was never released: they get the same here.
         """
-        if name not in TUNING_RECIPES:
-            raise unknown("recipe", name, TUNING_RECIPES)
-        given = {**TUNING_RECIPES[name], **fields(cls, options)}
+        given = {**_recipe(name, TUNING_RECIPES), **fields(cls, options)}
         epochs, warmup, lr = (given.pop(part) for part in ("epochs", "warmup_epochs", "lr_per_512"))
         batch = given["batch_size"]
         scaled = {"steps": math.ceil(epochs * images / batch), "warmup_steps": math.ceil(warmup * images / batch)}
         return cls(**{**scaled, "lr": lr * batch / 512, **given})
+
+    @property
+    def task(self) -> str:
+        return "classify"
 
     @property
     def full_size(self) -> bool:
@@ -120,16 +162,8 @@ class FineTune(Spec):
         return self.augment == "timm"
 
     @property
-    def init(self) -> str:
-        """`pretrained` or `scratch`."""
-        return "scratch" if self.run is None and self.weights is None else "pretrained"
-
-    @property
-    def key(self) -> str:
-        """Readable, unique, and a function of every field: `atto-scenes-pretrained-l4000-t600-s0-1f2e3d4c5b`."""
-        name = self.model.removeprefix("swinv2_")
-        count = "all" if self.labels is None else self.labels
-        return f"{name}-{data_slug(self.data)}-{self.init}-l{count}-t{self.steps}-s{self.seed}-{digest(self.to_dict())}"
+    def _named(self) -> str:
+        return f"-{self.init}-l{'all' if self.labels is None else self.labels}"
 
     def lr_at(self, step: int) -> float:
         """Learning rate of the head at a step: linear warm-up, then a cosine to the floor, as timm's CosineLRScheduler.
@@ -146,55 +180,162 @@ class FineTune(Spec):
         return low + (self.lr - low) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
     def check(self) -> None:
-        """What fields say of each other."""
         size = SIZES[self.model]
         size.check_input(self.image_size, self.window_size, size.patch_size)
-        check_start(self)
+        super().check()
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise UserError(f"batch_size {self.batch_size}: mixup and cutmix mix images in pairs; give an even number")
-        for name in ("rand_augment", "colour_jitter", "erasing", "interpolation", "test_crop"):
+        for name in self._TIMM:
             value = getattr(self, name)
             if not self.full_size and value != getattr(FineTune, name):
                 raise UserError(f"{name} is {value!r}, but augment is {self.augment!r}: it needs augment=timm")
 
 
-#: Full-size recipes by name (FACTS 4). Random erasing fills in noise, and the cosine begins at step 0, as in the
-#: released code; fine-tuning there never enters autocast, a trap (FACTS 5): here it is bf16.
-TUNING_RECIPES = {
-    "imagenet-100ep": {
-        "model": "swinv2_base",
-        "epochs": 100,
-        "warmup_epochs": 20,
-        "lr_per_512": 1.25e-3,
-        "labels": None,
-        "batch_size": 2048,
-        "image_size": 224,
-        "window_size": 14,
-        "statistics": "imagenet",
-        "augment": "timm",
-        "layer_decay": 0.75,
-        "weight_decay": 0.05,
-        "betas": (0.9, 0.999),
-        "clip_grad": 5.0,
-        "drop_path": 0.1,
-        "label_smoothing": 0.1,
-        "precision": "bf16",
-        "test_images": None,
-        "mixup": 0.8,
-        "cutmix": 1.0,
-        "rand_augment": "rand-m9-mstd0.5-inc1",
-        "colour_jitter": 0.4,
-        "erasing": 0.25,
-        "interpolation": "bicubic",
-        "test_crop": 0.875,
-        "warmup_prefix": False,
-    }
-}
+@dataclass(frozen=True, kw_only=True)
+class Dense(Transfer):
+    """One training of Mask R-CNN (`detect`) or UPerNet (`segment`).
+
+    `Dense.of(task, run)` and `Dense.scratch(task, run)` fill it in for a laptop, `Dense.recipe(name, ...)` for
+    full size.
+    """
+
+    task: Annotated[str, OneOf(DENSE_TASKS)] = "segment"  # detect | segment
+    images: Count | None = None  # annotated training images; None = all there are
+    batch_size: Count = 16
+    image_size: DenseSide = 32  # pixels: short side at test time (detect), side of the training crop and test (segment)
+    long_side: DenseSide | None = None  # detect: longest side in pixels; None = 5/3 of image_size (1,333 at 800)
+    short_sides: tuple[DenseSide, ...] = ()  # detect: drawn from in training, image_size last; () = image_size
+    augment: Annotated[str, OneOf(("flip", "scale", "scale+crop+colour"))] = "flip"  # scale: short_sides (detect)
+    channels: Width = 64  # of the pyramid and the heads; 256 for Mask R-CNN, 512 for UPerNet at full size
+    hidden: Width = 128  # detect: width of the box head; 1,024 at full size
+    lr: LearningRate = 1e-3  # peak learning rate of the heads at this batch size
+    warmup_steps: Whole = 50  # linear
+    warmup_start: Part = 1e-3  # of the peak: where the warm-up begins
+    schedule: Annotated[str, OneOf(("linear", "step"))] = "linear"  # to 0 at the end | x0.1 at each milestone
+    milestones: tuple[Inside, ...] = ()  # step: shares of all steps
+    auxiliary: Annotated[float, Range(0)] = 0.4  # segment: weight of the auxiliary head's loss; 0 = no such head
+    test_images: Count | None = 1000  # images of the test split; None = all
+    version: Count = DENSE_VERSION
+
+    @classmethod
+    def of(cls, task: str, run: Run, **options: object) -> "Dense":
+        """Training from a run's weights, at its size and window unless the options say otherwise."""
+        return cls(**{"task": task, "run": run, **_shared(run), **_laptop(task, "pretrained", run, options), **options})
+
+    @classmethod
+    def scratch(cls, task: str, run: Run, **options: object) -> "Dense":
+        """The same from random initialisation, without layer decay; it does not hold the run (see `FineTune`)."""
+        given = {"task": task, **_shared(run), **_laptop(task, "scratch", run, options), **options}
+        return cls(**{**given, "run": None, "weights": None, "layer_decay": 1.0})
+
+    @classmethod
+    def recipe(cls, name: str, images: int, **options: object) -> "Dense":
+        """A standard recipe of the Swin papers by name (`RECIPES`) for a training set of so many images.
+
+        For swinv2_base at the pretraining window of 12, unless the options say otherwise. Epochs become steps of the
+        images there are and of the batch; options may be fields, or `epochs`. What the papers set by the size of the
+        network (drop path) is the same default for all of them here.
+        """
+        given = {**_recipe(name, RECIPES), "images": images, **fields(cls, options)}
+        if epochs := given.pop("epochs", None):
+            given.setdefault("steps", math.ceil(epochs * images / given["batch_size"]))
+        return cls(**given)
+
+    @property
+    def longest(self) -> int:
+        """Longest side of a detection input, pixels."""
+        return self.long_side or self.image_size * 5 // 3
+
+    @property
+    def _named(self) -> str:
+        return f"-{self.task}-{self.init}-n{'all' if self.images is None else self.images}"
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of the heads at a step: the schedule, times a linear warm-up."""
+        if self.schedule == "linear":
+            lr = self.lr * (1 - step / self.steps)
+        else:
+            lr = self.lr * 0.1 ** sum(step >= round(m * self.steps) for m in self.milestones)
+        if step < self.warmup_steps:
+            lr *= 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_start)
+        return lr
+
+    def check(self) -> None:
+        if self.augment not in DENSE_AUGMENTATIONS[self.task]:
+            raise unknown("augment", self.augment, DENSE_AUGMENTATIONS[self.task])
+        if self.long_side is not None and self.long_side < self.image_size:
+            raise UserError(f"long_side is {self.long_side}: give at least image_size, {self.image_size}, or None")
+        if self.short_sides and (self.augment != "scale" or self.short_sides[-1] != self.image_size):
+            raise UserError(
+                f"short_sides {self.short_sides} go with augment scale and end with image_size {self.image_size}, the "
+                "side at test time: give all three so"
+            )
+        super().check()
+        if any(self.data.startswith(kind) for task, kind in _ANNOTATED.items() if task != self.task):
+            fits = f"{_ANNOTATED[self.task]}DIR"
+            raise UserError(f"data '{self.data}' has no annotations for {self.task}: give scenes or {fits}")
 
 
-def _inherited(run: Run) -> dict:
-    names = ("model", "data", "image_size", "window_size", "statistics", "augment", "precision")
-    fields = {name: getattr(run, name) for name in names}
-    if run.streamed:  # the crop that fine-tuning has for images that are decoded once
-        fields["augment"] = "crop+flip"
-    return fields
+@dataclass(frozen=True, kw_only=True)
+class Probe(Spec):
+    """All probes of one run: ridge, kNN, segmentation (where masks are known), and the attentive one."""
+
+    run: Run
+    labels: Count  # labelled images to fit on
+    test_images: AtLeastTwo  # labelled test images
+
+    task, steps = "probe", 0  # the encoder is frozen: no optimiser steps
+
+    @classmethod
+    def of(cls, run: Run, labels: int | None = None, test_images: int | None = None) -> "Probe":
+        """On as many images as the run's own probes had, unless other numbers are given."""
+        labels = run.probe_labels if labels is None else labels
+        if not run.probe_labels and labels == 0:
+            raise UserError(
+                f"run {run.key} has probe_labels 0: say how many labelled images to probe with, labels=3000"
+            )
+        return cls(run=run, labels=labels, test_images=run.probe_test if test_images is None else test_images)
+
+    @property
+    def baseline(self) -> "Probe":
+        """The same of the network at random initialisation."""
+        return replace(self, run=replace(self.run, steps=0))
+
+    @property
+    def sized(self) -> Run:
+        """The run, with these numbers of images; a probe sees whole images, whatever the run was trained on."""
+        return replace(self.run, probe_labels=self.labels, probe_test=self.test_images, augment="none")
+
+    @property
+    def key(self) -> str:
+        """The run's key, numbers of images, and the version of the probes."""
+        return f"{self.run.key}-probe-l{self.labels}-n{self.test_images}-a{PROBE_VERSION}"
+
+    # what a transfer has as fields
+    data = property(lambda self: self.run.data)
+    image_size = property(lambda self: self.run.image_size)
+    model = property(lambda self: self.run.model)
+    precision = property(lambda self: self.run.precision)
+
+
+def _shared(run: Run) -> dict:
+    """The fields of a run that its transfers share."""
+    names = ("model", "data", "image_size", "window_size", "statistics", "precision")
+    return {name: getattr(run, name) for name in names}
+
+
+def _augment(run: Run) -> str:
+    """A run's, for images that are decoded once."""
+    return "crop+flip" if run.streamed else run.augment
+
+
+def _laptop(task: str, start: str, run: Run, options: Mapping[str, object]) -> dict:
+    """The laptop's fields of a dense task where the data are scenes."""
+    scenes = options.get("data", run.data) == "scenes" and task in DENSE_TASKS
+    return LAPTOP[task] | TUNED[task][start] if scenes else {}
+
+
+def _recipe(name: str, known: Mapping[str, dict]) -> dict:
+    if name not in known:
+        raise unknown("recipe", name, known)
+    return known[name]

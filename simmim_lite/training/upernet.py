@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from .swin import SwinV2
+from ..model.swin import SwinV2
 
 BINS = (1, 2, 3, 6)  # cells a side of the pooled maps
 DROPOUT = 0.1  # of whole channels, before each classifier
