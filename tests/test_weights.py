@@ -472,7 +472,7 @@ def test_show_says_what_a_file_is(tmp_path, monkeypatch, capsys):
         "12 (the file)",
         "192 px (the file)",
     )
-    rows = shown(networks._FOLDER / "photos-normalised.safetensors")
+    rows = shown(networks.FOLDER / "photos-normalised.safetensors")
     assert rows["target"] == "normalized (the file's metadata)" and rows["window"] == "4 (the file's metadata)"
     content = official_checkpoint(random_model(), monkeypatch)
     swin = {"SWIN": CfgNode({"WINDOW_SIZE": 7}), "SWINV2": CfgNode({"WINDOW_SIZE": 12})}
