@@ -1,7 +1,6 @@
 """Figures of the studies: one call on a DataFrame, a panel a source of runs. The look is in `drawing`. No torch here.
 
-Losses of different data or recipes never share an axis: every panel has its own. Hollow marks are runs that were not
-trained here. Lines go through means over seeds, bars are one standard error.
+Losses of different data or recipes never share an axis. Hollow marks are runs that were not trained here.
 """
 
 import math
@@ -45,6 +44,7 @@ from .records import short
 from .stats import spearman
 
 _PLOT, _TOP = 300, 78  # pixels: height of a panel, and of what is above it
+_APART = {1: 0.09, 2: 0.115, 3: 0.19}  # of ticks, in shares of a panel, by the number of panels
 
 
 def lines(
@@ -93,7 +93,7 @@ def lines(
         spread = [left - 0.07 * span, right + 0.27 * span]
         if guess is not None and name == own:
             ends += _guess(chart, column, guess, (low, high), (spread[0], right))
-        ticks = ticks_of(part, x, 0.09 + 0.035 * (len(names) - 1) ** 2)
+        ticks = ticks_of(part, x, _APART.get(len(names), 0.4))
         style = {"tickvals": list(ticks), "ticktext": list(ticks.values()), "tickangle": 0, "tickfont": {"size": 12}}
         chart.update_xaxes(type="log", title_text=TITLES.get(x, x), range=spread, **style, row=1, col=column)
         title = "" if panel != "source" and column > 1 else axis_title(part, y)
