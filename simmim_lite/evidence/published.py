@@ -97,7 +97,9 @@ def facts() -> dict:
         "overfit": [r for r in all_ if r["overfit"]],
     }
     found = doublings(all_, SCORE)
-    rose = [d for d in found if d["loss_change"] > 0]
+    rose, gained, lost = found["loss_change"] > 0, found["score_change"] > 0, found["score_change"] < 0
+    counts = {"n": found, "fell": found[~rose], "fell_and_gained": found[~rose & gained], "rose": found[rose]}
+    counts |= {"rose_and_lost": found[rose & lost], "rose_and_gained": found[rose & gained]}
     by_cell = {(r["model"], r["dataset"], r["steps"]): r for r in all_}
     shifts = [
         (r, by_cell[r["model"], WHOLE, r["steps"]]) for r in sets["22k"] if (r["model"], WHOLE, r["steps"]) in by_cell
@@ -107,14 +109,7 @@ def facts() -> dict:
         "pairs": pairs.accuracy(all_, SCORE),
         "size": {by: pairs.accuracy(all_, SCORE, by, "size")["overall"] for by in ("val_loss", "params")},
         "length": {by: pairs.accuracy(all_, SCORE, by, "length")["overall"] for by in ("val_loss", "images_seen")},
-        "doublings": {
-            "n": len(found),
-            "fell": len(found) - len(rose),
-            "fell_and_gained": sum(d["loss_change"] <= 0 and d["score_change"] > 0 for d in found),
-            "rose": len(rose),
-            "rose_and_lost": sum(d["score_change"] < 0 for d in rose),
-            "rose_and_gained": sum(d["score_change"] > 0 for d in rose),
-        },
+        "doublings": {name: len(some) for name, some in counts.items()},
         "omega": {of: turning_point(found, of) for of in ("loss", "score")},
         "22k_against_1k": {
             "loss": [a["val_loss"] - b["val_loss"] for a, b in shifts],

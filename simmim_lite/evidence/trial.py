@@ -109,7 +109,7 @@ def report(rows: Iterable[dict], *, resamples: int = 100, score: str | None = No
     said["how often the better prediction is the better run, by the gap predicted"] = pd.DataFrame(gaps)
     if resamples:  # a parameter is never quoted without its interval
         said["parameters, 95 % intervals over cells"] = parameters(rows, resamples=resamples, score=score)
-    some = doublings(rows, score) if score else []
+    some = doublings(rows if score else [], score)
     turns = {of: turning_point(some, of) for of in ("loss", "score")}
     if any(turns.values()):
         text = ", ".join(f"{of} {at:.1e}" for of, at in turns.items() if at)

@@ -113,7 +113,7 @@ class Basis:
         """
         if not self.own:
             return LIGHTS
-        found = doublings(self.rows, self.score) if self.score else []
+        found = doublings(self.rows, self.score).to_dict("records") if self.score else []
         rose = [d["omega"] for d in found if d["loss_change"] > 0]
         kept = [d["omega"] for d in found if d["score_change"] >= 0]
         if not rose:
