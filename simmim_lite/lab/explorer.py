@@ -19,7 +19,7 @@ from ..evidence import published
 from ..evidence.doublings import doublings, omega, power, turning_point
 from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, loss_unit, shades, size_name
 from ..evidence.drawing import SOURCES as KINDS
-from ..evidence.forms import score_of
+from ..evidence.laws import score_of
 from ..evidence.records import OVERFIT, SCORES, groups, millions, short, sizes_of, trained
 from ..training.run import write_atomic
 from .widget import Widget, module, source
