@@ -11,17 +11,7 @@ from simmim_lite.training.tuning import FineTune
 ATTO, FEMTO, PICO = "swinv2_atto", "swinv2_femto", "swinv2_pico"
 
 
-def record(
-    *,
-    val=0.3,
-    train=0.3,
-    scores=None,
-    curve=None,
-    status="done",
-    reason=None,
-    metric_low=0.01,
-    **fields,
-):
+def record(*, val=0.3, train=0.3, scores=None, curve=None, status="done", reason=None, metric_low=0.01, **fields):
     """A record of Run(**fields). `val`, `train`: final losses; `scores`: {"linear": .5, ...}; `curve`: losses."""
     run = Run(**{"images": 64, "steps": 1000, "seed": 0, "model": ATTO} | fields)
     where = {
@@ -42,39 +32,26 @@ def record(
     seen = run.steps * run.batch_size
     gmac = size.gmac(run.image_size, run.window_size, head=True)
     seconds = 6.0 + run.steps * gmac * 3.0
+    points = [
+        {"step": s, "images_seen": s * run.batch_size, "train_loss": train, "val_loss": v, "lr": run.lr}
+        for s, v in zip(steps, losses, strict=True)
+    ]
+    images = run.images or 16384
+    cost = {"images_seen": seen, "epochs": seen / images, "unique_images": images, "flops": 6e9 * gmac * seen}
+    cost |= {"seconds": seconds, "core_seconds": seconds, "peak_memory_bytes": 400_000_000}
+    transfer = {
+        name: {"score": score, "low": score - metric_low, "high": score + metric_low}
+        | {"metric": "IoU" if name == "segment" else "top-1", "n_train": 3000, "n_test": 2000}
+        for name, score in (scores or {}).items()
+    }
     return new_record(
         run,
         status="done",
-        cost={
-            "images_seen": seen,
-            "epochs": seen / (run.images or 16384),
-            "unique_images": run.images or 16384,
-            "flops": 6e9 * gmac * seen,
-            "seconds": seconds,
-            "core_seconds": seconds,
-            "peak_memory_bytes": 400_000_000,
-        },
-        model={
-            "parameters": size.parameters,
-            "total_parameters": size.simmim_parameters,
-            "gmac": gmac,
-        },
-        curve=[
-            {"step": s, "images_seen": s * run.batch_size, "train_loss": train, "val_loss": v, "lr": run.lr}
-            for s, v in zip(steps, losses, strict=True)
-        ],
+        cost=cost,
+        model={"parameters": size.parameters, "total_parameters": size.simmim_parameters, "gmac": gmac},
+        curve=points,
         final={"train_loss": train, "val_loss": val, "val_loss_se": 0.002, "val_images": 1024, "val_masks": 4},
-        transfer={
-            name: {
-                "score": score,
-                "low": score - metric_low,
-                "high": score + metric_low,
-                "metric": "IoU" if name == "segment" else "top-1",
-                "n_train": 3000,
-                "n_test": 2000,
-            }
-            for name, score in (scores or {}).items()
-        },
+        transfer=transfer,
         where=where,
     )
 

@@ -60,7 +60,7 @@ def numbers(rows: list[dict]) -> tuple[str, str]:
     r = f"Pearson r = {np.corrcoef(x, y)[0, 1]:.3f}".replace("-", "−") if varied else "too few for a correlation"
     of = " of validation loss and accuracy" if len(rows) > 2 else ""
     first = f"{len(rows)} of 63 runs, {r}{of}; {sum(row['overfit'] for row in rows)} overfit."
-    found = doublings(rows, "finetune")
+    found = doublings(rows, "finetune").to_dict("records")
     said = []
     for some in ([d for d in found if d["loss_change"] <= 0], [d for d in found if d["loss_change"] > 0]):
         signs = [np.sign(d["score_change"]) for d in some]
@@ -163,7 +163,7 @@ def test_a_run_is_highlighted_in_every_view(page, written) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 2, steps=4)
     page.mouse.up()
-    rose = {(d["model"], d["images"], d["steps"]) for d in doublings(rows, "finetune") if d["loss_change"] > 0}
+    rose = {(d.model, d.images, d.steps) for d in doublings(rows, "finetune").itertuples() if d.loss_change > 0}
     expected = [k for k, r in enumerate(rows) if (r["model"], r["images"], r["steps"]) in rose]
     page.wait_for_function(
         "n => document.querySelector('.says').innerText.includes(`Selected: ${n} runs`)", arg=len(expected)

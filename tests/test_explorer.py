@@ -39,7 +39,7 @@ def test_runs_doublings_and_turning_points_are_evidences() -> None:
         assert run["finetune"] == pytest.approx(100 * row["finetune"])
         assert run["omega"] == doublings.omega(row)
         assert f"{row['steps']:,} steps" in run["text"]
-    found = doublings.doublings(rows, "finetune")
+    found = doublings.doublings(rows, "finetune").to_dict("records")
     assert data["turns"] == published.facts()["omega"]
     assert len(data["doublings"]) == len(found) == 42
     for drawn, own in zip(data["doublings"], found, strict=True):

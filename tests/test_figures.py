@@ -81,9 +81,10 @@ def test_a_turning_point_outside_of_the_runs_is_neither_drawn_nor_said() -> None
     turns = doublings.turning_points(found)
     assert turns == {of: doublings.turning_point(found, of) for of in ("loss", "score")}
     seldom = [{"omega": 10.0**k, "loss_change": 0.0, "score_change": -0.1 if k in (4, 9) else 0.1} for k in range(10)]
+    seldom = pd.DataFrame(seldom)
     assert doublings.turning_point(seldom, "score") > 1e9, "beyond all of them"
     assert doublings.turning_points(seldom) == {"loss": None, "score": None}
-    table = pd.DataFrame(found).assign(source="published")
+    table = found.assign(source="published")
     texts = titles(figures.doublings(table, {"published": turns | {"score": 1e12}}))
     assert "loss turns" in texts and "score turns" not in texts
     assert f"{-0.76:+.2f}".replace("-", "−") in texts, "Omega's correlation is printed"

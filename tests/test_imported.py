@@ -35,8 +35,7 @@ def test_parameters_instead_of_names_other_headers_and_semicolons(tmp_path) -> N
     text = "Parameters;Images;Steps;Batch size;Validation loss;Linear probe\n5e6;1_000;100;64;0.5;0.25\n"
     (row,) = imported.read_csv(write(tmp_path, text))
     assert (row["model"], row["params"], row["images"], row["linear"]) == ("5 M", 5_000_000, 1000, 0.25)
-    assert row["finetune"] is None
-    assert imported.score_of([row]) == "linear"
+    assert row["finetune"] is None and imported.score_of([row]) == "linear"
 
 
 @pytest.mark.parametrize(
@@ -76,13 +75,13 @@ def test_what_is_not_used_and_what_looks_like_thousands_is_said(tmp_path) -> Non
 
 
 def test_two_files_of_one_name_do_not_replace_each_other(tmp_path) -> None:
+    files = []
     for folder, loss in (("a", 0.5), ("b", 0.6)):
         (tmp_path / folder).mkdir()
-        write(tmp_path / folder, HEADER + f"swinv2_small,64,100,64,{loss},.5\n")
-    assert imported.import_csv(tmp_path / "a" / "theirs.csv", tmp_path) == 1
-    assert imported.import_csv(tmp_path / "a" / "theirs.csv", tmp_path) == 1  # the same again
+        files.append(write(tmp_path / folder, HEADER + f"swinv2_small,64,100,64,{loss},.5\n"))
+    assert [imported.import_csv(files[0], tmp_path) for _ in range(2)] == [1, 1]  # the same again
     with pytest.raises(UserError, match=r"imported/theirs.csv holds other runs than .*b/theirs.csv: delete it, or"):
-        imported.import_csv(tmp_path / "b" / "theirs.csv", tmp_path)
+        imported.import_csv(files[1], tmp_path)
 
 
 def test_the_example_and_the_help_name_the_columns(capsys) -> None:
@@ -150,9 +149,7 @@ def test_seeds_are_paired_where_there_are_several(tmp_path) -> None:
 def test_one_line_says_what_is_wrong(tmp_path, text, said) -> None:
     with pytest.raises(UserError) as error:
         imported.import_csv(write(tmp_path, text), tmp_path / "runs")
-    assert said in str(error.value)
-    assert "theirs.csv" in str(error.value)
-    assert "\n" not in str(error.value)
+    assert said in str(error.value) and "theirs.csv" in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
 
 
@@ -160,7 +157,6 @@ def test_the_command(tmp_path, capsys) -> None:
     path = write(tmp_path, HEADER + "swinv2_small,64,1000,64,.5,.5\nswinv2_small,64,2000,64,.6,.6\n")
     assert main(["records", "import", str(path), "--runs-dir", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out
-    assert "2 runs taken from" in said
-    assert "C7" in said
+    assert "2 runs taken from" in said and "C7" in said
     assert main(["records", "import", str(tmp_path / "none.csv")]) == 2
     assert "none.csv: cannot be read (No such file or directory)" in capsys.readouterr().err

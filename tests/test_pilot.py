@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -146,7 +147,7 @@ def test_answers_on_the_published_levels() -> None:
 def test_figures_of_laws_have_named_axes() -> None:
     both = {target: basis.of_published(target) for target in ("loss", "accuracy")}
     fits = {target: (one.points, one.law) for target, one in both.items()}
-    errors = {"loss": {"fixed": {"size": 0.002}}, "accuracy": {"fixed": {"size": 0.12}}}
+    errors = pd.DataFrame({"target": ["loss", "accuracy"], "form": "fixed", "split": "size", "mean": [0.002, 0.12]})
     for chart in (
         law_charts.overfitting(fits),
         law_charts.lengths(fits, "swinv2_base"),

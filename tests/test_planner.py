@@ -72,7 +72,7 @@ def test_options_are_what_the_budget_allows() -> None:
 
 
 def test_the_lights_are_those_of_the_published_doublings() -> None:
-    found = doublings(published.rows(), published.SCORE)
+    found = doublings(published.rows(), published.SCORE).to_dict("records")
     green, _, red = basis.LIGHTS
     assert not [d for d in found if d["omega"] < green and d["loss_change"] > 0.001]
     above = [d for d in found if d["omega"] > red]

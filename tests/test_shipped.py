@@ -36,19 +36,14 @@ def test_fine_tuning_is_joined_to_its_run_with_the_lift_over_the_same_seed():
             assert row["finetune"] is None and row["finetune_lift"] is None
 
 
-def test_fine_tunings_of_another_budget_are_not_mixed_in():
+def test_fine_tunings_of_another_budget_of_all_labels_and_from_a_file():
     runs = [record(model=ATTO, images=n, seed=s) for n in (64, 1024) for s in (0, 1)]
     made = [*runs, *(tuning(r, 0.5) for r in runs), tuning(runs[0], 0.9, labels=100), tuning(runs[0], 0.1, steps=20)]
     assert [row["finetune"] for row in table(made)] == [0.5] * 4
     assert all(row["finetune_lift"] is None for row in table(made))  # no network from scratch
     assert len(finetunings(made)) == 6
-
-
-def test_all_labels_are_counted_and_a_start_from_a_file_is_no_baseline():
-    run = record(model=FEMTO, images=1024)
-    everything = tuning(run, 0.7, labels=None)
+    everything, from_file = tuning(runs[0], 0.7, labels=None), tuning(runs[0], 0.9, scratch=True)
     everything["cost"]["unique_images"] = 50_000
-    from_file = tuning(run, 0.9, scratch=True)
     from_file["spec"]["weights"] = "base.pth@0123456789ab"
     assert [row["labels"] for row in finetunings([everything, from_file])] == [50_000]
 

@@ -60,12 +60,14 @@ def test_a_row_knows_its_gain_and_the_losses_of_its_pretraining():
         assert row.gain == pytest.approx(100 * (row.score - base))
     assert rows.equals(transfers.table(made[::-1])), "the order of records matters"
     assert list(transfers.table([]).columns) == list(rows.columns) and not len(transfers.table([]))
-
-
-def test_without_a_baseline_of_its_own_seed_there_is_no_gain():
-    made = [r for r in everything() if not (r["kind"] == "segment" and r["run"] is None and r["spec"]["seed"] == 2)]
+    # without a baseline of its own seed there is no gain
+    made = [r for r in made if not (r["kind"] == "segment" and r["run"] is None and r["spec"]["seed"] == 2)]
     rows = transfers.table(made).query("measure == 'miou' and not scratch").groupby("seed").gain.count()
     assert (rows[2], rows[1]) == (0, 6)
+    broken = next(r for r in made if r["kind"] == "segment")
+    del broken["transfer"]
+    with pytest.raises(UserError, match=f"record {broken['key']}: not a whole transfer"):
+        transfers.table(made)
 
 
 def test_a_difference_is_paired_by_seed_with_its_interval():
@@ -128,14 +130,6 @@ def test_few_labels_compare_starts_at_equal_steps():
     assert set(found.steps) == {600} and found.groupby(["start", "labels"]).size().eq(3).all()
 
 
-def test_a_record_that_is_not_whole_is_one_line():
-    made = everything()
-    broken = next(r for r in made if r["kind"] == "segment")
-    del broken["transfer"]
-    with pytest.raises(UserError, match=f"record {broken['key']}: not a whole transfer"):
-        transfers.table(made)
-
-
 def test_records_of_all_kinds_are_read_and_packed(tmp_path, monkeypatch):
     made = everything(models=(ATTO,), seeds=(0,))
     for r in made:
@@ -186,14 +180,11 @@ def test_the_grid_pairs_every_start_with_its_baseline(tier):
     assert tasks == {"probe", "classify", "detect", "segment"}
 
 
-def test_other_data_is_classified_only_and_with_the_labels_there_are():
+def test_other_data_is_classified_only_and_the_preview_names_every_task(tmp_path):
     _, specs = plan_of("transfer", "laptop", data="imagefolder:photos", available=900, labelled=900)
     tuned = [s for s in specs if not isinstance(s, Probe)]
     assert tuned and all(isinstance(s, FineTune) and s.labels <= 900 for s in tuned)
     assert plan_of("transfer", "laptop", data="imagefolder:photos", available=900, labelled=0)[1] == []
-
-
-def test_the_preview_names_every_task(tmp_path):
     lines = preview("transfer", tier="quick", runs_dir=tmp_path)
     first = [next(iter(line.values())) for line in lines]
     assert first[-4:] == ["probe", "classify", "segment", "detect"] and first[0].startswith("pretraining, femto")

@@ -1,9 +1,11 @@
 """C1 to C4 and C6: contrasts of validation losses between cells of a grid, by seed or by cell. No torch here."""
 
-from .findings import CannotTell, Finding, Runs, decides, judge, listed, seed_list, side, tail, wanted
+import numpy as np
+
+from .findings import CannotTell, Finding, Runs, conclude, listed, seed_list, side
 from .records import short
-from .rules import FAILS, HOLDS, OPEN, Over, Rule
-from .stats import Interval, t_interval
+from .rules import HOLDS, Over, Rule
+from .stats import t_interval
 
 #: By unit, one dictionary a length: the sizes (small, large or size), level, most, t and t/2 that terms name.
 Units = dict[str, list[dict]]
@@ -16,35 +18,38 @@ def contrast(rule: Rule, runs: Runs) -> Finding:
         raise CannotTell(f"All runs have {runs.levels[0]:,} images: the claim needs two data levels")
     if len(runs.sizes) < 2 and any(size == "large" for _, size, *_ in rule.terms):
         raise CannotTell(f"All runs are of {short(runs.sizes[0])}: the claim needs two model sizes")
-    over, best = rule.seeds if runs.by_seed else rule.cells, None
+    over = rule.seeds if runs.by_seed else rule.cells
     # large is the largest of those that have the most seeds; where there is one size, it stands for both
-    for large in runs.sizes[:0:-1] or runs.sizes:
-        if units := _find(rule, over, runs, large):
-            values = _values(rule.terms, units, runs)
-            if best is None or len(values) > len(best[1]):
-                best = units, values
-    if best is None:
+    found = [_units(rule, over, runs, large) for large in runs.sizes[:0:-1] or runs.sizes]
+    found = [(units, _values(rule.terms, units, runs)) for units in found if units]
+    if not found:
         raise CannotTell(_missing(rule, over, runs))
-    if not len(best[1]):
+    units, values = max(found, key=lambda pair: len(pair[1]))
+    if not len(values):
         raise CannotTell("No seed has all the runs that are compared")
-    if rule.test == "within":
-        return _within(rule, runs, *best)
-    units, values = best
-    interval = t_interval(values)
-    verdict = judge(rule, values, interval)
-    text = _sentence(rule, runs, units, interval) + _ending(runs, interval, values, f"{rule.margin:+.3f}")
-    text += _corner(rule, runs, units, verdict) if rule.id == "C1" else ""
-    return Finding(text + wanted(runs, values - rule.margin, verdict), verdict, interval, len(values))
+    margin, said, confidence = rule.margin, f"{rule.margin:+.3f}", 0.95
+    if rule.test == "within":  # a share of what the last doubling of the length gains, on runs that are not overfit
+        units, values = _clean(rule, runs, units, values)
+        margin, confidence = rule.margin * _values(rule.scale, units, runs)[values.index], 0.9
+        said = f"±{margin.mean():.4f}, a quarter of what the last doubling of the length gains"
+
+    def more(verdict: str) -> str:
+        left = sorted(set(runs.loss.columns) - set(values.index)) if runs.by_seed else []
+        text = f"; {seed_list(left)} left out, a run of the comparison is missing" if left else ""
+        return text + (_corner(rule, runs, units, verdict) if rule.id == "C1" else "")
+
+    options = {"margin": margin, "confidence": confidence, "form": "+.4f", "more": more}
+    text = _sentence(rule, runs, units, float(np.mean(values)))
+    return conclude(rule, runs, values, text, said, seeds=values.index, **options)
 
 
 def _cells(terms: tuple, roles: dict) -> list[tuple[float, tuple]]:
     return [(weight, (roles[size], roles[level], roles[length])) for weight, size, level, length in terms]
 
 
-def _find(rule: Rule, over: Over, runs: Runs, large: str) -> Units:
+def _units(rule: Rule, over: Over, runs: Runs, large: str) -> Units:
     """The units that a rule compares on the cells there are; none where a cell is missing."""
     sizes, below, most = runs.sizes, runs.levels[:-1], runs.levels[-1]
-    each = over.sizes in ("adjacent", "each")
     choices = {
         "ends": [{"small": sizes[0], "large": large}],
         "adjacent": [{"small": a, "large": b} for a, b in zip(sizes, sizes[1:], strict=False)],
@@ -65,7 +70,7 @@ def _find(rule: Rule, over: Over, runs: Runs, large: str) -> Units:
             common = set.intersection(*({one["t"] for one in lengths} for lengths in units.values()))
             longest = max(common, default=0)
             units = {name: [one for one in lengths if one["t"] == longest] for name, lengths in units.items() if common}
-        if units and (each or len(units) == len(choices)):
+        if units and (over.sizes in ("adjacent", "each") or len(units) == len(choices)):
             return units
     return {}
 
@@ -84,19 +89,17 @@ def _values(terms: tuple, units: Units, runs: Runs):
 
 def _corner(rule: Rule, runs: Runs, units: Units, verdict: str) -> str:
     """The larger size less the smaller one on few images: where only the excess is above, the larger gains less."""
-    found = t_interval(_values(CORNER, units, runs))
+    value, low, high = t_interval(_values(CORNER, units, runs))
     few = f"at {next(iter(units.values()))[0]['level']:,} images" if runs.by_seed else "there"
-    text = f"; {few} the larger is {abs(found.value):.4f} {side(found.value)} the smaller"
-    text += "" if found.low is None else f" [{found.low:+.4f}, {found.high:+.4f}]"
+    text = f"; {few} the larger is {abs(value):.4f} {side(value)} the smaller"
+    text += "" if low is None else f" [{low:+.4f}, {high:+.4f}]"
     if verdict == HOLDS:
-        text += (
-            ": it is worse" if found.low > rule.margin else ": it gains less from data, and is not shown to be worse"
-        )
+        text += ": it is worse" if low > rule.margin else ": it gains less from data, and is not shown to be worse"
     return text
 
 
-def _within(rule: Rule, runs: Runs, units: Units, values) -> Finding:
-    """C6: a difference that lies within a share of what the last doubling gains, by two one-sided tests at 5 %."""
+def _clean(rule: Rule, runs: Runs, units: Units, values) -> tuple:
+    """C6 is about runs that do not overfit: by seed most of them, by cell all."""
     flags = {  # by unit: the seeds in which one of the runs is overfit
         name: sum(runs.overfit.loc[cell] for roles in lengths for _, cell in _cells(rule.terms, roles)) > 0
         for name, lengths in units.items()
@@ -105,22 +108,11 @@ def _within(rule: Rule, runs: Runs, units: Units, values) -> Finding:
         overfit = next(iter(flags.values()))[values.index]
         if overfit.mean() > 0.5:
             raise CannotTell(f"The runs compared are overfit in most seeds ({overfit.sum()} of {len(values)})")
-    else:
-        units = {name: units[name] for name in values.index if not flags[name].any()}
-        values = values[list(units)]
-        if not units:
-            raise CannotTell("The runs compared are overfit in every size")
-    margins = rule.margin * _values(rule.scale, units, runs)[values.index]
-    interval, margin = t_interval(values, 0.9), float(margins.mean())
-    up, down, verdict = t_interval(values + margins, 0.9), t_interval(values - margins, 0.9), OPEN
-    if decides(values):
-        no = up.high < 0 or down.low > 0
-        verdict = HOLDS if up.low > 0 and down.high < 0 else FAILS if no else OPEN
-    text = _sentence(rule, runs, units, interval)
-    said = f"±{margin:.4f}, a quarter of what the last doubling of the length gains"
-    text += _ending(runs, interval, values, said, level="90 %")
-    nearer = values + margins if interval.value < 0 else margins - values
-    return Finding(text + wanted(runs, nearer, verdict, 0.9), verdict, interval, len(values), margin)
+        return units, values
+    units = {name: units[name] for name in values.index if not flags[name].any()}
+    if not units:
+        raise CannotTell("The runs compared are overfit in every size")
+    return units, values[list(units)]
 
 
 def _missing(rule: Rule, over: Over, runs: Runs) -> str:
@@ -135,33 +127,26 @@ def _missing(rule: Rule, over: Over, runs: Runs) -> str:
     return f"Missing runs: {'; '.join(named) or 'sizes, levels and lengths that meet in one grid'}"
 
 
-def _ending(runs: Runs, interval: Interval, values, margin: str, level: str = "95 %") -> str:
-    text = tail(runs, interval, values, values.index, f"margin {margin}", "+.4f", level=level)
-    if runs.by_seed and (left := sorted(set(runs.loss.columns) - set(values.index))):
-        text += f"; {seed_list(left)} left out, a run of the comparison is missing"
-    return text
-
-
-def _sentence(rule: Rule, runs: Runs, units: Units, interval: Interval) -> str:
+def _sentence(rule: Rule, runs: Runs, units: Units, value: float) -> str:
     roles = [one for lengths in units.values() for one in lengths]
     models, levels, lengths = (
         list(dict.fromkeys(one[key] for one in roles for key in keys if key in one))
         for keys in (("small", "large", "size"), ("level",), ("t",))
     )
-    at = f", mean of {listed(sorted(lengths))} steps" if len(lengths) > 1 else f" after {lengths[0]:,} steps"
+    steps = listed(sorted(lengths))
     return rule.sentence.format_map(
         {
-            "effect": f"{abs(interval.value):.4f}",
-            "above": side(interval.value),
-            "more": "more" if interval.value >= 0 else "less",
+            "effect": f"{abs(value):.4f}",
+            "above": side(value),
+            "more": "more" if value >= 0 else "less",
             "small": runs.name(models[0]) if runs.by_seed else "the next smaller size",
             "large": runs.name(models[-1]) if runs.by_seed else "a size",
             "sizes": ", ".join(map(short, models)) if len(models) > 1 else runs.name(models[0]),
             "level": listed(levels),
             "most": f"{roles[0]['most']:,}",
-            "lengths": listed(sorted(lengths)),
+            "lengths": steps,
             "T": f"{max(lengths):,}",
             "T/2": f"{max(lengths) // 2:,}",
-            "at": at,
+            "at": f", mean of {steps} steps" if len(lengths) > 1 else f" after {steps} steps",
         }
     )

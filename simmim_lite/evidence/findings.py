@@ -1,6 +1,6 @@
-"""What the rules see of some runs, and what they make of them: units, intervals, verdicts, words. No torch here."""
+"""What the rules see of some runs, and the one place that makes intervals, verdicts and sentences. No torch here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from . import stats
 from .records import millions, short
 from .rules import FAILS, HOLDS, OPEN, SMOKE_STEPS, UNTESTED, Rule
-from .stats import MIN_UNITS, Interval
+from .stats import MIN_UNITS, Interval, t_interval
 
 
 class CannotTell(Exception):
@@ -46,8 +46,8 @@ class Runs:
         longest = max(row["steps"] for row in self.rows)
         self.rows = [row for row in self.rows if row["steps"] >= SMOKE_STEPS]
         if not self.rows:
-            said = f"Runs of {longest} steps test the machinery only: the claim needs runs of at least {SMOKE_STEPS}"
-            raise CannotTell(said, OPEN)
+            text = f"Runs of {longest} steps test the machinery only: the claim needs runs of at least {SMOKE_STEPS}"
+            raise CannotTell(text, OPEN)
         self.frame = pd.DataFrame(self.rows)
         order = sorted({(row["params"], row["model"]) for row in self.rows})
         self.sizes, self.params = [model for _, model in order], {model: params for params, model in order}
@@ -83,49 +83,65 @@ class Runs:
         return float(longest + (total - longest) / 8) / self.frame["seed"].nunique() / 60
 
 
-def judge(rule: Rule, values: Sequence[float], interval: Interval, margin: float | None = None) -> str:
+def conclude(
+    rule: Rule, runs: Runs, values: Sequence[float], text: str, said: str, *,
+    seeds: Iterable = (), margin: float | Sequence[float] | None = None, interval: Interval | None = None,
+    confidence: float = 0.95, form: str = "+.2f", scale: float = 1, unit: str = "cell",
+    more: Callable[[str], str] = lambda verdict: "",
+) -> Finding:  # fmt: skip
+    """From values by unit (a seed, or a cell of runs made once) to the verdict and the whole sentence.
+
+    text: its beginning; said: the margin in words. margin: where it is not the rule's own; of a test *within*, by unit.
+    interval: where it is not Student's t of the values. seeds: of the values. form, scale: how the ends of the interval
+    are written. more: by the verdict, what comes before that which would decide an open claim.
+    """
+    interval = interval or t_interval(values, confidence)
+    margin = rule.margin if margin is None else margin
+    verdict = judge(rule, values, interval, margin)
+    units = seed_list([int(seed) for seed in seeds]) if runs.by_seed else f"{len(values)} {unit}s"
+    if interval.low is None:
+        text += f" ({units}); one {'seed' if runs.by_seed else unit} gives no interval"
+    else:
+        low, high = (f"{scale * end:{form}}" for end in interval[1:])
+        text += f", {100 * confidence:.0f} % interval {low} to {high} ({units}; margin {said})"
+        text += f"; fewer than {MIN_UNITS} decide nothing" if len(values) < MIN_UNITS else ""
+        text += "" if runs.by_seed else f"; {runs.note}"
+    edge = -margin if rule.test == "within" and interval.value < 0 else margin  # the nearer one
+    text += more(verdict) + _wanted(runs, np.asarray(values) - edge, verdict, confidence)
+    return Finding(text, verdict, interval, len(values), float(np.mean(margin)))
+
+
+def judge(
+    rule: Rule, values: Sequence[float], interval: Interval, margin: float | Sequence[float] | None = None
+) -> str:
     """*holds* where the whole interval lies beyond the margin, *does not hold* where all of it lies on the other side.
 
     Fewer than three units decide nothing, nor do units without any spread, except ranks: a seed's correlation, of five
-    runs or more, may well be -1 in all seeds. margin: where it is not the rule's own.
+    runs or more, may well be -1 in all seeds. margin: where it is not the rule's own; *within* asks whether values lie
+    between -margin and margin (by unit), by two one-sided tests at 5 %.
     """
-    margin = rule.margin if margin is None else margin
-    if not decides(values) and not (rule.measure.startswith("rank") and len(values) >= MIN_UNITS):
+    margin, values = rule.margin if margin is None else margin, np.asarray(values, float)
+    if len(values) < MIN_UNITS or not (rule.measure.startswith("rank") or np.std(values) > 1e-12):
         return OPEN
-    above, below = interval.low > margin, interval.high < margin
-    yes, no = (above, below) if rule.test == "above" else (below, above)
+    if rule.test == "within":
+        up, down = t_interval(values + margin, 0.9), t_interval(values - margin, 0.9)
+        yes, no = up.low > 0 and down.high < 0, up.high < 0 or down.low > 0
+    else:
+        above, below = interval.low > margin, interval.high < margin
+        yes, no = {"above": (above, below), "below": (below, above)}[rule.test]
     return HOLDS if yes else FAILS if no else OPEN
 
 
-def decides(values: Sequence[float]) -> bool:
-    """Whether units are enough for a verdict, and differ at all."""
-    return len(values) >= MIN_UNITS and float(np.std(np.asarray(values, float))) > 1e-12
-
-
-def wanted(runs: Runs, away: Sequence[float], verdict: str, confidence: float = 0.95) -> str:
+def _wanted(runs: Runs, away: np.ndarray, verdict: str, confidence: float) -> str:
     """What would decide an open claim at the spread between seeds just seen; away: values less the margin."""
     if verdict != OPEN or not runs.by_seed or len(away) < 2:
         return ""
-    spread = float(np.std(np.asarray(away, float), ddof=1))
-    needed = stats.units_needed(float(np.mean(away)), spread, confidence=confidence)
+    needed = stats.units_needed(float(np.mean(away)), float(np.std(away, ddof=1)), confidence=confidence)
     if needed is None:
         return f"; no {stats.MOST_UNITS:,} seeds would decide so small a difference from the margin"
     needed, minutes = max(needed, MIN_UNITS), runs.core_minutes
     price = f", {minutes * max(0, needed - len(away)):,.0f} core-minutes more" if minutes is not None else ""
     return f"; at this spread {needed} seeds would decide it 8 times in 10{price}"
-
-
-def tail(
-    runs: Runs, interval: Interval, values: Sequence[float], seeds: Iterable[int], margin: str, form: str = "+.2f",
-    *, scale: float = 1, level: str = "95 %", unit: str = "cell",
-) -> str:  # fmt: skip
-    """The end of a sentence: interval, units, margin."""
-    units = seed_list([int(seed) for seed in seeds]) if runs.by_seed else f"{len(values)} {unit}s"
-    if interval.low is None:
-        return f" ({units}); one {'seed' if runs.by_seed else unit} gives no interval"
-    text = f", {level} interval {scale * interval.low:{form}} to {scale * interval.high:{form}} ({units}; {margin})"
-    text += f"; fewer than {MIN_UNITS} decide nothing" if len(values) < MIN_UNITS else ""
-    return text if runs.by_seed else f"{text}; {runs.note}"
 
 
 def side(value: float) -> str:

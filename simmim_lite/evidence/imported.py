@@ -8,7 +8,7 @@ import difflib
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,42 +26,30 @@ class Column:
 
     text: str
     others: tuple[str, ...] = ()
+    low: float | None = None  # of a number: the smallest allowed
+    whole: bool = False  # whole numbers only
     needed: bool = False
 
 
+_PARAMS = ("parameters", "backbone_params", "backbone_parameters", "n_params")
+_SCORES = ("finetune_top1", "top1", "top1_accuracy", "accuracy", "acc", "finetune", "linear", "knn", "segment")
 COLUMNS = {
     "model": Column("the network's name", ("name", "size", "architecture")),
-    "params": Column(
-        "parameters of the backbone; may be left out for the sizes of this project",
-        ("parameters", "backbone_params", "backbone_parameters", "n_params"),
-    ),
-    "unique_images": Column("training images, each once", ("images", "train_images", "data_size"), needed=True),
-    "iterations": Column("optimiser steps", ("steps", "iters", "train_steps"), needed=True),
-    "batch_size": Column("images a step", ("batch",), needed=True),
-    "val_loss": Column("validation loss", ("validation_loss", "valid_loss", "loss"), needed=True),
+    "params": Column("parameters of the backbone; may be left out for the sizes of this project", _PARAMS, 1, True),
+    "unique_images": Column("training images, each once", ("images", "train_images", "data_size"), 1, True, True),
+    "iterations": Column("optimiser steps", ("steps", "iters", "train_steps"), 1, True, True),
+    "batch_size": Column("images a step", ("batch",), 1, True, True),
+    "val_loss": Column("validation loss", ("validation_loss", "valid_loss", "loss"), 0, needed=True),
     "score": Column(
-        "what the network is worth afterwards, as a share of 1 or in per cent",
-        (
-            "finetune_top1",
-            "top1",
-            "top1_accuracy",
-            "accuracy",
-            "acc",
-            "finetune",
-            "linear",
-            "knn",
-            "segment",
-            "linear_probe",
-        ),
+        "what the network is worth afterwards, as a share of 1 or in per cent", (*_SCORES, "linear_probe"), 0
     ),
-    "train_loss": Column("training loss", ("training_loss",)),
-    "seed": Column("a whole number; 0 where there is none"),
+    "train_loss": Column("training loss", ("training_loss",), 0),
+    "seed": Column("a whole number; 0 where there is none", (), 0, True),
     "dataset": Column("a name, where runs are of several sets of images", ("data",)),
-    "image_size": Column("pixels a side; for plan, where there are no flops", ("resolution", "img_size")),
-    "flops": Column("of the whole training; for plan", ("training_flops",)),
+    "image_size": Column("pixels a side; for plan, where there are no flops", ("resolution", "img_size"), 1, True),
+    "flops": Column("of the whole training; for plan", ("training_flops",), 0),
 }
 _NEEDED = tuple(name for name, column in COLUMNS.items() if column.needed)
-_WHOLE = ("params", "unique_images", "iterations", "batch_size", "seed", "image_size")
 #: Which score of ours a column's name stands for; fine-tuning where it does not say.
 _SCORE = {"linear": "linear", "linear_probe": "linear", "knn": "knn", "segment": "segment"}
 UNITS = ("percent", "share")
@@ -96,22 +84,41 @@ def read(file: str | Path, scores: str | None = None) -> tuple[list[dict], list[
     where, score, notes = _columns(file, header)
     rows, first = [], {}
     for number, line in lines:
+        at = f"{file}, line {number}"
         if len(line) < len(header) or any(cell.strip() for cell in line[len(header) :]):
-            what = f"{file}, line {number}: {len(line)} cells under {len(header)} columns"
+            what = f"{at}: {len(line)} cells under {len(header)} columns"
             raise UserError(f"{what}: write numbers without commas in them, and what is not known as an empty cell")
-        row = _row(file, number, line, where)
+        row = _row(at, {column: line[k].strip() for column, k in where.items()})
         same = tuple(row[k] for k in ("model", "dataset", "images", "steps", "seed"))
         if same in first:
-            raise UserError(
-                f"{file}, line {number}: the same run as line {first[same]}; give each its seed, or leave one out"
-            )
+            raise UserError(f"{at}: the same run as line {first[same]}; give each its seed, or leave one out")
         first[same] = number
         rows.append(row)
     if not rows:
         raise UserError(f"{file}: has no runs below its first line")
-    percent = "score" in where and _percent(file, header[where["score"]], rows, scores)
-    rows = _finish(file, rows, score, percent)
+    title = header[where["score"]] if "score" in where else ""
+    percent = _percent(file, title, [(row["_score"], n) for row, n in zip(rows, first.values(), strict=True)], scores)
+    name = _name(file)
+    for row in rows:
+        row |= {"data": name, "target": "unknown", "recipe": f"imported {name}", "reference": False}
+        row |= dict.fromkeys(["val_loss_se", "seconds", "core_seconds", *SCORES, *(f"{one}_lift" for one in SCORES)])
+        value = row.pop("_score")
+        row[score] = value / 100 if percent and value is not None else value
+        row["key"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "steps", "seed"))
+        row["trunk"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "seed"))
+    most = max(row["images"] for row in rows)
+    flag_overfit(rows, lambda row: row["images"] == most)
     return rows, [_summary(rows, score, percent), *notes]
+
+
+def flag_overfit(rows: list[dict], whole: Callable[[dict], bool], more_than: float = OVERFIT) -> None:
+    """Give runs without a curve their `overfit`: whether the loss lies above (docs/facts.md, 7) that of a run of the
+    same size and length on the whole data (`whole` tells which), or of a shorter one on the same data."""
+    for row in rows:
+        own = [r for r in rows if (r["model"], r["seed"]) == (row["model"], row["seed"])]
+        others = [r for r in own if whole(r) and r["steps"] == row["steps"]]
+        others += [r for r in own if r["trunk"] == row["trunk"] and r["steps"] < row["steps"]]
+        row["overfit"] = any(row["val_loss"] - r["val_loss"] > more_than for r in others)
 
 
 def import_csv(file: str | Path, runs_dir: str | Path, scores: str | None = None) -> int:
@@ -199,70 +206,69 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.lower())
 
 
-def _row(file: Path, number: int, line: list[str], where: Mapping[str, int]) -> dict:
-    def text(column: str) -> str:
-        k = where.get(column)
-        return line[k].strip() if k is not None and k < len(line) else ""
-
-    def value(column: str, low: float = 0) -> float | None:
-        given, whole = text(column), column in _WHOLE
-        if not given:
-            if column in _NEEDED:
-                raise UserError(f"{file}, line {number}: no {column}; fill it in or leave the line out")
-            return None
-        try:
-            found = float(given.replace("_", ""))
-        except ValueError:
-            found = math.nan
-        if not math.isfinite(found) or found < low or (whole and found != int(found)):
-            kind = f"a whole number from {low:g}" if whole else f"a number from {low:g}"
-            more = ", with a point and no unit" if re.search(r"\d\s*[,%kKmM]", given) else ""
-            raise UserError(f"{file}, line {number}: {column} is '{given}': give {kind}{more}")
-        return int(found) if whole else found
-
-    model, params = text("model"), value("params", 1)
+def _row(at: str, cells: dict[str, str]) -> dict:
+    """The row of a line (`at`), from its cells by column."""
+    numbers = {
+        name: _number(at, name, cells.get(name, "")) for name, column in COLUMNS.items() if column.low is not None
+    }
+    model, params = cells.get("model", ""), numbers["params"]
     known = SIZES.get(model) or SIZES.get(f"swinv2_{model}")
+    if params is None and known is None:
+        remedy = f"give the backbone's parameters, or one of {', '.join(SIZES)}"
+        raise UserError(f"{at}: model '{model}' has no params: {remedy}")
     if params is None:
-        if known is None:
-            raise UserError(
-                f"{file}, line {number}: model '{model}' has no params: give the backbone's parameters, "
-                f"or one of {', '.join(SIZES)}"
-            )
         params = known.parameters
     elif params < 1000 or known and not 0.5 < params / known.parameters < 2:
         right = f"{known.name} has {known.parameters:,}" if known else f"{params} million are {params}000000"
-        raise UserError(f"{file}, line {number}: params is {params}: give the number itself ({right})")
-    images, steps, batch = (value(name, 1) for name in _NEEDED[:3])
-    side, flops = value("image_size", 1), value("flops")
+        raise UserError(f"{at}: params is {params}: give the number itself ({right})")
+    images, steps, batch, side = (numbers[name] for name in (*_NEEDED[:3], "image_size"))
+    seen, flops = steps * batch, numbers["flops"]
     if flops is None and side and known:
         flops = 6e9 * known.gmac(side, 12 if known.name in PAPER else 4, head=True) * steps * batch
-    elif flops is not None and flops < params * steps * batch:
+    elif flops is not None and flops < params * seen:
+        less = f"less than parameters times images seen, {params * seen:.2g}"
         raise UserError(
-            f"{file}, line {number}: flops is {text('flops')}, less than parameters times images seen, "
-            f"{params * steps * batch:.2g}: give floating-point operations of the whole training, in ones"
+            f"{at}: flops is {cells['flops']}, {less}: give floating-point operations of the whole training, in ones"
         )
     return {
         "model": known.name if known else model or f"{params / 1e6:.3g} M",
         "params": params,
-        "dataset": text("dataset"),
+        "dataset": cells.get("dataset", ""),
         "images": images,
         "steps": steps,
-        "images_seen": steps * batch,
-        "epochs": steps * batch / images,
-        "seed": value("seed") or 0,
+        "images_seen": seen,
+        "epochs": seen / images,
+        "seed": numbers["seed"] or 0,
         "batch_size": batch,
-        "val_loss": value("val_loss"),
-        "train_loss": value("train_loss"),
+        "val_loss": numbers["val_loss"],
+        "train_loss": numbers["train_loss"],
         "image_size": side,
         "flops": flops,
-        "_score": value("score"),
-        "_line": number,
+        "_score": numbers["score"],
     }
 
 
-def _percent(file: Path, title: str, rows: list[dict], scores: str | None) -> bool:
-    """Whether the scores are in per cent; `UserError` where that cannot be told, or does not fit."""
-    found = [(row["_score"], row["_line"]) for row in rows if row["_score"]]  # 0 is 0 in both
+def _number(at: str, name: str, given: str) -> float | None:
+    """A cell as the number that its column asks for; None where it is empty and may be."""
+    column = COLUMNS[name]
+    if not given and column.needed:
+        raise UserError(f"{at}: no {name}; fill it in or leave the line out")
+    if not given:
+        return None
+    try:
+        found = float(given.replace("_", ""))
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found) or found < column.low or (column.whole and found != int(found)):
+        kind = f"a {'whole ' if column.whole else ''}number from {column.low:g}"
+        more = ", with a point and no unit" if re.search(r"\d\s*[,%kKmM]", given) else ""
+        raise UserError(f"{at}: {name} is '{given}': give {kind}{more}")
+    return int(found) if column.whole else found
+
+
+def _percent(file: Path, title: str, found: list[tuple[float | None, int]], scores: str | None) -> bool:
+    """Whether scores (with their lines) are in per cent; `UserError` where that cannot be told, or does not fit."""
+    found = [pair for pair in found if pair[0]]  # 0 is 0 in both
     if not found:
         return scores == "percent"
     (low, at), (high, top) = min(found), max(found)
@@ -282,26 +288,6 @@ def _percent(file: Path, title: str, rows: list[dict], scores: str | None) -> bo
     return percent
 
 
-def _finish(file: Path, rows: list[dict], score: str, percent: bool) -> list[dict]:
-    """Scores as shares of 1, overfitting by the rule for published runs, and what all rows share."""
-    for row in rows:
-        value = row.pop("_score")
-        del row["_line"]
-        row |= {name: None for s in SCORES for name in (s, f"{s}_lift")}
-        row[score] = value / 100 if percent and value is not None else value
-        row |= {"data": _name(file), "target": "unknown", "recipe": f"imported {_name(file)}"}
-        row |= {"val_loss_se": None, "seconds": None, "core_seconds": None, "reference": False}
-        row["key"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "steps", "seed"))
-        row["trunk"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "seed"))
-    most = max(row["images"] for row in rows)
-    for row in rows:
-        own = [r for r in rows if (r["model"], r["seed"]) == (row["model"], row["seed"])]
-        whole = [r for r in own if r["images"] == most and r["steps"] == row["steps"]]
-        shorter = [r for r in own if r["trunk"] == row["trunk"] and r["steps"] < row["steps"]]
-        row["overfit"] = any(row["val_loss"] - r["val_loss"] > OVERFIT for r in (*whole, *shorter))
-    return rows
-
-
 def _summary(rows: list[dict], score: str, percent: bool) -> str:
     """How the numbers were read, with their ranges: a wrong unit shows there."""
 
@@ -312,11 +298,9 @@ def _summary(rows: list[dict], score: str, percent: bool) -> str:
 
     parts = [span("params", "parameters"), span("images", "images"), span("steps", "iterations")]
     parts += [span("batch_size", "images a step"), f"validation loss {span('val_loss', '', '.4g').strip()}"]
-    if any(row[score] is not None for row in rows):
-        unit = "read as per cent" if percent else "read as shares of 1"
-        parts.append(f"scores {span(score, '', '.2%').strip()} ({unit})")
-    else:
-        parts.append("no scores")
+    read = f"({'read as per cent' if percent else 'read as shares of 1'})"
+    known = any(row[score] is not None for row in rows)
+    parts.append(f"scores {span(score, read, '.2%')}" if known else "no scores")
     few = sum(row["images"] < row["batch_size"] for row in rows)
     more = f"; {few} of them with fewer images than a step takes: are they counted in thousands?" if few else ""
     return f"{len(rows)} run{'s' * (len(rows) > 1)}: {', '.join(parts)}{more}"

@@ -9,27 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from .drawing import (
-    COLOURS,
-    DASHES,
-    FAINT,
-    INK,
-    RULE,
-    SYMBOLS,
-    TEMPLATE,
-    count,
-    cycle,
-    data_name,
-    empty,
-    outline,
-    panels,
-    shades,
-)
+from . import drawing
+from .axes import small
+from .drawing import COLOURS, FAINT, INK, RULE, SYMBOLS, TEMPLATE, count, data_name, empty, outline, panels
 from .figure import Figure
-from .forms import FORMS, Points
-from .heldout import SPLITS
-from .laws import Fit
+from .laws import FORMS, Fit, Points
 from .records import short
+from .trial import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,47 +30,36 @@ LIGHTS |= {"red": ("#8B1A1A", "x"), "–": (FAINT, "circle")}
 def overfitting(fits: Mapping[str, tuple[Points, Fit]]) -> go.Figure:
     """What is left of each run when the law's floor, size and length terms are taken away, against Omega; a panel a
     target, with the law's overfitting term as a line and its half-way point Omega0. fits: {target: (runs, fit)}."""
-    chart = panels(
-        *(
-            f"Overfitting in the {target}<br><span style='font-size:11.5px;font-weight:normal;color:{FAINT}'>"
-            f"half-way (dashed) at Omega0 = {law.shapes['Omega0']:.1e}</span>"
-            for target, (_, law) in fits.items()
-        )
-    )
+    half = {target: law.shapes["Omega0"] for target, (_, law) in fits.items()}
+    notes = {target: small(f"half-way (dashed) at Omega0 = {at:.1e}") for target, at in half.items()}
+    chart = panels(*(f"Overfitting in the {target}<br>{note}" for target, note in notes.items()))
     for column, (target, (x, law)) in enumerate(fits.items(), 1):
         parts = FORMS[law.form].columns(law.shapes, x, law.scale)
         rest = x.y - sum(law.coefficients[n] * part for n, part in parts.items() if n != "C")
         sizes = list(dict.fromkeys(x.size[np.argsort(x.n, kind="stable")].tolist()))
-        for model, colour, symbol in zip(
-            sizes, cycle(COLOURS, sizes).values(), cycle(SYMBOLS, sizes).values(), strict=True
-        ):
+        colours, symbols = drawing.cycle(COLOURS, sizes), drawing.cycle(SYMBOLS, sizes)
+        for model in sizes:
             some = x.size == model
             text = [
                 f"<b>{short(model)}</b>, {count(int(d))} images, {t:,.0f} iterations<br>Omega {o:.1e}<br>{v:+.4f}"
                 for d, t, o, v in zip(x.d[some], x.t[some], x.omega[some], rest[some], strict=True)
             ]
-            chart.add_scatter(
-                x=x.omega[some], y=rest[some], mode="markers", marker=outline({"color": colour, "symbol": symbol}),
-                name=short(model), legendgroup=model, showlegend=column == 1, text=text, hoverinfo="text",
-                row=1, col=column,
-            )  # fmt: skip
+            marker = outline({"color": colours[model], "symbol": symbols[model]})
+            _marks(chart, column, x.omega[some], rest[some], text, marker, short(model), model)
         grid = np.geomspace(x.omega.min(), 2 * x.omega.max(), 120)
-        h = (grid / law.shapes["Omega0"]) ** law.shapes["p"]
+        h = (grid / half[target]) ** law.shapes["p"]
         chart.add_scatter(
             x=grid, y=law.coefficients["C"] * h / (1 + h), mode="lines", line={"color": INK, "width": 2},
             name="law", legendgroup="law", showlegend=column == 1, hoverinfo="skip", row=1, col=column,
         )  # fmt: skip
         turn = {"line": {"dash": "dash", "color": FAINT}, "annotation_position": "top left"}
-        chart.add_vline(
-            x=law.shapes["Omega0"], annotation_text=f"Omega0 {law.shapes['Omega0']:.1e}", **turn, row=1, col=column
-        )
+        chart.add_vline(x=half[target], annotation_text=f"Omega0 {half[target]:.1e}", **turn, row=1, col=column)
         powers = range(int(np.floor(np.log10(grid[0]))), int(np.ceil(np.log10(grid[-1]))) + 1)
-        ticks = [10.0**p for p in powers][:: 1 if len(powers) < 6 else 2]
-        style = {"tickvals": ticks, "ticktext": [f"1e{int(np.log10(t))}" for t in ticks], "type": "log"}
+        powers = powers[:: 1 if len(powers) < 6 else 2]
+        style = {"tickvals": [10.0**p for p in powers], "ticktext": [f"1e{p}" for p in powers], "type": "log"}
         chart.update_xaxes(title_text="Omega = N × images seen / unique images²", **style, row=1, col=column)
         chart.update_yaxes(title_text=f"{_EXCESS[target]} beyond floor, size and length", row=1, col=column)
-    style = {"orientation": "h", "x": 0, "y": -0.24, "yanchor": "top"}
-    return _honest(chart.update_layout(height=470, margin={"b": 130, "t": 62}, legend=style))
+    return _below(chart, 470, -0.24, b=130, t=62)
 
 
 def lengths(fits: Mapping[str, tuple[Points, Fit]], model: str) -> go.Figure:
@@ -94,32 +69,23 @@ def lengths(fits: Mapping[str, tuple[Points, Fit]], model: str) -> go.Figure:
         some = x[x.size == model]
         if not len(some):
             return empty(f"no runs of {short(model)}")
-        levels = sorted(set(some.d.tolist()))
-        t = np.geomspace(some.t.min(), some.t.max(), 60)
-        for level, colour in shades(levels).items():
+        t, batch = np.geomspace(some.t.min(), some.t.max(), 60), some.seen[0] / some.t[0]
+        for level, colour in drawing.shades(sorted(set(some.d.tolist()))).items():
             here = some[some.d == level]
-            one = here[np.zeros(len(t), int)]
-            batch = here.seen[0] / here.t[0]
-            line = Points(**{**vars(one), "t": t, "seen": t * batch})
+            line = Points(**{**vars(here[np.zeros(len(t), int)]), "t": t, "seen": t * here.seen[0] / here.t[0]})
             name = data_name(str(here.level[0]))
-            style = {"legendgroup": name, "row": 1, "col": column}
             chart.add_scatter(
                 x=t, y=law.predict(line), mode="lines", line={"color": colour, "width": 2}, hoverinfo="skip",
-                showlegend=False, **style,
+                showlegend=False, legendgroup=name, row=1, col=column,
             )  # fmt: skip
             text = [f"<b>{name}</b>, {a:,.0f} iterations<br>{b:.4g}" for a, b in zip(here.t, here.y, strict=True)]
-            chart.add_scatter(
-                x=here.t, y=here.y, mode="markers", marker=outline({"color": colour}), name=name, text=text,
-                hoverinfo="text", showlegend=column == 1, **style,
-            )  # fmt: skip
+            _marks(chart, column, here.t, here.y, text, outline({"color": colour}), name, name)
         ticks = sorted(set(some.t.tolist()))
-        chart.update_xaxes(
-            type="log", title_text="iterations (batch 2,048)" if batch == 2048 else "iterations", tickvals=ticks,
-            ticktext=[count(int(v)) for v in ticks], row=1, col=column,
-        )  # fmt: skip
+        style = {"type": "log", "tickvals": ticks, "ticktext": [count(int(v)) for v in ticks]}
+        title = "iterations (batch 2,048)" if batch == 2048 else "iterations"
+        chart.update_xaxes(title_text=title, **style, row=1, col=column)
         chart.update_yaxes(title_text=_NAMES[target], row=1, col=column)
-    style = {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top"}
-    return _honest(chart.update_layout(height=430, margin={"b": 120, "t": 44}, legend=style))
+    return _below(chart, 430, -0.22, b=120, t=44)
 
 
 def errors(found: "pd.DataFrame", guess: float | None = None) -> go.Figure:
@@ -130,25 +96,22 @@ def errors(found: "pd.DataFrame", guess: float | None = None) -> go.Figure:
     found = found[found["mean"].notna()]
     targets = list(found["target"].unique())
     chart = panels(*(f"The {target} of runs held out" for target in targets))
+    names = {"fixed": "Omega, fixed", "free": "Omega, free", "constrained": "data-constrained"}
     for column, target in enumerate(targets, 1):
-        scale = 1e4 if target == "loss" else 1
+        scale, unit = {"loss": (1e4, "× 1e-4"), "accuracy": (1, "points")}[target]
         for k, (split, some) in enumerate(found[found["target"] == target].groupby("split", sort=False)):
-            values = scale * some["mean"]
+            values, forms = scale * some["mean"], some["form"].replace(names)
             text = [f"{FORMS[f].title}<br>{SPLITS[split]}: {v:.3g}" for f, v in zip(some["form"], values, strict=True)]
-            chart.add_scatter(
-                x=values, y=some["form"].map(_short), mode="markers", name=SPLITS[split], legendgroup=split,
-                marker={"color": COLOURS[k], "symbol": SYMBOLS[k], "size": 11}, showlegend=column == 1, text=text,
-                hoverinfo="text", row=1, col=column,
-            )  # fmt: skip
+            marker = {"color": COLOURS[k], "symbol": SYMBOLS[k], "size": 11}
+            _marks(chart, column, values, forms, text, marker, SPLITS[split], split)
         chart.update_yaxes(autorange="reversed", row=1, col=column)
-        unit = "× 1e-4" if target == "loss" else "points"
         chart.update_xaxes(title_text=f"mean absolute error ({unit})", rangemode="tozero", row=1, col=column)
     if guess is not None:
         mark = {"annotation_text": "your guess", "annotation_position": "bottom right"}
         chart.add_vline(x=guess, line={"dash": "dash", "color": COLOURS[1]}, **mark, row=1, col=len(targets))
-    chart.update_yaxes(showticklabels=False, row=1, col=2) if len(targets) > 1 else None
-    style = {"orientation": "h", "x": 0, "y": -0.26, "yanchor": "top"}
-    return _honest(chart.update_layout(height=410, margin={"b": 130, "t": 44, "l": 130}, legend=style))
+    if len(targets) > 1:
+        chart.update_yaxes(showticklabels=False, row=1, col=2)
+    return _below(chart, 410, -0.26, b=130, t=44, l=130)
 
 
 def plan(options: Sequence, rule: object, measure: str, note: str = "") -> go.Figure:
@@ -165,7 +128,7 @@ def plan(options: Sequence, rule: object, measure: str, note: str = "") -> go.Fi
         line = sorted((o for o in options if o.model == model), key=lambda o: o.flops)
         chart.add_scatter(
             x=[o.flops for o in line], y=[o.value for o in line], mode="lines", hoverinfo="skip", showlegend=False,
-            line={"color": RULE, "width": 1.3, "dash": DASHES[0]},
+            line={"color": RULE, "width": 1.3, "dash": "solid"},
         )  # fmt: skip
         end = {"x": float(np.log10(line[-1].flops)), "y": line[-1].value, "xanchor": "left", "xshift": 15}
         chart.add_annotation(text=short(model), showarrow=False, font={"color": FAINT}, **end)
@@ -202,8 +165,16 @@ def plan(options: Sequence, rule: object, measure: str, note: str = "") -> go.Fi
     return _honest(chart.update_layout(height=460, margin_b=130), note) if note else chart
 
 
-def _short(form: str) -> str:
-    return {"fixed": "Omega, fixed", "free": "Omega, free", "constrained": "data-constrained"}.get(form, form)
+def _marks(chart: go.Figure, column: int, x, y, text: list[str], marker: dict, name: str, group: str) -> None:
+    """A mark a run, in the legend once."""
+    style = {"mode": "markers", "marker": marker, "text": text, "hoverinfo": "text", "row": 1, "col": column}
+    chart.add_scatter(x=x, y=y, name=name, legendgroup=group, showlegend=column == 1, **style)
+
+
+def _below(chart: go.Figure, height: int, y: float, **margin: int) -> go.Figure:
+    """The legend below the panels, and below it what the shapes were chosen on."""
+    legend = {"orientation": "h", "x": 0, "y": y, "yanchor": "top"}
+    return _honest(chart.update_layout(height=height, margin=margin, legend=legend))
 
 
 def _honest(chart: go.Figure, text: str = HONEST) -> go.Figure:

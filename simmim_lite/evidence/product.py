@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .forms import Points, points, score_of
+from .laws import Points, points, score_of
 from .records import trained
 from .rules import FAILS, HOLDS, OPEN, RULES, SMOKE_STEPS, UNTESTED, Claim
 from .stats import drawn
@@ -26,7 +26,7 @@ def slopes(x: Points) -> dict | None:
     full = np.concatenate([np.ones((len(x), 1)), factors], 1)
     if len(x) < 6 or np.linalg.matrix_rank(full - [0, *factors.mean(0)]) < 4:
         return None
-    whole = _solve(full, x.y)
+    whole = -np.linalg.lstsq(full, x.y, rcond=None)[0][1:]
     cells, cell = np.unique(x.cell, return_inverse=True)
     weights = drawn(len(cells))[:, cell].astype(float)
     least = np.where(weights[..., None] > 0, factors, np.inf).min(1)  # (resamples, 3)
@@ -50,36 +50,28 @@ def claim(rows: Iterable[dict], target: str = "accuracy", score: str | None = No
     rows = list(rows)
     score = score or score_of(rows)
     target = "loss" if score is None else target
-    name = "val_loss" if target == "loss" else score
+    name = {"loss": "val_loss", "accuracy": score}[target]
     clean = [row for row in trained(rows) if not row["overfit"] and row[name] is not None]
     found = slopes(points(clean, target, score)) if clean else None
-    effect = low = high = None
-    word, n = OPEN, 0
+    (effect, low, high), n = (None, None, None), 0
     if max(row["steps"] for row in rows) < SMOKE_STEPS:
-        evidence = f"Runs of less than {SMOKE_STEPS} steps say nothing about the question"
+        verdict, evidence = OPEN, f"Runs of less than {SMOKE_STEPS} steps say nothing about the question"
     elif found is None:
-        word = UNTESTED
         evidence = "Size, length and data do not all vary among the runs that are not overfit"
+        verdict = UNTESTED
     else:
-        (effect, low, high), n = found["share"], found["cells"]
-        unit = "points of accuracy" if target == "accuracy" else "loss"
+        (effect, low, high), n, least, most = found["share"], found["cells"], 1 - RULE.margin, 1 + RULE.margin
+        unit = {"loss": "loss", "accuracy": "points of accuracy"}[target]
         gains = ", ".join(f"{name} {found[k][0]:+.3g}" for k, name in (("n", "size"), ("t", "length"), ("d", "data")))
         evidence = (
             f"Gain in {unit} for a factor of e, {found['runs']} runs that are not overfit: {gains}; data is worth "
             f"{effect:.2f} of the mean of the other two, 95 % interval {low:+.2f} to {high:+.2f} "
             f"({n} cells; margin 1±{RULE.margin}); equal slopes: p = {found['p']:.1g}"
         )
-        if low > 1 - RULE.margin and high < 1 + RULE.margin:
-            word = HOLDS
-        elif high < 1 - RULE.margin or low > 1 + RULE.margin:
-            word = FAILS
+        verdict = HOLDS if least < low and high < most else FAILS if high < least or most < low else OPEN
     same = {name: rows[0][name] for name in ("data", "target", "image_size", "recipe")}
-    numbers = {"effect": effect, "low": low, "high": high, "n": n, "margin": RULE.margin, "verdict": word}
+    numbers = {"effect": effect, "low": low, "high": high, "n": n, "margin": RULE.margin, "verdict": verdict}
     return Claim(id="C9", statement=RULE.statement, evidence=evidence, **numbers, **same)
-
-
-def _solve(full: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return -np.linalg.lstsq(full, y, rcond=None)[0][1:]
 
 
 def _equal(full: np.ndarray, factors: np.ndarray, y: np.ndarray) -> float:

@@ -1,16 +1,17 @@
 """The 63 published runs as rows, the claims on them, and what they really say (docs/facts.md, 7). No torch here."""
 
-import csv
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 
 import numpy as np
+import pandas as pd
 
 from ..model.sizes import SIZES
 from . import pairs
 from .claims import CONSISTENCY, claims_of
 from .doublings import doublings, turning_point
-from .records import OVERFIT, SCORES
+from .imported import flag_overfit, read_csv
+from .records import OVERFIT
 from .rules import Claim
 from .stats import drawn
 
@@ -33,44 +34,15 @@ def rows() -> list[dict]:
 
 @cache
 def _rows() -> tuple[dict, ...]:
-    found = []
-    with (files(__package__) / "published_runs.csv").open(newline="") as file:
-        for line in csv.DictReader(file):
-            images, steps, batch = (int(line[name]) for name in ("unique_images", "iterations", "batch_size"))
-            gmac = SIZES[line["model"]].gmac(IMAGE_SIZE, WINDOW, head=True)
-            row = {
-                "model": line["model"],
-                "params": int(line["backbone_params"]),
-                "dataset": line["dataset"],
-                "on_axis": line["dataset"] != OTHER,
-                "images": images,
-                "steps": steps,
-                "images_seen": steps * batch,
-                "epochs": steps * batch / images,
-                "seed": 0,
-                "data": "published",
-                "target": "unknown",
-                "image_size": IMAGE_SIZE,
-                "batch_size": batch,
-                "val_loss": float(line["val_loss"]),
-                "val_loss_se": None,
-                "train_loss": None,
-                "flops": 6e9 * gmac * steps * batch,
-                "seconds": None,
-                "core_seconds": None,
-                "reference": False,
-                "recipe": "published",
-            }
-            row |= {name: None for score in SCORES for name in (score, f"{score}_lift")}
-            row[SCORE] = float(line["finetune_top1"]) / 100
-            row["key"] = f"published-{row['model']}-{row['dataset']}-{steps}"
-            row["trunk"] = f"published-{row['model']}-{row['dataset']}"
-            found.append(row)
+    found = read_csv(files(__package__) / "published_runs.csv", "percent")
     for row in found:
-        own = [r for r in found if r["model"] == row["model"]]
-        whole = next((r for r in own if r["dataset"] == WHOLE and r["steps"] == row["steps"]), row)
-        shorter = [r for r in own if r["dataset"] == row["dataset"] and r["steps"] < row["steps"]]
-        row["overfit"] = any(row["val_loss"] - r["val_loss"] > OVERFIT + 1e-9 for r in (whole, *shorter))
+        gmac = SIZES[row["model"]].gmac(IMAGE_SIZE, WINDOW, head=True)
+        row |= {"image_size": IMAGE_SIZE, "flops": 6e9 * gmac * row["images_seen"]}
+        row |= {"data": "published", "recipe": "published", "on_axis": row["dataset"] != OTHER}
+        row["trunk"] = f"published-{row['model']}-{row['dataset']}"
+        row["key"] = f"{row['trunk']}-{row['steps']}"
+    # losses have four digits: a difference of .0040 is none of more than .004
+    flag_overfit(found, lambda row: row["dataset"] == WHOLE, OVERFIT + 1e-9)
     return tuple(found)
 
 
@@ -87,53 +59,44 @@ def facts() -> dict:
 
     A correlation is a dict of value, low, high, n; an accuracy one of `pairs.accuracy`.
     """
-    all_ = rows()
+    runs = rows()
+    frame, found = pd.DataFrame(runs), doublings(runs, SCORE)
     sets = {
-        "all": all_,
-        "whole": [r for r in all_ if r["dataset"] == WHOLE],
-        "22k": [r for r in all_ if r["dataset"] == OTHER],
-        "tenth": [r for r in all_ if r["dataset"] == "imagenet1k-10"],
-        "non_overfit": [r for r in all_ if not r["overfit"]],
-        "overfit": [r for r in all_ if r["overfit"]],
+        "all": frame,
+        "whole": frame[frame["dataset"] == WHOLE],
+        "22k": frame[frame["dataset"] == OTHER],
+        "tenth": frame[frame["dataset"] == "imagenet1k-10"],
+        "non_overfit": frame[~frame["overfit"]],
+        "overfit": frame[frame["overfit"]],
     }
-    found = doublings(all_, SCORE)
-    rose = [d for d in found if d["loss_change"] > 0]
-    by_cell = {(r["model"], r["dataset"], r["steps"]): r for r in all_}
-    shifts = [
-        (r, by_cell[r["model"], WHOLE, r["steps"]]) for r in sets["22k"] if (r["model"], WHOLE, r["steps"]) in by_cell
-    ]
+    rose, gained, lost = found["loss_change"] > 0, found["score_change"] > 0, found["score_change"] < 0
+    counts = {"n": rose | ~rose, "fell": ~rose, "fell_and_gained": ~rose & gained, "rose": rose}
+    counts |= {"rose_and_lost": rose & lost, "rose_and_gained": rose & gained}
+    shifts = sets["22k"].merge(sets["whole"], on=["model", "steps"], suffixes=("", "_whole"))
+    accuracy = partial(pairs.accuracy, runs, SCORE)
     return {
-        "pearson": {name: _pearson(rows_) for name, rows_ in sets.items()},
-        "pairs": pairs.accuracy(all_, SCORE),
-        "size": {by: pairs.accuracy(all_, SCORE, by, "size")["overall"] for by in ("val_loss", "params")},
-        "length": {by: pairs.accuracy(all_, SCORE, by, "length")["overall"] for by in ("val_loss", "images_seen")},
-        "doublings": {
-            "n": len(found),
-            "fell": len(found) - len(rose),
-            "fell_and_gained": sum(d["loss_change"] <= 0 and d["score_change"] > 0 for d in found),
-            "rose": len(rose),
-            "rose_and_lost": sum(d["score_change"] < 0 for d in rose),
-            "rose_and_gained": sum(d["score_change"] > 0 for d in rose),
-        },
+        "pearson": {name: _pearson(some) for name, some in sets.items()},
+        "pairs": accuracy(),
+        "size": {by: accuracy(by, "size")["overall"] for by in ("val_loss", "params")},
+        "length": {by: accuracy(by, "length")["overall"] for by in ("val_loss", "images_seen")},
+        "doublings": {name: int(which.sum()) for name, which in counts.items()},
         "omega": {of: turning_point(found, of) for of in ("loss", "score")},
         "22k_against_1k": {
-            "loss": [a["val_loss"] - b["val_loss"] for a, b in shifts],
-            "score": [a[SCORE] - b[SCORE] for a, b in shifts],
+            of: (shifts[name] - shifts[f"{name}_whole"]).tolist()
+            for of, name in (("loss", "val_loss"), ("score", SCORE))
         },
     }
 
 
-def _pearson(chosen: list[dict]) -> dict:
+def _pearson(chosen: pd.DataFrame) -> dict:
     """Pearson correlation of validation loss and accuracy; its interval by bootstrap over size x data cells."""
-    x, y = (np.array([r[name] for r in chosen]) for name in ("val_loss", SCORE))
-    names, cell = np.unique([r["trunk"] for r in chosen], return_inverse=True)
-    weights = drawn(len(names))[:, cell].astype(float)
+    x, y = (chosen[name].to_numpy() for name in ("val_loss", SCORE))
+    cells, cell = np.unique(chosen["trunk"], return_inverse=True)
 
     def correlation(w: np.ndarray) -> np.ndarray:
         w = w / w.sum(1, keepdims=True)
         a, b = (v - (w * v).sum(1, keepdims=True) for v in (x, y))
         return (w * a * b).sum(1) / np.sqrt((w * a * a).sum(1) * (w * b * b).sum(1))
 
-    low, high = np.percentile(correlation(weights), [2.5, 97.5])
-    value = correlation(np.ones((1, len(x))))[0]
-    return {"value": float(value), "low": float(low), "high": float(high), "n": len(chosen)}
+    low, high = np.percentile(correlation(drawn(len(cells))[:, cell].astype(float)), [2.5, 97.5])
+    return {"value": float(np.corrcoef(x, y)[0, 1]), "low": float(low), "high": float(high), "n": len(chosen)}

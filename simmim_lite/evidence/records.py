@@ -107,28 +107,6 @@ def groups(rows: list[dict]) -> dict[str, list[dict]]:
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def schedule_grid(rows: list[dict]) -> Grid | None:
-    """The cells that were run at several lengths, and the longest length T of which T/2 was run too in most of them.
-
-    None where no cell was run at a length and at half of it.
-    """
-    lengths = defaultdict(set)
-    for row in trained(rows):
-        if row["val_loss"] is not None:
-            lengths[row["model"], row["images"]].add(row["steps"])
-    params = {row["model"]: row["params"] for row in rows}
-    filled = Counter(t for steps in lengths.values() for t in steps if t // 2 in steps)
-    if not filled:
-        return None
-    longest = max(filled, key=lambda steps: (filled[steps], steps))
-    cells = [cell for cell, steps in lengths.items() if len(steps) > 1]
-    return Grid(
-        sizes=tuple(sorted({model for model, _ in cells}, key=lambda model: (params[model], model))),
-        levels=tuple(sorted({images for _, images in cells})),
-        steps=longest,
-    )
-
-
 def core_grid(rows: list[dict]) -> Grid | None:
     """Sizes, levels and the longest length shared by all (size x level) cells; None without trained rows.
 

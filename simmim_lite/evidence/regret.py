@@ -5,15 +5,14 @@ smallest is a budget; the options are the runs that cost no more. A rule is fitt
 one. Its regret is the best score among the options less that of the one picked. The published runs give 58 problems.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from ..errors import UserError
-from .forms import Points, points, score_of
-from .laws import fit
+from .laws import Points, fit, level_of, points, score_of
 from .records import trained
 
 #: Rules without a fit, on (model size, length, cost) of the options: the one with the largest key is picked.
@@ -56,17 +55,12 @@ class Problem:
 
 def settings(rows: Iterable[dict], score: str) -> list[dict]:
     """One row a setting (size, data, length), loss and score averaged over seeds; runs without either are left out."""
-    found = defaultdict(list)
+    found: dict[tuple, list[dict]] = {}
     for row in trained(rows):
         if row["val_loss"] is not None and row[score] is not None and row["flops"] is not None:
-            found[row["model"], row.get("dataset"), row["images"], row["steps"]].append(row)
+            found.setdefault((row["model"], level_of(row), row["images"], row["steps"]), []).append(row)
     names = ("val_loss", score, "flops")
     return [same[0] | {name: float(np.mean([r[name] for r in same])) for name in names} for same in found.values()]
-
-
-def level_of(row: dict) -> str:
-    """The data level of a row by name, as in `laws.Points.level`."""
-    return row.get("dataset") or f"{row['images']:,} images"
 
 
 def problems(rows: Iterable[dict], score: str | None = None) -> list[Problem]:
@@ -102,21 +96,17 @@ def at(row: dict, target: str) -> Points:
     return Points(**arrays, **{k: np.array([0]) for k in ("size", "level", "cell", "unit")}, target=target)
 
 
-def table(rows: Iterable[dict], score: str | None = None, rules: Iterable[str] | None = None) -> dict[str, dict]:
-    """Mean regret in points of every rule, over all problems, and by data level: {rule: mean, worst, n, by_level}."""
+def table(rows: Iterable[dict], score: str | None = None, rules: Iterable[str] | None = None) -> pd.DataFrame:
+    """Regret in points of every rule, a row each: mean, worst and n over all problems, and the mean by data level."""
     rows = list(rows)
-    found, score = problems(rows, score), score or score_of(rows)
-    rules = list(rules or (*LAWS, MEASURED, *SIMPLE, RANDOM))
-    said = {}
-    for rule in rules:
-        regrets: dict[str, list[float]] = defaultdict(list)
+    found, score, lines = problems(rows, score), score or score_of(rows), []
+    for rule in rules or (*LAWS, MEASURED, *SIMPLE, RANDOM):
         for level in dict.fromkeys(p.level for p in found):
             predict = fitted(rows, *LAWS[rule], level, score) if rule in LAWS else None
-            regrets[level] = [_regret(p, rule, predict) for p in found if p.level == level]
-        every = [value for values in regrets.values() for value in values]
-        by_level = {level: float(np.mean(values)) for level, values in regrets.items()}
-        said[rule] = {"mean": float(np.mean(every)), "worst": max(every), "n": len(every), "by_level": by_level}
-    return said
+            lines += [(rule, level, _regret(p, rule, predict)) for p in found if p.level == level]
+    frame = pd.DataFrame(lines, columns=["rule", "level", "regret"])
+    by_level = frame.groupby(["rule", "level"], sort=False)["regret"].mean().unstack(sort=False)
+    return frame.groupby("rule", sort=False)["regret"].agg(mean="mean", worst="max", n="count").join(by_level)
 
 
 def _regret(problem: Problem, rule: str, predict: Callable[[dict], float] | None) -> float:

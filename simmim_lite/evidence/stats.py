@@ -4,7 +4,7 @@ There is no bootstrap of few units: percentiles of eight units drawn again and a
 scipy is imported when it is needed: it takes a quarter of a second.
 """
 
-from collections import defaultdict
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
@@ -43,22 +43,12 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks (n,) from 0 on, ties sharing their mean rank."""
-    v = np.asarray(values, float)
-    return (v[None] < v[:, None]).sum(1) + 0.5 * (v[None] == v[:, None]).sum(1) - 0.5
-
-
-def pearson(x: Sequence[float], y: Sequence[float]) -> float:
-    """Pearson correlation of x and y (n,); NaN where one of them is constant."""
-    a, b = (np.asarray(v, float) - np.mean(v) for v in (x, y))
-    norm = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / norm) if norm > 1e-12 else float("nan")
-
-
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman correlation of x and y (n,); NaN where one of them is constant."""
-    return pearson(ranks(x), ranks(y))
+    """Spearman correlation of x and y (n,), ties sharing their mean rank; NaN where one of them is constant."""
+    from scipy.stats import rankdata
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.corrcoef(*(rankdata(np.asarray(v, float)) for v in (x, y)))[0, 1])
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], units: Sequence[Hashable]) -> tuple[np.ndarray, Interval]:
@@ -85,20 +75,18 @@ def reliability(values: Iterable[tuple[Hashable, Hashable, float]]) -> float | N
     values: (size, cell, score) of each run. Between-cell over between-cell plus between-seed variance, the components
     averaged over sizes; None where no size has two cells and a cell of two seeds.
     """
-    sizes: dict[Hashable, dict[Hashable, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for size, cell, value in values:
-        sizes[size][cell].append(value)
-    parts = []
-    for cells in sizes.values():
-        groups = [np.array(group) for group in cells.values()]
-        n, k = sum(map(len, groups)), len(groups)
+    import pandas as pd
+
+    frame, parts = pd.DataFrame(list(values), columns=["size", "cell", "score"]), []
+    for _, runs in frame.groupby("size"):
+        cells = runs.groupby("cell")["score"].agg(["size", "mean"])
+        count, mean, n, k = cells["size"], cells["mean"], len(runs), len(cells)
         if k < 2 or n <= k:
             continue
-        grand = np.concatenate(groups).mean()
-        within = sum(((g - g.mean()) ** 2).sum() for g in groups) / (n - k)
-        between = sum(len(g) * (g.mean() - grand) ** 2 for g in groups) / (k - 1)
-        each = (n - sum(len(g) ** 2 for g in groups) / n) / (k - 1)  # seeds a cell, also where they are not equal
-        parts.append((max(0.0, (between - within) / each), within))
+        within = ((runs["score"] - runs["cell"].map(mean)) ** 2).sum() / (n - k)
+        between = (count * (mean - runs["score"].mean()) ** 2).sum() / (k - 1)
+        seeds = (n - (count**2).sum() / n) / (k - 1)  # of a cell, also where they are not equal
+        parts.append((max(0.0, (between - within) / seeds), within))
     if not parts:
         return None
     between, within = np.mean(parts, 0)
@@ -133,12 +121,5 @@ def _edges(free: int, confidence: float) -> np.ndarray:
 
 def units_needed(effect: float, spread: float, wanted: float = 0.8, confidence: float = 0.95) -> int | None:
     """The fewest units whose interval excludes 0 this often; None where MOST_UNITS do not."""
-    low, high = 1, MIN_UNITS
-    while power(effect, spread, high, confidence) < wanted:
-        low, high = high, 2 * high
-        if low >= MOST_UNITS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(effect, spread, middle, confidence) >= wanted else (middle, high)
-    return high if high <= MOST_UNITS else None
+    needed = bisect_left(range(MOST_UNITS + 1), wanted, key=lambda n: power(effect, spread, n, confidence))
+    return needed if needed <= MOST_UNITS else None

@@ -19,7 +19,7 @@ from ..evidence import published
 from ..evidence.doublings import doublings, omega, power, turning_point
 from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, loss_unit, shades, size_name
 from ..evidence.drawing import SOURCES as KINDS
-from ..evidence.forms import score_of
+from ..evidence.laws import score_of
 from ..evidence.records import OVERFIT, SCORES, groups, millions, short, sizes_of, trained
 from ..training.run import write_atomic
 from .widget import Widget, module, source
@@ -125,6 +125,7 @@ def data(rows: Rows | Mapping[str, Rows] | None = None) -> dict:
     runs = published.rows()
     found = doublings(runs, published.SCORE)
     turns = {of: turning_point(found, of) for of in ("loss", "score")}
+    found = found.to_dict("records")
     place = {(_unit(row), row["steps"]): k for k, row in enumerate(runs)}
     own = [_own(name, set_, turns, *OWN[k % len(OWN)]) for k, (name, set_) in enumerate(_sets(rows).items())]
     two = [{"runs": [place[d["unit"], steps] for steps in (d["steps"] // 2, d["steps"])]} for d in found]
@@ -273,8 +274,9 @@ def _sets(rows: Rows | Mapping[str, Rows] | None) -> dict[str, Rows]:
 def _own(name: str, rows: Rows, published_turns: dict, day: str, night: str) -> dict:
     """A set of the reader's: every run on the Omega axis, its doublings in relative form, its own turning points."""
     score = score_of(rows)
-    found = [d | ({} if score else {"score_change": None}) for d in doublings(rows, score or "val_loss")]
+    found = doublings(rows, score or "val_loss")
     turns = {"loss": turning_point(found), "score": turning_point(found, "score") if score else None}
+    found = [d | ({} if score else {"score_change": None}) for d in found.to_dict("records")]
     parts = {"loss": "validation loss turns up", "score": f"{LABELS.get(score, '')} turns down"}
     turned = " and ".join(f"{parts[of]} near Omega {power(value)}" for of, value in turns.items() if value)
     said = f"{len(rows)} run{'s' * (len(rows) != 1)} ({str(rows[0]['data']).split('/')[-1]}), "

@@ -10,10 +10,9 @@ import numpy as np
 from ..errors import UserError
 from ..evidence import published, tables
 from ..evidence.doublings import doublings
-from ..evidence.forms import FORMS, Points, points, score_of
-from ..evidence.heldout import HeldOut, better_by_gap, coverage, held_out
-from ..evidence.laws import Fit, bootstrap, fit
+from ..evidence.laws import FORMS, Fit, Points, bootstrap, fit, points, score_of
 from ..evidence.records import SCORES
+from ..evidence.trial import HeldOut, better_by_gap, coverage, held_out
 from ..processes import waiting
 
 #: Omega on the published runs (FACTS 7): below, nothing overfits; the loss may turn up; a coin flip; above, longer
@@ -113,7 +112,7 @@ class Basis:
         """
         if not self.own:
             return LIGHTS
-        found = doublings(self.rows, self.score) if self.score else []
+        found = doublings(self.rows, self.score).to_dict("records") if self.score else []
         rose = [d["omega"] for d in found if d["loss_change"] > 0]
         kept = [d["omega"] for d in found if d["score_change"] >= 0]
         if not rose:

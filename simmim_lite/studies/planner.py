@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..errors import UserError
-from ..evidence.forms import FORMS, TARGETS
+from ..evidence.laws import FORMS, TARGETS
 from ..evidence.records import short
 from ..evidence.regret import SIMPLE
 from ..model.sizes import full_name
