@@ -125,8 +125,6 @@ def test_classes_that_never_occur_are_named(folder, capsys):
     seen = set().union(*data.train.numbers(range(6)))
     stored = [np.asarray(Image.open(path)) for path in (folder / "annotations/training").iterdir()]
     assert seen == set(np.unique(stored))
-        np.unique([np.asarray(Image.open(path)) for path in (folder / "annotations/training").iterdir()])
-    )
     data.name_unseen(range(6), quiet=True)
     assert capsys.readouterr().err == ""
     data.name_unseen(range(6))
