@@ -45,7 +45,6 @@ def released(tmp_path, monkeypatch):
         return str(path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: ["README.md", "folder/ckpt.pth"])
     return model, asked
 
 

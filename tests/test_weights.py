@@ -125,7 +125,7 @@ WRAPPINGS = [
 
 
 @pytest.mark.parametrize(("wrap", "taken_off"), WRAPPINGS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["simmim", "timm", "hf"])
 def test_wrappers_are_taken_off_in_any_nesting_and_said(tmp_path, capsys, wrap, taken_off, layout):
     source, model = random_model(), random_model(seed=1)
     names = {"timm": layouts.to_timm, "hf": layouts.to_hf}.get(layout, dict)(source.state_dict())
