@@ -102,11 +102,11 @@ def array(values):
         (array(np.full((32, 32), 12, np.uint8)), "class 12 is out of range: 0 is unlabelled and 1 to 11 are classes"),
         (array(np.full((32, 32), 255, np.uint8)), "class 255 is out of range"),
         (array(np.ones((32, 30), np.uint8)), "32 x 32 px, but its annotations are for 30 x 32"),
-        (array(np.ones((32, 32, 3), np.uint8)), "an annotation of mode RGB; give a PNG of 8-bit grey"),
-        (array(np.ones((32, 32), np.uint16)), "an annotation of mode I;16; give a PNG of 8-bit grey"),
-        (picture("L", "JPEG"), "of format JPEG"),
-        (picture("L", "TIFF"), "of format TIFF"),
-        (picture("L", "PNG", bits=4), "of grey of 4 bits"),
+        (array(np.ones((32, 32, 3), np.uint8)), "an annotation of PNG of mode RGB; give a PNG of 8-bit grey"),
+        (array(np.ones((32, 32), np.uint16)), "an annotation of PNG of mode I;16; give a PNG of 8-bit grey"),
+        (picture("L", "JPEG"), "an annotation of JPEG"),
+        (picture("L", "TIFF"), "an annotation of TIFF"),
+        (picture("L", "PNG", bits=4), "an annotation of PNG"),
         (picture("P", "PNG"), "mode P; give a PNG of 8-bit grey"),
         (Path.unlink, f"no such file, the annotation of image {FIRST}.jpg"),
         (lambda path: [p.unlink() for p in (path.parents[2] / "images/training").iterdir()], "no images in .*images/"),
@@ -123,7 +123,8 @@ def test_bad_annotations_are_one_line(folder, write, words):
 def test_classes_that_never_occur_are_named(folder, capsys):
     data = open_ade20k(f"ade20k:{folder}", 32)
     seen = set().union(*data.train.numbers(range(6)))
-    assert seen == set(np.unique([np.asarray(Image.open(folder / name)) for name in data.train.annotations]))
+    stored = [np.asarray(Image.open(path)) for path in (folder / "annotations/training").iterdir()]
+    assert seen == set(np.unique(stored))
     data.name_unseen(range(6), quiet=True)
     assert capsys.readouterr().err == ""
     data.name_unseen(range(6))
@@ -153,8 +154,8 @@ def test_files_passed_over_are_said(folder, capsys):
     data = open_ade20k(f"ade20k:{folder}", 32)
     assert data.train.images[0].endswith(".JPE") and data.train.load(0)[0].shape == (3, 32, 32)
     said = capsys.readouterr().err
-    assert "images/training: 1 passed over (notes.txt)" in said
-    assert "annotations/validation: 1 passed over (extra.png)" in said
+    assert "1 passed over (images/training/notes.txt)" in said
+    assert "1 passed over (annotations/validation/extra.png)" in said
 
 
 @pytest.mark.parametrize("kind", ["images/training/ADE_00000000.jpg", "annotations/training/ADE_00000000.png"])

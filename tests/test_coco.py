@@ -86,18 +86,8 @@ def test_bad_annotations_are_left_out_and_counted(folder, capsys):
     ]
     data = open_coco(folder(train=[annotation(1, 10), *bad]), 32)
     assert data.train.files == ["1.png"] and len(data.train[0].labels) == 1  # image 2 has no usable object left
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and "instances_train2017.json: left out annotations" in lines[0]
-    for words in (
-        "5 without area inside their image (id 5, 6, 7, ...)",
-        "1 of an image that is not listed (id 8)",
-        "2 without a mask (id 9, 12)",
-        "3 whose polygons are not lists of x, y pairs, three or more (id 10, 14, 15)",
-        "1 whose mask is not of their image's size (id 11)",
-        "1 whose mask is empty (id 16)",
-        "1 whose mask lies outside their image (id 17)",
-    ):
-        assert words in lines[0]
+    line = "instances_train2017.json: 14 annotations left out: no area or mask inside a listed image (id 5, 6, 7 and 11"
+    assert line in capsys.readouterr().err
 
 
 def test_masks_of_every_kind_are_the_same_pixels(folder):
@@ -121,98 +111,62 @@ def test_crowds_are_not_trained_on_but_kept_for_the_score(folder):
     assert [a["iscrowd"] for a in data.test.objects[test]] == [1] and len(data.test[test].labels) == 0
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        (
-            {"train": [annotation(4, 10, category=8)]},
-            "annotation 4 has the category_id 8; .* are 2 from 3 to 7",
-        ),
-        ({"train": []}, "no image has an object to train on"),
-        ({"annotations": None}, "it has no list 'annotations'"),
-        (
-            {"images": [{"id": 1, "file_name": "1.png", "height": 10}]},
-            "image 1 has no width; it must be a whole number",
-        ),
-        ({"categories": [{"id": 7, "name": "a"}] * 2}, "two entries of 'categories' have the same id .7."),
-        ({"train": [annotation(4, 10)] * 2}, "two entries of 'annotations' have the same id .4."),
-        ({"images": []}, "lists no images"),
-        (
-            {"images": [{"id": i, "file_name": f"{i}.png", "width": 12, "height": 10} for i in (1, 2, 8, 9)]},
-            "2 of 4 images are not in .*train2017, such as 8.png",
-        ),
-    ],
-)
-def test_what_cannot_be_used_is_one_line(folder, changes, words):
-    with pytest.raises(UserError, match=words) as caught:
-        open_coco(folder(**changes), 32)
-    assert "\n" not in str(caught.value)
-
-
-NAN, INFINITY = float("nan"), float("inf")
-#: A field and a value that it cannot have -> words of the line that says so.
+NAN = float("nan")
+PICTURES = [{"id": i, "file_name": f"{i}.png", "width": 12, "height": 10} for i in (1, 2, 8, 9)]
+RLE = {"size": [10, 12]}
+#: List of the training file, what is changed in its first entry (or the list itself), words of the line that says so.
 WRONG = [
-    ("id", None, "entry 0 of 'annotations' has the id null; it must be a whole number or a text"),
-    ("image_id", True, "annotation 1 has the image_id true"),
-    ("category_id", "7", "annotation 1 has the category_id '7'; categories are 2 from 3 to 7"),
-    ("bbox", None, "annotation 1 has the bbox null; it must be four numbers x, y, width, height"),
-    ("bbox", [1, 2, 3], "has the bbox .1, 2, 3."),
-    ("bbox", [1, 2, 3, NAN], "has the bbox .1, 2, 3, nan."),
-    ("bbox", [1, 2, 10**400, 4], "has the bbox"),
-    ("bbox", [1, 2, True, 4], "has the bbox"),
-    ("area", "24", "has the area '24'; it must be a number from 0"),
-    ("area", -1, "has the area -1"),
-    ("iscrowd", "0", "has the iscrowd '0'; it must be 0 or 1"),
-    ("iscrowd", 2, "has the iscrowd 2"),
-    ("segmentation", "polygon", "the segmentation of annotation 1 is 'polygon'; it must be polygons or RLE"),
-    ("segmentation", [SQUARE], "holds the polygon ..2.0, 2.0.*; it must be numbers x, y"),
-    ("segmentation", [[2, 2, None, 2, 8, 6]], "holds the polygon .2, 2, null, 2, 8, 6.; it must be numbers"),
-    ("segmentation", [[2, 2, True, 2, 8, 6]], "it must be numbers"),
-    ("segmentation", [[2, 2, NAN, 2, 8, 6]], "leads far out of its image"),
-    ("segmentation", [None], "holds the polygon null"),
-    ("segmentation", {"counts": [0, 120]}, "has not both a list 'size' and 'counts'"),
-    ("segmentation", {"size": [10, 12], "counts": [5, 20]}, "has counts of 25 pixels in all; its image has 120"),
-    ("segmentation", {"size": [10, 12], "counts": [-5, 125]}, "must be whole numbers of 0 or more"),
-    ("segmentation", {"size": [10, 12], "counts": [5.5, 114.5]}, "must be whole numbers of 0 or more"),
-    ("segmentation", {"size": [10, 12], "counts": "52203"}, "has counts of -?[0-9,]+ pixels|0 or more"),
-    ("segmentation", {"size": [10, 12], "counts": "kaputt\u00e4"}, "are no RLE text"),
-    ("segmentation", {"size": [10, 12], "counts": "52o"}, "are cut short"),
-    ("segmentation", {"size": [10, 12], "counts": "o" * 60}, "are no RLE text"),
+    ("annotations", None, "it has no list 'annotations'"),
+    ("annotations", [], "no image has an object to train on"),
+    ("annotations", [annotation(4, 10)] * 2, "two entries of 'annotations' have the same id .4."),
+    ("annotations", {"id": None}, "entry .* of 'annotations' has the id None; it must be a whole number or a text"),
+    ("annotations", {"image_id": True}, "entry 1 of 'annotations' has the image_id True"),
+    ("annotations", {"category_id": 8}, "annotation 1 has the category_id 8; categories are 3, 7"),
+    ("annotations", {"bbox": None}, "has the bbox None; it must be four numbers x, y, width, height"),
+    ("annotations", {"bbox": [1, 2, 3]}, "has the bbox"),
+    ("annotations", {"bbox": [1, 2, 3, NAN]}, "has the bbox"),
+    ("annotations", {"bbox": [1, 2, 10**400, 4]}, "has the bbox"),
+    ("annotations", {"area": -1}, "has the area -1; it must be a number from 0"),
+    ("annotations", {"iscrowd": "0"}, "has the iscrowd '0'; it must be 0 or 1"),
+    ("annotations", {"segmentation": "polygon"}, "the segmentation of annotation 1 is 'polygon'; it must be polygons"),
+    ("annotations", {"segmentation": [SQUARE]}, "holds the polygon ..2.0, 2.0.*; it must be numbers x, y"),
+    ("annotations", {"segmentation": [[2, 2, None, 2, 8, 6]]}, "holds the polygon .2, 2, None, 2, 8, 6."),
+    ("annotations", {"segmentation": [[2, 2, NAN, 2, 8, 6]]}, "holds the polygon"),
+    ("annotations", {"segmentation": [None]}, "holds the polygon None"),
+    ("annotations", {"segmentation": {"counts": [0, 120]}}, "it must be polygons, or RLE with size and counts"),
+    ("annotations", {"segmentation": RLE | {"counts": [5, 20]}}, "must be runs of 0 or more, 120 pixels in all"),
+    ("annotations", {"segmentation": RLE | {"counts": [-5, 125]}}, "must be runs of 0 or more"),
+    ("annotations", {"segmentation": RLE | {"counts": [5.5, 114.5]}}, "must be runs of 0 or more"),
+    ("annotations", {"segmentation": RLE | {"counts": "52203"}}, "has the counts"),
+    ("annotations", {"segmentation": RLE | {"counts": "52o"}}, "has the counts"),
+    ("annotations", {"segmentation": RLE | {"counts": "o" * 60}}, "has the counts"),
+    ("images", [], "lists no images"),
+    ("images", PICTURES, "2 of 4 images are not in .*train2017, such as 8.png"),
+    ("images", {"width": None}, "entry 10 of 'images' has the width None; it must be a whole number from 1 to 65,535"),
+    ("images", {"width": 10**9}, "has the width 1000000000"),
+    ("images", {"file_name": ""}, "has the file_name ''; it must be the name of a file"),
+    ("images", {"file_name": "a\0.png"}, "has the file_name"),
+    ("categories", [{"id": 7, "name": "a"}] * 2, "two entries of 'categories' have the same id .7."),
+    ("categories", {"id": [7]}, "entry .* of 'categories' has the id .7."),
+    ("categories", {"name": None}, "has the name None"),
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "words"), WRONG, ids=lambda v: str(v)[:40])
-def test_a_field_that_cannot_be_is_named(folder, field, value, words):
-    with pytest.raises(UserError, match=words) as caught:
-        open_coco(folder(train=[annotation(1, 10) | {field: value}]), 32)
-    assert "\n" not in str(caught.value) and "instances_train2017.json: " in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "words"),
-    [
-        ("images", {"width": None}, "image 10 has the width null; it must be a whole number from 1 to 65,535"),
-        ("images", {"height": "10"}, "image 10 has the height '10'"),
-        ("images", {"width": 10**9}, "image 10 has the width 1000000000"),
-        ("images", {"file_name": None}, "image 10 has the file_name null; it must be the name of a file"),
-        ("images", {"file_name": ""}, "has the file_name ''"),
-        ("images", {"file_name": "a\0.png"}, "has the file_name"),
-        ("images", {"file_name": "train\\1.png"}, "1 of 3 images are not in"),
-        ("categories", {"name": None}, "category 7 has the name null"),
-        ("categories", {"id": [7]}, "entry 0 of 'categories' has the id .7."),
-    ],
-)  # fmt: skip
-def test_images_and_categories_are_checked_too(folder, tmp_path, name, changes, words):
-    spec, path = folder(), tmp_path / "annotations" / "instances_train2017.json"
+@pytest.mark.parametrize(("name", "change", "words"), WRONG, ids=lambda v: str(v)[:40])
+def test_what_cannot_be_used_is_one_line(folder, tmp_path, name, change, words):
+    spec, path = folder(train=[annotation(1, 10)]), tmp_path / "annotations" / "instances_train2017.json"
     content = json.loads(path.read_text())
-    content[name][0] |= changes
+    if isinstance(change, dict):
+        content[name][0] |= change
+    else:
+        content[name] = change
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=words) as caught:
         open_coco(spec, 32)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "instances_train2017.json: " in str(caught.value)
 
 
-def test_what_the_field_allows_is_read(folder, capsys):
+def test_what_the_field_allows_is_read(folder):
     """Null for an optional field, ids that are texts or start anywhere, other ways to write 0 and 1."""
     spec = folder(
         train=[annotation("a", 10, iscrowd=None, area=None), annotation(2, 20, iscrowd=False) | {"area": 0}],
@@ -222,15 +176,11 @@ def test_what_the_field_allows_is_read(folder, capsys):
     data = open_coco(spec, 32)
     assert data.classes == ("5", "cat") and [a["area"] for [a] in data.train.objects] == [24, 24]
     assert sum(map(len, data.test.objects)) == 1
-    assert (
-        "instances_train2017.json: annotations that are kept: 1 whose iscrowd is null, taken as 0 (id 'a')"
-        in capsys.readouterr().err
-    )
 
 
 def test_boxes_written_otherwise_are_noticed(folder, capsys):
     open_coco(folder(train=[annotation(1, 10, (2, 2, 8, 8)), annotation(2, 20)]), 32)  # corners
-    assert "kept: 1 whose box has little in common with its polygons (id 1)\n" in capsys.readouterr().err
+    assert "1 annotation kept: the box has little in common with the polygons (id 1)\n" in capsys.readouterr().err
     shares = annotation(1, 10, (0.2, 0.2, 0.5, 0.4), segmentation=[[0.2, 0.2, 0.7, 0.2, 0.7, 0.6]])
     with pytest.raises(UserError, match="no box reaches farther than 1, as if it were a share of its image"):
         open_coco(folder(train=[shares]), 32)
@@ -259,25 +209,24 @@ def test_annotations_are_read_as_of_the_upright_picture(folder, tmp_path, turn):
 
 def test_missing_files_are_one_line(folder, tmp_path):
     spec = folder()
-    with pytest.raises(UserError, match="is a folder, say coco:"):
-        open_coco(str(tmp_path), 32)
-    with pytest.raises(UserError, match="known are scenes, coco:DIR"):
-        open_coco("cocoa:x", 32)
-    with pytest.raises(UserError, match="is no folder"):
-        open_coco(f"coco:{tmp_path / 'nowhere'}", 32)
-    with pytest.raises(UserError, match="holds no annotations/instances_train2017.json"):
-        open_coco(f"coco:{tmp_path / 'train2017'}", 32)
+    for other, words in (
+        (str(tmp_path), "is a folder, say coco:"),
+        ("cocoa:x", "known are scenes, coco:DIR"),
+        (f"coco:{tmp_path / 'nowhere'}", "is no folder"),
+        (f"coco:{tmp_path / 'train2017'}", "holds no annotations/instances_train2017.json"),
+    ):
+        with pytest.raises(UserError, match=words):
+            open_coco(other, 32)
     path = tmp_path / "annotations" / "instances_val2017.json"
     whole = path.read_text()
-    path.write_text(whole[:100])
-    with pytest.raises(UserError, match="instances_val2017.json: not readable JSON"):
-        open_coco(spec, 32)
-    path.write_text("[" * 100_000)
-    with pytest.raises(UserError, match="not readable JSON"):
-        open_coco(spec, 32)
-    path.write_text(whole.replace('"cat"', '"dog"'))
-    with pytest.raises(UserError, match="other categories than instances_train2017.json"):
-        open_coco(spec, 32)
+    for text, words in (
+        (whole[:100], "instances_val2017.json: not readable JSON"),
+        ("[" * 100_000, "not readable JSON"),
+        (whole.replace('"cat"', '"dog"'), "other categories than instances_train2017.json"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=words):
+            open_coco(spec, 32)
     path.unlink()
     with pytest.raises(UserError, match="instances_val2017.json is missing"):
         open_coco(spec, 32)

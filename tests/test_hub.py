@@ -45,7 +45,6 @@ def released(tmp_path, monkeypatch):
         return str(path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: ["README.md", "folder/ckpt.pth"])
     return model, asked
 
 
@@ -69,8 +68,6 @@ def line(name: str) -> str:
 
 
 def test_what_is_missing_is_one_line(released, monkeypatch) -> None:
-    assert "holds no such file: did you mean hf://zdaxie/SimMIM/folder/ckpt.pth?" in line(NAME.replace("ckpt", "ckp"))
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: 1 / 0)
     assert "holds no such file; its files are listed" in line(NAME.replace("ckpt", "ckp"))
     for name in ("hf://zdaxie", "hf://zdaxie/SimMIM", "hf://zdaxie/SimMIM/", "hf:// /a/b"):
         assert "names no file of the hub" in line(name)
@@ -84,7 +81,7 @@ def test_what_is_missing_is_one_line(released, monkeypatch) -> None:
     failing(errors.LocalEntryNotFoundError("An error happened while trying to locate the file\nand more"))
     assert "the hub cannot be reached" in line(NAME) and "check the network" in line(NAME)
     failing(ConnectionError("connection reset\nby peer"))
-    assert "cannot be fetched (connection reset)" in line(NAME)
+    assert "cannot be fetched (ConnectionError: connection reset)" in line(NAME)
     failing(errors.RepositoryNotFoundError.__new__(errors.RepositoryNotFoundError))
     assert "no repository zdaxie/SimMIM that is open to you" in line(NAME)
 

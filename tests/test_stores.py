@@ -62,7 +62,7 @@ def child(code: str, photos: Path) -> subprocess.Popen:
 
 def test_a_kill_leaves_no_half_store(photos, root):
     code = """
-real, catalogue._CHUNK, catalogue._threads = decode.read_square, 4, lambda: 1
+real, catalogue._CHUNK, os.cpu_count = decode.read_square, 4, lambda: 1
 done = []
 def load(path, size):
     done.append(path)

@@ -58,15 +58,16 @@ def test_a_crop_is_pillows_crop(tree) -> None:
     small = Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8))
     held = io.BytesIO()
     small.resize((500, 375), Image.Resampling.BICUBIC).save(held, "JPEG", quality=95)
-    shelf = sources.Shelf("x", np.array([5], np.uint64), None, SimpleNamespace(source=lambda i: held.getvalue()))
-    crops = Crops(shelf, np.array([0]), seed=3, size=192)
+    reader = SimpleNamespace(source=lambda i: held.getvalue())
+    split = sources.Split("x", None, np.array([5], np.uint64), None, reader=reader)
+    crops = Crops(split, np.array([0]), seed=3, size=192)
     for epoch in range(3):
         draws = crop_draws(3, np.array([5], np.uint64), np.array([epoch]))
         [tries] = crop_tries(draws)
         top, left, height, width = crop_box(tries, 375, 500)
         part = Image.open(held).convert("RGB").crop((left, top, left + width, top + height))
         expected = np.asarray(part.resize((192, 192), Image.Resampling.BILINEAR)).astype(int)
-        assert np.abs(crops.crop(shelf.picture(0), tries).permute(1, 2, 0).numpy() - expected).max() <= 3
+        assert np.abs(crops.crop(split.picture(0), tries).permute(1, 2, 0).numpy() - expected).max() <= 3
 
 
 def test_boxes_of_any_shape() -> None:

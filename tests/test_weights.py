@@ -125,7 +125,7 @@ WRAPPINGS = [
 
 
 @pytest.mark.parametrize(("wrap", "taken_off"), WRAPPINGS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["simmim", "timm", "hf"])
 def test_wrappers_are_taken_off_in_any_nesting_and_said(tmp_path, capsys, wrap, taken_off, layout):
     source, model = random_model(), random_model(seed=1)
     names = {"timm": layouts.to_timm, "hf": layouts.to_hf}.get(layout, dict)(source.state_dict())
@@ -233,7 +233,9 @@ def test_values_are_cast_to_the_models_dtype(tmp_path):
 
 def test_another_size_is_named():
     line = refusal(random_model("swinv2_atto"), random_model("swinv2_femto").state_dict())
-    assert "load it into swinv2_femto" in line and "embed_dim 64, depths 2-2, the model 32, 2-2" in line
+    assert (
+        "load it into swinv2_femto" in line and "embed_dim 64, depths 2-2, the model embed_dim 32, depths 2-2" in line
+    )
     assert "71 of another shape" in line and "(1, 1, 64) float32 in the file, (1, 1, 32) float32 here" in line
     with torch.device("meta"):
         base = create_model("swinv2_base").state_dict()
@@ -282,8 +284,8 @@ def test_numbers_that_are_not_finite_are_named():
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({}, ("no Swin V2 weights in a known layout", "no named tensors, but a dict")),
-        ({"a": 1}, ("no named tensors, but a dict of a",)),
+        ({}, ("no Swin V2 weights in a known layout", "no tensors, but a dict")),
+        ({"a": 1}, ("no tensors, but a dict of a",)),
         ([torch.ones(1)], ("but a list",)),
         ({"model": {"x": torch.ones(1)}}, ("no Swin V2 weights in a known layout", "its tensors are model.x")),
         ({"state": {}, "param_groups": [{"lr": 1}]}, ("a dict of state, param_groups",)),
@@ -295,7 +297,7 @@ def test_numbers_that_are_not_finite_are_named():
         ({"layer1.0.conv1.weight": torch.ones(1)}, ("a ResNet (tensor layer1.0.conv1.weight)",)),
         ({"features.1.0.attn.cpb_mlp.0.weight": torch.ones(1)}, ("torchvision's layout",)),
         ({"backbone.stages.0.blocks.0.attn.w_msa.x": torch.ones(1)}, ("OpenMMLab",)),
-        ({k: random_model().state_dict() for k in ("student", "teacher")}, ("2 networks", "'student.encoder.' and")),
+        ({k: random_model().state_dict() for k in ("student", "teacher")}, ("2 networks", "'student.encoder.'")),
         ({w + k: v for k, v in random_model().state_dict().items() for w in ("", "_orig_mod.")}, ("twice",)),
     ],
 )  # fmt: skip
@@ -318,7 +320,7 @@ def test_files_that_are_no_weights(tmp_path, suffix):
         path.write_bytes(content)
         line = refusal(model, path)
         assert line.startswith(f"{path} cannot be read: cut short or no weights file") and line.endswith("again")
-    texts = {b"": "is empty: copy or download it again", b"<!DOCTYPE html>\n" * 9: "it is a web page"}
+    texts = {b"": "is empty: copy or download it again", b"<!DOCTYPE html>\n" * 9: "download the file itself"}
     texts |= {
         b"version https://git-lfs.github.com/spec/v1\n": "git lfs pull",
         b"Notes": "text and no weights (it begins with",
@@ -433,7 +435,7 @@ def test_both_generations_of_transformers_names(tmp_path, installed, names, quer
 
 def test_a_third_kind_of_transformers_names_is_said(installed):
     installed([n.replace("layernorm_before", "norm_one") for n in OLD_NAMES])
-    with pytest.raises(UserError, match=r"names for Swin V2 that are not known here \(first: norm"):
+    with pytest.raises(UserError, match=r"names for Swin V2 that are not known here"):
         layouts.to_hf(random_model().state_dict())
 
 

@@ -15,17 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..errors import UserError
-from . import decode, scene_layouts
-from .annotations import AnnotatedData, say_once
-from .listing import image_ids, rank
+from . import annotations, decode, scene_layouts
+from .annotations import AnnotatedData, AnnotatedSplit, say_once
+from .listing import image_ids, listed, rank
 
 #: In labels as they are loaded: a pixel without a class, which no loss and no score counts.
 IGNORED = 255
 ADE_CLASSES = 150
-_FOLDERS = {"train": "training", "test": "validation"}
 _IMAGES = (".jpg", ".jpeg", ".png")  # and whatever has an annotation
 _TEST_SEED = 1  # order of the test images: any first n of them are a random draw
 _SMALL_FILE = 4096  # bytes: annotations up to here are in the digest with their content
@@ -34,21 +32,16 @@ _READ_AHEAD = 64  # annotations
 
 
 @dataclass(frozen=True)
-class AdeSplit:
-    """One split: names, ids, and image and labels of each place."""
+class AdeSplit(AnnotatedSplit):
+    """One split: image and labels of each place."""
 
-    name: str  # "training of ade20k:DIR", for messages
-    root: Path
-    images: tuple[str, ...]  # relative paths
-    annotations: tuple[str, ...]
-    ids: np.ndarray  # uint64 (N,): hashes of the relative paths
-    classes: int
-    labels: None = None  # a subset (`manifests.subset`) is drawn without classes
-    block: None = None
-    _kept: dict = field(default_factory=dict, repr=False)
+    classes: int = ADE_CLASSES
+    _cache: dict = field(default_factory=dict, init=False, repr=False)
 
-    def __len__(self) -> int:
-        return len(self.images)
+    @property
+    def images(self) -> list[str]:
+        """Paths of the images; an annotation's is the same, below `annotations` and with `.png`."""
+        return self.files
 
     def pixels(self, place: int) -> np.ndarray:
         """The image alone: uint8 (3, H, W)."""
@@ -60,13 +53,13 @@ class AdeSplit:
         Small images are decoded once. `UserError` names the file: unreadable, of another size than its image, not
         8-bit grey, or with a number above K.
         """
-        if place in self._kept:
-            return self._kept[place]
+        if place in self._cache:
+            return self._cache[place]
         numbers = self._numbers(place)
-        image = decode.read_annotated(self.root / self.images[place], numbers.shape)
+        image = decode.read_annotated(self.folder / self.files[place], numbers.shape)
         pair = image, numbers - np.uint8(1)  # wraps 0 around to IGNORED
-        if numbers.size <= _SMALL_IMAGE and 4 * numbers.size * (len(self._kept) + 1) <= _KEPT:
-            self._kept[place] = pair
+        if numbers.size <= _SMALL_IMAGE and 4 * numbers.size * (len(self._cache) + 1) <= _KEPT:
+            self._cache[place] = pair
         return pair
 
     def numbers(self, places: Iterable[int]) -> Iterator[set[int]]:
@@ -79,21 +72,25 @@ class AdeSplit:
 
     def _numbers(self, place: int) -> np.ndarray:
         """An annotation as it is stored: uint8 (H, W)."""
-        path = self.root / self.annotations[place]
+        path = self.folder / _annotation(self.files[place])
         try:
             with decode.opened(path) as image:
-                kind, numbers = _other_kind(image), np.asarray(image)
+                # grey of other depths is multiplied by Pillow, up to 255
+                good = (image.mode, image.format) == ("L", "PNG") and image.tile[0][3] == "L"
+                kind, numbers = f"{image.format} of mode {image.mode}", np.asarray(image)
         except decode.Unreadable as error:
-            mend = "replace it, or remove its image and annotation"
-            raise UserError(f"{path}: cannot be read ({error}); {mend}") from error
-        if kind:
-            raise UserError(f"{path}: an annotation of {kind}; give a PNG of 8-bit grey (mode L), a class a pixel")
+            raise UserError(f"{path}: cannot be read ({error}); replace it, or remove its image") from error
+        if not good:
+            raise UserError(f"{path}: an annotation of {kind}; give a PNG of 8-bit grey, a class a pixel")
         if numbers.max() > self.classes:
-            raise UserError(
-                f"{path}: class {numbers.max()} is out of range: 0 is unlabelled and 1 to {self.classes} are classes; "
-                "correct the annotation, or the number of classes in classes.txt"
-            )
+            known = f"0 is unlabelled and 1 to {self.classes} are classes, by classes.txt"
+            raise UserError(f"{path}: class {numbers.max()} is out of range: {known}; correct one of them")
         return numbers
+
+
+def _annotation(image: str) -> str:
+    """The path of an image's annotation: images/training/a.jpg -> annotations/training/a.png."""
+    return f"annotations/{os.path.splitext(image)[0].partition('/')[2]}.png"
 
 
 def open_ade20k(spec: str, image_size: int) -> AnnotatedData:
@@ -115,54 +112,42 @@ def open_ade20k(spec: str, image_size: int) -> AnnotatedData:
 def _open(spec: str, root: Path) -> AnnotatedData:
     classes = _classes(root)
     digest = hashlib.sha256(repr(classes).encode())
-    train, test = (_split(spec, root, folder, len(classes), digest) for folder in _FOLDERS.values())
+    train, test = (_split(spec, root, part, len(classes), digest) for part in ("training", "validation"))
     return AnnotatedData(spec, train, test, classes, digest.hexdigest()[:16])
 
 
-def _split(spec: str, root: Path, folder: str, classes: int, digest: "hashlib._Hash") -> AdeSplit:
-    images, annotations = (_files(spec, root / kind / folder) for kind in ("images", "annotations"))
-    pairs = {name: f"{os.path.splitext(name)[0]}.png" for name in sorted(images)}
-    pairs = {a: b for a, b in pairs.items() if os.path.splitext(a)[1].lower() in _IMAGES or b in annotations}
-    if not pairs:
-        raise UserError(f"{spec}: no images in {root / 'images' / folder} (files that end in {' '.join(_IMAGES)})")
-    for kind, there, used in (("images", images, pairs.keys()), ("annotations", annotations, set(pairs.values()))):
-        if more := sorted(there.keys() - used):
-            say_once(f"{root / kind / folder}: {len(more):,} passed over ({more[0]}{', ...' * (len(more) > 1)})")
-    for image, annotation in pairs.items():
-        path = root / "annotations" / folder / annotation
-        if annotation not in annotations:
-            what = f"no such file, the annotation of image {image} is missing"
-            raise UserError(f"{path}: {what}; add it, or remove the image")
-        size = annotations[annotation]
-        digest.update(repr((folder, image, images[image], size)).encode("utf-8", "surrogateescape"))
-        if size <= _SMALL_FILE:
-            try:
-                digest.update(path.read_bytes())
-            except OSError as error:
-                raise UserError(
-                    f"{path}: cannot be read ({error.strerror}); replace it, or remove its image"
-                ) from error
-    names = list(pairs)
-    ids = image_ids([f"{folder}/{name}" for name in names])
-    order = rank(ids, None, _TEST_SEED) if folder == _FOLDERS["test"] else np.arange(len(ids))
-    return AdeSplit(
-        f"{folder} of {spec}",
-        root,
-        tuple(f"images/{folder}/{names[i]}" for i in order),
-        tuple(f"annotations/{folder}/{pairs[names[i]]}" for i in order),
-        ids[order],
-        classes,
-    )
-
-
-def _files(spec: str, folder: Path) -> dict[str, int]:
-    """Bytes of each file of a folder, hidden ones passed over."""
+def _split(spec: str, root: Path, part: str, classes: int, digest: "hashlib._Hash") -> AdeSplit:
+    there: dict[str, int] = {}  # path -> bytes
     try:
-        with os.scandir(folder) as entries:
-            return {e.name: e.stat().st_size for e in entries if e.is_file() and not e.name.startswith(".")}
+        for folder in (f"images/{part}", f"annotations/{part}"):
+            sizes = annotations.lengths(root / folder)
+            there |= {f"{folder}/{name}": sizes[name] for name in sorted(sizes) if not name.startswith(".")}
     except OSError as error:
         mend = "give the folder that holds images/training, images/validation and the same below annotations"
-        raise UserError(f"{spec}: cannot read {folder} ({error.strerror}); {mend}") from error
+        raise UserError(f"{spec}: cannot read {root / folder} ({error.strerror}); {mend}") from error
+    files = [path for path in there if path.startswith("images/")]
+    files = [path for path in files if path.lower().endswith(_IMAGES) or _annotation(path) in there]
+    if not files:
+        raise UserError(f"{spec}: no images in {root / 'images' / part} (files that end in {' '.join(_IMAGES)})")
+    if more := sorted(there.keys() - {*files, *map(_annotation, files)}):
+        say_once(f"{root}: {len(more):,} passed over ({listed(more)})")
+    for image in files:
+        annotation = _annotation(image)
+        if annotation not in there:
+            what = f"no such file, the annotation of image {os.path.basename(image)} is missing"
+            raise UserError(f"{root / annotation}: {what}; add it, or remove the image")
+        about = (part, image.removeprefix(f"images/{part}/"), there[image], there[annotation])
+        digest.update(repr(about).encode("utf-8", "surrogateescape"))
+        if there[annotation] <= _SMALL_FILE:
+            try:
+                digest.update((root / annotation).read_bytes())
+            except OSError as error:
+                mend = "replace it, or remove its image"
+                raise UserError(f"{root / annotation}: cannot be read ({error.strerror}); {mend}") from error
+    split = AdeSplit(
+        f"{part} of {spec}", root, files, image_ids([f.removeprefix("images/") for f in files]), classes=classes
+    )
+    return split.select(rank(split.ids, None, _TEST_SEED)) if part == "validation" else split
 
 
 def _classes(root: Path) -> tuple[str, ...]:
@@ -175,9 +160,7 @@ def _classes(root: Path) -> tuple[str, ...]:
             raise UserError(f"{root / name}: cannot be read ({error}); give a text of UTF-8") from error
         classes = tuple(line.strip() for line in parse(text) if line.strip())
         if not 2 <= len(classes) < IGNORED:
-            what = (
-                f"give 2 to {IGNORED - 1}, one a line (a background needs its own, as 0 is unlabelled and not scored)"
-            )
+            what = f"give 2 to {IGNORED - 1}, one a line; a background needs its own, as 0 is unlabelled"
             raise UserError(f"{root / name}: names {len(classes)} classes; {what}")
         return classes
     return tuple(f"class {k}" for k in range(1, ADE_CLASSES + 1))
@@ -186,13 +169,3 @@ def _classes(root: Path) -> tuple[str, ...]:
 def _object_info(text: str) -> list[str]:
     """Names out of ADE20K's table: a heading, then tab-separated number, shares and counts, names; the first name."""
     return [line.split("\t")[-1].split(",")[0] for line in text.splitlines()[1:]]
-
-
-def _other_kind(image: Image.Image) -> str | None:
-    """What an annotation is in place of a PNG of 8-bit grey: its numbers would be others than its classes."""
-    if image.mode != "L":
-        return f"mode {image.mode}"
-    if image.format != "PNG":
-        return f"format {image.format}"
-    depth = image.tile[0][3]
-    return None if depth == "L" else f"grey of {depth.partition(';')[2]} bits"  # those are multiplied, up to 255

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import UserError, unknown
 from ..model.masking import hash_masks, uniforms, upsample
 from .loading import Order, StepLoader
-from .sources import LeftOut, Shelf, Split, first_readable
+from .sources import LeftOut, Split, first_readable
 
 #: Seed of every validation mask: two runs are judged on the same hidden cells.
 VAL_SEED = 20220608
@@ -33,7 +33,7 @@ class Steps:
 
     def __init__(
         self,
-        source: Split | Shelf,
+        source: Split,
         indices: np.ndarray,
         *,
         seed: int,
@@ -121,7 +121,7 @@ class Batches(Steps):
 
 
 class Streamed(Steps):
-    """As `Batches`, of a `Shelf`: the crop is a RandomResizedCrop of the picture at its own size (FACTS 3).
+    """As `Batches`, of a split with a reader: the crop is a RandomResizedCrop of the picture at its own size (FACTS 3).
 
     A picture's crop and flip are a function of (seed, epoch, id), so a batch depends neither on the number of workers
     or processes nor on where a run was interrupted. One that cannot be read is named once on stderr, and the next one
@@ -130,7 +130,7 @@ class Streamed(Steps):
 
     def __init__(
         self,
-        shelf: Shelf,
+        split: Split,
         indices: np.ndarray,
         *,
         steps: int,
@@ -139,10 +139,10 @@ class Streamed(Steps):
         workers: int = 0,
         **draw: object,
     ) -> None:
-        super().__init__(shelf, indices, **draw)
+        super().__init__(split, indices, **draw)
         level, scale = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
         self.factor, self.level = (x.float().to(self.device) for x in (1 / (255 * scale), level / scale))
-        self.crops = Crops(shelf, self.indices, self.seed, self.image_size)
+        self.crops = Crops(split, self.indices, self.seed, self.image_size)
         self.loader = StepLoader(self.crops, self.order, self.share, steps, workers=workers, whole=True)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -164,16 +164,16 @@ class Streamed(Steps):
 class Crops:
     """(epochs, places) of a batch -> its crops uint8 (B, 3, S, S), and the pictures that could not be read."""
 
-    def __init__(self, shelf: Shelf, indices: np.ndarray, seed: int, size: int) -> None:
-        self.shelf, self.indices, self.seed, self.size = shelf, indices, seed, size
-        self.ids = np.asarray(shelf.ids)[indices]
+    def __init__(self, split: Split, indices: np.ndarray, seed: int, size: int) -> None:
+        self.split, self.indices, self.seed, self.size = split, indices, seed, size
+        self.ids = np.asarray(split.ids)[indices]
 
     def __call__(self, epochs: np.ndarray, places: np.ndarray) -> tuple[Tensor, list[tuple[str, str]]]:
         tries = crop_tries(crop_draws(self.seed, self.ids[places], epochs))
         pixels = torch.empty(len(places), 3, self.size, self.size, dtype=torch.uint8)
         problems: list[tuple[str, str]] = []
         for k, place in enumerate(places.tolist()):
-            picture, _, unread = first_readable(self.shelf, self.indices, place)
+            picture, _, unread = first_readable(self.split, self.indices, place)
             pixels[k] = self.crop(picture, tries[k])
             problems += unread
         return pixels, problems

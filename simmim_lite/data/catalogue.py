@@ -98,13 +98,12 @@ def copies(found: Catalogue, laid: Parts) -> list[str]:
     if found.sizes is None:
         return []
     held = np.concatenate([rows for split, rows in laid.splits.items() if split != "train"])
-    lengths = found.sizes[held]
-    both = np.isin(lengths, found.sizes[laid.train]) & (lengths > 0)
     every = found.sizes[np.concatenate([laid.train, held])]
-    by_length = dict(zip(*np.unique(every, return_counts=True), strict=True))
+    count_of = dict(zip(*np.unique(every, return_counts=True), strict=True))
+    both = np.isin(found.sizes[held], found.sizes[laid.train]) & (found.sizes[held] > 0)
     chosen, left = set(), _COMPARED
-    for length in dict.fromkeys(lengths[both].tolist()):
-        left -= length * int(by_length[length])
+    for length in dict.fromkeys(found.sizes[held[both]].tolist()):
+        left -= length * int(count_of[length])
         if left < 0:
             break
         chosen.add(length)
@@ -114,11 +113,10 @@ def copies(found: Catalogue, laid: Parts) -> list[str]:
 
     known = set(digests(laid.train)) - {None}
     count = sum(digest in known for digest in digests(held))
-    if not count:
-        return []
-    looked = ~both | np.isin(lengths, list(chosen))
-    beyond = "" if looked.all() else f" (of {looked.sum():,} that were compared)"
-    return [f"{count:,} of {len(held):,} held-out pictures{beyond} have the bytes of a training picture"]
+    looked = int((~both | np.isin(found.sizes[held], list(chosen))).sum())
+    beyond = "" if looked == len(held) else f" (of {looked:,} that were compared)"
+    note = f"{count:,} of {len(held):,} held-out pictures{beyond} have the bytes of a training picture"
+    return [note] if count else []
 
 
 def _digest(found: Catalogue, i: int) -> int | None:
@@ -173,7 +171,6 @@ def _plain(parts: Parts) -> bool:
 
 def squares(found: Catalogue, laid: Parts, size: int, parts: Collection[str] | None = None) -> StorePlan:
     """The plan of a catalogue's pictures (parts: of some splits). Sets that are no files are read by one thread."""
-    threads = _threads() if found.sizes is not None else 1
 
     def square(i: int) -> np.ndarray | Exception:
         try:
@@ -182,30 +179,24 @@ def squares(found: Catalogue, laid: Parts, size: int, parts: Collection[str] | N
             return error
 
     def chunks(split: str, rows: np.ndarray) -> Iterator[Chunk]:
-        kept, sides, every = 0, [], []
-        with ThreadPoolExecutor(threads) as pool:
+        whole, sides, first = 0, [], []
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1) if found.sizes is not None else 1) as pool:
             for some in (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)):
-                done = list(pool.map(square, some) if threads > 1 else map(square, some))
+                done = list(pool.map(square, some))
                 bad = np.array([isinstance(result, Exception) for result in done])
                 skipped = [(laid.names[i], first_line(done[k])) for k, i in enumerate(some) if bad[k]]
                 sides += [result.side for result in done if isinstance(result, decode.TooSmall)]
-                kept, every = kept + int((~bad).sum()), every or skipped
+                whole, first = whole + int((~bad).sum()), first or skipped
                 good = [result for result in done if isinstance(result, np.ndarray)]
                 pixels = np.stack(good) if good else np.empty((0, 3, size, size), np.uint8)
                 yield Chunk(pixels, laid.ids[some[~bad]], laid.labels[some[~bad]], None, skipped)
-        if not kept and sides:
-            raise UserError(
-                f"{found.spec}: every image of its {split} split is smaller than {size} px (the smallest side is "
-                f"{min(sides)} px); use a smaller --image-size, at most {min(sides)}"
-            )
-        if not kept:
-            raise UserError(f"{found.spec}: no image of its {split} split can be read (first: {': '.join(every[0])})")
+        if not whole and sides:
+            small = f"every image of its {split} split is smaller than {size} px"
+            raise UserError(f"{found.spec}: {small}; use a smaller --image-size, at most {min(sides)}")
+        if not whole:
+            raise UserError(f"{found.spec}: no image of its {split} split can be read (first: {': '.join(first[0])})")
 
     splits = {split: rows for split, rows in laid.splits.items() if parts is None or split in parts}
-    total = sum(map(len, splits.values()))
-    notes = (*laid.notes, *copies(found, laid))
-    return StorePlan({s: chunks(s, rows) for s, rows in splits.items()}, total, size, laid.classes, notes)
-
-
-def _threads() -> int:
-    return min(8, os.cpu_count() or 1)
+    streams = {split: chunks(split, rows) for split, rows in splits.items()}
+    total, notes = sum(map(len, splits.values())), (*laid.notes, *copies(found, laid))
+    return StorePlan(streams, total, size, laid.classes, notes)

@@ -3,13 +3,13 @@
 Scenes are written in that layout first (`scene_layouts`), so that laptop and full size share one code path.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ import numpy as np
 
 from ..errors import UserError, unknown
 from . import annotations, decode, scene_layouts
-from .annotations import AnnotatedData
-from .listing import image_ids, rank
+from .annotations import AnnotatedData, AnnotatedSplit
+from .listing import image_ids, listed, rank
 
 _YEARS = ("2017", "2014", "")  # what may follow `train` and `val` in the names of files and folders, newest first
 _TEST_SEED = 0  # of the order of the test images
@@ -28,7 +28,6 @@ _NEEDS = {
     "categories": "id name",
 }
 _LEAST = 2**-20  # of the image's longer side: a box's side below it may be none in float32
-_NAMED = 3  # annotations left out that are named, a reason
 
 
 class Sample(NamedTuple):
@@ -41,20 +40,11 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CocoSplit:
+class CocoSplit(AnnotatedSplit):
     """Images of one split with their annotations; `split[i]` reads one from the disk."""
 
-    name: str  # "train of coco:DIR", for messages
-    folder: Path
-    files: list[str]  # names below the folder
-    ids: np.ndarray  # uint64 (N,): hashes of the names
-    sizes: list[tuple[int, int]]  # height, width in pixels
-    objects: list[list[dict]]  # COCO annotations of each image, crowds among them; `category_id` is 1 to the classes
-    labels: None = None  # draws are not balanced by class: an image may hold several
-    block: None = None
-
-    def __len__(self) -> int:
-        return len(self.files)
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # height, width in pixels
+    objects: list[list[dict]] = field(default_factory=list)  # COCO annotations, with crowds; category_id 1 to K
 
     def pixels(self, place: int) -> np.ndarray:
         """The image alone: uint8 (3, H, W); `UserError` names a file that is not readable or of another size."""
@@ -76,19 +66,13 @@ class CocoSplit:
             np.array(masks, np.uint8).reshape(-1, height, width),
         )
 
-    def select(self, places: Iterable[int]) -> "CocoSplit":
-        """The split of the images at these places, in their order."""
-        places = list(places)
-        files, sizes, objects = ([of[i] for i in places] for of in (self.files, self.sizes, self.objects))
-        return CocoSplit(self.name, self.folder, files, self.ids[places], sizes, objects)
-
 
 def open_coco(spec: str, image_size: int) -> AnnotatedData:
     """Open `scenes` (at `image_size` pixels, written once into the data root) or `coco:DIR` (images of any size).
 
     DIR holds annotations/instances_train2017.json and instances_val2017.json, train2017/ and val2017/ (or 2014, or no
-    year). They are read as of the upright images. Annotations without area inside their image, without a mask, or of an
-    image that is not listed are left out and counted in one line on stderr. `train` is the images with an object.
+    year). They are read as of the upright images. Annotations without area or mask inside their image, or of an image
+    that is not listed, are left out and counted in one line on stderr. `train` is the images with an object.
     `UserError` for what cannot be trained on as it stands: files or images missing, JSON that is not COCO's, a field
     that holds what it cannot (`annotations`).
     """
@@ -101,7 +85,14 @@ def open_coco(spec: str, image_size: int) -> AnnotatedData:
         raise UserError(f"unknown data '{spec}': it is a folder, say coco:{spec}")
     else:
         raise unknown("data for detection", spec, ("scenes", "coco:DIR"))
-    files = _layout(spec, root)
+    first = "annotations/instances_{}{}.json"
+    year = next((year for year in _YEARS if (root / first.format("train", year)).is_file()), None)
+    if year is None:
+        what = f"holds no {first.format('train', _YEARS[0])}" if root.is_dir() else "is no folder"
+        raise UserError(f"{spec}: {root} {what}; give a folder in COCO layout")
+    files = tuple((root / first.format(part, year), root / f"{part}{year}") for part in ("train", "val"))
+    if missing := [path for pair in files for path in pair if not path.exists()]:
+        raise UserError(f"{spec}: {missing[0]} is missing; {files[0][0].name} needs it beside it")
     stamp = tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for pair in files for p in pair)
     return _open(spec, files, stamp)
 
@@ -119,42 +110,35 @@ def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)  # reading COCO takes half a minute, and one transfer opens it several times
 def _open(spec: str, files: tuple, stamp: tuple) -> AnnotatedData:
-    splits, digest, categories = {}, hashlib.sha256(), None
+    splits, digest, categories = [], hashlib.sha256(), None
     for part, (path, folder) in zip(("train", "test"), files, strict=True):
         raw, content = annotations.read(path, _NEEDS)
-        found = {c["id"]: str(c["name"]) for c in content["categories"]}
-        found = {c: found[c] for c in sorted(found, key=annotations.id_order)}
-        if categories is not None and found != categories:
+        names = {c["id"]: str(c["name"]) for c in content["categories"]}
+        if categories is not None and names != categories:
             raise UserError(f"{path}: other categories than {files[0][0].name} has; give both files the same")
-        categories = found
-        splits[part] = _split(f"{part} of {spec}", path, folder, content, list(categories))
+        categories = {c: names[c] for c in sorted(names, key=annotations.id_order)}
+        split = _split(f"{part} of {spec}", path, folder, content, list(categories))
+        splits.append(split)
+        there: dict[str, int] = {}
+        for parent in {name.rpartition("/")[0] for name in split.files}:
+            with contextlib.suppress(OSError):  # its files are missing, and said to be
+                there |= {os.path.join(parent, name): n for name, n in annotations.lengths(folder / parent).items()}
+        if missing := [name for name in split.files if name not in there]:
+            such = f"{len(missing):,} of {len(split):,} images are not in {folder}, such as {missing[0]}"
+            raise UserError(f"{path}: {such}; add them")
         digest.update(hashlib.sha256(raw).digest())
-        lengths = _lengths(path, folder, splits[part].files)
         # a scene is the same picture everywhere, but not the same number of bytes: that is up to the PNG library
-        listing = splits[part].files if spec == "scenes" else lengths
-        digest.update(repr(listing).encode("utf-8", "surrogateescape"))
-    train = splits["train"]
+        names_and_bytes = split.files if spec == "scenes" else [(name, there[name]) for name in split.files]
+        digest.update(repr(names_and_bytes).encode("utf-8", "surrogateescape"))
+    train, test = splits
     known = [i for i, objects in enumerate(train.objects) if any(not a["iscrowd"] for a in objects)]
     if not known:
         raise UserError(f"{files[0][0]}: no image has an object to train on; give annotated images")
-    test = splits["test"].select(rank(splits["test"].ids, None, _TEST_SEED).tolist())
+    test = test.select(rank(test.ids, None, _TEST_SEED).tolist())
     return AnnotatedData(spec, train.select(known), test, tuple(categories.values()), digest.hexdigest()[:16])
 
 
-def _layout(spec: str, root: Path) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
-    """(annotations, image folder) of training and of testing."""
-    for year in _YEARS:
-        pairs = [(root / "annotations" / f"instances_{p}{year}.json", root / f"{p}{year}") for p in ("train", "val")]
-        if pairs[0][0].is_file():
-            for path in (pairs[1][0], pairs[0][1], pairs[1][1]):
-                if not path.exists():
-                    raise UserError(f"{spec}: {path} is missing; {pairs[0][0].name} needs it beside it")
-            return tuple(pairs)
-    what = "holds no annotations/instances_train2017.json" if root.is_dir() else "is no folder"
-    raise UserError(f"{spec}: {root} {what}; give a folder in COCO layout")
-
-
-def _split(name: str, path: Path, folder: Path, content: dict, categories: list[int]) -> CocoSplit:
+def _split(name: str, path: Path, folder: Path, content: dict, categories: list) -> CocoSplit:
     """Images in the order of their names, each with its usable annotations; the others are counted on stderr."""
     images = sorted(content["images"], key=lambda row: row["file_name"])
     if not images:
@@ -163,45 +147,34 @@ def _split(name: str, path: Path, folder: Path, content: dict, categories: list[
     sizes = [(int(row["height"]), int(row["width"])) for row in images]
     label = {category: i for i, category in enumerate(categories, 1)}
     objects: list[list[dict]] = [[] for _ in images]
-    left, odd = defaultdict(list), defaultdict(list)  # why -> ids
+    left, odd = [], []  # ids
     for row in content["annotations"]:
-        number, box, where = row["id"], row["bbox"], place.get(row["image_id"])
+        number, box, i = row["id"], row["bbox"], place.get(row["image_id"])
         if row["category_id"] not in label:
-            known = f"{len(categories)} from {categories[0]} to {categories[-1]}" if categories else "none"
-            said = f"annotation {number!r} has the category_id {row['category_id']!r}; categories are {known}"
-            raise UserError(f"{path}: {said}")
-        if where is None:
-            left["of an image that is not listed"].append(number)
-            continue
+            known = f"annotation {number!r} has the category_id {row['category_id']!r}; categories are"
+            raise UserError(f"{path}: {known} {listed([*map(repr, categories)])}")
         try:
-            mask, reason = annotations.mask(row.get("segmentation"), sizes[where])
+            mask = None if i is None else annotations.mask(row.get("segmentation"), sizes[i])
         except ValueError as error:
             raise UserError(f"{path}: the segmentation of annotation {number!r} {error}") from error
-        if not _has_area(box, sizes[where]):
-            reason = "without area inside their image"
-        if reason:
-            left[reason].append(number)
+        if mask is None or not _has_area(box, sizes[i]):
+            left.append(repr(number))
             continue
-        if row.get("iscrowd", 0) is None:
-            odd["whose iscrowd is null, taken as 0"].append(number)
         if _apart(box, mask):
-            odd["whose box has little in common with its polygons"].append(number)
-        kept = {"bbox": box, "segmentation": mask, "area": row.get("area") or box[2] * box[3]}
-        crowd = int(row.get("iscrowd") or 0)
-        objects[where].append(kept | {"category_id": label[row["category_id"]], "iscrowd": crowd})
-    for what, found in (("left out annotations", left), ("annotations that are kept", odd)):
-        if found:
-            parts = (f"{len(ids):,} {reason} ({_ids(ids)})" for reason, ids in found.items())
-            print(f"{path}: {what}: {'; '.join(parts)}", file=sys.stderr)
-    boxes = [a["bbox"] for found in objects for a in found]
+            odd.append(repr(number))
+        numbers = {"category_id": label[row["category_id"]], "iscrowd": int(row.get("iscrowd") or 0)}
+        objects[i].append({"bbox": box, "segmentation": mask, "area": row.get("area") or box[2] * box[3], **numbers})
+    for what, ids in (
+        ("left out: no area or mask inside a listed image", left),
+        ("kept: the box has little in common with the polygons", odd),
+    ):
+        if ids:
+            print(f"{path}: {len(ids):,} annotation{'s' * (len(ids) > 1)} {what} (id {listed(ids)})", file=sys.stderr)
+    boxes = [a["bbox"] for some in objects for a in some]
     if boxes and all(x + width <= 1 and y + height <= 1 for x, y, width, height in boxes):
         raise UserError(f"{path}: no box reaches farther than 1, as if it were a share of its image; give pixels")
     files = [row["file_name"] for row in images]
-    return CocoSplit(name, folder, files, image_ids(files), sizes, objects)
-
-
-def _ids(ids: list) -> str:
-    return f"id {', '.join(map(repr, ids[:_NAMED]))}{', ...' * (len(ids) > _NAMED)}"
+    return CocoSplit(name, folder, files, image_ids(files), sizes=sizes, objects=objects)
 
 
 def _has_area(box: list[float], size: tuple[int, int]) -> bool:
@@ -224,19 +197,3 @@ def _inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, floa
     """The part of a box (x, y, width, height) that is inside the image: xyxy."""
     (x, y, width, height), (rows, columns) = box, size
     return max(0.0, x), max(0.0, y), min(float(columns), x + width), min(float(rows), y + height)
-
-
-def _lengths(path: Path, folder: Path, files: list[str]) -> list[tuple[str, int]]:
-    """Names and lengths in bytes of the image files; `UserError` where some are not there."""
-    there: dict[str, int] = {}
-    for parent in sorted({name.rpartition("/")[0] for name in files}):
-        try:
-            with os.scandir(folder / parent) as entries:
-                there |= {f"{parent}/{e.name}" if parent else e.name: e.stat().st_size for e in entries if e.is_file()}
-        except OSError:
-            continue  # its files are missing, and said to be
-    missing = [name for name in files if name not in there]
-    if missing:
-        such = f"{len(missing):,} of {len(files):,} images are not in {folder}, such as {missing[0]}"
-        raise UserError(f"{path}: {such}; add them")
-    return [(name, there[name]) for name in files]

@@ -61,31 +61,23 @@ def seeded(*numbers: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-class _Samples:
-    """(epochs, places) -> load(place) of each, under generators that are a function of (seed, epoch, id), collated."""
-
-    def __init__(self, load: Callable[[int], object], order: Order, collate: Callable[[list], object]) -> None:
-        self.load, self.ids, self.seed, self.collate = load, order.ids, order.seed, collate
-
-    def __call__(self, epochs: np.ndarray, places: np.ndarray) -> object:
-        samples = []
-        for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True):
-            with seeded(self.seed, epoch, int(self.ids[place]), _SAMPLE):
-                samples.append(self.load(place))
-        return self.collate(samples)
-
-
 class _Batches(Dataset):
-    """load(epochs, places), or the `UserError` it raises as a value: DataLoader would make a long traceback of it."""
+    """(epochs, places) -> load(place) of each, under generators that are a function of (seed, epoch, id), collated; of
+    a load that makes whole batches, what it makes. A `UserError` is a value: DataLoader would make it a long traceback.
+    """
 
-    def __init__(self, load: Callable[[np.ndarray, np.ndarray], object]) -> None:
-        self.load = load
+    def __init__(self, load: Callable, order: Order, collate: Callable[[list], object], whole: bool) -> None:
+        self.load, self.ids, self.seed, self.collate, self.whole = load, order.ids, order.seed, collate, whole
 
     def __getitem__(self, key: tuple[np.ndarray, np.ndarray]) -> object:
         try:
-            return self.load(*key)
+            return self.load(*key) if self.whole else self.collate(list(map(self._sample, *(k.tolist() for k in key))))
         except UserError as error:
             return error
+
+    def _sample(self, epoch: int, place: int) -> object:
+        with seeded(self.seed, epoch, int(self.ids[place]), _SAMPLE):
+            return self.load(place)
 
 
 class StepLoader:
@@ -109,7 +101,7 @@ class StepLoader:
         collate: Callable[[list], object] | None = None,
         whole: bool = False,
     ) -> None:
-        self.samples = load if whole else _Samples(load, order, collate or default_collate)
+        self.dataset = _Batches(load, order, collate or default_collate, whole)
         self.order, self.share, self.steps, self.workers = order, share, steps, workers
         self._next, self._batches = -1, iter(())
 
@@ -134,7 +126,7 @@ class StepLoader:
     def _loader(self, start: int) -> DataLoader:
         positions = map(self.order.positions, range(start, self.steps))
         return DataLoader(
-            _Batches(self.samples),
+            self.dataset,
             sampler=((epochs[self.share], places[self.share]) for epochs, places in positions),
             batch_size=None,
             collate_fn=_as_it_is,

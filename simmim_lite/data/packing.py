@@ -22,6 +22,7 @@ from .store import locked, progress, write_whole
 
 _SAMPLE = 48  # pictures encoded beforehand, to know how much room all of them take
 _PLAN = "plan.json"  # there while a pack is unfinished: what it is going to be
+_OWN = ("offset", "size", "digest")  # the columns that only the shard itself knows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +37,6 @@ class Settings:
         for name, least, most in (("short_side", 16, 1 << 16), ("quality", 1, 95), ("shard_pictures", 1, 1 << 30)):
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"{name} is {getattr(self, name)}: give a whole number from {least} to {most}")
-
-
-@dataclass(frozen=True)
-class _Job:
-    root: Path
-    found: Catalogue
-    settings: Settings
-    shards: list[tuple[str, np.ndarray]]  # name and pictures of each: split by split, in rank order
 
 
 def pack(spec: str, out: str | Path, *, settings: Settings | None = None, workers: int | None = None) -> Pack:
@@ -65,9 +58,9 @@ def pack(spec: str, out: str | Path, *, settings: Settings | None = None, worker
     if ":" in spec and root.is_dir() and not begun and set(os.listdir(root)) - {".lock"}:
         raise UserError(f"{root} is not empty: give a folder of its own")
     with waiting(f"listing the pictures of {spec}"):
-        found = catalogue(spec)
-    say_layout(found)
-    plan = {"format": FORMAT, "source": found.digest, **vars(settings)}
+        source = catalogue(spec)
+    say_layout(source)
+    plan = {"format": FORMAT, "source": source.digest, **vars(settings)}
     try:
         root.mkdir(parents=True, exist_ok=True)
         with locked(root / ".lock", f"pack {root.name}"):
@@ -79,85 +72,92 @@ def pack(spec: str, out: str | Path, *, settings: Settings | None = None, worker
             for left in (*root.glob("*.tar"), *root.glob(".*.tar.*")):  # of a process that was ended
                 left.unlink()
             write_whole(root / _PLAN, json.dumps(plan).encode())
-            job = _Job(root, found, settings, _shards(found, settings))
-            _check_room(job)
-            _finish(job, plan, _packed(job, workers))
+            _check_room(root, source, settings)
+            _write(root, source, settings, plan, workers)
     except OSError as error:
         raise UserError(f"cannot write {root}: {error.strerror or error}; give a folder on another disk") from error
     return open_pack(root)
 
 
-def _shards(found: Catalogue, settings: Settings) -> list[tuple[str, np.ndarray]]:
-    parts, shards, many = found.parts, [], settings.shard_pictures
-    for split in SPLITS:
-        rows = parts.splits.get(split, np.empty(0, np.int64))
-        labels = parts.labels[rows] if len(rows) and (parts.labels[rows] >= 0).all() else None
+def _check_room(root: Path, source: Catalogue, settings: Settings) -> None:
+    """`UserError` where the disk has no room, by the size of a few pictures spread over the source."""
+    count = len(source.parts.names)
+    spread = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(int))
+    size = np.mean([len(_encoded(source, int(i), settings)[0] or b"") for i in spread])
+    need, free = 1.05 * count * (size + 2048), shutil.disk_usage(root).free
+    if need > free:
+        have = f"about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+        raise UserError(f"cannot pack into {root}: {have}; give a folder on a larger disk")
+
+
+def _write(root: Path, source: Catalogue, settings: Settings, plan: dict, workers: int | None) -> None:
+    """Write the shards, split by split in rank order, then the index, then pack.json, which makes a pack of it all."""
+    parts, many, shards = source.parts, settings.shard_pictures, []
+    for split in (s for s in SPLITS if s in parts.splits):
+        rows = parts.splits[split]
+        labels = parts.labels[rows] if (parts.labels[rows] >= 0).all() else None
         rows = rows[rank(parts.ids[rows], labels, 0)]
         shards += [(f"{split}-{n // many:05d}.tar", rows[n : n + many]) for n in range(0, len(rows), many)]
-    return shards
+    done: list[dict] = [{}] * len(shards)
+    with progress(sum(len(rows) for _, rows in shards), f"pack {root.name}") as advance:
+        at_once = max(1, min(len(shards), workers or os.cpu_count() or 1))
+        for k, done[k] in each(_pack_shard, range(len(shards)), at_once, _begin, root, source, settings, shards):
+            advance(len(shards[k][1]))
+
+    order, lengths = np.concatenate([rows for _, rows in shards]), [len(rows) for _, rows in shards]
+    columns = {name: np.concatenate([shard[name] for shard in done]) for name in _OWN}
+    columns |= {"ids": parts.ids[order], "labels": parts.labels[order].astype(np.int64)}
+    split = [SPLITS.index(name.partition("-")[0]) for name, _ in shards]
+    columns["split"] = np.repeat(np.array(split, np.uint8), lengths)
+    columns["shard"] = np.repeat(np.arange(len(shards), dtype=np.int32), lengths)
+    columns["names"] = np.array([parts.names[i].encode("utf-8", "surrogateescape") for i in order])
+    left_out = [item for shard in done for item in shard["left_out"]]
+    if not columns["size"].any():
+        first = ": ".join(left_out[0])
+        raise UserError(f"{source.spec}: none of its {len(order):,} pictures can be read (first: {first})")
+    info = {
+        "format": FORMAT,
+        "spec": source.spec,
+        "plan": plan,
+        "listed": len(order),
+        "pictures": int((columns["size"] > 0).sum()),
+        "classes": list(parts.classes),
+        "digest": index_digest(columns, parts.classes),
+        "shards": [shard["about"] for shard in done],
+        "left_out": left_out,
+    }
+    (root / "index").mkdir(exist_ok=True)
+    for name, column in columns.items():
+        held = io.BytesIO()
+        np.save(held, column)
+        write_whole(root / "index" / f"{name}.npy", held.getvalue())
+    write_whole(root / "pack.json", (json.dumps(info, indent=1) + "\n").encode())
+    (root / _PLAN).unlink(missing_ok=True)
 
 
-def _check_room(job: _Job) -> None:
-    """`UserError` where the disk has no room, by the size of a few pictures spread over the source."""
-    count = sum(len(rows) for _, rows in job.shards)
-    spread = np.linspace(0, len(job.found.parts.names) - 1, _SAMPLE).astype(int)
-    sizes = [len(content) for i in np.unique(spread) if (content := _encoded(job.found, int(i), job.settings)[0])]
-    need, free = 1.05 * count * (np.mean(sizes or [0]) + 2048), shutil.disk_usage(job.root).free
-    if need > free:
-        raise UserError(
-            f"cannot pack into {job.root}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; give a "
-            "folder on a larger disk"
-        )
+_job: tuple[Path, Catalogue, Settings, list]  # of a worker process
 
 
-def _packed(job: _Job, workers: int | None) -> list[tuple[dict[str, np.ndarray], dict]]:
-    """What `_pack_shard` returns of every shard, written by several processes."""
-    at_once = max(1, min(len(job.shards), workers or os.cpu_count() or 1))
-    done: dict[int, tuple] = {}
-    with progress(sum(len(rows) for _, rows in job.shards), f"pack {job.root.name}") as advance:
-        for k, done[k] in each(_pack_shard, range(len(job.shards)), at_once, _begin, job):
-            advance(len(job.shards[k][1]))
-    return [done[k] for k in sorted(done)]
-
-
-_job: _Job | None = None  # of a worker process
-
-
-def _begin(job: _Job) -> None:
+def _begin(*job: object) -> None:
     global _job
     _job = job
 
 
-class _Summed:
-    """A file that is written once from start to end, with the sum of all that went through."""
-
-    def __init__(self, file: io.BufferedIOBase) -> None:
-        self.file, self.sum, self.size = file, hashlib.sha256(), 0
-
-    def write(self, part: bytes) -> int:
-        self.sum.update(part)
-        self.size += len(part)
-        return self.file.write(part)
-
-
-_OWN = ("offset", "size", "digest")  # the columns that only the shard itself knows
-
-
-def _pack_shard(k: int) -> tuple[dict[str, np.ndarray], dict]:
-    """In a worker: write a shard; its columns, and its sha256, bytes and left-out pictures (number, reason)."""
+def _pack_shard(k: int) -> dict:
+    """In a worker: write a shard; its columns, what pack.json says about it, and left-out pictures (name, reason)."""
     import webdataset
 
-    (name, rows), parts = _job.shards[k], _job.found.parts
+    root, source, settings, shards = _job
+    (name, rows), parts = shards[k], source.parts
     columns = {column: np.zeros(len(rows), COLUMNS[column]) for column in _OWN}
     left_out = []
-    with open(_job.root / name, "wb") as file:
-        stream = _Summed(file)
+    with open(root / name, "wb") as file:
         options = {"encoder": False, "mtime": 0, "user": "", "group": "", "mode": 0o644}  # the same bytes each time
-        with webdataset.TarWriter(stream, **options) as tar:
+        with webdataset.TarWriter(file, **options) as tar:
             for n, i in enumerate(rows):
-                content, kind = _encoded(_job.found, int(i), _job.settings)
+                content, kind = _encoded(source, int(i), settings)
                 if content is None:
-                    left_out.append((n, kind))
+                    left_out.append([parts.names[i], kind])
                     continue
                 sample = {"__key__": f"{int(parts.ids[i]):016x}", kind: content}
                 if parts.labels[i] >= 0:
@@ -168,78 +168,37 @@ def _pack_shard(k: int) -> tuple[dict[str, np.ndarray], dict]:
                 columns["size"][n], columns["digest"][n] = len(content), picture_digest(content)
         file.flush()
         os.fsync(file.fileno())
-    return columns, {"sha256": stream.sum.hexdigest(), "bytes": stream.size, "left_out": left_out}
+    with open(root / name, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        about = {"name": name, "pictures": len(rows) - len(left_out), "bytes": file.tell(), "sha256": digest}
+    return {**columns, "about": about, "left_out": left_out}
 
 
-def _encoded(found: Catalogue, i: int, settings: Settings) -> tuple[bytes | None, str]:
+def _encoded(source: Catalogue, i: int, settings: Settings) -> tuple[bytes | None, str]:
     """A picture's bytes and whether they are `jpg` or `png`; or None and why it cannot be read.
 
     A JPEG that is small enough, upright, RGB or grey is taken as it is. Else the picture is shrunk and encoded: as PNG
     where it was no JPEG and is not shrunk, so that nothing is lost, as JPEG in all other cases.
     """
     try:
-        content = found.reader.content(i)
+        content, jpeg = source.reader.content(i), False
         if content is None:
-            return _written(found.picture(i), settings, jpeg=False)
-        with decode.opened(content) as image:
-            jpeg, small = image.format == "JPEG", min(image.size) <= settings.short_side
-            if jpeg and small and image.mode in ("RGB", "L") and decode.turn(image) is None:
-                image.load()
-                return content, "jpg"
-            if not small:
-                image.draft(None, (2 * settings.short_side, 2 * settings.short_side))
-            return _written(decode.read(image), settings, jpeg=jpeg)
+            image = source.picture(i)
+        else:
+            with decode.opened(content) as image:
+                jpeg, small = image.format == "JPEG", min(image.size) <= settings.short_side
+                if jpeg and small and image.mode in ("RGB", "L") and decode.turn(image) is None:
+                    image.load()
+                    return content, "jpg"
+                if not small:
+                    image.draft(None, (2 * settings.short_side, 2 * settings.short_side))
+                image = decode.read(image)
+        factor = settings.short_side / min(image.size)
+        if factor < 1:
+            sides = [max(1, round(side * factor)) for side in image.size]
+            image, jpeg = image.resize(sides, Image.Resampling.BICUBIC, reducing_gap=2.0), True
+        held = io.BytesIO()
+        image.save(held, "JPEG" if jpeg else "PNG", **({"quality": settings.quality} if jpeg else {}))
+        return held.getvalue(), "jpg" if jpeg else "png"
     except Exception as error:  # decoders raise errors of many kinds
         return None, first_line(error)
-
-
-def _written(image: Image.Image, settings: Settings, jpeg: bool) -> tuple[bytes, str]:
-    factor = settings.short_side / min(image.size)
-    if factor < 1:
-        sides = [max(1, round(side * factor)) for side in image.size]
-        image, jpeg = image.resize(sides, Image.Resampling.BICUBIC, reducing_gap=2.0), True
-    held = io.BytesIO()
-    if jpeg:
-        image.save(held, "JPEG", quality=settings.quality)
-    else:
-        image.save(held, "PNG")
-    return held.getvalue(), "jpg" if jpeg else "png"
-
-
-def _finish(job: _Job, plan: dict, done: list[tuple[dict[str, np.ndarray], dict]]) -> None:
-    """Write the index, then pack.json, which makes a pack of the folder."""
-    names, rows = zip(*job.shards, strict=True)
-    order, parts, lengths = np.concatenate(rows), job.found.parts, list(map(len, rows))
-    own, about = zip(*done, strict=True)
-    split = [SPLITS.index(name.partition("-")[0]) for name in names]
-    columns = {column: np.concatenate([some[column] for some in own]) for column in _OWN}
-    columns |= {"ids": parts.ids[order], "labels": parts.labels[order].astype(np.int64)}
-    columns["split"] = np.repeat(np.array(split, np.uint8), lengths)
-    columns["shard"] = np.repeat(np.arange(len(names), dtype=np.int32), lengths)
-    columns["names"] = np.array([parts.names[i].encode("utf-8", "surrogateescape") for i in order])
-    left_out = [[parts.names[some[n]], why] for some, of in zip(rows, about, strict=True) for n, why in of["left_out"]]
-    if not columns["size"].any():
-        first = ": ".join(left_out[0])
-        raise UserError(f"{job.found.spec}: none of its {len(order):,} pictures can be read (first: {first})")
-    info = {
-        "format": FORMAT,
-        "spec": job.found.spec,
-        "plan": plan,
-        "listed": len(order),
-        "pictures": int((columns["size"] > 0).sum()),
-        "classes": list(parts.classes),
-        "digest": index_digest(columns, parts.classes),
-        "shards": [
-            {"name": name, "pictures": n - len(of["left_out"]), "bytes": of["bytes"], "sha256": of["sha256"]}
-            for name, n, of in zip(names, lengths, about, strict=True)
-        ],
-        "left_out": left_out,
-    }
-    (job.root / "index").mkdir(exist_ok=True)
-    for name, column in columns.items():
-        held = io.BytesIO()
-        np.save(held, column)
-        write_whole(job.root / "index" / f"{name}.npy", held.getvalue())
-    write_whole(job.root / "pack.json", (json.dumps(info, indent=1) + "\n").encode())
-    shutil.rmtree(job.root / "columns", ignore_errors=True)  # of an older version that was ended
-    (job.root / _PLAN).unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import functools
 import inspect
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,34 +33,28 @@ def inaturalist(spec: str, place: str) -> Catalogue:
         raise UserError(f"{title}: neither {_TREES[0]}/ nor {_TREES[1]}/ in it; unpack train_val2018.tar.gz there")
     listing = scan(root / tree, title)
     there = {f"{tree}/{name}": size for name, size in zip(listing.names, listing.sizes.tolist(), strict=True)}
-    category_of, splits, known = {}, {}, {}
+    category_of: dict[str, object] = {}
+    splits, known = {}, {}
     for split, file in _JSONS.items():
-        found, theirs = _annotated(root / file, title)
-        for category in known.keys() & theirs.keys():
-            if known[category] != theirs[category]:
-                raise UserError(
-                    f"{root / file}: category {category!r} is {theirs[category]!r}, which {_JSONS['train']} "
-                    f"calls {known[category]!r}; get both files again"
-                )
-        known |= theirs
         start = len(category_of)
+        found, theirs = _annotated(root / file, title)
+        if theirs | known != known | theirs:
+            raise UserError(f"{root / file}: other categories than {_JSONS['train']} has; get both files again")
+        known |= theirs
         for path, category in found:
             name = f"{tree}/{path.partition('/')[2]}"
             if name not in there:
                 raise UserError(f"{title}: {name} is in {file}, but not on the disk; unpack train_val2018.tar.gz again")
-            if category not in theirs:
-                raise UserError(f"{root / file}: {path} is of category {category}, which it does not list")
-            if name in category_of:
-                raise UserError(f"{root / file}: {path} is listed twice; an image is in train or in val, and once")
+            if category not in theirs or name in category_of:
+                raise UserError(f"{root / file}: {path} is listed twice, or of a category that is not; get it again")
             category_of[name] = category
         splits[split] = np.arange(start, len(category_of))
     if not all(map(len, splits.values())):
         raise UserError(f"{title}: {' or '.join(_JSONS.values())} lists no images; get both files again")
     names, categories = list(category_of), list(category_of.values())
     number = {c: k for k, c in enumerate(sorted(set(categories[: splits["val"][0]]), key=annotations.id_order))}
-    for name, category in category_of.items():
-        if category not in number:
-            raise UserError(f"{title}: {name} is of category {category}, of which {_JSONS['train']} has no image")
+    if odd := [name for name, category in category_of.items() if category not in number]:
+        raise UserError(f"{title}: {odd[0]} is of a category of which {_JSONS['train']} has no image")
     labels = np.array([number[c] for c in categories], np.int64)
     classes = tuple(known[c] for c in number)
     odd = [(name, f"in no {' or '.join(_JSONS.values())}", 1) for name in there if name not in category_of]
@@ -74,22 +67,15 @@ def inaturalist(spec: str, place: str) -> Catalogue:
 def _annotated(path: Path, title: str) -> tuple[list[tuple[str, int | str]], dict[int | str, str]]:
     """(file name, category id) of each annotated image, in the order of the file; and the categories' names by id."""
     if not path.exists():
-        raise UserError(
-            f"{title}: no {path.name} in it, so train and val cannot be told apart; get it from the page of the 2018 "
-            f"competition (github.com/visipedia/inat_comp) and put it into {os.fspath(path.parent)}"
-        )
+        get = "get it from the page of the 2018 competition (github.com/visipedia/inat_comp) and put it there"
+        raise UserError(f"{title}: no {path.name} in it, so train and val cannot be told apart; {get}")
     _, content = annotations.read(path, _NEEDS)
     files = {image["id"]: image["file_name"] for image in content["images"]}
-    found = {}
-    for i, row in enumerate(content["annotations"]):
-        image = row["image_id"]
-        if image not in files:
-            raise UserError(f"{path}: entry {i} of 'annotations' is of image {image!r}, which it does not list")
-        if image in found:
-            raise UserError(f"{path}: two entries of 'annotations' are of image {image!r}; each image has one category")
-        found[image] = row["category_id"]
+    category_of = {row["image_id"]: row["category_id"] for row in content["annotations"]}
+    if len(category_of) < len(content["annotations"]) or category_of.keys() - files.keys():
+        raise UserError(f"{path}: 'annotations' has an image twice, or one that it does not list; get it again")
     names = {c["id"]: str(c["id"] if c.get("name") is None else c["name"]) for c in content["categories"]}
-    return [(files[image], category) for image, category in found.items()], names
+    return [(files[image], category) for image, category in category_of.items()], names
 
 
 class Entries:

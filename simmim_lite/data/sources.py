@@ -30,43 +30,35 @@ _STAND_INS = 10  # unreadable pictures in a row before training gives up
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split; arrays are memory-mapped, so slicing is cheap and reads only what is asked for."""
+    """Pictures of one split: arrays of one size, memory-mapped, so that slicing is cheap; or read when asked for."""
 
     name: str  # "train of imagefolder:DIR", for messages
-    images: np.ndarray  # uint8 (N, 3, S, S)
+    images: np.ndarray | None  # uint8 (N, 3, S, S); None where pictures are at their own size, behind a reader
     ids: np.ndarray  # uint64 (N,), unique
     labels: np.ndarray | None  # int64 (N,), or None where they are not known
-    masks: np.ndarray | None  # bool (N, S, S) of the main object, or None
+    masks: np.ndarray | None = None  # bool (N, S, S) of the main object, or None
     block: int | None = None  # images that a manifest ranks together; None = all
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """Pictures of one split at their own size, decoded when asked for."""
-
-    name: str  # as in `Split`, as are ids, labels and block
-    ids: np.ndarray
-    labels: np.ndarray | None
-    reader: Reader = field(repr=False)
+    reader: Reader | None = field(default=None, repr=False)
     rows: np.ndarray | None = field(default=None, repr=False)  # the reader's numbers of these pictures; None = all
-    block: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def picture(self, i: int) -> Image.Image:
         """Picture i, RGB, upright; raises whatever its decoder raises."""
+        if self.reader is None:
+            return Image.fromarray(np.ascontiguousarray(self.images[i].transpose(1, 2, 0)))
         return decode.read(self.reader.source(self._row(i)))
 
     def title(self, i: int) -> str:
         """What to call picture i in messages."""
-        return self.reader.title(self._row(i))
+        return f"image {self.ids[i]}" if self.reader is None else self.reader.title(self._row(i))
 
     def _row(self, i: int) -> int:
         return int(i if self.rows is None else self.rows[i])
+
+
+Shelf = Split  # the older name of one with a reader
 
 
 @dataclass(frozen=True)
@@ -76,10 +68,10 @@ class Data:
     spec: str
     name: str
     image_size: int | None  # pixels; None where pictures have a size of their own
-    train: Split | Shelf | None  # a Shelf where pictures are decoded as training goes
+    train: Split | None  # with a reader where pictures are decoded as training goes
     val: Split | None
     probe_train: Split | None  # labelled; None without labels
-    test: Split | Shelf | None  # labelled, no image of val (but see `open_pictures`); None without labels
+    test: Split | None  # labelled, no image of val (but see `open_pictures`); None without labels
     classes: tuple[str, ...]
     mean: tuple[float, float, float] | None  # of the training images, 0..1 units; None where nobody has counted
     std: tuple[float, float, float] | None
@@ -164,7 +156,7 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -
 
     prefix, version, where = _named(spec, image_size, stamp)
     store = ensure(prefix, version, plan, spec)
-    return _data(spec, os.path.basename(where), store, stamp, found.parts.passed if found else ())
+    return _data(spec, store, stamp, found.parts.passed if found else (), name=os.path.basename(where))
 
 
 def open_pictures(spec: str) -> Data:
@@ -185,29 +177,21 @@ def open_pictures(spec: str) -> Data:
 
 
 def open_streamed(spec: str, image_size: int) -> Data:
-    """A source for pretraining that decodes its pictures as it goes: `train` is a `Shelf`, and nothing of it is stored.
+    """A source for pretraining that decodes its pictures as it goes: of `train` nothing is stored.
 
     The validation pictures alone are decoded at the first time, as `open_data` has them; there is no test split and
     nothing to probe with. mean and std are None: nobody has counted. Scenes are drawn as always.
     """
     if spec == "scenes":
-        data = open_data(spec, image_size)
-        return replace(data, train=drawn(data.train), probe_train=None, test=None)
+        return replace(open_data(spec, image_size), probe_train=None, test=None)
     found = catalogue(spec)
     laid = found.parts.split(spec)
     prefix, version, _ = _named(spec, image_size, found.stamp)
     held = replace(laid, splits={split: laid.splits[split] for split in ("train", "val")})
     title = f"validation pictures of {spec}"
     store = ensure(f"val-{prefix}", version, lambda: squares(found, held, image_size, ("val",)), title)
-    val, skipped = _split_of(spec, store, "val"), [tuple(item) for item in store.info["skipped"]]
-    counts = {"train": len(laid.train), "val": len(val)}
-    line = describe(spec, len(laid.classes), counts, store.info["notes"], found.parts.passed, skipped)
-    say(line, spec, found.stamp)
-    digest = signature(found.digest, store.info["digest"])
-    train = shelved(found, laid, "train")
-    return Data(
-        spec, spec, image_size, train, val, None, None, laid.classes, None, None, digest, skipped=skipped, line=line
-    )
+    data = _data(spec, store, found.stamp, found.parts.passed, shelved(found, laid, "train"))
+    return replace(data, digest=signature(found.digest, data.digest))
 
 
 def open_for_training(spec: str, image_size: int, images_needed: int | None = None, *, streamed: bool = False) -> Data:
@@ -217,55 +201,33 @@ def open_for_training(spec: str, image_size: int, images_needed: int | None = No
     return open_data(spec, image_size, images_needed=images_needed)
 
 
-def shelved(found: Catalogue, laid: Parts, split: str) -> Shelf:
-    """A split of a catalogue's pictures: labels are None where one of them is unknown."""
+def shelved(found: Catalogue, laid: Parts, split: str) -> Split:
+    """A split of a catalogue's pictures at their own size: labels are None where one of them is unknown."""
     rows = laid.splits[split]
     labels = laid.labels[rows] if laid.known(rows) else None
-    return Shelf(f"{split} of {found.spec}", laid.ids[rows], labels, found.reader, rows)
-
-
-class _Images:
-    """Scenes of a store, as a `Reader`."""
-
-    def __init__(self, split: Split) -> None:
-        self.images, self.ids = split.images, split.ids
-
-    def source(self, i: int) -> Image.Image:
-        return Image.fromarray(np.ascontiguousarray(self.images[i].transpose(1, 2, 0)))
-
-    def content(self, i: int) -> None:
-        return None
-
-    def title(self, i: int) -> str:
-        return f"scene {self.ids[i]}"
-
-
-def drawn(split: Split) -> Shelf:
-    """A split of arrays as pictures."""
-    return Shelf(split.name, split.ids, split.labels, _Images(split), block=split.block)
+    return Split(f"{split} of {found.spec}", None, laid.ids[rows], labels, reader=found.reader, rows=rows)
 
 
 def as_pictures(data: Data) -> Data:
-    """Arrays as `open_pictures` has a source: scenes."""
-    shelves = {"train": drawn(data.probe_train), "test": drawn(data.test)}
-    return replace(data, image_size=None, val=None, probe_train=None, line="", **shelves)
+    """Scenes as `open_pictures` has a source."""
+    return replace(data, image_size=None, train=data.probe_train, val=None, probe_train=None, line="")
 
 
-def first_readable(shelf: Shelf, chosen: np.ndarray, place: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
-    """The picture at a place of a draw, or the first one after it that can be read; its number on the shelf; and those
+def first_readable(split: Split, chosen: np.ndarray, place: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
+    """The picture at a place of a draw, or the first one after it that can be read; its number in the split; and those
     that could not (name, reason). `UserError` after ten in a row.
 
-    chosen: the draw, numbers on the shelf; after its last comes its first again.
+    chosen: the draw, numbers in the split; after its last comes its first again.
     """
     problems = []
     for further in range(_STAND_INS):
         i = int(chosen[(place + further) % len(chosen)])
         try:
-            return shelf.picture(i), i, problems
+            return split.picture(i), i, problems
         except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
-            problems.append((shelf.title(i), first_line(error)))
+            problems.append((split.title(i), first_line(error)))
     raise UserError(
-        f"{shelf.name}: {_STAND_INS} pictures in a row cannot be read (the last: {': '.join(problems[-1])}); is the "
+        f"{split.name}: {_STAND_INS} pictures in a row cannot be read (the last: {': '.join(problems[-1])}); is the "
         "disk there? Run again to go on from the last checkpoint"
     )
 
@@ -297,7 +259,7 @@ def _open_scenes(size: int, needed: int) -> Data:
 
     version = signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
     store = ensure(f"scenes-{counts['train']}-{size}px", version, plan, "scenes")
-    return _data("scenes", "scenes", store, block=SCENE_BLOCK)
+    return _data("scenes", store, block=SCENE_BLOCK)
 
 
 def _files_of(place: str) -> str:
@@ -316,24 +278,26 @@ def _named(spec: str, size: int, stamp: str) -> tuple[str, str, str]:
 
 
 def _data(
-    spec: str, name: str, store: Store, stamp: str = "", passed: Iterable[Passed] = (), block: int | None = None
+    spec: str,
+    store: Store,
+    stamp: str = "",
+    passed: Iterable[Passed] = (),
+    train: Split | None = None,
+    block: int | None = None,
+    name: str | None = None,
 ) -> Data:
-    train, val, test, probe_train = (_split_of(spec, store, s, block) for s in ("train", "val", "test", "probe_train"))
-    info, skipped = store.info, [tuple(item) for item in store.info["skipped"]]
-    counts = {s: len(part) for s, part in (("train", train), ("val", val), ("test", test)) if part is not None}
+    """What is in a source's store; beside `train`, its validation pictures alone. The source's line is said."""
+    info, skipped, splits = store.info, [tuple(item) for item in store.info["skipped"]], {"train": train}
+    for part, (start, end) in info["splits"].items():
+        rows, labels = slice(start, end), store.labels[start:end]
+        labels = labels if info["classes"] and (labels >= 0).all() else None
+        masks = None if store.masks is None else store.masks[rows]
+        splits[part] = Split(f"{part} of {spec}", store.images[rows], store.ids[rows], labels, masks, block)
+    counts = {s: len(splits[s]) for s in ("train", "val", "test") if s in splits}
     line = describe(spec, len(info["classes"]), counts, info["notes"], passed, skipped)
     say(line, spec, stamp)
-    probe_train = probe_train or (train if test is not None else None)
-    about = (tuple(info["classes"]), tuple(info["mean"]), tuple(info["std"]), info["digest"], skipped, line)
-    return Data(spec, name, info["image_size"], train, val, probe_train, test, *about)
-
-
-def _split_of(spec: str, store: Store, part: str, block: int | None = None) -> Split | None:
-    """A split of a source's store; None where there is none."""
-    if part not in store.info["splits"]:
-        return None
-    rows = slice(*store.info["splits"][part])
-    labels = store.labels[rows]
-    known = bool(store.info["classes"]) and bool((labels >= 0).all())
-    masks = None if store.masks is None else store.masks[rows]
-    return Split(f"{part} of {spec}", store.images[rows], store.ids[rows], labels if known else None, masks, block)
+    probe = splits.get("probe_train") or (splits["train"] if "test" in splits else None)
+    mean, std = (None if train else tuple(info[what]) for what in ("mean", "std"))
+    about = (tuple(info["classes"]), mean, std, info["digest"], skipped, line)
+    size = info["image_size"]
+    return Data(spec, name or spec, size, splits["train"], splits["val"], probe, splits.get("test"), *about)

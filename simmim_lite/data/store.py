@@ -165,16 +165,17 @@ def _write(folder: Path, plan: StorePlan, title: str) -> list[tuple[str, str]]:
     histogram = np.zeros((3, 256), np.int64)
     ids, labels, skipped, splits = [], [], [], {}
     rows = 0
+    arrays = {"images": (np.uint8, (3, size, size))} | ({"masks": (np.bool_, (size, size))} if plan.masks else {})
     with contextlib.ExitStack() as stack:
-        images = stack.enter_context(_ArrayFile(folder / "images.npy", np.uint8, (3, size, size)))
-        masks = stack.enter_context(_ArrayFile(folder / "masks.npy", np.bool_, (size, size))) if plan.masks else None
+        files = {name: _ArrayFile(folder / f"{name}.npy", *kind) for name, kind in arrays.items()}
+        for file in files.values():
+            stack.callback(file.close)
         advance = stack.enter_context(progress(plan.total, title))
         for name, chunks in plan.splits.items():
             start = rows
             for chunk in chunks:
-                images.append(chunk.images)
-                if masks is not None:
-                    masks.append(chunk.masks)
+                for array, file in files.items():
+                    file.append(getattr(chunk, array))
                 limited = plan.reference is not None and name == "train"
                 left = max(0, plan.reference - rows) if limited else None
                 parts = (chunk.images, chunk.ids, chunk.labels, chunk.masks)
@@ -193,19 +194,10 @@ def _write(folder: Path, plan: StorePlan, title: str) -> list[tuple[str, str]]:
     np.save(folder / "labels.npy", np.concatenate(labels))
     mean, std = statistics(histogram) if histogram.any() else (None, None)
     held = {name: end - start for name, (start, end) in splits.items() if name != "train"}
-    head = json.dumps([held, plan.classes, size])
-    info = {
-        "images": rows,
-        "image_size": size,
-        "masks": plan.masks,
-        "splits": splits,
-        "classes": list(plan.classes),
-        "mean": mean,
-        "std": std,
-        "digest": hashlib.sha256(head.encode() + b"".join(d.digest() for d in digests)).hexdigest()[:16],
-        "skipped": [list(item) for item in skipped],
-        "notes": list(plan.notes),
-    }
+    head = json.dumps([held, plan.classes, size]).encode()
+    info = {"images": rows, "image_size": size, "masks": plan.masks, "splits": splits, "classes": list(plan.classes)}
+    info |= {"mean": mean, "std": std, "skipped": [list(item) for item in skipped], "notes": list(plan.notes)}
+    info["digest"] = hashlib.sha256(head + b"".join(d.digest() for d in digests)).hexdigest()[:16]
     write_whole(folder / "index.json", json.dumps(info, indent=1).encode())
     return skipped
 
@@ -217,12 +209,9 @@ class _ArrayFile:
     """
 
     def __init__(self, path: Path, dtype: type, shape: tuple[int, ...]) -> None:
-        self.file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
+        self.file = open(path, "wb")  # noqa: SIM115 (closed by close)
         self.dtype, self.shape, self.rows = np.dtype(dtype), shape, 0
-
-    def __enter__(self) -> "_ArrayFile":
         self._header()
-        return self
 
     def append(self, rows: np.ndarray) -> None:
         if rows.dtype != self.dtype or rows.shape[1:] != self.shape:
@@ -230,13 +219,12 @@ class _ArrayFile:
         self.file.write(np.ascontiguousarray(rows).data)
         self.rows += len(rows)
 
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         with self.file:
-            if error[0] is None:
-                self.file.seek(0)
-                self._header()  # numpy pads headers so that the number of rows may grow in place
-                self.file.flush()
-                os.fsync(self.file.fileno())
+            self.file.seek(0)
+            self._header()  # numpy pads headers so that the number of rows may grow in place
+            self.file.flush()
+            os.fsync(self.file.fileno())
 
     def _header(self) -> None:
         descr = np.lib.format.dtype_to_descr(self.dtype)

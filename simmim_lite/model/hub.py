@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import UserError, check_writable, nearest, unknown
+from ..errors import UserError, check_writable, first_line, unknown
 from ..processes import waiting
 
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # as which weights are written; all but the first by torch
@@ -27,9 +27,7 @@ def fetch(name: str) -> Path:
     """
     found = _NAME.fullmatch(name)
     if not found:
-        raise UserError(
-            f"'{name}' names no file of the hub: give hf://OWNER/REPOSITORY/PATH, as in hf://zdaxie/SimMIM/…"
-        )
+        raise UserError(f"'{name}' names no file of the hub: give hf://OWNER/REPOSITORY/PATH")
     repository, revision, path = found.groups()
     try:
         import huggingface_hub
@@ -37,34 +35,18 @@ def fetch(name: str) -> Path:
     except ImportError as error:
         raise UserError(f"{name} needs the package huggingface_hub: pip install 'simmim-lite[hf]'") from error
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would come before our one line
+    reasons = {  # the first kind counts: the first is a kind of the second
+        errors.LocalEntryNotFoundError: "the hub cannot be reached, and there is no copy here; check the network",
+        errors.EntryNotFoundError: f"{repository} holds no such file; its files are listed on its page",
+        errors.RepositoryNotFoundError: f"the hub has no repository {repository} that is open to you; check the name",
+    }
     try:
         with waiting(f"asking the hub for {name}"):
             return Path(huggingface_hub.hf_hub_download(repository, path, revision=revision))
-    except errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError, so it is asked for first
-        why = "the hub cannot be reached, and there is no copy here; check the network, or download the file by hand"
-        raise UserError(f"{name}: {why} and give its path") from error
-    except errors.EntryNotFoundError as error:
-        hint = _nearest(repository, revision, path)
-        raise UserError(f"{name}: {repository} holds no such file{hint}; its files are listed on its page") from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"{name}: the hub has no repository {repository} that is open to you; check the name"
-        ) from error
     except Exception as error:  # the hub raises errors of many libraries
-        text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{name}: cannot be fetched ({text}); check the name and the network") from error
-
-
-def _nearest(repository: str, revision: str | None, path: str) -> str:
-    """The name in a repository that is most like one that it does not hold; empty where nothing is or can be told."""
-    import huggingface_hub
-
-    try:
-        held = huggingface_hub.list_repo_files(repository, revision=revision)
-    except Exception:  # a hint is not worth a second error
-        return ""
-    near = nearest(path, held, 0.4)
-    return f": did you mean {SCHEME}{repository}/{near}?" if near else ""
+        reason = next((why for kind, why in reasons.items() if isinstance(error, kind)), None)
+        reason = reason or f"cannot be fetched ({first_line(error)}); check the name and the network"
+        raise UserError(f"{name}: {reason}") from error
 
 
 def check_target(
@@ -81,9 +63,7 @@ def check_target(
     if layout == "hf":
         path = path.parent if path.name == WEIGHTS else path
         if path.is_file():
-            raise UserError(
-                f"{path} is a file, and layout hf is a folder of {WEIGHTS} and config.json: give another name"
-            )
+            raise UserError(f"{path} is a file, and layout hf is a folder of {WEIGHTS} and config.json")
     elif path.is_dir():
         raise UserError(f"{path} is a folder: give a file in it, as in {path / 'weights.safetensors'}")
     elif path.suffix not in FILES:

@@ -7,19 +7,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors import safe_open
-from torch import Tensor
 
 from . import weights
 from .layouts import Found, find, some
 
-#: Names, in lower case, under which trainers keep what Swin V2's tensors do not tell.
+#: What Swin V2's tensors do not tell -> names, in lower case, under which trainers keep it; and what tells it in the
+#: names of released files (simmim_pretrain__swinv2_base__img192_window12__….pth) and of timm's models.
 _NAMES = {
-    "window": ("window_size", "window"),
-    "input": ("image_size", "img_size", "side", "input_size"),
-    "target": ("target", "norm_target"),
+    "window": (("window_size", "window"), r"window(\d+)"),
+    "input": (("image_size", "img_size", "side", "input_size"), r"img(\d+)|window\d+_(\d+)"),
+    "target": (("target", "norm_target"), None),
 }
-#: The same in names, of released files (simmim_pretrain__swinv2_base__img192_window12__….pth) and of timm's models.
-_IN_A_NAME = {"window": r"window(\d+)", "input": r"img(\d+)|window\d+_(\d+)"}
+_UNKNOWN = "not in the file"
 
 
 def lines(source: str) -> list[str]:
@@ -34,20 +33,18 @@ def lines(source: str) -> list[str]:
     size, own = weights.whole(found)
     fit = weights.Fit.of(found.state, own)
     kinds = sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values()})
-    shape = f"embed_dim {found.embed_dim}, depths {'-'.join(map(str, found.depths))}"
     count = sum(found.state[k].numel() for k in fit.fits)
-    unknown = "not in the file"
     rows = {
         "layout": "; ".join(filter(None, (found.layout, found.wrapping))),
-        "size": f"{size or 'none of ours'} ({shape})",
-        "window": _windows(found) or _said(hints, "window") or f"{unknown}; the tensors are the same for all windows",
-        "input": _said(hints, "input", " px") or unknown,
-        "target": _said(hints, "target") or f"{unknown}, raw or normalized",
+        "size": f"{size or 'none of ours'} ({weights.shape(found)})",
+        "window": _windows(found) or _told(hints, "window") or f"{_UNKNOWN}; the tensors are the same for all windows",
+        "input": _told(hints, "input", " px") or _UNKNOWN,
+        "target": _told(hints, "target") or f"{_UNKNOWN}, raw or normalized",
         "missing": some([*fit.missing, *fit.absent]) or "none",
         "extra": some(fit.unknown + found.unused) or "none",
-        "numbers": f"{count:,} parameters in {len(fit.fits)} of {len(own)} tensors, {', '.join(kinds)}",
+        "numbers": f"{count:,} parameters in {len(fit.fits)} of {len(own)} tensors, {', '.join(kinds)}; "
+        + (weights.not_finite(found.state) or "all finite"),
     }
-    rows["numbers"] += f"; {weights.not_finite(found.state) or 'all finite'}"
     if fit.misshaped:
         rows["wrong"] = "tensors " + fit.faults(found.state, own)[-1].replace(" here", f" in {size or 'its size'}")
     return [source, *(f"  {title:8s} {text}" for title, text in rows.items())]
@@ -55,29 +52,39 @@ def lines(source: str) -> list[str]:
 
 def _windows(found: Found) -> str:
     """The windows of the stages, by the file's buffers; empty where it has none."""
-    if not found.windows:
-        return ""
     own, of = ("-".join(str(w[i]) for _, w in sorted(found.windows.items())) for i in (0, 1))
-    return f"{own} by stage" + (f", with the coordinates of {of}" if of != own else "") + " (its buffers)"
+    return own and f"{own} by stage" + (f", with the coordinates of {of}" if of != own else "") + " (its buffers)"
 
 
-def _hints(path: Path, content: object) -> Iterator[tuple[str, Mapping]]:
-    """Dictionaries that may tell more, and where they are from: in the file, beside it, and its name."""
+def _hints(path: Path, content: object) -> Iterator[tuple[str, str, object]]:
+    """(where, dotted key in lower case, value) of whatever may tell more: in the file, beside it, and its name."""
+    parts: dict[str, object] = {}
     if isinstance(content, Mapping):
-        yield "the file", {k: v for k, v in content.items() if isinstance(v, (str, int))}
-        for key, value in content.items():
-            value = vars(value) if isinstance(value, argparse.Namespace) else value
-            if isinstance(value, Mapping) and not any(isinstance(v, Tensor) for v in value.values()):
-                yield f"{key} in the file", value
+        parts["the file"] = {k: v for k, v in content.items() if isinstance(v, (str, int))}
+        inner = {k: vars(v) if isinstance(v, argparse.Namespace) else v for k, v in content.items()}
+        parts |= {f"{k} in the file": v for k, v in inner.items() if isinstance(v, Mapping)}
     with open(path, "rb") as file:
         safe = file.read(9)[8:] == b"{"
     if safe:
         with safe_open(path, "pt") as file:
-            yield from (("the file's metadata", _parsed(text)) for text in (file.metadata() or {}).values())
+            parts["the file's metadata"] = {k: _parsed(text) for k, text in (file.metadata() or {}).items()}
     for beside in (path.with_name("config.json"), path.parent.parent / "records" / f"{path.stem}.json"):
         if beside.is_file():
-            yield beside.name, _parsed(beside.read_text(errors="replace"))
-    yield "the file's name", {"model": path.name}
+            parts[beside.name] = _parsed(beside.read_text(errors="replace"))
+    parts["the file's name"] = {"model": path.name}
+    for where, part in parts.items():
+        # the outermost first; of many networks' settings Swin V2's
+        flat = sorted(_flat(part), key=lambda item: (item[0].count("."), "swinv2" not in item[0]))
+        yield from ((where, key, value) for key, value in flat)
+
+
+def _flat(part: Mapping, above: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in part.items():
+        key = f"{above}{key}".lower()
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{key}.")
+        else:
+            yield key, value[-1] if isinstance(value, (list, tuple)) and value else value  # (3, 192, 192)
 
 
 def _parsed(text: str) -> dict:
@@ -89,30 +96,17 @@ def _parsed(text: str) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def _said(hints: list[tuple[str, Mapping]], what: str, unit: str = "") -> str:
+def _told(hints: list[tuple[str, str, object]], what: str, unit: str = "") -> str:
     """The first of the hints that knows, and where it is from; empty where none does."""
-    for where, hint in hints:
-        for value in _values(hint, _NAMES[what]):
-            value = value[-1] if isinstance(value, (list, tuple)) and value else value  # (3, 192, 192)
-            if what == "target":
-                value = {True: "normalized", False: "raw"}[value] if isinstance(value, bool) else value
-                good = value in ("raw", "normalized")
-            else:
-                good = type(value) is int
-            if good:
-                return f"{value}{unit} ({where})"
-    for where, hint in hints if what in _IN_A_NAME else ():
-        for name in _values(hint, ("model", "arch", "architecture")):
-            if m := re.search(_IN_A_NAME[what], str(name)):
-                return f"{m[m.lastindex]}{unit} ({where})"
+    names, pattern = _NAMES[what]
+    for where, key, value in hints:
+        if what == "target" and isinstance(value, bool):
+            value = "normalized" if value else "raw"
+        good = value in ("raw", "normalized") if what == "target" else type(value) is int
+        if key.removesuffix(".enable").rpartition(".")[2] in names and good:
+            return f"{value}{unit} ({where})"
+    for where, key, value in hints if pattern else ():
+        named = key.rpartition(".")[2] in ("model", "arch", "architecture")
+        if named and (m := re.search(pattern, str(value))):
+            return f"{m[m.lastindex]}{unit} ({where})"
     return ""
-
-
-def _values(hint: Mapping, names: tuple[str, ...]) -> Iterator[object]:
-    """What stands under one of the names, wherever it is; of many networks' settings Swin V2's first."""
-    for key, value in hint.items():
-        if str(key).lower() in names:
-            yield from _values(value, ("enable",)) if isinstance(value, Mapping) else (value,)
-    for _, value in sorted(hint.items(), key=lambda item: "swinv2" not in str(item[0]).lower()):
-        if isinstance(value, Mapping):
-            yield from _values(value, names)

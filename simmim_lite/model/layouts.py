@@ -1,7 +1,7 @@
 """The names of Swin V2's tensors in four layouts, told by the names alone, whatever they are wrapped in.
 
-All four name the same tensors (FACTS 5). Swin V2 needs no tensor change between windows and image sizes, so a file fits
-whenever width, depths and, for the head, the final stride agree.
+All four name the same tensors (docs/facts.md, 5). Swin V2 needs no tensor change between windows and image sizes, so a
+file fits whenever width, depths and, for the head, the final stride agree.
 
 - `simmim`: `SimMIM.state_dict()`: `encoder.*`, `decoder.0.*`; the official files are the same, under the key `model`,
   some with `rpe_mlp` for `cpb_mlp`.
@@ -96,7 +96,7 @@ class Found:
         """Blocks of each stage."""
         blocks = {tuple(m.groups()) for k in self.state if (m := re.match(r"encoder\.layers\.(\d+)\.blocks\.(\d+)", k))}
         counts = Counter(int(stage) for stage, _ in blocks)
-        return tuple(counts[stage] for stage in range(max(counts) + 1))
+        return tuple(counts[stage] for stage in range(max(counts, default=-1) + 1))
 
 
 def find(content: object, name: str = "the state dict") -> Found:
@@ -109,21 +109,15 @@ def find(content: object, name: str = "the state dict") -> Found:
     copies = [(path, prefix) for path, tensors in places.items() for prefix in _prefixes(tensors)]
     for pattern, what in _OTHERS[:1] if copies else _OTHERS:
         if key := next((k for k in names if re.search(pattern, k)), None):
-            raise UserError(
-                f"{name} {what} (tensor {key}): take a file of a Swin V2, official, timm's or transformers'"
-            )
+            raise UserError(f"{name} {what} (tensor {key}): take a file of a Swin V2")
     if not copies:
-        what = (
-            f"its tensors are {some(names)}" if names else f"it holds no named tensors, but a {type(content).__name__}"
-        )
-        what += f" of {some(map(str, content))}" if isinstance(content, Mapping) and content and not names else ""
+        keys = some(map(str, content)) if isinstance(content, Mapping) else ""
+        what = f"its tensors are {some(names)}" if names else f"no tensors, but a {type(content).__name__} of {keys}"
         raise UserError(f"{name} holds no Swin V2 weights in a known layout ({', '.join(LAYOUTS)}): {what}")
     chosen = [c for c in copies if not _EMA.search("".join(c))] or copies
     if len(chosen) > 1:
-        what = " and ".join(repr("".join(c)) for c in chosen[:3])
-        raise UserError(
-            f"{name} holds {len(chosen)} networks, under {what}: save the one you mean in a file of its own"
-        )
+        what = f"{len(chosen)} networks, under {some(repr(''.join(c)) for c in chosen)}"
+        raise UserError(f"{name} holds {what}: save the one you mean in a file of its own")
     path, prefix = chosen[0]
     return _found(places[path], path, prefix, tuple("".join(c) for c in copies if c != chosen[0]), name)
 
@@ -139,7 +133,7 @@ def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All tensors under the names of the installed transformers' `Swinv2ForMaskedImageModeling`."""
-    names, out = hf_block_names(), {}
+    names, out = tuple(hf_block_names().items()), {}
     for key, value in state.items():
         if not key.startswith("encoder."):
             out[key] = value
@@ -152,9 +146,9 @@ def to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         stem, part = name.removesuffix(block[4]), block[4]
         if part == "attn.qkv.weight":
             # clones, because files refuse or repeat tensors that share memory
-            out |= {stem + names[n]: third.clone() for n, third in zip(_QKV, value.chunk(3), strict=True)}
+            out |= {stem + _rename(n, names): third.clone() for n, third in zip(_QKV, value.chunk(3), strict=True)}
         else:
-            out[stem + names[part]] = value
+            out[stem + _rename(part, names)] = value
     return out
 
 
@@ -169,24 +163,18 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
 
 @cache
 def hf_block_names() -> dict[str, str]:
-    """What the installed transformers calls the tensors of a block, by our names; without it, what 5.24 does.
+    """What the installed transformers calls the parts of a block, by our names; without it, what 5.24 does.
 
     `UserError` for a transformers with a third kind of names.
     """
-    parts = [f"{m}.{p}" for m in ("attn.proj", "norm1", "norm2", "mlp.fc1", "mlp.fc2") for p in ("weight", "bias")]
-    parts += ["attn.logit_scale", "attn.q_bias", "attn.v_bias", *_QKV]
-    parts += [f"attn.cpb_mlp.{n}" for n in ("0.weight", "0.bias", "2.weight")]
-    installed = _installed_names()
-    if installed is None:
-        return {part: _rename(part, [row[:2] for row in _HF_BLOCK]) for part in parts}
-    names = {_own_block(name): name for name in installed}
-    if names.keys() != set(parts):
-        odd = min(names.keys() ^ set(parts))
-        raise UserError(
-            f"the installed transformers has names for Swin V2 that are not known here (first: {names.get(odd, odd)}): "
-            "write the layout timm, or install transformers 5.24"
-        )
-    return names
+    installed = _installed_names() or []
+    for names in ({row[0]: row[k] for row in _HF_BLOCK} for k in (1, -1)):
+        odd = [name for name in installed if not name.startswith(tuple(f"{n}." for n in names.values()))]
+        odd = [name for name in odd if name not in names.values()]
+        if not odd:
+            return names
+    mend = "write the layout timm, or install transformers 5.24"
+    raise UserError(f"the installed transformers has names for Swin V2 that are not known here ({odd[0]}): {mend}")
 
 
 def _installed_names() -> list[str] | None:
@@ -248,9 +236,7 @@ def _found(tensors: dict[str, Tensor], path: str, prefix: str, others: tuple[str
             beside.append(key)
             continue
         if plain in own:
-            raise UserError(
-                f"{name} holds {plain} twice (once as {key}): save the network you mean in a file of its own"
-            )
+            raise UserError(f"{name} holds {plain} twice (once as {key}): save the one you mean in a file of its own")
         if plain.endswith(_BUFFERS):
             buffers[plain] = value
         no_key_bias = plain.endswith("attn.k_bias") and not value.any()
@@ -308,7 +294,7 @@ def _fused(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _windows(buffers: dict[str, Tensor]) -> dict[int, tuple[int, int]]:
-    """Window of each stage, and the window that its coordinates were made for (FACTS 5), as far as buffers tell."""
+    """Window of each stage, and the window that its coordinates were made for, as far as buffers tell."""
     found = {}
     for key, table in buffers.items():
         stage = re.search(r"layers\.(\d+)\.", key)

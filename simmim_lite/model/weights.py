@@ -34,10 +34,6 @@ _DATA = [
     *((pathlib.PurePath, f"pathlib{m}.{n}Path") for m in ("", "._local") for n in ("Posix", "Windows")),
 ]
 _AGAIN = "copy or download it again"
-_TEXTS = (
-    ("version https://git-lfs", "it stands for a file in Git LFS, and `git lfs pull` gets that"),
-    ("<", "it is a web page, perhaps one that links the file; download the file itself"),
-)
 
 
 @dataclass(frozen=True, repr=False)
@@ -225,8 +221,8 @@ def read(path: Path) -> object:
 
             return load_file(path)
         if text := _text(start):
-            remedy = next((r for begin, r in _TEXTS if text.lower().startswith(begin)), _AGAIN)
-            raise UserError(f"{path} is a text and no weights (it begins with '{text}'): {remedy}")
+            mend = "download the file itself (of one in Git LFS, by `git lfs pull`)"
+            raise UserError(f"{path} is a text and no weights (it begins with '{text}'): {mend}")
         with open(path, "rb") as file, torch.serialization.safe_globals(_DATA):
             return torch.load(file, map_location="cpu", weights_only=True)  # by its path, the name would decide
     except UserError:
@@ -267,18 +263,18 @@ def whole(found: Found) -> tuple[str | None, dict[str, Tensor]]:
     return next((size.name for size in same if size.depths == found.depths), None), own
 
 
+def shape(network: Found | SwinV2) -> str:
+    """Width and depths, as text."""
+    return f"embed_dim {network.embed_dim}, depths {'-'.join(map(str, network.depths))}"
+
+
 def _remedy(found: Found, model: SimMIM) -> str:
     """What a file is, and what to do with it."""
-    encoder, width, depths = model.encoder, found.embed_dim, found.depths
-    if width is None:
-        return f"it is cut short or of another design: {_AGAIN}"
-    name, _ = whole(found)
-    size = (SIZES[name].embed_dim, SIZES[name].depths) if name else (width, depths)
-    if (encoder.embed_dim, encoder.depths) in (size, (width, depths)):
-        return f"it is of this size, so cut short or of another design: {_AGAIN}, or load what fits with strict=False"
+    name = whole(found)[0]
     fits = f"load it into {name}" if name else f"no size in {', '.join(SIZES)} has these"
-    here = f"the model {encoder.embed_dim}, {'-'.join(map(str, encoder.depths))}"
-    return f"the file has embed_dim {width}, depths {'-'.join(map(str, depths))}, {here}: {fits}"
+    if name and SIZES[name].embed_dim == model.encoder.embed_dim:
+        fits = "it is cut short or of another design"
+    return f"the file has {shape(found)}, the model {shape(model.encoder)}: {fits}, or {_AGAIN}"
 
 
 def _moved(found: Found, model: SimMIM) -> str:
