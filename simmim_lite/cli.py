@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
     costs.options(study)
     log_option(study)
-    study.add_argument("--no-notebooks", action="store_true", help="train and write the report only")
+    study.add_argument("--no-notebooks", action="store_true", help="train and print the claims only")
     study.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="a parameter of the notebooks, as papermill takes it",
@@ -141,52 +141,46 @@ def _study(arguments: argparse.Namespace) -> None:
 
         print(dry_run(name, tier=how.tier, data=how.data, seeds=how.seeds, runs_dir=how.runs_dir, on=on))
         return
-    if how.tier == "shipped":
-        _shipped(name)
-    else:
-        _train(name, how)
-    executed, failures = {}, {}
-    if planned:
-        from .studies import notebooks, pages
+    said, failed = (_shipped(name), []) if how.tier == "shipped" else _train(name, how)
+    if not planned:
+        print(f"without notebooks: {reason or '--no-notebooks'}; the report is made of them")
+        return
+    from .studies import notebooks, report
 
-        runs = Path(how.runs_dir)
-        where = {name: getattr(how, name) for name in ("workers", "engine", "address", "device")}
-        executed, failures = notebooks.execute(planned, runs / "notebooks", **where)
-        if executed or (runs / "report" / "index.html").exists():  # pages of earlier calls stay linked
-            pages.write(executed, runs / "report")
-        if executed:
-            print(f"executed notebooks: {runs / 'notebooks'}")
-    elif reason:
-        print(f"without notebooks: {reason}")
-    if executed or how.tier != "shipped":
-        print(f"report: {Path(how.runs_dir) / 'report' / 'index.html'}")
-    if failures:
-        notebooks.raise_first(failures)
+    runs = Path(how.runs_dir)
+    where = {name: getattr(how, name) for name in ("workers", "engine", "address", "device")}
+    executed, failures = notebooks.execute(planned, runs / "notebooks", **where)
+    if executed:
+        print(f"executed notebooks: {runs / 'notebooks'}")
+    print(f"report: {report.write(runs / 'notebooks', runs / 'report', said, failed)}")
+    notebooks.raise_first(failures)
 
 
-def _train(name: str, how: "StudyOptions") -> None:
+def _train(name: str, how: "StudyOptions") -> tuple[list, list[dict]]:
+    """Train what is missing, and print what came of it; the claims, and the records of failed runs."""
     from .studies.engine import study
 
     result = study(name, **vars(how))
     _say(result.claims)
-    failed = sum(record["status"] == "failed" for record in result.records)
+    failed = [record for record in result.records if record["status"] == "failed"]
     print(
-        f"{len(result.records)} runs, {result.trained} trained now, {failed} failed; "
+        f"{len(result.records)} runs, {result.trained} trained now, {len(failed)} failed; "
         f"{result.core_seconds:.0f} core-seconds in {result.wall_seconds:.0f} s"
     )
+    return result.claims, failed
 
 
-def _shipped(name: str) -> None:
+def _shipped(name: str) -> list:
     from .evidence import shipped
     from .evidence.claims import claims
-    from .studies.grids import TRANSFER
-    from .studies.report import SECTIONS
+    from .studies.grids import TRANSFER, claims_of
 
-    wanted = {c for study, section in SECTIONS.items() if name in (study, "all") for c in section.claims}
+    wanted = claims_of(name)
     for of in [shipped.TRANSFER] if name == TRANSFER else shipped.names():
         records = shipped.records(of)
         print(f"shipped records {of}: {len(records)}")
         _say([claim for claim in claims(records) if claim.id in wanted])
+    return []  # the notebooks show them beside the reader's own
 
 
 def _say(claims: list) -> None:

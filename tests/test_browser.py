@@ -5,7 +5,7 @@ from browsing import asked_only_here
 from labserver import open_notebook, run_all, shut_down
 from tiny_notebooks import write_notebook
 
-from simmim_lite.studies import notebooks, pages
+from simmim_lite.studies import notebooks, report
 
 FIGURES = ".js-plotly-plot .main-svg"
 FIGURE = "import plotly.graph_objects as go\ngo.Figure(go.Scatter(x=[1, 2, 3], y=[3, 1, 2]))"
@@ -34,9 +34,9 @@ def test_pages_of_the_report_ask_the_network_for_nothing(page, tmp_path) -> None
         write_notebook(tmp_path / "second.ipynb", [FIGURE], text="# Second"),
     ]
     executed = notebooks.run(planned, {}, tmp_path / "executed")
-    report = tmp_path / "report"
-    first, second = pages.write(executed, report)
-    page.goto(first.as_uri())
+    assert sorted(executed) == ["first", "second"]
+    index = report.write(tmp_path / "executed", tmp_path / "report")
+    page.goto(index.with_name("first.html").as_uri())
     page.wait_for_selector(FIGURES)
     assert page.title() == "Does it show?"
     assert page.locator("math").count() == 2

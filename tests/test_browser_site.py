@@ -40,7 +40,7 @@ def root(tmp_path_factory):
             lambda path: MaskLab(scenes=2, offer=("photos",)).write_html(path, "The mask lab", site.IN_A_FRAME),
             work=folder / "work",
             notebooks=[path],
-            packages=(),
+            settings=["packages=model"],
             explorer=explorer_page.fragment(explorer_data.data()),
         )
     return index.parent.as_uri()
@@ -57,7 +57,7 @@ def test_from_the_landing_page_to_a_live_figure(page, root, tmp_path) -> None:
     assert page.locator(".sl-findings .badge").count() > 8
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
     page.screenshot(path=tmp_path / "index.png")
-    page.locator(".sd-card").first.click()
+    page.locator(".bd-article .toctree-wrapper a").first.click()
     page.wait_for_selector(FIGURES)
     assert page.locator(".bd-article h1").inner_text().startswith("04 · Does it show?")
     assert page.locator("math mfrac").bounding_box()["height"] > 15

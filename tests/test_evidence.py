@@ -163,6 +163,6 @@ def test_names_and_numbers():
 
 
 def test_evidence_never_imports_torch():
-    code = "import sys, simmim_lite.evidence.plots, simmim_lite.studies.report; print('torch' in sys.modules)"
+    code = "import sys, simmim_lite.evidence.figures, simmim_lite.studies.report; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -10,7 +10,7 @@ from PIL import Image
 from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import law_charts, published, shipped
-from simmim_lite.studies import answers, basis, own, pilot, power
+from simmim_lite.studies import answers, basis, own, pilot, power, report
 from simmim_lite.studies.grids import TIERS
 from simmim_lite.studies.planner import plan
 
@@ -124,7 +124,8 @@ def test_one_page_for_a_colleague(tmp_path) -> None:
         tmp_path / "page.html", data="imagefolder:/x/my <cats>", found=found, design=design,
         claims=published.claims()[:2], plan=here, charts=[chart],
     ).read_text()  # fmt: skip
-    for text in ("my &lt;cats&gt;", "50,000 to train on", "C1", "what binds", "data (a doubling", "large"):
+    texts = ("my &lt;cats&gt;", "50,000 to train on", "C1", "what binds", "data (a doubling", "large")
+    for text in (*texts, f'class="{report.FIGURE_CLASS}"'):
         assert text in page
     assert "src=" not in page.split("</script>")[-1]
     said = own.write_page(tmp_path / "b.html", data="d", found=found, design=design, claims=[], plan="no runs yet")

@@ -6,7 +6,7 @@ from importlib.resources import files
 from itertools import count
 
 from ..evidence.published import SOURCE
-from ..studies.report_page import STYLE
+from ..studies.report import STYLE
 
 _NUMBERS = count()
 _LEDE = (

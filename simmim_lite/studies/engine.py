@@ -1,4 +1,4 @@
-"""Runs what is missing of a study, longest first, then writes the report of all its records."""
+"""Runs what is missing of a study, longest first."""
 
 import contextlib
 import functools
@@ -13,11 +13,11 @@ from ..errors import UserError, check_writable, unknown
 from ..evidence.claims import claims
 from ..evidence.rules import Claim
 from ..training.dense import Dense
-from ..training.run import PRECISIONS, Run, current_record, data_slug, read_record, write_atomic
+from ..training.run import PRECISIONS, Run, current_record, read_record
 from ..training.specs import Count, Folder, checked
 from .estimate import faster_precision, known_speeds
 from .full_size import check_sides, left_out, sources
-from .grids import STUDIES, TIERS, TRANSFER, Axes, grid, tunings, with_references
+from .grids import TIERS, TRANSFER, Axes, claims_of, grid, tunings, with_references
 from .parameters import StudyOptions, images_of
 from .transfer_grid import AXES, Spec, transfer_runs, transfer_specs
 from .workers import Local, make_jobs, path_of
@@ -38,30 +38,18 @@ class Trained:
 
 @dataclass(frozen=True)
 class StudyResult(Trained):
-    """What a study left: its records, the claims it is about, and its report."""
+    """What a study left: its records, and the claims it is about."""
 
     claims: list[Claim]
-    report: Path
 
 
 def study(name: str = "all", **options: object) -> StudyResult:
-    """Run what is missing of a study (`grids.STUDIES` or `all`), then write the report of all its records.
+    """Run what is missing of a study (`grids.STUDIES` or `all`): its records, and the verdicts on its claims.
 
     options: the fields of `parameters.StudyOptions`.
     """
-    from .report import SECTIONS, write_report
-
-    done = train_missing(name, **options)
-    how = StudyOptions.from_dict(options)
-    tier, runs_dir, data = how.tier, how.runs_dir, done.records[0]["run"]["data"]
-    path = Path(runs_dir) / "report" / f"{name}-{tier}-{data_slug(data)}.html"
-    studies = STUDIES if name == "all" else (name,)
-    spent = {"core_seconds": done.core_seconds, "wall_seconds": done.wall_seconds}
-    write_report(done.records, path, tier=tier, data=data, studies=studies, **spent)
-    write_atomic(path.with_name("index.html"), path.read_bytes())  # the latest, under a name one can remember
-    wanted = {claim for study in studies for claim in SECTIONS[study].claims}
-    said = [claim for claim in claims(done.records) if claim.id in wanted]
-    return StudyResult(**vars(done), claims=said, report=path)
+    done, wanted = train_missing(name, **options), claims_of(name)
+    return StudyResult(**vars(done), claims=[claim for claim in claims(done.records) if claim.id in wanted])
 
 
 def train_missing(name: str, given: Sequence[Run] | None = None, **options: object) -> Trained:

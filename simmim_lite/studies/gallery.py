@@ -7,6 +7,7 @@ from ..errors import UserError
 from ..evidence import figures, shipped, tables, transfers
 from ..training.run import write_atomic
 from .grids import TRANSFER
+from .notebooks import NOTEBOOKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +58,9 @@ def gallery_page(frame: "pd.DataFrame") -> str:
         f"Drawn by `simmim-lite gallery` from the {'; '.join(said)}. Bars are one standard error, of the "
         "transfer tasks 95 % intervals.\n",
     ]
-    parts += [f"## {question}\n\n![{question}]({study}.png)\n" for study, question in QUESTIONS.items()]
+    for study, question in QUESTIONS.items():
+        link = f"[Read the study](../notebooks/{NOTEBOOKS[study]}.ipynb)"
+        parts.append(f"## {question}\n\n![{question}]({study}.png)\n\n{link}\n")
     return "\n".join(parts)
 
 

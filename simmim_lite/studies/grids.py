@@ -12,6 +12,19 @@ from . import full_size
 STUDIES = ("data-scale", "model-size", "schedule", "proxy")
 #: The study of transfer tasks (`transfer_grid.py`); `all` means the four of STUDIES.
 TRANSFER = "transfer"
+#: The claims that a study is about.
+CLAIMS = {
+    "data-scale": ("C1", "C6", "C8"),
+    "model-size": ("C1", "C2"),
+    "schedule": ("C3", "C4", "C7"),
+    "proxy": ("C5a", "C5b"),
+    TRANSFER: ("C5a", "C5b", "C8"),
+}
+
+
+def claims_of(study: str) -> set[str]:
+    """The claims that a study, or `all`, is about."""
+    return {claim for name, ids in CLAIMS.items() if study in (name, "all") for claim in ids}
 
 
 #: Of a pretrained start; from scratch the defaults of `FineTune` are best. Tuned as `dense.TUNED`, top-1 at 4e-3, 8e-3,

@@ -12,11 +12,12 @@ from ..data import decode, manifests, scenes
 from ..data.catalogue import catalogue, say_layout
 from ..errors import UserError
 from ..evidence.rules import Claim
+from ..evidence.tables import verdicts
 from ..training.run import write_atomic
+from . import report
 from .pilot import Design
 from .plan_text import cells, sayings
 from .planner import Plan
-from .report_page import claim_card, facts, html_table, page
 
 SCENES = 16_384  # scenes have no end: so many count as the reader's images
 
@@ -98,34 +99,32 @@ def write_page(
 
     plan: the reason in one line where there is none. charts: plotly figures.
     """
-    claims = list(claims)
-    told = {
-        "images": f"{found['images']:,} to train on, {found['held out']:,} held out",
-        "classes": f"{found['classes']:,}" if found["classes"] else "not known",
-        "pilot": f"{len([r for r in design.runs if r.steps])} runs: {len(design.sizes)} sizes, levels "
-        f"{', '.join(f'{n:,}' for n in design.levels)}, {' and '.join(f'{t:,}' for t in design.lengths)} steps",
-        "seeds": f"{design.seeds}"
-        + (f", which see a difference of {design.detects:.2g} in 80 of 100 studies" if design.seeds > 1 else ""),
-    }
-    parts = [f'<p class="kicker">simmim-lite · {escape(_named(data))}</p><h1>What size, how long, how much data?</h1>']
-    parts.append(f"<section>{facts(told)}</section>")
-    if claims:
-        parts.append(f"<section><h2>What these runs say</h2>{''.join(map(claim_card, claims))}</section>")
-    for chart in charts:
-        html = chart.to_html(full_html=False, include_plotlyjs=False)  # `page` holds it
-        parts.append(f'<figure><div class="plot">{html}</div></figure>')
-    parts.append("<section><h2>What to run</h2>")
+    import nbformat
+    from plotly.offline import get_plotlyjs
+
+    claims, v4 = list(claims), nbformat.v4
+    pilot = f"{len([r for r in design.runs if r.steps])} runs: {len(design.sizes)} sizes, levels "
+    pilot += f"{', '.join(f'{n:,}' for n in design.levels)}, {' and '.join(f'{t:,}' for t in design.lengths)} steps"
+    sees = f", which see a difference of {design.detects:.2g} in 80 of 100 studies" if design.seeds > 1 else ""
+    texts = [
+        f"# What size, how long, how much data?\n\nA pilot on {escape(data.split(':')[-1].rstrip('/').split('/')[-1])}",
+        f"- images: {found['images']:,} to train on, {found['held out']:,} held out\n"
+        f"- classes: {found['classes'] or 'not known'}\n- pilot: {pilot}\n- seeds: {design.seeds}{sees}",
+        f"## What these runs say\n\n{verdicts({'yours': claims})}" if claims else "",
+        "## What to run",
+    ]
     if isinstance(plan, str):
-        parts.append(f"<p>{escape(plan)}</p>")
+        texts.append(escape(plan))
     else:
-        lines = cells(plan)
-        parts.append(f"<p>{escape(f'{plan.images:,} images, {plan.budget}; {plan.measure} by {plan.basis}')}</p>")
-        parts.append(html_table(list(lines[0]), [list(line.values()) for line in lines]))
-        parts += [f"<p><b>{escape(name)}</b>: {escape(text)}</p>" for name, text in sayings(plan).items()]
-        parts += [f'<p class="note">{escape(note)}</p>' for note in plan.notes]
-    write_atomic(path, page(f"A pilot on {_named(data)}", "".join([*parts, "</section>"])))
+        rows = cells(plan)
+        lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+        texts.append(f"{plan.images:,} images, {plan.budget}; {plan.measure} by {plan.basis}")
+        texts.append("\n".join(f"| {' | '.join(line)} |" for line in lines).replace("*", "\\*"))
+        texts += [f"**{name}**: {escape(text)}" for name, text in sayings(plan).items()]
+        texts.append("\n".join(f"- {escape(note)}" for note in plan.notes))
+    shown = [v4.new_output("display_data", {report.PLOTLY: chart.to_plotly_json()}) for chart in charts]
+    content = v4.new_notebook(cells=[v4.new_markdown_cell(text) for text in texts])
+    content.cells.insert(3, v4.new_code_cell(outputs=shown))
+    report.prepare(content)
+    write_atomic(path, report.page(content, plotly=get_plotlyjs()))
     return Path(path)
-
-
-def _named(data: str) -> str:
-    return data.split(":")[-1].rstrip("/").split("/")[-1]
