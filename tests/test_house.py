@@ -42,7 +42,7 @@ TORCH_FREE = [
     "simmim_lite.studies.monitor",
     "simmim_lite.studies.report",
     "simmim_lite.studies.planner",
-    "simmim_lite.studies.own",
+    "simmim_lite.studies.pilot",
 ]
 
 

@@ -62,7 +62,7 @@ def sayings(plan: "Plan") -> dict[str, str]:
     if rule.together is not None and rule != best:
         place += ", in the set" if rule.together else ", outside the set"
     said["simple rule (longest, then largest)"] = f"{rule.name}: {place}"
-    said |= {"what binds": plan.binds, "spend less": plan.spend_less, "most informative pilot": plan.pilot}
+    said |= {"what binds": plan.binds, "spend less": plan.spend_less}
     return {name: text for name, text in said.items() if text}
 
 
