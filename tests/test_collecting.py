@@ -8,7 +8,7 @@ import pytest
 
 from simmim_lite import studies
 from simmim_lite.errors import UserError
-from simmim_lite.studies import seeding
+from simmim_lite.studies import engine
 from simmim_lite.studies.collecting import cost_of
 from simmim_lite.studies.grids import TIERS, grid, tunings
 from simmim_lite.studies.parameters import StudyOptions
@@ -58,7 +58,7 @@ def test_preview_counts_shared_trunks_once_and_what_is_there(tmp_path):
     # 16 and 16,384 images: 500 steps and the tail of 250 (32 steps), an initialisation of 0 steps, and atto on 1,024
     assert [line["steps"] for line in lines] == ["1,564", "1,064", "2,628"]
     assert [line["runs"] for line in lines] == ["6", "5", "11"] and lines[-1]["done"] == "0 of 11"
-    assert lines[0]["images seen"] == f"{1064 * 64:,}" and lines[-1]["FLOPs"].endswith("FLOP")
+    assert lines[0]["images seen"] == f"{1564 * 64:,}" and lines[-1]["FLOPs"].endswith("FLOP")
     run = grid("schedule", "quick", seeds=1, precision="bf16")[1]
     path = record_path(tmp_path, run)
     path.parent.mkdir()
@@ -106,12 +106,12 @@ def test_the_laptop_grid_is_one_factorial(data, lengths, probes):
 
 
 def chosen(tmp_path, *, tier="quick", **options):
-    """`seeding.choose` on a machine that was measured: a step takes 10 ms."""
+    """`engine.choose` on a machine that was measured: a step takes 10 ms."""
     speeds = {f"{model} {p}": 0.01 for model in TIERS["quick"].models for p in ("fp32", "bf16")}
     (tmp_path / "machine.json").write_text(json.dumps({"cpu batch 64 size 32": speeds}))
     counts = {name: options.pop(name, None) for name in ("first_seed", "minutes")}
     same = {"tier": tier, "runs_dir": tmp_path, "workers": 1, "device": "cpu"}
-    return seeding.choose("all", StudyOptions(**same | options), **counts)
+    return engine.choose("all", StudyOptions(**same | options), **counts)
 
 
 def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path):

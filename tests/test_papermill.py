@@ -15,7 +15,7 @@ from tiny_notebooks import write_notebook
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import batch, notebooks, parameters
+from simmim_lite.studies import notebooks, parameters
 from simmim_lite.studies.engine import train_missing
 from simmim_lite.studies.grids import grid
 
@@ -291,7 +291,7 @@ def test_a_batch_is_every_combination_and_goes_on(tmp_path, monkeypatch, capsys)
 )
 def test_values_are_told_apart_in_names(tmp_path, values, names) -> None:
     path = write_notebook(tmp_path / "sums.ipynb", [], parameters="c = ''")
-    found = [copy.name for copy in batch.copies([str(path)], {}, {"c": values})]
+    found = [copy.name for copy in notebooks.copies([str(path)], {}, {"c": values})]
     assert len(set(found)) == len(found)
     for name, wanted in zip(found, names, strict=True):
         assert name.startswith(f"sums-c={wanted}") and (wanted.endswith("+") or name == f"sums-c={wanted}")
@@ -300,7 +300,7 @@ def test_values_are_told_apart_in_names(tmp_path, values, names) -> None:
 def test_a_copy_of_other_parameters_or_of_another_notebook_is_not_replaced(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     paths = [write_notebook(tmp_path / folder / "sums.ipynb", ["print(c)"], parameters="c = ''") for folder in "ab"]
-    assert [copy.name for copy in batch.copies(list(map(str, paths)), {}, {})] == ["a_sums", "b_sums"]
+    assert [copy.name for copy in notebooks.copies(list(map(str, paths)), {}, {})] == ["a_sums", "b_sums"]
     with pytest.raises(UserError, match="two notebooks would be executed as sums: give one of them another name"):
         notebooks.run(paths, {}, "out")
     command = ["papermill", str(paths[0]), "--out", "out", "--each", "c"]

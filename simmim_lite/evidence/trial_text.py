@@ -175,7 +175,7 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 def _rows(arguments: argparse.Namespace) -> tuple[list[dict], str]:
-    from . import imported, published, sides
+    from . import imported, published, tables
 
     if arguments.runs_dir and arguments.file:
         raise UserError("--runs-dir and --file both given: choose one table of runs")
@@ -184,7 +184,7 @@ def _rows(arguments: argparse.Namespace) -> tuple[list[dict], str]:
     if arguments.scores:
         raise UserError("--scores is about a CSV file: give one with --file")
     if arguments.runs_dir:
-        return sides.of_folder(arguments.runs_dir)
+        return tables.of_folder(arguments.runs_dir)
     return published.rows(), "published"
 
 

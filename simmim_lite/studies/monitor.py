@@ -110,18 +110,6 @@ def text(found: Sequence[Seen], *, every: bool = False) -> str:
     return "\n".join([*([preview_text(shown), ""] if shown else []), *failures, *go_on, counts(found)])
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """The options of `simmim-lite watch`."""
-    parser.add_argument("--runs-dir", default="runs", help="the folder to look at (runs)")
-    parser.add_argument("--once", action="store_true", help="print the table once; so does a pipe")
-    parser.add_argument("--all", action="store_true", help="a line for finished runs too, and for those still to do")
-    parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks (2)")
-    parser.add_argument("--study", metavar="NAME", help="count what is still to do of a study, or of all")
-    parser.add_argument("--tier", default="quick", help="of the study (quick)")
-    parser.add_argument("--data", default="scenes", help="of the study (scenes)")
-    parser.add_argument("--seeds", type=int, help="of the study; the tier's own number by default")
-
-
 def show(arguments: argparse.Namespace) -> None:
     """`simmim-lite watch`: the table, in place on a terminal until Ctrl-C or until all that was planned is finished."""
     if not arguments.every > 0:
@@ -130,7 +118,7 @@ def show(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.runs_dir}: no such folder; give the --runs-dir that the runs were started with")
     planned = []
     if arguments.study:
-        from .engine import planned as planned_of
+        from .transfer_grid import planned as planned_of
 
         planned = planned_of(arguments.study, arguments.tier, data=arguments.data, seeds=arguments.seeds)[0]
     watch = Watch(arguments.runs_dir, planned)

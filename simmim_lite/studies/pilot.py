@@ -26,7 +26,6 @@ from ..model.sizes import SIZES
 from ..training.run import Run, write_atomic
 from ..training.specs import Folder, Positive, Source, Whole, checked
 from . import report
-from .collecting import collect as studies_collect
 from .collecting import cost_of
 from .grids import TIERS, with_references
 from .parameters import Tier
@@ -180,11 +179,11 @@ def collect(
     runs_dir: Folder = "runs",
 ) -> list[dict]:
     """The records of a pilot, training what is missing; at tier shipped the finished runs on this data, untrained."""
-    if tier == "shipped":
-        return studies_collect("all", data=data, runs_dir=runs_dir)
-    from .engine import train_runs
+    from . import engine
 
-    return train_runs(design.runs, workers=workers or None, runs_dir=runs_dir)
+    if tier == "shipped":
+        return engine.collect("all", data=data, runs_dir=runs_dir)
+    return engine.train_runs(design.runs, workers=workers or None, runs_dir=runs_dir)
 
 
 def _grid(base: Run, available: int, levels: int, steps: int, seeds: Iterable[int]) -> list[Run]:
