@@ -242,7 +242,9 @@ def test_pictures_that_are_too_small_are_refused_first(how: str, capsys, tmp_pat
 
 
 def test_any_tier_has_a_table_for_gpus_and_notebooks_have_tier_papers(tmp_path, whole) -> None:
-    text = studies.collecting.dry_run("all", tier="quick", runs_dir=tmp_path, on={"assume": "0.1@10"})
+    text = studies.collecting.dry_run(
+        "all", parameters.StudyOptions(tier="quick", runs_dir=str(tmp_path)), {"assume": "0.1@10"}
+    )
     assert "GPU hours: assuming 10 %" in text and "13,140" in text and "unknown in the paper" not in text
     rows = studies.preview("data-scale", tier="paper", runs_dir=tmp_path)
     assert rows[-1]["runs"] == "21" and rows[-1]["GPU hours"] == "–"

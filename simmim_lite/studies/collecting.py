@@ -13,10 +13,10 @@ from ..model.sizes import SIZES
 from ..training.dense import Dense
 from ..training.probing import Probe
 from ..training.run import PRECISIONS, Run, record_path, transfer_path
-from ..training.specs import Folder, Source, checked
+from ..training.specs import checked
 from ..training.tuning import FineTune
 from .grids import TIERS, TRANSFER
-from .parameters import Seeds, Study, Tier
+from .parameters import Study, StudyOptions
 from .speed import known_speeds
 from .transfer_grid import planned
 
@@ -66,25 +66,20 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
 
 
 @checked
-def preview(
-    study: Study,
-    *,
-    tier: Tier = "shipped",
-    data: Source = "scenes",
-    seeds: Seeds | None = None,
-    runs_dir: Folder = "runs",
-) -> list[dict[str, str]]:
+def preview(study: Study, **options: object) -> list[dict[str, str]]:
     """What a study would run, a line a size (or task) and all together, as text: a table of cost before it starts.
 
     Runs off one trunk share its steps, and are counted as they will be trained. The time is of one core: from steps
     measured on this machine where `runs_dir` has any, else a rough guess; at tier paper it is of one GPU, and a dash
     where nothing was measured (`costs.rows`). `done` counts records that are there. The source is looked at, not
-    opened (`parameters.images_of`). Tier `shipped` shows what the shipped runs took when they were made.
+    opened (`parameters.images_of`). Tier `shipped`, the default, shows what the shipped runs took when they were made.
+    options: the fields of `parameters.StudyOptions`.
     """
-    if tier == "shipped":
+    how = StudyOptions.from_dict({"tier": "shipped", **options})
+    if how.tier == "shipped":
         return _preview_shipped(study)
-    runs, tasks = planned(study, tier, data=data, seeds=seeds)
-    if TIERS[tier].full_size:
+    runs, tasks, runs_dir = *planned(study, how.tier, data=how.data, seeds=how.seeds), how.runs_dir
+    if TIERS[how.tier].full_size:
         from . import costs
 
         return costs.rows(costs.costs(runs, costs.find_speed(runs, runs_dir=runs_dir).images, runs_dir))
@@ -127,39 +122,29 @@ def cost_of(runs: Sequence[Run], runs_dir: str | Path = "runs") -> dict[str, flo
     return _sum(family_cost(family, speeds, Path(runs_dir)) for family in families.values())
 
 
-@checked
-def dry_run(
-    study: Study,
-    *,
-    tier: Tier,
-    data: Source = "scenes",
-    seeds: Seeds | None = None,
-    runs_dir: Folder = "runs",
-    on: dict[str, object] | None = None,
-) -> str:
+def dry_run(study: str, how: StudyOptions, on: Mapping[str, object] | None = None) -> str:
     """The table of `preview` for a terminal, and a line where its times are a guess.
 
     on: options of `costs.find_speed`, and `gpus`; with any of them, and at tier paper, the table is that of
     `costs.text`, in GPU hours.
     """
-    on = dict(on or {})
-    if tier != "shipped" and study != TRANSFER and (on or TIERS[tier].full_size):
+    on, full_size = dict(on or {}), how.tier != "shipped" and TIERS[how.tier].full_size
+    if how.tier != "shipped" and study != TRANSFER and (on or full_size):
         from . import costs
 
-        runs = planned(study, tier, data=data, seeds=seeds)[0]
+        runs = planned(study, how.tier, data=how.data, seeds=how.seeds)[0]
         gpus = on.pop("gpus", 1)
-        known = costs.find_speed(runs, runs_dir=runs_dir, **on)
-        return costs.text(runs, tier=tier, data=data, gpus=gpus, known=known, runs_dir=runs_dir)
+        known = costs.find_speed(runs, runs_dir=how.runs_dir, **on)
+        return costs.text(runs, tier=how.tier, data=how.data, gpus=gpus, known=known, runs_dir=how.runs_dir)
     if on:
         raise UserError(f"GPU hours are counted of pretraining alone: leave out --{next(iter(on)).replace('_', '-')}")
-    text = preview_text(preview(study, tier=tier, data=data, seeds=seeds, runs_dir=runs_dir))
-    if tier != "shipped" and TIERS[tier].full_size:
+    text = preview_text(preview(study, **vars(how)))
+    if full_size:
         tasks = "the tasks themselves are not in it: fine-tuning has the lengths of its recipes"
         return f"{text}\npretraining alone; {tasks}; hours need a speed, as study all --dry-run takes it"
-    if tier == "shipped" or known_speeds(Path(runs_dir), TIERS[tier].recipe):
+    if how.tier == "shipped" or known_speeds(Path(how.runs_dir), TIERS[how.tier].recipe):
         return text
-    guess = f"the times are a rough guess until a first study in {runs_dir} has measured this machine"
-    return f"{text}\n{guess}"
+    return f"{text}\nthe times are a rough guess until a first study in {how.runs_dir} has measured this machine"
 
 
 def preview_text(rows: list[dict[str, str]]) -> str:

@@ -133,7 +133,7 @@ def show(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         from .collecting import dry_run
 
-        return print(dry_run(name, tier=how.tier, data=how.data, seeds=how.seeds, runs_dir=how.runs_dir, on=on))
+        return print(dry_run(name, how, on))
     check_writable(how.runs_dir, "choose another --runs-dir")
     claims, failed = _shipped(name) if how.tier == "shipped" else _train(name, how)
     sys.stdout.flush()

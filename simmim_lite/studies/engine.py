@@ -17,11 +17,11 @@ from ..evidence.records import load
 from ..evidence.rules import Claim
 from ..training.dense import Dense
 from ..training.run import PRECISIONS, Run, current_record, read_record, record_path
-from ..training.specs import Count, Folder, Positive, Source, Whole, checked
+from ..training.specs import Count, Folder, Positive, Whole, checked
 from .collecting import cost_of, tuning_seconds
 from .full_size import left_out, sources
 from .grids import TIERS, TRANSFER, Axes, claims_of, seeds_of, with_references
-from .parameters import Seeds, Study, StudyOptions, Tier, images_of
+from .parameters import Study, StudyOptions, Tier, images_of
 from .speed import faster_precision, known_speeds
 from .transfer_grid import AXES, Spec, plan_of, planned
 from .workers import Local, make_jobs, path_of
@@ -151,26 +151,20 @@ def collect(study: Study, runs: Sequence[Run] | None = None, **options: object) 
 
 
 @checked
-def axes(
-    tier: Tier = "shipped",
-    *,
-    data: Source = "scenes",
-    seeds: Seeds | None = None,
-    runs_dir: Folder = "runs",
-    minutes: Positive | None = None,
-) -> Axes:
+def axes(tier: Tier = "shipped", *, minutes: Positive | None = None, **options: object) -> Axes:
     """What a tier varies on this data (sizes, unique images, lengths, seeds), and the runs that fill it.
 
     Tier `shipped` has those of the shipped records. Where a tier chooses its number of seeds by the time they take,
     this times a step on this machine, once, and prints what was chosen. The source is looked at, not opened.
-    """  # fmt: skip
+    options: the fields of `parameters.StudyOptions`.
+    """
+    how = StudyOptions.from_dict({"tier": tier, **options})
     if tier == "shipped":
-        keys = {row["key"] for row in tables.rows(data=data).get("shipped", [])}
-        return Axes.of(Run.from_dict(record["run"]) for record in shipped.beside(data) if record["key"] in keys)
-    how = StudyOptions(tier=tier, data=data, seeds=seeds, runs_dir=runs_dir)
+        keys = {row["key"] for row in tables.rows(data=how.data).get("shipped", [])}
+        return Axes.of(Run.from_dict(record["run"]) for record in shipped.beside(how.data) if record["key"] in keys)
     chosen, said = choose("all", how, minutes=minutes)
     print(said, end="\n" if said else "")
-    return Axes.of(planned("all", tier, data=data, seeds=chosen)[0])
+    return Axes.of(planned("all", tier, data=how.data, seeds=chosen)[0])
 
 
 @contextlib.contextmanager

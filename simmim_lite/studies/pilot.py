@@ -4,6 +4,7 @@ for a colleague. No torch here.
 Power is that of the paired t-test over seeds, the test behind the claims.
 """
 
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -296,7 +297,7 @@ def write_page(
         texts.append("\n".join(f"| {' | '.join(line)} |" for line in lines).replace("*", "\\*"))
         texts += [f"**{name}**: {escape(text)}" for name, text in sayings(plan).items()]
         texts.append("\n".join(f"- {escape(note)}" for note in plan.notes))
-    shown = [v4.new_output("display_data", {report.PLOTLY: chart.to_plotly_json()}) for chart in charts]
+    shown = [v4.new_output("display_data", {report.PLOTLY: json.loads(chart.to_json())}) for chart in charts]
     content = v4.new_notebook(cells=[v4.new_markdown_cell(text) for text in texts])
     content.cells.insert(3, v4.new_code_cell(outputs=shown))
     report.prepare(content)

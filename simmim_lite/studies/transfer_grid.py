@@ -102,28 +102,25 @@ def transfer_runs(
 def transfer_specs(
     tier: str,
     *,
-    data: str = "scenes",
-    available: int | None = None,
     labelled: int | None = None,
-    seeds: int | Sequence[int] | None = None,
-    precision: str = "fp32",
     annotated: Mapping[str, tuple[str, int]] | None = None,
+    **options: object,
 ) -> list[Spec]:
     """The tasks from each of `transfer_runs` and from scratch, each once, the same seed for all that is compared.
 
     labelled: labelled images the source has (None = no limit, 0 = none). Boxes and masks are known of scenes alone;
     annotated: at tier paper {"detect": ("coco:DIR", training images), "segment": ("ade20k:DIR", training images)}.
+    options as `transfer_runs` has them.
     """
-    axes = AXES[tier]
+    axes, runs = AXES[tier], transfer_runs(tier, **options)
     if TIERS[tier].full_size:
-        runs = transfer_runs(tier, data=data, available=available, seeds=seeds, precision=precision)
         return _full_size(runs, labelled, annotated or {})
     fits = [n for n in (*axes.few, axes.labels, *axes.supervised) if labelled is None or n <= labelled]
     if labelled and not fits:
         fits = [labelled]
     most = min(axes.labels, max(fits)) if fits else 0
     found: list[Spec] = []
-    for run in transfer_runs(tier, data=data, available=available, seeds=seeds, precision=precision):
+    for run in runs:
         few = [n for n in fits if n < most] if run.model == axes.models[-1] else []
         for n in [*few, most] if most else []:
             found.append(_classify(axes, run, labels=n))
@@ -131,7 +128,7 @@ def transfer_specs(
             found += [_classify(axes, run, labels=n) for n in fits if n > most]
         if labelled != 0:
             found.append(Probe.of(run))
-        if data == "scenes":
+        if run.data == "scenes":
             found += [_dense(axes, task, run) for task in ("segment", "detect")]
     return list(dict.fromkeys(found))
 
