@@ -1,22 +1,195 @@
-"""The command line: `simmim-lite VERB …`. Errors are one line that names the value and the remedy, exit status 2."""
+"""The command line: `simmim-lite VERB …`. Errors are one line that names the value and the remedy, exit status 2.
+
+Verbs and options are a table; options of a run come from the fields of `Run`, and what a verb does is in `verbs.py`.
+"""
 
 import argparse
-import contextlib
+import dataclasses
 import os
 import sys
-from dataclasses import fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+import typing
 
-from . import data_verbs, verbs, weights_verbs
+from . import verbs
 from .data.sources import KINDS
-from .errors import Everywhere, UserError, check_writable
-from .processes import first_to_say, import_torch
-from .studies import costs
-from .verbs import Parser, common, engine_options, log_option, run_of, run_options, runtime_of, runtime_options
+from .errors import UserError, nearest, unknown
+from .evidence import imported, trial
+from .lab import monitor
+from .model.hub import FILES
+from .processes import first_to_say
+from .studies import commands, notebooks, plan_text, scoring
+from .training import specs
+from .training.run import Run
 
-if TYPE_CHECKING:
-    from .studies.parameters import StudyOptions
+# An option: its name, its help, and its default, whose type it has; of an option without a default its type, None for
+# text; then what else argparse takes. A name without dashes is a value by its place.
+DEVICE = ("--device", "auto (default), cpu, cuda or mps", "auto")
+RUNS_DIR = ("--runs-dir", "where records are kept (runs)", "runs")
+WORKERS = ("--workers", "processes; one a core by default", int)
+# not `--log`: torchrun takes that for an option of its own
+LOG = (
+    "--log-to", "tell tensorboard or wandb too while it trains; may be given twice", None,
+    {"dest": "log", "action": "append", "default": [], "metavar": "WRITER"},
+)  # fmt: skip
+PARAMETER = {"nargs": 2, "action": "append", "default": []}
+SPEED = (
+    ("--images-per-second", "images a second of training a size on one of your GPUs; may be given for several sizes",
+     None, {"action": "append", "default": [], "metavar": "SIZE=NUMBER"}),
+    ("--measure", "time training steps on this machine: cuda, cpu, mps or auto", None, {"metavar": "DEVICE"}),
+)  # fmt: skip
+HF = "that the network was trained at, for the config.json of layout hf (192 px, window 12; laptop: 32, 4)"
+SET = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+
+#: By verb, or by verb and action: what is called, its help, its options.
+VERBS = {
+    "study": (commands.show, "train what is missing of a study, run its notebooks and write its report", [
+        ("name", "data-scale, model-size, schedule, proxy, all four (all), or transfer"),
+        ("--tier", "shipped (trains nothing), smoke, quick (default: minutes), laptop (a quarter of an hour a seed) or "
+         "paper", "quick"),
+        ("--data", f"{', '.join(KINDS)} (default: scenes); paper: '1K + 22K'", "scenes"),
+        ("--seeds", "how many seeds; by default so many as --minutes hold, else the tier's", int),
+        ("--first-seed", "the first of them (quick and laptop: 200)", int, {"metavar": "SEED"}),
+        ("--minutes", "what tier quick may take (5): five seeds at least, eight at most", float),
+        ("--workers", "processes; 0, as by default, is one a core", int),
+        ("--engine", "local (default), processes of this machine, or ray, tasks on a cluster, which go on when a node "
+         "is lost", "local"),
+        ("--address", "of a running Ray cluster, as in HOST:6379; started on this machine by default"),
+        ("--gpus-per-run", "GPUs of one node for each run (1)", int, {"metavar": "G"}),
+        ("--commands", "print the torchrun commands of the missing runs, a line a trunk, for any scheduler; start "
+         "nothing", False),
+        ("--nodes", "nodes of each run, with --commands (1)", 1, {"metavar": "N"}),
+        ("--precision", "auto (default), fp32 or bf16", "auto"),
+        ("--dry-run", "show what would run and what it costs; start nothing", False),
+        ("--gpus", "how many GPUs a dry run is for (1)", "1"),
+        *SPEED,
+        ("--assume", "a dry run's speed as a share of a peak, as in 0.4@989", None, {"metavar": "SHARE@TFLOPS"}),
+        LOG,
+        ("--no-notebooks", "train and print the claims only", False),
+        ("-p --parameter", "a parameter of the notebooks, as papermill takes it", None,
+         PARAMETER | {"metavar": ("NAME", "VALUE")}),
+        RUNS_DIR, DEVICE,
+    ]),
+    "pretrain": (verbs.pretrain, "train, validate and probe one run (also under torchrun)", [
+        Run,
+        ("--parallel", "under torchrun: ddp (default), a whole model in each process, or fsdp, a part of it (huge and "
+         "giant)", "ddp"),
+        ("--accumulate", "go through a process's share of the batch in K parts, one after the other (1): less memory",
+         1, {"metavar": "K"}),
+        ("--checkpointing", "compute blocks again in the backward pass: less memory, about a third more time", False),
+        ("--compile", "torch.compile, block by block", False),
+        ("--film", "keep a film of the run, as one PNG", 0, {"metavar": "FRAMES"}),
+        LOG, RUNS_DIR, DEVICE,
+    ]),
+    "manifest": (verbs.manifest, "fill in or check the digest of a data set's manifest", [
+        ("action", None, None, {"choices": ("build", "verify")}),
+        ("manifest", "a YAML file, or the name of one in data_manifests/"),
+        ("folder", "the folder of images, or a pack of it; not needed for scenes", None, {"nargs": "?"}),
+        ("--out", "where build writes the filled-in manifest; in place by default"),
+    ]),
+    "data": (None, "pack a data set into shards, or check a pack", []),
+    "data pack": (verbs.pack, "pack pictures into WebDataset shards with an index, for --data packed:OUT", [
+        ("source", "imagefolder:DIR, inaturalist:DIR, torchvision:NAME or hf:NAME"),
+        ("out", "the folder of the pack"),
+        ("--short-side", "pixels; larger pictures are shrunk to it (256)", 256),
+        ("--quality", "of JPEG, 1 to 95 (90)", 90),
+        ("--shard-pictures", "pictures a shard (10000)", 10_000, {"metavar": "N"}),
+        WORKERS,
+    ]),
+    "data verify": (verbs.verify, "read every byte of a pack, and name what is wrong with it", [
+        ("pack", "the folder of the pack"),
+        ("--manifest", "a built manifest that it has to agree with: a file, or a name"),
+        WORKERS,
+    ]),
+    "records": (None, "take in somebody else's runs", []),
+    "records import": (verbs.records_import, "take runs from a CSV file into tables, claims, plots and plans", [
+        ("file", "a CSV file, a line a run; its columns: see below"),
+        ("--scores", "percent or share (of 1), where the numbers leave that open"),
+        RUNS_DIR,
+    ]),
+    "transfer": (verbs.transfer, "score a run by a transfer task, beside the same network without pretraining (also "
+                 "under torchrun)", [
+        ("--task", "probe (default), classify, detect or segment", "probe"),
+        ("--recipe", "full size: imagenet-100ep (classify), mask-rcnn-1x, mask-rcnn-3x or upernet-160k"),
+        ("--weights", "a checkpoint to start from in place of the run's own weights: a file, or hf://OWNER/REPO/PATH "
+         "(swinv2_small to giant: at 192 px)"),
+        ("--set", "a field of the training, as in lr=1e-3", None, SET),
+        ("--scratch-set", "a field of the baseline from scratch alone, as in lr=1e-3", None, SET),
+        Run, RUNS_DIR, DEVICE,
+    ]),
+    "papermill": (notebooks.show_batch, "execute notebooks, each with every combination of some parameters, here or "
+                  "on a Ray cluster", [
+        ("notebook", "names in notebooks/, as in 04_data_scale, or files", None, {"nargs": "+"}),
+        ("-p --parameter", "a parameter of all of them, as papermill takes it", None,
+         PARAMETER | {"metavar": ("NAME", "VALUE")}),
+        ("--each", "a parameter that takes each of these values; several of these options are combined", None,
+         PARAMETER | {"metavar": ("NAME", "V1,V2")}),
+        ("--out", "the folder of the executed copies (executed)", "executed"),
+        ("--again", "execute also what is there already", False),
+        ("--workers", "notebooks at a time; one a core by default", int),
+        ("--engine", "local (default), or ray: each a task of a cluster", "local"),
+        ("--address", "with --engine ray: of a running cluster; without it, this machine"),
+        ("--device", "with --engine ray: auto (default), cpu or cuda", "auto"),
+    ]),
+    "laws": (trial.show, "put laws of loss and accuracy on trial: held-out errors, regret, coverage", [
+        trial.options,
+    ]),
+    "watch": (monitor.show, "what is running, stopped and finished in a runs folder, while it trains; in place, until "
+              "Ctrl-C", [
+        ("--runs-dir", "the folder to look at (runs)", "runs"),
+        ("--once", "print the table once; so does a pipe", False),
+        ("--all", "a line for finished runs too, and for those still to do", False),
+        ("--every", "between two looks (2)", 2.0, {"metavar": "SECONDS"}),
+        ("--study", "count what is still to do of a study, or of all", None, {"metavar": "NAME"}),
+        ("--tier", "of the study (quick)", "quick"),
+        ("--data", "of the study (scenes)", "scenes"),
+        ("--seeds", "of the study; the tier's own number by default", int),
+    ]),
+    "plan": (plan_text.show, "which size and how long, for so many images and so much compute", [
+        ("--images", "unique images you have", int, {"required": True}),
+        ("--budget-flops", "training FLOPs in all, as in 1e20", float),
+        ("--budget-gpu-hours", "GPU hours in all; needs a measured speed", float),
+        *SPEED,
+        ("--gpus", "how many GPUs (1)", "1"),
+        ("--sizes", "sizes to choose from; all that were run by default", None, {"nargs": "+"}),
+        ("--target", "accuracy (default) or loss", "accuracy"),
+        ("--law", "on published runs: fixed (default) or free exponents", "fixed"),
+        ("--runs-dir", "refit on your own runs kept there, in place of the published ones"),
+        ("--image-size", "pixels a side, where it is not that of the runs", int),
+        ("--batch-size", "images a step, where it is not that of the runs", int),
+        ("--not-photographs", "your images are not photographs", False),
+        ("--json", "numbers instead of text", False),
+    ]),
+    "gallery": (verbs.gallery, "draw the pictures of the studies from the shipped records", [
+        ("--out", "the folder to write to", "gallery"),
+    ]),
+    "site": (verbs.site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network", [
+        ("--out", "the folder to write to (_site)", "_site"),
+    ]),
+    "weights": (None, "show, convert or score weights", []),
+    "weights convert": (verbs.convert, "convert weights between layouts", [
+        ("source", "official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH"),
+        ("target", f"the file to write ({', '.join(FILES)}); for layout hf a folder"),
+        ("--model", "the size, as in swinv2_base", None, {"required": True}),
+        ("--layout", "simmim (default), timm, official, or hf: a folder that transformers' from_pretrained opens",
+         "simmim"),
+        ("--image-size", f"pixels a side {HF}", int),
+        ("--window-size", f"tokens a side {HF}", int),
+    ]),
+    "weights score": (scoring.show, "our validation loss of pretrained checkpoints, lowest first, beside the published "
+                      "order", [
+        ("source", "checkpoints of one size: files, or names like hf://zdaxie/SimMIM/PATH", None, {"nargs": "+"}),
+        ("--model", "the size, as in swinv2_base", None, {"required": True}),
+        ("--data", "imagefolder:DIR; its validation images are read", None, {"required": True}),
+        ("--images", "validation images (1024)", 1024),
+        ("--masks", "masks an image (4)", 4),
+        ("--target", "normalized (default of the paper's sizes) or raw pixels"),
+        ("--precision", "fp32 (default) or bf16", "fp32"),
+        DEVICE,
+    ]),
+    "weights show": (verbs.show_weights, "what a file of weights is: layout, size, window, target, what is missing or "
+                     "extra, parameters", [
+        ("source", "a file, a folder with model.safetensors, or hf://OWNER/REPO/PATH"),
+    ]),
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.debug:
             raise
         line = f"simmim-lite: {error}"
-        if first_to_say(line, not error.everywhere or _speaks()):
+        if first_to_say(line, not error.everywhere or verbs.speaks()):
             print(line, file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
@@ -42,234 +215,97 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
-def _speaks() -> bool:
-    from .training.parallel import speaks
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors that name the verb's own --help, the nearest name in place of a wrong one, numbers
+    as people write them, `--batch_size` for `--batch-size`, and no guessing at abbreviated options."""
 
-    return speaks()
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, allow_abbrev=False, **options)
+        self.register("type", int, lambda text: _number(text, int))
+        self.register("type", float, lambda text: _number(text, float))
+
+    def error(self, message: str):
+        line = f"simmim-lite: {message} (see {self.prog} --help)"
+        self.exit(2, f"{line}\n" if first_to_say(line) else None)
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = [self._dashed(word) for word in (sys.argv[1:] if args is None else args)]
+        found, left = super().parse_known_args(words, namespace)
+        if left:  # each parser answers for its own words
+            near = nearest(left[0], self._option_string_actions, 0.6) if left[0] != "--" else None
+            self.error(f"unknown option {left[0]}: did you mean {near}?" if near else f"unknown: {' '.join(left)}")
+        return found, left
+
+    def _dashed(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        dashed = name.replace("_", "-") + equals + value
+        return dashed if dashed.partition("=")[0] in self._option_string_actions else word
+
+    def _get_value(self, action: argparse.Action, text: str) -> object:
+        if not text.strip() and action.option_strings and action.nargs is None:  # a shell variable that is not set
+            raise argparse.ArgumentError(action, "is empty: give a value, or leave it out")
+        return super()._get_value(action, text)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(
+                None, str(unknown((action.metavar or action.dest).lower(), value, action.choices))
+            )
+
+
+def _number(text: str, kind: type) -> int | float:
+    try:
+        return specs.number(text, kind)
+    except ValueError:
+        wanted = "a whole number, as in 64, 1_000, 1e4 or 200k" if kind is int else "a number, as in 0.5, 1e-3 or 2M"
+        raise argparse.ArgumentTypeError(f"'{text}' is not {wanted}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="simmim-lite", description="Learn, see and measure how masked image modelling scales.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    known = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(name: str, call, text: str) -> argparse.ArgumentParser:
-        sub = known.add_parser(name, help=text, description=text)
+    groups = {"": parser.add_subparsers(dest="verb", required=True, metavar="VERB")}
+    for name, (call, text, options) in VERBS.items():
+        group, _, own = name.rpartition(" ")
+        sub = groups[group].add_parser(own, help=text, description=text)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        if call is None:
+            groups[name] = sub.add_subparsers(required=True, metavar="ACTION")
+            continue
         sub.set_defaults(call=call)
-        return sub
-
-    study = verb("study", _study, "train what is missing of a study, run its notebooks and write its report")
-    study.add_argument("name", help="data-scale, model-size, schedule, proxy, all four (all), or transfer")
-    study.add_argument(
-        "--tier", default="quick",
-        help="shipped (trains nothing), smoke, quick (default: minutes), laptop (a quarter of an hour a seed) or paper",
-    )  # fmt: skip
-    study.add_argument(
-        "--data", default="scenes",
-        help=f"{', '.join(KINDS)} (default: scenes); paper: '1K + 22K'",
-    )  # fmt: skip
-    study.add_argument(
-        "--seeds", type=int, help="how many seeds; by default so many as --minutes hold, else the tier's"
-    )
-    study.add_argument("--first-seed", type=int, metavar="SEED", help="the first of them (quick and laptop: 200)")
-    study.add_argument("--minutes", type=float, help="what tier quick may take (5): five seeds at least, eight at most")
-    study.add_argument("--workers", type=int, help="processes; 0, as by default, is one a core")
-    engine_options(study)
-    study.add_argument("--precision", default="auto", help="auto (default), fp32 or bf16")
-    study.add_argument("--dry-run", action="store_true", help="show what would run and what it costs; start nothing")
-    costs.options(study)
-    log_option(study)
-    study.add_argument("--no-notebooks", action="store_true", help="train and write the report only")
-    study.add_argument(
-        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-        help="a parameter of the notebooks, as papermill takes it",
-    )  # fmt: skip
-    common(study)
-
-    pretrain = verb("pretrain", _pretrain, "train, validate and probe one run (also under torchrun)")
-    run_options(pretrain)
-    runtime_options(pretrain)
-    pretrain.add_argument("--film", type=int, default=0, metavar="FRAMES", help="keep a film of the run, as one PNG")
-    log_option(pretrain)
-    common(pretrain)
-
-    data_verbs.add(verb)
-
-    verbs.add(verb)
-
-    gallery = verb("gallery", _gallery, "draw the pictures of the studies from the shipped records")
-    gallery.add_argument("--out", help="the folder to write to")
-
-    site = verb("site", _site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network")
-    site.add_argument("--out", default="_site", help="the folder to write to (_site)")
-
-    weights_verbs.add(verb)
-
+        for option in options:
+            if option is Run:
+                run_options(sub)
+            elif callable(option):
+                option(sub)
+            else:
+                _add(sub, *option)
+        if call is verbs.records_import:
+            sub.epilog = f"{imported.help_text()} An example: examples/runs.csv"
     return parser
 
 
-def _study(arguments: argparse.Namespace) -> None:
-    from .studies import parameters
-    from .studies.seeding import choose
-    from .training.specs import value
-
-    name, on = value("study", parameters.Study, arguments.name), costs.asked(arguments)
-    known = [f.name for f in fields(parameters.StudyOptions)]
-    options = {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}
-    gpus = options.pop("gpus_per_run") if arguments.commands else None  # of a command, whoever starts it
-    how = parameters.StudyOptions(**options)
-    start = not (arguments.commands or arguments.dry_run)
-    parameters.images_of(how.data)  # a source that is not there is no cost table, and no line to run
-    if arguments.nodes != 1 and not arguments.commands:
-        raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
-    _notebook_parameters(arguments, how)  # a wrong parameter fails before anything is measured or trained
-    counts = {"first_seed": arguments.first_seed, "minutes": arguments.minutes}
-    chosen, said = choose(name, how, measure=start, **counts)  # before anything is seen
-    how = replace(how, seeds=chosen)
-    if said and not arguments.commands:
-        print(said, flush=True)
-    planned, reason = _notebook_parameters(arguments, how)
-    if not start:
-        check_writable(how.runs_dir, "choose another --runs-dir")
-    if arguments.commands:
-        from .studies.commands import lines
-
-        print("\n".join(lines(name, how, gpus_per_run=1 if gpus is None else gpus, nodes=arguments.nodes)))
-        return
-    if arguments.dry_run:
-        from .studies.collecting import dry_run
-
-        print(dry_run(name, tier=how.tier, data=how.data, seeds=how.seeds, runs_dir=how.runs_dir, on=on))
-        return
-    if how.tier == "shipped":
-        _shipped(name)
-    else:
-        _train(name, how)
-    executed, failures = {}, {}
-    if planned:
-        from .studies import notebooks, pages
-
-        runs = Path(how.runs_dir)
-        where = {name: getattr(how, name) for name in ("workers", "engine", "address", "device")}
-        executed, failures = notebooks.execute(planned, runs / "notebooks", **where)
-        if executed or (runs / "report" / "index.html").exists():  # pages of earlier calls stay linked
-            pages.write(executed, runs / "report")
-        if executed:
-            print(f"executed notebooks: {runs / 'notebooks'}")
-    elif reason:
-        print(f"without notebooks: {reason}")
-    if executed or how.tier != "shipped":
-        print(f"report: {Path(how.runs_dir) / 'report' / 'index.html'}")
-    if failures:
-        notebooks.raise_first(failures)
+def _add(
+    parser: argparse.ArgumentParser, names: str, text: str | None, default: object = None, more: dict | None = None
+) -> None:
+    """Add an option of the table to a parser."""
+    options = {"help": text}
+    if isinstance(default, bool):
+        options["action"] = "store_true"
+    elif isinstance(default, type):
+        options["type"] = default
+    elif default is not None:
+        options |= {"default": default, "type": type(default)}
+    parser.add_argument(*names.split(), **options | (more or {}))
 
 
-def _train(name: str, how: "StudyOptions") -> None:
-    from .studies.engine import study
-
-    result = study(name, **vars(how))
-    _say(result.claims)
-    failed = sum(record["status"] == "failed" for record in result.records)
-    print(
-        f"{len(result.records)} runs, {result.trained} trained now, {failed} failed; "
-        f"{result.core_seconds:.0f} core-seconds in {result.wall_seconds:.0f} s"
-    )
-
-
-def _shipped(name: str) -> None:
-    from .evidence import shipped
-    from .evidence.claims import claims
-    from .studies.grids import TRANSFER
-    from .studies.report import SECTIONS
-
-    wanted = {c for study, section in SECTIONS.items() if name in (study, "all") for c in section.claims}
-    for of in [shipped.TRANSFER] if name == TRANSFER else shipped.names():
-        records = shipped.records(of)
-        print(f"shipped records {of}: {len(records)}")
-        _say([claim for claim in claims(records) if claim.id in wanted])
-
-
-def _say(claims: list) -> None:
-    for claim in claims:
-        print(claim)
-    sys.stdout.flush()
-
-
-def _notebook_parameters(arguments: argparse.Namespace, how: "StudyOptions") -> tuple[list, str]:
-    """The notebooks of a study with their parameters, checked; or none, and why there are none."""
-    from .studies import notebooks, parameters
-    from .studies.grids import STUDIES
-
-    if arguments.no_notebooks:
-        return [], ""
-    if missing := notebooks.not_installed():
-        return [], f"not installed: {missing}; {notebooks.HOW_TO_GET}, and run the same command again"
-    studies = STUDIES if arguments.name == "all" else (arguments.name,)
-    wanted = [notebooks.NOTEBOOKS[study] for study in studies]
-    try:
-        paths = [notebooks.find(name) for name in wanted]
-    except UserError as error:
-        return [], str(error)
-    given = {"tier": how.tier, "data": how.data, "runs_dir": how.runs_dir}
-    given |= {"seeds": list(how.seeds) if isinstance(how.seeds, tuple) else how.seeds or 0}
-    given |= {"workers": how.workers or 0}
-    if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
-        given["tier"] = "shipped"
-    texts = dict(arguments.parameter)
-    return [notebooks.Copy(path, given | parameters.from_text(path, texts), path.stem) for path in paths], ""
-
-
-def _gallery(arguments: argparse.Namespace) -> None:
-    from .studies.gallery import make_gallery
-
-    out = arguments.out or "gallery"
-    check_writable(out)
-    for path in make_gallery(out):
-        print(path)
-
-
-def _site(arguments: argparse.Namespace) -> None:
-    from .lab import explorer, mask_lab
-    from .studies.site import IN_A_FRAME, build
-
-    check_writable(arguments.out)
-    lab, runs = mask_lab.MaskLab(), explorer.show().static_html()
-    print(build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=IN_A_FRAME), runs))
-
-
-def _pretrain(arguments: argparse.Namespace) -> None:
-    import_torch()
-    from .data.store import progress
-    from .training.film import film_path
-    from .training.machine import pick_device
-    from .training.pretrain import pretrain
-    from .training.run import record_path
-
-    run, runtime = run_of(arguments), runtime_of(arguments)
-    pick_device(arguments.device)
-    with progress(run.steps, run.key, "step") if _speaks() else contextlib.nullcontext() as advance:
-        done = [0]
-
-        def report(step: int, _: int) -> None:  # only in the process that speaks
-            advance(step - done[0])
-            done[0] = step
-
-        options = {"runs_dir": arguments.runs_dir, "device": arguments.device, "film": arguments.film}
-        record = pretrain(run, progress=report, runtime=runtime, log=arguments.log, **options)
-    if record["status"] == "failed":
-        raise Everywhere(f"{run.key} failed: {record['reason']} (its record is {record_path(arguments.runs_dir, run)})")
-    if not _speaks():
-        return
-    final = record["final"]
-    print(f"validation loss {final['val_loss']:.4f} +- {final['val_loss_se']:.4f} (standard error over images)")
-    for name, score in record["transfer"].items():
-        print(f"{name:8s} {score['metric']} {score['score']:.4f} [{score['low']:.4f}, {score['high']:.4f}]")
-    film = film_path(arguments.runs_dir, run)
-    if arguments.film:
-        print(
-            f"film: {film}"
-            if film.exists()
-            else "film: none, the run was finished before; delete its record to film it"
-        )
-    print(f"record: {record_path(arguments.runs_dir, run)}")
+def run_options(parser: argparse.ArgumentParser) -> None:
+    """An option for every field of Run, of its type; what it takes is in the help, with its default."""
+    for field in dataclasses.fields(Run):
+        if field.name == "recipe_version":
+            continue
+        kind, text = specs.base(field.type), f"{specs.said(field.type)} ({field.default})"
+        many = {"nargs": len(parts), "metavar": ("B1", "B2")} if (parts := typing.get_args(kind)) else {}
+        kind = specs.base(parts[0]) if parts else kind
+        name = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(name, type=kind, default=argparse.SUPPRESS, help=text, **many)

@@ -1,143 +1,72 @@
-"""The parser of the command line, and its verbs `transfer`, `laws`, `plan`, `watch`.
-
-What is heavy is imported when called.
-"""
+"""What the verbs of the command line do. What is heavy is imported when called."""
 
 import argparse
 import contextlib
 import dataclasses
-import sys
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from .errors import UserError, nearest, unknown
-from .lab import monitor
+from .errors import Everywhere, UserError, check_writable
+from .evidence import imported
 from .model.sizes import PAPER
-from .processes import first_to_say, import_torch
-from .studies import batch, plan_text
+from .processes import import_torch, waiting
 from .training import specs
 from .training.run import Run, Runtime
 from .training.tuning import Dense, FineTune, Probe
 
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors that name the verb's own --help, the nearest name in place of a wrong one, numbers
-    as people write them, `--batch_size` for `--batch-size`, and no guessing at abbreviated options."""
-
-    def __init__(self, *args, **options) -> None:
-        super().__init__(*args, allow_abbrev=False, **options)
-        self.register("type", int, lambda text: _number(text, int))
-        self.register("type", float, lambda text: _number(text, float))
-
-    def error(self, message: str):
-        line = f"simmim-lite: {message} (see {self.prog} --help)"
-        self.exit(2, f"{line}\n" if first_to_say(line) else None)
-
-    def parse_known_args(self, args=None, namespace=None):
-        words = [self._dashed(word) for word in (sys.argv[1:] if args is None else args)]
-        found, left = super().parse_known_args(words, namespace)
-        if left:  # each parser answers for its own words
-            near = nearest(left[0], self._option_string_actions, 0.6) if left[0] != "--" else None
-            self.error(f"unknown option {left[0]}: did you mean {near}?" if near else f"unknown: {' '.join(left)}")
-        return found, left
-
-    def _dashed(self, word: str) -> str:
-        name, equals, value = word.partition("=")
-        dashed = name.replace("_", "-") + equals + value
-        return dashed if dashed.partition("=")[0] in self._option_string_actions else word
-
-    def _get_value(self, action: argparse.Action, text: str) -> object:
-        if not text.strip() and action.option_strings and action.nargs is None:  # a shell variable that is not set
-            raise argparse.ArgumentError(action, "is empty: give a value, or leave it out")
-        return super()._get_value(action, text)
-
-    def _check_value(self, action: argparse.Action, value: object) -> None:
-        if action.choices is not None and value not in action.choices:
-            raise argparse.ArgumentError(
-                None, str(unknown((action.metavar or action.dest).lower(), value, action.choices))
-            )
+_NAMED = 20  # of a kind of problem that are named
 
 
-def _number(text: str, kind: type) -> int | float:
-    try:
-        return specs.number(text, kind)
-    except ValueError:
-        wanted = "a whole number, as in 64, 1_000, 1e4 or 200k" if kind is int else "a number, as in 0.5, 1e-3 or 2M"
-        raise argparse.ArgumentTypeError(f"'{text}' is not {wanted}") from None
+def speaks() -> bool:
+    """Whether this process says something for all of its run."""
+    from .training import parallel
+
+    return parallel.speaks()
 
 
-def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the verbs to the command line; verb(name, call, text) makes the parser of one."""
-    text = "score a run by a transfer task, beside the same network without pretraining (also under torchrun)"
-    parser = verb("transfer", _transfer, text)
-    parser.add_argument("--task", default="probe", help="probe (default), classify, detect or segment")
-    parser.add_argument(
-        "--recipe", help="full size: imagenet-100ep (classify), mask-rcnn-1x, mask-rcnn-3x or upernet-160k"
-    )
-    text = "a checkpoint to start from in place of the run's own weights: a file, or hf://OWNER/REPO/PATH"
-    parser.add_argument("--weights", help=text + " (swinv2_small to giant: at 192 px)")
-    for option, text in (("--set", "of the training"), ("--scratch-set", "of the baseline from scratch alone")):
-        parser.add_argument(
-            option, action="append", default=[], metavar="NAME=VALUE", help=f"a field {text}, as in lr=1e-3"
-        )
-    run_options(parser)
-    common(parser)
-    text = "execute notebooks, each with every combination of some parameters, here or on a Ray cluster"
-    batch.options(verb("papermill", batch.show, text))
-    text = "put laws of loss and accuracy on trial: held-out errors, regret, coverage"
-    from .evidence import trial
+@contextlib.contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of steps, to be told (done, in all): how much there is to do is known when it is first told."""
+    from .data.store import progress
 
-    trial.options(verb("laws", trial.show, text))
-    text = "what is running, stopped and finished in a runs folder, while it trains; in place, until Ctrl-C"
-    monitor.options(verb("watch", monitor.show, text))
-    plan_text.options(verb("plan", plan_text.show, "which size and how long, for so many images and so much compute"))
+    with contextlib.ExitStack() as stack:
+        bar = {}
+
+        def report(done: int, steps: int) -> None:
+            if not bar:
+                bar.update(advance=stack.enter_context(progress(steps, title, "step")), done=0)
+            bar["advance"](done - bar["done"])
+            bar["done"] = done
+
+        yield report
 
 
-def common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs-dir", default="runs", help="where records are kept (runs)")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
+def pretrain(arguments: argparse.Namespace) -> None:
+    """`simmim-lite pretrain`."""
+    import_torch()
+    from .training.film import film_path
+    from .training.machine import pick_device
+    from .training.pretrain import pretrain as train
+    from .training.run import record_path
 
-
-def run_options(parser: argparse.ArgumentParser) -> None:
-    """An option for every field of Run, of its type; what it takes is in the help, with its default."""
-    for field in dataclasses.fields(Run):
-        if field.name == "recipe_version":
-            continue
-        kind, text = specs.base(field.type), f"{specs.said(field.type)} ({field.default})"
-        many = {"nargs": len(parts), "metavar": ("B1", "B2")} if (parts := typing.get_args(kind)) else {}
-        kind = specs.base(parts[0]) if parts else kind
-        name = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(name, type=kind, default=argparse.SUPPRESS, help=text, **many)
-
-
-def engine_options(parser: argparse.ArgumentParser) -> None:
-    """Who does the work: this machine or a Ray cluster."""
-    text = "local (default), processes of this machine, or ray, tasks on a cluster, which go on when a node is lost"
-    parser.add_argument("--engine", default="local", help=text)
-    parser.add_argument(
-        "--address", help="of a running Ray cluster, as in HOST:6379; started on this machine by default"
-    )
-    parser.add_argument("--gpus-per-run", type=int, metavar="G", help="GPUs of one node for each run (1)")
-    text = "print the torchrun commands of the missing runs, a line a trunk, for any scheduler; start nothing"
-    parser.add_argument("--commands", action="store_true", help=text)
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of each run, with --commands (1)")
-
-
-def runtime_options(parser: argparse.ArgumentParser) -> None:
-    """How a run is executed; these change no number but by rounding, and no key."""
-    text = "under torchrun: ddp (default), a whole model in each process, or fsdp, a part of it (huge and giant)"
-    parser.add_argument("--parallel", default="ddp", help=text)
-    text = "go through a process's share of the batch in K parts, one after the other (1): less memory"
-    parser.add_argument("--accumulate", type=int, default=1, metavar="K", help=text)
-    text = "compute blocks again in the backward pass: less memory, about a third more time"
-    parser.add_argument("--checkpointing", action="store_true", help=text)
-    parser.add_argument("--compile", action="store_true", help="torch.compile, block by block")
-
-
-def log_option(parser: argparse.ArgumentParser) -> None:
-    """Who else is told of a run while it trains. Not `--log`: torchrun takes that for an option of its own."""
-    text = "tell tensorboard or wandb too while it trains; may be given twice"
-    parser.add_argument("--log-to", dest="log", action="append", default=[], metavar="WRITER", help=text)
+    run, runtime = run_of(arguments), runtime_of(arguments)
+    pick_device(arguments.device)
+    options = {"runs_dir": arguments.runs_dir, "device": arguments.device, "film": arguments.film}
+    with _bar(run.key) as report:  # it is told in the process that speaks
+        record = train(run, progress=report, runtime=runtime, log=arguments.log, **options)
+    if record["status"] == "failed":
+        raise Everywhere(f"{run.key} failed: {record['reason']} (its record is {record_path(arguments.runs_dir, run)})")
+    if not speaks():
+        return
+    final = record["final"]
+    print(f"validation loss {final['val_loss']:.4f} +- {final['val_loss_se']:.4f} (standard error over images)")
+    for name, score in record["transfer"].items():
+        print(f"{name:8s} {score['metric']} {score['score']:.4f} [{score['low']:.4f}, {score['high']:.4f}]")
+    film = film_path(arguments.runs_dir, run)
+    if arguments.film:
+        none = "none, the run was finished before; delete its record to film it"
+        print(f"film: {film if film.exists() else none}")
+    print(f"record: {record_path(arguments.runs_dir, run)}")
 
 
 def runtime_of(arguments: argparse.Namespace) -> Runtime:
@@ -153,7 +82,7 @@ def run_of(arguments: argparse.Namespace, **defaults: object) -> Run:
 def _network(arguments: argparse.Namespace) -> Run:
     """A run that says which network is transferred, and on which data; its own weights are used if no file is given.
 
-    The paper's networks come from a file at the paper's input, where no other is given (FACTS 3).
+    The paper's networks come from a file at the paper's input, where no other is given (docs/facts.md, 3).
     """
     if arguments.weights and getattr(arguments, "model", None) in PAPER:
         return run_of(arguments, image_size=192, window_size=12, mask_patch=32, statistics="imagenet")
@@ -172,28 +101,19 @@ def fields_of(texts: list[str], kind: type) -> dict[str, object]:
     return found
 
 
-def _transfer(arguments: argparse.Namespace) -> None:
+def transfer(arguments: argparse.Namespace) -> None:
+    """`simmim-lite transfer`."""
     import_torch()
-    from .data.store import progress
-    from .training.parallel import speaks
     from .training.run import transfer_path
-    from .training.transfer import scores, transfer
+    from .training.transfer import scores
+    from .training.transfer import transfer as transferred
 
     kind = {"probe": Probe, "classify": FineTune}.get(arguments.task, Dense)
     options = fields_of(arguments.set, kind)
     if arguments.scratch_set:
         options["scratch"] = fields_of(arguments.scratch_set, kind)
-    with contextlib.ExitStack() as stack:
-        bar = {}
-
-        def report(done: int, steps: int) -> None:
-            if not bar:  # how much there is to do is known when the first steps are done
-                title = f"{arguments.task}, pretrained and from scratch"
-                bar.update(advance=stack.enter_context(progress(steps, title, "step")), done=0)
-            bar["advance"](done - bar["done"])
-            bar["done"] = done
-
-        result = transfer(
+    with _bar(f"{arguments.task}, pretrained and from scratch") as report:
+        result = transferred(
             _network(arguments),
             arguments.task,
             runs_dir=arguments.runs_dir,
@@ -212,3 +132,125 @@ def _transfer(arguments: argparse.Namespace) -> None:
         if result[which]["status"] == "failed":
             raise UserError(f"the {which} network's {arguments.task} failed: {result[which]['reason']}")
         print(f"record: {transfer_path(arguments.runs_dir, result[which]['key'])}")
+
+
+def manifest(arguments: argparse.Namespace) -> None:
+    """`simmim-lite manifest`."""
+    from .data import manifests
+
+    if arguments.action == "build":
+        content = manifests.build(arguments.manifest, arguments.folder, arguments.out)
+        print(f"{content['name']}: {content['images']} images, digest {content['digest']}")
+        return
+    differences = manifests.verify(arguments.manifest, arguments.folder)
+    _name(differences)
+    if differences:
+        raise UserError(f"{arguments.manifest}: {len(differences):,} differences from {arguments.folder}; see above")
+    print(f"{arguments.manifest}: as the manifest says")
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    """`simmim-lite data pack`."""
+    from .data import packing
+
+    names = ("short_side", "quality", "shard_pictures")
+    settings = packing.Settings(**{name: getattr(arguments, name) for name in names})
+    specs.value("workers", specs.Count | None, arguments.workers)
+    done = packing.pack(arguments.source, arguments.out, settings=settings, workers=arguments.workers)
+    left_out, shards = done.info["left_out"], done.info["shards"]
+    for name, reason in left_out[:10]:
+        print(f"left out {name}: {reason}")
+    if len(left_out) > 10:
+        print(f"left out {len(left_out) - 10:,} more, all named in {done.folder / 'pack.json'}")
+    size = sum(shard["bytes"] for shard in shards) / 1e9
+    print(f"{done.info['pictures']:,} pictures in {len(shards):,} shards, {size:.3g} GB, digest {done.digest}")
+    print(f"to train on it: --data packed:{arguments.out}")
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """`simmim-lite data verify`."""
+    from .data import manifests, packs
+
+    specs.value("workers", specs.Count | None, arguments.workers)
+    if arguments.manifest:
+        manifests.built(arguments.manifest)  # before all bytes are read
+    problems = packs.verify(arguments.pack, workers=arguments.workers)
+    if arguments.manifest:
+        problems += manifests.verify(arguments.manifest, arguments.pack)
+    _name(problems)
+    if problems:
+        what = f"{len(problems):,} problem{'s' * (len(problems) > 1)}"
+        raise UserError(f"{arguments.pack}: {what}, see above; get it from where it was copied, or pack it again")
+    print(f"{arguments.pack}: every byte is as it was packed")
+
+
+def _name(problems: list[str]) -> None:
+    """Print the first twenty of each kind, what stands before the colon, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for line in problems:
+        kinds.setdefault(line.partition(":")[0], []).append(line)
+    for kind, lines in kinds.items():
+        more = [f"{kind}: {len(lines) - _NAMED:,} more"] if len(lines) > _NAMED else []
+        print(*lines[:_NAMED], *more, sep="\n")
+
+
+def records_import(arguments: argparse.Namespace) -> None:
+    """`simmim-lite records import`."""
+    rows, notes = imported.read(arguments.file, arguments.scores)
+    count = imported.import_csv(arguments.file, arguments.runs_dir, arguments.scores)
+    for claim in imported.claims(rows):
+        print(claim)
+    for note in notes:
+        print(note)
+    where = f"from {arguments.file} into {arguments.runs_dir}"
+    print(f"{count} run{'s' * (count > 1)} taken {where}; the studies' notebooks, plan and laws show them")
+
+
+def gallery(arguments: argparse.Namespace) -> None:
+    """`simmim-lite gallery`."""
+    from .studies.site import make_gallery
+
+    check_writable(arguments.out)
+    for path in make_gallery(arguments.out):
+        print(path)
+
+
+def site(arguments: argparse.Namespace) -> None:
+    """`simmim-lite site`."""
+    from .lab import explorer, mask_lab
+    from .studies.site import IN_A_FRAME, build
+
+    check_writable(arguments.out)
+    lab, runs = mask_lab.MaskLab(), explorer.show().static_html()
+    print(build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=IN_A_FRAME), runs))
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """`simmim-lite weights convert`."""
+    import_torch()
+    from .model import weights
+    from .model.hub import check_target, is_hub
+    from .model.simmim import create_model
+
+    source, target, layout = arguments.source, arguments.target, arguments.layout
+    sides = {"img_size": arguments.image_size, "window_size": arguments.window_size}
+    if layout != "hf" and any(sides.values()):
+        raise UserError("--image-size and --window-size go into the config.json of layout hf: leave them out")
+    check_target(target, layout, weights.LAYOUTS, source)
+    if not is_hub(source) and not Path(source).exists():
+        raise UserError(f"{source}: no such file; give the weights to convert")
+    with waiting(f"reading {source}"):
+        model = create_model(arguments.model, **sides)
+        loaded = weights.load_weights(model, source)
+    # what the file does not hold is random here: nobody is to take it for trained
+    weights.save_weights(model, target, layout=layout, image_size=arguments.image_size, without=loaded.kept)
+    alone = ", the backbone alone" if loaded.kept or layout == "timm" else ""
+    print(f"written: {target} ({layout}{alone})")
+
+
+def show_weights(arguments: argparse.Namespace) -> None:
+    """`simmim-lite weights show`."""
+    import_torch()
+    from .model.inspection import lines
+
+    print("\n".join(lines(arguments.source)))

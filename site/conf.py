@@ -1,21 +1,23 @@
-"""Sphinx settings of the site. `make site` prepares the sources and calls Sphinx; see simmim_lite/studies/site.py.
+"""Sphinx settings of the site. `make site` copies them, adds executed notebooks, and calls Sphinx (studies/site.py).
 
 The pages ask the network for nothing: equations are MathML, plotly.js and all styles lie in `_static`, and no widget
 manager is loaded, since widgets come as their static twins.
 """
 
+import ast
 import importlib.util
 import re
+from pathlib import Path
 
 from docutils import nodes
 
-from simmim_lite.studies.pages import mathml
-from simmim_lite.studies.site_sources import FIGURE_CLASS
+import simmim_lite
+from simmim_lite.studies.report import FIGURE_CLASS, mathml
 
 project = "simmim-lite"
 author = "The simmim-lite maintainers"
 html_title = "simmim-lite"
-extensions = ["myst_nb", "sphinx_design", "sphinx_copybutton", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc"]
 exclude_patterns = ["generated/*"]
 suppress_warnings = ["config.cache"]
 
@@ -66,6 +68,41 @@ html_context = {"default_mode": "auto"}
 copybutton_exclude = ".linenos, .gp, .go"
 
 
+#: The packages by their place in the house, lowest first, and what each is for.
+PACKAGES = {
+    "model": "Sizes, masks, Swin Transformer V2, SimMIM, and weights in four layouts.",
+    "data": "Pictures: procedural scenes, folders, data sets, and which images a run sees.",
+    "training": "A run, its key and its record; pretraining, probes, fine-tuning.",
+    "evidence": "From records to tables, claims with intervals, and figures. Never imports torch.",
+    "studies": "What the studies run, who runs it, and the report.",
+    "lab": "What the notebooks use beside the library: widgets, pictures, charts.",
+}
+
+
+def _api_pages(app) -> None:
+    """The API pages: a page of the names to build on, and one a package with every module's docstrings."""
+    kinds = {True: "autodata:: {0}\n   :no-value:\n   :no-index:", False: "autofunction:: {0}"}
+    public = ""
+    for name, home in simmim_lite._HOME.items():
+        where = f"simmim_lite.{home}.{name}" if name.isupper() else f"simmim_lite.{name}"
+        own = "autoclass:: {0}\n   :members:" if name[0].isupper() and not name.isupper() else kinds[name.isupper()]
+        public += f".. {own.format(where)}\n\n"
+    tree = "\n".join(f"{name} </api/{name}>" for name in app.config.packages.split(","))
+    pages = {"index": f"# Names to build on\n\n{simmim_lite.__doc__}\n```{{eval-rst}}\n{public}```\n"}
+    pages["index"] += f"\n```{{toctree}}\n:caption: By package\n\n{tree}\n```\n"
+    for package in app.config.packages.split(","):
+        text = PACKAGES[package]
+        pages[package] = f"# simmim_lite.{package}\n\n{text}\n"
+        for path in sorted(Path(simmim_lite.__file__).with_name(package).glob("*.py")):
+            if path.name != "__init__.py" and ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))):
+                module = f".. automodule:: simmim_lite.{package}.{path.stem}\n   :members:"
+                pages[package] += f"\n## {path.stem}\n\n```{{eval-rst}}\n{module}\n```\n"
+    for name, text in pages.items():
+        path = Path(app.srcdir, "api", f"{name}.md")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
 def _inline_math(translator, node: nodes.math) -> None:
     translator.body.append(mathml(node.astext(), "inline"))
     raise nodes.SkipNode
@@ -100,6 +137,8 @@ def _docstring(app, what: str, name: str, obj: object, options: object, lines: l
 
 
 def setup(app) -> dict:
+    app.add_config_value("packages", ",".join(PACKAGES), "env")
+    app.connect("builder-inited", _api_pages)
     app.connect("autodoc-process-docstring", _docstring)
     app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
     app.connect("html-page-context", _page)

@@ -10,7 +10,7 @@ from tiny_notebooks import write_notebook
 from simmim_lite.evidence import published
 from simmim_lite.evidence.doublings import doublings
 from simmim_lite.lab import explorer
-from simmim_lite.studies import pages
+from simmim_lite.studies import report
 
 READY = ".sl-explorer[data-drawn]"
 VIEWS = ("proxy", "length", "data", "size", "omega-loss", "omega-score")
@@ -183,11 +183,11 @@ def test_it_fits_a_phone_at_night(page, written) -> None:
 def test_it_is_live_on_the_pages_of_a_report(page, tmp_path) -> None:
     """Beside the view of a widget without a kernel, and alone, as in a copy that nobody watched."""
     notebook = nbformat.read(write_notebook(tmp_path / "x.ipynb", ["explorer.show()"] * 2), as_version=4)
-    for cell, more in zip(notebook.cells[-2:], ({}, {pages.WIDGET: {"model_id": "none"}}), strict=True):
+    for cell, more in zip(notebook.cells[-2:], ({}, {report.WIDGET: {"model_id": "none"}}), strict=True):
         shown = {"text/html": explorer.show().static_html()} | more
         cell.outputs = [nbformat.v4.new_output("execute_result", shown, execution_count=1)]
     nbformat.write(notebook, tmp_path / "x.ipynb")
-    show(page, pages.write({"x": tmp_path / "x.ipynb"}, tmp_path / "report")[0])
+    show(page, report.write(tmp_path, tmp_path / "report").with_name("x.html"))
     page.wait_for_function("() => document.querySelectorAll('.sl-explorer[data-drawn]').length === 2")
     page.locator(".chip input[value=swinv2_base]").nth(1).check()
     texts = page.locator(".says").evaluate_all("all => all.map(one => one.querySelector('p').innerText)")

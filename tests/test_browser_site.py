@@ -8,7 +8,7 @@ from tiny_notebooks import write_notebook
 
 from simmim_lite.lab import explorer
 from simmim_lite.lab.mask_lab import MaskLab
-from simmim_lite.studies import pages, site
+from simmim_lite.studies import report, site
 
 pytestmark = pytest.mark.xdist_group("site in a browser")  # built once
 FIGURES = ".js-plotly-plot .main-svg"
@@ -44,7 +44,7 @@ def root(tmp_path_factory):
             lambda path: MaskLab(scenes=2, offer=("photos",)).write_html(path, "The mask lab", site.IN_A_FRAME),
             work=folder / "work",
             notebooks=[path],
-            packages=(),
+            settings=["packages=model"],
             explorer=explorer.show().static_html(),
         )
     return index.parent.as_uri()
@@ -55,7 +55,7 @@ def test_from_the_landing_page_to_a_live_figure(page, root) -> None:
     assert page.locator(".bd-article h1").inner_text().startswith("How does masked image modelling scale?")
     assert page.locator(".sl-findings .badge").count() > 8
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-    page.locator(".sd-card").first.click()
+    page.locator(".bd-article .toctree-wrapper a").first.click()
     page.wait_for_selector(FIGURES)
     assert page.locator(".bd-article h1").inner_text().startswith("04 · Does it show?")
     assert page.locator("math mfrac").bounding_box()["height"] > 15
@@ -108,12 +108,12 @@ def test_pages_of_the_report(page, tmp_path) -> None:
     """Figures are live, equations drawn, controls that need a kernel left out, links lead where there is a page."""
     text = "# Does it show?\n\nOne $L = \\frac{1}{n}\\sum_i |x_i|$ and\n\n$$\\Omega = \\frac{T}{n}$$\n\n"
     text += "The [second](second.ipynb#part), the [glossary](../GLOSSARY.md)."
-    control = {"output_type": "display_data", "metadata": {}, "data": {pages.WIDGET: {"model_id": "none"}}}
+    control = {"output_type": "display_data", "metadata": {}, "data": {report.WIDGET: {"model_id": "none"}}}
     printed = {"output_type": "stream", "name": "stdout", "text": "</script> & <b>"}
-    first = executed(tmp_path / "first.ipynb", text, figure_output(), control, printed)
-    second = executed(tmp_path / "second.ipynb", "# Second", figure_output())
-    made = pages.write({"first": first, "second": second}, tmp_path / "report")
-    page.goto(made[0].as_uri())
+    executed(tmp_path / "first.ipynb", text, figure_output(), control, printed)
+    executed(tmp_path / "second.ipynb", "# Second", figure_output())
+    index = report.write(tmp_path, tmp_path / "report")
+    page.goto(index.with_name("first.html").as_uri())
     page.wait_for_selector(FIGURES)
     assert page.title() == "Does it show?"
     assert page.locator("math").count() == 2

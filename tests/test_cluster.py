@@ -18,7 +18,7 @@ from tiny_notebooks import write_notebook
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import cluster, commands, notebooks, teams, workers
+from simmim_lite.studies import cluster, commands, notebooks, workers
 from simmim_lite.studies.engine import train_missing
 from simmim_lite.studies.grids import TIERS, grid
 from simmim_lite.training.checkpoint import weights_path
@@ -102,7 +102,7 @@ def test_a_local_cluster_gives_the_numbers_of_the_local_engine(tmp_path, short_f
         blocked.write_text("a file where a folder should be")
     jobs = workers.make_jobs([*runs, bad], {})
     with pytest.raises(UserError, match=f"cannot write .*{bad.trunk_key}"):
-        workers.execute(jobs, tmp_path / "local", "cpu", 1)
+        workers.Local("cpu", 1).execute(jobs, tmp_path / "local")
     capsys.readouterr()
     options = {"address": None, "device": "auto", "workers": 1, "gpus_per_run": None}
     good = write_notebook(tmp_path / "good.ipynb", ["print(x + 1)"], parameters="x = 1")
@@ -129,13 +129,13 @@ def test_a_job_on_several_devices_is_its_runs_under_torchrun(tmp_path, monkeypat
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run = replace(TINY, steps=4)
     (job,) = workers.make_jobs([run], {})
-    done = teams.do_on_gpus(job, str(tmp_path), "cpu", 2)
+    done = cluster.do_on_gpus(job, str(tmp_path), "cpu", 2)
     assert (done.trained, done.error) == (1, "")
     (record,) = load(tmp_path)
     assert record["key"] == run.key and record["where"]["processes"] == 2
-    assert teams.do_on_gpus(job, str(tmp_path), "cpu", 2).trained == 0
+    assert cluster.do_on_gpus(job, str(tmp_path), "cpu", 2).trained == 0
     (bad,) = workers.make_jobs([replace(run, batch_size=1)], {})
-    assert "batch" in teams.do_on_gpus(bad, str(tmp_path), "cpu", 2).error
+    assert "batch" in cluster.do_on_gpus(bad, str(tmp_path), "cpu", 2).error
 
 
 def holders(lock: Path) -> set[int]:

@@ -8,7 +8,7 @@ import pytest
 
 from simmim_lite import studies
 from simmim_lite.errors import UserError
-from simmim_lite.studies import seeding
+from simmim_lite.studies import engine
 from simmim_lite.studies.collecting import cost_of
 from simmim_lite.studies.grids import TIERS, grid, tunings
 from simmim_lite.studies.parameters import StudyOptions
@@ -106,12 +106,12 @@ def test_the_laptop_grid_is_one_factorial(data, lengths, probes):
 
 
 def chosen(tmp_path, *, tier="quick", **options):
-    """`seeding.choose` on a machine that was measured: a step takes 10 ms."""
+    """`engine.choose` on a machine that was measured: a step takes 10 ms."""
     speeds = {f"{model} {p}": 0.01 for model in TIERS["quick"].models for p in ("fp32", "bf16")}
     (tmp_path / "machine.json").write_text(json.dumps({"cpu batch 64 size 32": speeds}))
     counts = {name: options.pop(name, None) for name in ("first_seed", "minutes")}
     same = {"tier": tier, "runs_dir": tmp_path, "workers": 1, "device": "cpu"}
-    return seeding.choose("all", StudyOptions(**same | options), **counts)
+    return engine.choose("all", StudyOptions(**same | options), **counts)
 
 
 def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path):

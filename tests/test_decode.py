@@ -20,7 +20,7 @@ from simmim_lite.data.packing import Settings, pack
 from simmim_lite.data.sources import catalogue, open_data, open_pictures, open_streamed
 from simmim_lite.errors import UserError
 from simmim_lite.lab import photos
-from simmim_lite.studies import own
+from simmim_lite.studies import pilot
 
 SIDE = 24
 RGB = picture(1, (SIDE, SIDE))
@@ -282,9 +282,9 @@ def in_notebook_11(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
     paths = sorted(str(p) for p in (folder / "train").rglob("*.*"))
     found = {}
     for path in paths:
-        monkeypatch.setattr(own, "look", lambda data, path=path: {"paths": [path]})
+        monkeypatch.setattr(pilot, "look", lambda data, path=path: {"paths": [path]})
         try:
-            found[Path(path).name] = own.pictures(f"imagefolder:{folder}", SIDE)[0].transpose(1, 2, 0)
+            found[Path(path).name] = pilot.pictures(f"imagefolder:{folder}", SIDE)[0].transpose(1, 2, 0)
         except UserError as error:
             found[Path(path).name] = str(error)
     return found

@@ -4,7 +4,7 @@ import pytest
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import shipped, tables
-from simmim_lite.studies import gallery
+from simmim_lite.studies import site as gallery
 
 
 def test_captions_are_counted_from_the_rows() -> None:

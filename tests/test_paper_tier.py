@@ -15,7 +15,7 @@ from simmim_lite import cli, studies
 from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
 from simmim_lite.model.sizes import SIZES
-from simmim_lite.studies import costs, engine, full_size, parameters, speed
+from simmim_lite.studies import costs, engine, full_size, parameters, speed, transfer_grid
 from simmim_lite.studies.grids import STUDIES, TIERS, grid, tunings
 from simmim_lite.training.run import record_path
 
@@ -25,9 +25,9 @@ TWO = "imagefolder:one + imagefolder:two"
 @pytest.fixture
 def whole(monkeypatch) -> None:
     """Both sources of TWO, as if they were there with all their pictures."""
-    for module in (engine, costs, parameters):
+    for module in (transfer_grid, costs, parameters):
         monkeypatch.setattr(module, "images_of", lambda data: WHOLE if "+" in data else {})
-    monkeypatch.setattr(engine, "check_sides", lambda *_: None)
+    monkeypatch.setattr(transfer_grid, "check_sides", lambda *_: None)
 
 
 WHOLE = {"available": full_size.LEVELS[-1], "second_available": full_size.WHOLE_22K}
@@ -242,7 +242,9 @@ def test_pictures_that_are_too_small_are_refused_first(how: str, capsys, tmp_pat
 
 
 def test_any_tier_has_a_table_for_gpus_and_notebooks_have_tier_papers(tmp_path, whole) -> None:
-    text = studies.collecting.dry_run("all", tier="quick", runs_dir=tmp_path, on={"assume": "0.1@10"})
+    text = studies.collecting.dry_run(
+        "all", parameters.StudyOptions(tier="quick", runs_dir=str(tmp_path)), {"assume": "0.1@10"}
+    )
     assert "GPU hours: assuming 10 %" in text and "13,140" in text and "unknown in the paper" not in text
     rows = studies.preview("data-scale", tier="paper", runs_dir=tmp_path)
     assert rows[-1]["runs"] == "21" and rows[-1]["GPU hours"] == "–"

@@ -15,7 +15,7 @@ from child_processes import PATIENCE, catches, until
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import commands, engine, parameters
+from simmim_lite.studies import commands, parameters, transfer_grid
 from simmim_lite.studies.full_size import LEVELS, RECIPE, WHOLE_22K
 from simmim_lite.studies.grids import TIERS, grid
 from simmim_lite.studies.parameters import StudyOptions
@@ -43,9 +43,9 @@ def read(line: str) -> list:
 def test_the_lines_are_the_published_grid_and_leave_out_what_is_finished(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     held = {"available": LEVELS[-1], "second_available": WHOLE_22K}  # as if a folder with all of them were there
-    for module in (engine, parameters):
+    for module in (transfer_grid, parameters):
         monkeypatch.setattr(module, "images_of", lambda _: held)
-    monkeypatch.setattr(engine, "check_sides", lambda *_: None)
+    monkeypatch.setattr(transfer_grid, "check_sides", lambda *_: None)
     data = "imagefolder:a b + imagefolder:c"
     words = ["study", "all", "--tier", "paper", "--data", data, "--commands", "--gpus-per-run", "8"]
     assert cli.main(words) == 0

@@ -10,7 +10,7 @@ from simmim_lite.evidence.records import load
 from simmim_lite.evidence.rules import FAILS, HOLDS, OPEN, UNTESTED
 from simmim_lite.evidence.stats import spearman, t_interval, t_quantile
 from simmim_lite.studies.collecting import preview, task_of
-from simmim_lite.studies.engine import plan_of
+from simmim_lite.studies.transfer_grid import plan_of
 from simmim_lite.training.run import Run, record_path, transfer_path, write_record
 from simmim_lite.training.tuning import Dense, FineTune, Probe
 

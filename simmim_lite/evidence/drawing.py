@@ -1,7 +1,6 @@
 """What the figures share: the template, colours, axes, legends, hover texts, and a line over seeds. No torch here."""
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
 
@@ -12,7 +11,6 @@ from plotly.subplots import make_subplots
 
 from .figure import Figure
 from .records import SCORES, millions, short
-from .rules import FAILS, HOLDS, OPEN, UNTESTED
 
 #: Whose runs a panel shows.
 SOURCES = {"published": "Published runs", "shipped": "Shipped runs", "yours": "Your runs"}
@@ -20,7 +18,6 @@ SOURCES = {"published": "Published runs", "shipped": "Shipped runs", "yours": "Y
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "2px,6px")
-VERDICTS = {HOLDS: "#00704F", FAILS: "#B34700", OPEN: "#5F6672", UNTESTED: "#5F6672"}
 INK, FAINT, RULE, PALE = "#1F2430", "#5F6672", "#B9BEC8", "#E7E9EE"
 
 _AXIS = {
@@ -81,20 +78,6 @@ def empty(reason: str = "no finished runs yet") -> go.Figure:
     )
 
 
-def log_axis(figure: go.Figure, title: str, ticks: dict[int, str], legend: str = "") -> go.Figure:
-    """A logarithmic x axis with the values that were run as ticks, and a title to the legend (none: it has its own)."""
-    if len(ticks) > 7:
-        ticks = decades(min(ticks), max(ticks))
-    low, high = math.log10(min(ticks)), math.log10(max(ticks))
-    pad = max(0.06 * (high - low), 0.08)
-    shown = sorted(ticks)
-    style = {"tickmode": "array", "tickvals": shown, "ticktext": [ticks[v] for v in shown], "tickangle": 0}
-    figure.update_xaxes(type="log", title_text=title, range=[low - pad, high + pad], **style)
-    if legend:
-        figure.update_layout(legend={"title": {"text": f"<b>{legend}</b>"}, "tracegroupgap": 2})
-    return figure
-
-
 def decades(low: float, high: float) -> dict[int, str]:
     """Round numbers from low to high for a logarithmic axis: 1, 2, 5, 10 ... or 1, 10, 100 ... when there are many."""
     exponents = range(math.floor(math.log10(max(1, low))), math.ceil(math.log10(max(1, high))) + 1)
@@ -121,68 +104,6 @@ def key(figure: go.Figure, name: str, group: str, *, marker: dict | None = None,
     title = {"text": f"<b>{group}</b>", "font": {"size": 13}}
     style = {"marker": marker, "line": line, "name": name, "legendgroup": group, "legendgrouptitle": title}
     figure.add_trace(go.Scatter(x=[None], y=[None], mode=mode, **style))
-
-
-def seed_lines(figure: go.Figure, rows: list[dict], x: str, measures: Sequence[str], *, listed=True, **style) -> None:
-    """A `seed_line` a panel; in the legend once, or not at all (`listed=False`)."""
-    for column, measure in enumerate(measures, 1):
-        seed_line(figure, rows, x, measure, column, listed=listed and column == 1, **style)
-
-
-def seed_line(
-    figure: go.Figure,
-    rows: list[dict],
-    x: str,
-    measure: str,
-    column: int,
-    *,
-    name: str,
-    colour: str,
-    symbol: str,
-    dash: str,
-    listed: bool = True,
-    hollow: bool = False,
-    legend: str = "legend",
-) -> None:
-    """A line through the means over seeds, with bars of one standard error and the seeds as faint dots.
-
-    Lifts are drawn in points, scores in %. hollow: white marks with an edge, for runs that were not trained here.
-    """
-    marker = {"color": colour, "symbol": symbol}
-    points = defaultdict(list)
-    for row in rows:
-        if row[measure] is not None:
-            points[row[x]].append(row)
-    if not points:
-        return
-    xs = sorted(points)
-    values = {k: np.array([scaled(row, measure) for row in points[k]]) for k in xs}
-    means = [float(values[k].mean()) for k in xs]
-    bars = [float(np.std(values[k], ddof=1) / np.sqrt(len(values[k]))) if len(values[k]) > 1 else 0.0 for k in xs]
-    text = [mean_text(points[k], measure, mean, bar) for k, mean, bar in zip(xs, means, bars, strict=True)]
-    if several := [k for k in xs if len(points[k]) > 1]:  # one seed is its own mean
-        dots = {"x": [k for k in several for _ in points[k]], "y": [v for k in several for v in values[k]]}
-        hover = {"text": [run_text(row) for k in several for row in points[k]], "hoverinfo": "text"}
-        faint = marker | {"size": 6, "opacity": 0.3}
-        figure.add_scatter(
-            **dots, **hover, mode="markers", marker=faint, legendgroup=name, showlegend=False, row=1, col=column
-        )
-    figure.add_scatter(
-        x=xs,
-        y=means,
-        mode="lines+markers",
-        line={"color": colour, "dash": dash, "width": 2.2},
-        marker=outline(marker) if hollow else marker | {"size": 9},
-        error_y={"array": bars, "thickness": 1.4, "width": 4, "color": colour, "visible": any(bars)},
-        text=text,
-        hoverinfo="text",
-        name=name,
-        legendgroup=name,
-        legend=legend,
-        showlegend=listed,
-        row=1,
-        col=column,
-    )
 
 
 def outline(marker: dict, size: int = 8) -> dict:
@@ -215,26 +136,6 @@ LABELS |= {score: f"{name}, {'IoU' if score == 'segment' else 'top-1'}" for scor
 LABELS |= {"gain": "gain over scratch"}
 
 
-def scaled(row: dict, measure: str) -> float:
-    """A measure as it is drawn: scores and lifts in points, losses as they are."""
-    return row[measure] if measure.endswith("_loss") else 100 * row[measure]
-
-
-def shown(measure: str, value: float, *, signed: bool = True) -> str:
-    """A drawn value as text: `0.2931`, `+12.3 points`, `84.1 %`."""
-    if measure.endswith("_loss"):
-        return f"{value:.4f}"
-    if not measure.endswith("_lift"):
-        return f"{value:.1f} %" if signed else f"{value:.1f}"
-    return f"{value:+.1f} points" if signed else f"{value:.1f}"
-
-
-def where(row: dict) -> str:
-    """Which cell a point belongs to, for hover texts."""
-    of = f" of {data_name(row['dataset'])}" if row.get("dataset") else ""
-    return f"<b>{size_name(row)}</b>, {row['images']:,} images{of}, {row['steps']:,} steps"
-
-
 def data_name(dataset: str) -> str:
     """A published data set by name: `ImageNet-1K (10 %)`, `ImageNet-22K`."""
     family, _, share = dataset.partition("-")
@@ -242,25 +143,6 @@ def data_name(dataset: str) -> str:
     if name is None:
         return escape(dataset)
     return f"{name} ({share} %)" if share not in ("", "100") else name
-
-
-def mean_text(rows: list[dict], measure: str, mean: float, bar: float) -> str:
-    """The hover text of a mean over the seeds of a cell; of a single run, all its numbers."""
-    if len(rows) == 1:
-        return run_text(rows[0])
-    said = f"{where(rows[0])}<br>{LABELS[measure]} {shown(measure, mean)} ± {shown(measure, bar, signed=False)}"
-    return f"{said}<br>mean and standard error of {len(rows)} seeds"
-
-
-def run_text(row: dict) -> str:
-    """All of a run's numbers, for hover texts; a score itself only where it has no lift."""
-    published = row["data"] == "published"
-    lines = [where(row) + ("" if published else f", seed {row['seed']}")]
-    for measure, label in LABELS.items():
-        if row.get(measure) is not None and (measure not in SCORES or row.get(f"{measure}_lift") is None):
-            lines.append(f"{label} {shown(measure, scaled(row, measure))}")
-    how = "overfit: above a shorter run, or one on more data" if published else "overfit by its own curve"
-    return "<br>".join(lines + ([how] if row["overfit"] else []))
 
 
 def size_name(row: dict) -> str:
@@ -283,19 +165,3 @@ def loss_unit(rows: list[dict]) -> str:
     if rows[0]["target"] == "unknown" and rows[0]["data"] != "published":
         return "as imported"
     return units.get(rows[0]["target"], "L1, standard deviations")
-
-
-def lift_unit(score: str) -> str:
-    """The unit of a lift."""
-    return f"lift in {'IoU' if score == 'segment' else 'top-1'} (points)"
-
-
-def text_table(columns: dict[str, list[str]], widths: list[int], ink: list | str, lines: list[float]) -> go.Figure:
-    """A table as a figure; `lines` says how many lines of text each row needs at most, for the height."""
-    header = {"values": [f"<b>{name}</b>" for name in columns], "align": "left", "fill": {"color": "#F4F5F7"}}
-    header |= {"line": {"color": PALE}, "font": {"size": 13}, "height": 32}
-    cells = {"values": list(columns.values()), "align": "left", "fill": {"color": "white"}, "line": {"color": PALE}}
-    cells |= {"font": {"size": 13, "color": ink}, "height": 28}
-    figure = Figure(go.Table(columnwidth=widths, header=header, cells=cells))
-    height = 44 + sum(14 + 17 * math.ceil(n) for n in lines) + 16
-    return figure.update_layout(template=TEMPLATE, height=height, margin={"l": 4, "r": 4, "t": 6, "b": 4})

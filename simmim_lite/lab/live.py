@@ -54,7 +54,7 @@ def course_run(tier: str, data: str, seed: int, runs_dir: str | Path) -> tuple[R
 def _precision(run: Run, folder: Path) -> str:
     import torch
 
-    from ..studies.estimate import faster_precision, step_speeds
+    from ..studies.speed import faster_precision, step_speeds
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads()

@@ -3,8 +3,8 @@
 from importlib import import_module
 
 _HOME = {
-    "axes": "collecting",
-    "collect": "collecting",
+    "axes": "engine",
+    "collect": "engine",
     "preview": "collecting",
     "table": "collecting",
     "study": "engine",

@@ -1,6 +1,9 @@
-"""What a plan rests on: a table of runs, the law fitted to it, and its errors on held-out runs. No torch here."""
+"""What a plan rests on: a table of runs, the law fitted to it, its errors on held-out runs, and what it predicts.
 
-from collections.abc import Iterable
+No torch here.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -10,15 +13,16 @@ import numpy as np
 from ..errors import UserError
 from ..evidence import published, tables
 from ..evidence.doublings import doublings
-from ..evidence.laws import FORMS, Fit, Points, bootstrap, fit, points, score_of
-from ..evidence.records import SCORES
+from ..evidence.laws import FORMS, Fit, Points, fit, points, score_of
+from ..evidence.records import SCORES, short
+from ..evidence.regret import at
 from ..evidence.trial import HeldOut, better_by_gap, coverage, held_out
 from ..processes import waiting
 
-#: Omega on the published runs (FACTS 7): below, nothing overfits; the loss may turn up; a coin flip; above, longer
-#: training lost accuracy every time. A test counts this on the doublings.
+WHOLE = 1_281_167  # images of ImageNet-1K: only ImageNet-22K is known beyond
+#: Omega on the published runs (docs/facts.md, 7): below, nothing overfits; the loss may turn up; a coin flip; above,
+#: longer training lost accuracy every time. A test counts this on the doublings.
 LIGHTS = (4e5, 2e6, 5e6)
-RESAMPLES = 40  # bootstrap fits for the choice of a pilot run
 _GAPS = {"accuracy": (0.0, 0.1, 0.2, 0.4, np.inf), "loss": (0.0, 0.001, 0.002, 0.005, 0.01, np.inf)}
 _ENOUGH = 20  # pairs from which a share is quoted
 
@@ -59,11 +63,6 @@ class Basis:
         raise UserError(f"{self.name} are too few to hold any out: train more of a study")
 
     @cached_property
-    def bootstrap(self) -> list[Fit]:
-        """The law fitted to cells drawn again, seeds fixed."""
-        return bootstrap(self.form, self.points, resamples=RESAMPLES, most=60)
-
-    @cached_property
     def gaps(self) -> list[dict]:
         """How often the better prediction is the better run, by the gap predicted; groups of few pairs left out."""
         found = self.errors("cell", "one")
@@ -80,6 +79,16 @@ class Basis:
     def lengths(self) -> list[int]:
         """Iterations that were run, shortest first."""
         return sorted({row["steps"] for row in self.rows})
+
+    def row(self, model: str, steps: int, images: int, **changed: float) -> dict:
+        """A run that was not made, in the columns a law needs."""
+        size, seen = self.sizes[model], steps * self.batch
+        row = {"model": model, "params": size["params"], "steps": steps, "images": images, "images_seen": seen}
+        return row | {"flops": size["flop"] * seen, "on_axis": self.own or images <= 1.001 * WHOLE} | changed
+
+    def predict(self, row: dict) -> float:
+        """What the law says of a run: loss, or error in per cent; lower is better."""
+        return float(self.law.predict(at(row, self.target))[0])
 
     @property
     def batch(self) -> int:
@@ -207,3 +216,71 @@ def of_rows(rows: Iterable[dict], target: str, name: str = "your runs") -> Basis
     best = min(found, key=lambda form: found[form].mean)
     rivals = {form: one.mean for form, one in found.items()}
     return Basis(name, True, rows, target, score, best, {found[best].split: found[best]}, rivals)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One size and length. value, low, high are in the unit of `Plan.measure`, None where the law does not reach."""
+
+    model: str
+    params: int
+    steps: int
+    flops: float
+    hours: float | None  # GPU hours in all
+    epochs: float
+    omega: float
+    light: str
+    value: float | None
+    low: float | None  # 90 % interval from held-out errors
+    high: float | None
+    together: bool | None  # its interval overlaps that of the best
+    chance: float | None  # that the best prediction is really the better of the two
+    rank: int  # 1 is the best predicted
+
+    @property
+    def name(self) -> str:
+        """`large, 250,000 iterations`."""
+        return f"{short(self.model)}, {self.steps:,} iterations"
+
+
+def options_of(
+    on: Basis, rows: list[dict], speeds: Mapping[str, float], refused: bool
+) -> tuple[list[Option], list[str]]:
+    """All options, best first, and notes.
+
+    Options more overfit (by Omega) than any run that the law was fitted to have no number and come last, the least
+    overfit first: there the law's last term is saturated, and what it says of longer training is made up.
+    """
+    y = np.array([on.predict(row) for row in rows])
+    omega = np.array([row["params"] * row["images_seen"] / row["images"] ** 2 for row in rows])
+    reach = float(on.points.omega.max())
+    known = omega <= 1.01 * reach
+    order = sorted(range(len(rows)), key=lambda k: (not known[k], y[k] if known[k] else omega[k]))
+    said = known & (not refused)
+    wide = [on.half_width(row["model"], row["images"]) if said[k] else (0.0, []) for k, row in enumerate(rows)]
+    best, found = order[0], []
+    for place, k in enumerate(order, 1):
+        row, value, half = rows[k], y[k], wide[k][0]
+        ends = sorted((100 - v if on.target == "accuracy" else v) for v in (value - half, value + half))
+        speed = speeds.get(row["model"])
+        found.append(
+            Option(
+                model=row["model"], params=row["params"], steps=row["steps"], flops=row["flops"],
+                hours=row["images_seen"] / speed / 3600 if speed else None,
+                epochs=row["images_seen"] / row["images"], omega=float(omega[k]), light=on.light(omega[k]),
+                value=float(100 - value if on.target == "accuracy" else value) if said[k] else None,
+                low=float(ends[0]) if said[k] else None, high=float(ends[1]) if said[k] else None,
+                together=bool(value - half <= y[best] + wide[best][0]) if said[k] else None,
+                chance=_chance(on, value - y[best]) if said[k] and k != best else None, rank=place,
+            )
+        )  # fmt: skip
+    notes = list(dict.fromkeys(note for _, some in wide for note in some))
+    if beyond := int((~known).sum()):
+        one = f"{beyond} option{'s' * (beyond > 1)} beyond Omega {reach:.1e}, the most overfit of {on.name}"
+        notes.append(f"{one}: no numbers, and last in order, by Omega")
+    return found, notes
+
+
+def _chance(on: Basis, gap: float) -> float | None:
+    """How often the better of two predictions this far apart was the better run; None where too few pairs tell."""
+    return next((g["share"] for g in on.gaps if g["from"] <= gap and (g["to"] is None or gap < g["to"])), None)

@@ -1,4 +1,5 @@
-"""The jobs of a study on a Ray cluster: one job a task, started again elsewhere when its node is lost.
+"""The jobs of a study on a Ray cluster: one job a task, started again elsewhere when its node is lost; a job on several
+GPUs of a node is its runs under torchrun.
 
 A task goes on from the checkpoint that it finds in RUNS_DIR, a folder that all nodes see. Ray is imported when a
 cluster is joined.
@@ -8,20 +9,25 @@ import contextlib
 import hashlib
 import importlib.metadata
 import os
+import re
+import signal
 import socket
+import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import UserError, first_line
 from ..training.run import Run, write_atomic
-from .estimate import Progress, step_speeds
-from .teams import do_on_gpus
-from .workers import Job, Outcome, do, interrupted, settle
+from .commands import log_words, pretrain_words, runtime_of, torchrun_words
+from .speed import step_speeds
+from .workers import Job, Outcome, Progress, do, in_turns, settle
 
 #: How often a job starts again when its node or its process is lost.
 RETRIES = 20
+_PATIENCE = 60.0  # seconds that torchrun has to save and end
 _STORE_BYTES = 100 * 2**20  # of a cluster that we start: tasks give back a few numbers
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}
@@ -40,76 +46,53 @@ class Cluster:
 
     def call(self, function: Callable, *arguments: object) -> object:
         """What a function gives on a node with what a job needs; its `UserError` is raised here."""
-        ray = self._ray
-        try:
-            return ray.get(ray.remote(**self._needs)(_here).remote(os.getcwd(), function, *arguments))
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            raise
+        ((_, found),) = self.each({"": (function, *arguments)})
+        if isinstance(found, UserError):
+            raise found
+        return found
 
     def each(self, calls: dict[str, tuple]) -> Iterator[tuple[str, object]]:
-        """(name, what its function gives) of calls by name, as they end; a `UserError` where it raised or was lost."""
-        ray = self._ray
+        """(name, what its function gives) of calls by name, as they end, `workers` of them at a time.
+
+        A call whose node or process is lost starts again elsewhere, `RETRIES` times; a `UserError` is given in place of
+        a result where it raised or was lost for good.
+        """
+        ray, errors = self._ray, self._ray.exceptions
         task = ray.remote(**self._needs)(_here)
-        running = {task.remote(os.getcwd(), *call): name for name, call in calls.items()}
+        queue, running = list(calls.items()), {}
         try:
-            while running:
-                for ended in ray.wait(list(running), timeout=1.0)[0]:
+            while queue or running:
+                while queue and len(running) < self.workers:
+                    name, call = queue.pop(0)
+                    running[task.remote(os.getcwd(), *call)] = name
+                for ended in ray.wait(list(running), timeout=1.0)[0]:  # the timeout lets Ctrl-C in
                     name = running.pop(ended)
                     try:
                         yield name, ray.get(ended)
-                    except ray.exceptions.RayError as error:
+                    except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
+                        why = f"died on each of {RETRIES + 1} tries ({type(error).__name__}; out of memory?)"
+                        yield name, UserError(f"{name}: its process {why}; what it saved is kept")
+                    except errors.RayError as error:
                         yield name, UserError(first_line(getattr(error, "cause", None) or error))
         finally:
             for left in running:
                 ray.cancel(left, force=True)
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
-        """`estimate.step_speeds` on one of the nodes; a cluster's nodes are taken to be alike."""
+        """`speed.step_speeds` on one of the nodes; a cluster's nodes are taken to be alike."""
         return self.call(_speeds, runs_dir.absolute(), tuple(models), recipe, self.device)
 
     def execute(self, jobs: list[Job], runs_dir: Path, what: str = "runs to train") -> tuple[int, float]:
-        """Do the jobs; as `workers.execute`, but runs are counted by their records: a lost node cannot count."""
-        outcomes: list[Outcome] = []
-        costs = {job.name: (job.paths(runs_dir), job.seconds) for job in jobs}
-        with Progress(costs, self.workers, what) as progress:
-            try:
-                for wait in (False, True):  # what another process holds is waited for only when nothing else is left
-                    outcomes += self._all(jobs, runs_dir.absolute(), wait)
-                    busy = {outcome.name for outcome in outcomes if outcome.busy}
-                    jobs = [job for job in jobs if job.name in busy]
-            except KeyboardInterrupt:
-                raise interrupted(len(progress.finished()), len(progress.costs), what, runs_dir) from None
+        """Do the jobs; as `workers.Local`, but runs are counted by their records: a lost node cannot count."""
+        with Progress(jobs, runs_dir, self.workers, what) as progress:
+            outcomes = in_turns(jobs, progress, lambda some, wait: self._do(some, str(runs_dir.absolute()), wait))
         return len(progress.finished()), settle(outcomes)[1]
 
-    def _all(self, jobs: Sequence[Job], runs_dir: Path, wait: bool) -> Iterator[Outcome]:
-        """What becomes of the jobs, as they end; `workers` of them at a time."""
-        ray = self._ray
-        task = ray.remote(**self._needs)(_here)
-        queue, running = list(jobs), {}
-        try:
-            while queue or running:
-                while queue and len(running) < self.workers:
-                    job = queue.pop(0)
-                    how = (do, job, str(runs_dir), self.device, wait)
-                    if self.gpus_per_run > 1:
-                        how = (do_on_gpus, job, str(runs_dir), self.device, self.gpus_per_run)
-                    running[task.remote(os.getcwd(), *how)] = job.name
-                for ended in ray.wait(list(running), timeout=1.0)[0]:  # the timeout lets Ctrl-C in
-                    yield self._outcome(ended, running.pop(ended), runs_dir)
-        finally:
-            for left in running:
-                ray.cancel(left, force=True)
-
-    def _outcome(self, task: object, name: str, runs_dir: Path) -> Outcome:
-        """What a task that ended gives back; a process that died on every try is an error of its job."""
-        errors = self._ray.exceptions
-        try:
-            return self._ray.get(task)
-        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
-            why = f"{name}: its process died on each of {RETRIES + 1} tries ({type(error).__name__}; out of memory?)"
-            return Outcome(name, error=f"{why}; what it saved is kept in {runs_dir}")
+    def _do(self, jobs: Sequence[Job], runs_dir: str, wait: bool) -> Iterator[Outcome]:
+        how = (do_on_gpus, self.gpus_per_run) if self.gpus_per_run > 1 else (do, wait)
+        calls = {job.name: (how[0], job, runs_dir, self.device, how[1]) for job in jobs}
+        for name, done in self.each(calls):
+            yield Outcome(name, error=str(done)) if isinstance(done, UserError) else done
 
 
 @contextlib.contextmanager
@@ -248,3 +231,58 @@ def _speeds(runs_dir: Path, models: Sequence[str], recipe: Run, device: str) -> 
 
     with one_thread(pick_device(device)):
         return step_speeds(runs_dir, list(models), recipe, device)
+
+
+def do_on_gpus(job: Job, runs_dir: str, device: str, processes: int) -> Outcome:
+    """The work of one job, in order: runs by torchrun in so many processes, a transfer in this process alone."""
+    if not isinstance(job.work[0], Run):
+        return do(job, runs_dir, device, True)
+    started, trained = time.monotonic(), 0
+    for run in job.work:
+        try:
+            runtime = runtime_of(run, processes)
+        except UserError as error:
+            return Outcome(job.name, trained, time.monotonic() - started, error=f"{run.key}: {error}")
+        before = _changed(job, run, runs_dir)
+        words = pretrain_words(run, runs_dir=runs_dir, device=device, runtime=runtime)
+        words += log_words(job.log)
+        status, said = _run(torchrun_words(processes, words))
+        if status:
+            lines = re.findall(r"^(?:\[\w+\]:)?simmim-lite: (.+)$", said, re.M)
+            saved = [line for line in lines if "is saved at step" in line]  # torchrun's own status says nothing of it
+            last = (saved or lines or [f"{run.key}: torchrun ended with status {status}"])[-1]
+            return Outcome(job.name, trained, time.monotonic() - started, error=last, preempted=bool(saved))
+        trained += _changed(job, run, runs_dir) != before
+    return Outcome(job.name, trained, time.monotonic() - started)
+
+
+def _changed(job: Job, run: Run, runs_dir: str) -> int:
+    """When the record of a run was written; 0 where there is none."""
+    path = job.paths(Path(runs_dir))[job.work.index(run)]
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _run(words: list[str]) -> tuple[int, str]:
+    """Status and errors of a command that is told to save and end when this process ends or is interrupted."""
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        words, preexec_fn=_end_with_parent if sys.platform == "linux" else None, **options
+    ) as process:
+        try:
+            said = process.communicate()[1]
+        except BaseException:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
+            process.kill()
+            raise
+    return process.returncode, said
+
+
+def _end_with_parent() -> None:
+    """SIGTERM when the parent ends, however it ends: a task that is killed leaves nothing on its GPUs."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if os.getppid() == 1:
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,73 +1,33 @@
-"""The reader's own runs for a notebook: what is finished, what is missing, and what that would cost. No torch here."""
+"""What runs cost on this machine, before they start: a table for a notebook, and one for a terminal. No torch here."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..evidence import shipped, tables
-from ..evidence.records import flops_text, load, millions, short
+from ..evidence import shipped
+from ..evidence.records import flops_text, millions, short
 from ..model.sizes import SIZES
 from ..training.run import PRECISIONS, Run, record_path, transfer_path
-from ..training.specs import Folder, Positive, Source, checked
+from ..training.specs import checked
 from ..training.tuning import Dense, FineTune, Probe
-from . import full_size
-from .estimate import EVALUATION_STEPS, known_speeds, tuning_seconds
-from .grids import TIERS, TRANSFER, Axes
-from .parameters import Seeds, Study, StudyOptions, Tier
+from .grids import TIERS, TRANSFER
+from .parameters import Study, StudyOptions
+from .speed import known_speeds
+from .transfer_grid import planned
 
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Validation and probes of one run, in optimiser steps of its model: only the estimate of time left depends on it.
+EVALUATION_STEPS = 60
+#: Seconds of a core an image, trained or tested, of a small network: most of it does not depend on the network.
+_DENSE_SECONDS = {"detect": 0.004, "segment": 0.0015}
+_PROBE_SECONDS = 4.0  # the attentive probe and two passes over its images
 #: Seconds of a core for a GFLOP of small-model training, for the estimate on a machine where nothing was measured yet.
 _GFLOP_SECONDS = 1 / 45
-
-
-@checked
-def collect(study: Study, runs: Sequence[Run] | None = None, **options: object) -> list[dict]:
-    """The reader's records of a study (a name in `STUDIES`, `transfer` or `all`), training what is missing.
-
-    runs: those that the study takes, by default those of `grids.grid`; references and fine-tunings are added to them.
-
-    options: the fields of `parameters.StudyOptions`; tier is `shipped` by default. Tier `shipped` trains nothing and
-    returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any other tier (smoke, quick, laptop,
-    paper) returns its records in grid order. `UserError` for a wrong option, for data that cannot be opened, and for
-    runs that could not be finished; what was finished is kept.
-    """
-    how = StudyOptions.from_dict({"tier": "shipped", **options})
-    if how.tier == "shipped":
-        return [record for record in load(how.runs_dir) if _data_of(record) in full_size.sources(how.data)]
-    from .engine import train_missing
-
-    return train_missing(study, runs, **options).records
-
-
-@checked
-def axes(
-    tier: Tier = "shipped",
-    *,
-    data: Source = "scenes",
-    seeds: Seeds | None = None,
-    runs_dir: Folder = "runs",
-    minutes: Positive | None = None,
-) -> Axes:
-    """What a tier varies on this data (sizes, unique images, lengths, seeds), and the runs that fill it.
-
-    Tier `shipped` has those of the shipped records. Where a tier chooses its number of seeds by the time they take,
-    this times a step on this machine, once, and prints what was chosen. The source is looked at, not opened.
-    """  # fmt: skip
-    if tier == "shipped":
-        keys = {row["key"] for row in tables.rows(data=data).get("shipped", [])}
-        return Axes.of(Run.from_dict(record["run"]) for record in shipped.beside(data) if record["key"] in keys)
-    from .engine import planned_axes
-    from .seeding import choose
-
-    how = StudyOptions(tier=tier, data=data, seeds=seeds, runs_dir=runs_dir)
-    chosen, said = choose("all", how, minutes=minutes)
-    print(said, end="\n" if said else "")
-    return planned_axes(tier, data=data, seeds=chosen)
 
 
 def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "runs") -> "pd.DataFrame":
@@ -90,8 +50,7 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
         made = known if all(run.key in known for run in runs) else {}
     lines = []
     for model, some in [*groups.items(), *([("all", list(runs))] if len(groups) > 1 else [])]:
-        cost = [cost_of(part, runs_dir) for part in ([some] if model != "all" else groups.values())]
-        total = {name: sum(one[name] for one in cost) for name in cost[0]}
+        total = _sum(cost_of(part, runs_dir) for part in ([some] if model != "all" else groups.values()))
         if made:
             total |= {"seconds": sum(made[run.key] for run in some), "done": len(some)}
         said = {name: sorted({getattr(run, name) for run in some}) for name in ("images", "steps", "seed")}
@@ -105,27 +64,20 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
 
 
 @checked
-def preview(
-    study: Study,
-    *,
-    tier: Tier = "shipped",
-    data: Source = "scenes",
-    seeds: Seeds | None = None,
-    runs_dir: Folder = "runs",
-) -> list[dict[str, str]]:
+def preview(study: Study, **options: object) -> list[dict[str, str]]:
     """What a study would run, a line a size (or task) and all together, as text: a table of cost before it starts.
 
     Runs off one trunk share its steps, and are counted as they will be trained. The time is of one core: from steps
     measured on this machine where `runs_dir` has any, else a rough guess; at tier paper it is of one GPU, and a dash
     where nothing was measured (`costs.rows`). `done` counts records that are there. The source is looked at, not
-    opened (`parameters.images_of`). Tier `shipped` shows what the shipped runs took when they were made.
+    opened (`parameters.images_of`). Tier `shipped`, the default, shows what the shipped runs took when they were made.
+    options: the fields of `parameters.StudyOptions`.
     """
-    if tier == "shipped":
+    how = StudyOptions.from_dict({"tier": "shipped", **options})
+    if how.tier == "shipped":
         return _preview_shipped(study)
-    from .engine import planned
-
-    runs, tasks = planned(study, tier, data=data, seeds=seeds)
-    if TIERS[tier].full_size:
+    runs, tasks, runs_dir = *planned(study, how.tier, data=how.data, seeds=how.seeds), how.runs_dir
+    if TIERS[how.tier].full_size:
         from . import costs
 
         return costs.rows(costs.costs(runs, costs.find_speed(runs, runs_dir=runs_dir).images, runs_dir))
@@ -146,60 +98,51 @@ def _listed(values: list[int]) -> str:
 
 def preview_of(runs: Sequence[Run], runs_dir: str | Path = "runs") -> list[dict[str, str]]:
     """The table of `preview` for any runs of one recipe."""
-    lines, total = [], defaultdict(float)
-    for model in dict.fromkeys(run.model for run in runs):
-        cost = cost_of([run for run in runs if run.model == model], runs_dir)
+    groups = {model: [run for run in runs if run.model == model] for model in dict.fromkeys(run.model for run in runs)}
+    costs = {f"{short(m)} ({millions(SIZES[m].parameters)})": cost_of(some, runs_dir) for m, some in groups.items()}
+    return [_line(name, cost) for name, cost in (costs | {"all": _sum(costs.values())}).items()]
+
+
+def _sum(costs: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Costs by name, all together."""
+    total: dict[str, float] = defaultdict(float)
+    for cost in costs:
         for name, value in cost.items():
             total[name] += value
-        lines.append(_line(f"{short(model)} ({millions(SIZES[model].parameters)})", cost))
-    return [*lines, _line("all", total)]
+    return dict(total)
 
 
 def cost_of(runs: Sequence[Run], runs_dir: str | Path = "runs") -> dict[str, float]:
     """What runs of one recipe cost as they will be trained: runs, steps, images, flops, seconds of a core, done."""
-    speeds, families, cost = known_speeds(Path(runs_dir), runs[0]), defaultdict(list), defaultdict(float)
+    speeds, families = known_speeds(Path(runs_dir), runs[0]), defaultdict(list)
     for run in runs:
         families[run.trunk_key].append(run)
-    for family in families.values():
-        for name, value in _family_cost(family, speeds, Path(runs_dir)).items():
-            cost[name] += value
-    return dict(cost)
+    return _sum(family_cost(family, speeds, Path(runs_dir)) for family in families.values())
 
 
-@checked
-def dry_run(
-    study: Study,
-    *,
-    tier: Tier,
-    data: Source = "scenes",
-    seeds: Seeds | None = None,
-    runs_dir: Folder = "runs",
-    on: dict[str, object] | None = None,
-) -> str:
+def dry_run(study: str, how: StudyOptions, on: Mapping[str, object] | None = None) -> str:
     """The table of `preview` for a terminal, and a line where its times are a guess.
 
     on: options of `costs.find_speed`, and `gpus`; with any of them, and at tier paper, the table is that of
     `costs.text`, in GPU hours.
     """
-    on = dict(on or {})
-    if tier != "shipped" and study != TRANSFER and (on or TIERS[tier].full_size):
+    on, full_size = dict(on or {}), how.tier != "shipped" and TIERS[how.tier].full_size
+    if how.tier != "shipped" and study != TRANSFER and (on or full_size):
         from . import costs
-        from .engine import planned
 
-        runs = planned(study, tier, data=data, seeds=seeds)[0]
+        runs = planned(study, how.tier, data=how.data, seeds=how.seeds)[0]
         gpus = on.pop("gpus", 1)
-        known = costs.find_speed(runs, runs_dir=runs_dir, **on)
-        return costs.text(runs, tier=tier, data=data, gpus=gpus, known=known, runs_dir=runs_dir)
+        known = costs.find_speed(runs, runs_dir=how.runs_dir, **on)
+        return costs.text(runs, tier=how.tier, data=how.data, gpus=gpus, known=known, runs_dir=how.runs_dir)
     if on:
         raise UserError(f"GPU hours are counted of pretraining alone: leave out --{next(iter(on)).replace('_', '-')}")
-    text = preview_text(preview(study, tier=tier, data=data, seeds=seeds, runs_dir=runs_dir))
-    if tier != "shipped" and TIERS[tier].full_size:
+    text = preview_text(preview(study, **vars(how)))
+    if full_size:
         tasks = "the tasks themselves are not in it: fine-tuning has the lengths of its recipes"
         return f"{text}\npretraining alone; {tasks}; hours need a speed, as study all --dry-run takes it"
-    if tier == "shipped" or known_speeds(Path(runs_dir), TIERS[tier].recipe):
+    if how.tier == "shipped" or known_speeds(Path(how.runs_dir), TIERS[how.tier].recipe):
         return text
-    guess = f"the times are a rough guess until a first study in {runs_dir} has measured this machine"
-    return f"{text}\n{guess}"
+    return f"{text}\nthe times are a rough guess until a first study in {how.runs_dir} has measured this machine"
 
 
 def preview_text(rows: list[dict[str, str]]) -> str:
@@ -207,19 +150,14 @@ def preview_text(rows: list[dict[str, str]]) -> str:
     if not rows:
         raise UserError("nothing to show at tier shipped: no records are shipped with this version")
     lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    padded = [
-        [
-            text.rjust(width) if k else text.ljust(width)
-            for k, (text, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        for line in lines
-    ]
-    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+    return "\n".join("  ".join(cells).rstrip() for cells in texts)
 
 
-def _family_cost(family: list[Run], speeds: dict[str, float], runs_dir: Path) -> dict[str, float]:
-    """Steps of a trunk and its branches, as they will be trained."""
+def family_cost(family: Sequence[Run], speeds: Mapping[str, float], runs_dir: Path = Path("runs")) -> dict[str, float]:
+    """What runs off one trunk cost, as `cost_of` has it: the longest one, the branches' tails, an evaluation for each
+    and those along the way. speeds: seconds of a step by "MODEL PRECISION"; what is not known is guessed."""
     longest = max(run.steps for run in family)
     steps = longest + sum(run.steps - run.drop_step for run in family if run.steps < longest)
     run = family[0]
@@ -234,6 +172,14 @@ def _family_cost(family: list[Run], speeds: dict[str, float], runs_dir: Path) ->
         "seconds": second * (steps + evaluations),
         "done": sum(_done(run, runs_dir) for run in family),
     }
+
+
+def tuning_seconds(spec: FineTune | Dense | Probe, speeds: dict[str, float]) -> float:
+    """Estimated core seconds of a fine-tuning, or of another transfer, and its test."""
+    if isinstance(spec, Dense):
+        return _DENSE_SECONDS[spec.task] * (spec.steps * spec.batch_size + (spec.test_images or 0))
+    probe = _PROBE_SECONDS if isinstance(spec, Probe) else 0
+    return probe + speeds.get(f"{spec.model} {spec.precision}", 0.1) * (spec.steps + EVALUATION_STEPS)
 
 
 def _done(run: Run, runs_dir: Path) -> bool:
@@ -282,22 +228,18 @@ def _line(name: str, cost: dict[str, float], what: str = "model size") -> dict[s
 
 
 def _preview_shipped(study: str) -> list[dict[str, str]]:
+    tasks = {"finetune": ": classify", "segment": ": segment", "detect": ": detect"} if study == TRANSFER else {}
     lines = []
     for name in [shipped.TRANSFER] if study == TRANSFER else shipped.names():
-        records = [r for r in shipped.records(name) if r["kind"] == "pretrain"]
-        trained = [r for r in records if r["run"]["steps"]]
-        cost = {"runs": len(trained), "done": len(trained), "steps": sum(r["run"]["steps"] for r in trained)}
-        cost["images"] = sum(r["cost"]["images_seen"] for r in trained)
-        cost["flops"] = sum(r["cost"]["flops"] for r in trained)
-        cost["seconds"] = sum(r["cost"]["core_seconds"] for r in records)
-        lines.append(_line(name, cost, "shipped records"))
-        for kind, task in (("finetune", "classify"), ("segment",) * 2, ("detect",) * 2) if study == TRANSFER else ():
-            some = [r for r in shipped.records(name) if r["kind"] == kind]
-            cost = {"runs": len(some), "done": len(some), "steps": sum(r["spec"]["steps"] for r in some)}
+        for kind, task in ({"pretrain": ""} | tasks).items():
+            records = [r for r in shipped.records(name) if r["kind"] == kind]
+            some = [r for r in records if (r["run"] if kind == "pretrain" else r["spec"])["steps"]]
+            steps = sum((r["run"] if kind == "pretrain" else r["spec"])["steps"] for r in some)
+            cost = {"runs": len(some), "done": len(some), "steps": steps}
             cost["images"] = sum(r["cost"]["images_seen"] for r in some)
             cost["flops"] = sum(r["cost"]["flops"] for r in some) if all(r["cost"]["flops"] for r in some) else None
-            cost["seconds"] = sum(r["cost"]["core_seconds"] for r in some)
-            lines.append(_line(f"{name}: {task}", cost, "shipped records"))
+            cost["seconds"] = sum(r["cost"]["core_seconds"] for r in records)
+            lines.append(_line(name + task, cost, "shipped records"))
     return lines
 
 
@@ -306,8 +248,3 @@ def clock(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _data_of(record: dict) -> str | None:
-    run = record.get("run") or record.get("spec") or {}
-    return run.get("data")

@@ -1,16 +1,19 @@
-"""Runs as command lines: `simmim-lite pretrain` with every field, alone or under torchrun. No torch here."""
+"""The verb `study`, and runs as command lines: `simmim-lite pretrain` with every field. No torch here."""
 
+import argparse
 import dataclasses
 import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, check_writable
 from ..model.sizes import PAPER
 from ..training.run import RECIPE_VERSION, Run, Runtime, record_path
-from ..training.specs import Count, checked
-from .grids import TIERS, TRANSFER
+from ..training.specs import Count, checked, value
+from . import parameters
+from .grids import STUDIES, TIERS, TRANSFER, claims_of
 from .parameters import Study, StudyOptions
 
 #: Images of a part of a batch on one GPU, at 192 px; the rest is accumulated. Ours, and cautious: no GPU was measured.
@@ -69,12 +72,12 @@ def lines(study: Study, how: StudyOptions, *, gpus_per_run: Count = 1, nodes: Co
 
     gpus_per_run: processes a node, under torchrun where there is more than one process. On several nodes each node runs
     the line, with the first one's name in MASTER_ADDR and a number of the job in JOB. Nothing starts; the source is
-    looked at for its levels (`engine.planned`), and precision `auto` is the tier's recipe's.
+    looked at for its levels (`planned`), and precision `auto` is the tier's recipe's.
     """
     if study == TRANSFER or how.tier not in TIERS:
         tiers = ", ".join(TIERS)
         raise UserError(f"--commands is about pretraining at tier {tiers}: not study {study} at tier {how.tier}")
-    from .engine import planned
+    from .transfer_grid import planned
 
     trunks, precision = defaultdict(list), None if how.precision == "auto" else how.precision
     for run in planned(study, how.tier, data=how.data, seeds=how.seeds, precision=precision)[0]:
@@ -101,3 +104,93 @@ def _launch(gpus: int, nodes: int) -> str:
     if nodes > 1:
         meet = f'--nnodes={nodes} --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:29500" --rdzv-id="$JOB"'
     return f"torchrun {meet} --nproc-per-node={gpus} {_SIGNALS}"
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
+    from . import costs
+    from .engine import choose
+
+    name, on = value("study", Study, arguments.name), costs.asked(arguments)
+    known = [f.name for f in dataclasses.fields(StudyOptions)]
+    options = {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}
+    gpus = options.pop("gpus_per_run") if arguments.commands else None  # of a command, whoever starts it
+    how = StudyOptions(**options)
+    start = not (arguments.commands or arguments.dry_run)
+    parameters.images_of(how.data)  # a source that is not there is no cost table, and no line to run
+    if arguments.nodes != 1 and not arguments.commands:
+        raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
+    _copies(arguments, how)  # a wrong parameter fails before anything is measured or trained
+    counts = {"first_seed": arguments.first_seed, "minutes": arguments.minutes}
+    chosen, said = choose(name, how, measure=start, **counts)  # before anything is seen
+    how = dataclasses.replace(how, seeds=chosen)
+    if said and not arguments.commands:
+        print(said, flush=True)
+    planned, reason = _copies(arguments, how)
+    if arguments.commands:
+        return print("\n".join(lines(name, how, gpus_per_run=1 if gpus is None else gpus, nodes=arguments.nodes)))
+    if arguments.dry_run:
+        from .collecting import dry_run
+
+        return print(dry_run(name, how, on))
+    check_writable(how.runs_dir, "choose another --runs-dir")
+    claims, failed = _shipped(name) if how.tier == "shipped" else _train(name, how)
+    sys.stdout.flush()
+    if not planned:
+        return print(f"without notebooks: {reason}; the report is made of them")
+    from . import notebooks, report
+
+    runs = Path(how.runs_dir)
+    where = {name: getattr(how, name) for name in ("workers", "engine", "address", "device")}
+    executed, failures = notebooks.execute(planned, runs / "notebooks", **where)
+    if executed:
+        print(f"executed notebooks: {runs / 'notebooks'}")
+    print(f"report: {report.write(runs / 'notebooks', runs / 'report', claims, failed)}")
+    notebooks.raise_first(failures)
+
+
+def _train(name: str, how: StudyOptions) -> tuple[list, list[dict]]:
+    """Train what is missing, and print what came of it; the claims, and the records of failed runs."""
+    from . import engine
+
+    result = engine.study(name, **vars(how))
+    failed = [record for record in result.records if record["status"] == "failed"]
+    print("".join(f"{claim}\n" for claim in result.claims), end="")
+    print(
+        f"{len(result.records)} runs, {result.trained} trained now, {len(failed)} failed; "
+        f"{result.core_seconds:.0f} core-seconds in {result.wall_seconds:.0f} s"
+    )
+    return result.claims, failed
+
+
+def _shipped(name: str) -> tuple[list, list]:
+    """Print what the shipped records say; the notebooks show it beside the reader's own runs."""
+    from ..evidence import shipped
+    from ..evidence.claims import claims
+
+    for of in [shipped.TRANSFER] if name == TRANSFER else shipped.names():
+        records = shipped.records(of)
+        print(f"shipped records {of}: {len(records)}")
+        print("".join(f"{claim}\n" for claim in claims(records) if claim.id in claims_of(name)), end="")
+    return [], []
+
+
+def _copies(arguments: argparse.Namespace, how: StudyOptions) -> tuple[list, str]:
+    """The notebooks of a study with their parameters, checked; or none, and why there are none."""
+    from . import notebooks
+
+    if arguments.no_notebooks:
+        return [], "--no-notebooks"
+    if missing := notebooks.not_installed():
+        return [], f"not installed: {missing}; {notebooks.HOW_TO_GET}, and run the same command again"
+    studies = STUDIES if arguments.name == "all" else (arguments.name,)
+    try:
+        paths = [notebooks.find(notebooks.NOTEBOOKS[study]) for study in studies]
+    except UserError as error:
+        return [], str(error)
+    given = {"tier": how.tier, "data": how.data, "runs_dir": how.runs_dir, "workers": how.workers or 0}
+    given["seeds"] = list(how.seeds) if isinstance(how.seeds, tuple) else how.seeds or 0
+    if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
+        given["tier"] = "shipped"
+    texts = dict(arguments.parameter)
+    return [notebooks.Copy(path, given | parameters.from_text(path, texts), path.stem) for path in paths], ""

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from ..errors import UserError
 from ..evidence.records import flops_text, millions, short
 from ..model.sizes import SIZES
-from ..training.run import Run, record_path
+from ..training.run import Run
 from ..training.specs import read
 from . import full_size, speed
 from .collecting import cost_of, preview_text
 from .grids import TIERS, Tier
-from .parameters import images_of
+from .parameters import StudyOptions, images_of
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -204,21 +204,14 @@ def text(
     return "\n".join([preview_text(rows(costs(runs, known.images, runs_dir), gpus)), *said])
 
 
-def start(
-    runs: Sequence[Run],
-    *,
-    tier: str,
-    data: str,
-    device: str,
-    runs_dir: str | Path,
-    cluster: "Cluster | None" = None,
-) -> dict[str, float]:
+def start(runs: Sequence[Run], how: StudyOptions, cluster: "Cluster | None" = None) -> dict[str, float]:
     """Before the missing runs of a full-size tier start: print their cost; seconds of an optimiser step by "MODEL
     PRECISION", timed on the device (of this machine, or of the cluster) where they are not known.
 
     `UserError` where there is no GPU and device is `auto`: one line with the cost and the remedy, nothing started. So
     for scenes, which have no photographs.
     """
+    tier, data, device, runs_dir = how.tier, how.data, how.device, how.runs_dir
     from ..training.machine import pick_device
 
     place = cluster.device if cluster else str(pick_device(device))
@@ -249,17 +242,6 @@ def start(
     return {f"{run.model} {run.precision}": run.batch_size / known.images[run.model] for run in runs}
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """The options of a dry run that say on what it would run."""
-    parser.add_argument("--gpus", default="1", help="how many GPUs a dry run is for (1)")
-    speed.options(parser)
-    parser.add_argument(
-        "--assume",
-        metavar="SHARE@TFLOPS",
-        help="a dry run's speed as a share of a peak, as in 0.4@989",
-    )
-
-
 def asked(arguments: argparse.Namespace) -> dict[str, object]:
     """The options of `options` that were given, by name; `UserError` where they are given without --dry-run."""
     found = {name: getattr(arguments, name) for name in ("images_per_second", "measure", "assume")}
@@ -270,11 +252,6 @@ def asked(arguments: argparse.Namespace) -> dict[str, object]:
         name = next(iter(found)).replace("_", "-")
         raise UserError(f"--{name} is about the cost that --dry-run shows: add --dry-run, or leave it out")
     return found
-
-
-def done(runs: Iterable[Run], runs_dir: str | Path) -> bool:
-    """Whether every run has its record."""
-    return all(record_path(runs_dir, run).exists() for run in runs)
 
 
 def bytes_text(count: float) -> str:

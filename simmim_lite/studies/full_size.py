@@ -1,4 +1,4 @@
-"""The published grid at its own size: recipe, sizes, data levels, lengths and holes (FACTS 2 and 3). No torch here."""
+"""The published grid at its own size: recipe, sizes, data levels, lengths, holes (docs/facts.md, 2 and 3). No torch."""
 
 import contextlib
 import math
@@ -28,8 +28,8 @@ HOLES = frozenset(
         ("swinv2_giant", LEVELS[1]),
     }
 )
-#: The recipe as released for base (FACTS 3). Ours, because the paper's is unknown: bf16, 25,000 validation images (half
-#: of ImageNet-1K's) x 4 masks every 12,500 steps, and no probes: runs are scored by fine-tuning, as published.
+#: The recipe as released for base (docs/facts.md, 3). Ours, because the paper's is unknown: bf16, 25,000 validation
+#: images (half of ImageNet-1K's) x 4 masks every 12,500 steps, no probes: runs are scored by fine-tuning, as published.
 RECIPE = Run(
     model="swinv2_base",
     batch_size=2048,
@@ -54,21 +54,10 @@ RECIPE = Run(
     val_masks=4,
     probe_labels=0,
 )
-#: What a recipe may set by size. Only base's was released; it is our default for all, and to be changed here.
-BY_SIZE = {
-    "swinv2_small": {"drop_path": 0.1},  # unknown in the paper; our default
-    "swinv2_base": {"drop_path": 0.1},  # as released
-    "swinv2_large": {"drop_path": 0.1},  # unknown in the paper; our default
-    "swinv2_huge": {"drop_path": 0.1},  # unknown in the paper; our default
-    "swinv2_giant": {"drop_path": 0.1},  # unknown in the paper; our default
-}
-LR = {
-    "swinv2_small": 4e-4,  # unknown in the paper; our default
-    "swinv2_base": 4e-4,  # as released
-    "swinv2_large": 4e-4,  # unknown in the paper; our default
-    "swinv2_huge": 4e-4,  # unknown in the paper; our default
-    "swinv2_giant": 4e-4,  # unknown in the paper; our default
-}
+#: What a recipe may set by size, and the peak learning rate. Only base's were released; they are our defaults for all,
+#: and to be changed here.
+BY_SIZE = {model: {"drop_path": 0.1} for model in PAPER}
+LR = dict.fromkeys(PAPER, 4e-4)
 SIZES = tuple(PAPER)
 TWO_SOURCES = "'imagefolder:IMAGENET1K + imagefolder:IMAGENET22K'"
 #: Pictures of a source whose sides are looked at before anything starts.

@@ -12,6 +12,19 @@ from . import full_size
 STUDIES = ("data-scale", "model-size", "schedule", "proxy")
 #: The study of transfer tasks (`transfer_grid.py`); `all` means the four of STUDIES.
 TRANSFER = "transfer"
+#: The claims that a study is about.
+CLAIMS = {
+    "data-scale": ("C1", "C6", "C8"),
+    "model-size": ("C1", "C2"),
+    "schedule": ("C3", "C4", "C7"),
+    "proxy": ("C5a", "C5b"),
+    TRANSFER: ("C5a", "C5b", "C8"),
+}
+
+
+def claims_of(study: str) -> set[str]:
+    """The claims that a study, or `all`, is about."""
+    return {claim for name, ids in CLAIMS.items() if study in (name, "all") for claim in ids}
 
 
 #: Of a pretrained start; from scratch the defaults of `FineTune` are best. Tuned as `TUNED`, top-1 at 4e-3, 8e-3,
@@ -231,22 +244,12 @@ def tier_axes(
     return Axes.of(runs)
 
 
-def tunings(
-    study: str,
-    tier: str,
-    *,
-    data: str = "scenes",
-    available: int | None = None,
-    second_available: int | None = None,
-    labelled: int | None = None,
-    seeds: int | Sequence[int] | None = None,
-    precision: str | None = None,
-) -> list[FineTune]:
+def tunings(study: str, tier: str, *, labelled: int | None = None, **options: object) -> list[FineTune]:
     """The fine-tunings of a study at a tier, four a seed: a pretrained network on few labels, and from scratch on many
     labels for as long as both, on few for as long, and on many for as long as the fine-tuning.
 
-    labelled: labelled images the source has (None = no limit, 0 = none, and then no fine-tuning). All have the run's
-    seed, so that pairs over seeds share the head, the labels and the order of a seed.
+    labelled: labelled images the source has (None = no limit, 0 = none, and then no fine-tuning); options as
+    `tier_axes` has them. All have the run's seed, so that pairs over seeds share the head, the labels and the order.
     """
     axes = TIERS[tier].supervised
     if axes is None or study not in ("data-scale", "proxy", "all") or labelled == 0:
@@ -254,8 +257,7 @@ def tunings(
     much = min(axes.much, labelled or axes.much)
     labels, long = min(axes.labels, much // 4), axes.steps + axes.tuning
     found = []
-    same = {"data": data, "available": available, "second_available": second_available}
-    for run in grid("all", tier, seeds=seeds, precision=precision, **same):
+    for run in grid("all", tier, **options):
         if (run.model, run.images, run.steps) == (axes.model, axes.images, axes.steps):
             shared = {"seed": run.seed, "test_images": run.probe_test}
             found.append(FineTune.of(run, labels=labels, steps=axes.tuning, **CLASSIFY, **shared))

@@ -1,18 +1,21 @@
 """Runs notebooks through papermill: parameters checked before anything starts, several at a time, whole copies only."""
 
+import argparse
 import hashlib
+import itertools
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import Interrupted, UserError, unknown
+from ..errors import Interrupted, UserError, check_writable, unknown
 from ..processes import deaf_to_interrupts, end_with
 from ..training.run import write_atomic
-from .parameters import check_parameters, parameters
+from .parameters import check_engine, check_parameters, from_text, parameters
 
 #: The notebook of each study.
 NOTEBOOKS = {
@@ -150,7 +153,8 @@ def _pool(planned: Sequence[Copy], out_dir: Path, at_once: int, threads: int) ->
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    pool = ProcessPoolExecutor(max_workers=at_once, env={name: str(threads) for name in names})
+    pool = ProcessPoolExecutor(max_workers=at_once, env=dict.fromkeys(names, str(threads)))
+    again = "run the same command to go on"
     try:
         with deaf_to_interrupts():
             calls = {pool.submit(_execute_one, copy, out_dir, os.getcwd(), os.getpid()): copy.name for copy in planned}
@@ -158,14 +162,11 @@ def _pool(planned: Sequence[Copy], out_dir: Path, at_once: int, threads: int) ->
             try:
                 yield call.result()
             except BrokenProcessPool:
-                line = f"the process of {calls[call]} was killed: finished runs are kept; run the same command to go on"
-                yield calls[call], line
+                yield calls[call], f"the process of {calls[call]} was killed: finished runs are kept; {again}"
     except BaseException as error:
         pool.shutdown(wait=False, kill_workers=True)
         if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(
-                "interrupted: finished runs and notebooks are kept; run the same command to go on"
-            ) from None
+            raise Interrupted(f"interrupted: finished runs and notebooks are kept; {again}") from None
         raise
     pool.shutdown()
 
@@ -258,3 +259,61 @@ def _cleaned(copy: Path, source: str) -> bytes:
     for key in ("input_path", "output_path", "environment_variables"):
         noted.pop(key, None)
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def copies(names: Sequence[str], fixed: Mapping[str, str], each: Mapping[str, str]) -> list[Copy]:
+    """The copies that a batch leaves, checked: NAME-PARAMETER=VALUE-….ipynb, a name for every combination.
+
+    fixed: parameters by name, as text; each: the same, with values between commas. `UserError` for a name twice.
+    """
+    if twice := sorted(fixed.keys() & each.keys()):
+        raise UserError(f"parameter '{twice[0]}' is given by -p and by --each: give it once")
+    paths = [find(name) for name in names]
+    stems = {path: path.stem for path in paths}
+    if len(set(stems.values())) < len(stems):
+        stems = dict(zip(stems, _short([str(path.with_suffix("")) for path in stems]).values(), strict=True))
+    values = {key: text.split(",") for key, text in each.items()}
+    short = {key: _short(texts) for key, texts in values.items()}
+    found = []
+    for path in paths:
+        for chosen in itertools.product(*values.values()):
+            texts = dict(zip(each, chosen, strict=True))
+            params = from_text(path, {**fixed, **texts})
+            label = "-".join([stems[path], *(f"{key}={short[key][value]}" for key, value in texts.items())])
+            found.append(Copy(path, params, label))
+    labels = [copy.name for copy in found]
+    if double := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(f"two copies would be called {double}: give other names or values")
+    return found
+
+
+def show_batch(arguments: argparse.Namespace) -> None:
+    """`simmim-lite papermill`."""
+    check_engine(arguments.engine, arguments.address, None)
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"workers is {arguments.workers}: give at least 1")
+    check_writable(arguments.out)
+    planned = copies(arguments.notebook, dict(arguments.parameter), dict(arguments.each))
+    missing = [copy for copy in planned if arguments.again or not is_executed(copy, arguments.out)]
+    for copy in missing:
+        other = parameters_of(copy, arguments.out)
+        if other is not None and other != dict(copy.params) and not arguments.again:
+            shown = ", ".join(f"{name}={value}" for name, value in other.items()) or "no parameters"
+            there = f"{arguments.out}/{copy.name}.ipynb was executed with {shown}"
+            raise UserError(f"{there}: give another --out, or --again to replace it")
+    failures: dict[str, str] = {}
+    if missing:
+        where = {name: getattr(arguments, name) for name in ("workers", "engine", "address", "device")}
+        failures = execute(missing, arguments.out, **where)[1]
+    print(f"{len(planned) - len(failures)} of {len(planned)} in {arguments.out}, {len(missing)} executed now")
+    raise_first(failures)
+
+
+def _short(values: Iterable[str]) -> dict[str, str]:
+    """A name for each value, as a file name has it: of a path as many of its last parts as tell it from the others."""
+    parts = {value: [part for part in value.split("/") if part] or [value] for value in values}
+    for n in range(1, 1 + max(map(len, parts.values()))):
+        names = {value: re.sub(r"[^A-Za-z0-9.+]+", "_", "/".join(found[-n:]))[-40:] for value, found in parts.items()}
+        if len(set(names.values())) == len(names):
+            return names
+    return {value: f"{name}+{hashlib.sha256(value.encode()).hexdigest()[:6]}" for value, name in names.items()}

@@ -142,7 +142,7 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
 
 
 def images_of(data: str) -> dict[str, int]:
-    """Images that the one or two sources of a `data` parameter list, as `engine.plan_of` takes them; {} if not known.
+    """Images that the one or two sources of a `data` parameter list, as `plan_of` takes them; {} if not known.
 
     {"available": to train on, "labelled": with labels, 0 without a labelled test split; "second_available"}.
     `UserError` for a source that does not exist and for a folder without images. Nothing is decoded or downloaded: what

@@ -62,7 +62,7 @@ def sayings(plan: "Plan") -> dict[str, str]:
     if rule.together is not None and rule != best:
         place += ", in the set" if rule.together else ", outside the set"
     said["simple rule (longest, then largest)"] = f"{rule.name}: {place}"
-    said |= {"what binds": plan.binds, "spend less": plan.spend_less, "most informative pilot": plan.pilot}
+    said |= {"what binds": plan.binds, "spend less": plan.spend_less}
     return {name: text for name, text in said.items() if text}
 
 
@@ -84,23 +84,6 @@ def lines(plan: "Plan") -> Iterator[str]:
     yield ""
     for name, text in [*sayings(plan).items(), *(("note", note) for note in plan.notes)]:
         yield from textwrap.wrap(f"{name}: {text}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-
-
-def options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    parser.add_argument("--images", type=int, required=True, help="unique images you have")
-    parser.add_argument("--budget-flops", type=float, help="training FLOPs in all, as in 1e20")
-    parser.add_argument("--budget-gpu-hours", type=float, help="GPU hours in all; needs a measured speed")
-    speed.options(parser)
-    parser.add_argument("--gpus", default="1", help="how many GPUs (1)")
-    parser.add_argument("--sizes", nargs="+", help="sizes to choose from; all that were run by default")
-    parser.add_argument("--target", default="accuracy", help="accuracy (default) or loss")
-    parser.add_argument("--law", default="fixed", help="on published runs: fixed (default) or free exponents")
-    parser.add_argument("--runs-dir", help="refit on your own runs kept there, in place of the published ones")
-    parser.add_argument("--image-size", type=int, help="pixels a side, where it is not that of the runs")
-    parser.add_argument("--batch-size", type=int, help="images a step, where it is not that of the runs")
-    parser.add_argument("--not-photographs", action="store_true", help="your images are not photographs")
-    parser.add_argument("--json", action="store_true", help="numbers instead of text")
 
 
 def show(arguments: argparse.Namespace) -> None:

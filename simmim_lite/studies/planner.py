@@ -12,15 +12,15 @@ from typing import Annotated
 from ..errors import UserError
 from ..evidence.laws import FORMS, TARGETS
 from ..evidence.records import short
-from ..evidence.regret import SIMPLE
 from ..model.sizes import full_name
 from ..training.specs import Count, Folder, OneOf, Positive, checked
-from . import advice, speed
 from . import basis as bases
-from .basis import Basis
-from .options import WHOLE, Option, options_of, row_of
+from . import speed
+from .basis import WHOLE, Basis, Option, options_of
 
 RULE = "longest, then largest"
+#: Published data levels that `answers` is about.
+ANSWERED = ("imagenet1k-10", "imagenet1k-20", "imagenet1k-100", "imagenet22k")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,6 @@ class Plan:
     rule: Option  # what the simple rule picks
     binds: str
     spend_less: str
-    pilot: str
     refused: list[str] = field(default_factory=list)  # why there are no numbers
     gpus: int = 1  # that share the hours
     notes: list[str] = field(default_factory=list)
@@ -98,26 +97,21 @@ def plan(
             f"iterations, which costs {cost[cheapest] * on.lengths[0]:.3g}: give more, or plan with a smaller size"
         )
     refused = _outside(on, images, image_size, batch_size, photographs)
-    rows = [row_of(on, model, chosen[model], steps, images) for model, steps in tried]
+    rows = [on.row(model, steps, images) for model, steps in tried]
     options, notes = options_of(on, rows, speeds, bool(refused))
     if options[0].value is None and not refused:
         refused = ["every option is more overfit than any run was"]
-    picked = SIMPLE[RULE]
-    rule = max(options, key=lambda o: picked({"steps": o.steps, "params": o.params, "flops": o.flops}))
+    rule = max(options, key=lambda o: (o.steps, o.params))
     notes += _said(on, images, gpus, device, images_per_second, bool(speeds), bool(refused))
     shown = f"{limit:.3g} {unit}" + (f" on {gpus} GPU{'s' * (gpus > 1)}" if gpus > 1 or not budget_flops else "")
-    if refused:
-        nothing = "not said outside the known range"
-        return Plan(
-            images=images, budget=shown, measure=on.measure, basis=on.name, form=on.form, options=options, rule=rule,
-            binds=nothing, spend_less="", pilot=nothing, refused=refused, notes=notes, gpus=gpus,
-        )  # fmt: skip
-    limits, binds = advice.binds(on, options[0], images)
-    spent = {o.name: cost[o.model] * o.steps / limit for o in options}  # share of the budget
+    limits, binding, less = "", "not said outside the known range", ""
+    if not refused:
+        spent = {o.name: cost[o.model] * o.steps / limit for o in options}  # share of the budget
+        limits, binding = binds(on, options[0], images)
+        less = spend_less(options, spent, limits == "data")
     return Plan(
         images=images, budget=shown, measure=on.measure, basis=on.name, form=on.form, options=options, rule=rule,
-        binds=binds, spend_less=advice.spend_less(options, spent, limits == "data"),
-        pilot=advice.pilot(on, options, images, spent), notes=notes, gpus=gpus,
+        binds=binding, spend_less=less, refused=refused, gpus=gpus, notes=notes,
     )  # fmt: skip
 
 
@@ -214,3 +208,68 @@ def _said(
     if gpus > 1:
         notes.append(f"days: {gpus} GPUs are taken to be {gpus} times as fast as one")
     return notes
+
+
+def binds(on: Basis, best: Option, images: int) -> tuple[str, str]:
+    """Which doubling the law would reward most at the best option: size, steps or data; and a line with all three."""
+    names = {"params": "size", "steps": "steps", "images": "data"}
+    here, gains = on.row(best.model, best.steps, images), {}
+    for column, name in names.items():
+        there = here | {column: 2 * here[column]}
+        there["images_seen"] *= 2 if column == "steps" else 1
+        gains[name] = on.predict(here) - on.predict(there)
+    most = max(gains, key=gains.get)
+    unit, form = ("points", "+.2f") if on.target == "accuracy" else ("of loss", "+.4f")
+    told = ", ".join(f"{name} {round(gain, int(form[2])) + 0.0:{form}}" for name, gain in gains.items())  # no -0.00
+    most_of = {"size": max(size["params"] for size in on.sizes.values()), "steps": on.lengths[-1]}
+    edge = [name for name, value in (("size", best.params), ("steps", best.steps)) if value == most_of[name]]
+    beyond = f"; {' and '.join(edge)} at the edge of the known range" if edge else ""
+    if gains[most] < 0.01 * on.errors("cell", "one").mean:
+        return "nothing", f"nothing that these runs can see (a doubling by the law, {unit}: {told})"
+    return most, f"{most} (a doubling by the law, {unit}: {told}{beyond})"
+
+
+def spend_less(options: list[Option], spent: Mapping[str, float], data_limits: bool) -> str:
+    """Where more compute buys nothing that can be told; empty where it buys something. spent: shares of the budget."""
+    best = options[0]
+    cheap = min((o for o in options if o.together), key=lambda o: spent[o.name])
+    parts = []
+    if spent[best.name] < 0.7:
+        why = "data is the limit: " if data_limits else ""
+        parts.append(
+            f"{why}{best.name} is predicted best at {spent[best.name]:.0%} of the budget, and no option to be better"
+        )
+    if spent[cheap.name] < 0.7 * spent[best.name]:
+        share = spent[cheap.name] / spent[best.name]
+        parts.append(f"{cheap.name} costs {share:.0%} of the best prediction and cannot be told from it")
+    return "; ".join(parts)
+
+
+def answers(
+    levels: Iterable[str] = ANSWERED, budgets: Iterable[float] = (1e19, 1e20, 3e20), form: str = "fixed"
+) -> list[dict]:
+    """For each data level and budget: what the planner names, what the simple rule picks, and the regret of each.
+
+    `plan` is the `Plan`, or the line that says why there is none. Regret in points is counted on the published runs of
+    that level which the budget allows, with the law fitted on the other levels: `picked`, `rule` (rows) and `regret`,
+    `rule_regret`; None where no published run is that cheap, or only one.
+    """
+    from ..evidence import published, regret
+
+    rows, found = published.rows(), []
+    for level in levels:
+        predict = regret.fitted(rows, "accuracy", form, level, published.SCORE)
+        here = [row for row in rows if row["dataset"] == level]
+        for budget in budgets:
+            line = {"level": level, "budget": budget} | dict.fromkeys(("picked", "rule", "regret", "rule_regret"))
+            try:
+                line["plan"] = plan(here[0]["images"], budget_flops=budget)
+            except UserError as error:
+                line["plan"] = str(error)
+            options = tuple(row for row in here if row["flops"] <= budget)
+            if len(options) > 1:
+                problem = regret.Problem(level, budget, options, published.SCORE)
+                line["picked"], line["rule"] = min(options, key=predict), regret.pick(options, RULE)
+                line["regret"], line["rule_regret"] = (problem.regret(line[name]) for name in ("picked", "rule"))
+            found.append(line)
+    return found

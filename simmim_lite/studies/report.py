@@ -1,299 +1,174 @@
-"""The report of the studies: one HTML file with figures, claims, runs and cost, that opens without a network."""
+"""Executed notebooks as pages that ask the network for nothing: the report of a study, and what the site is built from.
 
-from collections import Counter
-from dataclasses import dataclass
+Figures are live, equations MathML, controls that need a kernel are replaced by what they show without one.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
 from html import escape
+from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..errors import UserError, unknown
-from ..evidence import transfers
-from ..evidence.claims import claims
-from ..evidence.records import OVERFIT, SWEPT, finished, groups, millions, short, table
-from ..evidence.rules import FAILS, HOLDS, OPEN, TABLE, UNTESTED, Claim
+from ..errors import UserError
+from ..evidence.rules import Claim
+from ..evidence.tables import verdicts
 from ..training.run import write_atomic
-from .grids import STUDIES, TRANSFER
-from .report_page import claim_card, claim_rows, facts, html_table, page
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
+#: What marks the place of a figure; a page without it loads no plotly.js.
+FIGURE_CLASS = "sl-figure"
+STYLE = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+#: Draws each figure when the reader comes near it.
+SCRIPT = files(__package__).joinpath("figures.js").read_text(encoding="utf-8")
+_NO_KERNEL = '<p class="sl-note">Here is a control that lives in JupyterLab: <code>make lab</code>.</p>'
+_LINK = re.compile(r'<a href="(?!https?:|#|data:|mailto:)([^"]*)"[^>]*>(.*?)</a>', re.S)
 
 
-@dataclass(frozen=True)
-class Section:
-    """A study's part of the report."""
-
-    title: str
-    question: str
-    text: str
-    figure: str  # a function of evidence.plots
-    caption: str
-    claims: tuple[str, ...]
-
-
-BARS = "Lines join means over seeds, bars are one standard error, faint dots are the seeds."
-SECTIONS = {
-    "data-scale": Section(
-        "Data scale",
-        "How much does more data help?",
-        "The same networks, trained for the same number of steps, see few images often or many images once. Where the "
-        "loss on unseen images stops falling, more data no longer helps that network at that length.",
-        "data_scale",
-        f"Every run has the same number of steps. {BARS}",
-        ("C1", "C6", "C8"),
-    ),
-    "model-size": Section(
-        "Model size",
-        "When is a larger network better?",
-        "A larger network can learn more from many images, and can learn few images by heart. So the lines of "
-        "different data levels may run in opposite directions.",
-        "model_size",
-        f"Every run has the same number of steps. {BARS}",
-        ("C1", "C2"),
-    ),
-    "schedule": Section(
-        "Schedule",
-        "Does longer training always help?",
-        "Runs that differ only in length share their first part exactly; each spends its last eighth at a tenth of the "
-        "learning rate. Where data is short, a longer run may come out worse on unseen images.",
-        "schedule",
-        f"Colour tells the data level, dash and symbol the size. {BARS}",
-        ("C3", "C4", "C7"),
-    ),
-    "proxy": Section(
-        "Validation loss as a proxy",
-        "Can the pretraining loss tell which network will transfer best?",
-        "Each network is frozen and a linear classifier is fitted on its features. What it gains over the same network "
-        "at random initialisation is its lift. A loss that ranks the lifts can choose a network without any label.",
-        "proxy",
-        "A point is a run. Colour tells the data level, the symbol the size. Lower loss is to the left.",
-        ("C5a", "C5b"),
-    ),
-    TRANSFER: Section(
-        "Transfer",
-        "What is pretraining worth, task by task?",
-        "Each task is trained from pretrained weights and from a random start, with the same annotations, steps and "
-        "seed, and a learning rate tuned for each start. The gain is the difference.",
-        "gains",
-        "A panel a score, a line a size. Bars are 95 % intervals over seeds.",
-        ("C5a", "C5b", "C8"),
-    ),
-}
-READING = (
-    "Most of each image is hidden, patch by patch, and a Swin Transformer V2 learns to fill it in (SimMIM). "
-    "<b>Validation loss</b> is the mean absolute error on the hidden pixels of images that were never trained on, "
-    "always with the same masks. <b>Lift</b> is what a probe on the frozen features scores above the same network at "
-    "random initialisation. A claim <b>holds</b> when its whole 95 % interval (bar) lies beyond the margin (dashed "
-    "line), <b>does not hold</b> when all of it lies on the other side; otherwise the evidence is <b>too small to "
-    "say</b>. What these runs cannot test reads <b>not tested here</b>. C1 to C4 and C6 compare validation losses (C6 "
-    "by two one-sided tests at 5 %), C5 rank correlations, C7 changes of a score, C8 top-1. There are ten rules: if "
-    "every true effect lay at its margin, one or more would be found to hold in up to 24 of 100 studies. Validation "
-    "pictures, masks and probe labels are the same for all seeds: the conclusions are about these."
-)
-UNITS = {
-    "image_size": "px",
-    "mask_patch": "px",
-    "window_size": "tokens",
-    "warmup_steps": "steps",
-    "eval_every": "steps",
-}
-UNITS |= {"target_window": "px", "batch_size": "images"}
-
-
-def write_report(
-    records: list[dict],
-    path: str | Path,
-    *,
-    tier: str,
-    data: str,
-    core_seconds: float,
-    wall_seconds: float,
-    studies: tuple[str, ...] = STUDIES,
+def write(
+    notebooks: str | Path, report_dir: str | Path, claims: Sequence[Claim] = (), failed: Iterable[dict] = ()
 ) -> Path:
-    """Write the report of the runs on `data` to `path`, whole or not at all, and return the path.
+    """Write REPORT_DIR/NAME.html of every executed notebook in a folder, and index.html, which is returned.
 
-    `core_seconds`, `wall_seconds`: what this call's training took (0 when all runs were there). Commit,
-    device and versions come from the records.
-    Figures and claims use the recipe with most runs; failed runs are listed with their reasons. Raises `UserError` for
-    an unknown study, for a path that cannot be written, and where plotly is not installed.
+    All pages link each other; plotly.js is written once beside them. index.html has the verdicts on the claims, and the
+    records of failed runs with their reasons. `UserError` for a notebook that cannot be read, for a folder that cannot
+    be written, and where nbconvert is not installed.
     """
-    for study in studies:
-        if study not in SECTIONS:
-            raise unknown("study", study, SECTIONS)
+    from plotly.offline import get_plotlyjs
+
+    nbformat, report_dir = _nbformat(), Path(report_dir)
+    write_atomic(report_dir / "plotly.min.js", get_plotlyjs())
+    executed = {path.stem: read(path) for path in sorted(Path(notebooks).glob("*.ipynb")) if "." not in path.stem}
+    others = {path.stem for path in report_dir.glob("*.html")} - executed.keys() - {"index"}
+    titles = {name: title_of(content, name) for name, content in executed.items()}
+    texts = ["# How does masked image modelling scale?"]
+    texts += ["\n".join(f"- [{title}]({name}.html)" for name, title in titles.items())]
+    texts += [f"## What these runs say\n\n{verdicts({'your runs': list(claims)})}"] if claims else []
+    lines = [f"- `{r['key']}`: {escape(str(r.get('reason') or 'no reason was recorded'))}" for r in failed]
+    texts += (
+        ["## Runs that failed\n\nThey are in no figure and no claim.\n\n" + "\n".join(sorted(lines))] if lines else []
+    )
+    index = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text) for text in texts])
+    names = ["index", *sorted({*executed, *others})]
+    for name, content in {**executed, "index": index}.items():
+        prepare(content)
+        write_atomic(report_dir / f"{name}.html", page(content, names=names, here=name))
+    return report_dir / "index.html"
+
+
+def read(path: Path) -> "NotebookNode":
+    """An executed notebook; `UserError` where the file is none."""
     try:
-        from ..evidence import figures, plots
-    except ImportError as error:
-        raise UserError(f"the report needs plotly ({error}): pip install plotly; finished runs are kept") from error
-
-    everything = [r for r in records if (r.get("run") or r.get("spec") or {}).get("data") == data]
-    gains = transfers.gains(transfers.table(everything))
-    records = [r for r in records if r.get("kind") == "pretrain" and r["run"]["data"] == data]
-    rows = table(records)
-    recipes = groups(rows)
-    main = next(iter(recipes.values()), [])
-    keys = {row["key"] for row in main}
-    used = [r for r in finished(records) if r["key"] in keys]
-    said = {c.id: c for c in claims(everything) if main and c.recipe == main[0]["recipe"]}
-    wanted = [
-        said[rule.id] for rule in TABLE if rule.id in said and any(rule.id in SECTIONS[s].claims for s in studies)
-    ]
-
-    parts = [_summary(main, wanted, tier, data)]
-    if wanted:
-        parts.append(
-            f'<section><h2>The claims at a glance</h2>{claim_rows(wanted)}<p class="note">{READING}</p></section>'
-        )
-    parts.append(_what_ran(main, used, tier, data))
-    shown: set[str] = set()
-    for number, study in enumerate(studies if main else (), 1):
-        section = SECTIONS[study]
-        by_score = {"panel": "name", "interval": True}
-        if study == TRANSFER:
-            drawn = figures.lines(gains, "images", "gain", "model", **by_score)
-        else:
-            drawn = getattr(plots, section.figure)(main)
-        figure = _figure(drawn, study)
-        cards = "".join(claim_card(said[c]) for c in section.claims if c in said and c not in shown)
-        shown |= set(section.claims)
-        parts.append(
-            f'<section id="{study}"><p class="kicker">Study {number} · {escape(section.title)}</p>'
-            f"<h2>{escape(section.question)}</h2><p>{escape(section.text)}</p>"
-            f"<figure>{figure}<figcaption>{escape(section.caption)}</figcaption></figure>{cards}</section>"
-        )
-    if main:
-        parts.append(_runs(rows, recipes, main, _figure(plots.curves(used), "curves")))
-    parts.append(_cost(plots.cost(rows), core_seconds, wall_seconds))
-    if used:
-        parts.append(_settings(used))
-    parts.append(_failed([r for r in records if r["status"] == "failed"]))
-    path = Path(path)
-    write_atomic(path, page("How does masked image modelling scale?", "".join(parts)))
-    return path
+        return _nbformat().read(path, as_version=4)
+    except UserError:
+        raise
+    except Exception as error:  # nbformat raises errors of several libraries
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: not a readable notebook ({first}); delete it and run the same again") from error
 
 
-def _summary(main: list[dict], wanted: list[Claim], tier: str, data: str) -> str:
-    head = f'<p class="kicker">simmim-lite · tier {escape(tier)} · {escape(data)}</p>'
-    head += "<h1>How does masked image modelling scale?</h1>"
-    if not main:
-        return f'<header>{head}<p class="lede">No run has finished yet.</p></header>'
-    levels, steps = sorted({r["images"] for r in main}), max(r["steps"] for r in main)
-    seeds = len({r["seed"] for r in main})
-    spread = f"{levels[0]:,} to {levels[-1]:,}" if len(levels) > 1 else f"{levels[0]:,}"
-    lede = f"{_n(len(main), 'pretraining run')} of {_sizes(main)} on {spread} images, up to {steps:,} steps, "
-    lede += f"{_n(seeds, 'seed')}."
-    count = Counter(c.verdict for c in wanted)
-    verdicts = [f"{count[HOLDS]} of {_n(len(wanted), 'claim')} hold{'s' if count[HOLDS] == 1 else ''} here"]
-    refuted, untested = count[FAILS], count[UNTESTED]
-    verdicts += [f"{refuted} {'does' if refuted == 1 else 'do'} not"] if refuted else []
-    verdicts += [f"{count[OPEN]} {'is' if count[OPEN] == 1 else 'are'} too small to say"] if count[OPEN] else []
-    verdicts += [f"{untested} {'is' if untested == 1 else 'are'} not tested"] if untested else []
-    return f'<header>{head}<p class="lede">{escape(lede)} {escape(", ".join(verdicts))}.</p></header>'
+def prepare(content: "NotebookNode") -> None:
+    """Make an executed notebook fit for a page, in place: figures become places that `SCRIPT` draws, widgets their
+    static twins."""
+    for number, cell in enumerate(content.cells):
+        for place, output in enumerate(cell.get("outputs", [])):
+            data = output.get("data", {})
+            if PLOTLY in data:
+                output.data = {"text/html": figure(data[PLOTLY], f"figure-{number}-{place}")}
+            elif WIDGET in data:
+                output.data = {"text/html": data.get("text/html") or _NO_KERNEL}
 
 
-def _what_ran(main: list[dict], used: list[dict], tier: str, data: str) -> str:
-    where = [r.get("where") or {} for r in used]
-    latest = max(where, key=lambda w: w.get("finished") or "", default={})
-    commits = {(w["commit"][:10] + (" with changes" if w.get("dirty") else "")) for w in where if w.get("commit")}
-    versions = latest.get("versions") or {}
-    said = {"tier": tier, "data": data}
-    if main:
-        said |= {
-            "model sizes": _sizes(main),
-            "unique images": _listed(main, "images"),
-            "length": _listed(main, "steps") + " steps",
-            "seeds": _listed(main, "seed"),
-            "image size": f"{main[0]['image_size']} px",
-            "target": f"{main[0]['target']} pixels",
-            "device": "; ".join(sorted({str(w["device"]) for w in where if w.get("device")})) or "unknown",
-            "commit": ", ".join(sorted(commits)) or "unknown",
-        }
-    said["versions"] = ", ".join(f"{name} {value}" for name, value in sorted(versions.items())) or "unknown"
-    return f"<section><h2>What was run</h2>{facts(said)}</section>"
-
-
-def _runs(rows: list[dict], recipes: dict[str, list[dict]], main: list[dict], figure: str) -> str:
-    columns = ["model", "images", "steps", "seed", "epochs", "validation loss", "train loss"]
-    columns += ["linear %", "lift", "kNN %", "segm. %", "core-s", ""]
-    lines = []
-    for row in sorted(rows, key=lambda r: (r["recipe"] != main[0]["recipe"] and not r["reference"], r["reference"])):
-        note = "random initialisation" if row["reference"] else "overfit" if row["overfit"] else ""
-        if not row["reference"] and row["recipe"] != main[0]["recipe"]:
-            note = "other settings"
-        lift = row["linear_lift"]
-        lines.append(
-            [
-                short(row["model"]),
-                "–" if row["reference"] else f"{row['images']:,}",
-                f"{row['steps']:,}",
-                str(row["seed"]),
-            ]
-            + [_cell(row["epochs"], ",.1f"), _loss(row), _cell(row["train_loss"], ".4f")]
-            + [_cell(row["linear"], ".1f", 100), _cell(None if row["reference"] else lift, "+.1f", 100)]
-            + [
-                _cell(row["knn"], ".1f", 100),
-                _cell(row["segment"], ".1f", 100),
-                _cell(row["core_seconds"], ".0f"),
-                note,
-            ]
-        )
-    others = sum(len(line) for line in recipes.values()) - len(main)
-    note = f"<p>{_n(others, 'run')} with other settings: in the table, not in figures and claims.</p>" if others else ""
-    caption = "The longest run of every size, data level and seed, validated along the way."
+def figure(content: dict, name: str) -> str:
+    """The place of a plotly figure, with its content as JSON beside it."""
+    layout = content.get("layout", {})
+    config = {"responsive": True, "displaylogo": False, **content.get("config", {})}
+    packed = json.dumps({"data": content["data"], "layout": layout, "config": config}, separators=(",", ":"))
+    packed = packed.replace("</", "<\\/").replace("<!--", "<\\!--")
+    width = f"width:{layout['width']}px" if "width" in layout else "min-width:min(740px, 190vw)"
     return (
-        f"<section><h2>All runs</h2><figure>{figure}<figcaption>{caption}</figcaption></figure>"
-        f'{note}{html_table(columns, lines, text_columns=(0, 12), scroll=True)}<p class="note">Scores are per cent, '
-        f"lifts points. A run is overfit when its loss ends more than {OVERFIT} above the lowest of its own curve.</p>"
-        "</section>"
+        f'<div class="sl-plot"><div class="{FIGURE_CLASS}" id="{name}" style="height:{layout.get("height", 450)}px;'
+        f'{width}"></div><script type="application/json">{packed}</script></div>'
     )
 
 
-def _cost(totals: list[dict[str, str]], core_seconds: float, wall_seconds: float) -> str:
-    lines = [list(line.values()) for line in totals]
-    body = html_table(list(totals[0]), lines, text_columns=(0,)) if totals else ""
-    spent = {"this time": f"{core_seconds:,.0f} core-seconds in {wall_seconds:,.0f} seconds"}
-    text = (
-        "Every run counts in full, whenever it was trained: runs off one trunk each count its steps, so the sums are "
-        "more than what was spent."
+def page(content: "NotebookNode", *, names: Sequence[str] = (), here: str = "", plotly: str | None = None) -> str:
+    """A prepared notebook as a whole page. names: pages beside it, to link; plotly: the source of plotly.js, put inside
+    where it does not lie beside the page."""
+    from pygments.formatters import HtmlFormatter
+
+    looks = {style: HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("friendly", "github-dark")}
+    night = (
+        f"@media (prefers-color-scheme: dark) {{ {looks['github-dark']} }} .highlight {{ background:none !important }}"
     )
-    note = f'<p class="note">{text}</p>' if totals else ""
-    return f"<section><h2>What it cost</h2>{facts(spent)}{body}{note}</section>"
+    shown = {"title": title_of(content, here), "style": f"{STYLE}{looks['friendly']}{night}", "script": SCRIPT}
+    html, _ = _exporter().from_notebook_node(
+        content, {"page": shown | {"names": names, "here": here, "plotly": plotly}}
+    )
+    return _LINK.sub(lambda match: _linked(match, names), html)
 
 
-def _settings(used: list[dict]) -> str:
-    said = {}
-    for name in (name for name in used[0]["run"] if name not in (*SWEPT, "data")):
-        values = sorted({str(record["run"].get(name)) for record in used})
-        said[name] = ", ".join(values) + (f" {UNITS[name]}" if name in UNITS and values != ["None"] else "")
-    return f"<section><h2>Settings of the recipe</h2>{facts(said, mono=True)}</section>"
+def title_of(content: "NotebookNode", name: str) -> str:
+    """The first heading, without its marks."""
+    headings = (re.search(r"^# +(.+)$", cell.source, re.M) for cell in content.cells)
+    return re.sub(r"[*`$]", "", next((match[1] for match in headings if match), name)).strip()
 
 
-def _failed(failed: list[dict]) -> str:
-    if not failed:
-        return ""
-    lines = sorted([record["key"], str(record.get("reason") or "no reason was recorded")] for record in failed)
-    body = html_table(["run", "reason"], lines, text_columns=(0, 1))
-    return f'<section><h2>Runs that failed</h2><p class="note">They are in no figure and no claim.</p>{body}</section>'
+def mathml(tex: str, display: str) -> str:
+    """An equation as MathML (display: inline or block); as typed where the converter is missing or cannot read it."""
+    from xml.etree import ElementTree
+
+    try:
+        from latex2mathml.converter import convert
+
+        html = convert(tex.strip(), display=display)
+        ElementTree.fromstring(html)
+        return html
+    except Exception:  # the converter raises errors of many kinds, all of which mean: show the text
+        return f"<code>{escape(tex.strip())}</code>"
 
 
-def _figure(figure, name: str) -> str:
-    config = {"displaylogo": False, "responsive": True}
-    body = figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=f"figure-{name}")
-    return f'<div class="plot">{body}</div>'
+def _nbformat():
+    try:
+        import nbconvert  # noqa: F401
+        import nbformat
+    except ImportError as error:
+        raise UserError(f"pages of notebooks need nbconvert ({error}): pip install nbconvert") from error
+    return nbformat
 
 
-def _sizes(rows: list[dict]) -> str:
-    sizes = sorted({(row["params"], row["model"]) for row in rows})
-    return ", ".join(f"{short(model)} ({millions(params)})" for params, model in sizes)
+@cache
+def _exporter():
+    """nbconvert with our template, and Markdown whose equations are MathML: browsers draw them without a script."""
+    from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def block_math(self, body: str) -> str:
+            return f'<span class="equation">{mathml(body, "block")}</span>'
+
+        def inline_math(self, body: str) -> str:
+            return mathml(body, "inline")
+
+        def latex_environment(self, name: str, body: str) -> str:
+            return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+
+    template = Path(str(files(__package__).joinpath("page.html.j2")))
+    exporter = HTMLExporter(template_name="basic", template_file=str(template), exclude_anchor_links=True)
+    renderer = Renderer(escape=False, exclude_anchor_links=True)
+    for name in ("markdown2html", "markdown2html_mistune"):
+        exporter.register_filter(name, lambda source: MarkdownWithMath(renderer=renderer).render(source))
+    return exporter
 
 
-def _listed(rows: list[dict], name: str) -> str:
-    return ", ".join(f"{value:,}" for value in sorted({row[name] for row in rows}))
-
-
-def _cell(value: float | None, form: str, scale: float = 1) -> str:
-    return "–" if value is None else format(scale * value, form)
-
-
-def _loss(row: dict) -> str:
-    error = "" if row["val_loss_se"] is None else f" ± {row['val_loss_se']:.4f}"
-    return _cell(row["val_loss"], ".4f") + error
-
-
-def _n(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _linked(match: re.Match, names: Sequence[str]) -> str:
+    """A link to a page beside this one leads there; one to a file that is not here becomes plain text."""
+    target, text = match[1].split("#")[0], match[2]
+    stem = Path(target).stem
+    known = target.endswith((".ipynb", ".html")) and stem in names
+    return f'<a href="{stem}.html">{text}</a>' if known else text

@@ -70,20 +70,6 @@ def score(
     return found
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    parser.add_argument(
-        "source", nargs="+", help="checkpoints of one size: files, or names like hf://zdaxie/SimMIM/PATH"
-    )
-    parser.add_argument("--model", required=True, help="the size, as in swinv2_base")
-    parser.add_argument("--data", required=True, help="imagefolder:DIR; its validation images are read")
-    parser.add_argument("--images", type=int, default=1024, help="validation images (1024)")
-    parser.add_argument("--masks", type=int, default=4, help="masks an image (4)")
-    parser.add_argument("--target", help="normalized (default of the paper's sizes) or raw pixels")
-    parser.add_argument("--precision", default="fp32", help="fp32 (default) or bf16")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
-
-
 def show(arguments: argparse.Namespace) -> None:
     """Print the losses that the options ask for, lowest first, and the published order of that size."""
     run = recipe(arguments.model, arguments.data)

@@ -1,30 +1,48 @@
-"""The site: executed notebooks, gallery, glossary, API and the mask lab as pages that ask the network for nothing.
+"""The gallery of pictures, and the site: executed notebooks, gallery, glossary, API and the mask lab as pages.
 
 `simmim-lite site` runs each notebook as it stands, with the records that are shipped, keeps the executed copy until the
-notebook or the library changes, and lets Sphinx make pages of them with the settings in `site/`.
+notebook or the library changes, and lets Sphinx make pages of them with the settings in `site/`. The pages ask the
+network for nothing.
 """
 
 import contextlib
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..evidence import figures, shipped, tables, transfers
+from ..evidence.rules import HOLDS, OPEN, TABLE, UNTESTED
 from ..training.run import write_atomic
 from . import notebooks as running
-from . import site_sources as sources
+from . import report
+from .grids import CLAIMS, TRANSFER
 
-ROOT = Path(__file__).resolve().parents[2]
+if TYPE_CHECKING:
+    import pandas as pd
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
 SETTINGS = ROOT / "site"
-_NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_design", "sphinx_copybutton")
-_UNSEEN = ("cli.py", "site.py", "site_sources.py")  # of the library: what no notebook can see
-_COUNTED = ("plotly", "numpy", "torch", "timm")  # packages whose version may change what a notebook shows
+_NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton")
+_BADGES = {HOLDS: ("yes", "✓"), OPEN: ("open", "?"), UNTESTED: ("open", "–")}
+_ANSWER = re.compile(r"\n<details><summary>(.*?)</summary>(.*?)</details>", re.S)
+WIDTH = 1180  # pixels; drawn at twice that, for sharp screens
+QUESTIONS = {
+    "data-scale": "How much data does masked image modelling need?",
+    "model-size": "Is a larger network always better?",
+    "schedule": "Does longer training help, and when does it hurt?",
+    "proxy": "Can a pretraining loss tell which network is better?",
+    TRANSFER: "What is pretraining worth, task by task?",
+}
 #: What the lab's page begins with: a line for a visitor; in a frame of the site, the site's theme and a true height.
 IN_A_FRAME = """<p class="lead">Hide parts of a picture and see what a small network makes of the rest. Everything runs
 in this page, and your own pictures stay on your machine.</p>
@@ -51,16 +69,16 @@ def build(
     *,
     work: str | Path = "build/site",
     notebooks: Iterable[Path] | None = None,
-    packages: Iterable[str] = tuple(sources.PACKAGES),
     workers: int | None = None,
+    settings: Iterable[str] = (),
 ) -> Path:
     """Build the site in OUT and return its index.html; WORK keeps executed notebooks and Sphinx's own files.
 
     lab_page: writes the mask lab's self-contained page to the path it is given. explorer: HTML of the explorer of the
-    published runs, for a page of its own. notebooks: all of `notebooks/` by default; they run in WORK, so that a
-    reader's own runs stay out. packages: which get API pages. workers: notebooks at a time. `UserError` where Sphinx
-    is missing, outside of a checkout, for a folder OUT that holds something else, and for the first notebook that
-    fails, once all others are finished.
+    published runs. notebooks: all of `notebooks/` by default; they run in WORK, so that a reader's own runs stay out.
+    workers: notebooks at a time. settings: NAME=VALUE for Sphinx, over those of conf.py. `UserError` where Sphinx is
+    missing, outside of a checkout, for a folder OUT that holds something else, and for the first notebook that fails,
+    once all others are finished.
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(f'the site needs {", ".join(missing)}: pip install "simmim-lite[site]"')
@@ -70,14 +88,31 @@ def build(
     if out.exists() and (not out.is_dir() or not (out / ".buildinfo").exists() and any(out.iterdir())):
         raise UserError(f"{out} holds something else: name an empty folder by --out")
     paths = sorted(running.folder().glob("*.ipynb") if notebooks is None else map(Path, notebooks))
-    executed = execute(paths, work, workers=workers)
-    documents = _documents(executed, {path.stem: path for path in paths}, explorer, tuple(packages))
-    _write_sources(work / "source", documents)
-    copies = out.parent / "jupyter_execute"  # myst-nb leaves notebooks there that nobody asked for
-    theirs = copies.exists()
-    _sphinx(work / "source", out, work / "doctrees", documents)
-    if not theirs:
-        shutil.rmtree(copies, ignore_errors=True)
+    executed, source = execute(paths, work, workers=workers), work / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(SETTINGS, source, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "gallery", source / "gallery")
+    from plotly.offline import get_plotlyjs
+
+    pages = {"_static/plotly.min.js": get_plotlyjs(), "_static/figures.js": report.SCRIPT}
+    pages["generated/explorer.html"] = explorer
+    pages["notebooks/glossary.md"] = (running.folder() / "glossary.md").read_bytes()
+    pages["generated/findings.html"] = findings(set(executed))
+    for path in paths:
+        study = running.parameters(path).get("tier") == "shipped"  # a study is read, a first step is tried
+        pages[f"notebooks/{path.name}"] = prepare(executed[path.stem], hide_code=study)
+    for name, content in pages.items():
+        write_atomic(source / name, content)
+    # in a process of its own: Sphinx and its extensions leave registrations behind that a second build stumbles over
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "--no-color", "-d", work / "doctrees", source, out]
+    command += [word for setting in settings for word in ("-D", setting)]
+    search = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": search}, stderr=subprocess.PIPE, text=True)
+    print(done.stderr, end="", file=sys.stderr)
+    if done.returncode:
+        raise UserError(f"Sphinx failed with status {done.returncode}, see above; if it stays, delete {work}")
+    shutil.rmtree(out / "_sources", ignore_errors=True)
     lab_page(out / "lab.html")
     write_atomic(out / ".nojekyll", "")  # GitHub Pages would leave out folders that begin with a line
     return out / "index.html"
@@ -86,96 +121,122 @@ def build(
 def execute(paths: Iterable[Path], work: Path, *, workers: int | None = None) -> dict[str, Path]:
     """Executed copies by name; a notebook runs only when it or the library has changed since its last copy."""
     library = _digest()
-    keys = {path: hashlib.sha256(path.read_bytes() + library.encode()).hexdigest() for path in paths}
+    keys = {path: hashlib.sha256(path.read_bytes() + library).hexdigest() for path in paths}
     copies = {path: work / "executed" / path.name for path in keys}
-    stale = [p for p, copy in copies.items() if not copy.exists() or _kept(copy) != keys[p]]
+    marks = {path: copy.with_suffix(".key") for path, copy in copies.items()}
+    stale = [p for p in keys if not (copies[p].exists() and marks[p].exists() and marks[p].read_text() == keys[p])]
     if stale:
         work.mkdir(parents=True, exist_ok=True)
         with contextlib.chdir(work):  # notebooks keep their runs in `runs` of the folder they run in
-            wanted = [running.Copy.of(p.absolute(), {}) for p in stale]
+            wanted = [running.Copy.of(path.absolute(), {}) for path in stale]
             done, failures = running.execute(wanted, work / "executed", workers=workers)
-        for path in stale:
-            if path.stem in done:
-                write_atomic(copies[path].with_suffix(".key"), keys[path])
-        if failures:
-            raise UserError(next(iter(failures.values())))
+        for path in (path for path in stale if path.stem in done):
+            write_atomic(marks[path], keys[path])
+        running.raise_first(failures)
     return {path.stem: copy for path, copy in copies.items()}
 
 
-def _kept(copy: Path) -> str:
-    key = copy.with_suffix(".key")
-    return key.read_text(encoding="utf-8") if key.exists() else ""
-
-
-def _digest() -> str:
-    """One text for all that notebooks see of the library and of the packages that draw and train."""
+def _digest() -> bytes:
+    """Of all files of the library but those that no notebook can see."""
     found = hashlib.sha256(sys.version.encode())
-    for name in _COUNTED:
-        with contextlib.suppress(PackageNotFoundError):
-            found.update(f"{name} {version(name)}".encode())
-    for path in sorted(sources.PACKAGE.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts and path.name not in _UNSEEN:
-            found.update(path.relative_to(sources.PACKAGE).as_posix().encode())
-            found.update(path.read_bytes())
-    return found.hexdigest()
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts and path.name not in ("cli.py", "site.py"):
+            found.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
+    return found.digest()
 
 
-def _documents(
-    executed: dict[str, Path], plain: dict[str, Path], explorer: str, packages: tuple[str, ...]
-) -> dict[str, str | bytes]:
-    """Every file of the source folder by its path there."""
-    from plotly.offline import get_plotlyjs
+def prepare(executed: Path, *, hide_code: bool) -> str:
+    """An executed notebook for Sphinx. hide_code: fold every code cell but exercises behind a line that opens it."""
+    import nbformat
 
-    found: dict[str, str | bytes] = {"_static/plotly.min.js": get_plotlyjs()}
-    for path in sorted(SETTINGS.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            found[path.relative_to(SETTINGS).as_posix()] = path.read_bytes()
-    for path in sorted((ROOT / "gallery").iterdir()):
-        found[f"gallery/{path.name}"] = path.read_bytes()
-    found["gallery/gallery.md"] = sources.gallery(ROOT / "gallery" / "gallery.md", executed)
-    found["notebooks/glossary.md"] = (running.folder() / "glossary.md").read_bytes()
-    for name, copy in executed.items():
-        hide = running.parameters(plain[name]).get("tier") == "shipped"  # a study is read, a first step is tried
-        found[f"notebooks/{name}.ipynb"] = sources.prepare(copy, hide_code=hide)
-    reference = {"notebooks/glossary": "Glossary"}
-    if packages:
-        found |= {f"{name}.md": text for name, text in sources.api_pages(packages).items()}
-        reference["api/index"] = "API"
-    play = ["mask_lab", "explorer", "gallery/gallery"]
-    found["generated/explorer.html"] = explorer
-    if not explorer:
-        play.remove("explorer")
-        del found["explorer.md"]
-    found["index.md"] = sources.landing(SETTINGS / "index.md", plain, play=play, reference=reference)
-    return found
+    content = report.read(executed)
+    report.prepare(content)
+    content.metadata = {k: v for k, v in content.metadata.items() if k in ("kernelspec", "language_info")}
+    for cell in content.cells:
+        exercise, cell.metadata = "exercise" in cell.metadata.get("tags", ()), {}
+        if cell.cell_type == "markdown":  # answers stay inside the item of the list that asks for them
+            cell.source = _ANSWER.sub(
+                lambda m: f"\n   <details><summary>{m[1]}</summary>{m[2].replace(chr(10), ' ')}</details>", cell.source
+            )
+        elif hide_code and not exercise:
+            cell.metadata = {"tags": ["hide-input"]}
+        for output in cell.get("outputs", ()):
+            output.pop("metadata", None) if output.output_type == "stream" else output.update(metadata={})
+    return nbformat.writes(content)
 
 
-def _write_sources(folder: Path, documents: dict[str, str | bytes]) -> None:
-    """Write what has changed, so that Sphinx reads only that again, and remove what is no longer there."""
-    for name, content in documents.items():
-        path, content = folder / name, content.encode() if isinstance(content, str) else content
-        if not path.exists() or path.read_bytes() != content:
-            write_atomic(path, content)
-    for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).as_posix() not in documents:
-            path.unlink()
+def findings(notebooks: set[str]) -> str:
+    """A line a claim, a column a kind of evidence, and the verdict in each; computed, as HTML."""
+    kinds = {tables.NAMES.get(kind, kind): {c.id: c for c in found} for kind, found in tables.claims().items()}
+    lines = []
+    for rule in TABLE:
+        cells = ""
+        for kind, found in kinds.items():
+            if (claim := found.get(rule.id)) is None:
+                cells += "<td></td>"
+                continue
+            tone, sign = _BADGES.get(claim.verdict, ("no", "✗"))
+            title = re.sub(r"(?<![\w-])-(?=\d)", "−", escape(claim.evidence))
+            badge = f'<span class="badge {tone}">{sign} {claim.verdict}</span>'
+            cells += f'<td data-kind="{escape(kind)}" title="{title}">{badge}</td>'
+        notebook = next((running.NOTEBOOKS[study] for study, ids in CLAIMS.items() if rule.id in ids), None)
+        words = escape(rule.statement)
+        words = f'<a href="notebooks/{notebook}.html">{words}</a>' if notebook in notebooks else words
+        lines.append(f"<tr><td>{rule.id}</td><td>{words}</td>{cells}</tr>")
+    heads = "".join(f"<th>{escape(kind)}</th>" for kind in kinds)
+    table = f"<thead><tr><th></th><th>claim</th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="sl-scroll"><table class="sl-table sl-findings">{table}</table></div>'
 
 
-def _sphinx(source: Path, out: Path, doctrees: Path, documents: dict) -> None:
-    """Pages of the sources; what Sphinx has to complain about goes to stderr.
+def make_gallery(out: str | Path = "gallery") -> list[Path]:
+    """Write OUT/STUDY.png of every study, OUT/readme.png and OUT/gallery.md with captions; the files written.
 
-    In a process of its own: Sphinx and its extensions leave registrations behind that a second build stumbles over.
+    Captions are computed from the records. `UserError` where no records are shipped, where OUT cannot be written, and
+    where kaleido or the browser that it draws with is missing.
     """
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "--no-color", "-d", doctrees, source, out]
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
-    print(done.stderr, end="", file=sys.stderr)
-    if done.returncode:
-        raise UserError(f"Sphinx failed with status {done.returncode}, see above; if it stays, delete {doctrees}")
-    known = {Path(name).with_suffix(".html").as_posix() for name in documents}
-    for folder in ("notebooks", "api"):  # pages of notebooks that are no longer there
-        for page in (out / folder).glob("*.html"):
-            if page.relative_to(out).as_posix() not in known:
-                page.unlink()
-    shutil.rmtree(out / "_sources", ignore_errors=True)
+    out = Path(out)
+    frame = tables.runs()
+    if "shipped" not in set(frame["source"]):
+        raise UserError("no records are shipped with this version: there is nothing to draw the gallery from")
+    longest, ours = tables.longest(frame), frame[frame["source"] == "shipped"]
+    gains = transfers.gains(transfers.table(shipped.records(shipped.TRANSFER)))
+    drawn = {
+        "data-scale": figures.lines(longest, "images", "val_loss", "model"),
+        "model-size": figures.lines(longest, "params", "val_loss", "images"),
+        "schedule": figures.lines(ours, "steps", "val_loss", "images", panel="model"),
+        "proxy": figures.scatter(frame, ["val_loss", "train_loss"], "score", "regime", rank=True),
+        TRANSFER: figures.lines(gains, "images", "gain", "model", panel="name", interval=True),
+    }
+    drawn["readme"] = drawn["model-size"]
+    written = [_png(figure, out / f"{name}.png") for name, figure in drawn.items()]
+    write_atomic(out / "gallery.md", gallery_page(frame))
+    return [*written, out / "gallery.md"]
+
+
+def gallery_page(frame: "pd.DataFrame") -> str:
+    """The page of the pictures, in Markdown; what each shows is counted from the runs by source."""
+    said = []
+    for source, some in frame.groupby("source"):
+        of = "" if source == "published" else f" of {some['seed'].nunique()} seeds on {some['data'].iloc[0]}"
+        said.append(f"{figures.SOURCES.get(source, source).lower()}: {len(some)} runs{of}")
+    parts = [
+        "# Gallery\n",
+        f"Drawn by `simmim-lite gallery` from the {'; '.join(said)}. Bars are one standard error, of the "
+        "transfer tasks 95 % intervals.\n",
+    ]
+    for study, question in QUESTIONS.items():
+        link = f"[Read the study](../notebooks/{running.NOTEBOOKS[study]}.ipynb)"
+        parts.append(f"## {question}\n\n![{question}]({study}.png)\n\n{link}\n")
+    return "\n".join(parts)
+
+
+def _png(figure, path: Path) -> Path:
+    try:
+        image = figure.to_image("png", width=WIDTH, height=figure.layout.height or 450, scale=2)
+    except Exception as error:  # kaleido raises errors of its own and of the browser's driver
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"pictures need kaleido and Chromium or Chrome ({first}): pip install kaleido, and install a browser"
+        ) from error
+    write_atomic(path, image)
+    return path

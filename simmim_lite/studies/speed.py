@@ -1,9 +1,11 @@
-"""Images a second of training by size: given, timed as `bench` times a step, left by a study. Torch only to time."""
+"""How fast a machine trains each size: given, timed as `bench` times a step, left by a study (RUNS_DIR/machine.json).
 
-import argparse
+Torch only to time.
+"""
+
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +14,15 @@ from filelock import FileLock
 
 from ..errors import UserError
 from ..model.sizes import full_name
-from ..training.run import Run, write_atomic
+from ..processes import waiting
+from ..training.run import PRECISIONS, Run, write_atomic
 from ..training.specs import Positive, Range, number, value
-from .estimate import machine
 
+#: bf16 is taken where it is at least this much faster than fp32.
+_FASTER = 1.1
 _NO_NAMES = "no GPU is known by name, its speed is given by --images-per-second SIZE=NUMBER"
 Gpus = Annotated[int, Range(1, 2**63, remedy=_NO_NAMES)]
-#: Recipe of a timed step by image size: the published one (FACTS 3), else that of the laptop studies.
+#: Recipe of a timed step by image size: the published one (docs/facts.md, 3), else that of the laptop studies.
 _AT = {192: {"window_size": 12, "mask_patch": 32, "target": "normalized", "batch_size": 32}}
 
 
@@ -140,12 +144,45 @@ def scaled(known: Mapping[str, float], flop: Mapping[str, float]) -> dict[str, f
     return {m: known.get(m, rate / each) for m, each in flop.items()}
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """The options that say how fast a GPU is and how many there are."""
-    parser.add_argument(
-        "--images-per-second", action="append", default=[], metavar="SIZE=NUMBER",
-        help="images a second of training a size on one of your GPUs; may be given for several sizes",
-    )  # fmt: skip
-    parser.add_argument(
-        "--measure", metavar="DEVICE", help="time training steps on this machine: cuda, cpu, mps or auto"
-    )
+def step_speeds(runs_dir: Path, models: Sequence[str], recipe: Run, device: str) -> dict[str, float]:
+    """Seconds of an optimiser step by "MODEL PRECISION", measured once and kept in RUNS_DIR/machine.json.
+
+    Under a lock, so that two studies started together go by the same numbers.
+    """
+    path = Path(runs_dir) / "machine.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = f"{path}.lock"
+    with waiting(f"measuring this machine, or waiting for the process that does (lock {lock})"), FileLock(lock):
+        known = machine(path)
+        speeds = known.setdefault(f"{device} {_setting(recipe)}", {})
+        if missing := [(m, p) for m in models for p in PRECISIONS if f"{m} {p}" not in speeds]:
+            from ..training.pretrain import step_seconds
+
+            for model, precision in missing:
+                run = replace(recipe, model=model, precision=precision)
+                speeds[f"{model} {precision}"] = step_seconds(run, device)
+            write_atomic(path, json.dumps(known, indent=1) + "\n")
+    return speeds
+
+
+def known_speeds(runs_dir: Path, recipe: Run) -> dict[str, float]:
+    """The speeds that `step_speeds` has measured here, of the fastest device; {} where nothing was measured."""
+    found = [v for k, v in machine(runs_dir / "machine.json").items() if k.endswith(f" {_setting(recipe)}")]
+    return min(found, key=lambda speeds: sum(speeds.values()), default={})
+
+
+def _setting(recipe: Run) -> str:
+    return f"batch {recipe.batch_size} size {recipe.image_size}"
+
+
+def machine(path: Path) -> dict:
+    """What a machine.json holds: seconds of a step by device, batch and size, then model and precision; {} = none."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def faster_precision(speeds: dict[str, float], model: str) -> str:
+    """bf16 where it was measured clearly faster for a model, else fp32."""
+    return "bf16" if speeds[f"{model} fp32"] > _FASTER * speeds[f"{model} bf16"] else "fp32"

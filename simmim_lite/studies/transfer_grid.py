@@ -1,4 +1,4 @@
-"""What the transfer study trains at each tier: pretraining runs, then every task from them and from scratch.
+"""What the studies start: of the transfer study pretraining runs, then every task from them and from scratch.
 
 No torch here.
 """
@@ -6,10 +6,13 @@ No torch here.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..errors import unknown
 from ..training.run import Run
 from ..training.tuning import Dense, FineTune, Probe
 from . import full_size
-from .grids import CLASSIFY, TIERS, grid, seeds_of
+from .full_size import check_sides, sources
+from .grids import CLASSIFY, TIERS, TRANSFER, grid, seeds_of, tunings
+from .parameters import images_of
 
 Spec = FineTune | Dense | Probe
 
@@ -60,7 +63,7 @@ AXES = {
         few=(64, 256, 1024),
         supervised=(16384,),
     ),
-    # the three sizes that were evaluated on detection and segmentation (FACTS 4), at the longest length
+    # the three sizes that were evaluated on detection and segmentation (docs/facts.md, 4), at the longest length
     "paper": Axes(models=("swinv2_small", "swinv2_base", "swinv2_large"), images=full_size.LEVELS, seeds=1, labels=0),
 }
 #: Recipes of tier paper, by task.
@@ -97,28 +100,25 @@ def transfer_runs(
 def transfer_specs(
     tier: str,
     *,
-    data: str = "scenes",
-    available: int | None = None,
     labelled: int | None = None,
-    seeds: int | Sequence[int] | None = None,
-    precision: str = "fp32",
     annotated: Mapping[str, tuple[str, int]] | None = None,
+    **options: object,
 ) -> list[Spec]:
     """The tasks from each of `transfer_runs` and from scratch, each once, the same seed for all that is compared.
 
     labelled: labelled images the source has (None = no limit, 0 = none). Boxes and masks are known of scenes alone;
     annotated: at tier paper {"detect": ("coco:DIR", training images), "segment": ("ade20k:DIR", training images)}.
+    options as `transfer_runs` has them.
     """
-    axes = AXES[tier]
+    axes, runs = AXES[tier], transfer_runs(tier, **options)
     if TIERS[tier].full_size:
-        runs = transfer_runs(tier, data=data, available=available, seeds=seeds, precision=precision)
         return _full_size(runs, labelled, annotated or {})
     fits = [n for n in (*axes.few, axes.labels, *axes.supervised) if labelled is None or n <= labelled]
     if labelled and not fits:
         fits = [labelled]
     most = min(axes.labels, max(fits)) if fits else 0
     found: list[Spec] = []
-    for run in transfer_runs(tier, data=data, available=available, seeds=seeds, precision=precision):
+    for run in runs:
         few = [n for n in fits if n < most] if run.model == axes.models[-1] else []
         for n in [*few, most] if most else []:
             found.append(_classify(axes, run, labels=n))
@@ -126,7 +126,7 @@ def transfer_specs(
             found += [_classify(axes, run, labels=n) for n in fits if n > most]
         if labelled != 0:
             found.append(Probe.of(run))
-        if data == "scenes":
+        if run.data == "scenes":
             found += [_dense(axes, task, run) for task in ("segment", "detect")]
     return list(dict.fromkeys(found))
 
@@ -154,3 +154,50 @@ def _classify(axes: Axes, run: Run, labels: int) -> FineTune:
 def _dense(axes: Axes, task: str, run: Run) -> Dense:
     make = Dense.of if run.steps else Dense.scratch
     return make(task, run, seed=run.seed, **getattr(axes, task))
+
+
+def planned(
+    name: str,
+    tier: str,
+    *,
+    data: str = "scenes",
+    seeds: int | Sequence[int] | None = None,
+    precision: str | None = "bf16",
+) -> tuple[list[Run], list[Spec]]:
+    """The runs and transfers that a study would start, at the levels that its source can fill as far as it lists them.
+
+    The source is looked at and not opened (`parameters.images_of`); of a full-size tier some pictures are decoded, and
+    ones that are too small are refused. Of scenes such a tier's runs are those as published: a study starts with
+    photographs alone. precision: None = the tier's own.
+    """
+    seeds = None if seeds == 0 else seeds
+    if tier not in TIERS:
+        raise unknown("tier", tier, TIERS)
+    listed = images_of(data)
+    if TIERS[tier].full_size:
+        for source in filter(None, sources(data)):
+            check_sides(source, tier, TIERS[tier].recipe.image_size)
+    return plan_of(name, tier, data=data, seeds=seeds, precision=precision, **listed)
+
+
+def plan_of(
+    name: str, tier: str, *, labelled: int | None = None, coco: str = "", ade20k: str = "", **options: object
+) -> tuple[list[Run], list[Spec]]:
+    """The runs of a study at a tier, and what is trained from them; options as `grids.grid` has them.
+
+    coco, ade20k: folders with boxes and with class maps, which the transfer study opens at tier paper.
+    """
+    if name != TRANSFER:
+        return grid(name, tier, **options), tunings(name, tier, labelled=labelled, **options)
+    if tier not in AXES:
+        raise unknown("tier of the transfer study", tier, AXES)
+    annotated = {}
+    if TIERS[tier].full_size:
+        options.pop("second_available", None)
+        for task, kind, folder in (("detect", "coco", coco), ("segment", "ade20k", ade20k)):
+            if folder:
+                from ..training.transfer import open_for
+
+                spec = f"{kind}:{folder}"
+                annotated[task] = spec, len(open_for(task, spec, 0).train)
+    return transfer_runs(tier, **options), transfer_specs(tier, labelled=labelled, annotated=annotated, **options)

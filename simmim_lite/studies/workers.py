@@ -4,20 +4,22 @@
 """
 
 import os
+import sys
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..data.catalogue import hushed
-from ..data.sources import Data
+from ..data.sources import Data, hushed
 from ..errors import Interrupted, Preempted, UserError
 from ..processes import deaf_to_interrupts, end_with
 from ..training.run import Run, record_path, transfer_path
 from ..training.tuning import Dense, FineTune, Probe
+from .collecting import family_cost, tuning_seconds
 from .commands import runtime_of
-from .estimate import Progress, job_seconds, step_speeds, tuning_seconds
+from .speed import step_speeds
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Job:
     name: str  # of what it locks
     work: tuple[Run | FineTune | Dense | Probe, ...]
     seconds: float  # estimate, core seconds
-    log: tuple[str, ...] = ()  # who is told of its pretraining (`training/journal.py`)
+    log: tuple[str, ...] = ()  # who is told of its pretraining (`training/writers.py`)
 
     def paths(self, runs_dir: Path) -> list[Path]:
         """The records it leaves."""
@@ -51,7 +53,7 @@ def make_jobs(
         if isinstance(family[0], Run):
             # within a trunk the shorter run comes first: the longer one branches off it
             family.sort(key=lambda run: run.steps)
-            seconds = job_seconds(family, speeds)
+            seconds = family_cost(family, speeds)["seconds"]
         else:
             seconds = tuning_seconds(family[0], speeds)
         jobs.append(Job(name, tuple(family), seconds, tuple(log)))
@@ -69,58 +71,64 @@ class Local:
         self.workers = workers or (1 if self.place.type != "cpu" else os.cpu_count() or 1)
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
-        """`estimate.step_speeds`, here."""
+        """`speed.step_speeds`, here."""
         from ..training.machine import one_thread
 
         with one_thread(self.place):
             return step_speeds(runs_dir, models, recipe, self.device)
 
     def execute(self, jobs: list[Job], runs_dir: Path, what: str = "runs to train") -> tuple[int, float]:
-        """`execute`, here."""
-        return execute(jobs, runs_dir, self.device, self.workers, what)
-
-
-def execute(
-    jobs: list[Job], runs_dir: Path, device: str, workers: int, what: str = "runs to train"
-) -> tuple[int, float]:
-    """Do the jobs; how many records this made, and core seconds. An error of one is raised when all are finished."""
-    import joblib
-
-    outcomes: list[Outcome] = []
-    with Progress({job.name: (job.paths(runs_dir), job.seconds) for job in jobs}, workers, what) as progress:
-        total = len(progress.costs)
-        try:
-            for wait in (False, True):  # what another process holds is waited for only when nothing else is left
-                if not jobs:
-                    break
-                with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-                    pool = joblib.Parallel(
-                        n_jobs=min(workers, len(jobs)), return_as="generator_unordered", batch_size=1
-                    )
-                    calls = (joblib.delayed(_do)(job, str(runs_dir), device, wait, os.getpid()) for job in jobs)
-                    with deaf_to_interrupts():
-                        found = pool(calls)  # starts the processes
-                    outcomes += found
-                busy = {outcome.name for outcome in outcomes if outcome.busy}
-                jobs = [] if wait else [job for job in jobs if job.name in busy]
-        except KeyboardInterrupt:
-            _stop_workers()
-            done = len(progress.finished())
-            raise interrupted(done, total, what, runs_dir) from None
-        except Exception as error:
-            if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
+        """Do the jobs; how many records this made, and core seconds. An error of one is raised when all are over."""
+        with Progress(jobs, runs_dir, self.workers, what) as progress:
+            try:
+                return settle(in_turns(jobs, progress, lambda some, wait: self._do(some, str(runs_dir), wait)))
+            except (UserError, KeyboardInterrupt):
                 raise
-            raise UserError(
-                f"a worker process died (out of memory?): finished runs are kept in {runs_dir}; "
-                "run again with --workers 1"
-            ) from error
-    return settle(outcomes)
+            except Exception as error:
+                if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
+                    raise
+                raise UserError(
+                    f"a worker process died (out of memory?): finished runs are kept in {runs_dir}; "
+                    "run again with --workers 1"
+                ) from error
+
+    def _do(self, jobs: Sequence[Job], runs_dir: str, wait: bool) -> "Iterator[Outcome]":
+        """What becomes of jobs in processes of one thread each, which end with this one."""
+        import joblib
+
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+            pool = joblib.Parallel(n_jobs=min(self.workers, len(jobs)), return_as="generator_unordered", batch_size=1)
+            calls = (joblib.delayed(_do)(job, runs_dir, self.device, wait, os.getpid()) for job in jobs)
+            try:
+                with deaf_to_interrupts():
+                    found = pool(calls)  # starts the processes
+                yield from found
+            except KeyboardInterrupt:
+                from joblib.externals.loky import get_reusable_executor
+
+                get_reusable_executor().shutdown(wait=False, kill_workers=True)
+                raise
 
 
-def interrupted(done: int, total: int, what: str, runs_dir: Path) -> Interrupted:
-    """What Ctrl-C says of a study."""
-    kept = f"{done} of {total} {what.split()[0]} are finished and kept in {runs_dir}"
-    return Interrupted(f"interrupted: {kept}; run the same command to go on")
+def in_turns(
+    jobs: list[Job], progress: "Progress", work: "Callable[[list[Job], bool], Iterable[Outcome]]"
+) -> "list[Outcome]":
+    """The outcomes of jobs; what another process holds is waited for only when nothing else is left.
+
+    work(jobs, wait): their outcomes, as they end. Ctrl-C is one line that says what is kept.
+    """
+    outcomes: list[Outcome] = []
+    try:
+        for wait in (False, True):
+            if jobs:
+                outcomes += work(jobs, wait)
+            busy = {outcome.name for outcome in outcomes if outcome.busy}
+            jobs = [job for job in jobs if job.name in busy]
+    except KeyboardInterrupt:
+        done, what = len(progress.finished()), progress.what.split()[0]
+        kept = f"{done} of {len(progress.costs)} {what} are finished and kept in {progress.runs_dir}"
+        raise Interrupted(f"interrupted: {kept}; run the same command to go on") from None
+    return outcomes
 
 
 def settle(outcomes: "Sequence[Outcome]") -> tuple[int, float]:
@@ -154,7 +162,7 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> Outcom
 @hushed()
 def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
     """The work of one job, in order, in this process. Its study has said what the data is."""
-    from ..training.checkpoint import Busy
+    from ..training.kept import Busy
     from ..training.pretrain import pretrain_once
     from ..training.transfer import once as transfer_once
 
@@ -186,7 +194,53 @@ def _open(first: Run | FineTune | Probe, needed: int) -> Data:
     return open_for_training(first.data, first.image_size, needed, streamed=streamed)
 
 
-def _stop_workers() -> None:
-    from joblib.externals.loky import get_reusable_executor
+class Progress:
+    """One line with runs done and time left: rewritten in a terminal, every ten seconds elsewhere."""
 
-    get_reusable_executor().shutdown(wait=False, kill_workers=True)
+    def __init__(self, jobs: Sequence[Job], runs_dir: Path, workers: int, what: str) -> None:
+        # a record's share of its job, and its age now: a record of other images does not count as done
+        self.costs = {path: job.seconds / len(job.work) for job in jobs for path in job.paths(runs_dir)}
+        self.before = {path: _changed(path) for path in self.costs}
+        self.what, self.runs_dir, self.workers = what, runs_dir, min(workers, len(jobs))
+        self.live, self.started, self.over = sys.stderr.isatty(), time.monotonic(), threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Progress":
+        unit = "process" if self.workers == 1 else "processes"
+        about = _clock(sum(self.costs.values()) / self.workers)
+        print(f"{len(self.costs)} {self.what} in {self.workers} {unit}, about {about}", file=sys.stderr)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.thread.join()
+        if not error[0]:
+            print(f"\r{self.line()}", file=sys.stderr)
+
+    def line(self) -> str:
+        """Runs done, time spent, time left: at the pace so far, what each process is at counting by half."""
+        spent, finished, whole = time.monotonic() - self.started, self.finished(), sum(self.costs.values())
+        left = whole - sum(self.costs[path] for path in finished)
+        at_work = min(left, self.workers * left / max(1, len(self.costs) - len(finished)))
+        pace = spent / (whole - left + at_work / 2) if finished else 1 / self.workers
+        seconds = max(1.0, pace * left - (0 if finished else spent))
+        said = "nothing" if len(finished) == len(self.costs) else f"about {_clock(seconds)}"
+        return f"{len(finished)}/{len(self.costs)} {self.what.split()[0]}, {_clock(spent)} spent, {said} left"
+
+    def finished(self) -> list[Path]:
+        """Records written since this began."""
+        return [path for path in self.costs if _changed(path) != self.before[path]]
+
+    def _watch(self) -> None:
+        while not self.over.wait(1.0 if self.live else 10.0):
+            start, end = ("\r", "   ") if self.live else ("", "\n")
+            print(f"{start}{self.line()}", end=end, file=sys.stderr, flush=True)
+
+
+def _changed(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
