@@ -39,7 +39,6 @@ test-all: .venv/.test chromium  ## the tests that take minutes too
 
 bench: .venv/.test  ## speed on this machine, as ratios
 	$(BIN)/python tools/bench.py $(ARGS)
-	-$(BIN)/python tools/headless.py bench
 
 lint: .venv/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

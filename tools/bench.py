@@ -103,7 +103,7 @@ def on_a_cpu(rounds: int) -> Iterator[str]:
     yield from loader(rounds)
     yield ""
     try:
-        from simmim_lite.lab import headless
+        import headless
 
         yield from headless.bench()
     except UserError as error:  # everything else was measured
