@@ -162,7 +162,7 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> Outcom
 @hushed()
 def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
     """The work of one job, in order, in this process. Its study has said what the data is."""
-    from ..training.kept import Busy
+    from ..training.checkpoint import Busy
     from ..training.pretrain import pretrain_once
     from ..training.transfer import once as transfer_once
 
