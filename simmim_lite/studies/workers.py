@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..data.sources import Data, hushed
+from ..data.catalogue import hushed
+from ..data.sources import Data
 from ..errors import Interrupted, Preempted, UserError
 from ..processes import deaf_to_interrupts, end_with
 from ..training.run import Run, record_path, transfer_path
