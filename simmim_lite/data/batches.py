@@ -1,4 +1,4 @@
-"""A batch as a function of (seed, step): order, crop, flip and mask depend on numbers, never on history (DESIGN 2)."""
+"""A batch as a function of (seed, step): order, crop, flip and mask depend on numbers, never on history."""
 
 import math
 
@@ -19,11 +19,11 @@ VAL_SEED = 20220608
 AUGMENTATIONS = ("none", "flip", "crop+flip")  # `Streamed` crops pictures at their own size
 _AUGMENT = 2  # stream of random numbers
 _TRIES = 10  # crops drawn before the centre crop is taken, as torchvision does
-_SCALE, _RATIO = (0.67, 1.0), (3 / 4, 4 / 3)  # FACTS 3
+_SCALE, _RATIO = (0.67, 1.0), (3 / 4, 4 / 3)  # docs/facts.md, 3
 
 
 class Steps:
-    """What all training batches have in common: which image comes when, and what is hidden of it (FACTS 3).
+    """What all training batches have in common: which image comes when, and what is hidden of it (docs/facts.md, 3).
 
     Position p = step * batch_size + j holds an image of epoch p // N; the order within an epoch depends on (seed,
     epoch), an image's crop, flip and mask on (seed, epoch, image id). A batch may span epochs, so N may be smaller than
@@ -121,7 +121,7 @@ class Batches(Steps):
 
 
 class Streamed(Steps):
-    """As `Batches`, of a split with a reader: the crop is a RandomResizedCrop of the picture at its own size (FACTS 3).
+    """As `Batches`, of a split with a reader: a RandomResizedCrop of the picture at its own size (docs/facts.md, 3).
 
     A picture's crop and flip are a function of (seed, epoch, id), so a batch depends neither on the number of workers
     or processes nor on where a run was interrupted. One that cannot be read is named once on stderr, and the next one
@@ -203,7 +203,7 @@ def crop_draws(seed: int, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
 
 
 def crop_boxes(draws: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of RandomResizedCrop on square images of `size` pixels, scale (.67, 1) and ratio (3/4, 4/3) as in FACTS 3.
+    """Boxes of RandomResizedCrop on square images of `size` pixels, scale (.67, 1), ratio (3/4, 4/3): docs/facts.md, 3.
 
     From uniforms (B, 4 * tries + 1) -> int64 (B, 4): top, left, height, width; and flips: bool (B,). As in torchvision,
     area and log ratio are uniform, sides are rounded, the first try that fits is taken; the whole image if none does.

@@ -1,4 +1,4 @@
-"""Swin V2's windowed cosine attention (FACTS 5): one exact function, written for the device it runs on."""
+"""Swin V2's windowed cosine attention (docs/facts.md, 5): one exact function, written for the device it runs on."""
 
 import math
 import threading

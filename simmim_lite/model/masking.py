@@ -57,7 +57,7 @@ def uniforms(n: int, *numbers: "int | np.ndarray") -> np.ndarray:
 
 
 def hidden_count(cells: int, ratio: float) -> int:
-    """How many of the cells are hidden: ceil(cells * ratio) in float64, as the official code counts (FACTS 5)."""
+    """How many of the cells are hidden: ceil(cells * ratio) in float64, as the official code (docs/facts.md, 5)."""
     if not 0 <= ratio <= 1:
         raise UserError(f"mask_ratio {ratio} is outside 0 to 1: it is the share of cells that are hidden")
     return math.ceil(cells * float(ratio))
@@ -124,7 +124,7 @@ STRATEGIES: dict[str, Callable[[int, int, np.ndarray], np.ndarray]] = {
 
 
 class MaskGenerator:
-    """The official mask generator (FACTS 5): one permutation an image, its first cells hidden, blown up to tokens.
+    """The official mask generator (docs/facts.md, 5): one permutation an image, its first cells hidden, as tokens.
 
     Sizes are in pixels. `generator` is anything with `.permutation(n)`: numpy's legacy `RandomState` gives the official
     masks for the same seed; without one, a fresh `RandomState(seed)` is used.

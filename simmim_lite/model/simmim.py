@@ -13,7 +13,7 @@ class SimMIM(nn.Module):
     """A backbone with a mask token, and one linear layer back to pixels.
 
     target: `raw`, the pixels as they come in, or `normalized`, each pixel against its window of `target_window` pixels
-    (odd; FACTS 5). The head is a 1x1 convolution to 3 * stride^2 channels and a pixel shuffle, colour-major.
+    (odd; docs/facts.md, 5). The head is a 1x1 convolution to 3 * stride^2 channels and a pixel shuffle, colour-major.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SimMIM(nn.Module):
 
 @torch.no_grad()
 def normalize_locally(images: Tensor, window: int = 47) -> Tensor:
-    """(x - mean) / sqrt(var + 1e-6) over the in-image pixels of the odd window around each pixel (FACTS 5).
+    """(x - mean) / sqrt(var + 1e-6) over the in-image pixels of the odd window around each pixel (docs/facts.md, 5).
 
     images (B, 3, H, W) -> same. The variance is unbiased and clamped at 0. Box sums are two products with a band
     matrix: exact, and some twenty times faster than pooling 47 x 47 pixels.
@@ -87,7 +87,7 @@ def _band(side: int, window: int, like: Tensor) -> Tensor:
 
 
 def check_divides(images: Tensor, stride: int) -> None:
-    """One line when a side of (B, 3, H, W) is no multiple of the final stride: pretraining never pads (FACTS 5)."""
+    """One line when a side of (B, 3, H, W) is no multiple of the final stride: nothing is padded (docs/facts.md, 5)."""
     height, width = images.shape[-2:]
     if height % stride or width % stride:
         raise UserError(f"images of {height} x {width} px: pretraining needs sides that are multiples of {stride}")

@@ -1,4 +1,4 @@
-"""The Swin V2 sizes: parameters and multiply-accumulates in closed form (FACTS 1). No torch here."""
+"""The Swin V2 sizes: parameters and multiply-accumulates in closed form (docs/facts.md, 1). No torch here."""
 
 import re
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Size:
 
     @property
     def parameters(self) -> int:
-        """Backbone parameters, mask token and heads not counted; independent of the window (FACTS 1)."""
+        """Backbone parameters, mask token and heads not counted; independent of the window (docs/facts.md, 1)."""
         embed = 3 * self.patch_size**2 * self.embed_dim + 3 * self.embed_dim
         blocks = sum(n * block_parameters(w) for n, w in zip(self.depths, self.widths, strict=True))
         merges = sum(8 * w * w + 4 * w for w in self.widths[:-1])
@@ -56,7 +56,7 @@ class Size:
         return (grid >> s for s in range(len(self.depths)))
 
     def gmac(self, image_size: int, window_size: int, *, head: bool = False) -> float:
-        """Multiply-accumulates an image in billions: norms counted, softmax and position-bias MLP not (FACTS 1).
+        """Multiply-accumulates an image in billions: norms counted, softmax and bias MLP not (docs/facts.md, 1).
 
         `head=True` adds the linear reconstruction head.
         """
@@ -104,7 +104,7 @@ class Size:
 
 
 def block_parameters(width: int) -> int:
-    """Parameters of one block: attention, position-bias MLP, MLP and two LayerNorms (FACTS 1)."""
+    """Parameters of one block: attention, position-bias MLP, MLP and two LayerNorms (docs/facts.md, 1)."""
     heads = width // HEAD_DIM
     attention = 4 * width * width + 3 * width + heads
     position = 3 * CPB_HIDDEN + CPB_HIDDEN * heads

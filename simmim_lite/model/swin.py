@@ -1,4 +1,4 @@
-"""Swin Transformer V2 (arXiv 2111.09883), semantics of FACTS 5, for 2 to 4 stages and any input that a task brings.
+"""Swin Transformer V2 (arXiv 2111.09883), as in docs/facts.md, 5, for 2 to 4 stages and any input that a task brings.
 
 Inside a stage tokens lie in *window order*: each window's tokens side by side. An unshifted block then needs no
 partition at all, a shifted one a single reordering, which is what makes this file faster than a literal reading.
@@ -16,7 +16,7 @@ from ..errors import UserError
 from .attention import window_attention
 from .sizes import CPB_HIDDEN, HEAD_DIM, MLP_RATIO
 
-MIXED = -100.0  # added where a shifted window mixes regions that are not neighbours (FACTS 5)
+MIXED = -100.0  # added where a shifted window mixes regions that are not neighbours (docs/facts.md, 5)
 PADDED = -1e4  # added where a key is padding: its probability is exactly 0
 
 
@@ -91,7 +91,7 @@ def stage_layouts(
 def log_coordinates(window: tuple[int, int], pretrained: int | None = None) -> Tensor:
     """Log-spaced relative coordinates (2h - 1, 2w - 1, 2): sign(x) log2(|x| + 1) / 3, x = offset / (W_pre - 1) * 8.
 
-    W_pre is the window of pretraining if given, else the own one along each side (FACTS 5).
+    W_pre is the window of pretraining if given, else the own one along each side (docs/facts.md, 5).
     """
     sides = [torch.arange(1 - w, w, dtype=torch.float32) * 8 / max(1, (pretrained or w) - 1) for w in window]
     grid = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1)
@@ -255,7 +255,7 @@ class SwinV2(nn.Module):
     """The backbone. Images of any size go in; pretraining itself demands sides that divide (`SimMIM` checks).
 
     window_size: tokens a side, clamped to each stage's map. pretrained_window_sizes: one a stage, for a model that
-    moves to another window (FACTS 4: 12, 12, 12, 6 at 224 px, window 14). drop_path: rate of the last block, linear
+    moves to another window (12, 12, 12, 6 at 224 px, window 14). drop_path: rate of the last block, linear
     from 0. checkpointing: recompute blocks in the backward pass to save memory.
     """
 
@@ -292,7 +292,7 @@ class SwinV2(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Truncated normal of 0.02 for linear layers and the mask token; block norms zero (FACTS 5)."""
+        """Truncated normal of 0.02 for linear layers and the mask token; block norms zero (docs/facts.md, 5)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 _truncated_normal(module.weight, generator)

@@ -278,7 +278,7 @@ def _remedy(found: Found, model: SimMIM) -> str:
 
 
 def _moved(found: Found, model: SimMIM) -> str:
-    """What to know where the coordinates of the position bias are of another window than the model's (FACTS 4)."""
+    """What to know where the coordinates of the position bias are of another window than the model's."""
     here = model.encoder.layers[0].blocks[0].attn.pretrained_window or model.encoder.layers[0].window
     there = tuple(window for _, (_, window) in sorted(found.windows.items()))
     if not there or there[0] == here:
