@@ -211,7 +211,7 @@ def look(data: str) -> dict:
         say_layout(found, laid)
         train = laid.splits["train"]
         held = sum(len(part) for split, part in laid.splits.items() if split != "train")
-        paths = [found.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
+        paths = [found.reader.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
         return {"images": len(train), "held out": held, "classes": len(laid.classes), "paths": paths}
     from ..data.sources import open_data
 
