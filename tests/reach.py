@@ -13,7 +13,7 @@ import numpy as np
 def attention_groups(side: int, window: int, shift: int = 0) -> np.ndarray:
     """Tokens of a (side, side) map that attend to each other share a number: int64 (side, side), not contiguous.
 
-    A shifted map is rolled by -shift, and cut where it wraps: tokens of opposite edges never meet (the -100, FACTS 5).
+    A shifted map is rolled by -shift, and cut where it wraps: opposite edges never meet (docs/facts.md, 5).
     """
     place = (np.arange(side) - shift) % side  # after the roll
     piece = 2 * (place // window) + (place >= side - shift if shift else np.zeros(side, bool))

@@ -67,7 +67,7 @@ def tuning(run, top1, *, scratch=False, **options):
 
 
 def losses(model, images, steps, seed):
-    """Made-up validation and training loss that follow the shape of FACTS 7: a floor, size, length and overfitting."""
+    """Made-up validation and training loss shaped as in docs/facts.md, 7: a floor, size, length and overfitting."""
     noise = np.random.default_rng(zlib.crc32(f"{model}{images}{seed}".encode())).normal(0, 0.002)
     n, seen = SIZES[model].parameters / 5e5, steps * 64
     omega = n * seen / images**2

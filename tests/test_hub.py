@@ -21,7 +21,7 @@ NAME = "hf://zdaxie/SimMIM/folder/ckpt.pth"
 
 
 def official(path, model, names: str = "rpe_mlp"):
-    """A checkpoint in the released layout (FACTS 5), buffers included."""
+    """A checkpoint in the released layout (docs/facts.md, 5), buffers included."""
     state = {k.replace("cpb_mlp", names): v for k, v in model.state_dict().items()}
     for s, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
         stem = f"encoder.layers.{s}.blocks.{b}"

@@ -11,7 +11,7 @@ from simmim_lite.errors import UserError
 from simmim_lite.evidence import laws, product, published, trial
 from simmim_lite.evidence.laws import FORMS, SHAPES, fit, points
 
-#: FACTS 7, held-out mean absolute errors: loss x 1e-4, accuracy points, by form and split.
+#: docs/facts.md, 7, held-out mean absolute errors: loss x 1e-4, accuracy points, by form and split.
 TABLE = {
     "fixed": {"one": (18, 0.109), "size": (19, 0.120), "length": (21, 0.109)},
     "free": {"one": (19.5, 0.114), "size": (20, 0.151), "length": (26, 0.118)},

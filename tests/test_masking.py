@@ -1,4 +1,4 @@
-"""Masks: the official order, the hash masks, AvgDist and fully masked windows (FACTS 5)."""
+"""Masks: the official order, the hash masks, AvgDist and fully masked windows (docs/facts.md, 5)."""
 
 import itertools
 import math
@@ -156,7 +156,7 @@ def test_strategies():
 
 # -- AvgDist and windows
 
-# FACTS 5; rows: mask patch
+# docs/facts.md, 5; rows: mask patch
 RATIOS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.9)
 AVG_DIST = {
     4: (1.3, 1.5, 1.8, 2.1, 2.5, 5.1),
@@ -185,7 +185,7 @@ def test_average_distance_table(patch):
 
 @pytest.mark.parametrize(("window", "shift", "facts"), [(12, 0, 2.0), (12, 6, 0.9), (6, 0, 23.6), (6, 3, 16.0)])
 def test_fully_masked_windows_at_paper_size(window, shift, facts):
-    """The mean over many masks against its exact value, and against FACTS 5 ("about")."""
+    """The mean over many masks against its exact value, and against docs/facts.md, 5 ("about")."""
     generator = MaskGenerator(seed=0)
     mean = np.mean([fully_masked_windows(generator(), window, shift) for _ in range(1500)])
     # a window that touches m of 36 cells is hidden when all of these are among the 22 drawn

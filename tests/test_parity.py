@@ -19,7 +19,7 @@ from simmim_lite.model.masking import MaskGenerator
 from simmim_lite.model.weights import load_weights, save_weights
 
 TOLERANCE = 1e-5
-MOVED = {"pretrained_window_sizes": (12, 12, 12, 6)}  # from 192 px, window 12 to 224 px, window 14 (FACTS 4)
+MOVED = {"pretrained_window_sizes": (12, 12, 12, 6)}  # from 192 px, window 12 to 224 px, window 14 (docs/facts.md, 4)
 SETTINGS = [(192, 12, {}), (224, 14, MOVED)]
 #: What transformers is met, in the names of its tests: its version, and what it calls the query of a block.
 MET = f"transformers {transformers.__version__}, {hf_block_names()['attn.query']}"

@@ -51,7 +51,7 @@ def test_learning_rate_by_hand() -> None:
     assert run.lr_at(25) == pytest.approx((2e-5 + 4e-3) / 2)
     assert run.lr_at(50) == run.lr_at(874) == pytest.approx(4e-3)
     assert run.lr_at(875) == run.lr_at(999) == pytest.approx(4e-4)
-    assert Run(steps=500_000).drop_step == 437_500  # FACTS 3
+    assert Run(steps=500_000).drop_step == 437_500  # docs/facts.md, 3
     for step in range(218):  # lengths share their trunk exactly
         assert replace(run, steps=250).lr_at(step) == run.lr_at(step)
 

@@ -115,7 +115,7 @@ def test_loss_equals_the_slow_one(batch, rows, columns, patch, seed, target):
 
 
 def test_loss_identities():
-    """FACTS 5: an empty mask gives 0; a prediction off by d everywhere gives |d| n / (n + 1e-5)."""
+    """docs/facts.md, 5: an empty mask gives 0; a prediction off by d everywhere gives |d| n / (n + 1e-5)."""
     model, images = bare("normalized", 5), rand(2, 3, 16, 24)
     mask = torch.zeros(2, 4, 6)
     assert model.loss(rand(2, 3, 16, 24, seed=1), images, mask) == 0

@@ -1,4 +1,4 @@
-"""The sizes' arithmetic against FACTS 1 and against the real networks."""
+"""The sizes' arithmetic against docs/facts.md, 1 and against the real networks."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_networks_have_the_parameters_that_sizes_say(name):
 
 
 def test_training_cost():
-    """FACTS 7: 6 x GMAC with head, in GFLOP an image."""
+    """docs/facts.md, 7: 6 x GMAC with head, in GFLOP an image."""
     costs = [round(6 * size.gmac(192, 12, head=True), 1) for size in PAPER.values()]
     assert costs == [40.9, 71.2, 156.8, 516.4, 832.0]
 

@@ -168,7 +168,7 @@ def test_training_works_after_inference_mode():
     ],
 )
 def test_log_spaced_coordinates(window, pretrained, expected):
-    """FACTS 5, five digits."""
+    """docs/facts.md, 5, five digits."""
     grid = log_coordinates((window, window), pretrained)
     row = torch.tensor([float(v) for v in expected.split()])
     assert grid.shape == (2 * window - 1, 2 * window - 1, 2)

@@ -56,7 +56,7 @@ def test_round_trips_are_bit_exact(tmp_path, layout, suffix):
 
 
 def test_the_official_layout_key_by_key(tmp_path):
-    """FACTS 5: under `model`, prefix `encoder.`, head `decoder.0.`; these names and no others."""
+    """docs/facts.md, 5: under `model`, prefix `encoder.`, head `decoder.0.`; these names and no others."""
     model = create_model("swinv2_atto")
     content = torch.load(save_weights(model, tmp_path / "w.pth", "official"), weights_only=True)
     block = ["attn.qkv.weight", "attn.q_bias", "attn.v_bias", "attn.logit_scale"]
