@@ -126,4 +126,5 @@ def test_pages_of_the_report(page, tmp_path) -> None:
     page.wait_for_selector(FIGURES)
     assert page.title() == "Second"
     page.locator("nav a", has_text="Report").click()
+    page.locator("nav b", has_text="Report").wait_for()
     assert page.locator("nav a").count() == 2
