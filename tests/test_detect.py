@@ -126,7 +126,7 @@ def test_a_step_is_a_function_of_seed_and_step(coco):  # noqa: F811
     other = task.loss(task.model, *task.batch(4)).item()
     assert task.loss(task.model, *task.batch(3)).item() == first != other
     turned = [task.loader.batch(now)[0][0].numpy() for now in range(6)]
-    plain = [task.loader.samples.load.split[int(task.loader.order.positions(s)[1][0])].image for s in range(6)]
+    plain = [task.loader.dataset.load.split[int(task.loader.order.positions(s)[1][0])].image for s in range(6)]
     alike = [np.array_equal(a, b) for a, b in zip(turned, plain, strict=True)]
     assert any(alike) and not all(alike)  # some are mirrored
     assert all(np.array_equal(a[..., ::-1], b) for a, b, s in zip(turned, plain, alike, strict=True) if not s)

@@ -49,7 +49,7 @@ def test_a_renderer_that_was_asked_for_is_used() -> None:
 
 
 def test_every_plot_is_such_a_figure() -> None:
-    for chart in (drawing.empty("x"), drawing.panels("a", "b"), drawing.text_table({"a": ["b"]}, [1], "#000", [1])):
+    for chart in (drawing.empty("x"), drawing.panels("a", "b")):
         assert isinstance(chart.update_layout(height=200), figure.Figure)
 
 

@@ -306,7 +306,7 @@ def test_pictures_are_seen_as_timm_and_the_released_code_see_them(tmp_path, slim
     )  # fmt: skip
     random.seed(7)
     images, labels = task.input.batch(2)
-    order, chosen = task.input.loader.order, task.input.loader.samples.load.chosen
+    order, chosen = task.input.loader.order, task.input.loader.dataset.load.chosen
     for k, (epoch, place) in enumerate(zip(*order.positions(2), strict=True)):
         with seeded(5, int(epoch), int(order.ids[place]), 11):
             expected = transform(data.train.picture(chosen[place]))
