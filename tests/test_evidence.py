@@ -7,6 +7,7 @@ from synthetic_records import ATTO, FEMTO, PICO, record, study
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import records as rec
+from simmim_lite.evidence import tables
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.training.run import Run, record_path, write_record
 
@@ -68,7 +69,6 @@ def test_what_is_missing_or_not_finite_is_none_and_never_0():
     (row,) = rec.table([made, record(steps=0, scores={"linear": 0.4})][:1])
     for name in ("val_loss", "train_loss", "linear", "linear_lift", "knn", "segment_lift", "overfit"):
         assert row[name] is None, name
-    assert rec.core_grid([row]) is None
 
 
 def test_references_failed_runs_and_trunks():
@@ -96,15 +96,14 @@ def test_recipes_are_told_apart():
     assert sorted(len(rows) for rows in rec.groups(rec.table(both)).values()) == [1, 1, 2]
 
 
-def test_core_grid():
+def test_the_longest_length_is_that_of_most_cells():
+    def lengths(cells):
+        rows = rec.trained(rec.table([record(model=m, images=n, steps=t) for m, n, t in cells]))
+        return set(tables.longest(tables.frame({"yours": rows})).steps)
+
     cells = [(m, n, t) for m in (ATTO, FEMTO) for n in (64, 1024) for t in (500, 1000)]
-    extra = [(ATTO, 64, 2000), (FEMTO, 64, 2000)]  # longer, but not at every level
-    rows = rec.table([record(model=m, images=n, steps=t) for m, n, t in cells + extra])
-    assert rec.core_grid(rows) == rec.Grid((ATTO, FEMTO), (64, 1024), 1000)
-    # with a cell missing everywhere, the length that fills most cells counts
-    rows = rec.table([record(model=m, images=n, steps=t) for m, n, t in [*cells[1:], (PICO, 64, 1000)]])
-    assert rec.core_grid(rows) == rec.Grid((ATTO, FEMTO, PICO), (64, 1024), 1000)
-    assert rec.core_grid(rec.table([record(steps=0)])) is None
+    assert lengths([*cells, (ATTO, 64, 2000), (FEMTO, 64, 2000)]) == {1000}, "longer, but not at every level"
+    assert lengths([*cells[1:], (PICO, 64, 1000)]) == {1000}, "a cell is missing"
 
 
 def test_load_reads_what_was_written(tmp_path):

@@ -58,9 +58,6 @@ class Split:
         return int(i if self.rows is None else self.rows[i])
 
 
-Shelf = Split  # the older name of one with a reader
-
-
 @dataclass(frozen=True)
 class Data:
     """An open source. val and test are in hash-rank order: any first n of them are a class-balanced draw."""

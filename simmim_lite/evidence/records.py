@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
@@ -27,15 +26,6 @@ SWEPT = ("model", "images", "steps", "seed")
 BY_SIZE = ("lr", "drop_path", "window_size", "precision", "subset_seed", "eval_every", "probe_labels", "probe_test")
 #: What the probes of a network at random initialisation depend on: runs that share these share their reference.
 REFERENCE = ("model", "seed", "data", "image_size", "window_size", "statistics", "probe_labels", "probe_test")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The (size x level) grid that a set of rows fills, and the longest length its cells share."""
-
-    sizes: tuple[str, ...]  # model names, smallest first
-    levels: tuple[int, ...]  # unique images, smallest first
-    steps: int  # optimiser steps
 
 
 def load(runs_dir: str | Path) -> list[dict]:
@@ -105,23 +95,6 @@ def groups(rows: list[dict]) -> dict[str, list[dict]]:
     for row in trained(rows):
         found[row["recipe"]].append(row)
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
-
-
-def core_grid(rows: list[dict]) -> Grid | None:
-    """Sizes, levels and the longest length shared by all (size x level) cells; None without trained rows.
-
-    Where no length fills every cell, the one that fills most of them counts, the longest of equals.
-    """
-    rows = [row for row in trained(rows) if row["val_loss"] is not None]
-    if not rows:
-        return None
-    filled = Counter(steps for _, _, steps in {(r["model"], r["images"], r["steps"]) for r in rows})
-    sizes = sorted({(r["params"], r["model"]) for r in rows})
-    return Grid(
-        sizes=tuple(model for _, model in sizes),
-        levels=tuple(sorted({r["images"] for r in rows})),
-        steps=max(filled, key=lambda steps: (filled[steps], steps)),
-    )
 
 
 def sizes_of(rows: list[dict]) -> list[str]:

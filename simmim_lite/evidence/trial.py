@@ -250,7 +250,18 @@ def show(arguments: argparse.Namespace) -> None:
         said = {"source": source} | report(rows, resamples=arguments.resamples)
     frames = {name: value for name, value in said.items() if isinstance(value, pd.DataFrame)}
     if arguments.json:
-        print(json.dumps(said | {k: json.loads(v.to_json(orient="records")) for k, v in frames.items()}, indent=1))
+        print(
+            json.dumps(
+                said
+                | {
+                    k: json.loads(
+                        v.reset_index(names="rule" if k.startswith("regret") else "row").to_json(orient="records")
+                    )
+                    for k, v in frames.items()
+                },
+                indent=1,
+            )
+        )
         return
     for name, value in said.items():
         text = f"\n{value.to_string(index=name.startswith('regret'))}" if name in frames else f" {value}"

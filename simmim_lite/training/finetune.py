@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..data.batches import Batches
 from ..data.loading import Order, StepLoader, seeded
 from ..data.manifests import subset
-from ..data.sources import Data, LeftOut, Shelf, Split, first_readable
+from ..data.sources import Data, LeftOut, Split, first_readable
 from ..errors import UserError, first_line
 from ..model.masking import stream
 from ..model.sizes import PAPER, SIZES
@@ -166,7 +166,7 @@ class Classification:
 class Labelled:
     """The labelled splits that a classifier is fed from."""
 
-    def __init__(self, spec: FineTune, data: Data, train: Split | Shelf | None, team: Team) -> None:
+    def __init__(self, spec: FineTune, data: Data, train: Split | None, team: Team) -> None:
         test = data.test
         if train is None or test is None or train.labels is None or test.labels is None:
             raise UserError(f"data '{spec.data}' has no labels to fine-tune on: use a source with classes")
@@ -254,29 +254,29 @@ class Files(Labelled):
 class _Training:
     """place -> (image, label, pictures that could not be read)."""
 
-    shelf: Shelf
+    split: Split
     chosen: np.ndarray
     transform: Callable
 
     def __call__(self, place: int) -> tuple[Tensor, int, list[tuple[str, str]]]:
-        image, i, problems = first_readable(self.shelf, self.chosen, place)
-        return self.transform(image), int(self.shelf.labels[i]), problems
+        image, i, problems = first_readable(self.split, self.chosen, place)
+        return self.transform(image), int(self.split.labels[i]), problems
 
 
 class _Test(Dataset):
     """(image, 1, []) of each picture of a range of a split; (zeros, 0, problem) of one that cannot be read."""
 
-    def __init__(self, shelf: Shelf, rows: slice, transform: Callable, size: int) -> None:
-        self.shelf, self.rows, self.transform, self.size = shelf, range(rows.start, rows.stop), transform, size
+    def __init__(self, split: Split, rows: slice, transform: Callable, size: int) -> None:
+        self.split, self.rows, self.transform, self.size = split, range(rows.start, rows.stop), transform, size
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, k: int) -> tuple[Tensor, int, list[tuple[str, str]]]:
         try:
-            image = self.shelf.picture(self.rows[k])
+            image = self.split.picture(self.rows[k])
         except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
-            return torch.zeros(3, self.size, self.size), 0, [(self.shelf.title(self.rows[k]), first_line(error))]
+            return torch.zeros(3, self.size, self.size), 0, [(self.split.title(self.rows[k]), first_line(error))]
         return self.transform(image), 1, []
 
 
