@@ -94,6 +94,8 @@ def is_pack(folder: str | Path) -> bool:
 def open_pack(folder: str | Path) -> Pack:
     """The pack in a folder; `UserError`, one line, where there is none, or one whose index is not whole."""
     root, part, columns = Path(folder).expanduser().absolute(), "pack.json", {}
+    if not root.is_dir():
+        raise UserError(f"packed:{folder}: no such folder; make it with simmim-lite data pack SOURCE {folder}")
     try:
         info = json.loads((root / part).read_text(encoding="utf-8"))
         if missing := _FIELDS - info.keys():
@@ -109,8 +111,9 @@ def open_pack(folder: str | Path) -> Pack:
             if name in ends and (column.min() < -(name == "labels") or column.max() >= ends[name]):
                 raise ValueError(f"numbers from {column.min()} to {column.max()}")
     except Exception as error:  # bytes that are not what they should be raise errors of many kinds
+        why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         mend = f"copy the pack again, or make it with simmim-lite data pack SOURCE {folder}"
-        raise UserError(f"packed:{folder}: {part} is missing or damaged ({first_line(error)}); {mend}") from error
+        raise UserError(f"packed:{folder}: {part} is missing or damaged ({why}); {mend}") from error
     return Pack(root, info, columns)
 
 
