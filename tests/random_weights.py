@@ -1,5 +1,7 @@
 """Models whose every parameter is random and non-zero: at the default initialisation every block is the identity."""
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -62,3 +64,9 @@ def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torc
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
     """max |a - b| is small against the largest |b|, or 1."""
     return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1))
+
+
+def same_weights(a: nn.Module, b: nn.Module, but: Collection[str] = ()) -> bool:
+    """Whether two networks have equal tensors, but for some."""
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a if k not in but)
