@@ -17,7 +17,7 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory):
+def lab_server(tmp_path_factory):
     """A JupyterLab on copies of the notebooks, with tier smoke for quick (a browser may save what it opens)."""
     served, scratch, working = (tmp_path_factory.mktemp(name) for name in ("notebooks", "lab", "working"))
     for path in notebooks.folder().glob("*.ipynb"):
@@ -62,9 +62,10 @@ def fits(page, width: int = 400, scheme: str = "dark") -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def contrast(page) -> tuple[float, float]:
-    """How light the lab's ink and its paper are, 0 to 255."""
+def contrast(page, scheme: str) -> float:
+    """How far the lab's ink is from its paper, 0 to 255, darker in the light scheme and lighter in the dark one."""
     shown = page.evaluate(
         "() => { const s = getComputedStyle(document.querySelector('.sl-lab')); return [s.color, s.backgroundColor]; }"
     )
-    return tuple(sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3 for colour in shown)
+    ink, paper = (sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3 for colour in shown)
+    return paper - ink if scheme == "light" else ink - paper

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from simmim_lite.model.simmim import SimMIM, create_model
-from simmim_lite.model.swin import SwinV2
+from simmim_lite.model.swin import Block, SwinV2
 
 
 @torch.no_grad()
@@ -41,19 +41,34 @@ def small_model(
     return randomise(SimMIM(encoder, target="raw"), seed).eval()
 
 
+def block_outputs(encoder: SwinV2, images: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """What every block returns: [(B, tokens, C)], in reading order."""
+    kept = []
+    handles = [
+        module.register_forward_hook(lambda _, given, output: kept.append(output[:, given[2].place]))
+        for module in encoder.modules()
+        if isinstance(module, Block)
+    ]
+    encoder(images, mask)
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
 def assert_blocks_act(model: SimMIM, images: torch.Tensor) -> None:
     """Every block changes its input by a good part of it."""
+    blocks = [block for stage in model.encoder.layers for block in stage.blocks]
     seen = []
 
     def hook(_module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         seen.append(((output - inputs[0]).norm() / inputs[0].norm()).item())
 
-    handles = [block.register_forward_hook(hook) for stage in model.encoder.layers for block in stage.blocks]
+    handles = [block.register_forward_hook(hook) for block in blocks]
     with torch.no_grad():
         model.encode(images)
     for handle in handles:
         handle.remove()
-    assert len(seen) == sum(model.encoder.depths) and min(seen) > 0.1, seen
+    assert len(seen) == len(blocks) and min(seen) > 0.1, seen
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

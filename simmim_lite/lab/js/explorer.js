@@ -237,15 +237,12 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
   };
 }
 
-/** plotly.js out of the widget's opening message, or asked of the kernel where that was emptied already. */
+/** plotly.js, asked of the kernel. */
 async function loaded(model) {
-  let packed = model.get("plotly");
-  if (!packed?.byteLength) {
-    packed = await new Promise((done) => {
-      model.on("msg:custom", (message, buffers) => { if (message === "plotly") done(buffers[0]); });
-      model.send("plotly");
-    });
-  }
+  const packed = await new Promise((done) => {
+    model.on("msg:custom", (message, buffers) => { if (message === "plotly") done(buffers[0]); });
+    model.send("plotly");
+  });
   const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   const src = URL.createObjectURL(new Blob([await new Response(unpacked).blob()], { type: "text/javascript" }));
   await new Promise((onload, onerror) =>
@@ -268,7 +265,6 @@ async function render({ model, el }) {
     root.textContent = `The explorer cannot load plotly.js (${error.message ?? error.type}): run the cell again.`;
     return;
   }
-  if (model.get("plotly")?.byteLength) model.set("plotly", new DataView(new ArrayBuffer(0))); // see explorer.py
   const tell = (selected, shown) => {
     model.set("selected", selected);
     model.set("shown", shown);
