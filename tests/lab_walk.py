@@ -11,9 +11,9 @@ from PIL import Image
 from simmim_lite.model.masking import hash_masks
 
 GREY = [128, 128, 128]
-_DRAWN = """g => { const b = document.querySelector('.sl-main'), s = b.width / g, cells = [...Array(g * g).keys()];
-  return cells.map((i) => [...b.getContext('2d').getImageData((i % g + .5) * s, (Math.floor(i / g) + .5) * s, 1, 1).data]);
-}"""
+_DRAWN = """g => { const b = document.querySelector('.sl-main'), at = (k) => (k + .5) * b.width / g;
+  const colour = (x, y) => [...b.getContext('2d').getImageData(x, y, 1, 1).data];
+  return [...Array(g * g).keys()].map((i) => colour(at(i % g), at(Math.floor(i / g)))); }"""
 _TILE = """name => { const t = document.querySelector(`[data-tile=${name}]`);
   return [t.width, [...t.getContext('2d').getImageData(0, 0, t.width, t.height).data]]; }"""
 

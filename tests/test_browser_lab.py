@@ -60,7 +60,11 @@ def test_drags_buttons_and_numbers(lab) -> None:
     lab.get_by_label("network", exact=True).select_option("")
     lab.get_by_label("mask patch").select_option("32")
     distance = f"{average_distance(hash_masks((6, 6), 0.6, 1, [0])[0], 32):.1f} px"
-    for ratio, hidden, far in ((0.6, "22 of 36", distance), (0, "0 of 36", "0.0 px"), (1, "36 of 36", "nothing is vis")):
+    for ratio, hidden, far in (
+        (0.6, "22 of 36", distance),
+        (0, "0 of 36", "0.0 px"),
+        (1, "36 of 36", "nothing is vis"),
+    ):
         lab.get_by_label("mask ratio").fill(str(ratio))
         assert number(lab, "hidden").startswith(hidden) and number(lab, "distance").startswith(far)
 
@@ -111,6 +115,7 @@ def test_the_reconstruction_and_its_statistics(lab) -> None:
     bits = np.unpackbits(np.frombuffer(outline, np.uint8)).reshape(4, 12, 4, 12).any((1, 3))
     assert (shown_mask(lab) == bits).all()
     lab.get_by_label("network", exact=True).select_option("photos-normalised")
+    lab.get_by_label("mask ratio").fill("0.6")
     settled(lab)
     shown = {}
     for text, name in (("raw", "visible"), ("normalised", "normalised"), ("true statistics", "true")):

@@ -25,6 +25,11 @@ def own_rows() -> list[dict]:
     return records.table([*made, record(steps=0)])
 
 
+def own_page(path):
+    """The explorer with own runs as a page, plotly.js in it."""
+    return explorer.show(own_rows()).write_html(path, "Runs", head=f"<script>{get_plotlyjs()}</script>")
+
+
 def test_runs_doublings_and_turning_points_are_evidences(data) -> None:
     rows = published.rows()
     assert len(data["runs"]) == len(rows) == 63
@@ -74,7 +79,7 @@ def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own(data, tmp_p
 
 def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
     plotly = get_plotlyjs()
-    text = explorer.write_html(tmp_path / "page.html", own_rows()).read_text()
+    text = own_page(tmp_path / "page.html").read_text()
     assert plotly in text and not re.search("http|@import|url\\(", text.replace(plotly, ""))
     shown, rows = explorer.show(), published.rows()
     bundle, _ = shown._repr_mimebundle_()

@@ -52,7 +52,7 @@ def test_a_film_changes_no_number_and_is_served_as_it_is(plain, filmed, capsys) 
 
 def test_a_film_shows_what_the_weights_say(filmed) -> None:
     folder, record = filmed
-    film = widgets.film(folder, SMALL)
+    film = read_film(film_path(folder, SMALL))
     steps = [frame["step"] for frame in film.facts["frames"]]
     assert tuple(steps) == film_steps(SMALL, 6) == (0, 1, 4, 12, 21, 24)
     assert film.frames.shape == (6, 6, 3, 32, 32) and film.pictures.shape == (6, 3, 32, 32)
@@ -98,7 +98,7 @@ def test_runs_make_a_grid(plain, filmed) -> None:
     grid = lab_content.grid(folder, [small, SMALL])
     assert [frame["images"] for frame in grid.facts["frames"]] == [16, 48]
     assert grid.facts["frames"][1]["val_loss"] == record["final"]["val_loss"]
-    assert (grid.frames[1] == widgets.film(filmed[0], SMALL).frames[-1]).all()
+    assert (grid.frames[1] == read_film(film_path(filmed[0], SMALL)).frames[-1]).all()
 
 
 def test_what_cannot_be_filmed(tmp_path) -> None:
@@ -106,7 +106,7 @@ def test_what_cannot_be_filmed(tmp_path) -> None:
         with pytest.raises(UserError, match=said):
             pretrain(run, runs_dir=tmp_path, device="cpu", film=frames)
     with pytest.raises(UserError, match="no film; make one"):
-        widgets.film(tmp_path, SMALL)
+        read_film(film_path(tmp_path, SMALL))
 
 
 def test_shipped_films_say_where_they_come_from() -> None:

@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 from ..evidence.drawing import COLOURS, DASHES, FAINT, PALE, SYMBOLS, TEMPLATE
 from ..evidence.figure import Figure
 
+_DASHED = {"dash": "dash", "color": COLOURS[1]}
 WIDEST = 780  # pixels: what JupyterLab beside its table of contents, and a page of the site, leave at 1,280
 
 
@@ -27,13 +28,12 @@ def bars(
     names, columns = list(values), np.atleast_2d(np.array(list(values.values()), float).T)
     chart = Figure()
     for name, numbers, colour in zip(series, columns, ("#C9D8E6", COLOURS[0])[-len(series) :], strict=True):
-        text = [f"{v:{form}}" for v in numbers]
-        hover = [": ".join(filter(None, [of, name, t])) for of, t in zip(names, text, strict=True)]
-        style = {"marker": {"color": colour}, "textposition": "outside", "cliponaxis": False, "hoverinfo": "text"}
-        chart.add_bar(x=numbers, y=names, name=name, orientation="h", text=text, hovertext=hover, **style)
+        hover = f"%{{y}}: {f'{name}: ' if name else ''}%{{x:{form}}}<extra></extra>"
+        style = {"marker": {"color": colour}, "textposition": "outside", "cliponaxis": False, "hovertemplate": hover}
+        chart.add_bar(x=numbers, y=names, name=name, orientation="h", text=[f"{v:{form}}" for v in numbers], **style)
     everything = [0.0, *columns.flat, *([] if guess is None else [guess])]
     if guess is not None:
-        _guess(chart, guess, "x")
+        chart.add_vline(x=guess, annotation_position="top", annotation_text="your guess", line=_DASHED)
     chart.update_xaxes(title_text=unit, range=[1.12 * min(everything), 1.12 * max(everything) or 1])
     chart.update_yaxes(autorange="reversed", showgrid=False, title_text="")
     legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.04, "yanchor": "bottom", "traceorder": "reversed"}
@@ -69,14 +69,18 @@ def lines(
         chart.add_annotation(text=text, y=(np.log10(low * high) if log else low + high) / 2, **note)
     for k, (name, (xs, ys)) in enumerate(series.items()):
         colour, dash, symbol = (styles[k % len(styles)] for styles in (COLOURS, DASHES, SYMBOLS))
-        text = [f"<b>{name}</b><br>{x}: {a:g}<br>{y}: {b:{form}}" for a, b in zip(xs, ys, strict=True)]
-        style = {"line": {"color": colour, "dash": dash, "width": 2.2}, "text": text, "hoverinfo": "text"}
+        hover = f"<b>{name}</b><br>{x}: %{{x:~g}}<br>{y}: %{{y:{form}}}<extra></extra>"
+        style = {"line": {"color": colour, "dash": dash, "width": 2.2}, "hovertemplate": hover}
         style |= {"marker": {"color": colour, "symbol": symbol, "size": 8}}
-        chart.add_scatter(
-            x=list(xs), y=list(ys), name=name, mode="lines+markers" if len(xs) <= 40 else "lines", **style
-        )
-    if guess is not None:
-        _guess(chart, guess, guess_on, guess_name, log and guess_on == "y")
+        mode = "lines+markers" if len(xs) <= 40 else "lines"
+        chart.add_scatter(x=list(xs), y=list(ys), name=name, mode=mode, **style)
+    if guess is not None and guess_on == "x":
+        chart.add_vline(x=guess, annotation_position="top", annotation_text=guess_name, line=_DASHED)
+    elif guess is not None:
+        note = {"annotation_position": "top right", "annotation_font_color": COLOURS[1]}
+        chart.add_hline(y=guess, annotation_text=guess_name, line=_DASHED, **note)
+        if log:  # shapes are placed by the value there, annotations by its logarithm
+            chart.layout.annotations[-1].y = float(np.log10(guess))
     if log:
         known = [v for _, ys in series.values() for v in ys if v > 0]
         ticks = [k * 10.0**e for e in range(-12, 13) for k in (1, 2, 5)]
@@ -85,23 +89,9 @@ def lines(
         chart.update_yaxes(tickvals=shown, ticktext=[f"{t:g}" for t in shown], range=ends)
     chart.update_xaxes(title_text=x, type="log" if log_x else None)
     chart.update_yaxes(title_text=y, type="log" if log else "linear")
-    chart.update_layout(template=TEMPLATE, showlegend=len(series) > 1, legend_title_text=f"<b>{legend}</b>")
-    return chart.update_layout(title=_title(title))
-
-
-def _title(text: str) -> dict:
-    return {"text": text, "x": 0, "pad": {"l": 8}, "font": {"size": 15}}
-
-
-def _guess(chart: go.Figure, value: float, axis: str, name: str = "your guess", log: bool = False) -> None:
-    """A dashed line at a value of an axis, with its name."""
-    line = {"line": {"dash": "dash", "color": COLOURS[1]}, "annotation_text": name}
-    if axis == "x":
-        chart.add_vline(x=value, annotation_position="top", **line)
-    else:
-        chart.add_hline(y=value, annotation_position="top right", annotation_font_color=COLOURS[1], **line)
-        if log:  # shapes are placed by the value there, annotations by its logarithm
-            chart.layout.annotations[-1].y = float(np.log10(value))
+    head = {"text": title, "x": 0, "pad": {"l": 8}, "font": {"size": 15}}
+    legend = f"<b>{legend}</b>"
+    return chart.update_layout(template=TEMPLATE, title=head, showlegend=len(series) > 1, legend_title_text=legend)
 
 
 def slider(figures: Mapping[object, go.Figure], name: str, first: object = None) -> go.Figure:
@@ -130,11 +120,9 @@ def maps(
     values: Mapping[str, np.ndarray],
     unit: str,
     *,
-    title: str = "",
     x: str = "column",
     y: str = "row",
     numbers: bool = False,
-    colours: str = "Cividis",
     side: int = 250,
 ) -> go.Figure:
     """Arrays (rows, columns) as maps side by side under their names, on one colour scale named `unit`.
@@ -158,8 +146,7 @@ def maps(
     bar = {"title": {"text": unit, "side": "right", "font": {"size": 13}}, "thickness": 14, "len": 0.9}
     if high - low <= 10 and all((a == a.round()).all() for a in arrays):
         bar |= {"tickmode": "linear", "tick0": 0, "dtick": 1}
-    chart.update_layout(coloraxis={"colorscale": colours, "cmin": low, "cmax": high, "colorbar": bar})
+    chart.update_layout(coloraxis={"colorscale": "Cividis", "cmin": low, "cmax": high, "colorbar": bar})
     chart.update_annotations(font={"size": 13})
-    top = 90 if title else 50
-    size = {"width": side * len(names) + 190, "height": side + top + 60, "margin": {"t": top}}
-    return chart.update_layout(template=TEMPLATE, title=_title(title), **size)
+    size = {"width": side * len(names) + 190, "height": side + 110, "margin": {"t": 50}}
+    return chart.update_layout(template=TEMPLATE, **size)

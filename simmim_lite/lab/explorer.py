@@ -1,13 +1,12 @@
 """An explorer of the 63 published runs: linked views, filters, the reader's own runs on the Omega axis. No torch here.
 
-`show()` in a notebook, `write_html(path)` for one page that asks the network for nothing. Everything that is computed
-is computed here, from `evidence`; js/explorer.js filters, draws and correlates.
+`show()` in a notebook. Everything that is computed is computed here, from `evidence`; js/explorer.js filters, draws and
+correlates.
 """
 
 import gzip
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 
 import numpy as np
 import traitlets
@@ -28,20 +27,6 @@ Rows = list[dict]
 KNOWN_TO = 1.5
 #: Colours of the reader's sets of runs on white and on black.
 OWN = tuple(zip(COLOURS[:4], ("#5AB4E8", "#F08A3C", "#3CC79E", "#E39AC2"), strict=True))
-RULES = (
-    f"Overfit: the loss lies more than {OVERFIT:g} above that of the same size and length on all of ImageNet-1K, or of "
-    "a shorter run of the same size and data. Omega is parameters × images seen / unique images², of the longer run "
-    "where two are compared. The turning points are where one of the published doublings of the length is as likely to "
-    f"harm as not; the grey bands say how well they are known, to a factor of {KNOWN_TO:g}."
-)
-OWN_RULE = (
-    "Their losses and scores are not the same quantities as the published ones: solid triangles say where they stand "
-    "on the Omega axis, and changes against a run half as long have panels of their own."
-)
-_LEDE = (
-    "Five sizes of Swin V2, pretrained by SimMIM on five amounts of data for three lengths. Narrow them down, select "
-    "some in one view, and see where they are in the others."
-)
 _NEEDED = {"model", "params", "images", "images_seen", "steps", "seed", "val_loss", "data", "recipe", "reference"}
 _DARK = (0.97, 0.42)  # from little data to much on a dark page: the part of plasma with a contrast above 3
 
@@ -53,10 +38,7 @@ class Explorer(Widget):
     _esm = module("explorer_views", "explorer")
     _css = source("explorer.css")
     look, width = "sl-explorer", 1240
-    unless = (
-        "The explorer is live where this cell is run, on the pages of a report, and on the page that "
-        "<code>explorer.write_html(path)</code> writes."
-    )
+    unless = "The explorer is live where this cell is run, and on the pages of a report or of the site."
     data = traitlets.Dict().tag(sync=True)
     selected = traitlets.List(traitlets.Int()).tag(sync=True)
     shown = traitlets.List(traitlets.Int()).tag(sync=True)
@@ -78,15 +60,6 @@ class Explorer(Widget):
 def show(rows: Rows | Mapping[str, Rows] | None = None) -> Explorer:
     """The explorer, as the last value of a cell; rows: as in `data`."""
     return Explorer(data(rows))
-
-
-def write_html(path: str | Path, rows: Rows | Mapping[str, Rows] | None = None) -> Path:
-    """Write the explorer as a page, plotly.js inside (4.9 MB); where it is. rows: as in `data`."""
-    shown = show(rows)
-    title = f"What {len(shown.data['runs'])} published runs say about scale"
-    note = f'<p class="note">Runs: {published.SOURCE}. One run a cell, no repeated seeds.</p>'
-    head = f"<script>{get_plotlyjs()}</script>"
-    return shown.write_html(path, title, f'<p class="lede">{_LEDE}</p>', note, head)
 
 
 def data(rows: Rows | Mapping[str, Rows] | None = None) -> dict:
@@ -111,18 +84,10 @@ def data(rows: Rows | Mapping[str, Rows] | None = None) -> dict:
     own = [_own(name, usable, turns, *OWN[k % len(OWN)]) for k, (name, usable) in enumerate(sets.items())]
     loss = {"field": "val_loss", "label": "validation loss", "title": f"validation loss ({loss_unit(runs)})"}
     score = {"field": published.SCORE, "label": "accuracy", "title": "top-1 after fine-tuning (%)"}
-    return {
-        "runs": [_run(row) for row in runs],
-        "doublings": pairs,
-        "turns": turns,
-        "known_to": KNOWN_TO,
-        "facets": _facets(runs),
-        "measures": [score, loss],
-        "views": [*_views(runs, score["title"], loss["title"]), *_own_views(own)],
-        "own": own,
-        "own_rule": OWN_RULE,
-        "rules": RULES,
-    }
+    views = [*_views(runs, score["title"], loss["title"]), *_own_views(own)]
+    found = {"runs": [_run(row) for row in runs], "doublings": pairs, "turns": turns, "known_to": KNOWN_TO}
+    found |= {"facets": _facets(runs), "measures": [score, loss], "views": views, "own": own}
+    return found | {"overfit": OVERFIT}
 
 
 def _usable(kind: str, rows: Rows) -> Rows:
@@ -168,24 +133,18 @@ def _facets(runs: Rows) -> list[dict]:
     seen = dict(sorted({(row["steps"], row["images_seen"]) for row in runs}))
     day = shades(sorted(images.values()))
     night = dict(zip(sorted(images.values()), sample_colorscale("plasma", np.linspace(*_DARK, len(day))), strict=True))
-    options = {
-        ("model", "Model size"): [
-            {"value": model, "label": short(model), "more": millions(params[model]), "symbol": symbol}
-            for model, symbol in zip(sizes_of(runs), SYMBOLS, strict=False)
-        ],
-        ("dataset", "Data set"): [
-            {"value": d, "label": data_name(d), "more": f"{count(n)} images", "colour": day[n], "dark": night[n]}
-            for d, n in images.items()
-        ],
-        ("steps", "Length"): [
-            {"value": steps, "label": f"{count(steps)} steps", "more": f"{count(n)} seen"} for steps, n in seen.items()
-        ],
-        ("overfit", "Overfitting"): [
-            {"value": False, "label": "not overfit"},
-            {"value": True, "label": "overfit", "dot": True},
-        ],
-    }
-    return [{"field": field, "title": title, "options": some} for (field, title), some in options.items()]
+    sizes = zip(sizes_of(runs), SYMBOLS, strict=False)
+    sizes = [{"value": m, "label": short(m), "more": millions(params[m]), "symbol": symbol} for m, symbol in sizes]
+    sets = [{"value": d, "label": data_name(d), "more": f"{count(n)} images"} for d, n in images.items()]
+    sets = [one | {"colour": day[n], "dark": night[n]} for one, n in zip(sets, images.values(), strict=True)]
+    lengths = [{"value": t, "label": f"{count(t)} steps", "more": f"{count(n)} seen"} for t, n in seen.items()]
+    overfit = [{"value": False, "label": "not overfit"}, {"value": True, "label": "overfit", "dot": True}]
+    return [
+        {"field": "model", "title": "Model size", "options": sizes},
+        {"field": "dataset", "title": "Data set", "options": sets},
+        {"field": "steps", "title": "Length", "options": lengths},
+        {"field": "overfit", "title": "Overfitting", "options": overfit},
+    ]
 
 
 def _axis(field: str, title: str, ticks: Mapping[float, str] | None = None) -> dict:
@@ -201,39 +160,25 @@ def _views(runs: Rows, score: str, loss: str) -> list[dict]:
     """The panels. `join`: what the runs on one line share; y "measure": the one that the reader chose."""
     sizes = {r["params"]: f"{short(r['model'])}<br>{count(round(r['params'], -6))}" for r in runs}
     images, seen = ({r[name]: count(r[name]) for r in runs} for name in ("images", "images_seen"))
-    measure, scores = _axis("measure", ""), _axis(published.SCORE, score)
-    shared = (  # id, title, what the runs on a line share, note, x
-        (
-            "length",
-            "Length",
-            ("model", "dataset"),
-            "one size on one data set",
-            ("images_seen", "images seen in training", seen),
-        ),
-        (
-            "data",
-            "Data",
-            ("model", "steps"),
-            "one size at one length, on parts of ImageNet-1K",
-            ("images", "unique training images", images),
-        ),
-        (
-            "size",
-            "Model size",
-            ("dataset", "steps"),
-            "one data set at one length",
-            ("params", "backbone parameters", sizes),
-        ),
+    measure, views = _axis("measure", ""), []
+
+    def add(name: str, title: str, note: str, x: dict, y: dict = measure, **more: object) -> None:
+        views.append({"id": name, "title": title, "note": note, "x": x, "y": y} | more)
+
+    losses, scores = _axis("val_loss", loss), _axis(published.SCORE, score)
+    add("proxy", "Accuracy against validation loss", "a mark: a run", losses, scores)
+    x, note = _axis("images_seen", "images seen in training", seen), "a line: one size on one data set"
+    add("length", "Length", note, x, join=["model", "dataset"])
+    x, note = (
+        _axis("images", "unique training images", images),
+        "a line: one size at one length, on parts of ImageNet-1K",
     )
-    views = [{"id": "proxy", "title": "Accuracy against validation loss", "note": "a mark: a run"}]
-    views[0] |= {"x": _axis("val_loss", loss), "y": scores}
-    for name, title, join, note, x in shared:
-        view = {"id": name, "title": title, "join": list(join), "note": f"a line: {note}"}
-        views.append(view | {"x": _axis(*x), "y": measure})
-    change = _axis("score_change", "change of top-1 (points)")
-    longer = {"of": "doublings", "x": _OMEGA, "note": "a mark: a run, against one half as long"}
-    views.append({"id": "omega-loss", "title": "Twice as long: does the loss rise?", "y": _LOSS_CHANGE} | longer)
-    views.append({"id": "omega-score", "title": "Twice as long: does accuracy fall?", "y": change} | longer)
+    add("data", "Data", note, x, join=["model", "steps"])
+    x, note = _axis("params", "backbone parameters", sizes), "a line: one data set at one length"
+    add("size", "Model size", note, x, join=["dataset", "steps"])
+    scores, note = _axis("score_change", "change of top-1 (points)"), "a mark: a run, against one half as long"
+    add("omega-loss", "Twice as long: does the loss rise?", note, _OMEGA, _LOSS_CHANGE, of="doublings")
+    add("omega-score", "Twice as long: does accuracy fall?", note, _OMEGA, scores, of="doublings")
     return views
 
 
@@ -258,8 +203,8 @@ def _own(name: str, rows: Rows, published_turns: dict, day: str, night: str) -> 
     turns = {"loss": turning_point(found), "score": turning_point(found, "score") if score else None}
     names = {"loss": "validation loss turns up", "score": f"{LABELS.get(score, '')} turns down"}
     turned = " and ".join(f"{names[of]} near Omega {power(value)}" for of, value in turns.items() if value)
-    pairs = f"{len(found) or 'no'} doubling{'s' * (len(found) != 1)} of the length"
-    said = f"{len(rows)} run{'s' * (len(rows) != 1)} ({str(rows[0]['data']).split('/')[-1]}), {pairs}"
+    said = f"{len(rows)} run{'s' * (len(rows) != 1)} ({str(rows[0]['data']).split('/')[-1]}), "
+    said += f"{len(found) or 'no'} doubling{'s' * (len(found) != 1)} of the length"
     known, runs = [turn for turn in published_turns.values() if turn], []
     for row in rows:
         at, steps = omega(row), f"{row['steps']:,} steps, seed {row['seed']}"
@@ -267,13 +212,6 @@ def _own(name: str, rows: Rows, published_turns: dict, day: str, night: str) -> 
         lines = [f"<b>{escape(name)}</b>", size_name(row), f"{row['images']:,} images", steps]
         lines += [f"Omega {power(at)}: {side}", "published turning points"]
         runs.append({"omega": at, "text": "<br>".join(lines)})
-    return {
-        "name": name,
-        "score": what,
-        "colour": day,
-        "dark": night,
-        "runs": runs,
-        "doublings": [_doubling(d, rows, what) for d in found.to_dict("records")],
-        "turns": turns,
-        "said": said + (f"; {turned}" if turned else ""),
-    }
+    pairs = [_doubling(d, rows, what) for d in found.to_dict("records")]
+    about = {"name": name, "score": what, "colour": day, "dark": night, "turns": turns}
+    return about | {"runs": runs, "doublings": pairs, "said": said + (f"; {turned}" if turned else "")}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from ..errors import UserError, unknown
+from ..errors import unknown
 from ..evidence.drawing import COLOURS, FAINT
 from ..training.run import Run
 from . import charts
@@ -21,8 +21,6 @@ LOSS = "loss on hidden pixels<br>(L1, standard deviations)"
 
 def choose(tier: str, **values: object) -> object:
     """The value of a tier: `choose(tier, smoke=20, quick=300)`; `UserError` for a tier that has none here."""
-    if tier == "shipped":
-        raise UserError(f"tier 'shipped' trains nothing, and this notebook trains: take one of {', '.join(values)}")
     if tier not in values:
         raise unknown("tier", tier, values)
     return values[tier]
@@ -39,15 +37,11 @@ def course_run(tier: str, data: str, seed: int, runs_dir: str | Path) -> tuple[R
     from ..studies.speed import faster_precision, step_speeds
 
     folder = Path(runs_dir) / "course"
-    run = Run(model="swinv2_femto", data=data, seed=seed, steps=300, eval_every=50, val_images=256)
-    run = replace(run, probe_labels=2000, probe_test=1000)
     small = {"batch_size": 16, "warmup_steps": 5, "val_images": 64, "probe_labels": 200, "probe_test": 100}
-    run = choose(
-        tier,
-        smoke=replace(run, steps=20, eval_every=5, **small),
-        quick=run,
-        laptop=replace(run, steps=1000, eval_every=100, val_images=1024),
-    )
+    usual = {"steps": 300, "eval_every": 50, "val_images": 256, "probe_labels": 2000, "probe_test": 1000}
+    large = usual | {"steps": 1000, "eval_every": 100, "val_images": 1024}
+    fields = choose(tier, smoke={"steps": 20, "eval_every": 5} | small, quick=usual, laptop=large)
+    run = Run(model="swinv2_femto", data=data, seed=seed, **fields)
     if tier == "smoke":
         return run, folder
     threads = torch.get_num_threads()

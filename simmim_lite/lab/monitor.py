@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STATES = ("running", "silent", "stopped", "failed", "finished", "to do")
 BUSY, PATIENCE = STATES[:4], 600.0
 LOSSES = {"train_loss": "training", "val_loss": "validation"}
-CURVES, LINES = 24, 14  # at most: finished runs whose curves are drawn, and lines of a notebook's table
+CURVES = 24  # finished runs whose curves are drawn, at most
 _BLANK = {"step": 0, "points": [], "speed": None, "left": None, "age": None, "reason": ""}
 
 
@@ -61,9 +61,8 @@ def look(runs_dir: str | Path = "runs", planned: Iterable[Run] = ()) -> "pd.Data
 
     def place(row: dict) -> tuple:
         run = row["run"]
-        images = run.images or float("inf")
-        size = SIZES[run.model].parameters
-        return STATES.index(row["state"]), run.data, size, images, run.steps, run.seed, run.key
+        size = SIZES[run.model].parameters, run.images or float("inf")
+        return STATES.index(row["state"]), run.data, *size, run.steps, run.seed, run.key
 
     lines = []
     for row in sorted(rows.values(), key=place):
@@ -146,7 +145,7 @@ def show(arguments: argparse.Namespace) -> None:
 
     if not Path(arguments.runs_dir).is_dir() or not arguments.every > 0:
         place = f"--runs-dir {arguments.runs_dir} --every {arguments.every:g}"
-        raise UserError(f"{place}: give the folder that the runs were started with, and seconds above 0")
+        raise UserError(f"{place}: give the folder of the runs, and seconds above 0")
     of = {"data": arguments.data, "seeds": arguments.seeds}
     runs = planned(arguments.study, arguments.tier, **of)[0] if arguments.study else ()
     if arguments.once or not sys.stdout.isatty():
@@ -247,11 +246,10 @@ def bundles(found: "pd.DataFrame") -> list[dict]:
     """A line of counts, the table, the curves: mime bundles, of those that there is something to show of."""
     pictures = [{"text/markdown": f"**{counts(found)}**", "text/plain": counts(found)}]
     if len(found):
-        most = max(LINES, int(found["state"].isin(BUSY).sum()))
-        html = table(found[:most]).to_html(index=False, border=0, classes="sl-table", justify="left")
+        html = table(found).to_html(index=False, border=0, classes="sl-table", justify="left")
         html = html.replace("<td>", '<td style="text-align:left;white-space:nowrap">')
-        more = f"<p>and {len(found) - most} more</p>" if len(found) > most else ""
-        pictures.append({"text/html": f'<div class="sl-scroll">{html}{more}</div>', "text/plain": text(found, True)})
+        html = f'<div style="max-height:420px;overflow:auto">{html}</div>'
+        pictures.append({"text/html": html, "text/plain": text(found, True)})
     if found["points"].map(len).any():
         pictures.append(curves(found)._repr_mimebundle_())
     return pictures
@@ -271,10 +269,11 @@ def curves(found: "pd.DataFrame"):
         model, over = row["run"].model, row["state"] == "finished"
         about = {"size": f"{short(model)} ({millions(SIZES[model].parameters)})", "panel": targets[row["run"].target]}
         about["run"] = f"{row['name']} ({row['state']})"
-        for name, kind in list(LOSSES.items())[over:]:
-            about["curve"] = f"{kind}, {'finished' if over else 'in progress'}"
-            points = [point for point in row["points"] if point.get(name) is not None]
-            lines += [about | {"images seen": p["images_seen"], loss: p[name], "step": p["step"]} for p in points]
+        for point in row["points"]:
+            at = {"images seen": point["images_seen"], "step": point["step"]}
+            for name, kind in list(LOSSES.items())[over:]:
+                curve = {"curve": f"{kind}, {'finished' if over else 'in progress'}", loss: point.get(name)}
+                lines += [about | at | curve] if curve[loss] is not None else []
     dashes = {"training, in progress": "solid", "validation, in progress": "solid", "validation, finished": "dot"}
     groups = {"color": "size", "line_dash": "curve", "line_group": "run", "facet_col": "panel", "hover_name": "run"}
     style = {"line_dash_map": dashes, "color_discrete_sequence": COLOURS, "template": TEMPLATE, "markers": True}

@@ -14,8 +14,6 @@ from ..errors import UserError, unknown
 from ..model.sizes import SIZES, odd_quarter
 
 FOLDER = Path(__file__).with_name("networks")
-#: ImageNet's mean and standard deviation, in 0 to 1: what released checkpoints were trained with (docs/facts.md, 3).
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 @dataclass(eq=False)
@@ -84,15 +82,15 @@ def of_checkpoint(
     *,
     target: str = "normalized",
     mask_patch: int = 32,
-    mean: tuple[float, ...] = IMAGENET["mean"],
-    std: tuple[float, ...] = IMAGENET["std"],
 ) -> Network:
     """Any checkpoint that `load_weights` reads, with its head, for `MaskLab(network=…)`.
 
-    The defaults are those of the released swinv2_base (docs/facts.md, 3). Sizes in pixels, the window in tokens.
+    The defaults, and ImageNet's mean and standard deviation, are those of the released swinv2_base (docs/facts.md, 3).
+    Sizes in pixels, the window in tokens.
     """
     from ..model.simmim import create_model
     from ..model.weights import load_weights
+    from ..training.probes import IMAGENET_MEAN, IMAGENET_STD
 
     made = create_model(model, img_size, window_size, target=target)
     load_weights(made, path, head=True)
@@ -100,4 +98,4 @@ def of_checkpoint(
     about = {"name": Path(path).stem, "title": f"{name} ({model})", "text": f"{model} from {name}.", "model": model}
     about |= {"side": img_size, "window": window_size, "patch_size": size.patch_size, "depths": list(size.depths)}
     about |= {"target": target, "target_window": odd_quarter(img_size), "mask_patch": mask_patch}
-    return Network(about | {"mean": list(mean), "std": list(std)}, model=made.eval())
+    return Network(about | {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}, model=made.eval())

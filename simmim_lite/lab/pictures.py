@@ -116,21 +116,20 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def hide(images: np.ndarray, masks: np.ndarray, strength: float = 1.0) -> np.ndarray:
+def hide(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Grey where the mask is: uint8 (N, 3, H, W), masks (N, h, w) with True or 1 = hidden -> uint8 (N, 3, H, W).
 
-    strength 1 hides the pixels, less lets them shine through. One image (3, H, W) with one mask (h, w) works too.
+    One image (3, H, W) with one mask (h, w) works too.
     """
-    images, masks = np.asarray(images), np.asarray(masks, bool)
-    hidden = upsample(masks, images.shape[-1] // masks.shape[-1])[..., None, :, :]
-    return np.where(hidden, images * (1 - strength) + _GREY * strength, images).astype(np.uint8)
+    masks = upsample(np.asarray(masks, bool), images.shape[-1] // masks.shape[-1])
+    return np.where(masks[..., None, :, :], np.uint8(_GREY), images)
 
 
-def mask_picture(mask: np.ndarray, light: int = 236, dark: int = 70) -> np.ndarray:
+def mask_picture(mask: np.ndarray) -> np.ndarray:
     """A mask (h, w) alone, hidden cells dark, with lines between the cells: uint8 (H, W, 3)."""
     mask = np.asarray(mask, bool)
     cell = max(4, _LARGE // max(mask.shape))
-    picture = upsample(np.where(mask, dark, light).astype(np.uint8), cell)
+    picture = upsample(np.where(mask, 70, 236).astype(np.uint8), cell)
     for k in range(max(1, cell // 12)):  # between cells, not around them
         picture[cell + k :: cell], picture[:, cell + k :: cell] = 255, 255
     return as_rgb(picture)

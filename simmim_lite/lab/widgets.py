@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from string import Template
 
 import anywidget
 import traitlets
@@ -17,7 +18,7 @@ import traitlets
 from ..data import scenes
 from ..errors import UserError, unknown
 from ..model.masking import STRATEGIES
-from ..training.run import Run, write_atomic
+from ..training.run import write_atomic
 from .pictures import png_address
 
 FILMS = Path(__file__).with_name("films")
@@ -29,27 +30,6 @@ GEOMETRIES = {
     "192-6": (192, 6, (2, 2, 18, 2), (8, 16, 32, 64)),
     "32-4": (32, 4, (2, 2), (4, 8, 16)),
 }
-_TWIN = """<style>{css}</style><div class="{look}" id="{id}">{unless}</div><script type="module">
-const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-const state = JSON.parse(new TextDecoder().decode(bytes("{state}"))), heard = {{}};
-const model = {{
-  kernel: false, get: (name) => state[name], on: (event, f) => (heard[event] ||= []).push(f),
-  off() {{}}, save_changes() {{}}, send() {{}},
-  set(name, value) {{ state[name] = value; (heard["change:" + name] || []).forEach((f) => f()); }},
-}};
-const url = URL.createObjectURL(new Blob([bytes("{module}")], {{ type: "text/javascript" }}));
-(await import(url)).default.render({{ model, el: document.getElementById("{id}") }});
-</script>"""
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><link rel="icon" href="data:,"><meta name="color-scheme" content="light dark">
-<style>body {{ margin: 0 auto; padding: 16px; max-width: {width}px; background: #fff; color: #1f2430;
-font: 16px/1.5 Inter, "Segoe UI", "DejaVu Sans", sans-serif }}
-a {{ color: #0072b2 }} h1 {{ font-size: 24px; margin: 0 0 4px }}
-@media (prefers-color-scheme: dark) {{ body {{ background: #16181d; color: #e8eaf0 }} a {{ color: #56b4e9 }} }}
-</style>{head}</head>
-<body><main><h1>{title}</h1>{before}{twin}{after}</main></body></html>
-"""
 
 
 def source(name: str) -> str:
@@ -83,12 +63,13 @@ class Widget(anywidget.AnyWidget):
         said = {"state": json.dumps(self.twin_state(), separators=(",", ":")), "module": str(self._esm)}
         packed = {name: base64.b64encode(text.encode()).decode() for name, text in said.items()}
         own = {"css": self._css, "look": self.look, "unless": self.unless, "id": f"sl-{uuid.uuid4().hex}"}
-        return _TWIN.format(**own, **packed)
+        return Template(source("twin.html")).substitute(own | packed).rstrip()
 
-    def write_html(self, path: str | Path, title: str, before: str = "", after: str = "", head: str = "") -> Path:
-        """The twin as a page of its own, between pieces of HTML. Returns the path."""
-        parts = {"before": before, "after": after, "head": head, "width": self.width}
-        write_atomic(path, _PAGE.format(title=escape(title), twin=self.static_html(), **parts))
+    def write_html(self, path: str | Path, title: str, before: str = "", head: str = "") -> Path:
+        """The twin as a page of its own, with pieces of HTML before it and in the page's head. Returns the path."""
+        parts = {"before": before, "head": head, "width": self.width}
+        page = Template(source("page.html")).substitute(parts, title=escape(title), twin=self.static_html())
+        write_atomic(path, page)
         return Path(path)
 
     def _repr_mimebundle_(self, **kwargs):
@@ -123,8 +104,7 @@ class WindowView(Widget):
     seed = traitlets.Int(0).tag(sync=True)
     picture = traitlets.Unicode("").tag(sync=True)  # an address, `data:` here; stretched over the board
 
-    def __init__(self, scene: int = 17, **settings: object) -> None:
-        """`scene`: which scene lies under the mask; settings: of the traits, as `geometry="192-6"`."""
+    def __init__(self, **settings: object) -> None:
         geometry = str(settings.get("geometry", "192-12"))
         if geometry not in GEOMETRIES:
             raise unknown("geometry", geometry, GEOMETRIES)
@@ -132,11 +112,11 @@ class WindowView(Widget):
         settings.setdefault("mask_patch", 32 if pixels == 192 else 8)
         given = {"ratio": 0.6, "strategy": "random"} | settings
         check_mask(pixels, settings["mask_patch"], given["ratio"], given["strategy"], patches)
-        super().__init__(picture=png_address(scenes.render(0, [scene], 192).images[0].transpose(1, 2, 0)), **settings)
+        super().__init__(picture=png_address(scenes.render(0, [17], 192).images[0].transpose(1, 2, 0)), **settings)
 
 
 class FilmStrip(Widget):
-    """What a network fills in as it trains: films as tabs, those of the package or {"my run": film(…)}."""
+    """What a network fills in as it trains: films as tabs, those of the package or {"my run": read_film(path)}."""
 
     _esm = module("core", "parts", "filmstrip")
     films = traitlets.List(traitlets.Dict()).tag(sync=True)  # [{name, sheet: an address of a PNG, **facts}]
@@ -156,10 +136,3 @@ def shipped_film(name: str = "scenes"):
     if name not in SHIPPED_FILMS:
         raise unknown("film", name, SHIPPED_FILMS)
     return read_film(FILMS / f"{name}.png")
-
-
-def film(runs_dir: str | Path, run: Run):
-    """The film of a run that was pretrained with `film=12`; `UserError` where there is none."""
-    from ..training.film import film_path, read_film
-
-    return read_film(film_path(runs_dir, run))

@@ -54,8 +54,7 @@ def check_target(
 ) -> Path:
     """The path that weights of a layout are written to: for `hf` a folder (or its WEIGHTS), else a file, by FILES.
 
-    `UserError`, one line, for an unknown layout, another suffix, a place that cannot be written, and the file `source`
-    itself: to be asked for before anything large is read.
+    `UserError` for an unknown layout, another suffix, a place that cannot be written, and the file `source` itself.
     """
     if layout not in layouts:
         raise unknown("layout", layout, layouts)

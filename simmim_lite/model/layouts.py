@@ -5,7 +5,6 @@ official files are the same under the key `model`. `backbone`: without `encoder.
 `timm`: the backbone, a merge at the start of the stage it leads to. `hf`: transformers' `Swinv2ForMaskedImageModeling`.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ class Found:
     state: dict[str, Tensor]  # what has no name in a SimMIM keeps its own
     unused: tuple[str, ...]  # names of buffers, classifiers, and of what stands beside the network
     wrapping: str  # prefixes that were taken off, and copies that were passed over, as text
-    windows: dict[int, tuple[int, int]]  # stage: window, and window of its coordinates; where the file has the buffers
+    windows: tuple[tuple[int, int], ...]  # by stage: window, and that of its coordinates; where the file has buffers
 
     @property
     def embed_dim(self) -> int:
@@ -68,7 +67,7 @@ class Found:
 def find(content: object, name: str = "the state dict") -> Found:
     """The one Swin V2 in a file's content; of weights and their moving average the weights themselves.
 
-    `name` is for the one line of a `UserError`: nothing in a known layout, or several networks to choose from.
+    `UserError`, in one line with `name`, for nothing in a known layout and for several networks to choose from.
     """
     places = dict(_places(content))
     copies = [(path, prefix) for path, tensors in places.items() for prefix in _prefixes(tensors)]
@@ -104,9 +103,9 @@ def find(content: object, name: str = "the state dict") -> Found:
     usual = {"hf": "swinv2.", "simmim": "encoder."}.get(layout, "")
     off = [part for part in (path + prefix.removesuffix(usual)).split(".") if part]
     off += [wrapper for wrapper in _WRAPPERS if any(wrapper in key.split(".") for key in places[path])]
-    others = ["".join(copy) for copy in copies if copy != chosen[0]]
     wrapping = [f"taken off: {', '.join(f'{part}.' for part in off)}"] if off else []
-    wrapping += [f"passed over: the weights under {some(others)}"] if others else []
+    if others := ["".join(copy) for copy in copies if copy != chosen[0]]:
+        wrapping.append(f"passed over: the weights under {some(others)}")
     unused = (*(usual + key for key in [*buffers, *unused]), *beside)
     return Found(layout, _own_names(own, layout), unused, "; ".join(wrapping), _windows(buffers))
 
@@ -197,14 +196,10 @@ def _renamed(key: str, pairs: Iterable[tuple[str, str]]) -> str:
     return key
 
 
-def _windows(buffers: Mapping[str, Tensor]) -> dict[int, tuple[int, int]]:
+def _windows(buffers: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
     """Window of each stage, and the window that its coordinates were made for, as far as buffers tell."""
-    found = {}
-    for key, table in buffers.items():
-        stage = re.search(r"layers\.(\d+)\..*relative_coords_table$", key)
-        if stage and table.ndim == 4 and table.shape[1] > 1:
-            window = (table.shape[1] + 1) // 2
-            farthest = 2 ** (3 * table.abs().max().item()) - 1  # 8 (window - 1) / (pretrained - 1)
-            known = 0 < farthest < math.inf
-            found[int(stage[1])] = window, 1 + round(8 * (window - 1) / farthest) if known else window
-    return found
+    stages = {re.search(r"layers\.(\d+)\.", key)[1]: v for key, v in buffers.items() if key.endswith(BUFFERS[0])}
+    windows = {stage: (table.shape[1] + 1) // 2 for stage, table in stages.items()}
+    farthest = {stage: 2 ** (3 * table.abs().max().item()) - 1 for stage, table in stages.items()}
+    # the largest coordinate is 8 (window - 1) / (pretrained - 1)
+    return tuple((w, 1 + round(8 * (w - 1) / max(farthest[stage], 1e-9))) for stage, w in sorted(windows.items()))

@@ -84,11 +84,10 @@ def load_weights(
 ) -> Loaded:
     """Fill a model from a file (safetensors or torch's), `hf://OWNER/REPOSITORY/PATH` or a state dict, in any layout.
 
-    The weights may lie under any prefix or key (`model`, `state_dict`, `module.`, `backbone.`, …); one line on stderr
-    says what was taken off, kept or not used. Values are cast to the model's dtype and device. strict: the file must
-    fill the whole backbone and hold nothing unknown; mask token and head may be absent, but not with `head`. Without
-    it whatever fits is loaded. No code in a file runs. `UserError`, one line, for a file that is absent, cut short, of
-    another size or design, or not finite; the model is then as it was.
+    The weights may lie under any prefix or key; one line on stderr says what was taken off, kept or not used. strict:
+    the file must fill the whole backbone and hold nothing unknown, mask token and head may be absent, but not with
+    `head`; else whatever fits is loaded. No code in a file runs. `UserError`, one line, for a file that is absent, cut
+    short, of another size or design, or not finite; the model is then as it was.
     """
     given = isinstance(path_or_state_dict, Mapping)
     name = "the state dict" if given else str(path_or_state_dict)
@@ -113,13 +112,11 @@ def load_weights(
         for key, value in values.items():
             own[key].copy_(value)
     kept = tuple(k for k in own if k not in values)
-    attention, there = model.encoder.layers[0].blocks[0].attn, tuple(w for _, (_, w) in sorted(found.windows.items()))
-    here = attention.pretrained_window or model.encoder.layers[0].window
-    notes = [found.wrapping] if found.wrapping else []
+    stage, there = model.encoder.layers[0], tuple(window for _, window in found.windows)
+    here, notes = stage.blocks[0].attn.pretrained_window or stage.window, [found.wrapping] if found.wrapping else []
     if there and there[0] != here:
         notes.append(f"pretrained with windows of {there[0]}, not {here}: give pretrained_window_sizes={there}")
-    unused = (*found.unused, *kinds["unknown"])
-    loaded = Loaded(found.layout, tuple(values), kept, unused, "; ".join(notes))
+    loaded = Loaded(found.layout, tuple(values), kept, (*found.unused, *kinds["unknown"]), "; ".join(notes))
     if os.environ.get("RANK", "0") == "0":  # of a team one process says it
         print(f"simmim-lite: {name}: {loaded}", file=sys.stderr)
     return loaded
@@ -198,8 +195,7 @@ def not_finite(state: Mapping[str, Tensor]) -> str:
 def show(source: str) -> list[str]:
     """What a file is, a line each: layout, size, window, input, target, and how its tensors fit a network of that size.
 
-    source: a file, a folder as transformers writes it, or hf://OWNER/REPOSITORY/PATH. `UserError` for what holds no
-    Swin V2; numbers that are not finite, missing and unknown tensors are shown.
+    source: a file, a folder as transformers writes it, or hf://OWNER/REPOSITORY/PATH. `UserError` without a Swin V2.
     """
     path = hub.local(source)
     content = read(path)
@@ -209,13 +205,13 @@ def show(source: str) -> list[str]:
         with torch.device("meta"):
             own = SimMIM(SwinV2(size.embed_dim, size.depths)).state_dict()
     kinds, told = compare(found.state, own), _told(path, content)
-    windows = ["-".join(str(w[i]) for _, w in sorted(found.windows.items())) for i in (0, 1)]
+    own_windows, of = ("-".join(str(window[i]) for window in found.windows) for i in (0, 1))
     dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values()})
     count = sum(found.state[k].numel() for k in kinds["fits"])
     rows = {
         "layout": "; ".join(filter(None, (found.layout, found.wrapping))),
         "size": f"{size.name} ({_shape(found)})",
-        "window": f"{windows[0]} by stage, coordinates of {windows[1]} (its buffers)" if windows[0] else told["window"],
+        "window": f"{own_windows} by stage, coordinates of {of} (its buffers)" if of else told["window"],
         "input": told["input"],
         "target": told["target"],
         "missing": some(kinds["missing"] + kinds["absent"]) or "none",
