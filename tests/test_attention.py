@@ -80,5 +80,5 @@ def test_values_and_gradients_are_right_on_every_path(path, dtype, masked):
     assert [t.dtype for t in found] == [dtype, dtype, torch.float32, torch.float32]
     for a, b in zip(found, expected, strict=True):
         off = (a.detach().cpu().double() - b).norm() / b.norm()
-        assert off < (1e-5 if dtype == torch.float32 else 0.02)
+        assert off < (1e-5 if dtype == torch.float32 else 0.03)
     assert dtype != torch.float32 or close(out.detach().cpu().double(), values)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from browsing import contrast, fits
 from child_processes import until
-from lab_walk import GREY, number, opened, picture_file, settled, shown_mask, tile, upload, walk
+from lab_walk import GREY, HOLIDAY, opened, picture_file, settled, shown_mask, tile, upload
 
 from simmim_lite.lab import pictures
 from simmim_lite.lab.mask_lab import MaskLab
@@ -24,49 +24,71 @@ def lab(page, address):
     return opened(page, address)
 
 
-def middle(box: dict, row: int, column: int) -> tuple[float, float]:
-    """Where a cell of the 4 x 4 board is on the page."""
-    return box["x"] + box["width"] * (column + 0.5) / 4, box["y"] + box["height"] * (row + 0.5) / 4
+def place(page, row: int, column: int, grid: int = 4) -> tuple[float, float]:
+    """Where a cell of the board is on the page."""
+    box = page.locator(".sl-main").first.bounding_box()
+    return box["x"] + box["width"] * (column + 0.5) / grid, box["y"] + box["height"] * (row + 0.5) / grid
 
 
-def test_a_walk_through_the_static_page(lab) -> None:
-    walk(lab)
+def test_controls_and_cells_by_mouse_and_keyboard(lab) -> None:
+    """Pixels and numbers are Python's after each."""
+    now = {"ratio": 0.6, "seed": 0, "strategy": "random", "patch": 32}
 
+    def check(*flipped: tuple[int, int]) -> None:
+        grid = 192 // now["patch"]
+        mask = hash_masks((grid, grid), now["ratio"], now["seed"], [0], strategy=now["strategy"])[0]
+        for cell in flipped:
+            mask[cell] ^= True
+        share = np.floor(1000 * mask.mean() + 0.5) / 10  # JavaScript rounds half up
+        far = average_distance(mask, now["patch"])
+        far = "nothing is visible" if np.isinf(far) else f"{far:.1f} px"
+        for name, said in (("hidden", f"{mask.sum()} of {mask.size} cells, {share:.1f} %"), ("distance", far)):
+            lab.locator(f"[data-number={name}]", has_text=said).wait_for()
+        until(lambda: (shown_mask(lab, grid) == mask).all(), patience=60)
 
-def test_drags_buttons_and_numbers(lab) -> None:
-    before, flipped = shown_mask(lab), shown_mask(lab)
-    box = lab.locator(".sl-main").bounding_box()
-    lab.mouse.click(*middle(box, 0, 0))
-    lab.locator("h1").hover()
-    flipped[0, 0] ^= True
-    assert (shown_mask(lab) == flipped).all()
-    lab.mouse.move(*middle(box, 0, 0))  # a drag gives every cell on its way the state of the first
+    lab.get_by_label("network", exact=True).select_option("")
+    check()
+    for name, key, step in (("ratio", "ArrowRight", 0.01), ("seed", "ArrowLeft", -1)):
+        slider = lab.get_by_label({"ratio": "mask ratio"}.get(name, name))
+        box = slider.bounding_box()
+        lab.mouse.click(box["x"] + 0.4 * box["width"], box["y"] + box["height"] / 2)
+        by_mouse = float(slider.input_value())
+        slider.press(key)
+        now[name] = type(now[name])(slider.input_value())
+        assert by_mouse > 0 and abs(now[name] - by_mouse - step) < 1e-9
+        check()
+    for label, name, option, value in (("strategy", "strategy", "block", "square"), ("mask patch", "patch", "64", 48)):
+        lab.get_by_label(label).select_option(option)
+        lab.get_by_label(label).press("ArrowUp")
+        now[name] = value
+        check()
+    lab.mouse.click(*place(lab, 0, 3))
+    check((0, 3))
+    lab.locator(".sl-main").first.press("ArrowLeft")
+    lab.locator(".sl-main").first.press("Space")
+    check((0, 3), (0, 2))
+    undo = lab.get_by_role("button", name="undo")
+    for press in (lambda: undo.press("Enter"), undo.click):
+        press()
+    check()
+    lab.mouse.move(*place(lab, 0, 0))  # a drag gives every cell on its way the state of the first
     lab.mouse.down()
     for column in range(1, 4):
-        lab.mouse.move(*middle(box, 0, column))
+        lab.mouse.move(*place(lab, 0, column))
     lab.mouse.up()
-    dragged = flipped.copy()
-    dragged[0] = not flipped[0, 0]
-    assert (shown_mask(lab) == dragged).all()
-    undo = lab.get_by_role("button", name="undo")
-    for expected in (flipped, before):
-        undo.click()
-        assert (shown_mask(lab) == expected).all()
-    assert undo.is_disabled()
-    another = hash_masks((4, 4), 0.6, 1, [0])[0]
-    for name, mask in (("invert", ~before), ("show all", np.zeros((4, 4), bool)), ("another mask", another)):
-        lab.get_by_role("button", name=name).press("Enter")
-        assert (shown_mask(lab) == mask).all()
-    lab.get_by_label("network", exact=True).select_option("")
-    lab.get_by_label("mask patch").select_option("32")
-    distance = f"{average_distance(hash_masks((6, 6), 0.6, 1, [0])[0], 32):.1f} px"
-    for ratio, hidden, far in (
-        (0.6, "22 of 36", distance),
-        (0, "0 of 36", "0.0 px"),
-        (1, "36 of 36", "nothing is vis"),
-    ):
+    assert len(set(shown_mask(lab)[0])) == 1
+    undo.click()
+    now["seed"] += 1
+    lab.get_by_role("button", name="another mask").click()
+    check()
+    for ratio in (0, 1):
         lab.get_by_label("mask ratio").fill(str(ratio))
-        assert number(lab, "hidden").startswith(hidden) and number(lab, "distance").startswith(far)
+        now["ratio"] = ratio
+        check()
+    lab.get_by_role("button", name="show all").press("Enter")
+    assert not shown_mask(lab).any()
+    lab.get_by_role("button", name="invert").click()
+    assert shown_mask(lab).all()
 
 
 def test_every_control_is_reached_by_keyboard_and_fits(lab) -> None:
@@ -131,13 +153,13 @@ def test_guess_first(lab) -> None:
     settled(lab)
     show = lab.get_by_role("button", name="show the losses")
     assert show.is_disabled()
-    box, mask = lab.locator(".sl-main").bounding_box(), hash_masks((4, 4), 0.6, 0, [0])[0]
+    mask = hash_masks((4, 4), 0.6, 0, [0])[0]
     cells = [tuple(map(int, cell)) for cell in np.argwhere(mask)]
     picked = random.Random(0).sample(cells, 5)
     for cell in [*picked[:4], np.argwhere(~mask)[0]]:
-        lab.mouse.click(*middle(box, *cell))
+        lab.mouse.click(*place(lab, *cell))
     assert "1 to go" in lab.locator("[aria-label='guess first']").inner_text()
-    lab.mouse.click(*middle(box, *picked[4]))
+    lab.mouse.click(*place(lab, *picked[4]))
     show.click()
     losses = np.reshape(lab.evaluate("() => [...document.querySelector('.sl-lab').lab.losses]"), (4, 4))
     mine, best = np.mean([losses[cell] for cell in picked]), np.mean(sorted(losses[mask])[-5:])
@@ -148,22 +170,18 @@ def test_guess_first(lab) -> None:
 
 
 def test_uploads(lab) -> None:
-    files = {
-        "alpha.png": (picture_file("PNG", "RGBA", (60, 40), (255, 0, 0, 0)), (255, 255, 255)),
-        "grey.png": (picture_file("PNG", "L", (64, 64), 90), (90, 90, 90)),
-        "tiny.png": (picture_file("PNG", "RGB", (3, 3), (0, 0, 255)), (0, 0, 255)),
-    }
+    tiny = picture_file("PNG", "RGB", (3, 3), (0, 0, 255))
+    files = {"holiday.jpg": (HOLIDAY, (200, 30, 30)), "tiny.png": (tiny, (0, 0, 255))}
+    files["alpha.png"] = picture_file("PNG", "RGBA", (60, 40), (255, 0, 0, 0)), (255, 255, 255)
     for name, (content, colour) in files.items():
         upload(lab, name, content)
-        lab.wait_for_function("name => document.querySelector('.sl-lab').lab.entry.title.startsWith(name)", arg=name)
         settled(lab)  # the title comes first, the picture is drawn when it is decoded
         until(lambda c=colour: np.abs(tile(lab, "picture").mean((0, 1)) - c).max() < 6, patience=60)
-    upload(lab, "notes.jpg", b"these are notes")
+    notes = {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"these are notes"}
+    lab.locator("input[type=file]").set_input_files(notes)
     lab.get_by_role("alert").get_by_text("notes.jpg is no picture that the browser can read").wait_for()
-    lab.evaluate(
-        """bytes => { const held = new DataTransfer(); held.items.add(new File([new Uint8Array(bytes)], 'dropped.png'));
-          const drop = new DragEvent('drop', { dataTransfer: held, bubbles: true });
-          document.querySelector('.sl-main').dispatchEvent(drop); }""",
-        list(files["tiny.png"][0]),
-    )
+    drop = """bytes => { const held = new DataTransfer(); held.items.add(new File([new Uint8Array(bytes)], 'dropped.png'));
+      const drop = new DragEvent('drop', { dataTransfer: held, bubbles: true });
+      document.querySelector('.sl-main').dispatchEvent(drop); }"""
+    lab.evaluate(drop, list(tiny))
     lab.get_by_text("dropped.png (3 x 3 pixels)").first.wait_for(state="attached")

@@ -1,6 +1,7 @@
 """Weights in and out: every layout, both file kinds, and one clear line for every file that does not fit."""
 
 import argparse
+import functools
 import pickle
 import sys
 import types
@@ -107,11 +108,19 @@ def prefixed(prefix, tensors):
     return {prefix + k: v for k, v in tensors.items()}
 
 
+LOST = (TOKEN, *HEAD)
+BARE = {k.removeprefix("encoder."): v for k, v in SOURCE.state_dict().items() if k not in LOST}
+TIMM, HF, AVERAGE = to_timm(state()), to_hf(state()), random_model(seed=2).state_dict()
+HF_BARE = {k: v for k, v in HF.items() if k not in HEAD and "mask_token" not in k}
+NEXT = {"self.query": "q_proj", "self.key": "k_proj", "self.value": "v_proj", "attention.output.": "attention.o_proj."}
+NEXT |= {"o_proj.dense": "o_proj", "attention.self.": "attention.", "intermediate.dense": "mlp.fc1"}
+NEXT |= {"output.dense": "mlp.fc2"}  # the names of the next transformers
+CHECKPOINT = "_checkpoint_wrapped_module"
 WRAPPINGS = {
     "_orig_mod., module.": lambda s: prefixed("module._orig_mod.", s),
-    "_fsdp_wrapped_module., _checkpoint_wrapped_module.": lambda s: {
-        f"_fsdp_wrapped_module.{k.replace('blocks.0', 'blocks.0._checkpoint_wrapped_module')}": v for k, v in s.items()
-    },
+    f"_fsdp_wrapped_module., {CHECKPOINT}.": lambda s: prefixed(
+        "_fsdp_wrapped_module.", {k.replace("blocks.0", f"blocks.0.{CHECKPOINT}"): v for k, v in s.items()}
+    ),
     "state_dict., model.": lambda s: {"state_dict": prefixed("model.", s), "epoch": 1},
     "checkpoint., model., state_dict.": lambda s: {"checkpoint": {"model": {"state_dict": s}}},
     "model_ema., module.": lambda s: {
@@ -119,60 +128,42 @@ WRAPPINGS = {
     },
     "teacher.": lambda s: prefixed("teacher.", s),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("taken_off", WRAPPINGS)
-@pytest.mark.parametrize("layout", ["simmim", "timm", "hf"])
-def test_wrappers_are_taken_off_in_any_nesting_and_said(tmp_path, taken_off, layout):
-    torch.save(WRAPPINGS[taken_off](LAYOUTS[layout](state())), tmp_path / "w.pth")
-    report = loads(tmp_path / "w.pth", (TOKEN, *HEAD) if layout == "timm" else ())
-    assert f"taken off: {taken_off}" in str(report)
-
-
-BARE = {k.removeprefix("encoder."): v for k, v in SOURCE.state_dict().items() if k not in (TOKEN, *HEAD)}
-HF = to_hf(SOURCE.state_dict())
-NEXT = {
-    "self.query": "q_proj",
-    "self.key": "k_proj",
-    "self.value": "v_proj",
-    "attention.output.dense": "attention.o_proj",
-}
-NEXT |= {"attention.self.": "attention.", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2"}
-
-
-def next_name(name):
-    for old, new in NEXT.items():
-        name = name.replace(old, new)
-    return name
-
-
-BACKBONES = [
-    (prefixed("backbone.", BARE), ("decode_head.conv.weight",), "backbone"),
-    (prefixed("encoder.", BARE), ("neck.weight",), "simmim"),
-    (prefixed("model.backbone.", BARE), ("decode_head.conv.weight",), "backbone"),
-    (BARE, ("head.weight", "head.bias"), "backbone"),
-    (to_timm(SOURCE.state_dict()), ("head.fc.weight",), "timm"),
-    ({k.removeprefix("swinv2."): v for k, v in HF.items() if "mask_token" not in k and k not in HEAD}, (), "hf"),
-    ({k: v for k, v in HF.items() if "mask_token" not in k and k not in HEAD}, ("classifier.weight",), "hf"),
+#: content, layout, what is kept, what is not used, what is said; after the wrappers, backbones of larger networks
+READ = [
+    (wrap(names), layout, LOST if layout == "timm" else (), (), f"taken off: {off}")
+    for layout, names in (("simmim", state()), ("timm", TIMM), ("hf", HF))
+    for off, wrap in WRAPPINGS.items()
+]
+READ += [
+    ({"state_dict": tensors | {k: torch.randn(3) for k in beside}}, layout, LOST, beside, "")
+    for tensors, beside, layout in (
+        (prefixed("backbone.", BARE), ("decode_head.conv.weight",), "backbone"),
+        (prefixed("encoder.", BARE), ("neck.weight",), "simmim"),
+        (prefixed("model.backbone.", BARE), ("decode_head.conv.weight",), "backbone"),
+        (BARE, ("head.weight", "head.bias"), "backbone"),
+        (TIMM, ("head.fc.weight",), "timm"),
+        ({k.removeprefix("swinv2."): v for k, v in HF_BARE.items()}, (), "hf"),
+        (HF_BARE, ("classifier.weight",), "hf"),
+    )
+]
+READ += [
+    ({functools.reduce(lambda k, old: k.replace(old, NEXT[old]), NEXT, k): v for k, v in HF.items()}, "hf", (), (), ""),
+    (
+        {"state_dict": state(), "state_dict_ema": AVERAGE},
+        "simmim",
+        (),
+        (),
+        "passed over: the weights under state_dict_e",
+    ),
+    ({"model_ema": AVERAGE, "model": state()}, "simmim", (), (), "passed over: the weights under model_ema.encoder."),
 ]
 
 
-@pytest.mark.parametrize(("tensors", "beside", "layout"), BACKBONES)
-def test_a_backbone_in_a_larger_network(tensors, beside, layout):
-    """A segmenter's or a classifier's file: no mask token, other heads beside it, which are named."""
-    report = loads({"state_dict": tensors | {k: torch.randn(3) for k in beside}}, (TOKEN, *HEAD), beside)
-    assert report.layout == layout
-
-
-def test_the_names_of_the_next_transformers_are_read():
-    assert {k for k in map(next_name, HF) if ".0.attention.q_proj." in k} and HF.keys() - map(next_name, HF)
-    assert loads({next_name(k): v for k, v in HF.items()}).layout == "hf"
-
-
-def test_of_weights_and_their_average_the_weights_are_taken():
-    average = random_model(seed=2).state_dict()
-    for content in ({"state_dict": state(), "state_dict_ema": average}, {"model_ema": average, "model": state()}):
-        assert "passed over: the weights under " in str(loads(content))
+@pytest.mark.parametrize(("content", "layout", "kept", "unused", "words"), READ)
+def test_weights_are_found_under_any_names_and_it_is_said(tmp_path, content, layout, kept, unused, words):
+    torch.save(content, tmp_path / "w.pth")
+    report = loads(tmp_path / "w.pth", kept, unused)
+    assert report.layout == layout and words in str(report)
 
 
 def test_another_window_is_said():
@@ -208,60 +199,54 @@ def test_values_are_cast_to_the_models_dtype(tmp_path):
     assert {p.dtype for p in model.parameters()} == {torch.float32} and same_weights(model, half)
 
 
-def broken(key: str, value: float):
-    return state() | {key: torch.full_like(state()[key], value)}
+def like(key: str, value: object):
+    """The source with other numbers in a tensor, or another tensor."""
+    return state() | {key: value if isinstance(value, torch.Tensor) else torch.full_like(state()[key], value)}
 
 
-def test_what_does_not_fit_is_named_and_leaves_the_model_as_it_was():
-    femto, odd = random_model("swinv2_femto").state_dict(), small_model(depths=(1, 2), window=4).state_dict()
+def meta(name: str):
     with torch.device("meta"):
-        base = create_model("swinv2_base").state_dict()
-    part = {k: v for k, v in state().items() if k != HEAD[1]} | {"encoder.extra": torch.ones(3)}
-    part["encoder.norm.weight"] = torch.ones(7)
-    faults = "1 missing (first decoder.0.bias), 1 unknown (first encoder.extra), 1 of another shape or kind (first enc"
-    infinite = "encoder.norm.weight holds NaN or infinity (64 of 64 numbers); its training diverged"
-    bias = {"swinv2.encoder.layers.1.blocks.0.attention.self.key.bias": torch.ones(64)}
+        return create_model(name).state_dict()
+
+
+PART = {k: v for k, v in like("encoder.norm.weight", torch.ones(7)).items() if k != HEAD[1]}
+PART["encoder.extra"] = torch.ones(3)
+FAULTS = (
+    "1 missing (first decoder.0.bias), 1 unknown (first encoder.extra), 1 of another shape or kind (first encoder.n"
+)
+SHAPES = (
+    "71 of another shape or kind (first encoder.mask_token); the file has embed_dim 64, depths 2-2, the model embed_"
+)
+KEY = "swinv2.encoder.layers.1.blocks.0.attention.self.key.bias"
+REFUSED = [
+    (random_model("swinv2_femto").state_dict(), SHAPES),
+    (meta("swinv2_base"), "depths 2-2: load it into swinv2_base"),
+    (small_model(depths=(1, 2), window=4).state_dict(), "missing (first encoder.layers.0.blocks.1."),
+    (PART, FAULTS),
+    (HF | {KEY: torch.ones(64)}, "1 unknown (first encoder.layers.1.blocks.0.attn.key.bias)"),
+    ({k: v.to(torch.int8) for k, v in state().items()}, "80 of another shape or kind"),
+    (like("encoder.norm.weight", np.nan), "encoder.norm.weight holds NaN or infinity (64 of 64 numbers); its training"),
+    ({}, "no Swin V2 in a known layout"),
+    ({"optimizer": {"state": {0: {"exp_avg": torch.ones(1)}}}}, "it holds optimizer.state.0.exp_avg"),
+    ({"cls_token": torch.ones(1), "patch_embed.proj.weight": torch.ones(1)}, "it holds cls_token, patch_embed"),
+    ({k: state() for k in ("student", "teacher")}, "2 networks, under 'student.encoder.'"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), REFUSED)
+def test_what_does_not_fit_is_named_and_leaves_the_model_as_it_was(content, words):
     model = random_model(seed=1)
-    for tensors, *words in (
-        (
-            femto,
-            "load it into swinv2_femto",
-            "embed_dim 64, depths 2-2, the model embed_dim 32, depths 2-2",
-            "71 of an",
-        ),
-        (base, "load it into swinv2_base"),
-        (odd, "depths 1-2", "missing (first encoder.layers.0.blocks.1."),
-        (part, faults),
-        (HF | bias, "1 unknown (first encoder.layers.1.blocks.0.attn.key.bias)"),
-        (broken("encoder.norm.weight", np.nan), infinite),
-    ):
-        line = refusal(model, tensors)
-        assert all(word in line for word in words), line
-    assert infinite in refusal(model, broken("encoder.norm.weight", np.inf), strict=False)
-    assert "80 of another" in refusal(model, {k: v.to(torch.int8) for k, v in state().items()}, strict=False)
-    assert same_weights(model, random_model(seed=1))
-    assert "192 of 192" in refusal(random_model().half(), broken(HEAD[1], 1e9))  # overflows here
-    report = load_weights(model, part, strict=False)
+    assert words in refusal(model, content) and same_weights(model, random_model(seed=1))
+
+
+def test_not_strict_takes_what_fits_but_no_wrong_numbers():
+    model = random_model(seed=1)
+    assert "80 of another" in refusal(model, REFUSED[5][0], strict=False)
+    assert "holds NaN or infinity" in refusal(model, like("encoder.norm.weight", np.inf), strict=False)
+    report = load_weights(model, PART, strict=False)
     assert set(report.kept) == {"decoder.0.bias", "encoder.norm.weight"} and report.unused == ("encoder.extra",)
     assert same_weights(model, SOURCE, report.kept)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ({}, "no Swin V2 in a known layout"),
-        ([torch.ones(1)], "it holds list"),
-        ({"optimizer": {"state": {0: {"exp_avg": torch.ones(1)}}}}, "it holds optimizer.state.0.exp_avg"),
-        ({"cls_token": torch.ones(1), "patch_embed.proj.weight": torch.ones(1)}, "it holds cls_token, patch_embed"),
-        ({k: SOURCE.state_dict() for k in ("student", "teacher")}, "2 networks, under 'student.encoder.'"),
-    ],
-)
-def test_what_is_no_swin_v2_is_named_with_its_first_tensors(tmp_path, content, words):
-    torch.save(content, tmp_path / "w.pth")
-    line = refusal(random_model(), tmp_path / "w.pth")
-    assert line.startswith(str(tmp_path / "w.pth")) and words in line
-    with pytest.raises(UserError, match=words.split(",")[0]):
-        weights.show(str(tmp_path / "w.pth"))
+    assert "192 of 192" in refusal(random_model().half(), like(HEAD[1], 1e9))  # overflows here
 
 
 class Boom:

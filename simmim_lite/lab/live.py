@@ -89,9 +89,8 @@ class Progress:
 class Curve:
     """A training curve that grows: `with Curve(steps) as curve: curve.add(step, train_loss=…, val_loss=…)`.
 
-    batch_size turns steps into images seen. Every `add` may carry a training loss, a validation loss, or both; the
-    figure is drawn at most once a second, and at the end whatever happens. marks: {images seen: text}, drawn as dotted
-    lines (a drop of the learning rate, say).
+    batch_size turns steps into images seen. The figure is drawn at most once a second, and at the end whatever
+    happens. marks: {images seen: text}, drawn as dotted lines (a drop of the learning rate, say).
     """
 
     def __init__(
@@ -134,10 +133,9 @@ class Curve:
 
 
 def knob(function: Callable, **controls: object) -> None:
-    """`ipywidgets.interact(function, **controls)` where somebody can turn it; elsewhere the figure at its defaults.
+    """`ipywidgets.interact(function, **controls)` where somebody can turn it; elsewhere what it returns by default.
 
-    function: returns what is to be shown, and has a default for every argument. No widget is made where no browser
-    answers its messages: that can hang a kernel.
+    No widget is made where no browser answers its messages: that can hang a kernel.
     """
     if in_notebook() and executed_unseen():
         from IPython.display import display

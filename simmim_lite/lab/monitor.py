@@ -134,9 +134,9 @@ def text(found: "pd.DataFrame", every: bool = False) -> str:
     return "\n".join([*([table(shown).to_string(index=False), ""] if len(shown) else []), *notes, counts(found)])
 
 
-def all_done(found: "pd.DataFrame") -> bool:
-    """Whether nothing is left to wait for."""
-    return bool(found["state"].isin(["finished", "failed"]).all())
+def all_done(found: "pd.DataFrame", planned: Iterable[Run]) -> bool:
+    """Whether something was planned, and nothing is left to wait for."""
+    return bool(planned) and bool(found["state"].isin(["finished", "failed"]).all())
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -152,7 +152,7 @@ def show(arguments: argparse.Namespace) -> None:
         return print(text(look(arguments.runs_dir, runs), arguments.all))
     try:
         found = None
-        while found is None or not (runs and all_done(found)):
+        while found is None or not all_done(found, runs):
             time.sleep(0 if found is None else arguments.every)
             found = look(arguments.runs_dir, runs)
             width, height = shutil.get_terminal_size()
@@ -186,7 +186,7 @@ class Monitor:
             if (content := [(r.key, r.state, r.step, len(r.points)) for r in found.itertuples()]) != self.drawn:
                 self._show(bundles(found))
                 self.drawn = content
-            return bool(planned) and all_done(found)
+            return all_done(found, planned)
 
         def follow() -> None:
             while not self.over.wait(seconds) and not draw():

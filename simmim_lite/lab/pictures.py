@@ -158,11 +158,7 @@ def reconstruction(
 
 
 def strip(images: Sequence, titles: Sequence[str], *, columns: int = 8, title: str = "", side: int = 118) -> go.Figure:
-    """Pictures in rows of at most `columns`, each with its title above it.
-
-    images: uint8 (N, 3, H, W), or N pictures of any sizes, each as `as_rgb` takes it. side: of a picture, in pixels on
-    the screen, at most.
-    """
+    """Pictures as `as_rgb` takes them, in rows of at most `columns`, titles above; side: of each, in pixels."""
     columns = max(1, min(columns, len(images)))
     pairs = zip(images, map(str, titles), strict=True)
     cells = [(image, label, *divmod(k, columns)) for k, (image, label) in enumerate(pairs)]

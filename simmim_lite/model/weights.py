@@ -184,12 +184,10 @@ def read(path: Path) -> object:
 
 def not_finite(state: Mapping[str, Tensor]) -> str:
     """The first tensor that holds NaN or infinity, as text; empty where all numbers are finite."""
-    wrong = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
-    if not wrong:
-        return ""
-    first = state[wrong[0]]
-    more = f", and {len(wrong) - 1} tensors more" if len(wrong) > 1 else ""
-    return f"tensor {wrong[0]} holds NaN or infinity ({(~first.isfinite()).sum()} of {first.numel()} numbers{more})"
+    for key, value in state.items():
+        if value.is_floating_point() and (wrong := (~value.isfinite()).sum()):
+            return f"tensor {key} holds NaN or infinity ({wrong} of {value.numel()} numbers)"
+    return ""
 
 
 def show(source: str) -> list[str]:
