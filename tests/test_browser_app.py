@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from browsing import contrast, fits
-from lab_walk import HOLIDAY, opened, settled, tile, upload
+from lab_walk import HOLIDAY, OWN, opened, settled, tile, upload
 from labserver import voila
 
 
@@ -15,6 +15,7 @@ def test_the_app_is_the_lab_and_nothing_else(new_page, tmp_path) -> None:
         assert page.get_by_text("answered in the kernel").is_visible()
         assert not page.get_by_text("import MaskLab").count()
         upload(page, "holiday.jpg", HOLIDAY)
+        page.wait_for_function(OWN)
         settled(page)
         assert np.abs(tile(page, "answer").mean((0, 1)) - (200, 30, 30)).max() < 60  # of one colour
         for width, scheme in ((1280, "light"), (400, "dark")):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from lab_walk import HOLIDAY, settled, upload
+from lab_walk import HOLIDAY, OWN, settled, upload
 from labserver import in_the_kernel, open_notebook, run_all, shut_down
 from teams import context
 from test_browser_explorer import READY, ROWS, numbers, said
@@ -44,6 +44,7 @@ def test_keys_stay_in_the_widgets_and_the_kernel_hears(page, lab_server, tmp_pat
     assert slider.input_value() == "0.61"
     page.locator(".sl-lab .sl-main").first.press("Space")
     upload(page, "h.jpg", HOLIDAY)
+    page.wait_for_function(OWN)
     settled(page)
 
     page.wait_for_selector(READY)

@@ -5,29 +5,22 @@ import random
 
 import numpy as np
 import pytest
-from browsing import contrast, fits
 from child_processes import until
 from lab_walk import GREY, HOLIDAY, opened, picture_file, settled, shown_mask, tile, upload
 
 from simmim_lite.lab import pictures
-from simmim_lite.lab.mask_lab import MaskLab
 from simmim_lite.model.masking import average_distance, hash_masks
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory) -> str:
-    return MaskLab(scenes=4).write_html(tmp_path_factory.mktemp("twin") / "lab.html", "Mask lab").as_uri()
-
-
 @pytest.fixture
-def lab(page, address):
-    return opened(page, address)
+def lab(page, pages):
+    return opened(page, pages["lab"])
 
 
-def place(page, row: int, column: int, grid: int = 4) -> tuple[float, float]:
-    """Where a cell of the board is on the page."""
+def place(page, row: int, column: int) -> tuple[float, float]:
+    """Where a cell of the board of 4 x 4 is on the page."""
     box = page.locator(".sl-main").first.bounding_box()
-    return box["x"] + box["width"] * (column + 0.5) / grid, box["y"] + box["height"] * (row + 0.5) / grid
+    return box["x"] + box["width"] * (column + 0.5) / 4, box["y"] + box["height"] * (row + 0.5) / 4
 
 
 def test_controls_and_cells_by_mouse_and_keyboard(lab) -> None:
@@ -48,8 +41,8 @@ def test_controls_and_cells_by_mouse_and_keyboard(lab) -> None:
 
     lab.get_by_label("network", exact=True).select_option("")
     check()
-    for name, key, step in (("ratio", "ArrowRight", 0.01), ("seed", "ArrowLeft", -1)):
-        slider = lab.get_by_label({"ratio": "mask ratio"}.get(name, name))
+    for name, label, key, step in (("ratio", "mask ratio", "ArrowRight", 0.01), ("seed", "seed", "ArrowLeft", -1)):
+        slider = lab.get_by_label(label)
         box = slider.bounding_box()
         lab.mouse.click(box["x"] + 0.4 * box["width"], box["y"] + box["height"] / 2)
         by_mouse = float(slider.input_value())
@@ -68,8 +61,8 @@ def test_controls_and_cells_by_mouse_and_keyboard(lab) -> None:
     lab.locator(".sl-main").first.press("Space")
     check((0, 3), (0, 2))
     undo = lab.get_by_role("button", name="undo")
-    for press in (lambda: undo.press("Enter"), undo.click):
-        press()
+    undo.press("Enter")
+    undo.click()
     check()
     lab.mouse.move(*place(lab, 0, 0))  # a drag gives every cell on its way the state of the first
     lab.mouse.down()
@@ -77,40 +70,13 @@ def test_controls_and_cells_by_mouse_and_keyboard(lab) -> None:
         lab.mouse.move(*place(lab, 0, column))
     lab.mouse.up()
     assert len(set(shown_mask(lab)[0])) == 1
-    undo.click()
-    now["seed"] += 1
-    lab.get_by_role("button", name="another mask").click()
-    check()
     for ratio in (0, 1):
         lab.get_by_label("mask ratio").fill(str(ratio))
         now["ratio"] = ratio
         check()
-    lab.get_by_role("button", name="show all").press("Enter")
-    assert not shown_mask(lab).any()
-    lab.get_by_role("button", name="invert").click()
-    assert shown_mask(lab).all()
-
-
-def test_every_control_is_reached_by_keyboard_and_fits(lab) -> None:
-    lab.evaluate("() => document.activeElement.blur()")
-    reached = {}
-    for _ in range(22):
-        lab.keyboard.press("Tab")
-        name, ring = lab.evaluate(
-            """() => { const e = document.activeElement, seen = e.closest('.sl-upload') || e;
-              const ring = getComputedStyle(seen).outlineStyle;
-              return [(e.labels?.[0] || e).textContent.trim() || e.getAttribute('aria-label') || '', ring]; }"""
-        )
-        reached[name] = ring
-    wanted = ["picture", "network", "strategy", "mask ratio", "mask patch", "seed", "your own picture"]
-    for want in [*wanted, "another mask", "invert", "show all", "Reconstruction", "cells of the picture"]:
-        assert any(name.startswith(want) for name in reached), want
-    assert all(ring != "none" for name, ring in reached.items() if name.startswith(tuple(wanted)))
-    for width, scheme in ((1100, "light"), (400, "dark")):
-        for tab in ("Windows", "Guess first", "Reconstruction"):
-            lab.get_by_role("tab", name=tab).click()
-            fits(lab, width, scheme)
-        assert contrast(lab, scheme) > 150
+    for name, hidden in (("show all", 0), ("invert", 16)):
+        lab.get_by_role("button", name=name).click()
+        assert shown_mask(lab).sum() == hidden
 
 
 def test_the_reconstruction_and_its_statistics(lab) -> None:
@@ -120,16 +86,12 @@ def test_the_reconstruction_and_its_statistics(lab) -> None:
     assert (seen[hidden] == GREY).all() and (seen[~hidden] == picture[~hidden]).all()
     assert (filled[hidden] == answer[hidden]).all() and (filled[~hidden] == picture[~hidden]).all()
     assert np.abs(answer - picture)[hidden].mean() < np.abs(128 - picture)[hidden].mean()
-    assert "loss on hidden pixels" in lab.locator("p[role=status]").first.inner_text()
     late = """() => { const { lab } = document.querySelector('.sl-lab'); const id = lab.asked;
       lab.put({ seed: 9, edits: [] }); const said = lab.prediction;
       lab.told({ kind: 'predicted', id }, [new Float32Array(3072).buffer]);
       lab.told({ kind: 'problem', id, text: 'late' }, []);
       return lab.prediction === said && lab.busy.textContent !== 'late'; }"""
     assert lab.evaluate(late), "a late answer is not taken for another mask"
-    settled(lab)
-    lab.get_by_label("mask ratio").fill("0")
-    lab.get_by_text("nothing is hidden: there is no loss").wait_for()
     lab.get_by_role("combobox", name="picture").select_option(index=8)
     lab.get_by_role("button", name="hide the object").click()
     settled(lab)
@@ -137,28 +99,24 @@ def test_the_reconstruction_and_its_statistics(lab) -> None:
     bits = np.unpackbits(np.frombuffer(outline, np.uint8)).reshape(4, 12, 4, 12).any((1, 3))
     assert (shown_mask(lab) == bits).all()
     lab.get_by_label("network", exact=True).select_option("photos-normalised")
-    lab.get_by_label("mask ratio").fill("0.6")
     settled(lab)
     shown = {}
     for text, name in (("raw", "visible"), ("normalised", "normalised"), ("true statistics", "true")):
         lab.get_by_role("button", name=text, exact=True).click()
         assert lab.locator(f"[data-statistics={name}]").get_attribute("aria-pressed") == "true"
-        shown[name] = tile(lab, "answer")
         assert lab.get_by_text("This leaks the answer").is_visible() == (name == "true")
-    assert (shown["visible"] != shown["true"]).any() and (shown["normalised"] != shown["true"]).any()
+        shown[name] = tile(lab, "answer").tobytes()
+    assert len(set(shown.values())) == 3
 
 
 def test_guess_first(lab) -> None:
     lab.get_by_role("tab", name="Guess first").click()
     settled(lab)
-    show = lab.get_by_role("button", name="show the losses")
-    assert show.is_disabled()
-    mask = hash_masks((4, 4), 0.6, 0, [0])[0]
-    cells = [tuple(map(int, cell)) for cell in np.argwhere(mask)]
-    picked = random.Random(0).sample(cells, 5)
+    mask, show = hash_masks((4, 4), 0.6, 0, [0])[0], lab.get_by_role("button", name="show the losses")
+    picked = random.Random(0).sample([tuple(map(int, cell)) for cell in np.argwhere(mask)], 5)
     for cell in [*picked[:4], np.argwhere(~mask)[0]]:
         lab.mouse.click(*place(lab, *cell))
-    assert "1 to go" in lab.locator("[aria-label='guess first']").inner_text()
+    assert "1 to go" in lab.locator("[aria-label='guess first']").inner_text() and show.is_disabled()
     lab.mouse.click(*place(lab, *picked[4]))
     show.click()
     losses = np.reshape(lab.evaluate("() => [...document.querySelector('.sl-lab').lab.losses]"), (4, 4))
@@ -171,16 +129,14 @@ def test_guess_first(lab) -> None:
 
 def test_uploads(lab) -> None:
     tiny = picture_file("PNG", "RGB", (3, 3), (0, 0, 255))
-    files = {"holiday.jpg": (HOLIDAY, (200, 30, 30)), "tiny.png": (tiny, (0, 0, 255))}
-    files["alpha.png"] = picture_file("PNG", "RGBA", (60, 40), (255, 0, 0, 0)), (255, 255, 255)
-    for name, (content, colour) in files.items():
-        upload(lab, name, content)
-        settled(lab)  # the title comes first, the picture is drawn when it is decoded
+    alpha = picture_file("PNG", "RGBA", (60, 40), (255, 0, 0, 0))
+    for content, colour in ((HOLIDAY, (200, 30, 30)), (tiny, (0, 0, 255)), (alpha, (255, 255, 255))):
+        upload(lab, "a.png", content)
         until(lambda c=colour: np.abs(tile(lab, "picture").mean((0, 1)) - c).max() < 6, patience=60)
-    notes = {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"these are notes"}
-    lab.locator("input[type=file]").set_input_files(notes)
+    upload(lab, "notes.jpg", b"these are notes")
     lab.get_by_role("alert").get_by_text("notes.jpg is no picture that the browser can read").wait_for()
-    drop = """bytes => { const held = new DataTransfer(); held.items.add(new File([new Uint8Array(bytes)], 'dropped.png'));
+    drop = """bytes => { const held = new DataTransfer();
+      held.items.add(new File([new Uint8Array(bytes)], 'dropped.png'));
       const drop = new DragEvent('drop', { dataTransfer: held, bubbles: true });
       document.querySelector('.sl-main').dispatchEvent(drop); }"""
     lab.evaluate(drop, list(tiny))

@@ -8,7 +8,7 @@ from tiny_notebooks import write_notebook
 
 from simmim_lite.lab import explorer
 from simmim_lite.lab.mask_lab import MaskLab
-from simmim_lite.studies import report, site
+from simmim_lite.studies import site
 
 pytestmark = pytest.mark.xdist_group("site in a browser")  # built once
 FIGURES = ".js-plotly-plot .main-svg"
@@ -17,29 +17,18 @@ TEXT = (
 )
 LAYOUT = {"height": 300, "title": {"text": "Two points"}}
 FIGURE = {"data": [{"type": "scatter", "x": [1, 2], "y": [3, 1]}], "layout": LAYOUT, "config": {}}
-
-
-def shown(mime: str, content: dict) -> dict:
-    return {"output_type": "display_data", "metadata": {}, "data": {mime: content}}
-
-
-FIGURE = shown("application/vnd.plotly.v1+json", FIGURE)
-
-
-def executed(path, text: str, *outputs: dict):
-    """A notebook that was executed elsewhere: a cell an output."""
-    content = json.loads(write_notebook(path, ["draw()"] * len(outputs), text=text).read_text())
-    for cell, output in zip(content["cells"][-len(outputs) :], outputs, strict=True):
-        cell |= {"outputs": [output], "execution_count": 1}
-    path.write_text(json.dumps(content))
-    return path
+SHOWN = {"output_type": "display_data", "metadata": {}, "data": {"application/vnd.plotly.v1+json": FIGURE}}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """The address of a site of one notebook, which was executed elsewhere."""
     folder = tmp_path_factory.mktemp("site")
-    path = executed(folder / "04_data_scale.ipynb", TEXT, FIGURE, FIGURE)
+    path = write_notebook(folder / "04_data_scale.ipynb", ["draw()"] * 2, text=TEXT)
+    content = json.loads(path.read_text())
+    for cell in content["cells"][-2:]:
+        cell |= {"outputs": [SHOWN], "execution_count": 1}
+    path.write_text(json.dumps(content))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site, "execute", lambda *_, **__: {path.stem: path})
         index = site.build(
@@ -97,25 +86,3 @@ def test_lab_and_explorer_are_live_and_follow_the_theme(page, root) -> None:
         if name.startswith(("notebooks", "explorer")):
             page.wait_for_selector(".main-svg")
         fits(page)
-
-
-def test_pages_of_the_report(page, tmp_path) -> None:
-    """Figures are live, equations drawn, controls that need a kernel left out, links lead where there is a page."""
-    text = "# Does it show?\n\nOne $L = \\frac{1}{n}\\sum_i |x_i|$ and\n\n$$\\Omega = \\frac{T}{n}$$\n\n"
-    text += "The [second](second.ipynb#part), the [glossary](../GLOSSARY.md)."
-    printed = {"output_type": "stream", "name": "stdout", "text": "</script> & <b>"}
-    executed(tmp_path / "first.ipynb", text, FIGURE, shown(report.WIDGET, {"model_id": "none"}), printed)
-    executed(tmp_path / "second.ipynb", "# Second", FIGURE)
-    page.goto(report.write(tmp_path, tmp_path / "report").with_name("first.html").as_uri())
-    page.wait_for_selector(FIGURES)
-    assert page.title() == "Does it show?" and page.locator("math").count() == 2
-    assert page.locator("math mfrac").first.bounding_box()["height"] > 15
-    main = page.locator("main").inner_text()
-    assert "$" not in main and "</script> & <b>" in main and "control that lives in JupyterLab" in main
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1280 and page.locator("main a").count() == 1
-    page.locator("main a").click()
-    page.wait_for_selector(FIGURES)
-    assert page.title() == "Second"
-    page.locator("nav a", has_text="Report").click()
-    page.locator("nav b", has_text="Report").wait_for()
-    assert page.locator("nav a").count() == 2

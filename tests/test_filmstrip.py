@@ -68,6 +68,8 @@ def test_a_film_shows_what_the_weights_say(filmed) -> None:
         colours = (np.clip(guess * std + mean, 0, 1) * 255 + 0.5).astype(np.uint8)
         assert (film.frames[row] == np.where(upsample(cells, 8)[:, None], colours, images)).all()
     assert cells.sum((1, 2)).tolist() == [10] * 6
+    grid = lab_content.grid(folder, [SMALL])
+    assert (grid.frames[0] == film.frames[-1]).all() and grid.facts["frames"][0]["images"] == 48
 
 
 @pytest.mark.parametrize("stop", [0, 22])
@@ -89,16 +91,6 @@ def test_interrupted_and_damaged_films_are_made_again(stop: int, filmed, tmp_pat
         assert (film.frames == made.frames).all()
         assert film.facts | {"where": 0} == made.facts | {"where": 0}
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_runs_make_a_grid(plain, filmed) -> None:
-    folder, record = plain
-    small = replace(SMALL, images=16)
-    pretrain(small, runs_dir=folder, device="cpu")
-    grid = lab_content.grid(folder, [small, SMALL])
-    assert [frame["images"] for frame in grid.facts["frames"]] == [16, 48]
-    assert grid.facts["frames"][1]["val_loss"] == record["final"]["val_loss"]
-    assert (grid.frames[1] == read_film(film_path(filmed[0], SMALL)).frames[-1]).all()
 
 
 def test_what_cannot_be_filmed(tmp_path) -> None:

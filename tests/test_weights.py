@@ -112,9 +112,13 @@ LOST = (TOKEN, *HEAD)
 BARE = {k.removeprefix("encoder."): v for k, v in SOURCE.state_dict().items() if k not in LOST}
 TIMM, HF, AVERAGE = to_timm(state()), to_hf(state()), random_model(seed=2).state_dict()
 HF_BARE = {k: v for k, v in HF.items() if k not in HEAD and "mask_token" not in k}
-NEXT = {"self.query": "q_proj", "self.key": "k_proj", "self.value": "v_proj", "attention.output.": "attention.o_proj."}
-NEXT |= {"o_proj.dense": "o_proj", "attention.self.": "attention.", "intermediate.dense": "mlp.fc1"}
-NEXT |= {"output.dense": "mlp.fc2"}  # the names of the next transformers
+NEXT = {
+    "self.query": "q_proj",
+    "self.key": "k_proj",
+    "self.value": "v_proj",
+    "attention.output.dense": "attention.o_proj",
+}
+NEXT |= {"attention.self.": "attention.", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2"}
 CHECKPOINT = "_checkpoint_wrapped_module"
 WRAPPINGS = {
     "_orig_mod., module.": lambda s: prefixed("module._orig_mod.", s),
@@ -123,47 +127,37 @@ WRAPPINGS = {
     ),
     "state_dict., model.": lambda s: {"state_dict": prefixed("model.", s), "epoch": 1},
     "checkpoint., model., state_dict.": lambda s: {"checkpoint": {"model": {"state_dict": s}}},
-    "model_ema., module.": lambda s: {
-        "model_ema": prefixed("module.", s), "args": argparse.Namespace(lr=1), "best": np.float64(0.7), "at": Path("x")
-    },
-    "teacher.": lambda s: prefixed("teacher.", s),
-}  # fmt: skip
-#: content, layout, what is kept, what is not used, what is said; after the wrappers, backbones of larger networks
+    "model_ema., module.": lambda s: {"model_ema": prefixed("module.", s), "args": argparse.Namespace(lr=1)},
+    "teacher.": lambda s: prefixed("teacher.", s) | {"best": np.float64(0.7), "at": Path("x")},
+}
+LAYOUT_OF = {"simmim": (state(), ()), "timm": (TIMM, LOST), "hf": (HF, ())}
 READ = [
-    (wrap(names), layout, LOST if layout == "timm" else (), (), f"taken off: {off}")
-    for layout, names in (("simmim", state()), ("timm", TIMM), ("hf", HF))
+    (wrap(s), kept, (), f"{n} layout; taken off: {off}")
+    for n, (s, kept) in LAYOUT_OF.items()
     for off, wrap in WRAPPINGS.items()
 ]
-READ += [
-    ({"state_dict": tensors | {k: torch.randn(3) for k in beside}}, layout, LOST, beside, "")
-    for tensors, beside, layout in (
-        (prefixed("backbone.", BARE), ("decode_head.conv.weight",), "backbone"),
-        (prefixed("encoder.", BARE), ("neck.weight",), "simmim"),
-        (prefixed("model.backbone.", BARE), ("decode_head.conv.weight",), "backbone"),
-        (BARE, ("head.weight", "head.bias"), "backbone"),
-        (TIMM, ("head.fc.weight",), "timm"),
-        ({k.removeprefix("swinv2."): v for k, v in HF_BARE.items()}, (), "hf"),
-        (HF_BARE, ("classifier.weight",), "hf"),
-    )
-]
-READ += [
-    ({functools.reduce(lambda k, old: k.replace(old, NEXT[old]), NEXT, k): v for k, v in HF.items()}, "hf", (), (), ""),
-    (
-        {"state_dict": state(), "state_dict_ema": AVERAGE},
-        "simmim",
-        (),
-        (),
-        "passed over: the weights under state_dict_e",
-    ),
-    ({"model_ema": AVERAGE, "model": state()}, "simmim", (), (), "passed over: the weights under model_ema.encoder."),
-]
+for tensors, beside, layout in (  # backbones in larger networks: no mask token, other heads beside
+    (prefixed("backbone.", BARE), ("decode_head.conv.weight",), "backbone"),
+    (prefixed("encoder.", BARE), ("neck.weight",), "simmim"),
+    (prefixed("model.backbone.", BARE), ("decode_head.conv.weight",), "backbone"),
+    (BARE, ("head.weight", "head.bias"), "backbone"),
+    (TIMM, ("head.fc.weight",), "timm"),
+    ({k.removeprefix("swinv2."): v for k, v in HF_BARE.items()}, (), "hf"),
+    (HF_BARE, ("classifier.weight",), "hf"),
+):
+    READ.append((tensors | {k: torch.randn(3) for k in beside}, LOST, beside, f"from the {layout} layout"))
+for content, words in (
+    ({functools.reduce(lambda k, old: k.replace(old, NEXT[old]), NEXT, k): v for k, v in HF.items()}, "the hf layout"),
+    ({"state_dict": state(), "state_dict_ema": AVERAGE}, "passed over: the weights under state_dict_ema.encoder."),
+    ({"model_ema": AVERAGE, "model": state()}, "passed over: the weights under model_ema.encoder."),
+):
+    READ.append((content, (), (), words))
 
 
-@pytest.mark.parametrize(("content", "layout", "kept", "unused", "words"), READ)
-def test_weights_are_found_under_any_names_and_it_is_said(tmp_path, content, layout, kept, unused, words):
+@pytest.mark.parametrize(("content", "kept", "unused", "words"), READ)
+def test_weights_are_found_under_any_names_and_it_is_said(tmp_path, content, kept, unused, words):
     torch.save(content, tmp_path / "w.pth")
-    report = loads(tmp_path / "w.pth", kept, unused)
-    assert report.layout == layout and words in str(report)
+    assert words in str(loads(tmp_path / "w.pth", kept, unused))
 
 
 def test_another_window_is_said():
@@ -284,43 +278,35 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_show_says_what_a_file_is(tmp_path, monkeypatch, capsys):
-    def shown(path):
+    def shown(path, content=None):
+        if content is not None:
+            torch.save(content, path)
         assert cli.main(["weights", "show", str(path)]) == 0
         first, *rows = capsys.readouterr().out.splitlines()
         assert first == str(path)
         return {row[:10].strip(): row[11:] for row in rows}
 
     rows = {"layout": "simmim", "size": "swinv2_atto (embed_dim 32, depths 2-2)"}
-    rows |= dict.fromkeys(("window", "input", "target"), "not in the file") | dict.fromkeys(
-        ("missing", "extra", "wrong"), "none"
-    )
+    rows |= dict.fromkeys(("window", "input", "target"), "not in the file")
+    rows |= dict.fromkeys(("missing", "extra", "wrong"), "none")
     rows |= {"numbers": "156,998 parameters in 80 of 80 tensors, float32; all finite"}
     assert shown(save_weights(SOURCE, tmp_path / "own.pth")) == rows
-    path = save_weights(random_model().bfloat16(), tmp_path / "hf", "hf")
-    rows = shown(path)
-    assert (rows["layout"], rows["window"], rows["input"]) == ("hf", "4 (config.json)", "32 (config.json)")
+    rows = shown(save_weights(random_model().bfloat16(), tmp_path / "hf", "hf"))
+    assert [rows[k] for k in ("layout", "window", "input")] == ["hf", "4 (config.json)", "32 (config.json)"]
     assert "bfloat16" in rows["numbers"]
-    path = tmp_path / "simmim_pretrain__swinv2_base__img192_window12__800ep.pth"
-    rows = shown(save_weights(SOURCE, path, "timm"))
-    assert (rows["window"], rows["input"]) == ("12 (the file's name)", "192 (the file's name)")
+    rows = shown(tmp_path / "simmim_pretrain__swinv2_base__img192_window12__800ep.pth", to_timm(state()))
+    assert [rows[k] for k in ("window", "input")] == ["12 (the file's name)", "192 (the file's name)"]
     assert rows["missing"] == ", ".join((TOKEN, *HEAD)) and rows["layout"] == "timm"
-    torch.save({"arch": "swinv2_base_window12_192", "state_dict": to_timm(state())}, tmp_path / "timm.pth")
-    rows = shown(tmp_path / "timm.pth")
-    assert (rows["window"], rows["input"]) == ("12 (the file)", "192 (the file)")
+    rows = shown(tmp_path / "timm.pth", {"arch": "swinv2_base_window12_192", "state_dict": to_timm(state())})
+    assert [rows[k] for k in ("window", "input")] == ["12 (the file)", "192 (the file)"]
     rows = shown(networks.FOLDER / "photos-normalised.safetensors")
     assert rows["target"] == "normalized (the file's metadata)" and rows["window"] == "4 (the file's metadata)"
     content = official_checkpoint(monkeypatch)
-    torch.save(content, tmp_path / "ckpt.pth")
-    rows = shown(tmp_path / "ckpt.pth")
-    assert (
-        rows["target"] == "normalized (the file)" and rows["window"] == "4-4 by stage, coordinates of 4-4 (its buffers)"
-    )
-    assert rows["layout"] == "simmim; taken off: model." and "and 6 more" in rows["extra"]
-    content["model"] = {k: v for k, v in content["model"].items() if "coords" not in k} | {
-        "encoder.norm.bias": torch.ones(7)
-    }
-    content["model"]["decoder.0.bias"] = torch.full((192,), torch.inf)
-    torch.save(content, tmp_path / "ckpt.pth")
-    rows = shown(tmp_path / "ckpt.pth")
+    rows = shown(tmp_path / "ckpt.pth", content)
+    assert rows["target"] == "normalized (the file)" and "and 6 more" in rows["extra"]
+    assert rows["window"] == "4-4 by stage, coordinates of 4-4 (its buffers)"
+    content["model"] = {k: v for k, v in content["model"].items() if "coords" not in k}
+    content["model"] |= {"encoder.norm.bias": torch.ones(7), "decoder.0.bias": torch.full((192,), torch.inf)}
+    rows = shown(tmp_path / "ckpt.pth", content)
     assert rows["window"] == "12 (the file)" and "decoder.0.bias holds NaN or infinity" in rows["numbers"]
     assert rows["wrong"] == "encoder.norm.bias (of another shape or kind)"
