@@ -1,6 +1,6 @@
 """Models whose every parameter is random and non-zero: at the default initialisation every block is the identity."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from torch import nn
@@ -41,34 +41,27 @@ def small_model(
     return randomise(SimMIM(encoder, target="raw"), seed).eval()
 
 
-def block_outputs(encoder: SwinV2, images: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
-    """What every block returns: [(B, tokens, C)], in reading order."""
-    kept = []
-    handles = [
-        module.register_forward_hook(lambda _, given, output: kept.append(output[:, given[2].place]))
-        for module in encoder.modules()
-        if isinstance(module, Block)
-    ]
-    encoder(images, mask)
+def blocks_seen(encoder: SwinV2, look: Callable, *inputs: torch.Tensor) -> list:
+    """What look(inputs, output) makes of every block in a pass of the encoder."""
+    seen = []
+    blocks = [module for module in encoder.modules() if isinstance(module, Block)]
+    handles = [b.register_forward_hook(lambda _, given, output: seen.append(look(given, output))) for b in blocks]
+    encoder(*inputs)
     for handle in handles:
         handle.remove()
-    return kept
+    return seen
 
 
+def block_outputs(encoder: SwinV2, images: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+    """What every block returns: [(B, tokens, C)], in reading order."""
+    return blocks_seen(encoder, lambda given, output: output[:, given[2].place], images, mask)
+
+
+@torch.no_grad()
 def assert_blocks_act(model: SimMIM, images: torch.Tensor) -> None:
     """Every block changes its input by a good part of it."""
-    blocks = [block for stage in model.encoder.layers for block in stage.blocks]
-    seen = []
-
-    def hook(_module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        seen.append(((output - inputs[0]).norm() / inputs[0].norm()).item())
-
-    handles = [block.register_forward_hook(hook) for block in blocks]
-    with torch.no_grad():
-        model.encode(images)
-    for handle in handles:
-        handle.remove()
-    assert len(seen) == len(blocks) and min(seen) > 0.1, seen
+    seen = blocks_seen(model.encoder, lambda given, out: ((out - given[0]).norm() / given[0].norm()).item(), images)
+    assert len(seen) == sum(model.encoder.depths) and min(seen) > 0.1, seen
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

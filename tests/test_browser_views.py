@@ -12,36 +12,28 @@ ORANGE = """canvas => {
   for (let i = 0; i < d.length; i += 4) n += d[i] === 213 && d[i + 1] === 94 && d[i + 2] === 0; return n; }"""
 
 
-def tokens(ratio: float = 0.6, seed: int = 0, patch: int = 32, pixels: int = 192) -> np.ndarray:
-    return upsample(hash_masks((pixels // patch,) * 2, ratio, seed, [0])[0], patch // 4)
+def tokens(ratio: float = 0.6, seed: int = 0, patch: int = 32) -> np.ndarray:
+    return upsample(hash_masks((192 // patch,) * 2, ratio, seed, [0])[0], patch // 4)
 
 
-def counted(page, hidden: np.ndarray, window: int, depths: tuple[int, ...]) -> None:
-    """The page shows the numbers that Python finds."""
-    captions = page.locator(".sl-wide figcaption").all_inner_texts()
-    total, shift = (len(hidden) // window) ** 2, window // 2
-    for caption, count in zip(captions, (fully_masked_windows(hidden, window, s) for s in (0, shift)), strict=False):
-        assert f"{count} of {total} first-stage windows" in caption
-    blind, pieces = blind_groups(hidden, window, shift)
-    assert f"{blind} of {pieces} pieces" in captions[1]
-    found = blocks_until_seen(hidden, window, depths)
-    for k in set(found[hidden].tolist()):
-        said = page.locator(f".sl-keys [data-blocks='{k}']").inner_text()
-        assert f"{100 * (found == k).sum() / hidden.sum():.1f} %" in said
-
-
-def test_windows_count_what_python_counts(page, pages) -> None:
+def test_windows_say_what_python_counts(page, pages) -> None:
     page.goto(pages["windows"])
-    counted(page, tokens(), 12, (2, 2, 18, 2))
     page.wait_for_function("() => document.body.innerText.includes('2.0 on average')")
     for _ in range(3):
         page.get_by_label("Seed").press("ArrowRight")
     page.get_by_label("Network").select_option("192-6")
     page.get_by_label("Mask ratio").fill("0.9")
     page.get_by_label("Mask patch").select_option("16")
-    counted(page, tokens(0.9, 3, 16), 6, (2, 2, 18, 2))
+    hidden, captions = tokens(0.9, 3, 16), page.locator(".sl-wide figcaption").all_inner_texts()
+    for caption, shift in zip(captions, (0, 3), strict=False):
+        assert f"{fully_masked_windows(hidden, 6, shift)} of 64 first-stage windows" in caption
+    blind, pieces = blind_groups(hidden, 6, 3)
+    assert f"{blind} of {pieces} pieces" in captions[1]
+    found = blocks_until_seen(hidden, 6, (2, 2, 18, 2))
+    for k in set(found[hidden].tolist()):
+        said = page.locator(f".sl-keys [data-blocks='{k}']").inner_text()
+        assert f"{100 * (found == k).sum() / hidden.sum():.1f} %" in said
     page.get_by_label("Network").select_option("32-4")
-    counted(page, tokens(0.9, 3, 8, 32), 4, (2, 2))
     for ratio, said in (("1", "never: 100.0 %"), ("0", "nothing is hidden")):
         page.get_by_label("Mask ratio").fill(ratio)
         assert said in page.locator(".sl-keys").inner_text()

@@ -101,5 +101,3 @@ def test_the_published_order_stands_beside() -> None:
     said = scoring.lines(found, "swinv2_base")
     assert said[1].endswith("b.pth") and said[2].endswith("a.pth") and "never the numbers" in said[-1]
     assert sum("iterations" in text for text in said) == 15
-    run = scoring.recipe("swinv2_base", "imagefolder:x")
-    assert (run.image_size, run.window_size, run.target, run.statistics) == (192, 12, "normalized", "imagenet")

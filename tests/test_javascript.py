@@ -165,7 +165,6 @@ def test_a_shipped_network_says_the_same_in_the_page(script, name: str) -> None:
       const y = new Float32Array(bytesOf(prediction).buffer), t = targetOf(x, about);
       const { losses } = cellLosses(y, t, 32, 8);
       return [Array.from(toBytes(y, x, visible, about, how)), Array.from(t), Array.from(losses)]; }"""
-    assert np.abs(network.loaded().make_target(torch.tensor(x[None]))[0].numpy() - goal).max() < 1e-3
     off = {}
     for statistics in STATISTICS:
         given = [b64(pixels), b64(prediction), b64(hidden.astype(np.uint8)), about, statistics]

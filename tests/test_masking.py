@@ -74,12 +74,11 @@ def test_hashes():
 
 def test_streams_and_uniforms_are_functions_of_all_their_numbers():
     assert len(set(stream(7, IDS, 0).tolist())) == len(IDS)
-    assert np.array_equal(stream(7, IDS, 3)[5:6], stream(7, IDS[5:6], 3))
     for other in (stream(8, IDS, 0), stream(7, IDS, 1), stream(IDS, 7, 0), stream(7, IDS ^ np.uint64(2**63), 0)):
         assert (other != stream(7, IDS, 0)).all()
     u = uniforms(100, 3, IDS)
     assert u.shape == (400, 100) and u.dtype == np.float32 and u.min() > 0 and u.max() < 1
-    assert abs(u.mean() - 0.5) < 0.01 and np.abs(np.quantile(u, [0.1, 0.9]) - [0.1, 0.9]).max() < 0.01
+    assert np.abs(np.quantile(u, [0.1, 0.5, 0.9]) - [0.1, 0.5, 0.9]).max() < 0.01
     assert abs(np.corrcoef(u[:, 0], u[:, 1])[0, 1]) < 0.15 and np.array_equal(uniforms(7, 3, IDS[9]), u[9:10, :7])
 
 

@@ -125,15 +125,6 @@ def test_a_masked_pixel_never_changes_encode(side, make):
     assert not torch.allclose(model.encode(visible, mask), features, atol=1e-3)
 
 
-def test_create_model_defaults():
-    small = create_model("swinv2_atto")
-    assert (small.stride, small.patch_size, small.target, small.target_window) == (8, 4, "normalized", 7)
-    assert small.encoder.layers[0].window == 4 and not list(small.buffers())
-    with torch.device("meta"):
-        paper = create_model("swinv2_base")
-    assert (paper.stride, paper.target_window, paper.encoder.layers[0].window) == (32, 47, 12)
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [

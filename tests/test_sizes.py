@@ -29,7 +29,9 @@ def test_networks_have_the_parameters_that_sizes_say(name):
     assert size.name == name and [*LAPTOP, *FACTS] == list(SIZES)
     assert sum(p.numel() for p in model.parameters()) == size.simmim_parameters
     backbone = sum(p.numel() for p in model.encoder.parameters()) - model.encoder.mask_token.numel()
-    assert backbone == size.parameters and model.stride == size.final_stride == (8 if name in LAPTOP else 32)
+    assert backbone == size.parameters and not list(model.buffers())
+    laptop = model.patch_size, model.stride, model.target, model.target_window, model.encoder.layers[0].window
+    assert laptop == ((4, 8, "normalized", 7, 4) if name in LAPTOP else (4, 32, "normalized", 47, 12))
     assert [stage.blocks[0].attn.heads for stage in model.encoder.layers] == list(size.heads)
     if name in PAPER:
         width, heads, parameters, *costs, training = FACTS[name]

@@ -1,8 +1,8 @@
 """Weights in and out: every layout, both file kinds, and one clear line for every file that does not fit."""
 
 import argparse
-import functools
 import pickle
+import re
 import sys
 import types
 from pathlib import Path
@@ -108,17 +108,17 @@ def prefixed(prefix, tensors):
     return {prefix + k: v for k, v in tensors.items()}
 
 
+def next_name(key):
+    """As the next transformers may call it."""
+    key = re.sub(r"self\.([qkv])(uery|ey|alue)", r"\1_proj", key).replace("attention.self.", "attention.")
+    key = key.replace("attention.output.dense", "attention.o_proj").replace("intermediate.dense", "mlp.fc1")
+    return key.replace("output.dense", "mlp.fc2")
+
+
 LOST = (TOKEN, *HEAD)
 BARE = {k.removeprefix("encoder."): v for k, v in SOURCE.state_dict().items() if k not in LOST}
 TIMM, HF, AVERAGE = to_timm(state()), to_hf(state()), random_model(seed=2).state_dict()
 HF_BARE = {k: v for k, v in HF.items() if k not in HEAD and "mask_token" not in k}
-NEXT = {
-    "self.query": "q_proj",
-    "self.key": "k_proj",
-    "self.value": "v_proj",
-    "attention.output.dense": "attention.o_proj",
-}
-NEXT |= {"attention.self.": "attention.", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2"}
 CHECKPOINT = "_checkpoint_wrapped_module"
 WRAPPINGS = {
     "_orig_mod., module.": lambda s: prefixed("module._orig_mod.", s),
@@ -147,7 +147,7 @@ for tensors, beside, layout in (  # backbones in larger networks: no mask token,
 ):
     READ.append((tensors | {k: torch.randn(3) for k in beside}, LOST, beside, f"from the {layout} layout"))
 for content, words in (
-    ({functools.reduce(lambda k, old: k.replace(old, NEXT[old]), NEXT, k): v for k, v in HF.items()}, "the hf layout"),
+    ({next_name(k): v for k, v in HF.items()}, "from the hf layout"),
     ({"state_dict": state(), "state_dict_ema": AVERAGE}, "passed over: the weights under state_dict_ema.encoder."),
     ({"model_ema": AVERAGE, "model": state()}, "passed over: the weights under model_ema.encoder."),
 ):
@@ -205,18 +205,15 @@ def meta(name: str):
 
 PART = {k: v for k, v in like("encoder.norm.weight", torch.ones(7)).items() if k != HEAD[1]}
 PART["encoder.extra"] = torch.ones(3)
-FAULTS = (
-    "1 missing (first decoder.0.bias), 1 unknown (first encoder.extra), 1 of another shape or kind (first encoder.n"
-)
-SHAPES = (
-    "71 of another shape or kind (first encoder.mask_token); the file has embed_dim 64, depths 2-2, the model embed_"
-)
 KEY = "swinv2.encoder.layers.1.blocks.0.attention.self.key.bias"
 REFUSED = [
-    (random_model("swinv2_femto").state_dict(), SHAPES),
+    (
+        random_model("swinv2_femto").state_dict(),
+        "71 of another shape or kind (first encoder.mask_token); the file has embed_dim 64,",
+    ),
     (meta("swinv2_base"), "depths 2-2: load it into swinv2_base"),
     (small_model(depths=(1, 2), window=4).state_dict(), "missing (first encoder.layers.0.blocks.1."),
-    (PART, FAULTS),
+    (PART, "1 missing (first decoder.0.bias), 1 unknown (first encoder.extra), 1 of another shape"),
     (HF | {KEY: torch.ones(64)}, "1 unknown (first encoder.layers.1.blocks.0.attn.key.bias)"),
     ({k: v.to(torch.int8) for k, v in state().items()}, "80 of another shape or kind"),
     (like("encoder.norm.weight", np.nan), "encoder.norm.weight holds NaN or infinity (64 of 64 numbers); its training"),
@@ -287,26 +284,24 @@ def test_show_says_what_a_file_is(tmp_path, monkeypatch, capsys):
         return {row[:10].strip(): row[11:] for row in rows}
 
     rows = {"layout": "simmim", "size": "swinv2_atto (embed_dim 32, depths 2-2)"}
-    rows |= dict.fromkeys(("window", "input", "target"), "not in the file")
+    rows |= dict.fromkeys(("window", "target"), "not in the file")
     rows |= dict.fromkeys(("missing", "extra", "wrong"), "none")
     rows |= {"numbers": "156,998 parameters in 80 of 80 tensors, float32; all finite"}
     assert shown(save_weights(SOURCE, tmp_path / "own.pth")) == rows
     rows = shown(save_weights(random_model().bfloat16(), tmp_path / "hf", "hf"))
-    assert [rows[k] for k in ("layout", "window", "input")] == ["hf", "4 (config.json)", "32 (config.json)"]
-    assert "bfloat16" in rows["numbers"]
+    assert (rows["layout"], rows["window"]) == ("hf", "4") and "bfloat16" in rows["numbers"]
     rows = shown(tmp_path / "simmim_pretrain__swinv2_base__img192_window12__800ep.pth", to_timm(state()))
-    assert [rows[k] for k in ("window", "input")] == ["12 (the file's name)", "192 (the file's name)"]
-    assert rows["missing"] == ", ".join((TOKEN, *HEAD)) and rows["layout"] == "timm"
-    rows = shown(tmp_path / "timm.pth", {"arch": "swinv2_base_window12_192", "state_dict": to_timm(state())})
-    assert [rows[k] for k in ("window", "input")] == ["12 (the file)", "192 (the file)"]
+    assert rows["window"] == "12" and rows["missing"] == ", ".join((TOKEN, *HEAD)) and rows["layout"] == "timm"
+    rows = shown(tmp_path / "timm.pth", {"arch": "swinv2_base_window16_256", "state_dict": to_timm(state())})
+    assert rows["window"] == "16"
     rows = shown(networks.FOLDER / "photos-normalised.safetensors")
-    assert rows["target"] == "normalized (the file's metadata)" and rows["window"] == "4 (the file's metadata)"
+    assert rows["target"] == "normalized" and rows["window"] == "4"
     content = official_checkpoint(monkeypatch)
     rows = shown(tmp_path / "ckpt.pth", content)
-    assert rows["target"] == "normalized (the file)" and "and 6 more" in rows["extra"]
-    assert rows["window"] == "4-4 by stage, coordinates of 4-4 (its buffers)"
+    assert rows["target"] == "normalized" and "and 6 more" in rows["extra"]
+    assert rows["window"] == "4-4 by stage, coordinates of 4-4"
     content["model"] = {k: v for k, v in content["model"].items() if "coords" not in k}
     content["model"] |= {"encoder.norm.bias": torch.ones(7), "decoder.0.bias": torch.full((192,), torch.inf)}
     rows = shown(tmp_path / "ckpt.pth", content)
-    assert rows["window"] == "12 (the file)" and "decoder.0.bias holds NaN or infinity" in rows["numbers"]
+    assert rows["window"] == "12" and "decoder.0.bias holds NaN or infinity" in rows["numbers"]
     assert rows["wrong"] == "encoder.norm.bias (of another shape or kind)"

@@ -35,13 +35,9 @@ _DATA = [
     *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
     *((pathlib.PurePath, f"pathlib{m}.{n}Path") for m in ("", "._local") for n in ("Posix", "Windows")),
 ]
-#: What Swin V2's tensors do not tell -> what tells it in settings, in the names of released files
-#: (simmim_pretrain__swinv2_base__img192_window12__….pth) and in timm's names of models; the first that is found counts.
-_TOLD = {
-    "window": (r'"swinv2": {[^}]*window_size": (\d+)', r'window(?:_size)?(?:": )?(\d+)'),
-    "input": (r'(?:img|image|input|side)(?:_size)?(?:": )?(?:\[3, )?(\d+)', r"window\d+_(\d+)"),
-    "target": (r'target(?:": {"enable)?": "?(raw|normalized|true|false)',),
-}
+#: What the tensors of Swin V2 do not tell, in settings and in the names of released files and of timm's models.
+_WINDOW = r'"swinv2": {[^}]*window_size": (\d+)', r'window(?:_size)?(?:": )?(\d+)'
+_TARGET = (r'target(?:": {"enable)?": "?(raw|normalized|true|false)',)
 _MISSHAPED = "of another shape or kind"
 
 
@@ -191,7 +187,7 @@ def not_finite(state: Mapping[str, Tensor]) -> str:
 
 
 def show(source: str) -> list[str]:
-    """What a file is, a line each: layout, size, window, input, target, and how its tensors fit a network of that size.
+    """What a file is, a line each: layout, size, window, target, and how its tensors fit a network of that size.
 
     source: a file, a folder as transformers writes it, or hf://OWNER/REPOSITORY/PATH. `UserError` without a Swin V2.
     """
@@ -202,16 +198,15 @@ def show(source: str) -> list[str]:
     if size.embed_dim and size.embed_dim % HEAD_DIM == 0:
         with torch.device("meta"):
             own = SimMIM(SwinV2(size.embed_dim, size.depths)).state_dict()
-    kinds, told = compare(found.state, own), _told(path, content)
+    kinds, settings = compare(found.state, own), _settings(path, content)
     own_windows, of = ("-".join(str(window[i]) for window in found.windows) for i in (0, 1))
     dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values()})
     count = sum(found.state[k].numel() for k in kinds["fits"])
     rows = {
         "layout": "; ".join(filter(None, (found.layout, found.wrapping))),
         "size": f"{size.name} ({_shape(found)})",
-        "window": f"{own_windows} by stage, coordinates of {of} (its buffers)" if of else told["window"],
-        "input": told["input"],
-        "target": told["target"],
+        "window": f"{own_windows} by stage, coordinates of {of}" if of else _first(_WINDOW, settings),
+        "target": _first(_TARGET, settings),
         "missing": some(kinds["missing"] + kinds["absent"]) or "none",
         "extra": some([*kinds["unknown"], *found.unused]) or "none",
         "wrong": f"{some(kinds[_MISSHAPED])} ({_MISSHAPED})" if kinds[_MISSHAPED] else "none",
@@ -232,26 +227,23 @@ def _size_of(found: Found) -> Size:
     return next(same, Size("none of ours", width, depths))
 
 
-def _told(path: Path, content: object) -> dict[str, str]:
-    """Window, input and target as settings in the file, beside it, or its name tell them, and where."""
+def _settings(path: Path, content: object) -> str:
+    """What stands in a file beside its tensors, beside the file, and its name, as text."""
 
     def plain(value: object) -> object:
         return vars(value) if isinstance(value, argparse.Namespace) else ""
 
-    texts = {"the file": json.dumps(content, default=plain, skipkeys=True).lower()}
+    texts = [json.dumps(content, default=plain, skipkeys=True).lower()]
     with contextlib.suppress(SafetensorError), safe_open(path, "pt") as file:
-        texts["the file's metadata"] = " ".join((file.metadata() or {}).values())
-    for beside in (path.with_name("config.json"), path.parent.parent / "records" / f"{path.stem}.json"):
-        if beside.is_file():
-            texts[beside.name] = beside.read_text(errors="replace")
-    texts["the file's name"] = path.name
-    told = dict.fromkeys(_TOLD, "not in the file")
-    for what, patterns in _TOLD.items():
-        found = ((where, re.search(p, text)) for where, text in texts.items() for p in patterns)
-        for where, match in [pair for pair in found if pair[1]][:1]:
-            value = {"true": "normalized", "false": "raw"}.get(match[1], match[1])
-            told[what] = f"{value} ({where})"
-    return told
+        texts += (file.metadata() or {}).values()
+    beside = path.with_name("config.json"), path.parent.parent / "records" / f"{path.stem}.json"
+    return "\n".join([*texts, *(p.read_text(errors="replace") for p in beside if p.is_file()), path.name])
+
+
+def _first(patterns: tuple[str, ...], text: str) -> str:
+    """What the first pattern that is there captures."""
+    found = next(filter(None, (re.search(pattern, text) for pattern in patterns)), None)
+    return {"true": "normalized", "false": "raw"}.get(found[1], found[1]) if found else "not in the file"
 
 
 def _hf_config(model: SimMIM, image_size: int) -> str:
