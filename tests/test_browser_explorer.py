@@ -111,18 +111,8 @@ def test_a_run_is_highlighted_in_every_view(shown) -> None:
     assert shown.locator("tbody td").first.inner_text() == "huge, ImageNet-1K (20 %), 500,000 steps"
     shown.mouse.move(*shown.evaluate(PLACE, ["omega-loss", run]))  # a doubling: the shorter run as well
     shown.wait_for_function("() => document.querySelector('[data-view=length]')._fullData.at(-1).x.length === 2")
-    # a box from above the zero line to the far corner: the doublings that raised the loss
-    box = shown.locator("[data-view=omega-loss] .nsewdrag").bounding_box()
-    zero = shown.locator("[data-view=omega-loss]").evaluate("div => div._fullLayout.yaxis.d2p(0)")
-    shown.mouse.move(box["x"] + 2, box["y"] + zero - 1)
-    shown.mouse.down()
-    shown.mouse.move(box["x"] + box["width"] - 2, box["y"] + 2, steps=4)
-    shown.mouse.up()
-    rose = {(d.model, d.images, d.steps) for d in doublings(ROWS, "finetune").itertuples() if d.loss_change > 0}
-    expected = [k for k, r in enumerate(ROWS) if (r["model"], r["images"], r["steps"]) in rose]
-    shown.get_by_text(f"Selected: {len(expected)} runs").wait_for()
-    strong = shown.evaluate(STRONG)
-    assert all(strong[view] == expected for view in ("proxy", "length", "data", "size"))
+    shown.mouse.move(5, 5)
+    shown.wait_for_function("() => document.querySelector('[data-view=length]')._fullData.at(-1).x.length === 0")
 
 
 def test_it_is_live_on_the_pages_of_a_report(page, tmp_path) -> None:

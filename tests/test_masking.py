@@ -82,22 +82,6 @@ def test_streams_and_uniforms_are_functions_of_all_their_numbers():
     assert abs(np.corrcoef(u[:, 0], u[:, 1])[0, 1]) < 0.15 and np.array_equal(uniforms(7, 3, IDS[9]), u[9:10, :7])
 
 
-def literal_random_mask(rows, columns, count, seed, number, visit):
-    """The mask as JavaScript would make it: one 32-bit stream number, one hash a cell, the smallest are hidden."""
-    h = 0
-    for n in (seed, number, visit):
-        for word in (n % 2**32, n >> 32):
-            h = literal_fmix32((h * 31 + word + 0x9E3779B9) % 2**32)
-    keys = [(literal_fmix32((c + 1) * 0x9E3779B1 % 2**32 ^ h), c) for c in range(rows * columns)]
-    hidden = {c for _, c in sorted(keys)[:count]}
-    return [[r * columns + c in hidden for c in range(columns)] for r in range(rows)]
-
-
-def test_random_hash_masks_equal_the_literal_ones():
-    for mask, number in zip(hash_masks((5, 7), 0.6, 11, IDS[:20], 3), IDS, strict=False):
-        assert mask.tolist() == literal_random_mask(5, 7, 21, 11, int(number), 3)
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_hash_masks_count_are_nested_and_depend_on_nothing_else(strategy):
     for rows, columns, ratio in ((1, 1, 0.3), (1, 9, 0.6), (7, 3, 0.07), (9, 9, 1.0)):
