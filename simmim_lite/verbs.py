@@ -251,6 +251,6 @@ def convert(arguments: argparse.Namespace) -> None:
 def show_weights(arguments: argparse.Namespace) -> None:
     """`simmim-lite weights show`."""
     import_torch()
-    from .model.inspection import lines
+    from .model.weights import show
 
-    print("\n".join(lines(arguments.source)))
+    print("\n".join(show(arguments.source)))

@@ -17,7 +17,21 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory):
+def pages(tmp_path_factory) -> dict[str, str]:
+    """The address of a page of each widget; the explorer's has own runs."""
+    from test_explorer import own_page
+
+    from simmim_lite.lab.mask_lab import MaskLab
+    from simmim_lite.lab.widgets import FilmStrip, WindowView
+
+    folder = tmp_path_factory.mktemp("pages")
+    widgets = {"lab": MaskLab(scenes=4), "windows": WindowView(), "film": FilmStrip()}
+    made = {name: widget.write_html(folder / f"{name}.html", name) for name, widget in widgets.items()}
+    return {name: path.as_uri() for name, path in (made | {"explorer": own_page(folder / "e.html")}).items()}
+
+
+@pytest.fixture(scope="session")
+def lab_server(tmp_path_factory):
     """A JupyterLab on copies of the notebooks, with tier smoke for quick (a browser may save what it opens)."""
     served, scratch, working = (tmp_path_factory.mktemp(name) for name in ("notebooks", "lab", "working"))
     for path in notebooks.folder().glob("*.ipynb"):
@@ -62,9 +76,11 @@ def fits(page, width: int = 400, scheme: str = "dark") -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def contrast(page) -> tuple[float, float]:
-    """How light the lab's ink and its paper are, 0 to 255."""
+def contrast(page, scheme: str) -> float:
+    """How far the lab's ink is from its paper, 0 to 255, darker in the light scheme and lighter in the dark one."""
     shown = page.evaluate(
-        "() => { const s = getComputedStyle(document.querySelector('.sl-lab')); return [s.color, s.backgroundColor]; }"
+        "() => { const s = getComputedStyle(document.querySelector('.sl-lab, .sl-explorer'));"
+        " return [s.color, s.backgroundColor]; }"
     )
-    return tuple(sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3 for colour in shown)
+    ink, paper = (sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3 for colour in shown)
+    return paper - ink if scheme == "light" else ink - paper

@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +16,14 @@ from child_processes import interruptible, until
 
 from simmim_lite.studies import notebooks as running
 
-_NOTIFICATIONS = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
 SETTINGS = {
-    "@jupyterlab/apputils-extension:notification": _NOTIFICATIONS,
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "doNotDisturbMode": True},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # every cell is really in the page
     "@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Light"},
 }
-FOLDERS = {
-    "JUPYTER_CONFIG_DIR": "config",
-    "JUPYTER_DATA_DIR": "data",
-    "JUPYTER_RUNTIME_DIR": "runtime",
-    "JUPYTERLAB_SETTINGS_DIR": "settings",
-    "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-    "IPYTHONDIR": "ipython",
-}
-_ENDS = 120  # seconds a server may take to end
+FOLDERS = {f"JUPYTER_{name}_DIR": name.lower() for name in ("CONFIG", "DATA", "RUNTIME")}
+FOLDERS |= {f"JUPYTERLAB_{name}_DIR": name.lower() for name in ("SETTINGS", "WORKSPACES")} | {"IPYTHONDIR": "ipython"}
 _WIDGET = "window.jupyterapp?.shell?.currentWidget"
 IDLE = f"() => {_WIDGET}?.sessionContext?.session?.kernel?.status === 'idle'"
 ERRORS = f"""() => [...{_WIDGET}.content.model.cells].flatMap(cell => cell.type === 'code' ? cell.outputs.toJSON() : [])
@@ -49,31 +39,33 @@ class Lab:
     served: Path
 
 
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
 @contextlib.contextmanager
-def _serve(module: str, words: list, environment: dict, scratch: Path, address: str, end: int) -> Iterator[None]:
-    """A server until it is ended by the signal `end`, which ends its kernels too; it answers at `address` at once."""
+def _serve(module: str, words: list, environment: dict, scratch: Path, port: int, end: int) -> Iterator[None]:
+    """A server until it is ended by the signal `end`, which ends its kernels too; it listens at once."""
     with (scratch / "server.log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", module, "--no-browser", *map(str, words)], env=os.environ | environment,
             stdout=log, stderr=log, start_new_session=True, preexec_fn=interruptible,
         )  # fmt: skip
 
-    def answers() -> bool:
-        with contextlib.suppress(OSError, urllib.error.URLError):
-            if module == "voila":  # a request would start a kernel
-                socket.create_connection(("127.0.0.1", int(address)), 60).close()
-            else:
-                urllib.request.urlopen(address, timeout=60).read()
+    def listens() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 60):
             return True
         return False
 
     try:
-        until(answers, server)
+        until(listens, server)
         yield
     finally:
         server.send_signal(end)
         try:
-            server.wait(_ENDS)
+            server.wait(120)
         except subprocess.TimeoutExpired:
             server.kill()
 
@@ -98,9 +90,8 @@ def jupyterlab(notebooks: Path, scratch: Path, working_dir: Path) -> Iterator[La
     }
     words = ["--allow-root", "--expose-app-in-browser", *(f"--{name}={value}" for name, value in options.items())]
     environment = {name: str(scratch / folder) for name, folder in FOLDERS.items()}
-    url = f"http://127.0.0.1:{port}"
-    with _serve("jupyterlab", words, environment, scratch, f"{url}/api/status?token={token}", signal.SIGTERM):
-        yield Lab(url, token, notebooks)
+    with _serve("jupyterlab", words, environment, scratch, port, signal.SIGTERM):
+        yield Lab(f"http://127.0.0.1:{port}", token, notebooks)
 
 
 @contextlib.contextmanager
@@ -109,14 +100,8 @@ def voila(scratch: Path) -> Iterator[str]:
     app, port = running.folder() / "app", _free_port()
     environment = {"JUPYTER_PATH": str(app), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime")}
     words = [app / "mask_lab.ipynb", "--template=lab_alone", f"--port={port}"]
-    with _serve("voila", words, environment, scratch, str(port), signal.SIGINT):
+    with _serve("voila", words, environment, scratch, port, signal.SIGINT):
         yield f"http://127.0.0.1:{port}/"
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def open_notebook(page, lab: Lab, name: str) -> None:

@@ -1,10 +1,12 @@
 """Models whose every parameter is random and non-zero: at the default initialisation every block is the identity."""
 
+from collections.abc import Callable, Collection
+
 import torch
 from torch import nn
 
 from simmim_lite.model.simmim import SimMIM, create_model
-from simmim_lite.model.swin import SwinV2
+from simmim_lite.model.swin import Block, SwinV2
 
 
 @torch.no_grad()
@@ -39,18 +41,26 @@ def small_model(
     return randomise(SimMIM(encoder, target="raw"), seed).eval()
 
 
-def assert_blocks_act(model: SimMIM, images: torch.Tensor) -> None:
-    """Every block changes its input by a good part of it."""
+def blocks_seen(encoder: SwinV2, look: Callable, *inputs: torch.Tensor) -> list:
+    """What look(inputs, output) makes of every block in a pass of the encoder."""
     seen = []
-
-    def hook(_module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        seen.append(((output - inputs[0]).norm() / inputs[0].norm()).item())
-
-    handles = [block.register_forward_hook(hook) for stage in model.encoder.layers for block in stage.blocks]
-    with torch.no_grad():
-        model.encode(images)
+    blocks = [module for module in encoder.modules() if isinstance(module, Block)]
+    handles = [b.register_forward_hook(lambda _, given, output: seen.append(look(given, output))) for b in blocks]
+    encoder(*inputs)
     for handle in handles:
         handle.remove()
+    return seen
+
+
+def block_outputs(encoder: SwinV2, images: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+    """What every block returns: [(B, tokens, C)], in reading order."""
+    return blocks_seen(encoder, lambda given, output: output[:, given[2].place], images, mask)
+
+
+@torch.no_grad()
+def assert_blocks_act(model: SimMIM, images: torch.Tensor) -> None:
+    """Every block changes its input by a good part of it."""
+    seen = blocks_seen(model.encoder, lambda given, out: ((out - given[0]).norm() / given[0].norm()).item(), images)
     assert len(seen) == sum(model.encoder.depths) and min(seen) > 0.1, seen
 
 
@@ -62,3 +72,9 @@ def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torc
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
     """max |a - b| is small against the largest |b|, or 1."""
     return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1))
+
+
+def same_weights(a: nn.Module, b: nn.Module, but: Collection[str] = ()) -> bool:
+    """Whether two networks have equal tensors, but for some."""
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a if k not in but)

@@ -197,7 +197,6 @@ def test_weights_convert(capsys, tmp_path) -> None:
         ("READ", "x", "", "x: its suffix says no kind of file: give one of .safetensors, .pth"),
         ("READ", "x.safetensor", "", "x.safetensor: its suffix says no kind of file"),
         ("READ", "own.pth", "--layout hf", "own.pth is a file, and layout hf is a folder of model.safetensors and"),
-        ("READ", ".", "", "is a folder: give a file in it, as in"),
         ("READ", "own.pth/below/x.pth", "", "own.pth is no folder; choose another place"),
         ("own.pth", "own.pth", "--layout timm", "own.pth is the file to read, too"),
         ("READ", "x.pth", "--image-size 64", "--image-size and --window-size go into the config.json of layout hf"),

@@ -19,7 +19,7 @@ from simmim_lite.data.coco import open_coco
 from simmim_lite.data.packing import Settings, pack
 from simmim_lite.data.sources import catalogue, open_data, open_pictures, open_streamed
 from simmim_lite.errors import UserError
-from simmim_lite.lab import photos
+from simmim_lite.lab import pictures
 from simmim_lite.studies import pilot
 
 SIDE = 24
@@ -268,12 +268,12 @@ def in_the_lab(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
     found = {}
     for path in (folder / "train").rglob("*.*"):
         try:
-            entry = photos.own_picture(path.read_bytes())
+            entry = pictures.own_picture(path.read_bytes())
         except UserError as error:
             found[path.name] = str(error)
             continue
         expected = GOOD[path.name][1] if path.name in GOOD else np.asarray(decode.read(path))
-        assert entry["data"] == photos.own_picture(expected)["data"], path.name
+        assert entry["data"] == pictures.own_picture(expected)["data"], path.name
         found[path.name] = expected
     return found
 

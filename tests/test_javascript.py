@@ -1,4 +1,4 @@
-"""JavaScript against Python, in Chromium: masks, their numbers, Swin V2, local statistics, pictures of predictions."""
+"""JavaScript against Python, in Chromium: masks, windows, Swin V2, local statistics, pictures of predictions."""
 
 import base64
 import json
@@ -6,11 +6,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from random_weights import random_model
+from random_weights import block_outputs, random_model, randomise
+from reach import blind_groups, blocks_until_seen
 from safetensors.torch import save
 
-from simmim_lite.lab import networks, photos
-from simmim_lite.lab.widget import module
+from simmim_lite.data.batches import normalise
+from simmim_lite.lab import networks, pictures
+from simmim_lite.lab.mask_lab import STATISTICS
+from simmim_lite.lab.widgets import GEOMETRIES, module
 from simmim_lite.model.masking import (
     STRATEGIES,
     average_distance,
@@ -20,80 +23,89 @@ from simmim_lite.model.masking import (
     uniforms,
     upsample,
 )
+from simmim_lite.model.swin import SwinV2
+
+FILES = ("core", "net", "parts", "pixels", "windows", "window_view")
 
 
-@pytest.fixture
-def script(page):
-    """A page with the widgets' functions; `script(expression, argument)` is what they return."""
-    page.goto("about:blank")
-    page.add_script_tag(content=module("core", "net", "parts", "pixels").replace("export default { render };", ""))
-    return page.evaluate
+@pytest.fixture(scope="module")
+def script(browser):
+    """`script(expression, argument)`: what the widgets' functions return."""
+    page = browser.new_page()
+    page.add_script_tag(content=module(*FILES).replace("export default { render };", ""))
+    yield page.evaluate
+    page.close()
 
 
-def b64(array: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+def b64(content: "np.ndarray | bytes") -> str:
+    return base64.b64encode(content if isinstance(content, bytes) else np.ascontiguousarray(content).tobytes()).decode()
 
 
 def test_masks_agree_in_a_thousand_settings(script) -> None:
-    rng = np.random.default_rng(0)
-    settings = [
-        {
-            "rows": int(rng.integers(1, 25)),
-            "columns": int(rng.integers(1, 25)),
-            "ratio": float(rng.choice([0.0, 1.0, 0.6, rng.random(), round(rng.random(), 2)])),
-            "seed": int(rng.integers(0, 2**31 if k % 2 else 300)),
-            "id": int(rng.integers(0, 2**53 if k % 3 == 0 else 1000)),
-            "visit": int(rng.integers(0, 50)),
-            "strategy": list(STRATEGIES)[k % 3],
-        }
-        for k in range(1000)
-    ]
-    theirs = script(
-        """all => all.map(s =>
-          Array.from(hashMask(s.rows, s.columns, s.ratio, s.seed, s.id, s.visit, s.strategy)).join(""))""",
-        settings,
-    )
+    rng, settings = np.random.default_rng(0), []
+    for k in range(1000):
+        ratio = float(rng.choice([0.0, 1.0, 0.6, rng.random(), round(rng.random(), 2)]))
+        shape = [int(n) for n in rng.integers(1, 25, 2)]
+        seed, image = int(rng.integers(0, 2**31 if k % 2 else 300)), int(rng.integers(0, 2**53 if k % 3 == 0 else 1000))
+        settings.append([*shape, ratio, seed, image, int(rng.integers(0, 50)), list(STRATEGIES)[k % 3]])
+    theirs = script("all => all.map(s => Array.from(hashMask(...s)).join(''))", settings)
     assert script("Object.keys(STRATEGIES)") == list(STRATEGIES)
-    for s, text in zip(settings, theirs, strict=True):
-        shape = (s["rows"], s["columns"])
-        (ours,) = hash_masks(shape, s["ratio"], s["seed"], np.array([s["id"]], np.uint64), s["visit"], s["strategy"])
-        assert text == "".join("1" if hidden else "0" for hidden in ours.ravel()), s
-        assert text.count("1") == hidden_count(s["rows"] * s["columns"], s["ratio"])
+    for (rows, columns, ratio, seed, image, visit, strategy), text in zip(settings, theirs, strict=True):
+        (ours,) = hash_masks((rows, columns), ratio, seed, np.array([image], np.uint64), visit, strategy)
+        assert text == "".join(map(str, ours.ravel().astype(int))) and text.count("1") == hidden_count(ours.size, ratio)
 
 
-def test_numbers_of_a_mask_agree(script) -> None:
-    settings = [(g, 192 // g, 0.1 + 0.05 * k, k) for k, g in enumerate((2, 3, 6, 6, 6, 12, 12, 24, 24, 48, 48, 6))]
-    settings += [(4, 8, 0.6, 1), (8, 4, 0.5, 2), (6, 32, 0.0, 1), (6, 32, 1.0, 1)]
-    theirs = script(
-        """all => all.map(([g, cell, ratio, seed]) => {
-          const mask = hashMask(g, g, ratio, seed), side = g * cell / 4, tokens = upsample(mask, g, cell / 4);
-          const count = (w, s) => blindWindows(tokens, side, w, s).reduce((a, b) => a + b, 0);
-          const blind = [12, 6, 4].map(w => side % w ? null : [count(w, 0), count(w, w / 2)]);
-          const far = averageDistance(mask, g, cell);
-          return [Number.isFinite(far) ? far : null, blind];
-        })""",
-        settings,
-    )
-    for (g, cell, ratio, seed), (far, blind) in zip(settings, theirs, strict=True):
-        mask = hash_masks((g, g), ratio, seed, [0])[0]
-        ours = average_distance(mask, cell)
-        assert (far is None) == np.isinf(ours)
-        assert far is None or far == pytest.approx(ours, rel=1e-9)
-        tokens = upsample(mask, cell // 4)
-        for w, found in zip((12, 6, 4), blind, strict=True):
-            if len(tokens) % w == 0:
-                assert found == [fully_masked_windows(tokens, w, s) for s in (0, w // 2)]
+def test_distances_and_windows_agree(script) -> None:
+    cases, expected = [], []
+    for seed in range(60):
+        geometry, strategy = list(GEOMETRIES)[seed % 3], list(STRATEGIES)[seed % len(STRATEGIES)]
+        pixels, window, depths, patches = GEOMETRIES[geometry]
+        patch, ratio = patches[seed % len(patches)], (0.0, 1.0)[seed] if seed < 2 else (seed * 7 % 20) / 20 + 0.05
+        mask = hash_masks((pixels // patch,) * 2, ratio, seed, [0], 0, strategy)[0]
+        hidden, far = upsample(mask, patch // 4), average_distance(mask, patch)
+        cases.append([pixels // patch, ratio, seed, strategy, pixels // 4, window, list(depths)])
+        both = [[fully_masked_windows(hidden, window, s), blind_groups(hidden, window, s)[0]] for s in (0, window // 2)]
+        far = None if np.isinf(far) else pytest.approx(far, rel=1e-9)
+        expected.append([far, blocks_until_seen(hidden, window, depths).ravel().tolist(), both])
+    code = """cases => cases.map(([cells, ratio, seed, strategy, side, window, depths]) => {
+      const mask = hashMask(cells, cells, ratio, seed, 0, 0, strategy), tokens = upsample(mask, cells, side / cells);
+      const found = [...blocksUntilSeen(tokens, side, window, depths)];
+      const far = averageDistance(mask, cells, 4 * side / cells);
+      for (const { kind, seen, width, count } of encoderSteps(tokens, side, window, depths)) // two ways to count
+        for (let i = 0; kind === "block" && i < side * side; i++) {
+          const f = side / width, at = Math.floor(Math.floor(i / side) / f) * width + Math.floor((i % side) / f);
+          if (Boolean(seen[at]) !== (found[i] >= 0 && found[i] <= count)) throw new Error(`block ${count}`);
+        }
+      return [Number.isFinite(far) ? far : null, found, [0, window >> 1].map((shift) => {
+        const groups = attentionGroups(side, window, shift), lit = new Set([...groups].filter((_, i) => !tokens[i]));
+        return [countOf(blindWindows(tokens, side, window, shift)), new Set(groups).size - lit.size];
+      })];
+    })"""
+    assert script(code, cases) == expected
+    usual = script("""["192-12", "192-6"].map((g) => usualBlind(_GEOMETRIES[g], 32, 0.6, "random"))""")
+    assert np.allclose(usual, [[1.98693, 0.82432], [23.49804, 15.71503]], atol=1e-4)
+
+
+def test_the_field_of_one_token_is_where_its_gradient_is_not_zero(script) -> None:
+    encoder = randomise(SwinV2(32, (2, 2, 1), 4), 3).double().eval()
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    images.requires_grad_()
+    per_block = block_outputs(encoder, images, torch.zeros(1, 16, 16, dtype=torch.bool))
+    code = "[1, 2, 4, 5, 7].map((s) => [...heardOf(encoderSteps(new Uint8Array(256), 16, 4, [2, 2, 1]), s, 5, 11)])"
+    for output, heard in zip(per_block, script(code), strict=True):
+        factor = 16 // int(output.shape[1] ** 0.5)
+        at = (5 // factor) * (16 // factor) + 11 // factor
+        (grad,) = torch.autograd.grad(output[0, at].square().sum(), images, retain_graph=True)
+        size = grad[0].abs().amax(0).view(16, 4, 16, 4).amax((1, 3))
+        assert ((size > 1e-15 * size.max()).numpy().astype(int).ravel() == heard).all()
 
 
 def predict(script, weights: bytes, x: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    text = script(
-        """([weights, x, hidden]) => {
-          const y = new Net(bytesOf(weights)).predict(new Float32Array(bytesOf(x).buffer), bytesOf(hidden));
-          let text = ""; for (const byte of new Uint8Array(y.buffer)) text += String.fromCharCode(byte);
-          return btoa(text); }""",
-        [base64.b64encode(weights).decode(), b64(x.astype(np.float32)), b64(hidden.astype(np.uint8))],
-    )
-    return np.frombuffer(base64.b64decode(text), np.float32).reshape(x.shape)
+    code = """([weights, x, hidden]) => {
+      const y = new Net(bytesOf(weights)).predict(new Float32Array(bytesOf(x).buffer), bytesOf(hidden));
+      return Array.from(y); }"""
+    found = script(code, [b64(weights), b64(x.astype(np.float32)), b64(hidden.astype(np.uint8))])
+    return np.array(found, np.float32).reshape(x.shape)
 
 
 @pytest.mark.parametrize("name, side, window", [("swinv2_femto", 64, 4), ("swinv2_atto", 64, 8)])
@@ -109,29 +121,55 @@ def test_swin_in_the_page_equals_the_librarys_on_random_weights(script, name: st
     assert np.abs(predict(script, weights, x, hidden) - ours).max() < 1e-4 * np.abs(ours).max()
 
 
+def local_statistics(x: np.ndarray, counted: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and unbiased variance in a window around each pixel over those that count, slowly; of the whole channel
+    where fewer than two do."""
+    mean, variance, half = np.empty_like(x), np.empty_like(x), window // 2
+    for c, i, j in np.ndindex(*x.shape):
+        at = slice(max(0, i - half), i + half + 1), slice(max(0, j - half), j + half + 1)
+        near = x[c][at][counted[at]]
+        near = near if len(near) > 1 else x[c][counted]
+        mean[c, i, j], variance[c, i, j] = near.mean(), near.var(ddof=1)
+    return mean, variance
+
+
+def as_bytes(prediction, x, counted, about: dict, statistics: str) -> np.ndarray:
+    """A prediction as a picture: in the picture's own units, by the statistics of the pixels that count."""
+    mean, std = (np.array(about[k])[:, None, None] for k in ("mean", "std"))
+    values = prediction.astype(float)
+    if about["target"] == "normalized":
+        if statistics == "normalised":
+            return np.clip(np.rint(127.5 + 42.5 * values), 0, 255)
+        level, variance = local_statistics(x, counted | (statistics == "true"), about["target_window"])
+        values = values * np.sqrt(variance + 1e-6) + level
+    return np.clip(np.rint(255 * (values * std + mean)), 0, 255)
+
+
 @pytest.mark.parametrize("name", networks.names())
 def test_a_shipped_network_says_the_same_in_the_page(script, name: str) -> None:
+    """Predictions, target, losses of cells, and the picture by each kind of statistics; visible ones do not leak."""
     network = networks.shipped(name)
-    about = network.about
-    pixels = photos.pixels(photos.photographs()[1], 32)
-    mask = hash_masks((4, 4), 0.6, 5, [0])[0]
+    about, mask = network.about, hash_masks((4, 4), 0.6, 5, [0])[0]
+    pixels = pictures.pixels(pictures.photographs()[1], 32)
     tokens, hidden = upsample(mask, 2), upsample(mask, 8)
-    x = (pixels / 255 - np.array(about["mean"])[:, None, None]) / np.array(about["std"])[:, None, None]
+    x = normalise(pixels[None], tuple(about["mean"]), tuple(about["std"]))
+    x = goal = x[0].double().numpy()
+    if about["target"] == "normalized":
+        level, variance = local_statistics(x, np.ones((32, 32), bool), about["target_window"])
+        goal = (x - level) / np.sqrt(variance + 1e-6)
     prediction = network.predict(pixels, tokens)
     assert np.abs(predict(script, network.weights, x, tokens) - prediction).max() < 1e-4
-    for statistics in networks.STATISTICS:
-        found = script(
-            """([bytes, prediction, hidden, about, how]) => {
-              const x = normalise(bytesOf(bytes), about), visible = Float32Array.from(bytesOf(hidden), h => 1 - h);
-              const y = new Float32Array(bytesOf(prediction).buffer), t = targetOf(x, about);
-              const { losses } = cellLosses(y, t, 32, 8);
-              return [Array.from(toBytes(y, x, visible, about, how)), Array.from(t), Array.from(losses)]; }""",
-            [b64(pixels), b64(prediction), b64(hidden.astype(np.uint8)), about, statistics],
-        )
-        shown, target, losses = (np.array(part) for part in found)
-        ours = networks.to_pixels(prediction, pixels, hidden, about, statistics).ravel().astype(int)
-        assert np.abs(shown - ours).max() <= 1
-        goal = networks.target(pixels, about)
-        assert np.abs(target - goal.ravel()).max() < 2e-4
-        error = np.abs(prediction - goal).mean(0).reshape(4, 8, 4, 8).mean((1, 3))
-        assert np.abs(losses - error.ravel()).max() < 1e-4
+    error = np.abs(prediction - goal).mean(0).reshape(4, 8, 4, 8).mean((1, 3))
+    code = """([bytes, prediction, hidden, about, how]) => {
+      const x = normalise(bytesOf(bytes), about), visible = Float32Array.from(bytesOf(hidden), h => 1 - h);
+      const y = new Float32Array(bytesOf(prediction).buffer), t = targetOf(x, about);
+      const { losses } = cellLosses(y, t, 32, 8);
+      return [Array.from(toBytes(y, x, visible, about, how)), Array.from(t), Array.from(losses)]; }"""
+    off = {}
+    for statistics in STATISTICS:
+        given = [b64(pixels), b64(prediction), b64(hidden.astype(np.uint8)), about, statistics]
+        shown, target, losses = map(np.array, script(code, given))
+        assert np.abs(target - goal.ravel()).max() < 2e-4 and np.abs(losses - error.ravel()).max() < 1e-4
+        assert np.abs(shown - as_bytes(prediction, x, ~hidden, about, statistics).ravel()).max() <= 1
+        off[statistics] = np.abs(shown.reshape(3, 32, 32) - pixels)[:, hidden].mean()
+    assert about["target"] == "raw" or off["true"] < 0.8 * off["visible"]

@@ -6,37 +6,72 @@ python tools/lab_content.py network RUN.json runs scenes "scenes, by femto"
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save
 
-from simmim_lite.lab import filmstrip, networks
-from simmim_lite.training.film import film_path
-from simmim_lite.training.pretrain import pretrain
+from simmim_lite.data.sources import open_data, open_for_training
+from simmim_lite.lab import networks, widgets
+from simmim_lite.model.sizes import SIZES
+from simmim_lite.training.checkpoint import load_final
+from simmim_lite.training.film import Film, Shot, film_path
+from simmim_lite.training.pretrain import build, pretrain
+from simmim_lite.training.probes import input_statistics
 from simmim_lite.training.run import Run, read_record, record_path, write_atomic
+
+#: One run, and sizes x data levels. Seeds, pictures and masks are the first ones, never picked.
+FILMED = Run(model="swinv2_femto", images=16384, steps=1000, eval_every=50)
+GRID = tuple(
+    Run(model=f"swinv2_{size}", images=images, steps=1000) for size in ("atto", "femto") for images in (64, 1024, 16384)
+)
+
+
+def grid(runs_dir: str | Path, runs: Sequence[Run]) -> Film:
+    """The ends of finished runs that agree on the task, on the same pictures under the same masks."""
+    first, taken, frames = runs[0], [], []
+    data = open_for_training(first.data, first.image_size, first.images, streamed=first.streamed)
+    shot = Shot.of(first, data, *input_statistics(data, first.statistics))
+    for run in runs:
+        record, model = read_record(record_path(runs_dir, run)), build(replace(run, seed=0))
+        model.load_state_dict(load_final(runs_dir, run))
+        frame, each = shot.take(model)
+        taken.append(frame)
+        facts = {"step": run.steps} | {name: getattr(run, name) for name in ("model", "images", "seed", "key")}
+        frames.append(facts | {k: record["final"][k] for k in ("val_loss", "val_loss_se")} | {"each": each})
+    facts = {"kind": "grid", "key": "grid", "run": first.to_dict(), "where": record["where"], "frames": frames}
+    return shot.film(facts, taken)
 
 
 def films(runs_dir: str) -> list[Path]:
     """The two films of the package."""
     one = Path(runs_dir) / "film"
-    pretrain(filmstrip.SHIPPED_RUN, runs_dir=one, device="cpu", film=12)
-    for run in filmstrip.SHIPPED_GRID:
+    pretrain(FILMED, runs_dir=one, device="cpu", film=12)
+    for run in GRID:
         pretrain(run, runs_dir=Path(runs_dir), device="cpu")
-    grid = filmstrip.grid(runs_dir, filmstrip.SHIPPED_GRID).png()
-    for name, content in (("scenes", film_path(one, filmstrip.SHIPPED_RUN).read_bytes()), ("scenes-grid", grid)):
-        write_atomic(filmstrip.FOLDER / f"{name}.png", content)
-    return [filmstrip.FOLDER / f"{name}.png" for name in filmstrip.SHIPPED]
+    contents = film_path(one, FILMED).read_bytes(), grid(runs_dir, GRID).png()
+    paths = [widgets.FILMS / f"{name}.png" for name in widgets.SHIPPED_FILMS]
+    for path, content in zip(paths, contents, strict=True):
+        write_atomic(path, content)
+    return paths
 
 
 def network(run_file: str, runs_dir: str, name: str, title: str) -> list[Path]:
     """Put the network of a finished run among the shipped ones: half precision, with its record's provenance."""
     run = Run.from_dict(json.loads(Path(run_file).read_text()))
-    found, record = networks.of_run(run, runs_dir), read_record(record_path(runs_dir, run))
-    where = {k: record["where"][k] for k in ("commit", "versions", "device", "data_digest")}
-    about = found.about | {"name": name, "title": title, "key": run.key, "where": where}
+    record, size, mean_std = read_record(record_path(runs_dir, run)), SIZES[run.model], ("mean", "std")
+    loss, steps = record["final"]["val_loss"], f"{run.steps:,} steps"
+    about = {"name": name, "title": title, "key": run.key, "model": run.model, "side": run.image_size}
+    about["text"] = f"{run.model}, {steps} on {run.data.split('/')[-1]}; validation loss {loss:.3f}."
+    about |= {"window": run.window_size, "patch_size": size.patch_size, "depths": list(size.depths)}
+    about |= {"mask_patch": run.mask_patch, "target": run.target, "target_window": run.norm_window}
+    values = input_statistics(open_data(run.data, run.image_size), run.statistics)
+    about |= {k: list(v) for k, v in zip(mean_std, values, strict=True)}
+    about["where"] = {k: record["where"][k] for k in ("commit", "versions", "device", "data_digest")}
     about["final"] = {k: record["final"][k] for k in ("val_loss", "val_loss_se")}
     about |= {k: record["cost"][k] for k in ("images_seen", "seconds")}
-    state = {k: v.half().contiguous() for k, v in found.model.state_dict().items()}
+    state = {k: v.half().contiguous() for k, v in load_final(runs_dir, run).items()}
     path = networks.FOLDER / f"{name}.safetensors"
     write_atomic(path, save(state, {"about": json.dumps(about)}))
     return [path]

@@ -1,4 +1,1 @@
-"""What the notebooks use beside the library: pictures, charts, live curves, widgets. Import its modules one by one.
-
-Importing this package imports neither torch nor plotly.
-"""
+"""What the notebooks use beside the library. Its modules are imported one by one: here is neither torch nor plotly."""

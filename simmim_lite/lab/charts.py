@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 from ..evidence.drawing import COLOURS, DASHES, FAINT, PALE, SYMBOLS, TEMPLATE
 from ..evidence.figure import Figure
 
+_DASHED = {"dash": "dash", "color": COLOURS[1]}
 WIDEST = 780  # pixels: what JupyterLab beside its table of contents, and a page of the site, leave at 1,280
 
 
@@ -24,24 +25,20 @@ def bars(
 
     series: names of several bars a name, whose numbers are given in this order; the last one is the dark one.
     """
-    names = list(values)
-    columns = np.atleast_2d(np.array(list(values.values()), float).T)
+    names, columns = list(values), np.atleast_2d(np.array(list(values.values()), float).T)
     chart = Figure()
     for name, numbers, colour in zip(series, columns, ("#C9D8E6", COLOURS[0])[-len(series) :], strict=True):
-        text = [f"{v:{form}}" for v in numbers]
-        hover = [": ".join(filter(None, [of, name, t])) for of, t in zip(names, text, strict=True)]
-        style = {"marker": {"color": colour}, "textposition": "outside", "cliponaxis": False, "hoverinfo": "text"}
-        chart.add_bar(x=numbers, y=names, name=name, orientation="h", text=text, hovertext=hover, **style)
+        hover = f"%{{y}}: {f'{name}: ' if name else ''}%{{x:{form}}}<extra></extra>"
+        style = {"marker": {"color": colour}, "textposition": "outside", "cliponaxis": False, "hovertemplate": hover}
+        chart.add_bar(x=numbers, y=names, name=name, orientation="h", text=[f"{v:{form}}" for v in numbers], **style)
     everything = [0.0, *columns.flat, *([] if guess is None else [guess])]
     if guess is not None:
-        _guess(chart, guess, "x")
+        chart.add_vline(x=guess, annotation_position="top", annotation_text="your guess", line=_DASHED)
     chart.update_xaxes(title_text=unit, range=[1.12 * min(everything), 1.12 * max(everything) or 1])
     chart.update_yaxes(autorange="reversed", showgrid=False, title_text="")
-    several = {"showlegend": len(series) > 1, "margin": {"t": 30 if len(series) == 1 else 50}}
     legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.04, "yanchor": "bottom", "traceorder": "reversed"}
-    return chart.update_layout(
-        template=TEMPLATE, height=95 + 15 * len(series) + 46 * len(names), legend=legend, **several
-    )
+    size = {"height": 95 + 15 * len(series) + 46 * len(names), "margin": {"t": 30 if len(series) == 1 else 50}}
+    return chart.update_layout(template=TEMPLATE, legend=legend, showlegend=len(series) > 1, **size)
 
 
 def lines(
@@ -59,48 +56,42 @@ def lines(
     log_x: bool = False,
     form: str = ".3g",
 ) -> go.Figure:
-    """Lines {name: (x values, y values)} with axes named x and y (name and unit).
+    """Lines {name: (x values, y values)}, told apart by colour, symbol and dash; x and y name the axes, with units.
 
-    Colour, symbol and dash tell them apart. guess: a dashed line, `your guess`, at this value of the axis `guess_on`.
-    band: (low, high, text), shaded. log, log_x: a logarithmic y or x axis. form: of the y values in hover texts.
+    guess: a dashed line at this value of the axis `guess_on`. band: (low, high, text), shaded. log, log_x: a
+    logarithmic y or x axis. form: of the y values in hover texts.
     """
     chart = Figure()
     if band:
         low, high, text = band
         chart.add_hrect(y0=low, y1=high, fillcolor=PALE, line_width=0, layer="below")
-        note = {"showarrow": False, "xref": "x domain", "x": 0.01, "xanchor": "left", "yanchor": "middle"}
-        middle = (np.log10(low * high) if log else low + high) / 2
-        chart.add_annotation(text=text, y=middle, font={"color": FAINT}, **note)
+        note = {"showarrow": False, "xref": "x domain", "x": 0.01, "xanchor": "left", "font": {"color": FAINT}}
+        chart.add_annotation(text=text, y=(np.log10(low * high) if log else low + high) / 2, **note)
     for k, (name, (xs, ys)) in enumerate(series.items()):
-        style = {"color": COLOURS[k % len(COLOURS)]}
-        line = style | {"dash": DASHES[k % len(DASHES)], "width": 2.2}
-        marker = style | {"symbol": SYMBOLS[k % len(SYMBOLS)], "size": 8}
-        text = [f"<b>{name}</b><br>{x}: {a:g}<br>{y}: {b:{form}}" for a, b in zip(xs, ys, strict=True)]
-        many = {"mode": "lines+markers" if len(xs) <= 40 else "lines", "line": line, "marker": marker}
-        chart.add_scatter(x=list(xs), y=list(ys), name=name, text=text, hoverinfo="text", **many)
-    if guess is not None:
-        _guess(chart, guess, guess_on, guess_name, log and guess_on == "y")
+        colour, dash, symbol = (styles[k % len(styles)] for styles in (COLOURS, DASHES, SYMBOLS))
+        hover = f"<b>{name}</b><br>{x}: %{{x:~g}}<br>{y}: %{{y:{form}}}<extra></extra>"
+        style = {"line": {"color": colour, "dash": dash, "width": 2.2}, "hovertemplate": hover}
+        style |= {"marker": {"color": colour, "symbol": symbol, "size": 8}}
+        mode = "lines+markers" if len(xs) <= 40 else "lines"
+        chart.add_scatter(x=list(xs), y=list(ys), name=name, mode=mode, **style)
+    if guess is not None and guess_on == "x":
+        chart.add_vline(x=guess, annotation_position="top", annotation_text=guess_name, line=_DASHED)
+    elif guess is not None:
+        note = {"annotation_position": "top right", "annotation_font_color": COLOURS[1]}
+        chart.add_hline(y=guess, annotation_text=guess_name, line=_DASHED, **note)
+        if log:  # shapes are placed by the value there, annotations by its logarithm
+            chart.layout.annotations[-1].y = float(np.log10(guess))
     if log:
         known = [v for _, ys in series.values() for v in ys if v > 0]
         ticks = [k * 10.0**e for e in range(-12, 13) for k in (1, 2, 5)]
         shown = [t for t in ticks if min(known) <= 2.5 * t and t <= 2 * max(known)]
-        chart.update_yaxes(tickvals=shown, ticktext=[f"{t:g}" for t in shown])
-        chart.update_yaxes(range=[np.log10(min(known)) - 0.08, np.log10(max(known)) + 0.08])
+        ends = [np.log10(min(known)) - 0.08, np.log10(max(known)) + 0.08]
+        chart.update_yaxes(tickvals=shown, ticktext=[f"{t:g}" for t in shown], range=ends)
     chart.update_xaxes(title_text=x, type="log" if log_x else None)
     chart.update_yaxes(title_text=y, type="log" if log else "linear")
-    chart.update_layout(template=TEMPLATE, showlegend=len(series) > 1, legend_title_text=f"<b>{legend}</b>")
-    return chart.update_layout(title={"text": title, "x": 0, "pad": {"l": 8}, "font": {"size": 15}})
-
-
-def _guess(chart: go.Figure, value: float, axis: str, name: str = "your guess", log: bool = False) -> None:
-    """A dashed line at a value of an axis, with its name."""
-    line = {"line": {"dash": "dash", "color": COLOURS[1]}, "annotation_text": name}
-    if axis == "x":
-        chart.add_vline(x=value, annotation_position="top", **line)
-    else:
-        chart.add_hline(y=value, annotation_position="top right", annotation_font_color=COLOURS[1], **line)
-        if log:  # shapes are placed by the value there, annotations by its logarithm
-            chart.layout.annotations[-1].y = float(np.log10(value))
+    head = {"text": title, "x": 0, "pad": {"l": 8}, "font": {"size": 15}}
+    legend = f"<b>{legend}</b>"
+    return chart.update_layout(template=TEMPLATE, title=head, showlegend=len(series) > 1, legend_title_text=legend)
 
 
 def slider(figures: Mapping[object, go.Figure], name: str, first: object = None) -> go.Figure:
@@ -115,11 +106,10 @@ def slider(figures: Mapping[object, go.Figure], name: str, first: object = None)
     for k, trace in zip(of, chart.data, strict=True):
         trace.visible = k == start
     varies = {key for form in forms for key in form if any(form[key] != other.get(key) for other in forms)}
-    steps = [
-        {"label": str(label), "method": "update",
-         "args": [{"visible": [k == at for k in of]}, {key: form.get(key) for key in varies - {"width", "height"}}]}
-        for at, (label, form) in enumerate(zip(labels, forms, strict=True))
-    ]  # fmt: skip
+    steps = []
+    for at, (label, form) in enumerate(zip(labels, forms, strict=True)):
+        changes = {"visible": [k == at for k in of]}, {key: form.get(key) for key in varies - {"width", "height"}}
+        steps.append({"label": str(label), "method": "update", "args": list(changes)})
     below = chart.layout.margin.b if chart.layout.margin.b is not None else TEMPLATE.layout.margin.b
     style = {"currentvalue": {"prefix": f"{name}: "}, "pad": {"t": below + 4, "l": 8, "r": 8}, "active": start}
     height = (chart.layout.height or TEMPLATE.layout.height) + 84
@@ -130,29 +120,25 @@ def maps(
     values: Mapping[str, np.ndarray],
     unit: str,
     *,
-    title: str = "",
     x: str = "column",
     y: str = "row",
     numbers: bool = False,
-    colours: str = "Cividis",
     side: int = 250,
 ) -> go.Figure:
     """Arrays (rows, columns) as maps side by side under their names, on one colour scale named `unit`.
 
     numbers: write each value into its cell. The scale is one that colour-blind readers can tell apart.
     """
-    names = list(values)
+    names, arrays = list(values), [np.asarray(a, float) for a in values.values()]
     side = min(side, (WIDEST - 190) // len(names))
     chart = make_subplots(1, len(names), subplot_titles=names, horizontal_spacing=0.16 / len(names), figure=Figure())
-    arrays = [np.asarray(a, float) for a in values.values()]
     for column, (name, array) in enumerate(zip(names, arrays, strict=True), 1):
         hover = f"{name.replace('<br>', ' ')}<br>{y} %{{y}}, {x} %{{x}}<br>{unit}: %{{z:.4g}}<extra></extra>"
-        text = {"texttemplate": "%{z:.3~g}"} if numbers else {}
-        chart.add_heatmap(
-            z=array, coloraxis="coloraxis", hovertemplate=hover, xgap=1, ygap=1, **text, row=1, col=column
-        )
-        axis = "" if column == 1 else str(column)
-        chart.update_yaxes(autorange="reversed", scaleanchor=f"x{axis}", constrain="domain", row=1, col=column)
+        style = {"coloraxis": "coloraxis", "hovertemplate": hover, "xgap": 1, "ygap": 1}
+        style |= {"texttemplate": "%{z:.3~g}"} if numbers else {}
+        chart.add_heatmap(z=array, **style, row=1, col=column)
+        across = f"x{column if column > 1 else ''}"
+        chart.update_yaxes(autorange="reversed", scaleanchor=across, constrain="domain", row=1, col=column)
         chart.update_xaxes(title_text=x, constrain="domain", row=1, col=column)
     chart.update_yaxes(title_text=y, row=1, col=1)
     chart.update_xaxes(showgrid=False, ticks="").update_yaxes(showgrid=False, ticks="")
@@ -160,8 +146,7 @@ def maps(
     bar = {"title": {"text": unit, "side": "right", "font": {"size": 13}}, "thickness": 14, "len": 0.9}
     if high - low <= 10 and all((a == a.round()).all() for a in arrays):
         bar |= {"tickmode": "linear", "tick0": 0, "dtick": 1}
-    chart.update_layout(coloraxis={"colorscale": colours, "cmin": low, "cmax": high, "colorbar": bar})
+    chart.update_layout(coloraxis={"colorscale": "Cividis", "cmin": low, "cmax": high, "colorbar": bar})
     chart.update_annotations(font={"size": 13})
-    top = 90 if title else 50
-    chart.update_layout(template=TEMPLATE, width=side * len(names) + 190, height=side + top + 60, margin={"t": top})
-    return chart.update_layout(title={"text": title, "x": 0, "pad": {"l": 8}, "font": {"size": 15}})
+    size = {"width": side * len(names) + 190, "height": side + 110, "margin": {"t": 50}}
+    return chart.update_layout(template=TEMPLATE, **size)

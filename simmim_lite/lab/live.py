@@ -1,8 +1,7 @@
 """Training as it happens: a curve that grows in a live kernel, and stays as a figure in an executed notebook.
 
-A plain figure takes the place of the one before, at most once a second. JupyterLab's plotly renderer ignores updates of
-a figure that is on the page, so the output is cleared and drawn again; a `FigureWidget` would cost five megabytes in
-every saved notebook. Without a notebook nothing is shown. No torch here.
+A plain figure takes the place of the one before, at most once a second: JupyterLab's plotly renderer ignores updates of
+a figure that is on the page, and a `FigureWidget` would cost five megabytes in every saved notebook. No torch here.
 """
 
 import time
@@ -12,21 +11,16 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from ..errors import UserError, unknown
+from ..errors import unknown
 from ..evidence.drawing import COLOURS, FAINT
 from ..training.run import Run
 from . import charts
 
-_SECONDS = 1.0  # between two pictures of a growing curve
 LOSS = "loss on hidden pixels<br>(L1, standard deviations)"
 
 
 def choose(tier: str, **values: object) -> object:
-    """The value of a tier: `choose(tier, smoke=20, quick=300)`; one line for a tier that has none here."""
-    if tier == "shipped":
-        raise UserError(
-            f"tier 'shipped' trains nothing, and this notebook trains before your eyes: take one of {', '.join(values)}"
-        )
+    """The value of a tier: `choose(tier, smoke=20, quick=300)`; `UserError` for a tier that has none here."""
     if tier not in values:
         raise unknown("tier", tier, values)
     return values[tier]
@@ -38,31 +32,25 @@ def course_run(tier: str, data: str, seed: int, runs_dir: str | Path) -> tuple[R
     A folder of its own, `RUNS_DIR/course`: a run made for looking at is no part of a study. bf16 where it is measured
     faster on this machine (kept there too), else fp32.
     """
-    folder = Path(runs_dir) / "course"
-    run = Run(model="swinv2_femto", data=data, seed=seed, steps=300, eval_every=50, val_images=256)
-    run = replace(run, probe_labels=2000, probe_test=1000)
-    small = {"batch_size": 16, "warmup_steps": 5, "val_images": 64, "probe_labels": 200, "probe_test": 100}
-    run = choose(
-        tier,
-        smoke=replace(run, steps=20, eval_every=5, **small),
-        quick=run,
-        laptop=replace(run, steps=1000, eval_every=100, val_images=1024),
-    )
-    return replace(run, precision="fp32" if tier == "smoke" else _precision(run, folder)), folder
-
-
-def _precision(run: Run, folder: Path) -> str:
     import torch
 
     from ..studies.speed import faster_precision, step_speeds
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = Path(runs_dir) / "course"
+    small = {"batch_size": 16, "warmup_steps": 5, "val_images": 64, "probe_labels": 200, "probe_test": 100}
+    usual = {"steps": 300, "eval_every": 50, "val_images": 256, "probe_labels": 2000, "probe_test": 1000}
+    large = usual | {"steps": 1000, "eval_every": 100, "val_images": 1024}
+    fields = choose(tier, smoke={"steps": 20, "eval_every": 5} | small, quick=usual, laptop=large)
+    run = Run(model="swinv2_femto", data=data, seed=seed, **fields)
+    if tier == "smoke":
+        return run, folder
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as `pretrain` runs on a CPU
     try:
-        return faster_precision(step_speeds(folder, [run.model], run, device), run.model)
+        speeds = step_speeds(folder, [run.model], run, "cuda" if torch.cuda.is_available() else "cpu")
     finally:
         torch.set_num_threads(threads)
+    return replace(run, precision=faster_precision(speeds, run.model)), folder
 
 
 class Shown:
@@ -82,8 +70,8 @@ class Shown:
         self.last = time.monotonic()
 
     def due(self) -> bool:
-        """Whether enough time has passed for another picture."""
-        return time.monotonic() - self.last >= _SECONDS
+        """Whether a second has passed since the last picture."""
+        return time.monotonic() - self.last >= 1.0
 
 
 class Progress:
@@ -101,9 +89,8 @@ class Progress:
 class Curve:
     """A training curve that grows: `with Curve(steps) as curve: curve.add(step, train_loss=…, val_loss=…)`.
 
-    batch_size turns steps into images seen. Every `add` may carry a training loss, a validation loss, or both; the
-    figure is drawn at most once a second, and at the end whatever happens. marks: {images seen: text}, drawn as dotted
-    lines (a drop of the learning rate, say).
+    batch_size turns steps into images seen. The figure is drawn at most once a second, and at the end whatever
+    happens. marks: {images seen: text}, drawn as dotted lines (a drop of the learning rate, say).
     """
 
     def __init__(
@@ -117,7 +104,7 @@ class Curve:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.draw()
+        self.shown.draw(self.figure()._repr_mimebundle_())
 
     def add(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
         """Put the losses after `step` steps on the curve."""
@@ -125,21 +112,17 @@ class Curve:
             if loss is not None:
                 points.append((step * self.batch_size, loss))
         if self.shown.due():
-            self.draw()
-
-    def draw(self) -> None:
-        """Show the curve as it is now."""
-        self.shown.draw(self.figure()._repr_mimebundle_())
+            self.shown.draw(self.figure()._repr_mimebundle_())
 
     def figure(self) -> go.Figure:
         """The curve as it is now: training thin, validation with marks."""
         series = {name: tuple(zip(*points, strict=True)) for name, points in self.points.items() if points}
         chart = charts.lines(series, "images seen", LOSS, title=self.title, form=".4f")
-        chart.update_traces(
-            selector={"name": "training loss, one batch"}, mode="lines", line={"color": FAINT, "width": 1}
-        )
-        solid = {"line": {"color": COLOURS[0], "dash": "solid"}, "marker": {"color": COLOURS[0], "symbol": "circle"}}
-        chart.update_traces(selector={"name": "validation loss"}, mode="lines+markers", **solid)
+        thin = {"mode": "lines", "line": {"color": FAINT, "width": 1}}
+        marked = {"mode": "lines+markers", "line": {"color": COLOURS[0], "dash": "solid"}}
+        marked["marker"] = {"color": COLOURS[0], "symbol": "circle"}
+        for name, style in zip(self.points, (thin, marked), strict=True):
+            chart.update_traces(selector={"name": name}, **style)
         for x, text in self.marks.items():
             style = {"annotation_text": text, "annotation_position": "top left"}
             chart.add_vline(x=x, line={"dash": "dot", "color": FAINT}, **style)
@@ -150,18 +133,15 @@ class Curve:
 
 
 def knob(function: Callable, **controls: object) -> None:
-    """`ipywidgets.interact(function, **controls)` where somebody can turn it; elsewhere the figure at its defaults.
+    """`ipywidgets.interact(function, **controls)` where somebody can turn it; elsewhere what it returns by default.
 
-    function: returns what is to be shown, and has a default for every argument. An executed copy so keeps a figure
-    instead of an empty widget, and no widget is made where no browser answers its messages: that can hang a kernel.
+    No widget is made where no browser answers its messages: that can hang a kernel.
     """
-    if not in_notebook():
-        return
-    if executed_unseen():
+    if in_notebook() and executed_unseen():
         from IPython.display import display
 
         display(function())
-    else:
+    elif in_notebook():
         import ipywidgets
 
         ipywidgets.interact(function, **controls)
@@ -176,8 +156,6 @@ def executed_unseen() -> bool:
 
 def in_notebook() -> bool:
     """Whether a kernel is there that can show figures."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
+    from IPython import get_ipython
+
     return getattr(get_ipython(), "kernel", None) is not None

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 import traitlets as t
 
-from ..errors import UserError, unknown
-from ..model.masking import average_distance, fully_masked_windows, hash_masks, upsample
-from . import networks, photos
+from ..errors import UserError, first_line, unknown
+from ..model.masking import hash_masks
+from . import networks, pictures
 from .networks import Network
-from .widget import Widget, module
-from .windows import TOKEN, check_mask
+from .widgets import Widget, check_mask, module
 
 TABS = ("explore", "guess", "windows")
+STATISTICS = ("visible", "normalised", "true")
 
 
 class MaskLab(Widget):
@@ -36,7 +36,7 @@ class MaskLab(Widget):
 
     _esm = module("core", "net", "parts", "pixels", "windows", "mask_lab", "mask_lab_draw", "mask_lab_views")
 
-    pictures = t.List(help="what can be chosen: `photos` makes the entries").tag(sync=True)
+    pictures = t.List(help="what can be chosen: `pictures` makes the entries").tag(sync=True)
     picture = t.Int(0, help="number of the chosen picture").tag(sync=True)
     networks = t.List(help="what the page needs to know of each network").tag(sync=True)
     network = t.Unicode("", help="name of the chosen network, or '' for masks at 192 px").tag(sync=True)
@@ -53,92 +53,59 @@ class MaskLab(Widget):
         picture: object = None,
         network: str | Network | None = None,
         *,
-        strategy: str = "random",
-        ratio: float = 0.6,
         patch: int | None = None,
-        seed: int = 0,
-        tab: str = "explore",
         scenes: int = 12,
         offer: Sequence[str] | None = None,
+        **state: object,
     ) -> None:
         found = [networks.shipped(name) for name in (networks.names() if offer is None else offer)]
-        chosen = network if isinstance(network, Network) else None
-        if chosen is not None:
-            found.append(chosen)
+        if isinstance(network, Network):
+            found, network = [*found, network], network.about["name"]
         self._networks: dict[str, Network] = {one.about["name"]: one for one in found}
-        name = chosen.about["name"] if chosen else _default(found) if network is None else network
-        if name and name not in self._networks:
-            raise unknown("network", name, self._networks)
-        about = self._networks[name].about if name else None
-        patch = patch or (about["mask_patch"] if about else 32)
-        check_mask(about["side"] if about else photos.SIDE, patch, ratio, strategy)
-        if tab not in TABS:
-            raise unknown("tab", tab, TABS)
-        pictures = [*photos.photographs(), *photos.scene_pictures(0, scenes)]
-        first = next((k for k, one in enumerate(pictures) if name == "scenes" and one["kind"] == "scene"), 0)
+        if network is None:
+            network = "photos" if "photos" in self._networks else next(iter(self._networks), "")
+        if network and network not in self._networks:
+            raise unknown("network", network, self._networks)
+        about = self._networks[network].about if network else {"side": pictures.SIDE, "mask_patch": 32}
+        patch = patch or about["mask_patch"]
+        check_mask(about["side"], patch, state.get("ratio", 0.6), state.get("strategy", "random"))
+        entries = [*pictures.photographs(), *pictures.scene_pictures(0, scenes)]
+        first = next((k for k, one in enumerate(entries) if network == "scenes" and one["kind"] == "scene"), 0)
         if picture is not None:
-            pictures.append(photos.own_picture(picture))
-            first = len(pictures) - 1
-        state = {"strategy": strategy, "ratio": float(ratio), "patch": patch, "seed": seed, "tab": tab}
-        known = [one.about for one in self._networks.values()]
-        super().__init__(pictures=pictures, picture=first, networks=known, network=name, **state)
+            first = len(entries)
+            entries.append(pictures.own_picture(picture))
+        known = [one.about for one in found]
+        super().__init__(pictures=entries, picture=first, networks=known, network=network, patch=patch, **state)
         self.on_msg(self._answer)
 
     @t.validate("strategy", "ratio", "patch", "network", "statistics", "tab", "picture")
     def _checked(self, proposal: dict) -> object:
         """What is set from Python is as good as what the constructor takes; the page offers nothing else."""
         name, value = proposal["trait"].name, proposal["value"]
-        known = {"network": ("", *self._networks), "statistics": networks.STATISTICS, "tab": TABS}
+        known = {"network": ("", *self._networks), "statistics": STATISTICS, "tab": TABS}
         if name in known and value not in known[name]:
             raise unknown(name, value, known[name])
         if name == "picture" and not 0 <= value < max(1, len(self.pictures)):
             raise UserError(f"picture {value}: there are {len(self.pictures)}, numbered from 0")
         if name in ("strategy", "ratio", "patch"):
-            check_mask(
-                self.side, **{"patch": self.patch, "ratio": self.ratio, "strategy": self.strategy} | {name: value}
-            )
+            mask = {"patch": self.patch, "ratio": self.ratio, "strategy": self.strategy} | {name: value}
+            check_mask(self.side, **mask)
         return value
 
     @property
     def side(self) -> int:
         """Pixels a side at which the picture is shown: the network's, or 192 without one."""
-        return self._networks[self.network].about["side"] if self.network else photos.SIDE
+        return self._networks[self.network].about["side"] if self.network else pictures.SIDE
 
     @property
     def mask(self) -> np.ndarray:
         """bool (rows, columns) of cells, True = hidden: what the page shows."""
-        check_mask(self.side, self.patch, self.ratio, self.strategy)
         grid = self.side // self.patch
         mask = hash_masks((grid, grid), self.ratio, self.seed, np.array([0]), strategy=self.strategy)[0]
         for cell in self.edits:
             if 0 <= cell < grid * grid:
                 mask[divmod(cell, grid)] ^= True
         return mask
-
-    @property
-    def numbers(self) -> dict:
-        """What the page says of the mask: hidden cells, their share, AvgDist (pixels), blind windows before and after
-        the shift by half a window ({window: (before, after)})."""
-        mask, across = self.mask, self.side // TOKEN
-        tokens = upsample(mask, self.patch // TOKEN)
-        sizes = [self._networks[self.network].about["window"]] if self.network else [12, 6]
-        blind = {w: tuple(fully_masked_windows(tokens, w, s) for s in (0, w // 2)) for w in sizes if across % w == 0}
-        far = average_distance(mask, self.patch)
-        return {"hidden": int(mask.sum()), "share": float(mask.mean()), "distance": far, "blind": blind}
-
-    def reconstruction(self, statistics: str | None = None) -> dict[str, np.ndarray]:
-        """The chosen picture as the network has it: `picture`, `answer`, `filled` uint8 (3, S, S); `losses` (cells)."""
-        if not self.network:
-            raise UserError("no network is chosen: give network= one of " + ", ".join(self._networks))
-        network = self._networks[self.network]
-        pixels, mask = photos.pixels(self.pictures[self.picture], self.side), self.mask
-        prediction = network.predict(pixels, upsample(mask, self.patch // TOKEN))
-        hidden, about = upsample(mask, self.patch), network.about
-        answer = networks.to_pixels(prediction, pixels, hidden, about, statistics or self.statistics)
-        error = np.abs(prediction - networks.target(pixels, about)).mean(0)
-        grid = self.side // self.patch
-        losses = error.reshape(grid, self.patch, grid, self.patch).mean((1, 3))
-        return {"picture": pixels, "answer": answer, "filled": np.where(hidden, answer, pixels), "losses": losses}
 
     def twin_state(self) -> dict:
         """The twin computes reconstructions itself: it gets the weights of the networks that are small enough."""
@@ -160,11 +127,5 @@ class MaskLab(Widget):
             data = [network.predict(pixels, hidden).tobytes()]
             reply["kind"] = "predicted"
         except Exception as error:  # whatever a reader's checkpoint does, the widget must say it and live on
-            what = str(error).strip().splitlines() or [""]
-            reply |= {"kind": "problem", "text": f"no reconstruction: {type(error).__name__}: {what[0][:160]}"}
+            reply |= {"kind": "problem", "text": f"no reconstruction: {first_line(error)}"}
         self.send(reply, data)
-
-
-def _default(found: list[Network]) -> str:
-    names = [one.about["name"] for one in found]
-    return "photos" if "photos" in names else names[0] if names else ""

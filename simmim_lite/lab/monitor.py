@@ -1,212 +1,214 @@
 """What a runs folder is doing now: runs that are trained, that were stopped, finished, or still to do. No torch here.
 
-Read from the files alone, so any process may look at any time, and nothing that trains has to know of it: runs may be
-trained by this kernel, by a terminal, or by a cluster that shares the folder. `simmim-lite watch` shows the table in a
-terminal, `monitor()` table and curves in a notebook.
+Read from the files alone, so any process may look at any time, whoever trains: this kernel, a terminal, a cluster that
+shares the folder. `simmim-lite watch` shows the table in a terminal, `monitor()` table and curves in a notebook.
 """
 
 import argparse
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from html import escape
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..evidence.records import millions, short
 from ..model.sizes import SIZES
-from ..studies.collecting import clock, preview_text
-from ..training.journal import Story, held, read_journal, this_machine
+from ..training.journal import held, read_journal, this_machine
 from ..training.run import Run, read_record
 
-#: In the order of a table. silent: on another machine, and nothing has come for a while.
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: In the order of a table. silent: on another machine, and nothing has come for PATIENCE seconds.
 STATES = ("running", "silent", "stopped", "failed", "finished", "to do")
-BUSY = STATES[:4]
-#: Seconds without a line after which a run on another machine is called silent: at least these, else so many times
-#: the longest wait it had before.
-PATIENCE, _TIMES = 120.0, 5.0
-#: At most: finished runs whose curves are drawn behind those in progress, and lines of the table.
-_CURVES, _LINES = 24, 14
-_REST = 30.0  # seconds after which even an unchanged picture is drawn again: it says when something was last heard
-_LOSS, _LOSSES = "loss on hidden pixels", (("train_loss", "training"), ("val_loss", "validation"))
-_TARGETS = {"raw": "raw target (L1, standard deviations)", "normalized": "normalised target (L1)"}
+BUSY, PATIENCE = STATES[:4], 600.0
+LOSSES = {"train_loss": "training", "val_loss": "validation"}
+CURVES = 24  # finished runs whose curves are drawn, at most
+_BLANK = {"step": 0, "points": [], "speed": None, "left": None, "age": None, "reason": ""}
 
 
-@dataclass(frozen=True)
-class Status:
-    """A run as it stands."""
+def look(runs_dir: str | Path = "runs", planned: Iterable[Run] = ()) -> "pd.DataFrame":
+    """The runs of a folder now, one a row, by state and then by size, images, steps and seed.
 
-    run: Run
-    state: str  # of STATES
-    step: int = 0  # steps done, as far as is known
-    points: list[dict] = field(default_factory=list)  # step, images_seen; train_loss, val_loss where they were taken
-    speed: float | None = None  # images a second at the last point
-    left: float | None = None  # seconds of training at the pace since it was started
-    age: float | None = None  # seconds since its last line
-    reason: str = ""  # why it failed
-
-    def last(self, name: str) -> float | None:
-        """The newest loss of a name, or None."""
-        return next((p[name] for p in reversed(self.points) if p.get(name) is not None), None)
-
-    def place(self) -> tuple:
-        """Sorts runs by state; within it by size, images, steps and seed."""
-        run = self.run
-        size, images = SIZES[run.model].parameters, run.images or float("inf")
-        return STATES.index(self.state), run.data, size, images, run.steps, run.seed, run.key
-
-
-class Watch:
-    """Looks at a runs folder again and again: a file is read again only when it has changed.
-
-    planned: runs that are expected; those that are not there yet are `to do`, whatever their precision.
+    Columns: key, run, name, state (of STATES), step, points (of the curve), speed (images a second), left and age
+    (seconds of training at its pace, and since its last line), reason (why it failed). planned: runs that are expected;
+    those that are not there are `to do`, whatever their precision. `UserError`, naming it, for a broken record.
     """
+    import pandas as pd
 
-    def __init__(self, runs_dir: str | Path = "runs", planned: Iterable[Run] = ()) -> None:
-        self.runs_dir, self.planned = Path(runs_dir), list(planned)
-        self._known: dict[Path, tuple[tuple[int, int], object]] = {}
+    rows = {}
+    for path in sorted(Path(runs_dir, "records").glob("*.json")):
+        record = read_record(path) or {}
+        if record.get("kind") == "pretrain":
+            done, run = record["status"] == "done", Run.from_dict(record["run"])
+            about = {"step": run.steps, "points": record["curve"]} if done else {"reason": record["reason"]}
+            rows[run.key] = {"run": run, "state": "finished" if done else "failed"} | about
+    paths = sorted(Path(runs_dir, "running").glob("*.jsonl"))
+    journals = sorted(filter(None, map(read_journal, paths)), key=lambda journal: journal.time)
+    newest = {journal.run.trunk_key: journal for journal in journals}  # of a trunk's runs it alone can be in progress
+    for journal in journals:
+        trunk = journal.run.trunk_key
+        locked = held(Path(runs_dir, "locks", f"{trunk}.lock")) if newest[trunk] is journal else False
+        row = _in_progress(journal, locked)
+        if journal.run.key not in rows or row["state"] == "running":
+            rows[journal.run.key] = row
+    there = {replace(row["run"], precision="fp32").key for row in rows.values()}
+    rows |= {r.key: {"run": r, "state": "to do"} for r in planned if replace(r, precision="fp32").key not in there}
 
-    def look(self) -> list[Status]:
-        """All runs now, in the order of `STATES`. `UserError`, naming the file, for a record that is not whole."""
-        now, found = time.time(), {}
-        for _, record in self._read_all("records", "*.json", read_record):
-            if record.get("kind") == "pretrain":
-                found[record["key"]] = _finished(record)
-        stories = self._read_all("running", "*.jsonl", read_journal)
-        # of the journals of one trunk, only the one that was written last can be in progress
-        newest = {s.run.trunk_key: path for path, s in sorted(stories, key=lambda pair: pair[1].time)}
-        for path, story in stories:
-            locked = held(self.runs_dir / "locks" / f"{story.run.trunk_key}.lock")
-            status = _in_progress(story, now, locked if newest[story.run.trunk_key] == path else False)
-            if path.stem not in found or status.state == "running":
-                found[path.stem] = status
-        there = {_cell(status.run) for status in found.values()}
-        todo = [Status(run, "to do") for run in self.planned if _cell(run) not in there]
-        return sorted([*found.values(), *todo], key=Status.place)
+    def place(row: dict) -> tuple:
+        run = row["run"]
+        size = SIZES[run.model].parameters, run.images or float("inf")
+        return STATES.index(row["state"]), run.data, *size, run.steps, run.seed, run.key
 
-    def all_done(self, found: Sequence[Status]) -> bool:
-        """Whether something was planned, and nothing is left to wait for."""
-        return bool(self.planned) and all(status.state in ("finished", "failed") for status in found)
-
-    def _read_all(self, folder: str, names: str, read: Callable) -> list[tuple[Path, object]]:
-        found = []
-        for path in sorted((self.runs_dir / folder).glob(names)):
-            try:
-                mark = path.stat().st_mtime_ns, path.stat().st_size
-            except OSError:
-                continue  # removed since the folder was listed
-            if self._known.get(path, (None,))[0] != mark:
-                self._known[path] = mark, read(path)
-            found.append((path, self._known[path][1]))
-        return [(path, content) for path, content in found if content is not None]
+    lines = []
+    for row in sorted(rows.values(), key=place):
+        run = row["run"]
+        images = "all" if run.images is None else f"{run.images:,}"
+        lines.append(_BLANK | row | {"key": run.key, "name": f"{short(run.model)}, {images} images, seed {run.seed}"})
+    return pd.DataFrame(lines, columns=["key", "run", "name", "state", *_BLANK], dtype=object)
 
 
-def _finished(record: dict) -> Status:
-    run = Run.from_dict(record["run"])
-    if record["status"] == "failed":
-        return Status(run, "failed", reason=record["reason"] or "")
-    return Status(run, "finished", run.steps, record["curve"])
-
-
-def _in_progress(story: Story, now: float, locked: bool | None) -> Status:
-    """locked: whether somebody holds the lock of its trunk; None where that cannot be told."""
-    age = max(0.0, now - story.time)
-    times = [story.started, *(p["time"] for p in story.points if p.get("time", 0) > story.started)]
-    patience = max([PATIENCE, *(_TIMES * (b - a) for a, b in zip(times, times[1:], strict=False))])
-    if locked is False and story.machine == this_machine():
+def _in_progress(journal, locked: bool | None) -> dict:
+    """A run that has a journal; locked: whether somebody holds the lock of its trunk, None where that is unknown."""
+    age = max(0.0, time.time() - journal.time)
+    if locked is False and journal.machine == this_machine():
         state = "stopped"
     else:  # another machine may not show its locks here
-        state = "running" if locked or age < patience else "silent"
-    running, done, spent = state == "running", story.step - story.start, story.time - story.started
-    left = max(0.0, (story.run.steps - story.step) * spent / done - age) if running and done and spent > 0 else None
-    speed = story.last("images_per_second") if running else None
-    return Status(story.run, state, story.step, story.points, speed, left, age)
+        state = "running" if locked or age < PATIENCE else "silent"
+    row = {"run": journal.run, "state": state, "step": journal.step, "points": journal.points, "age": age}
+    done, spent = journal.step - journal.start, journal.time - journal.started
+    if state == "running" and done and spent > 0:
+        row["speed"] = last(journal.points, "images_per_second")
+        row["left"] = max(0.0, (journal.run.steps - journal.step) * spent / done - age)
+    return row
 
 
-def _cell(run: Run) -> str:
-    """The key of a run, whatever precision the machine was found to be faster in."""
-    return replace(run, precision="fp32").key
+def last(points: Sequence[dict], name: str) -> float | None:
+    """The newest number of a name on a curve, or None."""
+    return next((point[name] for point in reversed(points) if point.get(name) is not None), None)
 
 
-def counts(found: Sequence[Status]) -> str:
+def counts(found: "pd.DataFrame") -> str:
     """`63 runs: 2 running, 12 finished, 49 to do`."""
-    number = Counter(status.state for status in found)
-    said = ", ".join(f"{number[state]} {state}" for state in STATES if number[state])
-    return f"{len(found)} run{'s' * (len(found) != 1)}: {said}" if found else "no runs yet"
+    numbers = {state: int((found["state"] == state).sum()) for state in STATES}
+    said = ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
+    return f"{len(found)} run{'s' * (len(found) != 1)}: {said}" if len(found) else "no runs yet"
 
 
-def row(status: Status) -> dict[str, str]:
-    """A run as a line of the table."""
-    run, state = status.run, status.state
-    scoring = state == "running" and status.step == run.steps
-    share = f"{status.step:,} of {run.steps:,} ({100 * status.step / max(1, run.steps):.0f} %)"
-    losses = {f"{kind} loss": status.last(name) for name, kind in _LOSSES}
-    return {
-        "run": f"{short(run.model)}, {'all' if run.images is None else f'{run.images:,}'} images, seed {run.seed}",
-        "state": "scoring" if scoring else state,
-        "step": share if state in BUSY[:3] else f"{run.steps:,}",
-        "images/s": "–" if status.speed is None else f"{status.speed:,.0f}",
-        "time left": "–" if status.left is None or scoring else duration(status.left),
-        **{name: "–" if value is None else f"{value:.4f}" for name, value in losses.items()},
-        "last heard": "–" if status.age is None else f"{duration(status.age)} ago",
-    }
+def table(found: "pd.DataFrame") -> "pd.DataFrame":
+    """The runs as they are read: texts."""
+    import pandas as pd
+
+    def text(value: float | None, form: str) -> str:
+        return "–" if value is None else f"{value:{form}}"
+
+    lines = []
+    for row in found.to_dict("records"):
+        state, step, steps = row["state"], row["step"], row["run"].steps
+        scoring = state == "running" and step == steps
+        share = f"{step:,} of {steps:,} ({100 * step / max(1, steps):.0f} %)" if state in BUSY[:3] else f"{steps:,}"
+        line = {"run": row["name"], "state": "scoring" if scoring else state, "step": share}
+        line |= {"images/s": text(row["speed"], ",.0f"), "time left": duration(None if scoring else row["left"])}
+        line |= {f"{kind} loss": text(last(row["points"], name), ".4f") for name, kind in LOSSES.items()}
+        lines.append(line | {"silent for": duration(row["age"])})
+    return pd.DataFrame(lines)
 
 
-def duration(seconds: float) -> str:
-    """Seconds to read, as `clock`; from two days on `3.4 days`."""
-    return clock(seconds) if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+def duration(seconds: float | None) -> str:
+    """Seconds to read: `45 s`, `4 min`, `1.5 h`, `3.4 days`; a dash for None."""
+    limits = ((90, "s", 1), (5400, "min", 60), (172_800, "h", 3600), (float("inf"), "days", 86_400))
+    name, unit = next((name, unit) for below, name, unit in limits if seconds is None or seconds < below)
+    return "–" if seconds is None else f"{seconds / unit:.{0 if unit <= 60 else 1}f} {name}"
 
 
-def text(found: Sequence[Status], *, every: bool = False) -> str:
+def text(found: "pd.DataFrame", every: bool = False) -> str:
     """The table for a terminal, and a line with what it counts. every: with what is finished and what is to do."""
-    shown = [row(status) for status in found if every or status.state in BUSY]
-    notes = [f"{status.run.key} failed: {status.reason}" for status in found if status.state == "failed"]
-    if any(status.state in ("stopped", "silent") for status in found):
+    shown, failed = found[found["state"].isin(STATES if every else BUSY)], found[found["state"] == "failed"]
+    notes = [f"{row.key} failed: {row.reason}" for row in failed.itertuples()]
+    if found["state"].isin(["stopped", "silent"]).any():
         notes.append("what was stopped goes on from its last checkpoint when the same command is run again")
-    return "\n".join([*([preview_text(shown), ""] if shown else []), *notes, counts(found)])
+    return "\n".join([*([table(shown).to_string(index=False), ""] if len(shown) else []), *notes, counts(found)])
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """The options of `simmim-lite watch`."""
-    parser.add_argument("--runs-dir", default="runs", help="the folder to look at (runs)")
-    parser.add_argument("--once", action="store_true", help="print the table once; so does a pipe")
-    parser.add_argument("--all", action="store_true", help="a line for finished runs too, and for those still to do")
-    parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks (2)")
-    parser.add_argument("--study", metavar="NAME", help="count what is still to do of a study, or of all")
-    parser.add_argument("--tier", default="quick", help="of the study (quick)")
-    parser.add_argument("--data", default="scenes", help="of the study (scenes)")
-    parser.add_argument("--seeds", type=int, help="of the study; the tier's own number by default")
+def all_done(found: "pd.DataFrame", planned: Iterable[Run]) -> bool:
+    """Whether something was planned, and nothing is left to wait for."""
+    return bool(planned) and bool(found["state"].isin(["finished", "failed"]).all())
 
 
 def show(arguments: argparse.Namespace) -> None:
     """`simmim-lite watch`: the table, in place on a terminal until Ctrl-C or until all that was planned is finished."""
     from ..studies.engine import planned
 
-    if not arguments.every > 0:
-        raise UserError(f"--every is {arguments.every:g}: give seconds above 0")
-    if not Path(arguments.runs_dir).is_dir():
-        raise UserError(f"{arguments.runs_dir}: no such folder; give the --runs-dir that the runs were started with")
+    if not Path(arguments.runs_dir).is_dir() or not arguments.every > 0:
+        place = f"--runs-dir {arguments.runs_dir} --every {arguments.every:g}"
+        raise UserError(f"{place}: give the folder of the runs, and seconds above 0")
     of = {"data": arguments.data, "seeds": arguments.seeds}
-    watch = Watch(arguments.runs_dir, planned(arguments.study, arguments.tier, **of)[0] if arguments.study else ())
+    runs = planned(arguments.study, arguments.tier, **of)[0] if arguments.study else ()
     if arguments.once or not sys.stdout.isatty():
-        print(text(watch.look(), every=arguments.all))
-        return
+        return print(text(look(arguments.runs_dir, runs), arguments.all))
     try:
-        while True:
-            found = watch.look()
+        found = None
+        while found is None or not all_done(found, runs):
+            time.sleep(0 if found is None else arguments.every)
+            found = look(arguments.runs_dir, runs)
             width, height = shutil.get_terminal_size()
-            lines = text(found, every=arguments.all).split("\n")
+            lines = text(found, arguments.all).split("\n")
             lines = lines if len(lines) < height else [*lines[: height - 4], "…", *lines[-2:]]
             print("\x1b[H\x1b[J" + "\n".join(line[:width] for line in lines), flush=True)
-            if watch.all_done(found):
-                return
-            time.sleep(arguments.every)
     except KeyboardInterrupt:
         print()  # the runs are somebody else's: leaving is no interruption
+
+
+class Monitor:
+    """A picture of a runs folder that a thread of its own draws again; a new one ends the one before."""
+
+    _current: "Monitor | None" = None
+
+    def __init__(self, runs_dir: str | Path, planned: Sequence[Run], seconds: float) -> None:
+        import ipywidgets
+        from IPython.display import display
+
+        if Monitor._current is not None:
+            Monitor._current.over.set()
+        Monitor._current, self.over, self.output, self.drawn = self, Event(), ipywidgets.Output(), None
+
+        def draw() -> bool:
+            """Draw where something is new; whether nothing is left to wait for."""
+            try:
+                found = look(runs_dir, planned)
+            except ValueError as error:  # a record that is not whole: named, and looked at again
+                self._show([{"text/plain": str(error)}])
+                return False
+            if (content := [(r.key, r.state, r.step, len(r.points)) for r in found.itertuples()]) != self.drawn:
+                self._show(bundles(found))
+                self.drawn = content
+            return all_done(found, planned)
+
+        def follow() -> None:
+            while not self.over.wait(seconds) and not draw():
+                pass
+
+        self.draw = draw
+        self.draw()
+        display(self.output)
+        Thread(target=follow, daemon=True).start()
+
+    def stop(self) -> None:
+        """Leave the picture as it is now."""
+        self.over.set()
+        self.draw()
+
+    def _ipython_display_(self) -> None:
+        """As the last line of a cell it has shown itself already."""
+
+    def _show(self, pictures: Sequence[dict]) -> None:
+        if len(pictures) > 2:  # the page does not jump while the figure is drawn again
+            self.output.layout.min_height = "470px"
+        self.output.outputs = tuple({"output_type": "display_data", "data": p, "metadata": {}} for p in pictures)
 
 
 def monitor(
@@ -215,109 +217,45 @@ def monitor(
     planned: Iterable[Run] = (),
     seconds: float = 3.0,
     until: Callable[[], bool] | None = None,
-) -> "Monitor | None":
+) -> Monitor | None:
     """Show what RUNS_DIR holds and what is trained in it now; planned: runs that are expected.
 
-    In JupyterLab the cell ends at once and the picture goes on by itself, every `seconds` where something is new: other
-    cells can be run meanwhile. It ends with `.stop()`, with the next monitor, with the kernel, or when all that was
-    planned is finished. With `until` the cell stays, and ends when `until()` is true or it is interrupted. Where nobody
-    looks (papermill, a script) it is drawn once.
+    In JupyterLab the cell ends at once and the picture goes on by itself, every `seconds` where something is new: until
+    `.stop()`, the next monitor, the end of the kernel, or all that was planned is finished. With `until` the cell stays
+    until that is true or it is interrupted. Where nobody looks (papermill, a script) it is drawn once.
     """
     from . import live
 
-    watch, shown, watched = Watch(runs_dir, planned), live.Shown(), live.in_notebook() and not live.executed_unseen()
-    if until is None and watched:
-        return Monitor(watch, seconds).begin()
+    watched = live.in_notebook() and not live.executed_unseen()
+    shown = Monitor(runs_dir, list(planned), seconds) if watched else None
+    if shown and until is None:
+        return shown
     try:
         while until is not None and not until():
-            if watched:
-                shown.draw(*bundles(watch.look()))
-            deadline = time.monotonic() + seconds
-            while time.monotonic() < deadline and not until():
-                time.sleep(0.05)
+            time.sleep(0.05)
     except KeyboardInterrupt:
         pass  # it ends the looking, and nothing else
-    shown.draw(*bundles(watch.look()))
+    if shown:
+        shown.stop()
+    else:
+        live.Shown().draw(*bundles(look(runs_dir, planned)))
     return None
 
 
-class Monitor:
-    """A picture that is drawn again by a thread of its own. One at a time: a new one ends the one before."""
-
-    _current: "Monitor | None" = None
-
-    def __init__(self, watch: Watch, seconds: float) -> None:
-        self.watch, self.seconds, self.over = watch, seconds, Event()
-        self.drawn: tuple[float, object] = (0.0, None)
-
-    def begin(self) -> "Monitor":
-        """Show the picture and keep it true."""
-        import ipywidgets
-        from IPython.display import display
-
-        if Monitor._current is not None:
-            Monitor._current.stop()
-        Monitor._current = self
-        self.output = ipywidgets.Output()
-        self._draw(self.watch.look())
-        display(self.output)
-        Thread(target=self._follow, daemon=True).start()
-        return self
-
-    def stop(self) -> None:
-        """Leave the picture as it is."""
-        self.over.set()
-
-    def _ipython_display_(self) -> None:
-        """As the last line of a cell it has shown itself already."""
-
-    def _follow(self) -> None:
-        while not self.over.wait(self.seconds):
-            try:
-                found = self.watch.look()
-            except ValueError as error:  # a record that is not whole: named, and looked at again
-                self._show([{"text/plain": str(error)}])
-                continue
-            self._draw(found)
-            if self.watch.all_done(found):
-                return
-
-    def _draw(self, found: list[Status]) -> None:
-        now, content = time.monotonic(), [(s.run.key, s.state, s.step, len(s.points)) for s in found]
-        if content != self.drawn[1] or now - self.drawn[0] > _REST:
-            self._show(bundles(found, f"looked at {time.strftime('%H:%M:%S')}"))
-            self.drawn = now, content
-
-    def _show(self, pictures: Sequence[dict]) -> None:
-        if len(pictures) > 2:  # the page does not jump while the figure is drawn again
-            self.output.layout.min_height = "470px"
-        self.output.outputs = tuple({"output_type": "display_data", "data": p, "metadata": {}} for p in pictures)
-
-
-def bundles(found: Sequence[Status], note: str = "") -> list[dict]:
+def bundles(found: "pd.DataFrame") -> list[dict]:
     """A line of counts, the table, the curves: mime bundles, of those that there is something to show of."""
-    said = " · ".join(filter(None, [f"**{counts(found)}**", note]))
-    pictures = [{"text/markdown": said, "text/plain": said.replace("**", "")}]
-    if found:
-        pictures.append({"text/html": table(found), "text/plain": text(found, every=True)})
-    if any(status.points for status in found):
+    pictures = [{"text/markdown": f"**{counts(found)}**", "text/plain": counts(found)}]
+    if len(found):
+        html = table(found).to_html(index=False, border=0, classes="sl-table", justify="left")
+        html = html.replace("<td>", '<td style="text-align:left;white-space:nowrap">')
+        html = f'<div style="max-height:420px;overflow:auto">{html}</div>'
+        pictures.append({"text/html": html, "text/plain": text(found, True)})
+    if found["points"].map(len).any():
         pictures.append(curves(found)._repr_mimebundle_())
     return pictures
 
 
-def table(found: Sequence[Status]) -> str:
-    """Runs as a table, in HTML: all that are in progress, then as many others as there is room for."""
-    most = max(_LINES, sum(status.state in BUSY for status in found))
-    shown, left = [row(status) for status in found], 'style="text-align:left;white-space:nowrap"'
-    lines = ["".join(f"<th {left}>{escape(name)}</th>" for name in shown[0])]
-    lines += ["".join(f"<td {left}>{escape(cell)}</td>" for cell in one.values()) for one in shown[:most]]
-    if len(shown) > most:
-        lines.append(f'<td {left} colspan="{len(shown[0])}">and {len(shown) - most} more</td>')
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="sl-scroll"><table class="sl-table">{body}</table></div>'
-
-
-def curves(found: Sequence[Status]):
+def curves(found: "pd.DataFrame"):
     """Losses against images seen, a panel a target, a colour a size: validation, and training of runs in progress."""
     import pandas as pd
     import plotly.express as px
@@ -325,24 +263,24 @@ def curves(found: Sequence[Status]):
     from ..evidence.drawing import COLOURS, TEMPLATE
     from ..evidence.figure import Figure
 
-    told, lines = [status for status in found if status.points], []
-    past = [status for status in told if status.state == "finished"][-_CURVES:]
-    for status in [*past, *(status for status in told if status.state != "finished")]:
-        size = f"{short(status.run.model)} ({millions(SIZES[status.run.model].parameters)})"
-        about = {"size": size, "panel": _TARGETS[status.run.target], "run": f"{row(status)['run']} ({status.state})"}
-        finished = status.state == "finished"
-        for name, kind in _LOSSES[finished:]:
-            points = [p for p in status.points if p.get(name) is not None]
-            about["curve"] = f"{kind}, {'finished' if finished else 'in progress'}"
-            lines += [about | {"images seen": p["images_seen"], _LOSS: p[name], "step": p["step"]} for p in points]
-    groups = {"color": "size", "line_dash": "curve", "line_group": "run", "facet_col": "panel"}
-    style = {"color_discrete_sequence": COLOURS, "template": TEMPLATE, "markers": True}
-    style["line_dash_map"] = {f"{kind}, in progress": "solid" for _, kind in _LOSSES} | {"validation, finished": "dot"}
-    hover = {"hover_name": "run", "hover_data": ["step"]}
-    chart = px.line(pd.DataFrame(lines), x="images seen", y=_LOSS, facet_col_spacing=0.12, **groups, **style, **hover)
+    targets = {"raw": "raw target (L1, standard deviations)", "normalized": "normalised target (L1)"}
+    loss, lines, finished = "loss on hidden pixels", [], found["state"] == "finished"
+    for row in pd.concat([found[finished][-CURVES:], found[~finished]]).to_dict("records"):
+        model, over = row["run"].model, row["state"] == "finished"
+        about = {"size": f"{short(model)} ({millions(SIZES[model].parameters)})", "panel": targets[row["run"].target]}
+        about["run"] = f"{row['name']} ({row['state']})"
+        for point in row["points"]:
+            at = {"images seen": point["images_seen"], "step": point["step"]}
+            for name, kind in list(LOSSES.items())[over:]:
+                curve = {"curve": f"{kind}, {'finished' if over else 'in progress'}", loss: point.get(name)}
+                lines += [about | at | curve] if curve[loss] is not None else []
+    dashes = {"training, in progress": "solid", "validation, in progress": "solid", "validation, finished": "dot"}
+    groups = {"color": "size", "line_dash": "curve", "line_group": "run", "facet_col": "panel", "hover_name": "run"}
+    style = {"line_dash_map": dashes, "color_discrete_sequence": COLOURS, "template": TEMPLATE, "markers": True}
+    data = pd.DataFrame(lines)
+    chart = px.line(data, x="images seen", y=loss, facet_col_spacing=0.12, hover_data=["step"], **groups, **style)
     chart.for_each_trace(lambda t: t.update(line_width=1, marker_size=3) if "training" in t.name else None)
     chart.for_each_annotation(lambda a: a.update(text=a.text.partition("=")[2]))
-    chart.update_xaxes(tickformat="~s", rangemode="tozero").update_yaxes(
-        matches=None, showticklabels=True, title_text=_LOSS
-    )
+    chart.update_xaxes(tickformat="~s", rangemode="tozero")
+    chart.update_yaxes(matches=None, showticklabels=True, title_text=loss)
     return Figure(chart.update_layout(legend_title_text="", margin={"t": 40}))

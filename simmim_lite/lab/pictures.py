@@ -1,84 +1,136 @@
-"""Figures of pictures: sheets with labels, masks over images, reconstructions. Numpy and plotly; torch where needed."""
+"""Pictures: those that ship (photographs, scenes), your own, and figures of sheets, masks and reconstructions.
+
+Numpy and plotly; torch only where a network predicts.
+"""
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
+from PIL import Image, ImageOps
 
+from ..data import decode, scenes
 from ..errors import UserError
 from ..evidence.drawing import INK, TEMPLATE
 from ..evidence.figure import Figure
 from ..model.masking import upsample
 from .charts import WIDEST
 
-GREY = 128  # what a hidden pixel looks like
-_SIDE = 128  # pixels a side that small pictures are blown up to, so that no browser smooths them
+SIDE, TOKENS = 192, 48  # pixels a side of the mask lab's pictures as they are kept, and tokens of 4 px
+PHOTOS = Path(__file__).with_name("photos")
+#: photos/NAME.jpg: title, scikit-image's name, licence. All photographs of its wheel that show a thing, at 192 px.
+PHOTOGRAPHS = {
+    "astronaut": ("astronaut", "skimage.data.astronaut", "NASA, public domain"),
+    "camera": ("cameraman", "skimage.data.camera", "Lav Varshney, CC0"),
+    "cat": ("cat", "skimage.data.chelsea", "Stéfan van der Walt, CC0"),
+    "coffee": ("cup of coffee", "skimage.data.coffee", "Rachel Michetti, CC0"),
+    "coins": ("coins", "skimage.data.coins", "Brooklyn Museum, no known copyright restrictions"),
+    "retina": ("retina", "skimage.data.retina", "Mikael Häggström, CC0"),
+    "rocket": ("rocket", "skimage.data.rocket", "SpaceX, public domain"),
+}
+_GREY = 128  # what a hidden pixel looks like
+_LARGE = 128  # pixels a side that small pictures are blown up to, so that no browser smooths them
 _GAP, _HEAD = 0.08, 0.22  # between pictures, and for a line of title, in sides of a picture
 
 
-def strip(images: Sequence, titles: Sequence[str], *, columns: int = 8, title: str = "", side: int = 118) -> go.Figure:
-    """Pictures in rows of at most `columns`, each with its title above it.
+def photographs() -> list[dict]:
+    """The photographs that ship, as the mask lab takes pictures (see `_entry`)."""
+    return [
+        _entry(name, title, "photograph", (PHOTOS / f"{name}.jpg").read_bytes(), note=licence)
+        for name, (title, _, licence) in PHOTOGRAPHS.items()
+    ]
 
-    images: uint8 (N, 3, H, W), or N pictures of any sizes, each as `as_rgb` takes it. side: of a picture, in pixels on
-    the screen, at most.
+
+def scene_pictures(seed: int = 0, count: int = 12) -> list[dict]:
+    """The first `count` scenes of a seed, drawn and never picked, with the outline of the large object."""
+    drawn, found = scenes.render(seed, range(count), SIDE), []
+    for k in range(count):
+        covered = np.asarray(drawn.masks[k], bool).reshape(TOKENS, SIDE // TOKENS, TOKENS, -1).any((1, 3))
+        title = f"scene {k}: {scenes.CLASSES[int(drawn.labels[k])]}"
+        jpeg = _encoded(Image.fromarray(as_rgb(drawn.images[k])), "JPEG", quality=90)
+        found.append(_entry(f"scene-{k}", title, "scene", jpeg, np.packbits(covered).tobytes()))
+    return found
+
+
+def own_picture(source: "str | Path | bytes | np.ndarray | Image.Image", title: str = "your picture") -> dict:
+    """Any picture as an entry: its centre square at 192 px, read as `data.decode` reads every picture.
+
+    source: a file, its bytes, a PIL image, or an array as `as_rgb` takes it. `UserError` for what holds no picture.
     """
-    if len(images) != len(titles):
-        raise UserError(f"{len(images)} pictures and {len(titles)} titles: give one title a picture")
-    columns = max(1, min(columns, len(images)))
-    pairs = zip(images, map(str, titles), strict=True)
-    cells = [(image, label, *divmod(k, columns)) for k, (image, label) in enumerate(pairs)]
-    return _sheet(cells, -(-len(images) // columns), columns, title, side)
+    try:
+        picture = Image.fromarray(as_rgb(source)) if isinstance(source, np.ndarray) else decode.read(source)
+    except decode.Unreadable as error:
+        name = f"{source}" if isinstance(source, (str, Path)) else f"the {type(source).__name__}"
+        raise UserError(f"{name}: no picture that can be read ({error}); give a JPEG or PNG") from error
+    picture = ImageOps.fit(picture, (SIDE, SIDE), Image.Resampling.LANCZOS)
+    return _entry("own", title, "own", _encoded(picture.convert("RGB"), "JPEG", quality=90))
 
 
-def sheet(
-    rows: Mapping[str, Sequence], titles: Sequence[str] | None = None, *, title: str = "", side: int = 104
-) -> go.Figure:
-    """Rows of pictures with the row's name at the left, and a title above each column: {name: N pictures}."""
-    lengths = {len(pictures) for pictures in rows.values()}
-    columns = max(lengths, default=0)
-    if len(lengths) > 1 or (titles is not None and len(titles) != columns):
-        raise UserError(f"rows of {sorted(lengths)} pictures, {len(titles or ())} titles: every row needs as many")
-    heads = [[str(t) for t in titles or [""] * columns], *[[""] * columns] * (len(rows) - 1)]
-    cells = [(image, heads[r][c], r, c) for r, row in enumerate(rows.values()) for c, image in enumerate(row)]
-    return _sheet(cells, len(rows), columns, title, side, tuple(rows))
+def pixels(entry: dict, side: int) -> np.ndarray:
+    """uint8 (3, side, side) of an entry: its 192 px averaged down in blocks (`side` a divisor), else resampled."""
+    picture = Image.open(io.BytesIO(base64.b64decode(entry["data"])))
+    if side != picture.width:
+        how = Image.Resampling.BOX if picture.width % side == 0 else Image.Resampling.LANCZOS
+        picture = picture.resize((side, side), how)
+    return np.asarray(picture.convert("RGB")).transpose(2, 0, 1).copy()
+
+
+def _entry(name: str, title: str, kind: str, jpeg: bytes, outline: bytes = b"", note: str = "") -> dict:
+    """A picture for the widget: data a JPEG in base64; outline the object's tokens (48 x 48 bits) in base64 or ''."""
+    held = {"data": base64.b64encode(jpeg).decode(), "outline": base64.b64encode(outline).decode()}
+    return {"name": name, "title": title, "kind": kind, "note": note, **held}
+
+
+def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_address(picture: np.ndarray) -> str:
+    """A picture uint8 (H, W, 3) as a PNG inside an address: figures stay whole without files beside them."""
+    png = _encoded(Image.fromarray(np.ascontiguousarray(picture)), "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """A picture as uint8 (H, W, 3): from (3, H, W) or (H, W, 3), or grey (H, W); uint8 or bool, or floats in 0..1."""
+    """A picture as uint8 (H, W, 3): from (3, H, W), (H, W, 3) or grey (H, W); uint8, uint16, bool, or floats cut
+    to 0..1.
+
+    `UserError` for another shape, and for numbers of no known range.
+    """
     image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[None].repeat(3, 0)
+    image = image[None].repeat(3, 0) if image.ndim == 2 else image
     if image.ndim != 3 or 3 not in (image.shape[0], image.shape[2]):
         raise UserError(f"a picture of shape {image.shape}: give (3, H, W), (H, W, 3) or (H, W)")
-    if image.shape[2] != 3:
-        image = image.transpose(1, 2, 0)
-    if image.dtype == bool:
-        image = image.astype(np.float32)
+    image = image if image.shape[2] == 3 else image.transpose(1, 2, 0)
+    if image.dtype == np.uint16:
+        image = (image // 257).astype(np.uint8)
+    elif image.dtype == bool or image.dtype.kind == "f":
+        image = (np.clip(image, 0, 1) * np.float32(255) + 0.5).astype(np.uint8)
     if image.dtype != np.uint8:
-        image = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return image
+        raise UserError(f"a picture of {image.dtype} has no known range: give uint8, or floats from 0 to 1")
+    return np.ascontiguousarray(image)
 
 
-def hide(images: np.ndarray, masks: np.ndarray, strength: float = 1.0) -> np.ndarray:
+def hide(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Grey where the mask is: uint8 (N, 3, H, W), masks (N, h, w) with True or 1 = hidden -> uint8 (N, 3, H, W).
 
-    strength 1 hides the pixels, less lets them shine through. One image (3, H, W) with one mask (h, w) works too.
+    One image (3, H, W) with one mask (h, w) works too.
     """
-    images, masks = np.asarray(images), np.asarray(masks, bool)
-    pixels = upsample(masks, images.shape[-1] // masks.shape[-1])[..., None, :, :]
-    mixed = images * (1 - strength) + GREY * strength
-    return np.where(pixels, mixed, images).astype(np.uint8)
+    masks = upsample(np.asarray(masks, bool), images.shape[-1] // masks.shape[-1])
+    return np.where(masks[..., None, :, :], np.uint8(_GREY), images)
 
 
-def mask_picture(mask: np.ndarray, light: int = 236, dark: int = 70) -> np.ndarray:
+def mask_picture(mask: np.ndarray) -> np.ndarray:
     """A mask (h, w) alone, hidden cells dark, with lines between the cells: uint8 (H, W, 3)."""
     mask = np.asarray(mask, bool)
-    cell = max(4, _SIDE // max(mask.shape))
-    picture = upsample(np.where(mask, dark, light).astype(np.uint8), cell)
-    line = max(1, cell // 12)
-    for k in range(line):  # between cells, not around them
+    cell = max(4, _LARGE // max(mask.shape))
+    picture = upsample(np.where(mask, 70, 236).astype(np.uint8), cell)
+    for k in range(max(1, cell // 12)):  # between cells, not around them
         picture[cell + k :: cell], picture[:, cell + k :: cell] = 255, 255
     return as_rgb(picture)
 
@@ -97,22 +149,32 @@ def predict(model, images: np.ndarray, masks: np.ndarray, mean: Sequence[float],
 
 
 def reconstruction(
-    model,
-    images: np.ndarray,
-    mask: np.ndarray,
-    mean: Sequence[float],
-    std: Sequence[float],
-    titles: Sequence[str] | None = None,
-    *,
-    title: str = "",
+    model, images, mask, mean, std, titles: Sequence[str] | None = None, *, title: str = ""
 ) -> go.Figure:
     """Three rows: the picture, what the network sees, and the hidden part filled in by it. Arguments as `predict`."""
-    rows = {
-        "picture": images,
-        "what the<br>network sees": hide(images, mask),
-        "hidden part<br>filled in": predict(model, images, mask, mean, std),
-    }
+    rows = {"picture": images, "what the<br>network sees": hide(images, mask)}
+    rows["hidden part<br>filled in"] = predict(model, images, mask, mean, std)
     return sheet(rows, titles, title=title)
+
+
+def strip(images: Sequence, titles: Sequence[str], *, columns: int = 8, title: str = "", side: int = 118) -> go.Figure:
+    """Pictures as `as_rgb` takes them, in rows of at most `columns`, titles above; side: of each, in pixels."""
+    columns = max(1, min(columns, len(images)))
+    pairs = zip(images, map(str, titles), strict=True)
+    cells = [(image, label, *divmod(k, columns)) for k, (image, label) in enumerate(pairs)]
+    return _sheet(cells, -(-len(images) // columns), columns, title, side)
+
+
+def sheet(
+    rows: Mapping[str, Sequence], titles: Sequence[str] | None = None, *, title: str = "", side: int = 104
+) -> go.Figure:
+    """Rows of pictures with the row's name at the left, and a title above each column: {name: N pictures}."""
+    columns = max(map(len, rows.values()), default=0)
+    if any(len(row) != columns for row in (*rows.values(), titles or [""] * columns)):
+        raise UserError(f"rows of {[len(row) for row in rows.values()]} pictures: every row, and titles, need as many")
+    heads = [[str(t) for t in titles or [""] * columns], *[[""] * columns] * (len(rows) - 1)]
+    cells = [(image, heads[r][c], r, c) for r, row in enumerate(rows.values()) for c, image in enumerate(row)]
+    return _sheet(cells, len(rows), columns, title, side, tuple(rows))
 
 
 def _sheet(cells: list, rows: int, columns: int, title: str, side: int, row_names: Sequence[str] = ()) -> go.Figure:
@@ -126,44 +188,25 @@ def _sheet(cells: list, rows: int, columns: int, title: str, side: int, row_name
     lines = max((label.count("<br>") + 1 for _, label, _, _ in cells if label), default=0)
     head = 0.06 + _HEAD * lines * 90 / side if lines else 0
     step = 1 + _GAP + (0 if row_names else head)
-    figure = Figure()
+    figure, text = Figure(), {"showarrow": False, "font": {"size": 12, "color": INK}}
     for image, label, row, column in cells:
-        pixels = as_rgb(image)
-        factor = max(1, -(-_SIDE // max(pixels.shape[:2])))
-        pixels = pixels.repeat(factor, 0).repeat(factor, 1)
+        shown = as_rgb(image)
+        factor = max(1, -(-_LARGE // max(shown.shape[:2])))
+        shown = shown.repeat(factor, 0).repeat(factor, 1)
         x, y = column * (1 + _GAP), head + row * step
-        dx, dy = 1 / pixels.shape[1], 1 / pixels.shape[0]  # the first pixel's centre lies half a pixel inside
+        dx, dy = 1 / shown.shape[1], 1 / shown.shape[0]  # the first pixel's centre lies half a pixel inside
         named = ", ".join(t.replace("<br>", " ") for t in (row_names[row] if row_names else "", label) if t)
         place = {"x0": x + dx / 2, "dx": dx, "y0": y + dy / 2, "dy": dy}
-        figure.add_image(source=_uri(pixels), **place, hovertemplate=f"{named}<extra></extra>")
+        figure.add_image(source=png_address(shown), **place, hovertemplate=f"{named}<extra></extra>")
         if label:
-            _text(figure, label, x + 0.5, y - 0.04, "center", "bottom")
+            figure.add_annotation(text=label, x=x + 0.5, y=y - 0.04, xanchor="center", yanchor="bottom", **text)
     for row, name in enumerate(row_names):
-        _text(figure, name, -0.1, head + row * step + 0.5, "right", "middle")
-    left, height = 0.1 + letters / side, head + (rows - 1) * step + 1
+        place = {"x": -0.1, "y": head + row * step + 0.5, "xanchor": "right", "yanchor": "middle", "align": "right"}
+        figure.add_annotation(text=name, **place, **text)
+    left, height, top = 0.1 + letters / side, head + (rows - 1) * step + 1, 46 if title else 8
     hidden = {"visible": False, "fixedrange": True}
     figure.update_xaxes(range=[-left, width + 0.05], **hidden)
     figure.update_yaxes(range=[height + 0.05, -0.05], scaleanchor="x", constrain="domain", **hidden)
-    top = 46 if title else 8
-    figure.update_layout(
-        template=TEMPLATE,
-        title={"text": title, "x": 0, "xref": "container", "pad": {"l": 8}, "font": {"size": 15}},
-        width=int((width + left + 0.05) * side) + 16,
-        height=int((height + 0.1) * side) + top + 8,
-        margin={"l": 8, "r": 8, "t": top, "b": 8},
-    )
-    return figure
-
-
-def _text(figure: go.Figure, text: str, x: float, y: float, across: str, along: str) -> None:
-    style = {"showarrow": False, "font": {"size": 12, "color": INK}, "align": across}
-    figure.add_annotation(text=text, x=x, y=y, xanchor=across, yanchor=along, **style)
-
-
-def _uri(pixels: np.ndarray) -> str:
-    """A picture uint8 (H, W, 3) as a PNG inside an address: figures stay whole without files beside them."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    size = {"width": int((width + left + 0.05) * side) + 16, "height": int((height + 0.1) * side) + top + 8}
+    figure.update_layout(template=TEMPLATE, margin={"l": 8, "r": 8, "t": top, "b": 8}, **size)
+    return figure.update_layout(title={"text": title, "x": 0, "pad": {"l": 8}, "font": {"size": 15}})

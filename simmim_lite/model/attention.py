@@ -101,14 +101,11 @@ class _CpuAttention(torch.autograd.Function):
 
 
 def _softmax(logits: Tensor, term: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """softmax(logits + term) over the last dimension in full precision; term broadcasts to shape. In logits' dtype.
-
-    Below full precision the sums live in a buffer that is used again: for tensors of this size fresh memory costs more
-    than the arithmetic.
-    """
+    """softmax(logits + term) over the last dimension in full precision; term broadcasts to shape. In logits' dtype."""
     if logits.dtype == term.dtype:
         total = logits.view(shape).add_(term)
         return torch._softmax(total, -1, False, out=total).view_as(logits)
+    # in a buffer that is used again: for tensors of this size fresh memory costs more than the arithmetic
     total = _scratch(shape, term.dtype).copy_(logits.view(shape)).add_(term)
     return torch._softmax(total, -1, False, out=total).to(logits.dtype).view_as(logits)
 

@@ -17,6 +17,12 @@ const COLUMNS = [
   ["Omega", (run) => short(run.omega)],
   ["overfit", (run) => (run.overfit ? "yes" : "no")],
 ];
+const OWN_RULE = "Their losses and scores are not the same quantities as the published ones: solid triangles say where " +
+  "they stand on the Omega axis, and changes against a run half as long have panels of their own.";
+const rules = (data) => `Overfit: the loss lies more than ${data.overfit} above that of the same size and length on all ` +
+  "of ImageNet-1K, or of a shorter run of the same size and data. Omega is parameters × images seen / unique images², " +
+  "of the longer run where two are compared. The turning points are where one of the published doublings of the length " +
+  "is as likely to harm as not; the grey bands say how well they are known, to a factor of " + `${data.known_to}.`;
 const many = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 
 /** An element with attributes (`onchange` and the like: listeners) and children; texts are texts, never markup. */
@@ -138,9 +144,9 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
       make("section", { class: "panel" }, make("h3", {}, view.title), make("p", {}, view.note), div))),
     table,
     ...own.map((set) => small(make("b", {}, `${set.name}: `), set.said, ".")),
-    ...(own.length ? [small(data.own_rule)] : []),
+    ...(own.length ? [small(OWN_RULE)] : []),
     small("Tick to narrow down: a row without a tick shows all of its kind. Click a mark, or drag a box around some, " +
-      `to select them in every view; Escape clears. ${data.rules}`),
+      `to select them in every view; Escape clears. ${rules(data)}`),
   );
 
   const controls = () => {
@@ -237,15 +243,12 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
   };
 }
 
-/** plotly.js out of the widget's opening message, or asked of the kernel where that was emptied already. */
+/** plotly.js, asked of the kernel. */
 async function loaded(model) {
-  let packed = model.get("plotly");
-  if (!packed?.byteLength) {
-    packed = await new Promise((done) => {
-      model.on("msg:custom", (message, buffers) => { if (message === "plotly") done(buffers[0]); });
-      model.send("plotly");
-    });
-  }
+  const packed = await new Promise((done) => {
+    model.on("msg:custom", (message, buffers) => { if (message === "plotly") done(buffers[0]); });
+    model.send("plotly");
+  });
   const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   const src = URL.createObjectURL(new Blob([await new Response(unpacked).blob()], { type: "text/javascript" }));
   await new Promise((onload, onerror) =>
@@ -268,7 +271,6 @@ async function render({ model, el }) {
     root.textContent = `The explorer cannot load plotly.js (${error.message ?? error.type}): run the cell again.`;
     return;
   }
-  if (model.get("plotly")?.byteLength) model.set("plotly", new DataView(new ArrayBuffer(0))); // see explorer.py
   const tell = (selected, shown) => {
     model.set("selected", selected);
     model.set("shown", shown);
