@@ -16,7 +16,7 @@ from .evidence import imported, trial
 from .lab import monitor
 from .model.hub import FILES
 from .processes import first_to_say
-from .studies import commands, notebooks, plan_text, scoring
+from .studies import notebooks, scoring
 from .training import specs
 from .training.run import Run
 
@@ -41,7 +41,7 @@ SET = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
 
 #: By verb, or by verb and action: what is called, its help, its options.
 VERBS = {
-    "study": (commands.show, "train what is missing of a study, run its notebooks and write its report", [
+    "study": (verbs.study, "train what is missing of a study, run its notebooks and write its report", [
         ("name", "data-scale, model-size, schedule, proxy, all four (all), or transfer"),
         ("--tier", "shipped (trains nothing), smoke, quick (default: minutes), laptop (a quarter of an hour a seed) or "
          "paper", "quick"),
@@ -143,7 +143,7 @@ VERBS = {
         ("--data", "of the study (scenes)", "scenes"),
         ("--seeds", "of the study; the tier's own number by default", int),
     ]),
-    "plan": (plan_text.show, "which size and how long, for so many images and so much compute", [
+    "plan": (verbs.plan, "which size and how long, for so many images and so much compute", [
         ("--images", "unique images you have", int, {"required": True}),
         ("--budget-flops", "training FLOPs in all, as in 1e20", float),
         ("--budget-gpu-hours", "GPU hours in all; needs a measured speed", float),
@@ -153,9 +153,6 @@ VERBS = {
         ("--target", "accuracy (default) or loss", "accuracy"),
         ("--law", "on published runs: fixed (default) or free exponents", "fixed"),
         ("--runs-dir", "refit on your own runs kept there, in place of the published ones"),
-        ("--image-size", "pixels a side, where it is not that of the runs", int),
-        ("--batch-size", "images a step, where it is not that of the runs", int),
-        ("--not-photographs", "your images are not photographs", False),
         ("--json", "numbers instead of text", False),
     ]),
     "gallery": (verbs.gallery, "draw the pictures of the studies from the shipped records", [
@@ -240,11 +237,6 @@ class Parser(argparse.ArgumentParser):
         name, equals, value = word.partition("=")
         dashed = name.replace("_", "-") + equals + value
         return dashed if dashed.partition("=")[0] in self._option_string_actions else word
-
-    def _get_value(self, action: argparse.Action, text: str) -> object:
-        if not text.strip() and action.option_strings and action.nargs is None:  # a shell variable that is not set
-            raise argparse.ArgumentError(action, "is empty: give a value, or leave it out")
-        return super()._get_value(action, text)
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:

@@ -8,7 +8,8 @@ from tiny_notebooks import write_notebook
 
 from simmim_lite.lab import explorer
 from simmim_lite.lab.mask_lab import MaskLab
-from simmim_lite.studies import report, site
+from simmim_lite.studies import pages as report
+from simmim_lite.studies import pages as site
 
 pytestmark = pytest.mark.xdist_group("site in a browser")  # built once
 FIGURES = ".js-plotly-plot .main-svg"
@@ -41,7 +42,7 @@ def root(tmp_path_factory):
         patch.setattr(site, "execute", lambda *_, **__: {path.stem: path})
         index = site.build(
             folder / "out",
-            lambda path: MaskLab(scenes=2, offer=("photos",)).write_html(path, "The mask lab", site.IN_A_FRAME),
+            lambda path: MaskLab(scenes=2, offer=("photos",)).write_html(path, "The mask lab", site.lab_head()),
             work=folder / "work",
             notebooks=[path],
             settings=["packages=model"],

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from child_processes import PATIENCE, catches, until
+from simmim_lite.studies.full_size import LEVELS, RECIPE, WHOLE_22K
 
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
 from simmim_lite.studies import commands, parameters, transfer_grid
-from simmim_lite.studies.full_size import LEVELS, RECIPE, WHOLE_22K
 from simmim_lite.studies.grids import TIERS, grid
 from simmim_lite.studies.parameters import StudyOptions
 from simmim_lite.training.pretrain import pretrain

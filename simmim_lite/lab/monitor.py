@@ -19,7 +19,7 @@ from threading import Event, Thread
 from ..errors import UserError
 from ..evidence.records import millions, short
 from ..model.sizes import SIZES
-from ..studies.collecting import clock, preview_text
+from ..studies.costs import clock, preview_text
 from ..training.journal import Story, held, read_journal, this_machine
 from ..training.run import Run, read_record
 
@@ -184,7 +184,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def show(arguments: argparse.Namespace) -> None:
     """`simmim-lite watch`: the table, in place on a terminal until Ctrl-C or until all that was planned is finished."""
-    from ..studies.engine import planned
+    from ..studies.grids import planned
 
     if not arguments.every > 0:
         raise UserError(f"--every is {arguments.every:g}: give seconds above 0")
