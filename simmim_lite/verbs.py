@@ -68,6 +68,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
     from .training.run import record_path
 
     run, runtime = run_of(arguments), runtime_of(arguments)
+    check_writable(arguments.runs_dir, "choose another --runs-dir")
     pick_device(arguments.device)
     options = {name: getattr(arguments, name) for name in ("runs_dir", "device", "film", "log")}
     with _bar(run.key) as report:  # it is told in the process that speaks

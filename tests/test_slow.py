@@ -65,9 +65,9 @@ def test_a_study_on_a_folder_of_pictures(tmp_path) -> None:
         folder = tmp_path / "pictures" / CLASSES[label].replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i}.png")
-    command = [*COMMAND, "--data", f"imagefolder:{tmp_path / 'pictures'}", "--runs-dir", str(tmp_path / "runs")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    study(
+        "all", tier="smoke", precision="fp32", data=f"imagefolder:{tmp_path / 'pictures'}", runs_dir=tmp_path / "runs"
+    )
     found = numbers(tmp_path / "runs")
     assert len(found) == len(grid("all", "smoke"))
     assert {tuple(r["transfer"]) for r in found.values()} == {("linear", "knn")}
