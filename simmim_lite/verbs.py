@@ -1,11 +1,10 @@
 """What the verbs of the command line do. What is heavy is imported when called."""
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from .errors import Everywhere, UserError, check_writable
@@ -31,21 +30,18 @@ def speaks() -> bool:
     return parallel.speaks()
 
 
-@contextlib.contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar of steps, to be told (done, in all): how much there is to do is known when it is first told."""
-    from .data.store import progress
+def _bar(title: str) -> Callable[[int, int], None]:
+    """A progress bar of steps, to be told (done, in all), on a terminal; elsewhere a line now and then."""
+    from tqdm import tqdm
 
-    with contextlib.ExitStack() as stack:
-        told = []
+    bars = []
 
-        def report(done: int, steps: int) -> None:
-            if not told:
-                told.extend([stack.enter_context(progress(steps, title, "step")), 0])
-            told[0](done - told[1])
-            told[1] = done
+    def report(done: int, steps: int) -> None:
+        if not bars:  # in the process that speaks
+            bars.append(tqdm(total=steps, desc=title, unit="step", mininterval=1 if sys.stderr.isatty() else 10))
+        bars[0].update(done - bars[0].n)
 
-        yield report
+    return report
 
 
 def run_of(arguments: argparse.Namespace, **defaults: object) -> Run:
@@ -71,8 +67,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
     check_writable(arguments.runs_dir, "choose another --runs-dir")
     pick_device(arguments.device)
     options = {name: getattr(arguments, name) for name in ("runs_dir", "device", "film", "log")}
-    with _bar(run.key) as report:  # it is told in the process that speaks
-        record = train(run, progress=report, runtime=runtime, **options)
+    record = train(run, progress=_bar(run.key), runtime=runtime, **options)
     path = record_path(arguments.runs_dir, run)
     if record["status"] == "failed":
         raise Everywhere(f"{run.key} failed: {record['reason']} (its record is {path})")
@@ -115,7 +110,7 @@ def study(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         return print(costs.dry_run(name, how, gpus, **speed))
     check_writable(how.runs_dir, "choose another --runs-dir")
-    claims, failed = _shown(name) if how.tier == "shipped" else _trained(name, how)
+    found = _claims(name, how)
     sys.stdout.flush()
     copies, reason = _copies(arguments, how)
     if not copies:
@@ -124,35 +119,30 @@ def study(arguments: argparse.Namespace) -> None:
     executed, failures = notebooks.execute(copies, runs / "notebooks", **where)
     if executed:
         print(f"executed notebooks: {runs / 'notebooks'}")
-    print(f"report: {pages.write(runs / 'notebooks', runs / 'report', claims, failed)}")
+    print(f"report: {pages.write(runs / 'notebooks', runs / 'report', *found)}")
     notebooks.raise_first(failures)
 
 
-def _trained(name: str, how: StudyOptions) -> tuple[list, list[dict]]:
-    """Train what is missing, and print what came of it; the claims, and the records of failed runs."""
+def _claims(name: str, how: StudyOptions) -> tuple[list, list[dict]]:
+    """Train what is missing, or at tier shipped nothing, and print what came of it; claims, and records of failures."""
+    from .evidence import shipped
+    from .evidence.claims import claims
     from .studies import engine
 
+    if how.tier == "shipped":  # the notebooks show it beside the reader's own runs
+        for of in [shipped.TRANSFER] if name == TRANSFER else shipped.names():
+            records = shipped.records(of)
+            print(f"shipped records {of}: {len(records)}")
+            print("".join(f"{claim}\n" for claim in claims(records) if claim.id in claims_of(name)), end="")
+        return [], []
     result = engine.study(name, **vars(how))
     failed = [record for record in result.records if record["status"] == "failed"]
-    claims = result.claims
-    print("".join(f"{claim}\n" for claim in claims), end="")
+    print("".join(f"{claim}\n" for claim in result.claims), end="")
     print(
         f"{len(result.records)} runs, {result.trained} trained now, {len(failed)} failed; "
         f"{result.core_seconds:.0f} core-seconds in {result.wall_seconds:.0f} s"
     )
-    return claims, failed
-
-
-def _shown(name: str) -> tuple[list, list]:
-    """Print what the shipped records say; the notebooks show it beside the reader's own runs."""
-    from .evidence import shipped
-    from .evidence.claims import claims
-
-    for of in [shipped.TRANSFER] if name == TRANSFER else shipped.names():
-        records = shipped.records(of)
-        print(f"shipped records {of}: {len(records)}")
-        print("".join(f"{claim}\n" for claim in claims(records) if claim.id in claims_of(name)), end="")
-    return [], []
+    return result.claims, failed
 
 
 def _copies(arguments: argparse.Namespace, how: StudyOptions) -> tuple[list, str]:
@@ -222,8 +212,8 @@ def transfer(arguments: argparse.Namespace) -> None:
     if arguments.scratch_set:
         options["scratch"] = fields_of(arguments.scratch_set, kind)
     options |= {name: getattr(arguments, name) for name in ("runs_dir", "device", "weights", "recipe")}
-    with _bar(f"{arguments.task}, pretrained and from scratch") as report:
-        result = transferred(_network(arguments), arguments.task, progress=report, **options)
+    bar = _bar(f"{arguments.task}, pretrained and from scratch")
+    result = transferred(_network(arguments), arguments.task, progress=bar, **options)
     if not speaks():
         return
     trained, baseline = scores(result["trained"]), scores(result["baseline"])
@@ -255,10 +245,9 @@ def pack(arguments: argparse.Namespace) -> None:
     specs.value("workers", specs.Count | None, arguments.workers)
     done = packing.pack(arguments.source, arguments.out, settings=settings, workers=arguments.workers)
     left_out, shards = done.info["left_out"], done.info["shards"]
-    for name, reason in left_out[:_NAMED]:
-        print(f"left out {name}: {reason}")
-    if len(left_out) > _NAMED:
-        print(f"left out {len(left_out) - _NAMED:,} more, all named in {done.folder / 'pack.json'}")
+    if left_out:
+        names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_NAMED])
+        print(f"left out {len(left_out):,}, named in {done.folder / 'pack.json'}: {names}")
     size = sum(shard["bytes"] for shard in shards) / 1e9
     print(f"{done.info['pictures']:,} pictures in {len(shards):,} shards, {size:.3g} GB, digest {done.digest}")
     print(f"to train on it: --data packed:{arguments.out}")
@@ -279,16 +268,13 @@ def verify(arguments: argparse.Namespace) -> None:
 
 
 def _name(problems: list[str], where: str) -> None:
-    """Print the first twenty of each kind, what stands before the colon, and how many more there are; `UserError`."""
-    kinds: dict[str, list[str]] = {}
-    for line in problems:
-        kinds.setdefault(line.partition(":")[0], []).append(line)
-    for kind, lines in kinds.items():
-        more = [f"{kind}: {len(lines) - _NAMED:,} more"] if len(lines) > _NAMED else []
-        print(*lines[:_NAMED], *more, sep="\n")
+    """Print the first twenty problems of each kind, what stands before the colon; `UserError` where there are any."""
+    for kind in dict.fromkeys(line.partition(":")[0] for line in problems):
+        lines = [line for line in problems if line.partition(":")[0] == kind]
+        print(*lines[:_NAMED], *[f"{kind}: {len(lines) - _NAMED:,} more"][: len(lines) > _NAMED], sep="\n")
     if problems:
-        what = f"{len(problems):,} difference{'s' * (len(problems) > 1)}"
-        raise UserError(f"{where}: {what}, see above; get the files from where they were copied, or make them again")
+        what = f"{len(problems):,} problem{'s' * (len(problems) > 1)}, see above"
+        raise UserError(f"{where}: {what}; get the files from where they were copied, or make them again")
 
 
 def records_import(arguments: argparse.Namespace) -> None:

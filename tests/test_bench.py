@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from simmim_lite.errors import UserError
 from simmim_lite.model import simmim, swin
 from simmim_lite.model.attention import reference_attention
 from simmim_lite.model.simmim import create_model
@@ -76,8 +75,7 @@ def test_the_tables_are_kept_with_their_provenance(tmp_path, capsys, monkeypatch
     assert found["images_per_second"].keys() == {"swinv2_atto"}
     assert found["where"]["versions"]["torch"] == torch.__version__
     assert speed.read_speeds(out, 32) == (found["images_per_second"], found["device"])
-    with pytest.raises(UserError, match="nothing was measured at 192 px"):
-        speed.read_speeds(out, 192)
+    assert speed.read_speeds(out, 192) == ({}, "")
 
 
 def test_the_batch_is_the_first_that_fits(monkeypatch) -> None:

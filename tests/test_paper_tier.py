@@ -130,13 +130,10 @@ def test_tables_go_by_what_is_measured_and_done_here(tmp_path) -> None:
     last = studies.preview("schedule", tier="quick", seeds=1, runs_dir=tmp_path).loc["all"]
     # 2,628 steps, and 60 for each of 11 evaluations and half for each of 4 points on five curves, at 10 s a step
     assert last["time on one core"] == costs.clock(10 * (2628 + 60 * (11 + 5 * 2))) and last["done"] == "1 of 11"
-    table = studies.table(runs, "quick", tmp_path)
-    assert list(table.lengths) == ["0, 250, 500"] * 3 and table.images["all"] == "16, 1,024, 16,384"
+    assert studies.table(runs, "quick", tmp_path).done["all"] == "1 of 11"
     assert studies.table(grid("all", "paper"), "paper", tmp_path)["GPU hours"]["all"] == "–"
     lines = costs.preview_text([{"model size": "atto", "runs": "8"}, {"model size": "all", "runs": "1,024"}])
     assert lines == "model size  runs\natto           8\nall        1,024"
-    with pytest.raises(UserError, match="no records are shipped"):
-        costs.preview_text([])
 
 
 def test_speed_is_given_measured_or_assumed_and_never_guessed(tmp_path, monkeypatch) -> None:
@@ -157,22 +154,21 @@ def test_speed_is_given_measured_or_assumed_and_never_guessed(tmp_path, monkeypa
     bench = tmp_path / "bench.json"
     bench.write_text(json.dumps({"device": "X", "image_size": 192, "images_per_second": {"swinv2_base": 900}}))
     assert costs.find_speed(runs, images_per_second=[str(bench)]).images == pytest.approx(base)
-    with pytest.raises(UserError, match="nothing was measured at 224 px"):
-        speed.read_speeds(bench, 224)
+    assert speed.read_speeds(bench, 224) == ({}, "")
     monkeypatch.setattr("simmim_lite.training.pretrain.step_seconds", lambda run, device: 0.5)
     timed = speed.time_models(["swinv2_atto", "swinv2_femto"], 32, "cpu", tmp_path)
     assert timed == ({"swinv2_atto": 128, "swinv2_femto": 128}, timed[1])
-    assert speed.measured(tmp_path, 32) == timed
+    assert speed.read_speeds(tmp_path / "machine.json", 32) == timed
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--dry-run", "--assume", "4@989"], "--assume is '4@989': give SHARE@TFLOPS"),
+        (["--dry-run", "--assume", "4@989"], "share is '4': give a number above 0, at most 1"),
         (["--dry-run", "--gpus", "A100"], "no GPU is known by name"),
         (["--dry-run", "--images-per-second", "bse=9"], "did you mean 'base'"),
         (["--dry-run", "--images-per-second", "base"], "images_per_second of base is ''"),
-        (["--dry-run", "--images-per-second", "no.json"], "no.json: No such file"),
+        (["--dry-run", "--images-per-second", "no.json"], "no.json: nothing was measured at 192 px"),
         (["--dry-run", "--images-per-second", "base=9", "--assume", ".4@989"], "speed is given twice"),
         (["--gpus", "8"], "--gpus and a GPU's speed are about the cost that --dry-run shows"),
         (["--device", "cpu", "--no-notebooks"], "tier paper is about photographs of 192 px"),
@@ -198,7 +194,7 @@ def test_the_dry_run_shows_the_cost_and_what_it_rests_on(capsys, tmp_path, monke
     table = out.splitlines()
     assert status == 0 and not list(tmp_path.iterdir())
     assert "days on 8 GPUs" in table[0] and "11,484,375" in table[6] and "0 of 63" in table[6]
-    for said in ("18,375,000", "that you gave; small, large, huge, giant scaled", "unknown in the paper", "data: none"):
+    for said in ("18,375,000", "that you gave; small, large, huge, giant scaled", "released for base", "data: none"):
         assert said in out
     _, out, _ = call(capsys, *PAPER, "--dry-run", "--data", TWO)
     assert "GPU hours: unknown; give --images-per-second" in out and "data: " not in out and "0 of 63" in out
@@ -209,7 +205,7 @@ def test_the_dry_run_shows_the_cost_and_what_it_rests_on(capsys, tmp_path, monke
             assert said in errors
     quick = StudyOptions(tier="quick", runs_dir=str(tmp_path))
     text = costs.dry_run("all", quick, assume="0.1@10")
-    assert "GPU hours: assuming 10 %" in text and "13,140" in text and "unknown in the paper" not in text
+    assert "GPU hours: assuming 10 %" in text and "13,140" in text and "released for base" not in text
     with pytest.raises(UserError, match="of pretraining alone"):
         costs.dry_run("transfer", quick, 8)
 

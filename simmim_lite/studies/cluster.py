@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,22 +18,18 @@ from ..training.run import Run, write_atomic
 from .speed import step_speeds
 from .workers import ONE_THREAD, Job, Outcome, do, path_of, pretrain_words, runtime_of, torchrun_words
 
-#: How often a job starts again when its node or its process is lost.
-RETRIES = 20
+RETRIES = 20  # of a job whose node or process is lost
 _PATIENCE = 60.0  # seconds that torchrun has to save and end
 _STORE_BYTES = 100 * 2**20  # of a cluster that we start: tasks give back a few numbers
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}
 
 
 class Cluster:
     """A cluster that was joined; see `joined`."""
 
     def __init__(self, ray, device: str, workers: int, gpus: int, gpus_per_run: int) -> None:
-        self._ray = ray
-        self.device = device  # cpu or cuda, in each task
+        self._ray, self.device = ray, device  # cpu or cuda, in each task
         self.workers = workers  # jobs at a time, at most
-        self.gpus = gpus  # of the whole cluster
-        self.gpus_per_run = gpus_per_run  # 0 on CPUs
+        self.gpus, self.gpus_per_run = gpus, gpus_per_run  # of the whole cluster; of a job, 0 on CPUs
 
     def call(self, function: Callable, *arguments: object) -> object:
         """What a function gives on a node with what a job needs; its `UserError` is raised here."""
@@ -61,25 +56,22 @@ class Cluster:
                     name = running.pop(ended)
                     try:
                         yield name, ray.get(ended)
-                    except ray.exceptions.RayTaskError as error:
-                        yield name, UserError(first_line(getattr(error, "cause", None) or error))
                     except ray.exceptions.RayError as error:
-                        lost = f"its process died on each of {RETRIES + 1} tries ({type(error).__name__})"
-                        yield name, UserError(f"{name}: {lost}; what it saved is kept")
+                        yield name, UserError(first_line(getattr(error, "cause", None) or error))
         finally:
             for left in running:
                 ray.cancel(left, force=True)
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
         """`speed.step_speeds` on one of the nodes; a cluster's nodes are taken to be alike."""
-        return self.call(_speeds, runs_dir.absolute(), tuple(models), recipe, self.device)
+        return self.call(step_speeds, runs_dir.absolute(), tuple(models), recipe, self.device)
 
     def do(self, jobs: Sequence[Job], runs_dir: Path, wait: bool) -> Iterator[Outcome]:
         """The outcomes of jobs, as they end."""
         work, how = (do_on_gpus, self.gpus_per_run) if self.gpus_per_run > 1 else (do, wait)
         calls = {job.name: (work, job, str(runs_dir.absolute()), self.device, how) for job in jobs}
         for name, done in self.each(calls):
-            yield Outcome(name, error=str(done)) if isinstance(done, UserError) else done
+            yield Outcome(name, error=f"{name}: {done}") if isinstance(done, UserError) else done
 
 
 @contextlib.contextmanager
@@ -91,12 +83,16 @@ def joined(
     device: `auto` takes GPUs where the cluster has any. `UserError`, one line, where there is no cluster at the
     address, where no node has the CPUs and GPUs of a job, and where a node does not see `runs_dir`.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
     what = f"joining the Ray cluster at {address}" if address else "starting Ray on this machine"
     print(f"{what}: this takes up to a minute", file=sys.stderr, flush=True)
     import ray
 
-    options = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": _environment()}}
+    paths = filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")])
+    variables = dict.fromkeys(ONE_THREAD, "1") | {"PYTHONPATH": os.pathsep.join(paths)}
+    variables |= {name: os.environ[name] for name in ("SIMMIM_DATA",) if name in os.environ}
+    options = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": variables}}
     if address is None:
         options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
         options["num_cpus"] = workers or os.cpu_count() or 1
@@ -104,14 +100,23 @@ def joined(
     try:
         if ours:
             ray.init(address=address or "local", **options)
-    except Exception as error:  # of many kinds, among them a plain one where a node takes long to start
-        raise UserError(f"{what} failed: {first_line(error)}") from error
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        kind, each, fit = _room(nodes, device, gpus_per_run)
+        found = Cluster(ray, kind, max(1, min(workers or fit, fit)), int(sum(n.get("GPU", 0) for n in nodes)), each)
+        token = runs_dir.absolute() / f".simmim-lite-token-{uuid.uuid4().hex}"
+        write_atomic(token, "")
+        try:
+            look = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(os.path.exists)
+            if not all(ray.get([look.remote(str(token)) for _ in range(min(fit, 2 * len(nodes)))])):
+                raise UserError(f"a node does not see {runs_dir}: give a --runs-dir that all nodes share")
+        finally:
+            token.unlink(missing_ok=True)
+    except Exception as error:  # Ray's are of many kinds, among them a plain one where a node takes long to start
+        if ours:
+            ray.shutdown()
+        raise error if isinstance(error, UserError) else UserError(f"{what} failed: {first_line(error)}") from error
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        kind, each, fit = _room([node["Resources"] for node in nodes], device, gpus_per_run)
-        _check_folder(ray, nodes, runs_dir)
-        gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
-        yield Cluster(ray, kind, max(1, min(workers or fit, fit)), gpus, each)
+        yield found
     finally:
         if ours:
             ray.shutdown()
@@ -133,38 +138,6 @@ def _room(nodes: Sequence[Mapping[str, float]], device: str, gpus_per_run: int |
     return kind, each, fit
 
 
-def _check_folder(ray, nodes: Sequence[Mapping], runs_dir: Path) -> None:
-    """`UserError` where a node that takes jobs does not see RUNS_DIR, or cannot run this package."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    token = runs_dir.absolute() / f".simmim-lite-token-{uuid.uuid4().hex}"
-    write_atomic(token, "")
-    try:
-        for node in (node for node in nodes if node["Resources"].get("CPU", 0)):
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            look = ray.remote(num_cpus=0, scheduling_strategy=there)(_sees)
-            if not ray.get(look.remote(str(token))):
-                name = node["NodeManagerHostname"]
-                raise UserError(f"node {name} does not see {runs_dir}: give a --runs-dir that all nodes share")
-    except ray.exceptions.RayTaskError as error:
-        raise UserError(f"a node cannot run simmim-lite ({first_line(error)}): install it there as here") from error
-    finally:
-        token.unlink(missing_ok=True)
-
-
-def _sees(path: str) -> bool:
-    return os.path.exists(path)
-
-
-def _environment() -> dict[str, str]:
-    """Variables of each task: one thread, our own package where it runs from a checkout, the reader's data root."""
-    root = Path(__file__).resolve().parents[2]
-    paths = [str(root)] if (root / "pyproject.toml").exists() else []
-    paths += filter(None, [os.environ.get("PYTHONPATH")])
-    kept = {name: os.environ[name] for name in ("SIMMIM_DATA",) if name in os.environ}
-    return dict.fromkeys(ONE_THREAD, "1") | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {}) | kept
-
-
 def _here(folder: str, function: Callable, *arguments: object) -> object:
     """In a task: call a function in the folder where the study was started, from which relative paths count."""
     with contextlib.suppress(OSError):  # not there on this node: an absolute RUNS_DIR does not need it
@@ -172,35 +145,27 @@ def _here(folder: str, function: Callable, *arguments: object) -> object:
     return function(*arguments)
 
 
-def _speeds(runs_dir: Path, models: Sequence[str], recipe: Run, device: str) -> dict[str, float]:
-    """In a task: `step_speeds` in one thread on a CPU."""
-    from ..training.machine import one_thread, pick_device
-
-    with one_thread(pick_device(device)):
-        return step_speeds(runs_dir, models, recipe, device)
-
-
 def do_on_gpus(job: Job, runs_dir: str, device: str, processes: int) -> Outcome:
     """The work of one job, in order: runs by torchrun in so many processes, a transfer in this process alone."""
     if not isinstance(job.work[0], Run):
         return do(job, runs_dir, device, True)
-    started, trained = time.monotonic(), 0
+    trained = 0
     for run in job.work:
         path = path_of(run, runs_dir)
         before = path.stat().st_mtime_ns if path.exists() else 0
         try:
-            shared = {"runtime": runtime_of(run, processes), "log": job.log}
+            how = runtime_of(run, processes)
         except UserError as error:
             return Outcome(job.name, trained, error=f"{run.key}: {error}")
-        words = pretrain_words(run, runs_dir=runs_dir, device=device, **shared)
+        words = pretrain_words(run, runs_dir=runs_dir, device=device, runtime=how, log=job.log)
         status, said = _run(torchrun_words(processes, words))
         if status:
             lines = re.findall(r"^(?:\[\w+\]:)?simmim-lite: (.+)$", said, re.M)
             saved = [line for line in lines if "is saved at step" in line]  # torchrun's own status says nothing of it
             last = (saved or lines or [f"{run.key}: torchrun ended with status {status}"])[-1]
-            return Outcome(job.name, trained, time.monotonic() - started, error=last, preempted=bool(saved))
+            return Outcome(job.name, trained, error=last, preempted=bool(saved))
         trained += path.stat().st_mtime_ns != before
-    return Outcome(job.name, trained, time.monotonic() - started)
+    return Outcome(job.name, trained)
 
 
 def _run(words: list[str]) -> tuple[int, str]:

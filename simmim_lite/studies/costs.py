@@ -129,10 +129,8 @@ def shown(frame: pd.DataFrame, gpus: int | None = None) -> pd.DataFrame:
 
 
 def preview_text(table: pd.DataFrame | list[dict]) -> str:
-    """A table for a terminal: its first column to the left, numbers to the right; `UserError` for no rows."""
+    """A table for a terminal: its first column, or index, to the left, numbers to the right."""
     table = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table).pipe(lambda t: t.set_index(t.columns[0]))
-    if not len(table):
-        raise UserError("nothing to show: no records are shipped with this version")
     return table.rename_axis(index=None, columns=table.index.name).to_string()
 
 
@@ -154,32 +152,21 @@ def _number(number: float) -> str:
 
 
 def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "runs") -> pd.DataFrame:
-    """Runs by size, a row each and one for all: what varies among them, what they cost, how many are done.
+    """Runs by size, a row each and one for all, as text: what they cost, and how many are done.
 
-    Times are of one core: of steps measured on this machine where `runs_dir` has any, else a rough guess; at tier
-    shipped what was measured when they were made, at tier paper hours of one GPU.
+    Lengths off one trunk share its steps. Times are of one core: of steps measured on this machine where `runs_dir` has
+    any, else a rough guess; at tier shipped what was measured when they were made, at tier paper hours of one GPU.
     """
     if not runs:
         return pd.DataFrame()
     if tier != "shipped" and TIERS[tier].full_size:
         return shown(costs(runs, find_speed(runs, runs_dir=runs_dir).images, runs_dir), 1)
-    frame, groups = costs(runs, None, runs_dir), [[r for r in runs if r.model == model] for model in models_of(runs)]
-    groups.append(list(runs))
+    frame = costs(runs, None, runs_dir)
     made = {r["key"]: r["cost"]["core_seconds"] for r in shipped.beside(runs[0].data) if r["kind"] == "pretrain"}
     if tier == "shipped" and all(run.key in made for run in runs):
-        frame["seconds"] = [sum(made[run.key] for run in some) for some in groups]
-        frame["done"] = frame.runs
-    text = shown(frame)
-    for place, (name, field) in enumerate({"images": "images", "lengths": "steps", "seeds": "seed"}.items()):
-        text.insert(place, name, [_listed(sorted({getattr(run, field) for run in some})) for some in groups])
-    return text if len(groups) > 2 else text[:1]
-
-
-def _listed(values: list[int]) -> str:
-    """Sorted numbers to read: `16, 64`; of more than two that follow each other `101 to 106`."""
-    if len(values) > 2 and values == list(range(values[0], values[-1] + 1)):
-        return f"{values[0]} to {values[-1]}"
-    return ", ".join(f"{value:,}" for value in values)
+        seconds = [sum(made[run.key] for run in runs if run.model == model) for model in models_of(runs)]
+        frame["seconds"], frame["done"] = [*seconds, sum(seconds)], frame.runs
+    return shown(frame)
 
 
 @checked
@@ -193,15 +180,11 @@ def preview(study: Study, **options: object) -> pd.DataFrame:
     if how.tier == "shipped":
         return shown(_shipped(study))
     runs, tasks = planned(study, how.tier, data=how.data, seeds=how.seeds)
-    if TIERS[how.tier].full_size:
+    if study != TRANSFER or TIERS[how.tier].full_size:
         return table(runs, how.tier, how.runs_dir)
-    frame = costs(runs, None, how.runs_dir)
-    if study != TRANSFER:
-        return shown(frame)
-    frame = frame[:-1].rename("pretraining, {}".format).rename_axis("task")
-    for task in ("probe", "classify", "segment", "detect"):
-        if some := [spec for spec in tasks if spec.task == task]:
-            frame.loc[task] = _transfer_cost(task, some, how.runs_dir)
+    frame = costs(runs, None, how.runs_dir)[:-1].rename("pretraining, {}".format).rename_axis("task")
+    for task in sorted({spec.task for spec in tasks}, key=("probe", "classify", "segment", "detect").index):
+        frame.loc[task] = _transfer_cost(task, [spec for spec in tasks if spec.task == task], how.runs_dir)
     return shown(frame)
 
 
@@ -222,20 +205,19 @@ def _transfer_cost(task: str, specs: Sequence[Spec], runs_dir: str | Path) -> di
 def _shipped(study: str) -> pd.DataFrame:
     """What the shipped runs, or transfers, took when they were made."""
     kinds = {"pretrain": "", "finetune": ": classify", "segment": ": segment", "detect": ": detect"}
-    kinds = kinds if study == TRANSFER else {"pretrain": ""}
-    lines = {}
-    for name in [shipped.TRANSFER] if study == TRANSFER else shipped.names():
-        for kind, task in kinds.items():
-            records = [r for r in shipped.records(name) if r["kind"] == kind]
-            some = [r for r in records if (r["run"] if kind == "pretrain" else r["spec"])["steps"]]
-            flops = [r["cost"]["flops"] for r in some]
-            lines[name + task] = {
-                "runs": len(some), "done": len(some), "flops": sum(flops) if all(flops) else math.nan,
-                "steps": sum((r["run"] if kind == "pretrain" else r["spec"])["steps"] for r in some),
-                "images": sum(r["cost"]["images_seen"] for r in some),
-                "seconds": sum(r["cost"]["core_seconds"] for r in records),
-            }  # fmt: skip
-    return pd.DataFrame(list(lines.values()), index=pd.Index(lines, name="shipped records"))
+    found = pd.DataFrame(
+        {
+            "name": name + kinds[r["kind"]], "steps": r["run" if r["kind"] == "pretrain" else "spec"]["steps"],
+            "images": r["cost"]["images_seen"], "flops": r["cost"]["flops"], "seconds": r["cost"]["core_seconds"],
+        }
+        for name in ([shipped.TRANSFER] if study == TRANSFER else shipped.names())
+        for r in shipped.records(name)
+        if r["kind"] in (kinds if study == TRANSFER else ("pretrain",))
+    )  # fmt: skip
+    groups = found.groupby(pd.Index(found.name, name="shipped records"), sort=False)
+    frame = groups[["steps", "images", "seconds"]].sum()
+    frame["runs"] = frame["done"] = groups.steps.agg(lambda steps: (steps > 0).sum())
+    return frame.assign(flops=groups.flops.agg(lambda flops: flops.sum(skipna=False)))
 
 
 def dry_run(study: str, how: StudyOptions, gpus: int = 1, **speed: object) -> str:
@@ -261,32 +243,17 @@ def dry_run(study: str, how: StudyOptions, gpus: int = 1, **speed: object) -> st
 def text(runs: Sequence[Run], how: StudyOptions, gpus: int, known: Speed) -> str:
     """The table of GPU hours for a terminal, and under it what its numbers rest on."""
     axes, models = TIERS[how.tier], models_of(runs)
-    said = [
-        f"steps: lengths share their trunk; one by one they would be {sum(run.steps for run in runs):,}",
-        f"GPU hours: {known.source}" + ("; validation counted, loading not" if known.images else ""),
-    ]
+    said = [f"steps: lengths share their trunk; one by one they would be {sum(run.steps for run in runs):,}"]
+    said += [f"GPU hours: {known.source}" + ("; validation counted, loading not" if known.images else "")]
     if known.images:
         said.append("images a second of one GPU: " + ", ".join(f"{short(m)} {known.images[m]:,.0f}" for m in models))
-    if known.images and gpus > 1:
-        said.append(f"days: {gpus} GPUs are taken to be {gpus} times as fast as one, and never to stand idle")
+        said += [f"days: {gpus} GPUs are taken to be {gpus} times as fast as one, never idle"] * (gpus > 1)
     said.append("checkpoints, at most: one of each trunk where its rate drops, and four more of the one in training")
-    most: dict[str, int] = defaultdict(int)
-    for run in runs:
-        name = run.data
-        if axes.full_size and name == "scenes":  # no source is given
-            name = "ImageNet-22K" if run.images in axes.second_images else "ImageNet-1K"
-        most[name] = max(most[name], run.images or 0)
-    for name, images in most.items():
-        one, form = (_PACKED, f"packed, assuming {_PACKED / 1000:g} kB each") if axes.full_size else (
-            3 * runs[0].image_size ** 2, f"decoded at {runs[0].image_size} px"
-        )  # fmt: skip
-        said.append(f"images of {name}: {images:,}, {bytes_text(one * images)} {form}")
     if axes.full_size:
+        for images in sorted({max(axes.images), *axes.second_images} & {run.images for run in runs}):
+            said.append(f"images: {images:,} are {bytes_text(_PACKED * images)}, packed at {_PACKED / 1000:g} kB each")
         unknown = ", ".join(short(m) for m in models if m != RECIPE.model)
-        said.append(
-            f"recipe: as released for base; drop path and learning rate of {unknown} are unknown in the paper, and are "
-            "our defaults (BY_SIZE in studies/tiers.py)"
-        )
+        said.append(f"recipe: as released for base; what is unknown of {unknown} is our default (studies/tiers.py)")
         if "scenes" in sources(how.data):
             said.append(f"data: none is given, and this is the published grid; a study needs --data {TWO_SOURCES}")
         elif line := left_out(how.tier, how.data, **{k: n for k, n in images_of(how.data).items() if k != "labelled"}):

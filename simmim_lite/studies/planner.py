@@ -164,7 +164,7 @@ def _speeds(
         if device:
             found, name = speed.time_models(chosen, side, device)
         elif runs_dir is not None:
-            found, name = speed.measured(runs_dir, side)
+            found, name = speed.read_speeds(f"{runs_dir}/machine.json", side)
         how = f"the speed measured on {name}"
     found = {model: value for model, value in found.items() if model in on.sizes}
     if not found:

@@ -1,16 +1,15 @@
-"""How fast a machine trains each size: given, timed as a training step, or left by a study in RUNS_DIR/machine.json.
-
-Torch only to time.
+"""How fast a machine trains each size: given, timed as a training step, or left by a study in RUNS_DIR/machine.json,
+which holds seconds of a step by "DEVICE batch B size S", then "MODEL PRECISION". Torch only to time.
 """
 
-import contextlib
 import copy
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from filelock import FileLock
 
@@ -19,7 +18,7 @@ from ..evidence.records import short
 from ..model.sizes import SIZES, full_name
 from ..processes import waiting
 from ..training.run import PRECISIONS, Run, write_atomic
-from ..training.specs import Positive, Range, read, value
+from ..training.specs import Part, Positive, Range, read, value
 
 Gpus = Annotated[int, Range(1, 2**63, remedy="no GPU is known by name, give its speed by --images-per-second")]
 _FASTER = 1.1  # bf16 is taken where it is at least this much faster than fp32
@@ -27,10 +26,17 @@ _FASTER = 1.1  # bf16 is taken where it is at least this much faster than fp32
 _AT = {192: {"window_size": 12, "mask_patch": 32, "target": "normalized", "batch_size": 32}}
 
 
-@contextlib.contextmanager
-def _machine(runs_dir: str | Path) -> Iterator[dict]:
-    """What RUNS_DIR/machine.json holds (seconds of a step by "DEVICE batch B size S", then "MODEL PRECISION"), under a
-    lock, so that two studies go by the same numbers; changes are written."""
+def _content(path: str | Path) -> dict:
+    try:
+        found = json.loads(Path(path).read_text())
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+@contextmanager
+def _machine(runs_dir: str | Path):
+    """RUNS_DIR/machine.json as a dict whose changes are kept, under a lock: two studies go by the same numbers."""
     path = Path(runs_dir) / "machine.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = f"{path}.lock"
@@ -42,21 +48,10 @@ def _machine(runs_dir: str | Path) -> Iterator[dict]:
             write_atomic(path, json.dumps(known, indent=1) + "\n")
 
 
-def _content(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _setting(recipe: Run) -> str:
-    return f"batch {recipe.batch_size} size {recipe.image_size}"
-
-
 def step_speeds(runs_dir: str | Path, models: Sequence[str], recipe: Run, device: str) -> dict[str, float]:
     """Seconds of an optimiser step by "MODEL PRECISION", measured once and kept in RUNS_DIR/machine.json."""
     with _machine(runs_dir) as known:
-        speeds = known.setdefault(f"{device} {_setting(recipe)}", {})
+        speeds = known.setdefault(f"{device} batch {recipe.batch_size} size {recipe.image_size}", {})
         for model, precision in ((m, p) for m in models for p in PRECISIONS if f"{m} {p}" not in speeds):
             from ..training.pretrain import step_seconds
 
@@ -66,8 +61,8 @@ def step_speeds(runs_dir: str | Path, models: Sequence[str], recipe: Run, device
 
 def known_speeds(runs_dir: str | Path, recipe: Run) -> dict[str, float]:
     """The speeds that `step_speeds` has measured here, of the fastest device; {} where nothing was measured."""
-    content = _content(Path(runs_dir) / "machine.json")
-    found = [speeds for name, speeds in content.items() if name.endswith(f" {_setting(recipe)}")]
+    end = f" batch {recipe.batch_size} size {recipe.image_size}"
+    found = [speeds for name, speeds in _content(Path(runs_dir) / "machine.json").items() if name.endswith(end)]
     return min(found, key=lambda speeds: sum(speeds.values()), default={})
 
 
@@ -79,8 +74,7 @@ def faster_precision(speeds: Mapping[str, float], model: str) -> str:
 def time_models(
     models: Iterable[str], image_size: int, device: str = "auto", runs_dir: str | Path | None = None
 ) -> tuple[dict[str, float], str]:
-    """Images a second of one device by model, batches not counted, and the device's name; kept in RUNS_DIR/machine.json
-    where that is given.
+    """Images a second of one device by model, batches not counted, and its name; kept in a RUNS_DIR.
 
     bf16 on a GPU, fp32 elsewhere. A batch that does not fit is halved; a size that does not fit at all is left out, and
     on a CPU only the smallest size is timed above 32 px.
@@ -110,46 +104,25 @@ def time_models(
 
 def read_speeds(path: str | Path, image_size: int) -> tuple[dict[str, float], str]:
     """Images a second by model at an image size, and on which device, from a study's machine.json (the faster precision
-    counts, of several devices the fastest), or from a bench's {"images_per_second": {"swinv2_base": 900}}.
-
-    `UserError`, one line, for any other file, and where nothing was measured at this size.
+    and the fastest device count) or a bench's {"images_per_second": {"swinv2_base": 900}}; ({}, "") where it has none.
     """
-    best: tuple[dict[str, float], str] = ({}, "")
-    try:
-        content = json.loads(Path(path).read_text())
-        if "images_per_second" in content:
-            if content.get("image_size", image_size) == image_size:
-                best = speeds_of(content["images_per_second"]), str(content.get("device", path))
-            content = {}
-        for name, speeds in content.items():
-            device, _, batch, _, size = name.rsplit(" ", 4)
-            found: dict[str, float] = {}
-            for key, seconds in speeds.items():
-                model = key.split(" ")[0]
-                found[model] = max(found.get(model, 0), int(batch) / seconds)
-            if int(size) == image_size and sum(found.values()) > sum(best[0].values()):
-                best = found, device
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or "not a JSON file of speeds"
-        raise UserError(f"{path}: {reason}; give a machine.json, or images a second as base=NUMBER") from error
-    if not best[0]:
-        raise UserError(f"{path}: nothing was measured at {image_size} px; give images a second as base=NUMBER")
+    content, best = _content(path), ({}, "")
+    if "images_per_second" in content:
+        same = content.get("image_size", image_size) == image_size
+        return (speeds_of(content["images_per_second"]), str(content.get("device", path))) if same else best
+    for name, speeds in content.items():
+        device, _, batch, _, size = name.rsplit(" ", 4)
+        found: dict[str, float] = {}
+        for key, seconds in speeds.items():
+            model = key.split(" ")[0]
+            found[model] = max(found.get(model, 0), int(batch) / seconds)
+        if int(size) == image_size and sum(found.values()) > sum(best[0].values()):
+            best = found, device
     return best
 
 
-def measured(runs_dir: str | Path, image_size: int) -> tuple[dict[str, float], str]:
-    """As `read_speeds`, of RUNS_DIR/machine.json; ({}, "") where nothing was measured at this size."""
-    try:
-        return read_speeds(Path(runs_dir) / "machine.json", image_size)
-    except UserError:
-        return {}, ""
-
-
 def speeds_of(given: Mapping[str, object] | Iterable[str]) -> dict[str, float]:
-    """Images a second by full model name, from names and numbers or from texts like `base=900`; `UserError` for a size
-    that does not exist, or a number that is none."""
+    """Images a second by full model name, from names and numbers or from texts like `base=900`."""
     pairs = given.items() if isinstance(given, Mapping) else (text.partition("=")[::2] for text in given)
     return {
         full_name(name): (read if isinstance(one, str) else value)(f"images_per_second of {name}", Positive, one)
@@ -164,8 +137,7 @@ def scaled(known: Mapping[str, float], flop: Mapping[str, float]) -> dict[str, f
     return {m: known.get(m, rate / each) for m, each in flop.items()}
 
 
-@dataclass(frozen=True)
-class Speed:
+class Speed(NamedTuple):
     """Images a second of training on one GPU by model; {} where they are unknown, and how they are known, to print."""
 
     images: Mapping[str, float]
@@ -186,38 +158,38 @@ def find_speed(
     now and kept. assume: `SHARE@TFLOPS`, a share of a peak, as in `0.4@989`. Without any of them what RUNS_DIR's
     machine.json holds. Sizes without a speed are scaled by their FLOPs.
     """
-    run, models = runs[0], models_of(runs)
+    run, models, kept = runs[0], models_of(runs), Path(runs_dir) / "machine.json"
     if sum(map(bool, (images_per_second, measure, assume))) > 1:
         raise UserError("speed is given twice: give one of --images-per-second, --measure and --assume")
     if assume:
-        try:
-            share, peak = map(float, assume.split("@"))
-        except ValueError:
-            share = peak = math.nan
-        if not (0 < share <= 1 and peak > 0):
-            raise UserError(f"--assume is '{assume}': give SHARE@TFLOPS, as in 0.4@989, a share above 0 and at most 1")
+        share, _, peak = assume.partition("@")
+        share, peak = read("--assume SHARE@TFLOPS: its share", Part, share), read("its TFLOPS", Positive, peak)
         said = f"assuming {100 * share:g} % of a stated peak of {peak:g} TFLOP/s; nothing was measured"
         return Speed({m: share * peak * 1e12 / flop_of(m, run) for m in models}, said)
     if len(images_per_second) == 1 and images_per_second[0].endswith(".json"):
         known, device = read_speeds(images_per_second[0], run.image_size)
         said = f"by the speed in {images_per_second[0]}, measured on {device}"
+        if not known:
+            raise UserError(
+                f"{images_per_second[0]}: nothing was measured at {run.image_size} px there; give SIZE=NUMBER"
+            )
     elif images_per_second:
         known, said = speeds_of(images_per_second), "by the images a second that you gave"
     elif measure:
         known, device = time_models(models, run.image_size, measure, runs_dir)
-        said = f"by the speed measured on {device} just now (kept in {Path(runs_dir) / 'machine.json'})"
+        said = f"by the speed measured on {device} just now (kept in {kept})"
     else:
-        known, device = measured(runs_dir, run.image_size)
-        said = f"by the speed measured on {device} ({Path(runs_dir) / 'machine.json'})"
+        known, device = read_speeds(kept, run.image_size)
+        said = f"by the speed measured on {device} ({kept})"
     if not known:
-        ways = "--images-per-second base=NUMBER or a bench's FILE.json, --measure cuda, or --assume SHARE@TFLOPS"
-        return Speed({}, f"unknown; give {ways}")
-    guessed = [short(m) for m in SIZES if m in models and m not in known]
+        return Speed({}, "unknown; give --images-per-second base=NUMBER or a bench's FILE.json, --measure or --assume")
+    guessed = ", ".join(short(m) for m in models if m not in known)
     found = scaled(known, {m: flop_of(m, run) for m in (*known, *models)})
-    return Speed({m: found[m] for m in models}, said + (f"; {', '.join(guessed)} scaled by FLOPs" if guessed else ""))
+    return Speed({m: found[m] for m in models}, said + (f"; {guessed} scaled by FLOPs" if guessed else ""))
 
 
 def models_of(runs: Iterable[Run]) -> list[str]:
+    """The sizes of runs, each once."""
     return list(dict.fromkeys(run.model for run in runs))
 
 
