@@ -85,7 +85,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
 def study(arguments: argparse.Namespace) -> None:
     """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
-    from .studies import costs, engine, grids, notebooks, pages, workers
+    from .studies import costs, engine, grids, notebooks, report, workers
     from .studies.speed import Gpus
 
     name, gpus = specs.value("study", Study, arguments.name), specs.read("gpus", Gpus, arguments.gpus)
@@ -119,7 +119,7 @@ def study(arguments: argparse.Namespace) -> None:
     executed, failures = notebooks.execute(copies, runs / "notebooks", **where)
     if executed:
         print(f"executed notebooks: {runs / 'notebooks'}")
-    print(f"report: {pages.write(runs / 'notebooks', runs / 'report', *found)}")
+    print(f"report: {report.write(runs / 'notebooks', runs / 'report', *found)}")
     notebooks.raise_first(failures)
 
 
@@ -284,25 +284,6 @@ def records_import(arguments: argparse.Namespace) -> None:
     print(*imported.claims(rows), *notes, sep="\n")
     where = f"from {arguments.file} into {arguments.runs_dir}"
     print(f"{count} run{'s' * (count > 1)} taken {where}; the studies' notebooks, plan and laws show them")
-
-
-def gallery(arguments: argparse.Namespace) -> None:
-    """`simmim-lite gallery`."""
-    from .studies import pages
-
-    check_writable(arguments.out)
-    print(*pages.make_gallery(arguments.out), sep="\n")
-
-
-def site(arguments: argparse.Namespace) -> None:
-    """`simmim-lite site`."""
-    from .lab import explorer, mask_lab
-    from .studies import pages
-
-    check_writable(arguments.out)
-    lab, runs = mask_lab.MaskLab(), explorer.show().static_html()
-    head = pages.lab_head()
-    print(pages.build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=head), runs))
 
 
 def convert(arguments: argparse.Namespace) -> None:

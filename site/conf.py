@@ -1,4 +1,4 @@
-"""Sphinx settings of the site. `make site` copies them, adds executed notebooks, and calls Sphinx (studies/pages.py).
+"""Sphinx settings of the site. `make site` copies them, adds executed notebooks, and calls Sphinx (build_site.py).
 
 The pages ask the network for nothing: equations are MathML, plotly.js and all styles lie in `_static`, and no widget
 manager is loaded, since widgets come as their static twins.
@@ -12,7 +12,7 @@ from pathlib import Path
 from docutils import nodes
 
 import simmim_lite
-from simmim_lite.studies.pages import FIGURE_CLASS, mathml
+from simmim_lite.studies.report import FIGURE_CLASS, mathml
 
 project = "simmim-lite"
 author = "The simmim-lite maintainers"

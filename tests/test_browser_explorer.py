@@ -10,7 +10,7 @@ from tiny_notebooks import write_notebook
 from simmim_lite.evidence import published
 from simmim_lite.evidence.doublings import doublings
 from simmim_lite.lab import explorer
-from simmim_lite.studies import pages as report
+from simmim_lite.studies import report
 
 READY = ".sl-explorer[data-drawn]"
 VIEWS = ("proxy", "length", "data", "size", "omega-loss", "omega-score")

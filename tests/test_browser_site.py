@@ -2,14 +2,14 @@
 
 import json
 
+import build_site as site
 import pytest
 from browsing import fits
 from tiny_notebooks import write_notebook
 
 from simmim_lite.lab import explorer
 from simmim_lite.lab.mask_lab import MaskLab
-from simmim_lite.studies import pages as report
-from simmim_lite.studies import pages as site
+from simmim_lite.studies import report
 
 pytestmark = pytest.mark.xdist_group("site in a browser")  # built once
 FIGURES = ".js-plotly-plot .main-svg"

@@ -85,8 +85,6 @@ ERRORS = {
     "pretrain --steps 4 --runs-dir FILE/runs": "cannot write FILE/runs",
     "study all --tier smoke --no-notebooks --runs-dir FILE/runs": "cannot write FILE/runs",
     "papermill 04_data_scale --out FILE/x": "cannot write FILE/x",
-    "gallery --out FILE/x": "cannot write FILE/x",
-    "site --out FILE/x": "cannot write FILE/x",
     "manifest build imagenet1k-10 . --out FILE/x": "cannot write FILE/x",
     "data pack imagefolder:. FILE/x": "cannot write FILE/x",
     "weights convert . FILE/x --model swinv2_giant --layout hf": "cannot write FILE/x",

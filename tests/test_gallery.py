@@ -1,10 +1,10 @@
 """The gallery: what it draws and says, from the shipped records."""
 
+import build_site as gallery
 import pytest
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import tables
-from simmim_lite.studies import pages as gallery
 
 
 def test_captions_are_counted_from_the_rows() -> None:

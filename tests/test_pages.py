@@ -10,25 +10,25 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import build_site
 import nbformat
 import pytest
 from synthetic_records import record, study
 from tiny_notebooks import write_notebook
 
-from simmim_lite.cli import main
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.claims import claims
 from simmim_lite.evidence.drawing import count, decades, shades
 from simmim_lite.evidence.records import flops_text
-from simmim_lite.studies import notebooks, pages
+from simmim_lite.studies import notebooks, report
 
 pytestmark = pytest.mark.xdist_group("site as files")  # built once
 TEXT = (
     "# 04 · Does *it* show?\n\nA $L = \\frac{1}{n}$ and\n\n$$\\Omega = \\frac{T}{n}$$\n\nThe [first](01_masks.ipynb), "
     "the [glossary](glossary.md).\n\n1. Why?\n<details><summary>Answer</summary>Because\nof that.</details>\n\n2. How?"
 )
-PLOT = {pages.PLOTLY: {"data": [{"type": "scatter", "x": [1, 2], "text": ["</script><!--"]}], "layout": {}}}
-BARE = {pages.WIDGET: {"model_id": "m"}}
+PLOT = {report.PLOTLY: {"data": [{"type": "scatter", "x": [1, 2], "text": ["</script><!--"]}], "layout": {}}}
+BARE = {report.WIDGET: {"model_id": "m"}}
 
 
 def executed(path: Path, *outputs: dict, text: str = TEXT, exercise: bool = False) -> Path:
@@ -69,10 +69,10 @@ def test_the_report_stands_alone_and_says_what_was_found(tmp_path) -> None:
     out.mkdir()
     (out / "your_study.html").write_text("a page of a notebook's own")
     said, lost = claims(study()), record(status="failed", seed=5, reason="loss is NaN <at step 312>")
-    assert pages.write(here, out, said, [lost]) == out / "index.html"
+    assert report.write(here, out, said, [lost]) == out / "index.html"
     page = (out / "04_data_scale.html").read_text()
     assert "<title>04 · Does it show?</title>" in page and Page(out / "04_data_scale.html").loads == ["plotly.min.js"]
-    assert page.count(f'class="{pages.FIGURE_CLASS}"') == 1
+    assert page.count(f'class="{report.FIGURE_CLASS}"') == 1
     assert page.count("</script>") == 3 and "<!--" not in page, "a figure cannot end its script"
     assert page.count("<mfrac>") == 2 and "\\frac" not in page
     assert "<b>twin</b>" in page and "a control that lives in JupyterLab" in page
@@ -81,7 +81,7 @@ def test_the_report_stands_alone_and_says_what_was_found(tmp_path) -> None:
     assert {"01_masks.html", "04_data_scale.html", "your_study.html"} <= set(Page(out / "index.html").links)
     assert lost["key"] in index and "loss is NaN &lt;at step 312&gt;" in index
     assert all(claim.id in index and claim.verdict in index for claim in said)
-    assert pages.mathml("\\left(", "inline") == "<code>\\left(</code>"
+    assert report.mathml("\\left(", "inline") == "<code>\\left(</code>"
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def built(tmp_path_factory):
     some = [folder / "in" / f"{name}.ipynb" for name in notebooks.NOTEBOOKS.values()]
     paths = [first, *further, *(executed(path, PLOT, BARE, exercise=True) for path in some)]
     with contextlib.redirect_stderr(io.StringIO()) as complaints, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pages, "execute", lambda found, *_, **__: {path.stem: path for path in found})
-        index = pages.build(
+        patch.setattr(build_site, "execute", lambda found, *_, **__: {path.stem: path for path in found})
+        index = build_site.build(
             folder / "out", lambda path: path.write_text("<title>lab</title>"), "<b>explorer</b>",
             work=folder / "work", notebooks=paths, settings=["packages=model"],
         )  # fmt: skip
@@ -125,7 +125,7 @@ def test_a_notebook_becomes_a_page_of_the_site(built) -> None:
     """Live figure, MathML, folded code but for the exercise, no control without a kernel; docstrings; verdicts."""
     out = built[0] / "out"
     page = (out / "notebooks" / "04_data_scale.html").read_text()
-    for text, times in ((f'class="{pages.FIGURE_CLASS}"', 1), ("<mfrac>", 2), ("\\frac", 0), ("Show the code", 3)):
+    for text, times in ((f'class="{report.FIGURE_CLASS}"', 1), ("<mfrac>", 2), ("\\frac", 0), ("Show the code", 3)):
         assert page.count(text) == times, text
     for text in ("plotly.min.js", "figures.js", "a control that lives in JupyterLab", "<li><p>How?</p>"):
         assert text in page  # the list goes on after an answer
@@ -136,15 +136,15 @@ def test_a_notebook_becomes_a_page_of_the_site(built) -> None:
     table = (out / "index.html").read_text().split('<table class="sl-table sl-findings">')[1].split("</table>")[0]
     assert table.count("<tr>") == 11  # ten claims and a heading
     assert 'href="notebooks/04_data_scale.html">Larger models overfit small data' in table
-    assert "href" not in pages.findings(set())
+    assert "href" not in build_site.findings(set())
 
 
 @pytest.mark.slow
 def test_docstrings_of_all_packages_can_be_read(tmp_path, capsys) -> None:
-    index = pages.build(tmp_path / "out", lambda path: path.write_text(""), work=tmp_path / "work", notebooks=[])
+    index = build_site.build(tmp_path / "out", lambda path: path.write_text(""), work=tmp_path / "work", notebooks=[])
     said = [line for line in capsys.readouterr().err.splitlines() if "toctree glob pattern" not in line]
     assert not [line for line in said if "WARNING" in line or "ERROR" in line or "myst" in line]
-    packages = {path.parent.name for path in pages.PACKAGE.glob("*/__init__.py")}
+    packages = {path.parent.name for path in build_site.PACKAGE.glob("*/__init__.py")}
     assert {path.stem for path in (index.parent / "api").glob("*.html")} == {"index", *packages}
 
 
@@ -156,25 +156,25 @@ def test_a_changed_notebook_runs_again(tmp_path, monkeypatch) -> None:
         out.mkdir(parents=True, exist_ok=True)
         return {path.stem: shutil.copyfile(path, out / path.name) for path in paths}
 
-    monkeypatch.setattr(pages.running, "run", run)
+    monkeypatch.setattr(build_site.running, "run", run)
     for _ in range(2):
-        pages.execute([path], tmp_path / "work")
+        build_site.execute([path], tmp_path / "work")
     assert ran == [["a"]]
     os.utime(path, (2e9, 2e9))
-    pages.execute([path], tmp_path / "work")
+    build_site.execute([path], tmp_path / "work")
     assert ran == [["a"]] * 2
 
 
 def test_what_goes_wrong_is_one_line(tmp_path, monkeypatch) -> None:
     (tmp_path / "broken.ipynb").write_text("{")
     with pytest.raises(UserError, match="broken.ipynb: not a readable notebook"):
-        pages.write(tmp_path, tmp_path / "report")
+        report.write(tmp_path, tmp_path / "report")
     with pytest.raises(UserError, match="holds something else: name an empty folder by --out"):
-        pages.build(tmp_path, lambda path: None, work=tmp_path / "work", notebooks=[])
+        build_site.build(tmp_path, lambda path: None, work=tmp_path / "work", notebooks=[])
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "sphinx" else find(name, *a))
     with pytest.raises(UserError, match=r'needs sphinx: pip install "simmim-lite\[site\]"'):
-        pages.build(tmp_path / "out", lambda path: None)
+        build_site.build(tmp_path / "out", lambda path: None)
 
 
 def test_the_command_gives_the_site_its_lab_and_its_explorer(tmp_path, monkeypatch, capsys) -> None:
@@ -183,11 +183,11 @@ def test_the_command_gives_the_site_its_lab_and_its_explorer(tmp_path, monkeypat
         lab_page(Path(out) / "lab.html")
         return Path(out) / "index.html"
 
-    monkeypatch.setattr(pages, "build", build)
-    assert main(["site", "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(build_site, "build", build)
+    assert build_site.main(["--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'index.html'}\n"
     assert [target for target in Page(tmp_path / "lab.html").loads if not target.startswith("data:")] == []
-    assert pages.lab_head() in (tmp_path / "lab.html").read_text(encoding="utf-8")
+    assert build_site.lab_head() in (tmp_path / "lab.html").read_text(encoding="utf-8")
 
 
 def test_words_for_numbers() -> None:

@@ -8,10 +8,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from simmim_lite.course import pilot
 from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import law_charts, published, shipped
-from simmim_lite.studies import basis, pages, pilot
+from simmim_lite.studies import basis, report
 from simmim_lite.studies.planner import plan
 from simmim_lite.studies.tiers import TIERS
 
@@ -104,7 +105,7 @@ def test_one_page_for_a_colleague(tmp_path) -> None:
     chart, claims = law_charts.plan(here.options, here.rule, here.measure), published.claims()[:2]
     page = pilot.write_page(tmp_path / "page.html", **about, claims=claims, plan=here, charts=[chart]).read_text()
     texts = ("my &lt;cats&gt;", "50,000 to train on", "C1", "what binds", "data (a doubling", "large")
-    for text in (*texts, f'class="{pages.FIGURE_CLASS}"'):
+    for text in (*texts, f'class="{report.FIGURE_CLASS}"'):
         assert text in page
     assert "src=" not in page.split("</script>")[-1]
     said = pilot.write_page(tmp_path / "b.html", **about, claims=[], plan="no runs yet")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from test_cli import call
 
+from simmim_lite.course.answers import answers
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import imported, law_charts, published
 from simmim_lite.evidence.doublings import doublings
@@ -114,7 +115,7 @@ def test_own_runs_refit_the_law() -> None:
 
 
 def test_answers_on_the_published_levels() -> None:
-    found = planner.answers()
+    found = answers()
     assert len(found) == 12
     for one in found:
         if one["budget"] == 1e19:

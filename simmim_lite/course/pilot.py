@@ -23,12 +23,12 @@ from ..evidence.rules import SMOKE_STEPS, Claim
 from ..evidence.stats import power
 from ..evidence.tables import verdicts
 from ..model.sizes import SIZES
+from ..studies import engine, planner, report
+from ..studies.costs import cost_of
+from ..studies.grids import with_references
+from ..studies.tiers import TIERS
 from ..training.run import Run, write_atomic
 from ..training.specs import Folder, Positive, Source, Whole, checked
-from . import pages, planner
-from .costs import cost_of
-from .grids import with_references
-from .tiers import TIERS
 
 SCENES = 16_384  # scenes have no end: so many count as the reader's images
 #: Seeds a study will ask for at most: beyond, an effect is too small for a pilot.
@@ -86,8 +86,6 @@ class Design:
 
     def sees(self, effect: float) -> str:
         """What these seeds can see, to read."""
-        if self.seeds < 2:
-            return "one seed has no spread: no difference can be told from noise"
         known = f"sees {effect:g} with power {self.power:.0%}, and {self.detects:.2g} with 80 %"
         return f"{known}. {self.note}" if self.note else known
 
@@ -154,8 +152,6 @@ def collect(design: Design, *, tier: str = "quick", **options: object) -> list[d
 
     options: data, workers and runs_dir, as `engine.collect` has them.
     """
-    from . import engine
-
     return engine.collect("all", design.runs, tier=tier, precision="fp32", **options)
 
 
@@ -166,17 +162,16 @@ def look(data: str) -> dict:
     """
     if data == "scenes":
         return {"images": SCENES, "held out": 1024, "classes": len(scenes.CLASSES), "paths": []}
-    if data.startswith("imagefolder:"):
-        found = catalogue(data)
-        laid = found.parts.split(data)
-        say_layout(found, laid)
-        train = laid.splits["train"]
-        held = sum(len(part) for split, part in laid.splits.items() if split != "train")
-        paths = [found.reader.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
-        return {"images": len(train), "held out": held, "classes": len(laid.classes), "paths": paths}
-    found = open_data(data, 32)
-    held = len(found.val) + (len(found.test) if found.test is not None else 0)
-    return {"images": len(found.train), "held out": held, "classes": found.num_classes, "paths": []}
+    if not data.startswith("imagefolder:"):
+        found = open_data(data, 32)
+        held = len(found.val) + (len(found.test) if found.test is not None else 0)
+        return {"images": len(found.train), "held out": held, "classes": found.num_classes, "paths": []}
+    found = catalogue(data)
+    laid = found.parts.split(data)
+    say_layout(found, laid)
+    train, every = laid.splits["train"], sum(map(len, laid.splits.values()))
+    paths = [found.reader.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
+    return {"images": len(train), "held out": every - len(train), "classes": len(laid.classes), "paths": paths}
 
 
 def manifest(data: str, levels: Sequence[int], runs_dir: str | Path) -> Path | None:
@@ -211,15 +206,9 @@ def pictures(data: str, side: int = 32) -> np.ndarray:
 
 
 def write_page(
-    path: str | Path,
-    *,
-    data: str,
-    found: dict,
-    design: Design,
-    claims: Iterable[Claim],
-    plan: planner.Plan | str,
+    path: str | Path, *, data: str, found: dict, design: Design, claims: Iterable[Claim], plan: planner.Plan | str,
     charts: Iterable = (),
-) -> Path:
+) -> Path:  # fmt: skip
     """One page to show a colleague, readable without a network: what was asked, what was run, verdicts, the plan.
 
     plan: the reason in one line where there is none. charts: plotly figures.
@@ -227,15 +216,17 @@ def write_page(
     import nbformat
     from plotly.offline import get_plotlyjs
 
-    claims, v4 = list(claims), nbformat.v4
-    pilot = f"{len([r for r in design.runs if r.steps])} runs: {len(MODELS)} sizes, levels "
-    pilot += f"{', '.join(f'{n:,}' for n in design.levels)}, {' and '.join(f'{t:,}' for t in design.lengths)} steps"
+    v4, levels, lengths = (
+        nbformat.v4,
+        ", ".join(f"{n:,}" for n in design.levels),
+        " and ".join(map(str, design.lengths)),
+    )
     texts = [
         f"# What size, how long, how much data?\n\nA pilot on {escape(Path(data.split(':')[-1]).name)}",
         f"- images: {found['images']:,} to train on, {found['held out']:,} held out\n"
-        f"- classes: {found['classes'] or 'not known'}\n- pilot: {pilot}\n- seeds: {design.seeds}, which see a "
-        f"difference of {design.detects:.2g} in 80 of 100 studies",
-        f"## What these runs say\n\n{verdicts({'yours': claims})}" if claims else "",
+        f"- classes: {found['classes'] or 'not known'}\n- pilot: levels {levels}, {lengths} steps\n"
+        f"- seeds: {design.seeds}, which see a difference of {design.detects:.2g} in 80 of 100 studies",
+        f"## What these runs say\n\n{verdicts({'yours': list(claims)})}",
         "## What to run",
     ]
     if isinstance(plan, str):
@@ -243,11 +234,11 @@ def write_page(
     else:
         texts.append(f"{plan.images:,} images, {plan.budget}; {plan.measure} by {plan.basis}")
         texts.append(planner.table(plan).to_html(border=0))
-        texts += [f"**{name}**: {escape(text)}" for name, text in planner.sayings(plan).items()]
-        texts.append("\n".join(f"- {escape(note)}" for note in plan.notes))
-    shown = [v4.new_output("display_data", {pages.PLOTLY: json.loads(chart.to_json())}) for chart in charts]
-    content = v4.new_notebook(cells=[v4.new_markdown_cell(text) for text in texts])
-    content.cells.insert(3, v4.new_code_cell(outputs=shown))
-    pages.prepare(content)
-    write_atomic(path, pages.page(content, plotly=get_plotlyjs()))
+        said = [*planner.sayings(plan).items(), *(("note", note) for note in plan.notes)]
+        texts.append("\n".join(f"- **{name}**: {escape(text)}" for name, text in said))
+    shown = [v4.new_output("display_data", {report.PLOTLY: json.loads(chart.to_json())}) for chart in charts]
+    cells = [v4.new_markdown_cell(text) for text in texts]
+    content = v4.new_notebook(cells=[*cells[:3], v4.new_code_cell(outputs=shown), *cells[3:]])
+    report.prepare(content)
+    write_atomic(path, report.page(content, plotly=get_plotlyjs()))
     return Path(path)
