@@ -18,9 +18,6 @@ from .training.run import Run, Runtime
 from .training.tuning import Dense, FineTune, Probe
 
 _NAMED = 20  # of a kind of problem that are named
-_PLAN = (
-    "budget_flops", "budget_gpu_hours", "images_per_second", "measure", "sizes", "target", "law", "runs_dir"
-)  # fmt: skip
 
 
 def speaks() -> bool:
@@ -170,7 +167,8 @@ def plan(arguments: argparse.Namespace) -> None:
     from .studies import planner
     from .studies.speed import Gpus
 
-    options = {name: getattr(arguments, name) for name in _PLAN}
+    names = ("budget_flops", "budget_gpu_hours", "measure", "sizes", "target", "law", "runs_dir")
+    options = {name: getattr(arguments, name) for name in names}
     options["images_per_second"] = dict(text.partition("=")[::2] for text in arguments.images_per_second)
     found = planner.plan(arguments.images, gpus=specs.read("gpus", Gpus, arguments.gpus), **options)
     if arguments.json:

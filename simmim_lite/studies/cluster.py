@@ -169,19 +169,19 @@ def do_on_gpus(job: Job, runs_dir: str, device: str, processes: int) -> Outcome:
 
 
 def _run(words: list[str]) -> tuple[int, str]:
-    """Status and errors of a command that is told to save and end when this process ends or is interrupted."""
+    """Status and errors of a command that is told to save and end when this process is interrupted or ends."""
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     before = _end_with_parent if sys.platform == "linux" else None
     with subprocess.Popen(words, preexec_fn=before, **options) as process:
         try:
             said = process.communicate()[1]
+            return process.returncode, said
         except BaseException:
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_PATIENCE)
             process.kill()
             raise
-    return process.returncode, said
 
 
 def _end_with_parent() -> None:

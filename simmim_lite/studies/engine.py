@@ -192,12 +192,10 @@ def choose(
     how.seeds: how many, or which. minutes: a study of more than the fewest seeds takes so many as these hold, up to the
     tier's most; by default the tier's own. measure: time a step on this machine where that is not known, else guess.
     """
-    if isinstance(how.seeds, tuple):
-        return list(how.seeds), ""
+    if isinstance(how.seeds, tuple) or how.tier not in TIERS:  # which seeds, or shipped
+        return list(how.seeds) if isinstance(how.seeds, tuple) else None, ""
     if how.seeds is not None and minutes is not None:
         raise UserError(f"seeds is {how.seeds} and minutes {minutes:g}: give one, seeds fixes the number")
-    if how.tier not in TIERS:  # shipped
-        return None, ""
     axes = TIERS[how.tier].on(how.data)
     first = axes.first_seed if first_seed is None else first_seed
     minutes = axes.minutes if minutes is None else minutes
@@ -205,24 +203,23 @@ def choose(
         count = how.seeds or (axes.transfers or axes if name == TRANSFER else axes).seeds
         return None if first_seed is None and how.seeds is None else list(range(first, first + count)), ""
     images_of(how.data)  # before anything is measured
-    known, here = known_speeds(how.runs_dir, axes.recipe), None
-    both = all(f"{m} {p}" in known for m in axes.models for p in PRECISIONS)
-    if measure and how.engine == "local" and not both:
-        here = Local(how.device, how.workers)
-        known, both = here.speeds(Path(how.runs_dir), axes.models, axes.recipe), True
-    processes = here.workers if here else how.workers or (os.cpu_count() or 1 if how.engine == "local" else 1)
+    known, processes = known_speeds(how.runs_dir, axes.recipe), how.workers or 1
+    there = all(f"{m} {p}" in known for m in axes.models for p in PRECISIONS)
+    if how.engine == "local":
+        processes = how.workers or os.cpu_count() or 1
+        if measure and not there:
+            here = Local(how.device, how.workers)
+            known, processes, there = here.speeds(Path(how.runs_dir), axes.models, axes.recipe), here.workers, True
     precision = how.precision
     if precision == "auto":
-        precision = faster_precision(known, axes.models[-1]) if both else axes.recipe.precision
+        precision = faster_precision(known, axes.models[-1]) if there else axes.recipe.precision
     runs, tuned = plan_of(name, how.tier, data=how.data, seeds=[first], precision=precision)
     each = costs.cost_of(runs, how.runs_dir)["seconds"] + sum(costs.tuning_seconds(spec, known) for spec in tuned)
     each /= processes  # seconds that a seed adds
-    holds = int((60 * (minutes or 0) - _REST) // each)
+    holds = max(0, int((60 * (minutes or 0) - _REST) // each))
     count = min(max(holds, axes.seeds), max(axes.most_seeds, axes.seeds))
     said = f"{count} seeds, {first} to {first + count - 1}: about {costs.clock(_REST + count * each)} in {processes} "
     said += "process" if processes == 1 else "processes"
-    if minutes and holds < axes.seeds:
-        said += f"; --minutes {minutes:g} holds {max(0, holds)}, and fewer than {axes.seeds} decide too little"
-    elif minutes:
-        said += f", which --minutes {minutes:g} holds"
+    few = f", and fewer than {axes.seeds} decide too little" if holds < axes.seeds else ""
+    said += f"; --minutes {minutes:g} holds {holds}{few}" if minutes else ""
     return list(range(first, first + count)), said

@@ -1,6 +1,7 @@
 """Runs notebooks through papermill: parameters checked before anything starts, several at a time, whole copies only."""
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -11,7 +12,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,20 +34,17 @@ NOTEBOOKS = {
 def folder() -> Path:
     """Where the notebooks lie: `notebooks/` beside the package in a checkout, else in the working directory."""
     places = (Path(__file__).resolve().parents[2] / "notebooks", Path.cwd() / "notebooks")
-    found = next((place for place in places if place.is_dir()), None)
-    if found is None:
-        raise UserError(f"the notebooks are not part of the installed package: copy a checkout's to {places[1]}")
-    return found
+    if found := next((place for place in places if place.is_dir()), None):
+        return found
+    raise UserError(f"the notebooks are not part of the installed package: copy a checkout's to {places[1]}")
 
 
 def find(name: str) -> Path:
     """The file of a notebook by its path or its name (`04_data_scale`); `UserError` with the nearest name there is."""
-    if name.endswith(".ipynb"):
-        return Path(name)
-    place = folder()
-    if not (place / f"{name}.ipynb").is_file():
-        raise unknown("notebook", name, sorted(p.stem for p in place.glob("*.ipynb")))
-    return place / f"{name}.ipynb"
+    path = Path(name) if name.endswith(".ipynb") else folder() / f"{name}.ipynb"
+    if not path.is_file() and not name.endswith(".ipynb"):
+        raise unknown("notebook", name, sorted(p.stem for p in path.parent.glob("*.ipynb")))
+    return path
 
 
 @dataclass(frozen=True)
@@ -114,28 +112,24 @@ def execute(
     print(f"{len(planned)} notebook{'s' * (len(planned) != 1)} to run, {at_once} at a time", file=sys.stderr)
     work, found = functools.partial(_execute_one, out_dir=out_dir, cwd=os.getcwd()), {}
     try:
-        if engine == "ray":
-            results = _tasks(planned, work, out_dir, at_once, address, device)
-        else:
-            results = in_processes(work, planned, at_once, max(1, cores // at_once))
-        for name, error in results:
-            print(error or f"{name} is finished", file=sys.stderr, flush=True)
-            found[name] = error
+        with contextlib.ExitStack() as stack:
+            if engine == "ray":
+                from .cluster import joined
+
+                options = {"address": address, "device": device, "workers": at_once, "gpus_per_run": None}
+                cluster = stack.enter_context(joined(out_dir, **options))
+                calls = cluster.each({copy.name: (work, copy) for copy in planned})
+                results = ((name, f"{name}: {done}") if isinstance(done, UserError) else done for name, done in calls)
+            else:
+                results = in_processes(work, planned, at_once, max(1, cores // at_once))
+            for name, error in results:
+                print(error or f"{name} is finished", file=sys.stderr, flush=True)
+                found[name] = error
     except KeyboardInterrupt:
         kept = "finished runs and notebooks are kept"
         raise Interrupted(f"interrupted: {kept}; run the same command to go on") from None
     done = [copy.name for copy in planned if found[copy.name] == ""]
     return {name: out_dir / f"{name}.ipynb" for name in done}, {name: e for name, e in found.items() if e}
-
-
-def _tasks(
-    planned: Sequence[Copy], work: functools.partial, out_dir: Path, at_once: int, address: str | None, device: str
-) -> Iterator[tuple[str, str]]:
-    from .cluster import joined
-
-    with joined(out_dir, address=address, device=device, workers=at_once, gpus_per_run=None) as cluster:
-        for name, done in cluster.each({copy.name: (work, copy) for copy in planned}):
-            yield (name, f"{name}: {done}") if isinstance(done, UserError) else done
 
 
 def _execute_one(wanted: Copy, out_dir: Path, cwd: str) -> tuple[str, str]:

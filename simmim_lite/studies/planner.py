@@ -153,17 +153,12 @@ def _speeds(
     on: Basis, chosen: Mapping, given: Mapping | None, device: str | None, runs_dir: object
 ) -> tuple[dict[str, float], str]:
     """Images a second of every chosen size on one device: given, else measured, others scaled by FLOPs; and how."""
-    side = on.rows[0]["image_size"]
-    if given:
-        found, how = speed.speeds_of(given), "the images a second that you gave"
-    elif device and side is None:
+    side, found, how = on.rows[0]["image_size"], speed.speeds_of(given or {}), "the images a second that you gave"
+    if not found and device and side is None:
         raise UserError(f"--measure: {on.name} do not say their image_size: add that column, or --images-per-second")
-    else:
-        found, name = {}, ""
-        if device:
-            found, name = speed.time_models(chosen, side, device)
-        elif runs_dir is not None:
-            found, name = speed.read_speeds(f"{runs_dir}/machine.json", side)
+    if not found and (device or runs_dir is not None):
+        kept = f"{runs_dir}/machine.json"
+        found, name = speed.time_models(chosen, side, device) if device else speed.read_speeds(kept, side)
         how = f"the speed measured on {name}"
     found = {model: value for model, value in found.items() if model in on.sizes}
     if not found:

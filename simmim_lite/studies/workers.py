@@ -3,16 +3,14 @@
 `Local` is this machine; `cluster.Cluster` has the same face. No torch here before a job is done.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
 import shlex
 import sys
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,53 +153,28 @@ def in_processes(function: Callable, items: Sequence, workers: int, threads: int
 def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs to train") -> tuple[int, float]:
     """Do jobs by `Local` or a cluster: how many records this made, and core seconds. What another process holds is
     waited for only when nothing else is left; the first error is raised when all jobs are over."""
-    paths = [path_of(item, runs_dir) for job in jobs for item in job.work]
-    outcomes: list[Outcome] = []
-    workers = min(pool.workers, len(jobs))
+    from tqdm import tqdm
+
+    paths, outcomes = [path_of(item, runs_dir) for job in jobs for item in job.work], []
+    workers, unit = min(pool.workers, len(jobs)), what.split()[0]
     about = clock(sum(job.seconds for job in jobs) / workers)
-    unit = "process" if workers == 1 else "processes"
-    print(f"{len(paths)} {what} in {workers} {unit}, about {about}", file=sys.stderr)
-    with _counted(paths, what.split()[0]) as finished:
+    print(f"{len(paths)} {what} in {workers} process{'es' * (workers > 1)}, about {about}", file=sys.stderr)
+    with tqdm(total=len(paths), unit=f" {unit}", mininterval=1.0 if sys.stderr.isatty() else 10.0) as bar:
         try:
             for wait in (False, True):
                 busy = {outcome.name for outcome in outcomes if outcome.busy}
-                if left := [job for job in jobs if job.name in busy or not wait]:
-                    outcomes += pool.do(left, runs_dir, wait)
+                left = {job.name: job for job in jobs if job.name in busy or not wait}
+                for outcome in pool.do(list(left.values()), runs_dir, wait) if left else ():
+                    outcomes.append(outcome)
+                    bar.update(0 if outcome.busy else len(left[outcome.name].work))
         except KeyboardInterrupt:
-            kept = f"{finished()} of {len(paths)} {what.split()[0]} are finished and kept in {runs_dir}"
+            kept = f"{sum(path.exists() for path in paths)} of {len(paths)} {unit} are finished and kept in {runs_dir}"
             raise Interrupted(f"interrupted: {kept}; run the same command to go on") from None
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise (Preempted if any(outcome.preempted for outcome in outcomes) else UserError)(errors[0] + more)
     return sum(o.trained for o in outcomes), sum(o.core_seconds for o in outcomes)
-
-
-@contextlib.contextmanager
-def _counted(paths: Iterable[Path], unit: str) -> Iterator[Callable[[], int]]:
-    """A bar on stderr of the files that are written meanwhile; a function that counts them."""
-    from tqdm import tqdm
-
-    def changed(path: Path) -> int | None:
-        return path.stat().st_mtime_ns if path.exists() else None
-
-    def finished() -> int:
-        return sum(changed(path) != age for path, age in before.items())
-
-    def watch() -> None:
-        while not over.wait(1.0):
-            bar.update(finished() - bar.n)
-
-    before, over = {path: changed(path) for path in paths}, threading.Event()
-    with tqdm(total=len(before), unit=f" {unit}", mininterval=1.0 if sys.stderr.isatty() else 10.0) as bar:
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield finished
-        finally:
-            over.set()
-            thread.join()
-            bar.update(finished() - bar.n)
 
 
 # --- runs as command lines ------------------------------------------------------------------------------------------
