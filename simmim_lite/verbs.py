@@ -1,10 +1,11 @@
 """What the verbs of the command line do. What is heavy is imported when called."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import Everywhere, UserError, check_writable
@@ -27,18 +28,21 @@ def speaks() -> bool:
     return parallel.speaks()
 
 
-def _bar(title: str) -> Callable[[int, int], None]:
-    """A progress bar of steps, to be told (done, in all), on a terminal; elsewhere a line now and then."""
-    from tqdm import tqdm
+@contextlib.contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of steps, to be told (done, in all): how much there is to do is known when it is first told."""
+    from .data.store import progress
 
-    bars = []
+    with contextlib.ExitStack() as stack:
+        told = []
 
-    def report(done: int, steps: int) -> None:
-        if not bars:  # in the process that speaks
-            bars.append(tqdm(total=steps, desc=title, unit="step", mininterval=1 if sys.stderr.isatty() else 10))
-        bars[0].update(done - bars[0].n)
+        def report(done: int, steps: int) -> None:
+            if not told:  # in the process that speaks
+                told.extend([stack.enter_context(progress(steps, title, "step")), 0])
+            told[0](done - told[1])
+            told[1] = done
 
-    return report
+        yield report
 
 
 def run_of(arguments: argparse.Namespace, **defaults: object) -> Run:
@@ -64,7 +68,8 @@ def pretrain(arguments: argparse.Namespace) -> None:
     check_writable(arguments.runs_dir, "choose another --runs-dir")
     pick_device(arguments.device)
     options = {name: getattr(arguments, name) for name in ("runs_dir", "device", "film", "log")}
-    record = train(run, progress=_bar(run.key), runtime=runtime, **options)
+    with _bar(run.key) as report:
+        record = train(run, progress=report, runtime=runtime, **options)
     path = record_path(arguments.runs_dir, run)
     if record["status"] == "failed":
         raise Everywhere(f"{run.key} failed: {record['reason']} (its record is {path})")
@@ -210,8 +215,8 @@ def transfer(arguments: argparse.Namespace) -> None:
     if arguments.scratch_set:
         options["scratch"] = fields_of(arguments.scratch_set, kind)
     options |= {name: getattr(arguments, name) for name in ("runs_dir", "device", "weights", "recipe")}
-    bar = _bar(f"{arguments.task}, pretrained and from scratch")
-    result = transferred(_network(arguments), arguments.task, progress=bar, **options)
+    with _bar(f"{arguments.task}, pretrained and from scratch") as report:
+        result = transferred(_network(arguments), arguments.task, progress=report, **options)
     if not speaks():
         return
     trained, baseline = scores(result["trained"]), scores(result["baseline"])

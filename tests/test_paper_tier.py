@@ -18,7 +18,7 @@ from simmim_lite import studies
 from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
 from simmim_lite.model.sizes import SIZES
-from simmim_lite.studies import costs, grids, speed
+from simmim_lite.studies import costs, grids, parameters, speed
 from simmim_lite.studies.grids import grid, tunings
 from simmim_lite.studies.parameters import StudyOptions
 from simmim_lite.studies.tiers import BY_SIZE, LEVELS, RECIPE, STUDIES, TIERS, WHOLE_22K
@@ -32,8 +32,8 @@ HELD = {"available": LEVELS[-1], "second_available": WHOLE_22K}
 @pytest.fixture
 def whole(monkeypatch) -> None:
     """Both sources of TWO, as if they were there with all their pictures."""
-    monkeypatch.setattr(grids, "images_of", lambda data: HELD if "+" in data else {})
-    monkeypatch.setattr(costs, "images_of", lambda data: HELD if "+" in data else {})
+    for module in (grids, costs, parameters):
+        monkeypatch.setattr(module, "images_of", lambda data: HELD if "+" in data else {})
     monkeypatch.setattr(grids, "_check_sides", lambda *_: None)
 
 
@@ -133,7 +133,7 @@ def test_tables_go_by_what_is_measured_and_done_here(tmp_path) -> None:
     assert studies.table(runs, "quick", tmp_path).done["all"] == "1 of 11"
     assert studies.table(grid("all", "paper"), "paper", tmp_path)["GPU hours"]["all"] == "–"
     lines = costs.preview_text([{"model size": "atto", "runs": "8"}, {"model size": "all", "runs": "1,024"}])
-    assert lines == "model size  runs\natto           8\nall        1,024"
+    assert lines == "model size   runs\natto            8\nall         1,024"
 
 
 def test_speed_is_given_measured_or_assumed_and_never_guessed(tmp_path, monkeypatch) -> None:

@@ -90,7 +90,7 @@ def test_one_dies_one_fails_and_the_others_finish(tmp_path, monkeypatch) -> None
     here, out, runs = tmp_path / "notebooks", tmp_path / "out", tmp_path / "kept"
     say = "import os\nprint(tier, seeds, os.getcwd(), os.environ['OMP_NUM_THREADS'])"
     user_error = "from simmim_lite.errors import UserError\nraise UserError('this')"
-    cells = {"good": [say, TRAIN], "dead": [TRAIN, KILL], "wrong": ["", user_error], "crash": ["1 / 0"]}
+    cells = {"good": [say, TRAIN], "dead": [TRAIN, KILL], "wrong": ["1", user_error], "crash": ["1 / 0"]}
     paths = {name: write_notebook(here / f"{name}.ipynb", some) for name, some in cells.items()}
     planned = [notebooks.Copy.of(path, {"tier": "smoke", "seeds": 1, "runs_dir": "kept"}) for path in paths.values()]
     executed, failures = notebooks.execute(planned, "out", workers=2)
@@ -201,7 +201,11 @@ def test_a_batch_is_every_combination_and_goes_on(tmp_path, monkeypatch, capsys)
     write_notebook(path, ["print(a * b)"], parameters=inside)  # another notebook: all again; other parameters: refused
     command = ["papermill", path, "--each", "a", "2", "--each", "b", "9", "--out", "out"]
     status, _, errors = call(capsys, *command)
-    assert status == 2 and "out/sums-a=2-b=9.ipynb was executed with {'c': '/a/x'" in errors and "--again" in errors
+    assert (
+        status == 2
+        and "out/sums-a=2-b=9.ipynb was executed with {'a': 2, 'b': 9, 'c': '/a/x'}" in errors
+        and "--again" in errors
+    )
     assert call(capsys, *command, "-p", "c", "/a/x")[1] == "1 of 1 in out, 1 executed now\n"
     assert printed(out / "sums-a=2-b=9.ipynb") == "18\n"
     named = notebooks.copies([str(path)], {}, {"c": "imagefolder:/a/photos,scenes"})
