@@ -152,7 +152,8 @@ def collect(design: Design, *, tier: str = "quick", **options: object) -> list[d
 
     options: data, workers and runs_dir, as `engine.collect` has them.
     """
-    return engine.collect("all", design.runs, tier=tier, precision="fp32", **options)
+    tier = tier if tier in ("shipped", "smoke") else "quick"  # whose recipe the runs have
+    return engine.collect("all", design.runs, tier=tier, precision=design.runs[0].precision, **options)
 
 
 def look(data: str) -> dict:

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..data.sources import FORMATS, catalogue, kind_of
@@ -10,7 +10,7 @@ from ..errors import UserError, unknown
 from ..model.sizes import SIZES
 from ..training.run import Run
 from ..training.tuning import Dense, FineTune, Probe
-from .tiers import CLASSIFY, FULL_SIZE, LEVELS, TIERS, TRANSFER, TWO_SOURCES, tier_of
+from .tiers import CLASSIFY, FULL_SIZE, LEVELS, STUDIES, TIERS, TRANSFER, TWO_SOURCES, tier_of
 
 Spec = FineTune | Dense | Probe
 #: A data set of which a few images cannot be read still fills its level.
@@ -46,25 +46,16 @@ def _shared(sets: Iterable[set[int]]) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*sets) or set.union(*sets))) if sets else ()
 
 
-def _longest(axes: Axes) -> list[Run]:
-    return [run for run in axes.runs if run.steps == axes.lengths[-1]]
-
-
-#: Which of a tier's runs a study takes: data and size are compared at the longest length.
-SLICES: dict[str, Callable[[Axes], Iterable[Run]]] = {
-    "data-scale": _longest, "model-size": _longest,
-    **dict.fromkeys(("schedule", "proxy", "all"), lambda axes: axes.runs),
-}  # fmt: skip
-
-
 def grid(study: str, tier: str, **options: object) -> list[Run]:
     """The Runs of a study (a name in STUDIES, or `all`) at a tier, with the references of their scores.
 
-    options as `tier_axes` has them.
+    options as `tier_axes` has them. Data and size are compared at the longest length.
     """
-    if study not in SLICES:
-        raise unknown("study", study, SLICES)
-    return with_references(SLICES[study](tier_axes(tier, **options)))
+    if study not in (*STUDIES, "all"):
+        raise unknown("study", study, (*STUDIES, "all"))
+    axes = tier_axes(tier, **options)
+    longest = study in ("data-scale", "model-size")
+    return with_references(run for run in axes.runs if not longest or run.steps == axes.lengths[-1])
 
 
 def with_references(runs: Iterable[Run]) -> list[Run]:
