@@ -103,11 +103,11 @@ def plan(
         how = "given twice" if budget_flops is not None else "missing"
         raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
     on = on or (of_own(runs_dir, target) if runs_dir is not None else of_published(target, law))
-    chosen = {full_name(name): None for name in on.sizes if sizes is None} | {full_name(n): None for n in sizes or ()}
-    if strange := [name for name in chosen if name not in on.sizes]:
+    wanted = [full_name(name) for name in sizes] if sizes else list(on.sizes)
+    if strange := [name for name in wanted if name not in on.sizes]:
         known = ", ".join(map(short, on.sizes))
         raise UserError(f"size {short(strange[0])} is not among {on.name}: choose of {known}, or train pilot runs")
-    chosen = {name: size for name, size in on.sizes.items() if name in chosen}
+    chosen = {name: size for name, size in on.sizes.items() if name in wanted}
     speeds, how = _speeds(on, chosen, images_per_second, measure, runs_dir)
     if not speeds and budget_gpu_hours:
         ways = "--images-per-second SIZE=NUMBER, measured on your GPU, or --measure cuda on the machine that has it"
