@@ -89,7 +89,7 @@ def costs(
         own, size = [run for run in runs if run.model == model], SIZES[model]
         line = cost_of(own, runs_dir)
         states.append(_STATE * size.simmim_parameters)
-        lines[f"{short(model)} ({millions(size.parameters)})"] = line | {
+        lines[f"{short(model)} ({millions(size.parameters)})"] = dict(line) | {
             "done": sum(_done(run, runs_dir) for run in own),
             "hours": (line["images"] + _FORWARD * line["validated"]) / speeds[model] / 3600 if speeds else math.nan,
             "checkpoints": (line["trunks"] + _IN_TRAINING) * states[-1],
@@ -103,15 +103,14 @@ def costs(
 
 def _done(item: Run | Spec, runs_dir: str | Path) -> bool:
     """Whether a run or a transfer is finished, in whatever precision this machine was found to be faster."""
-    for p in PRECISIONS:
+    paths = []
+    for each in ({"precision": p} for p in PRECISIONS):
         if isinstance(item, Run):
-            path = record_path(runs_dir, replace(item, precision=p))
+            paths.append(record_path(runs_dir, replace(item, **each)))
         else:
-            own = {} if isinstance(item, Probe) else {"precision": p}
-            path = transfer_path(runs_dir, replace(item, **own, run=item.run and replace(item.run, precision=p)).key)
-        if path.exists():
-            return True
-    return False
+            same = replace(item, run=item.run and replace(item.run, **each), **({} if item.task == "probe" else each))
+            paths.append(transfer_path(runs_dir, same.key))
+    return any(path.exists() for path in paths)
 
 
 def shown(frame: pd.DataFrame, gpus: int | None = None) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +67,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
     if axes.full_size and how.precision != "auto":
         runs = [replace(run, precision=how.precision) for run in runs]
     with contextlib.ExitStack() as stack:
-        pool = functools.cache(lambda: stack.enter_context(_pool(how, runs_dir)))  # not before something is missing
+        pool = functools.cache(lambda: _pool(how, stack))  # not before something is missing
         speeds: dict[str, float] = {}
         if axes.full_size and not all(record_path(runs_dir, run).exists() for run in runs):
             speeds = costs.start(runs, how, cluster=pool() if how.engine == "ray" else None)
@@ -105,17 +105,14 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
     return StudyResult(name, records, trained, time.monotonic() - started, core)
 
 
-@contextlib.contextmanager
-def _pool(how: StudyOptions, runs_dir: Path) -> "Iterator[Local | Cluster]":
+def _pool(how: StudyOptions, stack: contextlib.ExitStack) -> "Local | Cluster":
     """Who does the jobs: this machine, or a cluster that is left at the end."""
     if how.engine == "local":
-        yield Local(how.device, how.workers)
-        return
+        return Local(how.device, how.workers)
     from .cluster import joined
 
     options = {name: getattr(how, name) for name in ("address", "device", "workers", "gpus_per_run")}
-    with joined(runs_dir, **options) as cluster:
-        yield cluster
+    return stack.enter_context(joined(Path(how.runs_dir), **options))
 
 
 def _opened(how: StudyOptions, needed: int) -> tuple[dict, dict[str, object]]:

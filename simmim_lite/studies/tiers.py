@@ -31,29 +31,13 @@ WHOLE_22K = 14_197_122  # all of ImageNet-22K: a data set of its own, from the s
 #: The recipe as released for base. Ours, because the paper's is unknown: bf16, 25,000 validation images (half of
 #: ImageNet-1K's) x 4 masks every 12,500 steps, no probes: runs are scored by fine-tuning, as published.
 RECIPE = Run(
-    model="swinv2_base",
-    batch_size=2048,
-    image_size=192,
-    window_size=12,
-    mask_patch=32,
-    mask_ratio=0.6,
-    target="normalized",
-    target_window=47,
-    augment=PICTURE_CROP,
-    statistics="imagenet",
-    lr=4e-4,  # 1e-4 per 512 images
-    warmup_steps=6_250,  # from lr / 200 = 2e-6
-    weight_decay=0.05,
-    betas=(0.9, 0.999),
-    clip_grad=5.0,
-    drop_path=0.1,
-    precision="bf16",
+    model="swinv2_base", batch_size=2048, image_size=192, window_size=12, mask_patch=32, mask_ratio=0.6,
+    target="normalized", target_window=47, augment=PICTURE_CROP, statistics="imagenet",
+    lr=4e-4, warmup_steps=6_250,  # 1e-4 per 512 images, from lr / 200 = 2e-6
+    weight_decay=0.05, betas=(0.9, 0.999), clip_grad=5.0, drop_path=0.1, precision="bf16",
     subset_seed=0,  # the manifests'
-    eval_every=12_500,
-    val_images=25_000,
-    val_masks=4,
-    probe_labels=0,
-)
+    eval_every=12_500, val_images=25_000, val_masks=4, probe_labels=0,
+)  # fmt: skip
 #: What may be set by size. Only base's values were released; they are our defaults for all, and to be changed here.
 BY_SIZE = {model: {"lr": 4e-4, "drop_path": 0.1} for model in PAPER}
 TWO_SOURCES = "'imagefolder:IMAGENET1K + imagefolder:IMAGENET22K'"
