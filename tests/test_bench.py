@@ -78,29 +78,14 @@ def test_the_tables_are_kept_with_their_provenance(tmp_path, capsys, monkeypatch
     assert speed.read_speeds(out, 192) == ({}, "")
 
 
-def test_the_batch_is_the_first_that_fits(monkeypatch) -> None:
-    def seconds(model, way, device, batch, steps):
-        if batch > 16:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-        return 0.5
-
-    monkeypatch.setattr(bench, "seconds", seconds)
-    found = bench.fitted("swinv2_base", bench.Way(), CPU, PEAKS, (64, 32, 16, 8), 1)
-    assert (found.batch, found.images_per_second) == (16, 32)
-    found = bench.fitted("swinv2_base", bench.Way(), CPU, PEAKS, (64, 32), 1)
-    assert (found.batch, found.images_per_second, found.reason) == (32, None, "out of memory")
-
-
 @pytest.mark.parametrize(
     ("options", "line"),
     [
         (["--sizes", "atto,base"], "two ladders"),
         (["--sizes", "bass"], "unknown size 'bass': did you mean 'base'?"),
-        (["--sizes", "atto", "--batch", "0"], "batch is 0"),
         (["--rounds", "0"], "rounds is 0"),
         (["--out", "x.json"], "give --sizes too"),
         (["--device", "tpu"], "unknown device 'tpu'"),
-        (["--device", "cuda"], "device 'cuda' is not there"),
         (["--sizes", "atto", "--out", "/proc/x/y.json"], "cannot write /proc/x/y.json"),
     ],
 )

@@ -18,8 +18,6 @@ from tiny_notebooks import write_notebook
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.claims import claims
-from simmim_lite.evidence.drawing import count, decades, shades
-from simmim_lite.evidence.records import flops_text
 from simmim_lite.studies import notebooks, report
 
 pytestmark = pytest.mark.xdist_group("site as files")  # built once
@@ -188,11 +186,3 @@ def test_the_command_gives_the_site_its_lab_and_its_explorer(tmp_path, monkeypat
     assert capsys.readouterr().out == f"{tmp_path / 'index.html'}\n"
     assert [target for target in Page(tmp_path / "lab.html").loads if not target.startswith("data:")] == []
     assert build_site.lab_head() in (tmp_path / "lab.html").read_text(encoding="utf-8")
-
-
-def test_words_for_numbers() -> None:
-    assert [count(n) for n in (64, 16_384, 64_000, 128_117, 1_281_167)] == ["64", "16,384", "64k", "128k", "1.28M"]
-    assert [flops_text(n) for n in (5.45e13, 4.12e15, 800.0, None)] == ["54.5 TFLOP", "4.12 PFLOP", "0.8 kFLOP", "–"]
-    assert list(decades(3200, 64000)) == [5000, 10000, 20000, 50000]
-    assert list(decades(10, 1e9)) == [10**k for k in range(1, 10)]
-    assert len(set(shades([1, 2, 3, 4, 5]).values())) == 5
