@@ -84,7 +84,7 @@ def lines(found: Sequence[Scored], model: str) -> list[str]:
     said = [f"validation loss, {shown} (standard error over images)"]
     said += [f"{s.loss:.4f} ± {s.error:.4f}  {s.source}" for s in sorted(found, key=lambda s: s.loss)]
     if rows:
-        said += ["", f"published losses of {model}, lowest first ({published.SOURCE}); their protocol is unknown:"]
-        said += ["compare the order of checkpoints with the published one, never the numbers"]
+        said += ["", f"published losses of {model}, lowest first ({published.SOURCE})"]
         said += [f"{r['val_loss']:.4f}  {r['dataset']}, {r['steps']:,} iterations" for r in rows]
+        said += ["", "the protocol of the published losses is unknown: compare the order alone, never the numbers"]
     return said
