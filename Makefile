@@ -22,10 +22,10 @@ app: .venv/.app  ## the mask lab alone, as a web page with a kernel behind it; C
 		--port=$(PORT) --Voila.port_retries=0 --Voila.log_level=ERROR $(ARGS)
 
 site: .venv/.site  ## an offline site of executed notebooks, gallery, API and the mask lab; prints the path of its first page
-	$(BIN)/simmim-lite site $(ARGS)
+	$(BIN)/python tools/build_site.py $(ARGS)
 
 gallery: .venv/.test  ## the README's figure and one picture a study, from the shipped records
-	$(BIN)/simmim-lite gallery $(ARGS)
+	$(BIN)/python tools/build_site.py --gallery gallery $(ARGS)
 	$(BIN)/python tools/headless.py gallery/lab.png
 
 # Where no browser can be had, the line says how to get one, and everything else is tested before the target fails.

@@ -16,64 +16,63 @@ from .evidence import imported, trial
 from .lab import monitor
 from .model.hub import FILES
 from .processes import first_to_say
-from .studies import commands, notebooks, plan_text, scoring
+from .studies import notebooks, scoring
 from .training import specs
 from .training.run import Run
 
 # An option: its name, its help, and its default, whose type it has; of an option without a default its type, None for
-# text; then what else argparse takes. A name without dashes is a value by its place.
+# text, MANY for one that may be given several times; then what else argparse takes. Without dashes: a value by place.
+MANY = {"action": "append", "default": []}
 DEVICE = ("--device", "auto (default), cpu, cuda or mps", "auto")
 RUNS_DIR = ("--runs-dir", "where records are kept (runs)", "runs")
 WORKERS = ("--workers", "processes; one a core by default", int)
 # not `--log`: torchrun takes that for an option of its own
 LOG = (
-    "--log-to", "tell tensorboard or wandb too while it trains; may be given twice", None,
-    {"dest": "log", "action": "append", "default": [], "metavar": "WRITER"},
-)  # fmt: skip
-PARAMETER = {"nargs": 2, "action": "append", "default": []}
+    "--log-to",
+    "tell tensorboard or wandb too; may be given twice",
+    None,
+    MANY | {"dest": "log", "metavar": "WRITER"},
+)
 SPEED = (
-    ("--images-per-second", "images a second of training a size on one of your GPUs; may be given for several sizes",
-     None, {"action": "append", "default": [], "metavar": "SIZE=NUMBER"}),
+    ("--images-per-second", "of training a size on one of your GPUs; may be given for several", None,
+     MANY | {"metavar": "SIZE=NUMBER"}),
     ("--measure", "time training steps on this machine: cuda, cpu, mps or auto", None, {"metavar": "DEVICE"}),
 )  # fmt: skip
+PARAMETER = ("-p --parameter", "a parameter of the notebooks, as papermill takes it", None,
+             MANY | {"nargs": 2, "metavar": ("NAME", "VALUE")})  # fmt: skip
+ENGINE = (
+    ("--engine", "local (default), or ray: tasks on a cluster, which go on when a node is lost", "local"),
+    ("--address", "of a running Ray cluster, as in HOST:6379; started on this machine by default"),
+)
 HF = "that the network was trained at, for the config.json of layout hf (192 px, window 12; laptop: 32, 4)"
-SET = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+SET = MANY | {"metavar": "NAME=VALUE"}
 
 #: By verb, or by verb and action: what is called, its help, its options.
 VERBS = {
-    "study": (commands.show, "train what is missing of a study, run its notebooks and write its report", [
+    "study": (verbs.study, "train what is missing of a study, run its notebooks and write its report", [
         ("name", "data-scale, model-size, schedule, proxy, all four (all), or transfer"),
-        ("--tier", "shipped (trains nothing), smoke, quick (default: minutes), laptop (a quarter of an hour a seed) or "
-         "paper", "quick"),
+        ("--tier", "shipped (no training), smoke, quick (default: minutes), laptop (15 min a seed), paper", "quick"),
         ("--data", f"{', '.join(KINDS)} (default: scenes); paper: '1K + 22K'", "scenes"),
         ("--seeds", "how many seeds; by default so many as --minutes hold, else the tier's", int),
         ("--first-seed", "the first of them (quick and laptop: 200)", int, {"metavar": "SEED"}),
         ("--minutes", "what tier quick may take (5): five seeds at least, eight at most", float),
         ("--workers", "processes; 0, as by default, is one a core", int),
-        ("--engine", "local (default), processes of this machine, or ray, tasks on a cluster, which go on when a node "
-         "is lost", "local"),
-        ("--address", "of a running Ray cluster, as in HOST:6379; started on this machine by default"),
+        *ENGINE,
         ("--gpus-per-run", "GPUs of one node for each run (1)", int, {"metavar": "G"}),
-        ("--commands", "print the torchrun commands of the missing runs, a line a trunk, for any scheduler; start "
-         "nothing", False),
+        ("--commands", "print the torchrun commands of the missing runs, a line a trunk; start nothing", False),
         ("--nodes", "nodes of each run, with --commands (1)", 1, {"metavar": "N"}),
         ("--precision", "auto (default), fp32 or bf16", "auto"),
         ("--dry-run", "show what would run and what it costs; start nothing", False),
         ("--gpus", "how many GPUs a dry run is for (1)", "1"),
         *SPEED,
         ("--assume", "a dry run's speed as a share of a peak, as in 0.4@989", None, {"metavar": "SHARE@TFLOPS"}),
-        LOG,
+        LOG, PARAMETER, RUNS_DIR, DEVICE,
         ("--no-notebooks", "train and print the claims only", False),
-        ("-p --parameter", "a parameter of the notebooks, as papermill takes it", None,
-         PARAMETER | {"metavar": ("NAME", "VALUE")}),
-        RUNS_DIR, DEVICE,
     ]),
     "pretrain": (verbs.pretrain, "train, validate and probe one run (also under torchrun)", [
         Run,
-        ("--parallel", "under torchrun: ddp (default), a whole model in each process, or fsdp, a part of it (huge and "
-         "giant)", "ddp"),
-        ("--accumulate", "go through a process's share of the batch in K parts, one after the other (1): less memory",
-         1, {"metavar": "K"}),
+        ("--parallel", "under torchrun: ddp (default), a whole model a process, or fsdp, a part (huge, giant)", "ddp"),
+        ("--accumulate", "parts, one after the other, of a process's share of the batch (1): less memory", 1),
         ("--checkpointing", "compute blocks again in the backward pass: less memory, about a third more time", False),
         ("--compile", "torch.compile, block by block", False),
         ("--film", "keep a film of the run, as one PNG", 0, {"metavar": "FRAMES"}),
@@ -105,35 +104,26 @@ VERBS = {
         ("--scores", "percent or share (of 1), where the numbers leave that open"),
         RUNS_DIR,
     ]),
-    "transfer": (verbs.transfer, "score a run by a transfer task, beside the same network without pretraining (also "
-                 "under torchrun)", [
+    "transfer": (verbs.transfer, "score a run by a task, beside the same network from scratch (also under torchrun)", [
         ("--task", "probe (default), classify, detect or segment", "probe"),
         ("--recipe", "full size: imagenet-100ep (classify), mask-rcnn-1x, mask-rcnn-3x or upernet-160k"),
-        ("--weights", "a checkpoint to start from in place of the run's own weights: a file, or hf://OWNER/REPO/PATH "
-         "(swinv2_small to giant: at 192 px)"),
+        ("--weights", "a checkpoint in place of the run's own weights: a file, or hf://OWNER/REPO/PATH"),
         ("--set", "a field of the training, as in lr=1e-3", None, SET),
         ("--scratch-set", "a field of the baseline from scratch alone, as in lr=1e-3", None, SET),
         Run, RUNS_DIR, DEVICE,
     ]),
-    "papermill": (notebooks.show_batch, "execute notebooks, each with every combination of some parameters, here or "
-                  "on a Ray cluster", [
+    "papermill": (notebooks.show_batch, "execute notebooks, each with every combination of some parameters", [
         ("notebook", "names in notebooks/, as in 04_data_scale, or files", None, {"nargs": "+"}),
-        ("-p --parameter", "a parameter of all of them, as papermill takes it", None,
-         PARAMETER | {"metavar": ("NAME", "VALUE")}),
+        PARAMETER,
         ("--each", "a parameter that takes each of these values; several of these options are combined", None,
-         PARAMETER | {"metavar": ("NAME", "V1,V2")}),
+         MANY | {"nargs": 2, "metavar": ("NAME", "V1,V2")}),
         ("--out", "the folder of the executed copies (executed)", "executed"),
         ("--again", "execute also what is there already", False),
         ("--workers", "notebooks at a time; one a core by default", int),
-        ("--engine", "local (default), or ray: each a task of a cluster", "local"),
-        ("--address", "with --engine ray: of a running cluster; without it, this machine"),
-        ("--device", "with --engine ray: auto (default), cpu or cuda", "auto"),
+        *ENGINE, DEVICE,
     ]),
-    "laws": (trial.show, "put laws of loss and accuracy on trial: held-out errors, regret, coverage", [
-        trial.options,
-    ]),
-    "watch": (monitor.show, "what is running, stopped and finished in a runs folder, while it trains; in place, until "
-              "Ctrl-C", [
+    "laws": (trial.show, "put laws of loss and accuracy on trial: held-out errors, regret, coverage", [trial.options]),
+    "watch": (monitor.show, "what is running, stopped and finished in a runs folder; in place, until Ctrl-C", [
         ("--runs-dir", "the folder to look at (runs)", "runs"),
         ("--once", "print the table once; so does a pipe", False),
         ("--all", "a line for finished runs too, and for those still to do", False),
@@ -143,7 +133,7 @@ VERBS = {
         ("--data", "of the study (scenes)", "scenes"),
         ("--seeds", "of the study; the tier's own number by default", int),
     ]),
-    "plan": (plan_text.show, "which size and how long, for so many images and so much compute", [
+    "plan": (verbs.plan, "which size and how long, for so many images and so much compute", [
         ("--images", "unique images you have", int, {"required": True}),
         ("--budget-flops", "training FLOPs in all, as in 1e20", float),
         ("--budget-gpu-hours", "GPU hours in all; needs a measured speed", float),
@@ -153,29 +143,18 @@ VERBS = {
         ("--target", "accuracy (default) or loss", "accuracy"),
         ("--law", "on published runs: fixed (default) or free exponents", "fixed"),
         ("--runs-dir", "refit on your own runs kept there, in place of the published ones"),
-        ("--image-size", "pixels a side, where it is not that of the runs", int),
-        ("--batch-size", "images a step, where it is not that of the runs", int),
-        ("--not-photographs", "your images are not photographs", False),
         ("--json", "numbers instead of text", False),
-    ]),
-    "gallery": (verbs.gallery, "draw the pictures of the studies from the shipped records", [
-        ("--out", "the folder to write to", "gallery"),
-    ]),
-    "site": (verbs.site, "build the site: notebooks, gallery, API and the mask lab as pages that need no network", [
-        ("--out", "the folder to write to (_site)", "_site"),
     ]),
     "weights": (None, "show, convert or score weights", []),
     "weights convert": (verbs.convert, "convert weights between layouts", [
         ("source", "official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH"),
         ("target", f"the file to write ({', '.join(FILES)}); for layout hf a folder"),
         ("--model", "the size, as in swinv2_base", None, {"required": True}),
-        ("--layout", "simmim (default), timm, official, or hf: a folder that transformers' from_pretrained opens",
-         "simmim"),
+        ("--layout", "simmim (default), timm, official, or hf: a folder that from_pretrained opens", "simmim"),
         ("--image-size", f"pixels a side {HF}", int),
         ("--window-size", f"tokens a side {HF}", int),
     ]),
-    "weights score": (scoring.show, "our validation loss of pretrained checkpoints, lowest first, beside the published "
-                      "order", [
+    "weights score": (scoring.show, "our validation loss of checkpoints, lowest first, beside the published order", [
         ("source", "checkpoints of one size: files, or names like hf://zdaxie/SimMIM/PATH", None, {"nargs": "+"}),
         ("--model", "the size, as in swinv2_base", None, {"required": True}),
         ("--data", "imagefolder:DIR; its validation images are read", None, {"required": True}),
@@ -185,8 +164,7 @@ VERBS = {
         ("--precision", "fp32 (default) or bf16", "fp32"),
         DEVICE,
     ]),
-    "weights show": (verbs.show_weights, "what a file of weights is: layout, size, window, target, what is missing or "
-                     "extra, parameters", [
+    "weights show": (verbs.show_weights, "what a file of weights is: layout, size, window, target, what is missing", [
         ("source", "a file, a folder with model.safetensors, or hf://OWNER/REPO/PATH"),
     ]),
 }  # fmt: skip
@@ -241,11 +219,6 @@ class Parser(argparse.ArgumentParser):
         dashed = name.replace("_", "-") + equals + value
         return dashed if dashed.partition("=")[0] in self._option_string_actions else word
 
-    def _get_value(self, action: argparse.Action, text: str) -> object:
-        if not text.strip() and action.option_strings and action.nargs is None:  # a shell variable that is not set
-            raise argparse.ArgumentError(action, "is empty: give a value, or leave it out")
-        return super()._get_value(action, text)
-
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(
@@ -285,9 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(
-    parser: argparse.ArgumentParser, names: str, text: str | None, default: object = None, more: dict | None = None
-) -> None:
+def _add(parser: argparse.ArgumentParser, names: str, text: str | None, default: object = None, more: object = ()):
     """Add an option of the table to a parser."""
     options = {"help": text}
     if isinstance(default, bool):
@@ -296,7 +267,7 @@ def _add(
         options["type"] = default
     elif default is not None:
         options |= {"default": default, "type": type(default)}
-    parser.add_argument(*names.split(), **options | (more or {}))
+    parser.add_argument(*names.split(), **options | dict(more))
 
 
 def run_options(parser: argparse.ArgumentParser) -> None:

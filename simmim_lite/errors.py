@@ -1,8 +1,6 @@
 """The one exception a reader is meant to see: a line that names the value, the file and the remedy."""
 
 import difflib
-import errno
-import os
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -64,13 +62,10 @@ def check_writable(path: str | Path, remedy: str = "choose another place") -> No
     """
     path = Path(path).absolute()
     place = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not place.is_dir() and place != path:
+        raise UserError(f"cannot write {path}: {place} is no folder; {remedy}")
     try:
-        if place.is_dir():
-            tempfile.TemporaryFile(dir=place).close()
-        elif place != path:
-            raise UserError(f"cannot write {path}: {place} is no folder; {remedy}")
-        elif not os.access(place, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        tempfile.TemporaryFile(dir=place if place.is_dir() else place.parent).close()
     except OSError as error:
         raise UserError(f"cannot write {path}: {place}: {error.strerror}; {remedy}") from error
 

@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import dataclasses
+import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from .errors import Everywhere, UserError, check_writable
 from .evidence import imported
 from .model.sizes import PAPER
 from .processes import import_torch, waiting
+from .studies.parameters import Study, StudyOptions
+from .studies.tiers import STUDIES, TRANSFER, claims_of
 from .training import specs
 from .training.run import Run, Runtime
 from .training.tuning import Dense, FineTune, Probe
@@ -30,15 +34,26 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
     from .data.store import progress
 
     with contextlib.ExitStack() as stack:
-        bar = {}
+        told = []
 
         def report(done: int, steps: int) -> None:
-            if not bar:
-                bar.update(advance=stack.enter_context(progress(steps, title, "step")), done=0)
-            bar["advance"](done - bar["done"])
-            bar["done"] = done
+            if not told:  # in the process that speaks
+                told.extend([stack.enter_context(progress(steps, title, "step")), 0])
+            told[0](done - told[1])
+            told[1] = done
 
         yield report
+
+
+def run_of(arguments: argparse.Namespace, **defaults: object) -> Run:
+    """The run of the options that were given; defaults: of fields that were not, in place of Run's own."""
+    names = {f.name for f in dataclasses.fields(Run)}
+    return Run(**{**defaults, **{name: value for name, value in vars(arguments).items() if name in names}})
+
+
+def runtime_of(arguments: argparse.Namespace) -> Runtime:
+    """How the options say that a run is executed."""
+    return Runtime(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Runtime)})
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
@@ -50,33 +65,120 @@ def pretrain(arguments: argparse.Namespace) -> None:
     from .training.run import record_path
 
     run, runtime = run_of(arguments), runtime_of(arguments)
+    check_writable(arguments.runs_dir, "choose another --runs-dir")
     pick_device(arguments.device)
-    options = {"runs_dir": arguments.runs_dir, "device": arguments.device, "film": arguments.film}
-    with _bar(run.key) as report:  # it is told in the process that speaks
-        record = train(run, progress=report, runtime=runtime, log=arguments.log, **options)
+    options = {name: getattr(arguments, name) for name in ("runs_dir", "device", "film", "log")}
+    with _bar(run.key) as report:
+        record = train(run, progress=report, runtime=runtime, **options)
+    path = record_path(arguments.runs_dir, run)
     if record["status"] == "failed":
-        raise Everywhere(f"{run.key} failed: {record['reason']} (its record is {record_path(arguments.runs_dir, run)})")
+        raise Everywhere(f"{run.key} failed: {record['reason']} (its record is {path})")
     if not speaks():
         return
     final = record["final"]
     print(f"validation loss {final['val_loss']:.4f} +- {final['val_loss_se']:.4f} (standard error over images)")
     for name, score in record["transfer"].items():
         print(f"{name:8s} {score['metric']} {score['score']:.4f} [{score['low']:.4f}, {score['high']:.4f}]")
-    film = film_path(arguments.runs_dir, run)
     if arguments.film:
-        none = "none, the run was finished before; delete its record to film it"
-        print(f"film: {film if film.exists() else none}")
-    print(f"record: {record_path(arguments.runs_dir, run)}")
+        film = film_path(arguments.runs_dir, run)
+        print(f"film: {film if film.exists() else 'none, the run was finished before; delete its record to film it'}")
+    print(f"record: {path}")
 
 
-def runtime_of(arguments: argparse.Namespace) -> Runtime:
-    return Runtime(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Runtime)})
+def study(arguments: argparse.Namespace) -> None:
+    """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
+    from .studies import costs, engine, grids, notebooks, report, workers
+    from .studies.speed import Gpus
+
+    name, gpus = specs.value("study", Study, arguments.name), specs.read("gpus", Gpus, arguments.gpus)
+    speed = {name: getattr(arguments, name) for name in ("images_per_second", "measure", "assume")}
+    if not arguments.dry_run and (gpus != 1 or any(speed.values())):
+        raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
+    if arguments.nodes != 1 and not arguments.commands:
+        raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
+    known = [f.name for f in dataclasses.fields(StudyOptions)]
+    options = {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}
+    each = options.pop("gpus_per_run") if arguments.commands else None  # of a command, whoever starts it
+    how = StudyOptions(**options)
+    grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
+    _copies(arguments, how)  # a wrong parameter fails before anything is measured or trained
+    counts = {"first_seed": arguments.first_seed, "minutes": arguments.minutes}
+    chosen, said = engine.choose(name, how, measure=not (arguments.commands or arguments.dry_run), **counts)
+    how = dataclasses.replace(how, seeds=chosen)
+    if arguments.commands:
+        each = 1 if each is None else each
+        return print("\n".join(workers.lines(name, how, gpus_per_run=each, nodes=arguments.nodes)))
+    print(said, end="\n" if said else "", flush=True)
+    if arguments.dry_run:
+        return print(costs.dry_run(name, how, gpus, **speed))
+    check_writable(how.runs_dir, "choose another --runs-dir")
+    found = _claims(name, how)
+    sys.stdout.flush()
+    copies, reason = _copies(arguments, how)
+    if not copies:
+        return print(f"without notebooks: {reason}; the report is made of them")
+    runs, where = Path(how.runs_dir), {n: getattr(how, n) for n in ("workers", "engine", "address", "device")}
+    executed, failures = notebooks.execute(copies, runs / "notebooks", **where)
+    if executed:
+        print(f"executed notebooks: {runs / 'notebooks'}")
+    print(f"report: {report.write(runs / 'notebooks', runs / 'report', *found)}")
+    notebooks.raise_first(failures)
 
 
-def run_of(arguments: argparse.Namespace, **defaults: object) -> Run:
-    """The run of the options that were given; defaults: of fields that were not, in place of Run's own."""
-    names = {f.name for f in dataclasses.fields(Run)}
-    return Run(**{**defaults, **{name: value for name, value in vars(arguments).items() if name in names}})
+def _claims(name: str, how: StudyOptions) -> tuple[list, list[dict]]:
+    """Train what is missing, or at tier shipped nothing, and print what came of it; claims, and records of failures."""
+    from .evidence import shipped
+    from .evidence.claims import claims
+    from .studies import engine
+
+    if how.tier == "shipped":  # the notebooks show it beside the reader's own runs
+        for of in [shipped.TRANSFER] if name == TRANSFER else shipped.names():
+            records = shipped.records(of)
+            print(f"shipped records {of}: {len(records)}")
+            print("".join(f"{claim}\n" for claim in claims(records) if claim.id in claims_of(name)), end="")
+        return [], []
+    result = engine.study(name, **vars(how))
+    failed = [record for record in result.records if record["status"] == "failed"]
+    print("".join(f"{claim}\n" for claim in result.claims), end="")
+    print(
+        f"{len(result.records)} runs, {result.trained} trained now, {len(failed)} failed; "
+        f"{result.core_seconds:.0f} core-seconds in {result.wall_seconds:.0f} s"
+    )
+    return result.claims, failed
+
+
+def _copies(arguments: argparse.Namespace, how: StudyOptions) -> tuple[list, str]:
+    """The notebooks of a study with their parameters, checked; or none, and why there are none."""
+    from .studies import notebooks
+
+    if arguments.no_notebooks:
+        return [], "--no-notebooks"
+    if missing := notebooks.not_installed():
+        return [], f"not installed: {missing}; pip install papermill ipykernel, and run the same command again"
+    given = {"tier": how.tier, "data": how.data, "runs_dir": how.runs_dir, "workers": how.workers or 0}
+    given["seeds"] = list(how.seeds) if isinstance(how.seeds, tuple) else how.seeds or 0
+    if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
+        given["tier"] = "shipped"
+    try:
+        studies = STUDIES if arguments.name == "all" else (arguments.name,)
+        paths = [notebooks.find(notebooks.NOTEBOOKS[name]) for name in studies]
+    except UserError as error:
+        return [], str(error)
+    return [notebooks.Copy.of(path, given | dict(arguments.parameter)) for path in paths], ""
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """`simmim-lite plan`."""
+    from .studies import planner
+    from .studies.speed import Gpus
+
+    names = ("budget_flops", "budget_gpu_hours", "measure", "sizes", "target", "law", "runs_dir")
+    options = {name: getattr(arguments, name) for name in names}
+    options["images_per_second"] = dict(text.partition("=")[::2] for text in arguments.images_per_second)
+    found = planner.plan(arguments.images, gpus=specs.read("gpus", Gpus, arguments.gpus), **options)
+    if arguments.json:
+        return print(json.dumps(dataclasses.asdict(found), indent=1))
+    print("\n".join(planner.lines(found)))
 
 
 def _network(arguments: argparse.Namespace) -> Run:
@@ -112,17 +214,9 @@ def transfer(arguments: argparse.Namespace) -> None:
     options = fields_of(arguments.set, kind)
     if arguments.scratch_set:
         options["scratch"] = fields_of(arguments.scratch_set, kind)
+    options |= {name: getattr(arguments, name) for name in ("runs_dir", "device", "weights", "recipe")}
     with _bar(f"{arguments.task}, pretrained and from scratch") as report:
-        result = transferred(
-            _network(arguments),
-            arguments.task,
-            runs_dir=arguments.runs_dir,
-            device=arguments.device,
-            weights=arguments.weights,
-            recipe=arguments.recipe,
-            progress=report,
-            **options,
-        )
+        result = transferred(_network(arguments), arguments.task, progress=report, **options)
     if not speaks():
         return
     trained, baseline = scores(result["trained"]), scores(result["baseline"])
@@ -140,12 +234,8 @@ def manifest(arguments: argparse.Namespace) -> None:
 
     if arguments.action == "build":
         content = manifests.build(arguments.manifest, arguments.folder, arguments.out)
-        print(f"{content['name']}: {content['images']} images, digest {content['digest']}")
-        return
-    differences = manifests.verify(arguments.manifest, arguments.folder)
-    _name(differences)
-    if differences:
-        raise UserError(f"{arguments.manifest}: {len(differences):,} differences from {arguments.folder}; see above")
+        return print(f"{content['name']}: {content['images']} images, digest {content['digest']}")
+    _name(manifests.verify(arguments.manifest, arguments.folder), f"{arguments.manifest} and {arguments.folder}")
     print(f"{arguments.manifest}: as the manifest says")
 
 
@@ -158,10 +248,9 @@ def pack(arguments: argparse.Namespace) -> None:
     specs.value("workers", specs.Count | None, arguments.workers)
     done = packing.pack(arguments.source, arguments.out, settings=settings, workers=arguments.workers)
     left_out, shards = done.info["left_out"], done.info["shards"]
-    for name, reason in left_out[:10]:
-        print(f"left out {name}: {reason}")
-    if len(left_out) > 10:
-        print(f"left out {len(left_out) - 10:,} more, all named in {done.folder / 'pack.json'}")
+    if left_out:
+        names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_NAMED])
+        print(f"left out {len(left_out):,}, named in {done.folder / 'pack.json'}: {names}")
     size = sum(shard["bytes"] for shard in shards) / 1e9
     print(f"{done.info['pictures']:,} pictures in {len(shards):,} shards, {size:.3g} GB, digest {done.digest}")
     print(f"to train on it: --data packed:{arguments.out}")
@@ -177,52 +266,27 @@ def verify(arguments: argparse.Namespace) -> None:
     problems = packs.verify(arguments.pack, workers=arguments.workers)
     if arguments.manifest:
         problems += manifests.verify(arguments.manifest, arguments.pack)
-    _name(problems)
-    if problems:
-        what = f"{len(problems):,} problem{'s' * (len(problems) > 1)}"
-        raise UserError(f"{arguments.pack}: {what}, see above; get it from where it was copied, or pack it again")
+    _name(problems, arguments.pack)
     print(f"{arguments.pack}: every byte is as it was packed")
 
 
-def _name(problems: list[str]) -> None:
-    """Print the first twenty of each kind, what stands before the colon, and how many more there are."""
-    kinds: dict[str, list[str]] = {}
-    for line in problems:
-        kinds.setdefault(line.partition(":")[0], []).append(line)
-    for kind, lines in kinds.items():
-        more = [f"{kind}: {len(lines) - _NAMED:,} more"] if len(lines) > _NAMED else []
-        print(*lines[:_NAMED], *more, sep="\n")
+def _name(problems: list[str], where: str) -> None:
+    """Print the first twenty problems of each kind, what stands before the colon; `UserError` where there are any."""
+    for kind in dict.fromkeys(line.partition(":")[0] for line in problems):
+        lines = [line for line in problems if line.partition(":")[0] == kind]
+        print(*lines[:_NAMED], *[f"{kind}: {len(lines) - _NAMED:,} more"][: len(lines) > _NAMED], sep="\n")
+    if problems:
+        what = f"{len(problems):,} problem{'s' * (len(problems) > 1)}, see above"
+        raise UserError(f"{where}: {what}; get the files from where they were copied, or make them again")
 
 
 def records_import(arguments: argparse.Namespace) -> None:
     """`simmim-lite records import`."""
     rows, notes = imported.read(arguments.file, arguments.scores)
     count = imported.import_csv(arguments.file, arguments.runs_dir, arguments.scores)
-    for claim in imported.claims(rows):
-        print(claim)
-    for note in notes:
-        print(note)
+    print(*imported.claims(rows), *notes, sep="\n")
     where = f"from {arguments.file} into {arguments.runs_dir}"
     print(f"{count} run{'s' * (count > 1)} taken {where}; the studies' notebooks, plan and laws show them")
-
-
-def gallery(arguments: argparse.Namespace) -> None:
-    """`simmim-lite gallery`."""
-    from .studies.site import make_gallery
-
-    check_writable(arguments.out)
-    for path in make_gallery(arguments.out):
-        print(path)
-
-
-def site(arguments: argparse.Namespace) -> None:
-    """`simmim-lite site`."""
-    from .lab import explorer, mask_lab
-    from .studies.site import IN_A_FRAME, build
-
-    check_writable(arguments.out)
-    lab, runs = mask_lab.MaskLab(), explorer.show().static_html()
-    print(build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=IN_A_FRAME), runs))
 
 
 def convert(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Sphinx settings of the site. `make site` copies them, adds executed notebooks, and calls Sphinx (studies/site.py).
+"""Sphinx settings of the site. `make site` copies them, adds executed notebooks, and calls Sphinx (build_site.py).
 
 The pages ask the network for nothing: equations are MathML, plotly.js and all styles lie in `_static`, and no widget
 manager is loaded, since widgets come as their static twins.

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from simmim_lite.errors import UserError
 from simmim_lite.model import simmim, swin
 from simmim_lite.model.attention import reference_attention
 from simmim_lite.model.simmim import create_model
@@ -75,28 +74,8 @@ def test_the_tables_are_kept_with_their_provenance(tmp_path, capsys, monkeypatch
     assert all(any(line.startswith(way.name + " ") for line in lines) for way in ways)
     assert found["images_per_second"].keys() == {"swinv2_atto"}
     assert found["where"]["versions"]["torch"] == torch.__version__
-    assert speed.read(out, 32) == (found["images_per_second"], found["device"])
-    with pytest.raises(UserError, match="nothing was measured at 192 px"):
-        speed.read(out, 192)
-
-
-def test_the_batch_is_the_first_that_fits(monkeypatch) -> None:
-    def seconds(model, way, device, batch, steps):
-        if batch > 16:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-        return 0.5
-
-    monkeypatch.setattr(bench, "seconds", seconds)
-    found = bench.fitted("swinv2_base", bench.Way(), CPU, PEAKS, (64, 32, 16, 8), 1)
-    assert (found.batch, found.images_per_second) == (16, 32)
-    found = bench.fitted("swinv2_base", bench.Way(), CPU, PEAKS, (64, 32), 1)
-    assert (found.batch, found.images_per_second, found.reason) == (32, None, "out of memory")
-
-
-@pytest.mark.slow
-def test_compiled_ways_run() -> None:
-    for way in (way for way in bench.WAYS if way.compile and way.attention != "flex"):
-        assert bench.speed("swinv2_atto", way, CPU, PEAKS, 4, 1).images_per_second > 0
+    assert speed.read_speeds(out, 32) == (found["images_per_second"], found["device"])
+    assert speed.read_speeds(out, 192) == ({}, "")
 
 
 @pytest.mark.parametrize(
@@ -104,11 +83,9 @@ def test_compiled_ways_run() -> None:
     [
         (["--sizes", "atto,base"], "two ladders"),
         (["--sizes", "bass"], "unknown size 'bass': did you mean 'base'?"),
-        (["--sizes", "atto", "--batch", "0"], "batch is 0"),
         (["--rounds", "0"], "rounds is 0"),
         (["--out", "x.json"], "give --sizes too"),
         (["--device", "tpu"], "unknown device 'tpu'"),
-        (["--device", "cuda"], "device 'cuda' is not there"),
         (["--sizes", "atto", "--out", "/proc/x/y.json"], "cannot write /proc/x/y.json"),
     ],
 )

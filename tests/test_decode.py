@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from picture_folders import one_line, picture, root  # noqa: F401 (a data root of its own)
 from PIL import Image, PngImagePlugin
 
+from simmim_lite.course import pilot
 from simmim_lite.data import decode
 from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.coco import open_coco
@@ -20,7 +21,6 @@ from simmim_lite.data.packing import Settings, pack
 from simmim_lite.data.sources import catalogue, open_data, open_pictures, open_streamed
 from simmim_lite.errors import UserError
 from simmim_lite.lab import pictures
-from simmim_lite.studies import pilot
 
 SIDE = 24
 RGB = picture(1, (SIDE, SIDE))

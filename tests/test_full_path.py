@@ -11,7 +11,7 @@ from simmim_lite.cli import main
 from simmim_lite.data import packs
 from simmim_lite.model import sizes
 from simmim_lite.model.sizes import Size
-from simmim_lite.studies.full_size import RECIPE
+from simmim_lite.studies.tiers import RECIPE
 from simmim_lite.training.pretrain import pretrain
 
 

@@ -37,10 +37,9 @@ TORCH_FREE = [
     "simmim_lite.studies.scoring",
     "simmim_lite.studies.engine",
     "simmim_lite.studies.cluster",
-    "simmim_lite.studies.commands",
+    "simmim_lite.studies.workers",
     "simmim_lite.studies.report",
     "simmim_lite.studies.planner",
-    "simmim_lite.studies.pilot",
     "simmim_lite.lab.monitor",
 ]
 

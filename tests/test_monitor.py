@@ -12,7 +12,7 @@ from test_cli import call
 from simmim_lite.errors import UserError
 from simmim_lite.lab import monitor
 from simmim_lite.lab.monitor import counts, look
-from simmim_lite.studies.transfer_grid import plan_of
+from simmim_lite.studies.grids import plan_of
 from simmim_lite.training.journal import Journal, journal_path
 from simmim_lite.training.run import Run, new_record, record_path, write_record
 

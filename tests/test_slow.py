@@ -6,15 +6,11 @@ import subprocess
 import pytest
 import torch
 from child_processes import until
-from PIL import Image
 from random_weights import assert_blocks_act, random_model
 from test_engine import COMMAND, numbers
 from test_parity import SETTINGS, TOLERANCE, difference, hf_twin, images, official_masks, timm_twin
 
-from simmim_lite.data.scenes import CLASSES, render
 from simmim_lite.studies.engine import study
-from simmim_lite.studies.grids import grid
-from simmim_lite.training.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -56,19 +52,3 @@ def test_a_study_killed_again_and_again(tmp_path) -> None:
     assert process.returncode == 0
     assert numbers(tmp_path / "killed") == numbers(undisturbed)
     assert not list((tmp_path / "killed").rglob(".*.*.*")), "nothing half written is left"
-
-
-def test_a_study_on_a_folder_of_pictures(tmp_path) -> None:
-    """The same command on image files, with the class taken from the folder and without masks."""
-    scenes = render(5, range(400))
-    for i, (image, label) in enumerate(zip(scenes.images, scenes.labels, strict=True)):
-        folder = tmp_path / "pictures" / CLASSES[label].replace(" ", "-")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i}.png")
-    command = [*COMMAND, "--data", f"imagefolder:{tmp_path / 'pictures'}", "--runs-dir", str(tmp_path / "runs")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = numbers(tmp_path / "runs")
-    assert len(found) == len(grid("all", "smoke"))
-    assert {tuple(r["transfer"]) for r in found.values()} == {("linear", "knn")}
-    assert all(Run.from_dict(r["run"]).key == key for key, r in found.items())

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 from child_processes import PATIENCE, catches, until
+from test_cli import call
 
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import commands, parameters, transfer_grid
-from simmim_lite.studies.full_size import LEVELS, RECIPE, WHOLE_22K
-from simmim_lite.studies.grids import TIERS, grid
+from simmim_lite.studies import grids, workers
 from simmim_lite.studies.parameters import StudyOptions
+from simmim_lite.studies.tiers import LEVELS, RECIPE, TIERS, WHOLE_22K
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import Run, Runtime, record_path
 from simmim_lite.verbs import run_of, runtime_of
@@ -33,28 +33,23 @@ TINY = replace(
 
 def read(line: str) -> list:
     """The runs of a line, each with its runtime, as the command line reads them."""
-    found = []
-    for words in (shlex.split(part) for part in line.split(" && ")):
-        arguments = cli._parser().parse_args(words[words.index("pretrain") :])
-        found.append((run_of(arguments), runtime_of(arguments)))
-    return found
+    parts = (shlex.split(part) for part in line.split(" && "))
+    found = [cli._parser().parse_args(words[words.index("pretrain") :]) for words in parts]
+    return [(run_of(arguments), runtime_of(arguments)) for arguments in found]
 
 
 def test_the_lines_are_the_published_grid_and_leave_out_what_is_finished(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     held = {"available": LEVELS[-1], "second_available": WHOLE_22K}  # as if a folder with all of them were there
-    for module in (transfer_grid, parameters):
-        monkeypatch.setattr(module, "images_of", lambda _: held)
-    monkeypatch.setattr(transfer_grid, "check_sides", lambda *_: None)
+    monkeypatch.setattr(grids, "images_of", lambda _: held)
+    monkeypatch.setattr("simmim_lite.studies.parameters.images_of", lambda _: held)
+    monkeypatch.setattr(grids, "_check_sides", lambda *_: None)
     data = "imagefolder:a b + imagefolder:c"
     words = ["study", "all", "--tier", "paper", "--data", data, "--commands", "--gpus-per-run", "8"]
-    assert cli.main(words) == 0
-    printed = capsys.readouterr().out.splitlines()
+    printed = call(capsys, *words)[1].splitlines()
     assert not list(tmp_path.iterdir()), "something was started"
-    runs = grid("all", "paper", data=data)
-    found = [read(line) for line in printed]
-    assert {run for line in found for run, _ in line} == set(runs)
-    assert len(found) == len({run.trunk_key for run in runs})
+    runs, found = grids.grid("all", "paper", data=data), [read(line) for line in printed]
+    assert {run for line in found for run, _ in line} == set(runs) and len(found) == 21
     for line in found:
         assert len({run.trunk_key for run, _ in line}) == 1
         assert [run.steps for run, _ in line] == sorted(run.steps for run, _ in line)
@@ -64,37 +59,37 @@ def test_the_lines_are_the_published_grid_and_leave_out_what_is_finished(tmp_pat
     for run, _ in found[0]:
         record_path("runs", run).parent.mkdir(parents=True, exist_ok=True)
         record_path("runs", run).write_text("{}")
-    assert cli.main([*words, "--nodes", "2"]) == 0
-    rest = capsys.readouterr().out.splitlines()
+    rest = call(capsys, *words, "--nodes", "2")[1].splitlines()
     assert [[run for run, _ in read(line)] for line in rest] == [[run for run, _ in line] for line in found[1:]]
     # twice the GPUs, half the parts
-    pairs = [zip(read(line), before, strict=True) for line, before in zip(rest, found[1:], strict=True)]
-    halves = [(a, b) for line in pairs for (_, a), (_, b) in line]
-    assert all(a.accumulate == max(1, b.accumulate // 2) for a, b in halves)
+    for line, before in zip(rest, found[1:], strict=True):
+        assert all(a.accumulate == max(1, b.accumulate // 2) for (_, a), (_, b) in zip(read(line), before, strict=True))
     assert all(line.startswith("torchrun --nnodes=2 --rdzv-backend=c10d") for line in rest)
 
 
-def test_defaults_of_execution_at_full_size() -> None:
+def test_a_command_line_is_read_back_as_the_very_run_and_runtime() -> None:
+    for run in (*grids.grid("all", "smoke")[:3], *grids.grid("all", "paper")[:2], Run(subset_seed=3, lr=1 / 3)):
+        for runtime in (Runtime(), Runtime(parallel="fsdp", accumulate=4, checkpointing=True, compile=True)):
+            words = workers.pretrain_words(run, runs_dir="a b", device="cpu", runtime=runtime)
+            found = cli._parser().parse_args(words)
+            assert (run_of(found), runtime_of(found), found.runs_dir, found.device) == (run, runtime, "a b", "cpu")
     base, giant = (replace(RECIPE, model=f"swinv2_{name}") for name in ("base", "giant"))
-    assert commands.runtime_of(base) == Runtime(accumulate=16)
-    assert commands.runtime_of(base, 8) == Runtime(accumulate=2)
-    assert commands.runtime_of(giant, 8) == Runtime(parallel="fsdp", accumulate=8, checkpointing=True)
-    assert commands.runtime_of(Run()) == Runtime()
-    with pytest.raises(UserError, match="gpus_per_run 3 does not divide the batch of 2048"):
-        commands.runtime_of(base, 3)
+    assert workers.runtime_of(base) == Runtime(accumulate=16)
+    assert workers.runtime_of(base, 8) == Runtime(accumulate=2)
+    assert workers.runtime_of(giant, 8) == Runtime(parallel="fsdp", accumulate=8, checkpointing=True)
+    assert workers.runtime_of(Run()) == Runtime()
 
 
 def test_wrong_options_are_one_line(capsys) -> None:
     for study, tier, options, line in (
         ("transfer", "smoke", {}, "--commands is about pretraining"),
         ("all", "shipped", {}, "--commands is about pretraining"),
-        ("all", "smoke", {"gpus_per_run": 0}, "gpus_per_run is 0: give a whole number from 1"),
+        ("all", "smoke", {"gpus_per_run": 3}, "gpus_per_run 3 does not divide the batch of 16"),
         ("all", "smoke", {"nodes": 0}, "nodes is 0: give a whole number from 1"),
     ):
         with pytest.raises(UserError, match=line):
-            commands.lines(study, StudyOptions(tier=tier), **options)
-    assert cli.main(["study", "all", "--nodes", "2"]) == 2
-    assert "--nodes is about the lines that --commands prints" in capsys.readouterr().err
+            workers.lines(study, StudyOptions(tier=tier), **options)
+    assert "--nodes is about the lines that --commands prints" in call(capsys, "study", "all", "--nodes", "2")[2]
 
 
 def element(tmp_path: Path, number: int) -> subprocess.Popen:
@@ -111,7 +106,6 @@ def element(tmp_path: Path, number: int) -> subprocess.Popen:
 
 
 def test_an_element_ends_with_the_status_of_its_line_and_names_a_line_that_is_not_there(tmp_path) -> None:
-    assert subprocess.run(["bash", "-n", str(SCRIPT)]).returncode == 0
     (tmp_path / "commands.txt").write_text("echo one && false && echo two\necho three\n")
     for number, status, output in ((1, 1, "one\n"), (2, 0, "three\n")):
         process = element(tmp_path, number)
@@ -137,8 +131,8 @@ def listening(folder: Path, steps: int) -> int:
 def test_an_element_that_is_preempted_saves_is_queued_again_and_goes_on(processes: int, tmp_path) -> None:
     """The first run of its line is finished and the second one under way when the signal comes."""
     runs, folder = [replace(TINY, steps=steps) for steps in (20, 800)], tmp_path / "runs"
-    parts = [commands.pretrain_words(run, runs_dir=str(folder), device="cpu") for run in runs]
-    line = " && ".join(f"{commands._launch(processes, 1)} -m simmim_lite {shlex.join(words)}" for words in parts)
+    parts = [workers.pretrain_words(run, runs_dir=str(folder), device="cpu") for run in runs]
+    line = " && ".join(f"{workers.launch(processes)} -m simmim_lite {shlex.join(words)}" for words in parts)
     (tmp_path / "commands.txt").write_text(f"{line}\n")
     first = element(tmp_path, 1)
     until(lambda: listening(folder, 800) == processes, first)

@@ -9,8 +9,8 @@ from simmim_lite.evidence import figures, shipped, transfers
 from simmim_lite.evidence.records import load
 from simmim_lite.evidence.rules import FAILS, HOLDS, OPEN, UNTESTED
 from simmim_lite.evidence.stats import spearman, t_interval, t_quantile
-from simmim_lite.studies.collecting import preview, task_of
-from simmim_lite.studies.transfer_grid import plan_of
+from simmim_lite.studies.costs import preview
+from simmim_lite.studies.grids import plan_of
 from simmim_lite.training.run import Run, record_path, transfer_path, write_record
 from simmim_lite.training.tuning import Dense, FineTune, Probe
 
@@ -176,7 +176,7 @@ def test_the_grid_pairs_every_start_with_its_baseline(tier):
             partners = [s for s in trained if all(getattr(s, k, None) == v for k, v in same.items())]
             assert len(partners) == 1, spec.key
             assert (partners[0].steps, partners[0].batch_size) == (spec.steps, spec.batch_size)
-    tasks = {task_of(s) for s in specs}
+    tasks = {s.task for s in specs}
     assert tasks == {"probe", "classify", "detect", "segment"}
 
 
@@ -185,10 +185,10 @@ def test_other_data_is_classified_only_and_the_preview_names_every_task(tmp_path
     tuned = [s for s in specs if not isinstance(s, Probe)]
     assert tuned and all(isinstance(s, FineTune) and s.labels <= 900 for s in tuned)
     assert plan_of("transfer", "laptop", data="imagefolder:photos", available=900, labelled=0)[1] == []
-    lines = preview("transfer", tier="quick", runs_dir=tmp_path)
-    first = [next(iter(line.values())) for line in lines]
+    table = preview("transfer", tier="quick", runs_dir=tmp_path)
+    first = list(table.index)
     assert first[-4:] == ["probe", "classify", "segment", "detect"] and first[0].startswith("pretraining, femto")
-    assert all(line["done"].startswith("0 of") for line in lines)
+    assert table.done.str.startswith("0 of").all()
 
 
 def test_tier_paper_takes_the_recipes_and_the_folders(monkeypatch):
@@ -206,7 +206,7 @@ def test_tier_paper_takes_the_recipes_and_the_folders(monkeypatch):
     assert {run.model for run in runs} == {"swinv2_small", "swinv2_base", "swinv2_large"}
     assert opened == [("detect", "coco:COCO"), ("segment", "ade20k:ADE")]
     base = [s for s in specs if s.model == "swinv2_base" and s.run is not None]
-    one = {task_of(s): s for s in base}
+    one = {s.task: s for s in base}
     assert {task: s.data for task, s in one.items()} == {
         "classify": "imagefolder:IN", "detect": "coco:COCO", "segment": "ade20k:ADE",
     }  # fmt: skip
@@ -214,4 +214,4 @@ def test_tier_paper_takes_the_recipes_and_the_folders(monkeypatch):
     assert one["detect"].steps == 36 * 10 and one["segment"].steps == 160_000
     scratch = [s for s in specs if s.run is None]
     assert len(scratch) == 3 * 3 and {s.layer_decay for s in scratch} == {1.0}
-    assert {task_of(s) for s in plan_of("transfer", "paper", data="imagefolder:IN")[1]} == {"classify"}
+    assert {s.task for s in plan_of("transfer", "paper", data="imagefolder:IN")[1]} == {"classify"}

@@ -16,7 +16,7 @@ from pathlib import Path
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import shipped
 from simmim_lite.evidence.records import load
-from simmim_lite.studies.grids import TIERS
+from simmim_lite.studies.tiers import TIERS
 from simmim_lite.training.run import Run, record_path, transfer_path, write_record
 
 FOLDER = Path(shipped.__file__).parent / "shipped_records"

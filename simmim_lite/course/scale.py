@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from ..evidence.records import millions, short
 from ..lab import charts
 from ..model.sizes import SIZES
-from ..studies import full_size
-from ..studies.costs import Cost, bytes_text
+from ..studies import tiers as full_size
+from ..studies.costs import bytes_text
 from ..training.run import Run
 
 #: Bytes a parameter while it is trained in fp32 with AdamW (autocast keeps it so): weight, gradient, two moments.
@@ -26,26 +27,26 @@ def _alone(runs: Sequence[Run]) -> Counter:
     return steps
 
 
-def saved(found: Sequence[Cost], runs: Sequence[Run]) -> float:
+def saved(found: pd.DataFrame, runs: Sequence[Run]) -> float:
     """The share of all steps that trunks save, in %. found: `costs.costs` of the runs."""
-    return 100 * (1 - found[-1].steps / _alone(runs).total())
+    return 100 * (1 - found.steps.iloc[-1] / _alone(runs).total())
 
 
-def hours(found: Sequence[Cost], runs: Sequence[Run], guess: float | None = None) -> go.Figure:
+def hours(found: pd.DataFrame, runs: Sequence[Run], guess: float | None = None) -> go.Figure:
     """GPU hours by size, of every run alone and as they will be trained; a guess dashed.
 
     found: `costs.costs` of the runs, with a speed.
     """
-    pairs = zip(found[:-1], _alone(runs).values(), strict=True)
-    values = {cost.name: (cost.hours * steps / cost.steps, cost.hours) for cost, steps in pairs}
+    pairs = zip(found[:-1].itertuples(), _alone(runs).values(), strict=True)
+    values = {cost.Index: (cost.hours * steps / cost.steps, cost.hours) for cost, steps in pairs}
     return charts.bars(values, "GPU hours", guess, form=",.0f", series=("each run alone", "lengths off one trunk"))
 
 
-def days(found: Sequence[Cost], gpus: int, efficiency: float = 1.0) -> go.Figure:
+def days(found: pd.DataFrame, gpus: int, efficiency: float = 1.0) -> go.Figure:
     """Days of the whole grid against the number of GPUs, this one marked. efficiency: of a GPU among many, 0 to 1."""
 
     def take(count: int) -> float:
-        return found[-1].hours / 24 / (count if count == 1 else count * efficiency)
+        return found.hours.iloc[-1] / 24 / (count if count == 1 else count * efficiency)
 
     counts = [2**k for k in range(11)]
     here = f"{gpus:,} GPU{'s' * (gpus > 1)}: {take(gpus):,.1f} days"
@@ -61,7 +62,7 @@ def _size(model: str) -> str:
 def memory(gpus: int) -> list[dict[str, str]]:
     """What training keeps in memory whatever the batch, a line a size: computed from parameters, nothing measured."""
     lines = []
-    for model in full_size.SIZES:
+    for model in full_size.BY_SIZE:
         parts = {name: each * SIZES[model].simmim_parameters for name, each in STATE.items()}
         total = sum(parts.values())
         line = {"model size": _size(model)} | {name: bytes_text(part) for name, part in parts.items()}
@@ -74,10 +75,10 @@ def recipe() -> list[dict[str, str]]:
     """Learning rate and drop path by size, and where each comes from."""
     released = {full_size.RECIPE.model: "as released"}
     return [
-        {"model size": _size(model), "learning rate": f"{full_size.LR[model]:g}"}
+        {"model size": _size(model), "learning rate": f"{full_size.BY_SIZE[model]['lr']:g}"}
         | {"drop path": f"{full_size.BY_SIZE[model]['drop_path']:g}"}
         | {"source": released.get(model, "our default; the paper's is unknown")}
-        for model in full_size.SIZES
+        for model in full_size.BY_SIZE
     ]
 
 

@@ -141,7 +141,7 @@ def all_done(found: "pd.DataFrame", planned: Iterable[Run]) -> bool:
 
 def show(arguments: argparse.Namespace) -> None:
     """`simmim-lite watch`: the table, in place on a terminal until Ctrl-C or until all that was planned is finished."""
-    from ..studies.engine import planned
+    from ..studies.grids import planned
 
     if not Path(arguments.runs_dir).is_dir() or not arguments.every > 0:
         place = f"--runs-dir {arguments.runs_dir} --every {arguments.every:g}"

@@ -5,14 +5,13 @@ from importlib import import_module
 _HOME = {
     "axes": "engine",
     "collect": "engine",
-    "preview": "collecting",
-    "table": "collecting",
     "study": "engine",
+    "preview": "costs",
+    "table": "costs",
     "grid": "grids",
-    "STUDIES": "grids",
+    "STUDIES": "tiers",
     "check_notebook": "parameters",
 }
-
 __all__ = list(_HOME)
 
 

@@ -1,150 +1,20 @@
-"""What each study runs at each tier: lists of Runs, nothing else. No torch here."""
+"""The runs and transfers of a study at a tier, on the images that a source has. No torch here."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+import contextlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from ..data.sources import FORMATS, catalogue, kind_of
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
 from ..training.run import Run
-from ..training.tuning import FineTune
-from . import full_size
+from ..training.tuning import Dense, FineTune, Probe
+from .tiers import CLASSIFY, FULL_SIZE, LEVELS, STUDIES, TIERS, TRANSFER, TWO_SOURCES, tier_of
 
-STUDIES = ("data-scale", "model-size", "schedule", "proxy")
-#: The study of transfer tasks (`transfer_grid.py`); `all` means the four of STUDIES.
-TRANSFER = "transfer"
-#: The claims that a study is about.
-CLAIMS = {
-    "data-scale": ("C1", "C6", "C8"),
-    "model-size": ("C1", "C2"),
-    "schedule": ("C3", "C4", "C7"),
-    "proxy": ("C5a", "C5b"),
-    TRANSFER: ("C5a", "C5b", "C8"),
-}
-
-
-def claims_of(study: str) -> set[str]:
-    """The claims that a study, or `all`, is about."""
-    return {claim for name, ids in CLAIMS.items() if study in (name, "all") for claim in ids}
-
-
-#: Of a pretrained start; from scratch the defaults of `FineTune` are best. Tuned as `TUNED`, top-1 at 4e-3, 8e-3,
-#: 1.6e-2, 3.2e-2: .591 .623 .610 .615 with layer decay .9, .625 at 8e-3 without, .618 at 1.6e-2 with .75; scratch at
-#: 2e-3, 4e-3, 8e-3: .432 .469 .435.
-CLASSIFY = {"lr": 8e-3, "layer_decay": 1.0}
-
-
-@dataclass(frozen=True)
-class Supervised:
-    """What C8 compares: pretraining on few images and fine-tuning on few labels, with as long on labels alone."""
-
-    model: str = "swinv2_femto"
-    images: int = 1024  # of pretraining
-    steps: int = 1000  # of pretraining
-    labels: int = 4000
-    tuning: int = 600  # steps of fine-tuning
-    much: int = 16384  # labels of the network from scratch
-
-
-@dataclass(frozen=True)
-class Tier:
-    """The one grid of a tier, of which every study is a slice, and the recipe its runs share."""
-
-    models: tuple[str, ...]
-    images: tuple[int, ...]  # unique training images, smallest first
-    lengths: tuple[int, ...]  # optimiser steps off one trunk, shortest first
-    seeds: int  # how many, and where no minutes are given
-    recipe: Run  # every other field
-    first_seed: int = 0
-    most_seeds: int = 0  # where the minutes hold so many; 0 = as many as `seeds`
-    minutes: float | None = None  # that a study may take by default; the number of seeds follows
-    extra: tuple[tuple[str, int, int], ...] = ()  # model, images, steps of runs beside the grid
-    photographs: dict = field(default_factory=dict)  # fields of this class that differ where data are not scenes
-    lr: dict[str, float] = field(default_factory=dict)  # peak learning rate of sizes that want their own
-    by_size: dict[str, dict] = field(default_factory=dict)  # other fields of Run, likewise
-    supervised: Supervised | None = None
-    second_images: tuple[int, ...] = ()  # levels of a second source, which stand for a data set of their own
-    holes: frozenset[tuple[str, int]] = frozenset()  # (model, images) that are not run
-    full_size: bool = False  # the original grid: needs GPUs, and shows its cost before it starts
-
-    def on(self, data: str) -> "Tier":
-        """The tier on a source: photographs need longer runs than scenes, and more labels for their probe."""
-        return self if data == "scenes" else replace(self, **self.photographs)
-
-
-#: Seeds of studies count from here: those before were looked at while rules and grids were made, or are shipped.
-FIRST_SEED = 200
-_RECIPE = Run()
-_LAPTOP = replace(_RECIPE, eval_every=125, probe_labels=4096, probe_test=4096)  # of scenes there are no more labels
+Spec = FineTune | Dense | Probe
 #: A data set of which a few images cannot be read still fills its level.
 _NEARLY = 0.99
-
-TIERS = {
-    "smoke": Tier(
-        models=("swinv2_atto", "swinv2_femto"),
-        images=(16, 64),
-        lengths=(10, 20),
-        seeds=1,
-        recipe=replace(
-            _RECIPE,
-            batch_size=16,
-            warmup_steps=5,
-            eval_every=10,
-            val_images=64,
-            val_masks=2,
-            probe_labels=200,
-            probe_test=100,
-        ),
-    ),
-    # five seeds are the fewest that decide C1 to C4 together (docs/settings.md)
-    "quick": Tier(
-        models=("swinv2_atto", "swinv2_femto"),
-        images=(16, 16384),
-        lengths=(250, 500),
-        extra=(("swinv2_atto", 1024, 500),),
-        seeds=5,
-        most_seeds=8,
-        minutes=5,
-        first_seed=FIRST_SEED,
-        recipe=replace(_RECIPE, eval_every=125, probe_test=4096),
-    ),
-    "laptop": Tier(
-        models=("swinv2_atto", "swinv2_femto"),
-        images=(16, 64, 256, 1024, 16384),
-        lengths=(250, 500, 1000, 2000),
-        seeds=3,
-        most_seeds=8,
-        first_seed=FIRST_SEED,
-        recipe=_LAPTOP,
-        photographs={
-            "lengths": (500, 1000, 2000, 4000),
-            "recipe": replace(_LAPTOP, probe_labels=10_000, probe_test=5000),
-        },
-        supervised=Supervised(),
-    ),
-    # a third size at the longest length: it is shown, and decides nothing
-    "laptop-pico": Tier(
-        models=("swinv2_pico",),
-        images=(16, 1024, 16384),
-        lengths=(2000,),
-        seeds=3,
-        first_seed=FIRST_SEED,
-        recipe=_LAPTOP,
-        photographs={"lengths": (4000,), "recipe": replace(_LAPTOP, probe_labels=10_000, probe_test=5000)},
-    ),
-    # data-scale and model-size take the 21 cells at the longest length; schedule, proxy and all take all 63 runs
-    "paper": Tier(
-        models=full_size.SIZES,
-        images=full_size.LEVELS,
-        second_images=(full_size.WHOLE_22K,),
-        lengths=full_size.LENGTHS,
-        seeds=1,
-        recipe=full_size.RECIPE,
-        lr=full_size.LR,
-        by_size=full_size.BY_SIZE,
-        holes=full_size.HOLES,
-        full_size=True,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -176,31 +46,21 @@ def _shared(sets: Iterable[set[int]]) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*sets) or set.union(*sets))) if sets else ()
 
 
-#: Which of a tier's runs a study takes: data and size are compared at the longest length.
-SLICES: dict[str, Callable[[Axes], Iterable[Run]]] = {
-    "data-scale": lambda axes: (run for run in axes.runs if run.steps == axes.lengths[-1]),
-    "model-size": lambda axes: (run for run in axes.runs if run.steps == axes.lengths[-1]),
-    "schedule": lambda axes: axes.runs,
-    "proxy": lambda axes: axes.runs,
-    "all": lambda axes: axes.runs,
-}
-
-
 def grid(study: str, tier: str, **options: object) -> list[Run]:
     """The Runs of a study (a name in STUDIES, or `all`) at a tier, with the references of their scores.
 
-    options as `tier_axes` has them.
+    options as `tier_axes` has them. Data and size are compared at the longest length.
     """
-    if study not in SLICES:
-        raise unknown("study", study, SLICES)
-    return with_references(SLICES[study](tier_axes(tier, **options)))
+    if study not in (*STUDIES, "all"):
+        raise unknown("study", study, (*STUDIES, "all"))
+    axes = tier_axes(tier, **options)
+    longest = study in ("data-scale", "model-size")
+    return with_references(run for run in axes.runs if not longest or run.steps == axes.lengths[-1])
 
 
 def with_references(runs: Iterable[Run]) -> list[Run]:
-    """Runs, and before those of each model and seed its network at random initialisation, a Run of 0 steps.
-
-    Transfer scores count from it; where there are no probes there is none.
-    """
+    """Runs, and before those of each model and seed its network at random initialisation, a Run of 0 steps, from which
+    transfer scores count; where there are no probes there is none."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         groups.setdefault((run.model, run.seed), []).append(run)
@@ -222,26 +82,69 @@ def tier_axes(
 ) -> Axes:
     """The axes and runs of a tier.
 
-    data: one source; at tier paper two, `FIRST + SECOND`, of ImageNet-1K and ImageNet-22K (`full_size.sources`).
-    available, second_available: training images these hold (None = no limit); larger levels are replaced by all there
-    are. Without a second source its level is drawn from the first, and left out where that is too small. seeds: how
-    many, from the tier's first on, or which. precision: None = the tier's own.
+    data: one source; at tier paper two, `FIRST + SECOND`, of ImageNet-1K and ImageNet-22K. available, second_available:
+    training images these hold (None = no limit); larger levels are replaced by all there are. Without a second source
+    its level is drawn from the first, and left out where that is too small. seeds: how many, from the tier's first on,
+    or which. precision: None = the tier's own.
     """
-    if tier not in TIERS:
-        raise unknown("tier", tier, TIERS)
-    axes = TIERS[tier].on(data)
+    axes = tier_of(tier).on(data)
     places = _places(tier, data, available, second_available)
     recipe = replace(axes.recipe, precision=precision or axes.recipe.precision)
     runs = []
     for seed in seeds_of(tier, seeds):
         for model in axes.models:
-            own = {"lr": axes.lr.get(model, recipe.lr), **axes.by_size.get(model, {})}
-            one = replace(recipe, model=model, seed=seed, **own)
+            one = replace(recipe, model=model, seed=seed, **axes.by_size.get(model, {}))
             cells = {n: replace(one, **place) for n, place in places.items() if (model, n) not in axes.holes}
             whole = [n for n in (*axes.images, *axes.second_images) if n in cells]
             runs += [replace(cells[n], steps=t) for n in whole for t in axes.lengths]
             runs += [replace(cells[n], steps=t) for name, n, t in axes.extra if name == model and n in cells]
     return Axes.of(runs)
+
+
+def seeds_of(tier: str, seeds: int | Sequence[int] | None = None) -> list[int]:
+    """Which seeds a study has: so many from the tier's first on (None = its own number), or those given."""
+    axes = TIERS[tier]
+    seeds = axes.seeds if seeds is None else seeds
+    chosen = list(range(axes.first_seed, axes.first_seed + seeds)) if isinstance(seeds, int) else list(seeds)
+    if not chosen:
+        raise UserError(f"seeds is {seeds!r}: give a number of at least 1, or a list of seeds")
+    return chosen
+
+
+def _places(tier: str, data: str, available: int | None, more: int | None) -> dict[int, dict]:
+    """Which images each level of a tier takes, as fields of Run; levels that there are too few images for are not in
+    it, but the largest, which takes all there are."""
+    axes, (first, second) = TIERS[tier], sources(data)
+    if second is not None and not axes.second_images:
+        raise UserError(f"data '{data}' names two sources: tier {tier} takes one, {first}")
+    *levels, last = sorted({*axes.images, *(n for _, n, _ in axes.extra)})
+    if available is not None and available < _NEARLY * last:
+        # a level too close to all there are would compare a set with itself
+        taken = {n: n for n in levels if n <= available / 2} | {last: available}
+    else:
+        taken = {n: min(n, available or n) for n in (*levels, last)}
+    found = {n: {"data": first, "images": images} for n, images in taken.items()}
+    held = available if second is None else more
+    for n in axes.second_images:
+        if second is not None or held is None or held >= _NEARLY * n:
+            found[n] = {"data": second or first, "images": min(n, held or n)}
+    return found
+
+
+def left_out(tier: str, data: str, available: int | None = None, second_available: int | None = None) -> str:
+    """Which levels the images that are there cannot fill, in one line; empty when they fill every level."""
+    axes, places = TIERS[tier], _places(tier, data, available, second_available)
+    levels = (*axes.images, *axes.second_images)
+    short = [n for n in levels if n not in places or places[n]["images"] < _NEARLY * n]
+    if not short:
+        return ""
+    taken = " + ".join(f"{place['images']:,}" for place in places.values())
+    line = f"{data} cannot fill the levels of {', '.join(f'{n:,}' for n in short)} images: runs take {taken}"
+    missing = any(n not in places for n in axes.second_images)
+    return line + (f"; a second source has the last: --data {TWO_SOURCES}" if missing else "")
+
+
+# --- transfers ------------------------------------------------------------------------------------------------------
 
 
 def tunings(study: str, tier: str, *, labelled: int | None = None, **options: object) -> list[FineTune]:
@@ -266,34 +169,146 @@ def tunings(study: str, tier: str, *, labelled: int | None = None, **options: ob
     return list(dict.fromkeys(found))
 
 
-def seeds_of(tier: str, seeds: int | Sequence[int] | None = None) -> list[int]:
-    """Which seeds a study has: so many from the tier's first on (None = its own number), or those given."""
-    axes = TIERS[tier]
-    seeds = axes.seeds if seeds is None else seeds
-    chosen = list(range(axes.first_seed, axes.first_seed + seeds)) if isinstance(seeds, int) else list(seeds)
-    if not chosen:
-        raise UserError(f"seeds is {seeds!r}: give a number of at least 1, or a list of seeds")
-    return chosen
+def transfer_runs(
+    tier: str, *, data: str = "scenes", available: int | None = None, seeds: object = None, precision: str | None = None
+) -> list[Run]:
+    """The pretraining runs that the tasks start from: cells of the tier's own grid, shared with the other studies.
+
+    Every model and seed comes with its random initialisation, a Run of 0 steps, as the reference of its probes.
+    """
+    axes, own = tier_of(tier).on(data), TIERS[tier].transfers
+    if axes.full_size:
+        same = {"data": data, "available": available, "seeds": seeds, "precision": precision}
+        return [run for run in grid("data-scale", tier, **same) if run.model in own.models]
+    levels = [n for n in own.images if available is None or n <= available] or [available]
+    recipe = replace(axes.recipe, data=data, precision=precision or axes.recipe.precision)
+    runs = []
+    for seed in seeds_of(tier, seeds or own.seeds):
+        for model in own.models:
+            one = replace(recipe, model=model, seed=seed)
+            runs.append(replace(one, images=levels[-1], steps=0))
+            runs += [replace(one, images=n, steps=own.steps) for n in levels]
+    return list(dict.fromkeys(runs))
 
 
-def _places(tier: str, data: str, available: int | None, more: int | None) -> dict[int, dict]:
-    """The fields of Run that say where the images of each level of a tier come from, and how many there are."""
-    axes, (first, second) = TIERS[tier], full_size.sources(data)
-    if second is not None and not axes.second_images:
-        raise UserError(f"data '{data}' names two sources: tier {tier} takes one, {first}")
-    levels = tuple(sorted({*axes.images, *(n for _, n, _ in axes.extra)}))
-    found = {n: {"data": first, "images": m} for n, m in _levels(levels, available).items()}
-    for n in axes.second_images:
-        if second is not None:
-            found[n] = {"data": second, "images": _levels((n,), more)[n]}
-        elif available is None or available >= _NEARLY * n:
-            found[n] = {"data": first, "images": _levels((n,), available)[n]}
+def transfer_specs(
+    tier: str, runs: Sequence[Run], labelled: int | None = None, annotated: Mapping[str, tuple[str, int]] | None = None
+) -> list[Spec]:
+    """The tasks from each of `transfer_runs` and from scratch, each once, the same seed for all that is compared.
+
+    labelled: labelled images the source has (None = no limit, 0 = none). Boxes and masks are known of scenes alone;
+    annotated: at tier paper {"detect": ("coco:DIR", training images), "segment": ("ade20k:DIR", training images)}.
+    """
+    own, found = TIERS[tier].transfers, []
+    if TIERS[tier].full_size:
+        for run in runs:
+            given = {"classify": (run.data, labelled or LEVELS[-1])} if labelled != 0 else {}
+            for task, (data, count) in (given | dict(annotated or {})).items():
+                kind, shared = FineTune if task == "classify" else Dense, {"seed": run.seed, "precision": run.precision}
+                spec = kind.recipe(FULL_SIZE[task], count, data=data, model=run.model, **shared)
+                found += [replace(spec, run=run), replace(spec, layer_decay=1.0)]
+        return list(dict.fromkeys(found))
+    fits = [n for n in (*own.few, own.labels, *own.supervised) if labelled is None or n <= labelled]
+    fits = fits or ([labelled] if labelled else [])
+    most = min(own.labels, max(fits)) if fits else 0
+    for run in runs:
+        largest, start = run.model == own.models[-1], "of" if run.steps else "scratch"
+        labels = [n for n in fits if n < most and largest] + [most] * bool(most)
+        labels += [n for n in fits if n > most and largest and not run.steps]
+        shared = {"seed": run.seed} | own.classify | (CLASSIFY if run.steps else {})
+        found += [getattr(FineTune, start)(run, labels=n, **shared) for n in labels]
+        if labelled != 0:
+            found.append(Probe.of(run))
+        if run.data == "scenes":
+            found += [getattr(Dense, start)(task, run, seed=run.seed, **own.dense) for task in ("segment", "detect")]
+    return list(dict.fromkeys(found))
+
+
+# --- a study on a source --------------------------------------------------------------------------------------------
+
+
+def plan_of(
+    name: str, tier: str, *, labelled: int | None = None, coco: str = "", ade20k: str = "", **options: object
+) -> tuple[list[Run], list[Spec]]:
+    """The runs of a study at a tier, and what is trained from them; options as `tier_axes` has them.
+
+    coco, ade20k: folders with boxes and with class maps, which the transfer study opens at tier paper.
+    """
+    if name != TRANSFER:
+        return grid(name, tier, **options), tunings(name, tier, labelled=labelled, **options)
+    if tier_of(tier).transfers is None:
+        raise unknown("tier of the transfer study", tier, [name for name, one in TIERS.items() if one.transfers])
+    annotated = {}
+    for task, kind, folder in (("detect", "coco", coco), ("segment", "ade20k", ade20k)):
+        if folder and TIERS[tier].full_size:
+            from ..training.transfer import open_for
+
+            annotated[task] = f"{kind}:{folder}", len(open_for(task, f"{kind}:{folder}", 0).train)
+    options.pop("second_available", None)
+    runs = transfer_runs(tier, **options)
+    return runs, transfer_specs(tier, runs, labelled, annotated)
+
+
+def planned(
+    name: str, tier: str, *, data: str = "scenes", seeds: object = None, precision: str | None = "bf16"
+) -> tuple[list[Run], list[Spec]]:
+    """`plan_of` at the levels that a source can fill, as far as it lists them: it is looked at and not opened.
+
+    Of a full-size tier some pictures are decoded, and ones that are too small are refused. seeds: 0 as None.
+    """
+    axes, listed = tier_of(tier), images_of(data)
+    if axes.full_size:
+        for source in filter(None, sources(data)):
+            _check_sides(source, tier, axes.recipe.image_size)
+    return plan_of(name, tier, data=data, seeds=seeds or None, precision=precision, **listed)
+
+
+_STARTS = "|".join(kind + (":" if row.place else r"\b") for kind, row in FORMATS.items())
+_PLUS = re.compile(rf"\s*\+\s*(?=(?:{_STARTS}))")
+
+
+def sources(data: str) -> tuple[str, str | None]:
+    """The one or two sources of a `data` parameter: `FIRST` or `FIRST + SECOND`, each as `Run.data` takes it.
+
+    ImageNet-1K comes first, ImageNet-22K second. A plus inside the name of a folder is left alone.
+    """
+    parts = [part.rstrip("/") or part for part in _PLUS.split(data.strip())]
+    if len(parts) > 2:
+        raise UserError(f"data '{data}' names {len(parts)} sources: give one, or two as in {TWO_SOURCES}")
+    return parts[0], parts[1] if len(parts) > 1 else None
+
+
+def images_of(data: str) -> dict[str, int]:
+    """Images that the one or two sources of a `data` parameter list, as `plan_of` takes them; {} if not known.
+
+    {"available": to train on, "labelled": with labels, 0 without a labelled test split; "second_available"}.
+    `UserError` for a source that does not exist and for a folder without images. Nothing is decoded or downloaded: what
+    torchvision and the hub hold is not known, and scenes have no end.
+    """
+    found: dict[str, int] = {}
+    for spec, name in zip(sources(data), ("available", "second_available"), strict=True):
+        if spec and spec != "scenes" and FORMATS[kind_of(spec)[0]].local:
+            listed = catalogue(spec).parts.split(spec)
+            train = listed.splits["train"]
+            found[name] = len(train)
+            if name == "available":
+                known = listed.classes and "test" in listed.splits and (listed.labels[train] >= 0).all()
+                found["labelled"] = len(train) if known else 0
     return found
 
 
-def _levels(levels: tuple[int, ...], available: int | None) -> dict[int, int]:
-    """The images to draw by level: the levels that fit, and all images in place of those that do not."""
-    if available is None or available >= _NEARLY * levels[-1]:
-        return {n: min(n, available or n) for n in levels}
-    # a level too close to all there are would compare a set with itself
-    return {**{n: n for n in levels[:-1] if n <= available / 2}, levels[-1]: available}
+def _check_sides(source: str, tier: str, side: int) -> None:
+    """`UserError` where each of 16 pictures is smaller than a tier's input."""
+    kind, _ = kind_of(source)
+    if kind == "scenes" or not FORMATS[kind].local:
+        return
+    found, sides = catalogue(source), []
+    train = found.parts.train
+    for i in train[:: max(1, len(train) // 16)][:16]:
+        with contextlib.suppress(Exception):  # decoders raise errors of many kinds; training names what it leaves out
+            sides.append(min(found.picture(int(i)).size))
+    if sides and max(sides) < side:
+        raise UserError(
+            f"{source} holds pictures of at most {max(sides)} px on their shorter side ({len(sides)} looked at), and "
+            f"tier {tier} trains at {side} px: give larger pictures, or another tier"
+        )

@@ -4,23 +4,48 @@ A plan predicts every size and length that the budget allows, by a law fitted to
 with intervals from held-out errors. It names the set that cannot be told apart, never one answer.
 """
 
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
+
+import numpy as np
+import pandas as pd
 
 from ..errors import UserError
 from ..evidence.laws import FORMS, TARGETS
 from ..evidence.records import short
 from ..model.sizes import full_name
 from ..training.specs import Count, Folder, OneOf, Positive, checked
-from . import basis as bases
 from . import speed
-from .basis import WHOLE, Basis, Option, options_of
+from .basis import LIGHTS, Basis, of_own, of_published
 
 RULE = "longest, then largest"
-#: Published data levels that `answers` is about.
-ANSWERED = ("imagenet1k-10", "imagenet1k-20", "imagenet1k-100", "imagenet22k")
+_WIDTH = 94  # characters: what a notebook shows in one line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One size and length. value, low, high are in the unit of `Plan.measure`, None where the law does not reach."""
+
+    model: str
+    params: int
+    steps: int
+    flops: float
+    hours: float | None  # GPU hours in all
+    epochs: float
+    omega: float
+    light: str
+    value: float | None = None
+    low: float | None = None  # 90 % interval from held-out errors
+    high: float | None = None
+    together: bool | None = None  # its interval overlaps that of the best
+    rank: int  # 1 is the best predicted
+
+    @property
+    def name(self) -> str:
+        """`large, 250,000 iterations`."""
+        return f"{short(self.model)}, {self.steps:,} iterations"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +61,7 @@ class Plan:
     rule: Option  # what the simple rule picks
     binds: str
     spend_less: str
-    refused: list[str] = field(default_factory=list)  # why there are no numbers
+    refused: str = ""  # why there are no numbers
     gpus: int = 1  # that share the hours
     notes: list[str] = field(default_factory=list)
 
@@ -64,9 +89,6 @@ def plan(
     measure: str | None = None,
     law: Annotated[str, OneOf(tuple(FORMS))] = "fixed",
     runs_dir: Folder | None = None,
-    image_size: Count | None = None,
-    batch_size: Count | None = None,
-    photographs: bool = True,
     on: Basis | None = None,
 ) -> Plan:
     """Options for `images` unique images under a budget in FLOPs or in GPU hours (of all GPUs together).
@@ -74,87 +96,75 @@ def plan(
     images_per_second: of training one size on one GPU, by model; other sizes are scaled by their FLOPs. Without it,
     measure = "cuda" (or another device) times steps here, and speeds that studies left in runs_dir count. law: a form
     by name, on published runs. runs_dir: the reader's own runs, to which every form is refitted and the best taken;
-    None = published ones. Numbers outside what the runs cover are refused: the order of options is given alone.
+    None = published ones. For a number of images outside what the runs cover the order of options is given alone.
     `UserError`, one line, for nonsense, for a budget below the cheapest option, and for hours without a measured speed.
     """
     if (budget_flops is None) == (budget_gpu_hours is None):
         how = "given twice" if budget_flops is not None else "missing"
         raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
-    on = on or (bases.of_own(runs_dir, target) if runs_dir is not None else bases.of_published(target, law))
-    chosen = _sizes(on, sizes)
-    if measure and on.image_size is None:
-        raise UserError(f"--measure: {on.name} do not say their image_size: add that column, or --images-per-second")
-    timed, device = speed.measure(chosen, on.image_size, measure) if measure and not images_per_second else ({}, "")
-    speeds, device = _speeds(on, images_per_second or timed, runs_dir, chosen, budget_gpu_hours, device)
-    limit = budget_flops or budget_gpu_hours
-    cost = {m: (s["flop"] if budget_flops else 1 / (3600 * speeds[m])) * on.batch for m, s in chosen.items()}
-    tried = [(model, steps) for model in chosen for steps in _lengths(on, limit / cost[model])]
-    unit = "FLOPs" if budget_flops else "GPU hours"
-    if not tried:
+    on = on or (of_own(runs_dir, target) if runs_dir is not None else of_published(target, law))
+    wanted = [full_name(name) for name in sizes] if sizes else list(on.sizes)
+    if strange := [name for name in wanted if name not in on.sizes]:
+        known = ", ".join(map(short, on.sizes))
+        raise UserError(f"size {short(strange[0])} is not among {on.name}: choose of {known}, or train pilot runs")
+    chosen = {name: size for name, size in on.sizes.items() if name in wanted}
+    speeds, how = _speeds(on, chosen, images_per_second, measure, runs_dir)
+    if not speeds and budget_gpu_hours:
+        ways = "--images-per-second SIZE=NUMBER, measured on your GPU, or --measure cuda on the machine that has it"
+        raise UserError(f"a budget in GPU hours needs a speed: give {ways}, or the budget as --budget-flops")
+    limit, unit = budget_flops or budget_gpu_hours, "FLOPs" if budget_flops else "GPU hours"
+    batch = on.rows[0]["batch_size"]
+    cost = {m: (s["flop"] if budget_flops else 1 / (3600 * speeds[m])) * batch for m, s in chosen.items()}
+    rows = [on.row(model, steps, images) for model in chosen for steps in _lengths(on, limit / cost[model])]
+    if not rows:
         cheapest = min(chosen, key=cost.get)
         raise UserError(
             f"a budget of {limit:.3g} {unit} is under the cheapest option, {short(cheapest)} for {on.lengths[0]:,} "
             f"iterations, which costs {cost[cheapest] * on.lengths[0]:.3g}: give more, or plan with a smaller size"
         )
-    refused = _outside(on, images, image_size, batch_size, photographs)
-    rows = [on.row(model, steps, images) for model, steps in tried]
-    options, notes = options_of(on, rows, speeds, bool(refused))
+    low, high = (edge(row["images"] for row in on.rows) for edge in (min, max))
+    refused = ""
+    if not low * 0.999 <= images <= high * 1.001:
+        refused = f"{images:,} images lie outside {low:,} to {high:,}, which {on.name} cover"
+    options, notes = _options(on, rows, speeds, bool(refused))
     if options[0].value is None and not refused:
-        refused = ["every option is more overfit than any run was"]
-    rule = max(options, key=lambda o: (o.steps, o.params))
-    notes += _said(on, images, gpus, device, images_per_second, bool(speeds), bool(refused))
-    shown = f"{limit:.3g} {unit}" + (f" on {gpus} GPU{'s' * (gpus > 1)}" if gpus > 1 or not budget_flops else "")
-    limits, binding, less = "", "not said outside the known range", ""
+        refused = "every option is more overfit than any run was"
+    if on.own:
+        notes.append(f"law: {on.form}, the form that predicts held-out cells of {on.name} best")
+    else:
+        notes.append("published runs are photographs at 192 px, fine-tuned on ImageNet-1K: on yours trust the order")
+        if on.form == "fixed":
+            notes.append("the law's exponents and Omega's form were chosen looking at all 63 of them")
+    if how:
+        days = f"; days: {gpus} GPUs are taken to be {gpus} times as fast as one" if gpus > 1 else ""
+        notes.append(f"hours by {how}; sizes without a speed are scaled by their FLOPs{days}")
+    limits, less = ("", "not said outside the known range"), ""
     if not refused:
-        spent = {o.name: cost[o.model] * o.steps / limit for o in options}  # share of the budget
-        limits, binding = binds(on, options[0], images)
-        less = spend_less(options, spent, limits == "data")
+        limits = _binds(on, options[0], images)
+        less = _spend_less(options, {o.name: cost[o.model] * o.steps / limit for o in options}, limits[0] == "data")
     return Plan(
-        images=images, budget=shown, measure=on.measure, basis=on.name, form=on.form, options=options, rule=rule,
-        binds=binding, spend_less=less, refused=refused, gpus=gpus, notes=notes,
+        images=images, budget=f"{limit:.3g} {unit}" + (f" on {gpus} GPUs" if gpus > 1 else ""), measure=on.measure,
+        basis=on.name, form=on.form, options=options, rule=max(options, key=lambda o: (o.steps, o.params)),
+        binds=limits[1], spend_less=less, refused=refused, gpus=gpus, notes=notes,
     )  # fmt: skip
 
 
-def _sizes(on: Basis, wanted: Iterable[str] | None) -> dict[str, dict]:
-    """The sizes to choose from, smallest first, by full name."""
-    if wanted is None:
-        return on.sizes
-    chosen = {}
-    for name in wanted:
-        full = full_name(name)
-        if full not in on.sizes:
-            known = ", ".join(short(m) for m in on.sizes)
-            raise UserError(
-                f"size {short(full)} is not among {on.name} ({known}): choose of these, or train pilot runs"
-            )
-        chosen[full] = on.sizes[full]
-    if not chosen:
-        raise UserError(f"no sizes given: choose of {', '.join(short(m) for m in on.sizes)}")
-    return dict(sorted(chosen.items(), key=lambda item: item[1]["params"]))
-
-
 def _speeds(
-    on: Basis,
-    given: Mapping[str, float] | None,
-    runs_dir: str | Path | None,
-    chosen: Mapping,
-    hours: float | None,
-    device: str,
+    on: Basis, chosen: Mapping, given: Mapping | None, device: str | None, runs_dir: object
 ) -> tuple[dict[str, float], str]:
-    """Images a second of every chosen size on one device: given, else measured; others scaled by FLOPs."""
-    found = speed.checked(given or {})
-    if not found and runs_dir is not None:
-        found, device = speed.measured(runs_dir, on.image_size)
+    """Images a second of every chosen size on one device: given, else measured, others scaled by FLOPs; and how."""
+    side, found, how = on.rows[0]["image_size"], speed.speeds_of(given or {}), "the images a second that you gave"
+    if not found and device and side is None:
+        raise UserError(f"--measure: {on.name} do not say their image_size: add that column, or --images-per-second")
+    if not found and (device or runs_dir is not None):
+        kept = f"{runs_dir}/machine.json"
+        found, name = speed.time_models(chosen, side, device) if device else speed.read_speeds(kept, side)
+        how = f"the speed measured on {name}"
     found = {model: value for model, value in found.items() if model in on.sizes}
     if not found:
-        if hours is not None:
-            raise UserError(
-                "a budget in GPU hours needs a speed: give --images-per-second SIZE=NUMBER, measured on your GPU, or "
-                "--measure cuda on the machine that has it, or the budget as --budget-flops"
-            )
         return {}, ""
     known = speed.scaled(found, {model: size["flop"] for model, size in on.sizes.items()})
-    return {model: known[model] for model in chosen}, device
+    return {model: known[model] for model in chosen}, how
 
 
 def _lengths(on: Basis, affordable: float) -> list[int]:
@@ -162,114 +172,117 @@ def _lengths(on: Basis, affordable: float) -> list[int]:
     lengths = [t for t in on.lengths if t <= affordable * (1 + 1e-9)]
     step = 1000 if on.lengths[0] >= 10_000 else 10
     longest = int(min(affordable, on.lengths[-1]) // step * step)
-    if lengths and longest > 1.05 * lengths[-1]:
-        lengths.append(longest)
-    return lengths
+    return [*lengths, longest] if lengths and longest > 1.05 * lengths[-1] else lengths
 
 
-def _outside(on: Basis, images: int, side: int | None, batch: int | None, photographs: bool) -> list[str]:
-    """Why numbers are refused: what lies outside the runs that the law was fitted to."""
-    found = []
-    low, high = on.images
-    if not low * 0.999 <= images <= high * 1.001:
-        found.append(f"{images:,} images lie outside {low:,} to {high:,}, which {on.name} cover")
-    for what, value, known, unit in (("image size", side, on.image_size, " px"), ("batch", batch, on.batch, "")):
-        if value is not None and value != known:
-            theirs = f"the {known}{unit}" if known else "the unknown one"
-            found.append(f"{what} {value}{unit} is not {theirs} of {on.name}")
-    if not photographs and not on.own:
-        found.append("images other than photographs are not among the published runs")
-    return found
+def _options(on: Basis, rows: list[dict], speeds: Mapping[str, float], refused: bool) -> tuple[list[Option], list[str]]:
+    """All options, best first, and notes.
 
-
-def _said(
-    on: Basis, images: int, gpus: int, device: str, given: Mapping | None, hours: bool, refused: bool
-) -> list[str]:
-    """What a reader must know to trust the numbers."""
-    notes = []
-    if on.own:
-        if on.lights is None:
-            notes.append("no light: no doubling of the length among these runs raised the loss")
-        notes.append(f"law: {on.form}, the form that predicts held-out cells of {on.name} best")
-    else:
-        if on.form == "fixed":
-            notes.append("the law's exponents and Omega's form were chosen looking at all 63 published runs")
-        if on.target == "loss":
-            notes.append("the lowest loss is not the best score: simmim-lite laws prints the regret of both")
-        if not refused:
-            notes.append(
-                "numbers are of photographs at 192 px, fine-tuned on ImageNet-1K; on your images trust the order"
+    Options more overfit (by Omega) than any run that the law was fitted to have no number and come last, the least
+    overfit first: there the law's last term is saturated, and what it says of longer training is made up.
+    """
+    y = np.array([on.predict(row) for row in rows])
+    omega = np.array([row["params"] * row["images_seen"] / row["images"] ** 2 for row in rows])
+    reach = float(on.points.omega.max())
+    known = omega <= 1.01 * reach
+    order = sorted(range(len(rows)), key=lambda k: (not known[k], y[k] if known[k] else omega[k]))
+    found, notes, top = [], {}, None
+    for place, k in enumerate(order, 1):
+        row, numbers = rows[k], {}
+        if known[k] and not refused:
+            half, said = on.half_width(row["model"], row["images"])
+            notes |= dict.fromkeys(said)
+            top = y[k] + half if top is None else top
+            value, *ends = (100 - v if on.target == "accuracy" else v for v in (y[k], y[k] - half, y[k] + half))
+            numbers = {"value": float(value), "low": float(min(ends)), "high": float(max(ends))}
+            numbers["together"] = bool(y[k] - half <= top)
+        found.append(
+            Option(
+                model=row["model"], params=row["params"], steps=row["steps"], flops=row["flops"],
+                hours=row["images_seen"] / speeds[row["model"]] / 3600 if speeds else None,
+                epochs=row["images_seen"] / row["images"], omega=float(omega[k]), light=on.light(omega[k]),
+                rank=place, **numbers,
             )
-        if WHOLE * 1.001 < images < 14e6:
-            notes.append("between ImageNet-1K and ImageNet-22K nothing was published")
-    if hours:
-        how = "the images a second that you gave" if given else f"the speed measured on {device}"
-        notes.append(f"hours by {how}; sizes without a speed are scaled by their FLOPs")
-    if gpus > 1:
-        notes.append(f"days: {gpus} GPUs are taken to be {gpus} times as fast as one")
-    return notes
+        )  # fmt: skip
+    if beyond := int((~known).sum()):
+        one = f"{beyond} option{'s' * (beyond > 1)} beyond Omega {reach:.1e}, the most overfit of {on.name}"
+        notes[f"{one}: no numbers, and last in order, by Omega"] = None
+    return found, list(notes)
 
 
-def binds(on: Basis, best: Option, images: int) -> tuple[str, str]:
+def _binds(on: Basis, best: Option, images: int) -> tuple[str, str]:
     """Which doubling the law would reward most at the best option: size, steps or data; and a line with all three."""
-    names = {"params": "size", "steps": "steps", "images": "data"}
     here, gains = on.row(best.model, best.steps, images), {}
-    for column, name in names.items():
+    for column, name in {"params": "size", "steps": "steps", "images": "data"}.items():
         there = here | {column: 2 * here[column]}
         there["images_seen"] *= 2 if column == "steps" else 1
         gains[name] = on.predict(here) - on.predict(there)
     most = max(gains, key=gains.get)
-    unit, form = ("points", "+.2f") if on.target == "accuracy" else ("of loss", "+.4f")
-    told = ", ".join(f"{name} {round(gain, int(form[2])) + 0.0:{form}}" for name, gain in gains.items())  # no -0.00
-    most_of = {"size": max(size["params"] for size in on.sizes.values()), "steps": on.lengths[-1]}
-    edge = [name for name, value in (("size", best.params), ("steps", best.steps)) if value == most_of[name]]
-    beyond = f"; {' and '.join(edge)} at the edge of the known range" if edge else ""
+    unit, digits = ("points", 2) if on.target == "accuracy" else ("of loss", 4)
+    told = ", ".join(f"{name} {round(gain, digits) + 0.0:+.{digits}f}" for name, gain in gains.items())  # no -0.00
+    edges = {"size": best.params == max(s["params"] for s in on.sizes.values()), "steps": best.steps == on.lengths[-1]}
+    edge = " and ".join(name for name, there in edges.items() if there)
+    beyond = f"; {edge} at the edge of the known range" if edge else ""
     if gains[most] < 0.01 * on.errors("cell", "one").mean:
         return "nothing", f"nothing that these runs can see (a doubling by the law, {unit}: {told})"
     return most, f"{most} (a doubling by the law, {unit}: {told}{beyond})"
 
 
-def spend_less(options: list[Option], spent: Mapping[str, float], data_limits: bool) -> str:
+def _spend_less(options: list[Option], spent: Mapping[str, float], data_limits: bool) -> str:
     """Where more compute buys nothing that can be told; empty where it buys something. spent: shares of the budget."""
-    best = options[0]
+    best, parts = options[0], []
     cheap = min((o for o in options if o.together), key=lambda o: spent[o.name])
-    parts = []
     if spent[best.name] < 0.7:
         why = "data is the limit: " if data_limits else ""
-        parts.append(
-            f"{why}{best.name} is predicted best at {spent[best.name]:.0%} of the budget, and no option to be better"
-        )
+        share = f"{spent[best.name]:.0%}"
+        parts.append(f"{why}{best.name} is predicted best at {share} of the budget, and no option to be better")
     if spent[cheap.name] < 0.7 * spent[best.name]:
         share = spent[cheap.name] / spent[best.name]
         parts.append(f"{cheap.name} costs {share:.0%} of the best prediction and cannot be told from it")
     return "; ".join(parts)
 
 
-def answers(
-    levels: Iterable[str] = ANSWERED, budgets: Iterable[float] = (1e19, 1e20, 3e20), form: str = "fixed"
-) -> list[dict]:
-    """For each data level and budget: what the planner names, what the simple rule picks, and the regret of each.
+def table(plan: Plan) -> pd.DataFrame:
+    """The options, a line each, best predicted first, as text: * overlaps the best, < is the simple rule's pick."""
+    form, found = ".4f" if plan.measure == "validation loss" else ".2f", []
+    for o in plan.options:
+        line = {"": f"{'*' if o.together else ' '}{o.rank}{'<' if o == plan.rule else ' '}", "size": short(o.model)}
+        line |= {"iterations": f"{o.steps:,}", "FLOPs": f"{o.flops:.2e}"}
+        if o.hours is not None:
+            line["GPU hours"] = f"{o.hours:,.1f}" if o.hours >= 1 else f"{o.hours:.2g}"
+            line |= {"days": f"{o.hours / plan.gpus / 24:.2g}"} if plan.gpus > 1 else {}
+        line["epochs"] = f"{o.epochs:,.0f}" if o.epochs >= 10 else f"{o.epochs:.2g}"
+        line |= {"Omega": f"{o.omega:.1e}", "light": o.light}
+        if not plan.refused:
+            line[plan.measure] = "–" if o.value is None else f"{o.value:{form}}"
+            line["90 % interval"] = "–" if o.value is None else f"{o.low:{form}} to {o.high:{form}}"
+        found.append(line)
+    return pd.DataFrame(found).set_index("")
 
-    `plan` is the `Plan`, or the line that says why there is none. Regret in points is counted on the published runs of
-    that level which the budget allows, with the law fitted on the other levels: `picked`, `rule` (rows) and `regret`,
-    `rule_regret`; None where no published run is that cheap, or only one.
-    """
-    from ..evidence import published, regret
 
-    rows, found = published.rows(), []
-    for level in levels:
-        predict = regret.fitted(rows, "accuracy", form, level, published.SCORE)
-        here = [row for row in rows if row["dataset"] == level]
-        for budget in budgets:
-            line = {"level": level, "budget": budget} | dict.fromkeys(("picked", "rule", "regret", "rule_regret"))
-            try:
-                line["plan"] = plan(here[0]["images"], budget_flops=budget)
-            except UserError as error:
-                line["plan"] = str(error)
-            options = tuple(row for row in here if row["flops"] <= budget)
-            if len(options) > 1:
-                problem = regret.Problem(level, budget, options, published.SCORE)
-                line["picked"], line["rule"] = min(options, key=predict), regret.pick(options, RULE)
-                line["regret"], line["rule_regret"] = (problem.regret(line[name]) for name in ("picked", "rule"))
-            found.append(line)
-    return found
+def sayings(plan: Plan) -> dict[str, str]:
+    """What follows from the table, by heading; what there is nothing to say on is left out."""
+    best, rule, said = plan.best, plan.rule, {}
+    if plan.refused:
+        said["no numbers"] = f"{plan.refused}: the order is all the law can give"
+        said["first in order"] = best.name
+    else:
+        names = [o.name for o in plan.together[1:]]
+        names = "; ".join(names) if len(names) <= 4 else f"{len(names)} others, marked *"
+        said["best predicted"] = best.name + (f", not to be told from {names}" if names else ", alone")
+    place = "the same" if rule == best else f"number {rule.rank} here"
+    if rule.together is not None and rule != best:
+        place += ", in the set" if rule.together else ", outside the set"
+    said |= {f"simple rule ({RULE})": f"{rule.name}: {place}", "what binds": plan.binds, "spend less": plan.spend_less}
+    return {name: text for name, text in said.items() if text}
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """A plan as text."""
+    yield f"{plan.images:,} images, {plan.budget}; {plan.measure} by the law '{plan.form}' on {plan.basis}\n"
+    yield table(plan).rename_axis(None).to_string()
+    yield "* its interval overlaps that of the best, < the simple rule's pick"
+    shown = dict.fromkeys(o.light for o in plan.options if o.light in LIGHTS)
+    yield "; ".join(f"{light}: {LIGHTS[light]}" for light in LIGHTS if light in shown) + "\n"
+    for name, text in [*sayings(plan).items(), *(("note", note) for note in plan.notes)]:
+        yield from textwrap.wrap(f"{name}: {text}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""Executed notebooks as pages that ask the network for nothing: the report of a study, and what the site is built from.
+"""Executed notebooks as pages that ask the network for nothing: the report of a study, and what the site is made of.
 
 Figures are live, equations MathML, controls that need a kernel are replaced by what they show without one.
 """
@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..evidence.rules import Claim
 from ..evidence.tables import verdicts
 from ..training.run import write_atomic
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
-#: What marks the place of a figure; a page without it loads no plotly.js.
-FIGURE_CLASS = "sl-figure"
+FIGURE_CLASS = "sl-figure"  # marks the place of a figure; a page without it loads no plotly.js
 STYLE = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-#: Draws each figure when the reader comes near it.
-SCRIPT = files(__package__).joinpath("figures.js").read_text(encoding="utf-8")
+SCRIPT = files(__package__).joinpath("figures.js").read_text(encoding="utf-8")  # draws a figure that comes near
 _NO_KERNEL = '<p class="sl-note">Here is a control that lives in JupyterLab: <code>make lab</code>.</p>'
 _LINK = re.compile(r'<a href="(?!https?:|#|data:|mailto:)([^"]*)"[^>]*>(.*?)</a>', re.S)
 
@@ -36,23 +34,20 @@ def write(
     """Write REPORT_DIR/NAME.html of every executed notebook in a folder, and index.html, which is returned.
 
     All pages link each other; plotly.js is written once beside them. index.html has the verdicts on the claims, and the
-    records of failed runs with their reasons. `UserError` for a notebook that cannot be read, for a folder that cannot
-    be written, and where nbconvert is not installed.
+    records of failed runs with their reasons. `UserError` for a notebook that cannot be read.
     """
+    import nbformat
     from plotly.offline import get_plotlyjs
 
-    nbformat, report_dir = _nbformat(), Path(report_dir)
+    report_dir = Path(report_dir)
     write_atomic(report_dir / "plotly.min.js", get_plotlyjs())
     executed = {path.stem: read(path) for path in sorted(Path(notebooks).glob("*.ipynb")) if "." not in path.stem}
     others = {path.stem for path in report_dir.glob("*.html")} - executed.keys() - {"index"}
-    titles = {name: title_of(content, name) for name, content in executed.items()}
     texts = ["# How does masked image modelling scale?"]
-    texts += ["\n".join(f"- [{title}]({name}.html)" for name, title in titles.items())]
+    texts += ["\n".join(f"- [{title_of(content, name)}]({name}.html)" for name, content in executed.items())]
     texts += [f"## What these runs say\n\n{verdicts({'your runs': list(claims)})}"] if claims else []
-    lines = [f"- `{r['key']}`: {escape(str(r.get('reason') or 'no reason was recorded'))}" for r in failed]
-    texts += (
-        ["## Runs that failed\n\nThey are in no figure and no claim.\n\n" + "\n".join(sorted(lines))] if lines else []
-    )
+    if lines := sorted(f"- `{r['key']}`: {escape(str(r.get('reason')))}" for r in failed):
+        texts.append("## Runs that failed\n\nThey are in no figure and no claim.\n\n" + "\n".join(lines))
     index = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text) for text in texts])
     names = ["index", *sorted({*executed, *others})]
     for name, content in {**executed, "index": index}.items():
@@ -63,29 +58,27 @@ def write(
 
 def read(path: Path) -> "NotebookNode":
     """An executed notebook; `UserError` where the file is none."""
+    import nbformat
+
     try:
-        return _nbformat().read(path, as_version=4)
-    except UserError:
-        raise
+        return nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat raises errors of several libraries
-        first = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: not a readable notebook ({first}); delete it and run the same again") from error
+        raise UserError(f"{path}: not a readable notebook ({first_line(error)}); delete it and run again") from error
 
 
 def prepare(content: "NotebookNode") -> None:
-    """Make an executed notebook fit for a page, in place: figures become places that `SCRIPT` draws, widgets their
-    static twins."""
+    """Make an executed notebook fit for a page, in place: figures become places that `SCRIPT` draws, with their content
+    as JSON beside them, widgets their static twins."""
     for number, cell in enumerate(content.cells):
         for place, output in enumerate(cell.get("outputs", [])):
             data = output.get("data", {})
             if PLOTLY in data:
-                output.data = {"text/html": figure(data[PLOTLY], f"figure-{number}-{place}")}
+                output.data = {"text/html": _figure(data[PLOTLY], f"figure-{number}-{place}")}
             elif WIDGET in data:
                 output.data = {"text/html": data.get("text/html") or _NO_KERNEL}
 
 
-def figure(content: dict, name: str) -> str:
-    """The place of a plotly figure, with its content as JSON beside it."""
+def _figure(content: dict, name: str) -> str:
     layout = content.get("layout", {})
     config = {"responsive": True, "displaylogo": False, **content.get("config", {})}
     packed = json.dumps({"data": content["data"], "layout": layout, "config": config}, separators=(",", ":"))
@@ -98,19 +91,22 @@ def figure(content: dict, name: str) -> str:
 
 
 def page(content: "NotebookNode", *, names: Sequence[str] = (), here: str = "", plotly: str | None = None) -> str:
-    """A prepared notebook as a whole page. names: pages beside it, to link; plotly: the source of plotly.js, put inside
-    where it does not lie beside the page."""
+    """A prepared notebook as a whole page. names: pages beside it, to which links lead; links to other files
+    become plain text. plotly: the source of plotly.js, put inside where it does not lie beside the page."""
     from pygments.formatters import HtmlFormatter
+
+    def linked(match: re.Match) -> str:
+        target = Path(match[1].split("#")[0])
+        known = target.suffix in (".ipynb", ".html") and target.stem in names
+        return f'<a href="{target.stem}.html">{match[2]}</a>' if known else match[2]
 
     looks = {style: HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("friendly", "github-dark")}
     night = (
         f"@media (prefers-color-scheme: dark) {{ {looks['github-dark']} }} .highlight {{ background:none !important }}"
     )
     shown = {"title": title_of(content, here), "style": f"{STYLE}{looks['friendly']}{night}", "script": SCRIPT}
-    html, _ = _exporter().from_notebook_node(
-        content, {"page": shown | {"names": names, "here": here, "plotly": plotly}}
-    )
-    return _LINK.sub(lambda match: _linked(match, names), html)
+    shown |= {"names": names, "here": here, "plotly": plotly}
+    return _LINK.sub(linked, _exporter().from_notebook_node(content, {"page": shown})[0])
 
 
 def title_of(content: "NotebookNode", name: str) -> str:
@@ -120,26 +116,17 @@ def title_of(content: "NotebookNode", name: str) -> str:
 
 
 def mathml(tex: str, display: str) -> str:
-    """An equation as MathML (display: inline or block); as typed where the converter is missing or cannot read it."""
+    """An equation as MathML (display: inline or block); as typed where the converter cannot read it."""
     from xml.etree import ElementTree
 
-    try:
-        from latex2mathml.converter import convert
+    from latex2mathml.converter import convert
 
+    try:
         html = convert(tex.strip(), display=display)
         ElementTree.fromstring(html)
         return html
     except Exception:  # the converter raises errors of many kinds, all of which mean: show the text
         return f"<code>{escape(tex.strip())}</code>"
-
-
-def _nbformat():
-    try:
-        import nbconvert  # noqa: F401
-        import nbformat
-    except ImportError as error:
-        raise UserError(f"pages of notebooks need nbconvert ({error}): pip install nbconvert") from error
-    return nbformat
 
 
 @cache
@@ -164,11 +151,3 @@ def _exporter():
     for name in ("markdown2html", "markdown2html_mistune"):
         exporter.register_filter(name, lambda source: MarkdownWithMath(renderer=renderer).render(source))
     return exporter
-
-
-def _linked(match: re.Match, names: Sequence[str]) -> str:
-    """A link to a page beside this one leads there; one to a file that is not here becomes plain text."""
-    target, text = match[1].split("#")[0], match[2]
-    stem = Path(target).stem
-    known = target.endswith((".ipynb", ".html")) and stem in names
-    return f'<a href="{stem}.html">{text}</a>' if known else text

@@ -14,12 +14,7 @@ from ..errors import UserError
 from ..evidence import published
 from ..processes import import_torch
 from ..training.run import Run
-from . import full_size
-
-UNKNOWN = (
-    "the protocol of the published losses is unknown: compare the order of checkpoints with the published one, never "
-    "the numbers"
-)
+from .tiers import BY_SIZE, RECIPE
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,7 @@ def score(
     sources: files in any layout that `load_weights` reads, or names like hf://zdaxie/SimMIM/PATH. run: model, input,
     masks, target, data, and how many validation images (`val_images`) and masks an image (`val_masks`); with ImageNet's
     statistics no training image is read. precision: None = the run's. The same weights give the same number on every
-    call. `UserError`, one line, for a checkpoint without mask token or reconstruction head, and for what cannot be
-    opened.
+    call. `UserError`, one line, for a checkpoint without mask token or reconstruction head.
     """
     import_torch()
     from ..data.sources import open_data, open_streamed
@@ -73,29 +67,24 @@ def score(
 def show(arguments: argparse.Namespace) -> None:
     """Print the losses that the options ask for, lowest first, and the published order of that size."""
     run = recipe(arguments.model, arguments.data)
-    run = replace(run, val_images=arguments.images, val_masks=arguments.masks)
-    run = replace(run, target=arguments.target or run.target)
+    run = replace(run, val_images=arguments.images, val_masks=arguments.masks, target=arguments.target or run.target)
     found = score(arguments.source, run=run, device=arguments.device, precision=arguments.precision)
     print("\n".join(lines(found, arguments.model)))
 
 
 def recipe(model: str, data: str) -> Run:
     """A Run at whose input a size was pretrained: tier paper's, or of a laptop size the studies'."""
-    if model in full_size.SIZES:
-        return replace(full_size.RECIPE, model=model, data=data)
-    return Run(model=model, data=data)
+    return replace(RECIPE, model=model, data=data) if model in BY_SIZE else Run(model=model, data=data)
 
 
 def lines(found: Sequence[Scored], model: str) -> list[str]:
     """Losses as text, lowest first, and the published losses of that size in the same order, if there are any."""
-    one = found[0]
-    said = [
-        f"validation loss, {one.images:,} images x {one.masks} masks, {one.target} target (standard error over images)"
-    ]
+    one, rows = found[0], sorted((r for r in published.rows() if r["model"] == model), key=lambda r: r["val_loss"])
+    shown = f"{one.images:,} images x {one.masks} masks, {one.target} target"
+    said = [f"validation loss, {shown} (standard error over images)"]
     said += [f"{s.loss:.4f} ± {s.error:.4f}  {s.source}" for s in sorted(found, key=lambda s: s.loss)]
-    rows = sorted((r for r in published.rows() if r["model"] == model), key=lambda r: r["val_loss"])
     if rows:
         said += ["", f"published losses of {model}, lowest first ({published.SOURCE})"]
         said += [f"{r['val_loss']:.4f}  {r['dataset']}, {r['steps']:,} iterations" for r in rows]
-        said += ["", UNKNOWN]
+        said += ["", "the protocol of the published losses is unknown: compare the order alone, never the numbers"]
     return said

@@ -1,64 +1,108 @@
-"""The jobs of a study and the processes that do them: one trunk or one transfer a job, one thread a process.
+"""The jobs of a study, one trunk or one transfer each: in processes of this machine, or as command lines for any other.
 
-`Local` is this machine; `cluster.Cluster` has the same face.
+`Local` is this machine; `cluster.Cluster` has the same face. No torch here before a job is done.
 """
 
+import dataclasses
+import functools
 import os
+import shlex
 import sys
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.catalogue import hushed
-from ..data.sources import Data
 from ..errors import Interrupted, Preempted, UserError
+from ..model.sizes import PAPER
 from ..processes import deaf_to_interrupts, end_with
-from ..training.run import Run, record_path, transfer_path
-from ..training.tuning import Dense, FineTune, Probe
-from .collecting import family_cost, tuning_seconds
-from .commands import runtime_of
+from ..training.run import RECIPE_VERSION, Run, Runtime, record_path, transfer_path
+from ..training.specs import Count, checked
+from ..training.tuning import Dense, FineTune
+from .costs import clock, cost_of, tuning_seconds
+from .grids import Spec, planned
+from .parameters import Study, StudyOptions
 from .speed import step_speeds
+from .tiers import TIERS, TRANSFER
+
+#: Images of a part of a batch on one GPU, at 192 px; the rest is accumulated. Ours, and cautious: no GPU was measured.
+PART = {"swinv2_small": 256, "swinv2_base": 128, "swinv2_large": 64, "swinv2_huge": 64, "swinv2_giant": 32}
+#: Sizes whose blocks are computed again in the backward pass, and that are sharded over several GPUs (FSDP2); ours too.
+LARGE = ("swinv2_huge", "swinv2_giant")
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_SIGNALS = "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one worker does in one go: runs off one trunk, shortest first, or a single transfer."""
+    """What one process does in one go: runs off one trunk, shortest first, or a single transfer."""
 
     name: str  # of what it locks
-    work: tuple[Run | FineTune | Dense | Probe, ...]
+    work: tuple[Run | Spec, ...]
     seconds: float  # estimate, core seconds
-    log: tuple[str, ...] = ()  # who is told of its pretraining (`training/writers.py`)
-
-    def paths(self, runs_dir: Path) -> list[Path]:
-        """The records it leaves."""
-        return [path_of(item, runs_dir) for item in self.work]
+    log: tuple[str, ...] = ()  # who is told of its pretraining (`training/journal.py`)
 
 
-def path_of(item: Run | FineTune | Dense | Probe, runs_dir: str | Path) -> Path:
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job."""
+
+    name: str
+    trained: int = 0  # runs that were finished by it
+    core_seconds: float = 0.0
+    busy: bool = False  # another process holds it
+    error: str = ""
+    preempted: bool = False  # by a signal, with everything saved
+
+
+def path_of(item: Run | Spec, runs_dir: str | Path) -> Path:
     """Where the record of a run or a transfer lies."""
     return record_path(runs_dir, item) if isinstance(item, Run) else transfer_path(runs_dir, item.key)
 
 
-def make_jobs(
-    items: Sequence[Run | FineTune | Dense | Probe], speeds: dict[str, float], log: Sequence[str] = ()
-) -> list[Job]:
-    """Runs grouped by trunk, transfers one by one; the longest job first."""
-    families = defaultdict(list)
+def make_jobs(items: Sequence[Run | Spec], speeds: Mapping[str, float], log: Sequence[str] = ()) -> list[Job]:
+    """Runs grouped by trunk, the shorter first because the longer branches off it; transfers one by one; the longest
+    job first. speeds: seconds of a step by "MODEL PRECISION"."""
+    families, jobs = defaultdict(list), []
     for item in items:
         families[item.trunk_key if isinstance(item, Run) else item.key].append(item)
-    jobs = []
     for name, family in families.items():
-        if isinstance(family[0], Run):
-            # within a trunk the shorter run comes first: the longer one branches off it
-            family.sort(key=lambda run: run.steps)
-            seconds = family_cost(family, speeds)["seconds"]
-        else:
-            seconds = tuning_seconds(family[0], speeds)
+        family.sort(key=lambda item: item.steps)
+        runs = isinstance(family[0], Run)
+        seconds = cost_of(family, speeds=speeds)["seconds"] if runs else tuning_seconds(family[0], speeds)
         jobs.append(Job(name, tuple(family), seconds, tuple(log)))
     return sorted(jobs, key=lambda job: -job.seconds)
+
+
+@hushed()
+def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
+    """The work of one job, in order, in this process. wait: for another process that is at it, else it is busy."""
+    from ..data.sources import open_for_training
+    from ..training.checkpoint import Busy
+    from ..training.pretrain import pretrain_once
+    from ..training.transfer import once as transfer_once
+
+    started, trained, said, first = time.process_time(), 0, {}, job.work[0]
+    try:
+        data = None  # boxes, masks and pictures at their own size are opened by their task
+        if not isinstance(first, Dense) and not (isinstance(first, FineTune) and first.full_size):
+            needed = max((run.images or 0 for run in job.work if isinstance(run, Run)), default=0)
+            streamed = isinstance(first, Run) and first.streamed
+            data = open_for_training(first.data, first.image_size, needed, streamed=streamed)
+        for item in job.work:
+            once, options = transfer_once, {}
+            if isinstance(item, Run):  # on a CPU numbers stay those of the plain way, to the bit
+                once, options = pretrain_once, {} if device == "cpu" else {"runtime": runtime_of(item)}
+                options["log"] = job.log
+            trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait, **options)[1]
+    except Busy:
+        said = {"busy": True}
+    except UserError as error:
+        said = {"error": str(error), "preempted": isinstance(error, Preempted)}
+    return Outcome(job.name, trained, time.process_time() - started, **said)
 
 
 class Local:
@@ -78,170 +122,133 @@ class Local:
         with one_thread(self.place):
             return step_speeds(runs_dir, models, recipe, self.device)
 
-    def execute(self, jobs: list[Job], runs_dir: Path, what: str = "runs to train") -> tuple[int, float]:
-        """Do the jobs; how many records this made, and core seconds. An error of one is raised when all are over."""
-        with Progress(jobs, runs_dir, self.workers, what) as progress:
-            try:
-                return settle(in_turns(jobs, progress, lambda some, wait: self._do(some, str(runs_dir), wait)))
-            except (UserError, KeyboardInterrupt):
-                raise
-            except Exception as error:
-                if type(error).__name__ not in ("TerminatedWorkerError", "BrokenProcessPool"):
-                    raise
-                raise UserError(
-                    f"a worker process died (out of memory?): finished runs are kept in {runs_dir}; "
-                    "run again with --workers 1"
-                ) from error
-
-    def _do(self, jobs: Sequence[Job], runs_dir: str, wait: bool) -> "Iterator[Outcome]":
-        """What becomes of jobs in processes of one thread each, which end with this one."""
-        import joblib
-
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-            pool = joblib.Parallel(n_jobs=min(self.workers, len(jobs)), return_as="generator_unordered", batch_size=1)
-            calls = (joblib.delayed(_do)(job, runs_dir, self.device, wait, os.getpid()) for job in jobs)
-            try:
-                with deaf_to_interrupts():
-                    found = pool(calls)  # starts the processes
-                yield from found
-            except KeyboardInterrupt:
-                from joblib.externals.loky import get_reusable_executor
-
-                get_reusable_executor().shutdown(wait=False, kill_workers=True)
-                raise
+    def do(self, jobs: Sequence[Job], runs_dir: Path, wait: bool) -> Iterator[Outcome]:
+        """The outcomes of jobs as they end, each in a process of one thread."""
+        work = functools.partial(do, runs_dir=str(runs_dir), device=self.device, wait=wait)
+        return in_processes(work, jobs, self.workers)
 
 
-def in_turns(
-    jobs: list[Job], progress: "Progress", work: "Callable[[list[Job], bool], Iterable[Outcome]]"
-) -> "list[Outcome]":
-    """The outcomes of jobs; what another process holds is waited for only when nothing else is left.
+def in_processes(function: Callable, items: Sequence, workers: int, threads: int = 1) -> Iterator:
+    """What a function makes of items, as they end, in processes of so many threads, which end with this one."""
+    from joblib.externals.loky import ProcessPoolExecutor
+    from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    work(jobs, wait): their outcomes, as they end. Ctrl-C is one line that says what is kept.
-    """
-    outcomes: list[Outcome] = []
+    env = dict.fromkeys(ONE_THREAD, str(threads))
+    pool = ProcessPoolExecutor(min(workers, len(items)), initializer=end_with, initargs=(os.getpid(),), env=env)
     try:
-        for wait in (False, True):
-            if jobs:
-                outcomes += work(jobs, wait)
-            busy = {outcome.name for outcome in outcomes if outcome.busy}
-            jobs = [job for job in jobs if job.name in busy]
-    except KeyboardInterrupt:
-        done, what = len(progress.finished()), progress.what.split()[0]
-        kept = f"{done} of {len(progress.costs)} {what} are finished and kept in {progress.runs_dir}"
-        raise Interrupted(f"interrupted: {kept}; run the same command to go on") from None
-    return outcomes
+        with deaf_to_interrupts():
+            calls = [pool.submit(function, item) for item in items]  # starts the processes
+        for call in as_completed(calls):
+            yield call.result()
+        pool.shutdown()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died (out of memory?): what is finished is kept; run again with --workers 1"
+        ) from error
+    except BaseException:
+        pool.shutdown(wait=False, kill_workers=True)
+        raise
 
 
-def settle(outcomes: "Sequence[Outcome]") -> tuple[int, float]:
-    """Records made and core seconds of jobs that are over; the first error, if there was any, is raised."""
+def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs to train") -> tuple[int, float]:
+    """Do jobs by `Local` or a cluster: how many records this made, and core seconds. What another process holds is
+    waited for only when nothing else is left; the first error is raised when all jobs are over."""
+    from tqdm import tqdm
+
+    paths, outcomes = [path_of(item, runs_dir) for job in jobs for item in job.work], []
+    workers, unit = min(pool.workers, len(jobs)), what.split()[0]
+    about = clock(sum(job.seconds for job in jobs) / workers)
+    print(f"{len(paths)} {what} in {workers} process{'es' * (workers > 1)}, about {about}", file=sys.stderr)
+    with tqdm(total=len(paths), unit=f" {unit}", mininterval=1.0 if sys.stderr.isatty() else 10.0) as bar:
+        try:
+            for wait in (False, True):
+                busy = {outcome.name for outcome in outcomes if outcome.busy}
+                left = {job.name: job for job in jobs if job.name in busy or not wait}
+                for outcome in pool.do(list(left.values()), runs_dir, wait) if left else ():
+                    outcomes.append(outcome)
+                    bar.update(0 if outcome.busy else len(left[outcome.name].work))
+        except KeyboardInterrupt:
+            kept = f"{sum(path.exists() for path in paths)} of {len(paths)} {unit} are finished and kept in {runs_dir}"
+            raise Interrupted(f"interrupted: {kept}; run the same command to go on") from None
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        stopped = any(outcome.preempted for outcome in outcomes)
-        raise (Preempted if stopped else UserError)(errors[0] + more)
+        raise (Preempted if any(outcome.preempted for outcome in outcomes) else UserError)(errors[0] + more)
     return sum(o.trained for o in outcomes), sum(o.core_seconds for o in outcomes)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job in its worker."""
-
-    name: str
-    trained: int = 0  # runs this job finished itself
-    core_seconds: float = 0.0
-    busy: bool = False  # another process holds it
-    error: str = ""
-    preempted: bool = False  # by a signal, with everything saved
+# --- runs as command lines ------------------------------------------------------------------------------------------
 
 
-def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> Outcome:
-    """In a worker of this machine: `do`, which ends with the process that started the study."""
-    end_with(parent)
-    return do(job, runs_dir, device, wait)
+def runtime_of(run: Run, gpus: int = 1) -> Runtime:
+    """How a run is executed on GPUs: by `PART` and `LARGE` for the paper's sizes, plainly for a laptop's.
+
+    `UserError` where the batch does not divide among the GPUs.
+    """
+    if run.batch_size % gpus:
+        raise UserError(f"gpus_per_run {gpus} does not divide the batch of {run.batch_size}: give a divisor of it")
+    if run.model not in PAPER:
+        return Runtime()
+    share, large = run.batch_size // gpus, run.model in LARGE
+    parts = next(k for k in range(1, share + 1) if share % k == 0 and share // k <= PART[run.model])
+    return Runtime(parallel="fsdp" if large and gpus > 1 else "ddp", accumulate=parts, checkpointing=large)
 
 
-@hushed()
-def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
-    """The work of one job, in order, in this process. Its study has said what the data is."""
-    from ..training.checkpoint import Busy
-    from ..training.pretrain import pretrain_once
-    from ..training.transfer import once as transfer_once
-
-    started, trained, outcome = time.process_time(), 0, Outcome(job.name)
-    try:
-        first = job.work[0]
-        needed = max((run.images or 0 for run in job.work if isinstance(run, Run)), default=0)
-        # boxes, masks and pictures at their own size are opened by their task
-        own = isinstance(first, Dense) or (isinstance(first, FineTune) and first.full_size)
-        data = None if own else _open(first, needed)
-        for item in job.work:
-            once, options = transfer_once, {}
-            if isinstance(item, Run):
-                # on a CPU numbers stay those of the plain way, to the bit
-                once, options = pretrain_once, {} if device == "cpu" else {"runtime": runtime_of(item)}
-                options["log"] = job.log
-            trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait, **options)[1]
-    except Busy:
-        outcome = replace(outcome, busy=True)
-    except UserError as error:
-        outcome = replace(outcome, error=str(error), preempted=isinstance(error, Preempted))
-    return replace(outcome, trained=trained, core_seconds=time.process_time() - started)
+def pretrain_words(
+    run: Run, *, runs_dir: str, device: str = "auto", runtime: Runtime | None = None, log: Sequence[str] = ()
+) -> list[str]:
+    """`pretrain …`, which the command line reads back as this run and this runtime."""
+    if run.recipe_version != RECIPE_VERSION:
+        raise UserError(f"{run.key} is of recipe {run.recipe_version}: this version runs {RECIPE_VERSION} alone")
+    words = ["pretrain"]
+    for field in dataclasses.fields(Run):
+        name, value = f"--{field.name.replace('_', '-')}", getattr(run, field.name)
+        if isinstance(value, tuple):
+            words += [name, *map(str, value)]
+        elif value is not None and field.name != "recipe_version":  # None is the default where it is allowed
+            words.append(f"{name}={value}")
+    for field in dataclasses.fields(Runtime):
+        value = getattr(runtime or Runtime(), field.name)
+        if value != field.default:
+            words.append(f"--{field.name}" if value is True else f"--{field.name}={value}")
+    words += [f"--runs-dir={runs_dir}", f"--device={device}"]
+    return words + [word for name in log for word in ("--log-to", name)]
 
 
-def _open(first: Run | FineTune | Probe, needed: int) -> Data:
-    from ..data.sources import open_for_training
-
-    streamed = isinstance(first, Run) and first.streamed
-    return open_for_training(first.data, first.image_size, needed, streamed=streamed)
-
-
-class Progress:
-    """One line with runs done and time left: rewritten in a terminal, every ten seconds elsewhere."""
-
-    def __init__(self, jobs: Sequence[Job], runs_dir: Path, workers: int, what: str) -> None:
-        # a record's share of its job, and its age now: a record of other images does not count as done
-        self.costs = {path: job.seconds / len(job.work) for job in jobs for path in job.paths(runs_dir)}
-        self.before = {path: _changed(path) for path in self.costs}
-        self.what, self.runs_dir, self.workers = what, runs_dir, min(workers, len(jobs))
-        self.live, self.started, self.over = sys.stderr.isatty(), time.monotonic(), threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "Progress":
-        unit = "process" if self.workers == 1 else "processes"
-        about = _clock(sum(self.costs.values()) / self.workers)
-        print(f"{len(self.costs)} {self.what} in {self.workers} {unit}, about {about}", file=sys.stderr)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.over.set()
-        self.thread.join()
-        if not error[0]:
-            print(f"\r{self.line()}", file=sys.stderr)
-
-    def line(self) -> str:
-        """Runs done, time spent, time left: at the pace so far, what each process is at counting by half."""
-        spent, finished, whole = time.monotonic() - self.started, self.finished(), sum(self.costs.values())
-        left = whole - sum(self.costs[path] for path in finished)
-        at_work = min(left, self.workers * left / max(1, len(self.costs) - len(finished)))
-        pace = spent / (whole - left + at_work / 2) if finished else 1 / self.workers
-        seconds = max(1.0, pace * left - (0 if finished else spent))
-        said = "nothing" if len(finished) == len(self.costs) else f"about {_clock(seconds)}"
-        return f"{len(finished)}/{len(self.costs)} {self.what.split()[0]}, {_clock(spent)} spent, {said} left"
-
-    def finished(self) -> list[Path]:
-        """Records written since this began."""
-        return [path for path in self.costs if _changed(path) != self.before[path]]
-
-    def _watch(self) -> None:
-        while not self.over.wait(1.0 if self.live else 10.0):
-            start, end = ("\r", "   ") if self.live else ("", "\n")
-            print(f"{start}{self.line()}", end=end, file=sys.stderr, flush=True)
+def torchrun_words(processes: int, words: Sequence[str]) -> list[str]:
+    """A command of ours under torchrun on one machine; SIGUSR1 and SIGTERM reach its processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*launch, _SIGNALS, "-m", "simmim_lite", *words]
 
 
-def _changed(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.exists() else None
+def launch(gpus: int, nodes: int = 1) -> str:
+    """What a command line begins with: python, or torchrun on so many GPUs of so many nodes."""
+    if gpus * nodes == 1:
+        return "python"
+    meet = "--standalone"
+    if nodes > 1:
+        meet = f'--nnodes={nodes} --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:29500" --rdzv-id="$JOB"'
+    return f"torchrun {meet} --nproc-per-node={gpus} {_SIGNALS}"
 
 
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+@checked
+def lines(study: Study, how: StudyOptions, *, gpus_per_run: Count = 1, nodes: Count = 1) -> list[str]:
+    """A shell line for each trunk of a study that is not all done, the longest first: its commands, the shortest run
+    first, by `&&`.
+
+    gpus_per_run: processes a node, under torchrun where there is more than one process. On several nodes each node runs
+    the line, with the first one's name in MASTER_ADDR and a number of the job in JOB. Nothing starts; the source is
+    looked at for its levels, and precision `auto` is the tier's recipe's.
+    """
+    if study == TRANSFER or how.tier not in TIERS:
+        raise UserError(f"--commands is about pretraining at tier {', '.join(TIERS)}: not {study} at tier {how.tier}")
+    precision, found = None if how.precision == "auto" else how.precision, []
+    runs = planned(study, how.tier, data=how.data, seeds=how.seeds, precision=precision)[0]
+    for job in make_jobs([run for run in runs if not record_path(how.runs_dir, run).exists()], {}):
+        commands = []
+        for run in job.work:
+            runtime, shared = runtime_of(run, gpus_per_run * nodes), {"runs_dir": how.runs_dir, "device": how.device}
+            words = pretrain_words(run, runtime=runtime, log=how.log, **shared)
+            commands.append(f"{launch(gpus_per_run, nodes)} -m simmim_lite {shlex.join(words)}")
+        found.append(" && ".join(commands))
+    return found

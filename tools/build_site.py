@@ -1,12 +1,11 @@
-"""The gallery of pictures, and the site: executed notebooks, gallery, glossary, API and the mask lab as pages.
+"""The site, and the gallery of pictures: `make site`, `make gallery`.
 
-`simmim-lite site` runs each notebook as it stands, with the records that are shipped, keeps the executed copy until the
-notebook or the library changes, and lets Sphinx make pages of them with the settings in `site/`. The pages ask the
-network for nothing.
+Each notebook runs as it stands, with the records that are shipped; its executed copy is kept until it or the library
+changes. Sphinx makes pages of them with the settings in `site/`, which ask the network for nothing.
 """
 
+import argparse
 import contextlib
-import hashlib
 import importlib.util
 import os
 import re
@@ -16,26 +15,22 @@ import sys
 from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..errors import UserError
-from ..evidence import figures, shipped, tables, transfers
-from ..evidence.rules import HOLDS, OPEN, TABLE, UNTESTED
-from ..training.run import write_atomic
-from . import notebooks as running
-from . import report
-from .grids import CLAIMS, TRANSFER
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
+from simmim_lite.errors import UserError, check_writable, first_line
+from simmim_lite.evidence import figures, shipped, tables, transfers
+from simmim_lite.evidence.rules import HOLDS, OPEN, TABLE, UNTESTED
+from simmim_lite.studies import notebooks as running
+from simmim_lite.studies import report
+from simmim_lite.studies.parameters import parameters
+from simmim_lite.studies.tiers import CLAIMS, TRANSFER
+from simmim_lite.training.run import write_atomic
 
-PACKAGE = Path(__file__).resolve().parents[1]
-ROOT = PACKAGE.parent
-SETTINGS = ROOT / "site"
-_NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton")
-_BADGES = {HOLDS: ("yes", "✓"), OPEN: ("open", "?"), UNTESTED: ("open", "–")}
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE, SETTINGS = ROOT / "simmim_lite", ROOT / "site"
 _ANSWER = re.compile(r"\n<details><summary>(.*?)</summary>(.*?)</details>", re.S)
-WIDTH = 1180  # pixels; drawn at twice that, for sharp screens
+_BADGES = {HOLDS: ("yes", "✓"), OPEN: ("open", "?"), UNTESTED: ("open", "–")}
 QUESTIONS = {
     "data-scale": "How much data does masked image modelling need?",
     "model-size": "Is a larger network always better?",
@@ -43,23 +38,6 @@ QUESTIONS = {
     "proxy": "Can a pretraining loss tell which network is better?",
     TRANSFER: "What is pretraining worth, task by task?",
 }
-#: What the lab's page begins with: a line for a visitor; in a frame of the site, the site's theme and a true height.
-IN_A_FRAME = """<p class="lead">Hide parts of a picture and see what a small network makes of the rest. Everything runs
-in this page, and your own pictures stay on your machine.</p>
-<style>
-.framed body { padding: 0; background: transparent; max-width: none } .framed h1, .framed .lead { display: none }
-</style>
-<script>
-if (parent !== window) {
-  const root = document.documentElement;
-  root.classList.add("framed");
-  addEventListener("message", ({ data }) => {
-    if (data.theme) { root.dataset.theme = data.theme; root.style.colorScheme = data.theme; }
-  });
-  new ResizeObserver(() => parent.postMessage({ height: root.offsetHeight }, "*")).observe(root);
-}
-</script>
-"""
 
 
 def build(
@@ -72,18 +50,16 @@ def build(
     workers: int | None = None,
     settings: Iterable[str] = (),
 ) -> Path:
-    """Build the site in OUT and return its index.html; WORK keeps executed notebooks and Sphinx's own files.
+    """Build the site in OUT with Sphinx and return its index.html; WORK keeps executed notebooks and Sphinx's files.
 
     lab_page: writes the mask lab's self-contained page to the path it is given. explorer: HTML of the explorer of the
     published runs. notebooks: all of `notebooks/` by default; they run in WORK, so that a reader's own runs stay out.
     workers: notebooks at a time. settings: NAME=VALUE for Sphinx, over those of conf.py. `UserError` where Sphinx is
-    missing, outside of a checkout, for a folder OUT that holds something else, and for the first notebook that fails,
-    once all others are finished.
+    missing, for a folder OUT that holds something else, and for a notebook that fails.
     """
-    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+    needed = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton")
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise UserError(f'the site needs {", ".join(missing)}: pip install "simmim-lite[site]"')
-    if not SETTINGS.is_dir():
-        raise UserError("the site's settings are not part of the installed package: run this in a checkout")
     out, work = Path(out).absolute(), Path(work).absolute()
     if out.exists() and (not out.is_dir() or not (out / ".buildinfo").exists() and any(out.iterdir())):
         raise UserError(f"{out} holds something else: name an empty folder by --out")
@@ -96,12 +72,11 @@ def build(
     from plotly.offline import get_plotlyjs
 
     pages = {"_static/plotly.min.js": get_plotlyjs(), "_static/figures.js": report.SCRIPT}
-    pages["generated/explorer.html"] = explorer
+    pages |= {"generated/explorer.html": explorer, "generated/findings.html": findings(set(executed))}
     pages["notebooks/glossary.md"] = (running.folder() / "glossary.md").read_bytes()
-    pages["generated/findings.html"] = findings(set(executed))
     for path in paths:
-        study = running.parameters(path).get("tier") == "shipped"  # a study is read, a first step is tried
-        pages[f"notebooks/{path.name}"] = prepare(executed[path.stem], hide_code=study)
+        study = parameters(path).get("tier") == "shipped"  # a study is read, a first step is tried
+        pages[f"notebooks/{path.name}"] = for_sphinx(executed[path.stem], hide_code=study)
     for name, content in pages.items():
         write_atomic(source / name, content)
     # in a process of its own: Sphinx and its extensions leave registrations behind that a second build stumbles over
@@ -118,34 +93,26 @@ def build(
     return out / "index.html"
 
 
+def lab_head() -> str:
+    """What the lab's page begins with: a line for a visitor; in a frame of the site its theme and a true height."""
+    return (SETTINGS / "lab_head.html").read_text(encoding="utf-8")
+
+
 def execute(paths: Iterable[Path], work: Path, *, workers: int | None = None) -> dict[str, Path]:
-    """Executed copies by name; a notebook runs only when it or the library has changed since its last copy."""
-    library = _digest()
-    keys = {path: hashlib.sha256(path.read_bytes() + library).hexdigest() for path in paths}
-    copies = {path: work / "executed" / path.name for path in keys}
-    marks = {path: copy.with_suffix(".key") for path, copy in copies.items()}
-    stale = [p for p in keys if not (copies[p].exists() and marks[p].exists() and marks[p].read_text() == keys[p])]
-    if stale:
+    """Executed copies by name; a notebook runs only when it or the library is newer than its last copy."""
+    paths, folder = [Path(path).absolute() for path in paths], work / "executed"
+    library = max(path.stat().st_mtime for path in PACKAGE.rglob("*.py"))
+    found = {path.stem: folder / path.name for path in paths}
+    newest = {path: max(library, path.stat().st_mtime) for path in paths}
+    copies = {path: found[path.stem] for path in paths}
+    if stale := [p for p in paths if not copies[p].exists() or copies[p].stat().st_mtime < newest[p]]:
         work.mkdir(parents=True, exist_ok=True)
         with contextlib.chdir(work):  # notebooks keep their runs in `runs` of the folder they run in
-            wanted = [running.Copy.of(path.absolute(), {}) for path in stale]
-            done, failures = running.execute(wanted, work / "executed", workers=workers)
-        for path in (path for path in stale if path.stem in done):
-            write_atomic(marks[path], keys[path])
-        running.raise_first(failures)
-    return {path.stem: copy for path, copy in copies.items()}
+            running.run(stale, {}, folder, workers=workers)
+    return found
 
 
-def _digest() -> bytes:
-    """Of all files of the library but those that no notebook can see."""
-    found = hashlib.sha256(sys.version.encode())
-    for path in sorted(PACKAGE.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts and path.name not in ("cli.py", "site.py"):
-            found.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
-    return found.digest()
-
-
-def prepare(executed: Path, *, hide_code: bool) -> str:
+def for_sphinx(executed: Path, *, hide_code: bool) -> str:
     """An executed notebook for Sphinx. hide_code: fold every code cell but exercises behind a line that opens it."""
     import nbformat
 
@@ -191,13 +158,10 @@ def findings(notebooks: set[str]) -> str:
 def make_gallery(out: str | Path = "gallery") -> list[Path]:
     """Write OUT/STUDY.png of every study, OUT/readme.png and OUT/gallery.md with captions; the files written.
 
-    Captions are computed from the records. `UserError` where no records are shipped, where OUT cannot be written, and
-    where kaleido or the browser that it draws with is missing.
+    Captions are computed from the records. `UserError` where OUT cannot be written, and where kaleido or the browser
+    that it draws with is missing.
     """
-    out = Path(out)
-    frame = tables.runs()
-    if "shipped" not in set(frame["source"]):
-        raise UserError("no records are shipped with this version: there is nothing to draw the gallery from")
+    out, frame = Path(out), tables.runs()
     longest, ours = tables.longest(frame), frame[frame["source"] == "shipped"]
     gains = transfers.gains(transfers.table(shipped.records(shipped.TRANSFER)))
     drawn = {
@@ -213,7 +177,7 @@ def make_gallery(out: str | Path = "gallery") -> list[Path]:
     return [*written, out / "gallery.md"]
 
 
-def gallery_page(frame: "pd.DataFrame") -> str:
+def gallery_page(frame: pd.DataFrame) -> str:
     """The page of the pictures, in Markdown; what each shows is counted from the runs by source."""
     said = []
     for source, some in frame.groupby("source"):
@@ -221,7 +185,7 @@ def gallery_page(frame: "pd.DataFrame") -> str:
         said.append(f"{figures.SOURCES.get(source, source).lower()}: {len(some)} runs{of}")
     parts = [
         "# Gallery\n",
-        f"Drawn by `simmim-lite gallery` from the {'; '.join(said)}. Bars are one standard error, of the "
+        f"Drawn by `make gallery` from the {'; '.join(said)}. Bars are one standard error, of the "
         "transfer tasks 95 % intervals.\n",
     ]
     for study, question in QUESTIONS.items():
@@ -231,12 +195,34 @@ def gallery_page(frame: "pd.DataFrame") -> str:
 
 
 def _png(figure, path: Path) -> Path:
-    try:
-        image = figure.to_image("png", width=WIDTH, height=figure.layout.height or 450, scale=2)
+    try:  # drawn at twice its size, for sharp screens
+        image = figure.to_image("png", width=1180, height=figure.layout.height or 450, scale=2)
     except Exception as error:  # kaleido raises errors of its own and of the browser's driver
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"pictures need kaleido and Chromium or Chrome ({first}): pip install kaleido, and install a browser"
-        ) from error
+        raise UserError(f"pictures need kaleido and Chromium or Chrome ({first_line(error)})") from error
     write_atomic(path, image)
     return path
+
+
+def main(words: list[str] | None = None) -> int:
+    """Build the site, or draw the gallery; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", default="_site", help="the folder of the site (_site)")
+    parser.add_argument("--gallery", metavar="OUT", help="draw the pictures of the studies into OUT, and nothing else")
+    arguments = parser.parse_args(words)
+    try:
+        check_writable(arguments.gallery or arguments.out)
+        if arguments.gallery:
+            print(*make_gallery(arguments.gallery), sep="\n")
+            return 0
+        from simmim_lite.lab import explorer, mask_lab
+
+        lab, runs, head = mask_lab.MaskLab(), explorer.show().static_html(), lab_head()
+        print(build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=head), runs))
+        return 0
+    except UserError as error:
+        print(f"build_site: {error}", file=sys.stderr)
+        return error.status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,245 @@
+"""A pilot study of one's own images: what is there, the seeds an effect needs, the grid that fits the time, one page
+for a colleague. No torch here. Power is that of the paired t-test over seeds, the test behind the claims.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from ..data import decode, manifests, scenes
+from ..data.sources import catalogue, open_data, say_layout
+from ..errors import UserError
+from ..evidence import shipped
+from ..evidence.records import groups, table
+from ..evidence.rules import SMOKE_STEPS, Claim
+from ..evidence.stats import power
+from ..evidence.tables import verdicts
+from ..model.sizes import SIZES
+from ..studies import engine, planner, report
+from ..studies.costs import cost_of
+from ..studies.grids import with_references
+from ..studies.tiers import TIERS
+from ..training.run import Run, write_atomic
+from ..training.specs import Folder, Positive, Source, Whole, checked
+
+SCENES = 16_384  # scenes have no end: so many count as the reader's images
+#: Seeds a study will ask for at most: beyond, an effect is too small for a pilot.
+MOST_SEEDS = 12
+MODELS = ("swinv2_atto", "swinv2_femto")
+#: Data levels, from one that is short to all images, and the longer of two lengths off one trunk: the first that fits.
+#: The shorter of the shortest is long enough for a claim.
+GRIDS = ((3, 1000), (3, 500), (3, 250), (2, 250), (2, 2 * SMOKE_STEPS))
+_WANTED = 0.8  # chance to see an effect
+_SMALLEST = 16  # images of the smallest level at least
+_SHORT = 1e7  # Omega of the larger size at the smallest level: well past where published losses and scores turn
+
+
+def seed_spread(records: Iterable[dict] = (), data: str = "photographs") -> float:
+    """Standard deviation over seeds of the difference of validation loss between two settings of one length, the median
+    over pairs: of the shipped runs (on photographs or on scenes) where the records have no two seeds."""
+    for source in (list(records), shipped.records("laptop-scenes" if data == "scenes" else "laptop-cifar10")):
+        cells: dict[tuple, dict[int, float]] = defaultdict(dict)
+        for row in next(iter(groups(table(source)).values()), []):
+            cells[row["model"], row["images"], row["steps"]][row["seed"]] = row["val_loss"]
+        spreads = []
+        for a, b in combinations(sorted(cells), 2):
+            both = sorted(cells[a].keys() & cells[b].keys())
+            if a[2] == b[2] and (a[0] == b[0]) != (a[1] == b[1]) and len(both) > 1:
+                spreads.append(np.std([cells[a][s] - cells[b][s] for s in both], ddof=1))
+        if spreads:
+            return float(np.median(spreads))
+    raise UserError("no finished runs have two seeds: train two seeds of a study")
+
+
+def seeds_for(effect: float, spread: float) -> int:
+    """The fewest seeds that see an effect in 80 of 100 studies; MOST_SEEDS + 1 where these do not."""
+    return next((n for n in range(2, MOST_SEEDS + 1) if power(effect, spread, n) >= _WANTED), MOST_SEEDS + 1)
+
+
+def detectable(spread: float, seeds: int) -> float:
+    """The smallest effect that this many seeds see in 80 of 100 studies; infinite for one seed."""
+    from scipy.optimize import brentq
+
+    if seeds < 2:
+        return float("inf")
+    return brentq(lambda effect: power(effect, spread, seeds) - _WANTED, 0.0, 100 * spread, rtol=1e-9)
+
+
+@dataclass(frozen=True)
+class Design:
+    """A pilot study: its runs, what they cost, and what they can see."""
+
+    runs: tuple[Run, ...]
+    seeds: int
+    core_seconds: float
+    power: float  # chance to see the effect asked for
+    detects: float  # the smallest effect that these seeds see in 80 of 100 studies
+    note: str  # what had to give for the budget; empty where nothing had to
+
+    def sees(self, effect: float) -> str:
+        """What these seeds can see, to read."""
+        known = f"sees {effect:g} with power {self.power:.0%}, and {self.detects:.2g} with 80 %"
+        return f"{known}. {self.note}" if self.note else known
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Unique images, smallest first."""
+        return tuple(sorted({run.images for run in self.runs if run.steps}))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Optimiser steps, shortest first."""
+        return tuple(sorted({run.steps for run in self.runs if run.steps}))
+
+
+@checked
+def design(
+    data: Source,
+    available: Whole,
+    *,
+    core_minutes: Positive,
+    effect: Positive,
+    spread: Positive,
+    runs_dir: Folder = "runs",
+    tier: str = "quick",
+    seeds: Whole = 0,
+) -> Design:
+    """A small fixed grid of pilot runs on a source that fits into minutes of one core, with the seeds the effect needs.
+
+    `MODELS` by the first of `GRIDS` that fits; where the seeds do not fit with the barest, there are fewer of them, at
+    least two, and the note says what power is left. seeds: take so many, whatever the effect needs (0: as many as it
+    needs). Tier smoke tests the machinery: two levels of 64 images at most and 20 steps. `UserError` where nothing
+    fits, or for too few images.
+    """
+    if available < 4 * _SMALLEST:
+        raise UserError(f"{data} has {available} training images: a pilot compares levels, and needs {4 * _SMALLEST}")
+    needed, smoke = seeds_for(effect, spread), tier == "smoke"
+    base = replace(TIERS["smoke" if smoke else "quick"].recipe, data=data)
+    most, grids = (min(available, 4 * _SMALLEST), ((2, 20),)) if smoke else (available, GRIDS)
+    # seeds cost the same each
+    seconds = {grid: cost_of(_grid(base, most, *grid, range(1)), runs_dir)["seconds"] for grid in grids}
+    for n in [seeds] if seeds else [2] if smoke else range(min(needed, MOST_SEEDS), 1, -1):
+        for grid in (grid for grid in grids if n * seconds[grid] <= 60 * core_minutes):
+            left, more = power(effect, spread, n), f"more than {MOST_SEEDS}" if needed > MOST_SEEDS else needed
+            note = f"{more} seeds would be needed, {n} are run: power {left:.0%}" if n < needed else ""
+            runs = _grid(base, most, *grid, range(n))
+            return Design(tuple(runs), n, n * seconds[grid], left, detectable(spread, n), note)
+    barest = (seeds or 2) * seconds[grids[-1]] / 60
+    raise UserError(f"core_minutes is {core_minutes:g}: the barest pilot takes about {barest:.1f}; give more")
+
+
+def _grid(base: Run, available: int, levels: int, steps: int, seeds: Iterable[int]) -> list[Run]:
+    """Every size, level and seed at two lengths, and each network at random initialisation, from which lift counts."""
+    seen = SIZES[MODELS[-1]].parameters * steps * base.batch_size
+    smallest = min(max(_SMALLEST, round((seen / _SHORT) ** 0.5)), available // 4)
+    images = [int(n) for n in np.geomspace(smallest, available, levels).round()]
+    cells = [replace(base, model=model, seed=seed) for seed in seeds for model in MODELS]
+    return with_references(
+        replace(one, images=n, steps=t) for one in cells for n in images for t in (steps // 2, steps)
+    )
+
+
+def collect(design: Design, *, tier: str = "quick", **options: object) -> list[dict]:
+    """The records of a pilot, training what is missing; at tier shipped the finished runs on this data, untrained.
+
+    options: data, workers and runs_dir, as `engine.collect` has them.
+    """
+    tier = tier if tier in ("shipped", "smoke") else "quick"  # whose recipe the runs have
+    return engine.collect("all", design.runs, tier=tier, precision=design.runs[0].precision, **options)
+
+
+def look(data: str) -> dict:
+    """What a source holds: images to train on, held-out images, classes (0 = none known), first pictures' paths.
+
+    A folder is listed, not decoded. torchvision and Hugging Face sets are opened, which may download them.
+    """
+    if data == "scenes":
+        return {"images": SCENES, "held out": 1024, "classes": len(scenes.CLASSES), "paths": []}
+    if not data.startswith("imagefolder:"):
+        found = open_data(data, 32)
+        held = len(found.val) + (len(found.test) if found.test is not None else 0)
+        return {"images": len(found.train), "held out": held, "classes": found.num_classes, "paths": []}
+    found = catalogue(data)
+    laid = found.parts.split(data)
+    say_layout(found, laid)
+    train, every = laid.splits["train"], sum(map(len, laid.splits.values()))
+    paths = [found.reader.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
+    return {"images": len(train), "held out": every - len(train), "classes": len(laid.classes), "paths": paths}
+
+
+def manifest(data: str, levels: Sequence[int], runs_dir: str | Path) -> Path | None:
+    """RUNS_DIR/manifest.yaml: which images each data level of a folder holds, with digests; None for other sources."""
+    kind, _, name = data.partition(":")
+    if kind != "imagefolder":
+        return None
+    path, root = Path(runs_dir) / "manifest.yaml", Path(name).expanduser().absolute()
+    content = {"name": root.name, "source": "imagefolder", "images": None, "classes": None, "rule": "hash", "seed": 0}
+    content |= {"note": "the data levels of a pilot study", "digest": None}
+    content["subsets"] = [{"count": int(n), "images": None, "digest": None} for n in levels]
+    write_atomic(path, yaml.safe_dump(content, sort_keys=False))
+    manifests.build(path, root)
+    return path
+
+
+def pictures(data: str, side: int = 32) -> np.ndarray:
+    """A few training pictures to look at: uint8 (n, 3, side, side). What cannot be read is named on stderr."""
+    if data == "scenes":
+        return scenes.render(0, range(6), side).images
+    paths, found = look(data)["paths"], []
+    if not paths:
+        return np.asarray(open_data(data, side).train.images[:6])
+    for path in paths:
+        try:
+            found.append(decode.read_square(path, side))
+        except decode.Unreadable as error:
+            print(f"not shown: {path}: {error}", file=sys.stderr)
+    if not found:
+        raise UserError(f"{data}: none of {len(paths)} pictures can be shown")
+    return np.stack(found)
+
+
+def write_page(
+    path: str | Path, *, data: str, found: dict, design: Design, claims: Iterable[Claim], plan: planner.Plan | str,
+    charts: Iterable = (),
+) -> Path:  # fmt: skip
+    """One page to show a colleague, readable without a network: what was asked, what was run, verdicts, the plan.
+
+    plan: the reason in one line where there is none. charts: plotly figures.
+    """
+    import nbformat
+    from plotly.offline import get_plotlyjs
+
+    v4, levels, lengths = (
+        nbformat.v4,
+        ", ".join(f"{n:,}" for n in design.levels),
+        " and ".join(map(str, design.lengths)),
+    )
+    texts = [
+        f"# What size, how long, how much data?\n\nA pilot on {escape(Path(data.split(':')[-1]).name)}",
+        f"- images: {found['images']:,} to train on, {found['held out']:,} held out\n"
+        f"- classes: {found['classes'] or 'not known'}\n- pilot: levels {levels}, {lengths} steps\n"
+        f"- seeds: {design.seeds}, which see a difference of {design.detects:.2g} in 80 of 100 studies",
+        f"## What these runs say\n\n{verdicts({'yours': list(claims)})}",
+        "## What to run",
+    ]
+    if isinstance(plan, str):
+        texts.append(escape(plan))
+    else:
+        texts.append(f"{plan.images:,} images, {plan.budget}; {plan.measure} by {plan.basis}")
+        texts.append(planner.table(plan).to_html(border=0))
+        said = [*planner.sayings(plan).items(), *(("note", note) for note in plan.notes)]
+        texts.append("\n".join(f"- **{name}**: {escape(text)}" for name, text in said))
+    shown = [v4.new_output("display_data", {report.PLOTLY: json.loads(chart.to_json())}) for chart in charts]
+    cells = [v4.new_markdown_cell(text) for text in texts]
+    content = v4.new_notebook(cells=[*cells[:3], v4.new_code_cell(outputs=shown), *cells[3:]])
+    report.prepare(content)
+    write_atomic(path, report.page(content, plotly=get_plotlyjs()))
+    return Path(path)

@@ -1,0 +1,188 @@
+"""Executed notebooks as pages: the report stands alone; the site asks for nothing, and its links lead somewhere."""
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import build_site
+import nbformat
+import pytest
+from synthetic_records import record, study
+from tiny_notebooks import write_notebook
+
+from simmim_lite.errors import UserError
+from simmim_lite.evidence.claims import claims
+from simmim_lite.studies import notebooks, report
+
+pytestmark = pytest.mark.xdist_group("site as files")  # built once
+TEXT = (
+    "# 04 · Does *it* show?\n\nA $L = \\frac{1}{n}$ and\n\n$$\\Omega = \\frac{T}{n}$$\n\nThe [first](01_masks.ipynb), "
+    "the [glossary](glossary.md).\n\n1. Why?\n<details><summary>Answer</summary>Because\nof that.</details>\n\n2. How?"
+)
+PLOT = {report.PLOTLY: {"data": [{"type": "scatter", "x": [1, 2], "text": ["</script><!--"]}], "layout": {}}}
+BARE = {report.WIDGET: {"model_id": "m"}}
+
+
+def executed(path: Path, *outputs: dict, text: str = TEXT, exercise: bool = False) -> Path:
+    """A notebook whose cells have these outputs, as after its execution."""
+    content = nbformat.read(write_notebook(path, ["x"] * (len(outputs) + exercise), text=text), as_version=4)
+    for cell, data in zip(content.cells[2:], outputs, strict=False):
+        cell.outputs = [nbformat.v4.new_output("display_data", data)]
+    content.cells[-1].metadata["tags"] = ["exercise"] * exercise
+    nbformat.write(content, path)
+    return path
+
+
+class Page(HTMLParser):
+    """What a page loads and where it leads."""
+
+    LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "object": "data"}
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        found = dict(attrs)
+        self.ids.add(found.get("id", ""))
+        self.loads += [found[name] for name in [self.LOADS.get(tag)] if name in found]
+        self.links += [found["href"]] if tag == "a" and found.get("href") else []
+
+
+def test_the_report_stands_alone_and_says_what_was_found(tmp_path) -> None:
+    """Live figure, equations as MathML, a widget's static twin, links only where there is a page."""
+    out, here = tmp_path / "out", tmp_path / "in"
+    executed(here / "04_data_scale.ipynb", PLOT, BARE | {"text/html": "<b>twin</b>"}, BARE)
+    executed(here / "01_masks.ipynb", text="# First")
+    executed(here / "04_data_scale.failed.ipynb")
+    out.mkdir()
+    (out / "your_study.html").write_text("a page of a notebook's own")
+    said, lost = claims(study()), record(status="failed", seed=5, reason="loss is NaN <at step 312>")
+    assert report.write(here, out, said, [lost]) == out / "index.html"
+    page = (out / "04_data_scale.html").read_text()
+    assert "<title>04 · Does it show?</title>" in page and Page(out / "04_data_scale.html").loads == ["plotly.min.js"]
+    assert page.count(f'class="{report.FIGURE_CLASS}"') == 1
+    assert page.count("</script>") == 3 and "<!--" not in page, "a figure cannot end its script"
+    assert page.count("<mfrac>") == 2 and "\\frac" not in page
+    assert "<b>twin</b>" in page and "a control that lives in JupyterLab" in page
+    assert '<a href="01_masks.html">first</a>' in page and "glossary.md" not in page
+    index = (out / "index.html").read_text()
+    assert {"01_masks.html", "04_data_scale.html", "your_study.html"} <= set(Page(out / "index.html").links)
+    assert lost["key"] in index and "loss is NaN &lt;at step 312&gt;" in index
+    assert all(claim.id in index and claim.verdict in index for claim in said)
+    assert report.mathml("\\left(", "inline") == "<code>\\left(</code>"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of a site of notebooks that were executed elsewhere, and what Sphinx complained about."""
+    folder = tmp_path_factory.mktemp("site")
+    first = write_notebook(folder / "in" / "01_masks.ipynb", ["1"], parameters="seed = 0", text="# First")
+    further = [write_notebook(folder / "in" / f"{name}.ipynb", [], text="# More") for name in ("09_a", "10_b", "is_c")]
+    some = [folder / "in" / f"{name}.ipynb" for name in notebooks.NOTEBOOKS.values()]
+    paths = [first, *further, *(executed(path, PLOT, BARE, exercise=True) for path in some)]
+    with contextlib.redirect_stderr(io.StringIO()) as complaints, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_site, "execute", lambda found, *_, **__: {path.stem: path for path in found})
+        index = build_site.build(
+            folder / "out", lambda path: path.write_text("<title>lab</title>"), "<b>explorer</b>",
+            work=folder / "work", notebooks=paths, settings=["packages=model"],
+        )  # fmt: skip
+    assert index == folder / "out" / "index.html"
+    return folder, complaints.getvalue()
+
+
+def test_nothing_is_loaded_from_elsewhere_and_all_links_lead_somewhere(built) -> None:
+    assert "WARNING" not in built[1] and "ERROR" not in built[1], built[1]
+    out = built[0] / "out"
+    found = {path: Page(path) for path in out.rglob("*.html") if "_static" not in path.parts}
+    assert len(found) > 12
+    for path, page in found.items():
+        for target in [*page.loads, *page.links]:
+            url = urlparse(target)
+            if url.scheme or url.netloc:
+                assert target in page.links or url.scheme == "data", f"{path.name} loads {target}"
+                continue
+            there = (path.parent / unquote(url.path)).resolve() if url.path else path
+            assert there.is_file(), f"{path.name} leads to {target}"
+            if url.fragment and there in found:
+                assert unquote(url.fragment) in found[there].ids, f"{path.name}: nothing is called {target}"
+    for style in out.rglob("*.css"):
+        assert not re.search(r"""(url\(|@import)\s*["']?(https?:)?//""", style.read_text(encoding="utf-8")), style.name
+
+
+def test_a_notebook_becomes_a_page_of_the_site(built) -> None:
+    """Live figure, MathML, folded code but for the exercise, no control without a kernel; docstrings; verdicts."""
+    out = built[0] / "out"
+    page = (out / "notebooks" / "04_data_scale.html").read_text()
+    for text, times in ((f'class="{report.FIGURE_CLASS}"', 1), ("<mfrac>", 2), ("\\frac", 0), ("Show the code", 3)):
+        assert page.count(text) == times, text
+    for text in ("plotly.min.js", "figures.js", "a control that lives in JupyterLab", "<li><p>How?</p>"):
+        assert text in page  # the list goes on after an answer
+    first = (out / "notebooks" / "01_masks.html").read_text()  # a first step is tried, code and all
+    assert "plotly.min.js" not in first and "Show the code" not in first and str(built[0]) not in page
+    assert "Every size by its name" in (out / "api" / "index.html").read_text()
+    assert "Masks as a function of (seed, image id, visit)" in (out / "api" / "model.html").read_text()
+    table = (out / "index.html").read_text().split('<table class="sl-table sl-findings">')[1].split("</table>")[0]
+    assert table.count("<tr>") == 11  # ten claims and a heading
+    assert 'href="notebooks/04_data_scale.html">Larger models overfit small data' in table
+    assert "href" not in build_site.findings(set())
+
+
+@pytest.mark.slow
+def test_docstrings_of_all_packages_can_be_read(tmp_path, capsys) -> None:
+    index = build_site.build(tmp_path / "out", lambda path: path.write_text(""), work=tmp_path / "work", notebooks=[])
+    said = [line for line in capsys.readouterr().err.splitlines() if "toctree glob pattern" not in line]
+    assert not [line for line in said if "WARNING" in line or "ERROR" in line or "myst" in line]
+    packages = {path.parent.name for path in build_site.PACKAGE.glob("*/__init__.py")}
+    assert {path.stem for path in (index.parent / "api").glob("*.html")} == {"index", *packages}
+
+
+def test_a_changed_notebook_runs_again(tmp_path, monkeypatch) -> None:
+    path, ran = write_notebook(tmp_path / "a.ipynb", ["1"]), []
+
+    def run(paths, params, out, **_):
+        ran.append([path.stem for path in paths])
+        out.mkdir(parents=True, exist_ok=True)
+        return {path.stem: shutil.copyfile(path, out / path.name) for path in paths}
+
+    monkeypatch.setattr(build_site.running, "run", run)
+    for _ in range(2):
+        build_site.execute([path], tmp_path / "work")
+    assert ran == [["a"]]
+    os.utime(path, (2e9, 2e9))
+    build_site.execute([path], tmp_path / "work")
+    assert ran == [["a"]] * 2
+
+
+def test_what_goes_wrong_is_one_line(tmp_path, monkeypatch) -> None:
+    (tmp_path / "broken.ipynb").write_text("{")
+    with pytest.raises(UserError, match="broken.ipynb: not a readable notebook"):
+        report.write(tmp_path, tmp_path / "report")
+    with pytest.raises(UserError, match="holds something else: name an empty folder by --out"):
+        build_site.build(tmp_path, lambda path: None, work=tmp_path / "work", notebooks=[])
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "sphinx" else find(name, *a))
+    with pytest.raises(UserError, match=r'needs sphinx: pip install "simmim-lite\[site\]"'):
+        build_site.build(tmp_path / "out", lambda path: None)
+
+
+def test_the_command_gives_the_site_its_lab_and_its_explorer(tmp_path, monkeypatch, capsys) -> None:
+    def build(out, lab_page, explorer):
+        assert 'class="sl-explorer"' in explorer
+        lab_page(Path(out) / "lab.html")
+        return Path(out) / "index.html"
+
+    monkeypatch.setattr(build_site, "build", build)
+    assert build_site.main(["--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'index.html'}\n"
+    assert [target for target in Page(tmp_path / "lab.html").loads if not target.startswith("data:")] == []
+    assert build_site.lab_head() in (tmp_path / "lab.html").read_text(encoding="utf-8")
