@@ -151,12 +151,12 @@ def manifest(arguments: argparse.Namespace) -> None:
 
 def pack(arguments: argparse.Namespace) -> None:
     """`simmim-lite data pack`."""
-    from .data import packing
+    from .data import packs
 
     names = ("short_side", "quality", "shard_pictures")
-    settings = packing.Settings(**{name: getattr(arguments, name) for name in names})
+    settings = packs.Settings(**{name: getattr(arguments, name) for name in names})
     specs.value("workers", specs.Count | None, arguments.workers)
-    done = packing.pack(arguments.source, arguments.out, settings=settings, workers=arguments.workers)
+    done = packs.pack(arguments.source, arguments.out, settings=settings, workers=arguments.workers)
     left_out, shards = done.info["left_out"], done.info["shards"]
     for name, reason in left_out[:10]:
         print(f"left out {name}: {reason}")

@@ -161,7 +161,7 @@ def ladder(rounds: int, models: Sequence[str] = tuple(LAPTOP)) -> Iterator[str]:
 def loader(rounds: int, pictures: int = PICTURES) -> Iterator[str]:
     """Pictures a second of one core, decoded, cropped, flipped, normalised, and how many times torchvision's: of
     collages of the photographs that the project ships, in files as ImageNet's."""
-    from simmim_lite.data.packing import Settings, pack
+    from simmim_lite.data.packs import Settings, pack
 
     with tempfile.TemporaryDirectory(prefix="simmim-lite-") as folder:
         root, out, turns = collages(Path(folder) / "files", pictures), Path(folder) / "pack", pictures // LOADED

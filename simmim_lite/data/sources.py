@@ -3,86 +3,39 @@
 Decoded once into a store at one size (`open_data`), or decoded as training goes (`open_streamed`, `open_pictures`).
 """
 
+import functools
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..errors import UserError, first_line, unknown
-from . import decode, packs, public, scenes
-from .catalogue import Catalogue, Reader, of_folder, say, say_layout, squares
-from .listing import Parts, Passed, describe, signature
+from . import decode, public, scenes
+from .folders import of_folder
+from .listing import (  # noqa: F401 (others take them from here)
+    Catalogue,
+    Data,
+    LeftOut,
+    Parts,
+    Passed,
+    Split,
+    describe,
+    first_readable,
+    hushed,
+    picture_digest,
+    say,
+    signature,
+)
+from .packs import of_pack
+from .scenes import SCENE_BLOCK, SCENE_COUNTS, SCENE_SPLITS
 from .store import STORE_VERSION, Chunk, Store, StorePlan, ensure
 
-#: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
-SCENE_BLOCK = 16384
-SCENE_SPLITS = {"train": 0, "val": 1, "test": 2, "probe_train": 3}  # scene seed, and upper bits of the ids
-SCENE_COUNTS = {"val": 2048, "test": 4096, "probe_train": 4096}
 SCENE_SIZE = 32  # pixels: scenes have no size of their own; they are drawn as the studies draw them
 _CHUNK = 256  # images decoded between two writes
-_STAND_INS = 10  # unreadable pictures in a row before training gives up
-
-
-@dataclass(frozen=True)
-class Split:
-    """Pictures of one split: arrays of one size, memory-mapped, so that slicing is cheap; or read when asked for."""
-
-    name: str  # "train of imagefolder:DIR", for messages
-    images: np.ndarray | None  # uint8 (N, 3, S, S); None where pictures are at their own size, behind a reader
-    ids: np.ndarray  # uint64 (N,), unique
-    labels: np.ndarray | None  # int64 (N,), or None where they are not known
-    masks: np.ndarray | None = None  # bool (N, S, S) of the main object, or None
-    block: int | None = None  # images that a manifest ranks together; None = all
-    reader: Reader | None = field(default=None, repr=False)
-    rows: np.ndarray | None = field(default=None, repr=False)  # the reader's numbers of these pictures; None = all
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def picture(self, i: int) -> Image.Image:
-        """Picture i, RGB, upright; raises whatever its decoder raises."""
-        if self.reader is None:
-            return Image.fromarray(np.ascontiguousarray(self.images[i].transpose(1, 2, 0)))
-        return decode.read(self.reader.source(self._row(i)))
-
-    def title(self, i: int) -> str:
-        """What to call picture i in messages."""
-        return f"image {self.ids[i]}" if self.reader is None else self.reader.title(self._row(i))
-
-    def _row(self, i: int) -> int:
-        return int(i if self.rows is None else self.rows[i])
-
-
-@dataclass(frozen=True)
-class Data:
-    """An open source. val and test are in hash-rank order: any first n of them are a class-balanced draw."""
-
-    spec: str
-    name: str
-    image_size: int | None  # pixels; None where pictures have a size of their own
-    train: Split | None  # with a reader where pictures are decoded as training goes
-    val: Split | None
-    probe_train: Split | None  # labelled; None without labels
-    test: Split | None  # labelled, no image of val (but see `open_pictures`); None without labels
-    classes: tuple[str, ...]
-    mean: tuple[float, float, float] | None  # of the training images, 0..1 units; None where nobody has counted
-    std: tuple[float, float, float] | None
-    digest: str  # of ids, labels, pixels and masks (of scenes: the first block), or of what is listed
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # images left out: name, reason
-    line: str = ""  # what there is, how it was read and what was passed over
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def has_masks(self) -> bool:
-        return self.train.masks is not None
 
 
 @dataclass(frozen=True)
@@ -90,7 +43,6 @@ class Format:
     """A kind of source, named KIND:PLACE."""
 
     place: str  # what stands after the colon; empty for scenes
-    text: str  # what that is, for help and documents
     open: Callable[[str, str], Catalogue]  # of the whole name and the place
     local: bool = True  # whether listing it needs no download
 
@@ -99,19 +51,14 @@ def _drawn(spec: str, place: str) -> Catalogue:
     raise UserError("scenes are drawn and not read: there are no files of them; give a source of pictures")
 
 
-def _packed(spec: str, place: str) -> Catalogue:
-    pack = packs.open_pack(place)
-    return Catalogue(spec, pack.parts(), pack, pack.digest, pack.digest, np.asarray(pack.columns["size"]))
-
-
 #: Every kind of source. Help, documents and `A + B` of the paper tier read this table.
 FORMATS: dict[str, Format] = {
-    "scenes": Format("", "drawn pictures, without end", _drawn),
-    "imagefolder": Format("DIR", "a folder of pictures, by class and by split or not", of_folder),
-    "inaturalist": Format("DIR", "iNaturalist-2018 with its JSON files", public.inaturalist),
-    "packed": Format("DIR", "what `simmim-lite data pack` has written", _packed),
-    "torchvision": Format("NAME", "a data set of torchvision's, downloaded", public.torchvision, local=False),
-    "hf": Format("NAME", "a data set of the Hugging Face hub, downloaded", public.hugging_face, local=False),
+    "scenes": Format("", _drawn),
+    "imagefolder": Format("DIR", of_folder),
+    "inaturalist": Format("DIR", public.inaturalist),
+    "packed": Format("DIR", of_pack),
+    "torchvision": Format("NAME", public.torchvision, local=False),
+    "hf": Format("NAME", public.hugging_face, local=False),
 }
 KINDS = tuple(f"{kind}:{row.place}" if row.place else kind for kind, row in FORMATS.items())
 
@@ -119,12 +66,10 @@ KINDS = tuple(f"{kind}:{row.place}" if row.place else kind for kind, row in FORM
 def kind_of(spec: str) -> tuple[str, str]:
     """Kind and place of a source; `UserError` for one that there is not."""
     kind, _, place = spec.partition(":")
-    if kind not in FORMATS or (place and not FORMATS[kind].place):
-        if os.path.isdir(spec):
-            raise UserError(f"unknown data '{spec}': it is a folder, say imagefolder:{spec}")
+    if os.path.isdir(spec) and kind not in FORMATS:
+        raise UserError(f"unknown data '{spec}': it is a folder, say imagefolder:{spec}")
+    if kind not in FORMATS or bool(place) != bool(FORMATS[kind].place):
         raise unknown("data", spec, KINDS)
-    if FORMATS[kind].place and not place:
-        raise UserError(f"data '{spec}' is incomplete: known are {', '.join(KINDS)}")
     return kind, place
 
 
@@ -149,7 +94,7 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -
 
     def plan() -> StorePlan:
         listed = found or catalogue(spec)
-        return squares(listed, listed.parts.split(spec), image_size)
+        return _squares(listed, listed.parts.split(spec), image_size)
 
     prefix, version, where = _named(spec, image_size, stamp)
     store = ensure(prefix, version, plan, spec)
@@ -167,10 +112,9 @@ def open_pictures(spec: str) -> Data:
         return as_pictures(open_data(spec, SCENE_SIZE))
     found = catalogue(spec)
     laid = found.parts.split(spec, halve=False)
-    rows = laid.splits
-    train, test = (shelved(found, laid, s) if s in rows and laid.known(rows[s]) else None for s in ("train", "test"))
-    line = say_layout(found, laid)
-    return Data(spec, spec, None, train, None, None, test, laid.classes, None, None, found.digest, line=line)
+    splits = {s: _readable(found, laid, s) for s, rows in laid.splits.items() if laid.known(rows)}
+    about = (laid.classes, None, None, found.digest)
+    return Data(spec, spec, None, splits.get("train"), None, None, splits.get("test"), *about, line=found.say(laid))
 
 
 def open_streamed(spec: str, image_size: int) -> Data:
@@ -186,8 +130,8 @@ def open_streamed(spec: str, image_size: int) -> Data:
     prefix, version, _ = _named(spec, image_size, found.stamp)
     held = replace(laid, splits={split: laid.splits[split] for split in ("train", "val")})
     title = f"validation pictures of {spec}"
-    store = ensure(f"val-{prefix}", version, lambda: squares(found, held, image_size, ("val",)), title)
-    data = _data(spec, store, found.stamp, found.parts.passed, shelved(found, laid, "train"))
+    store = ensure(f"val-{prefix}", version, lambda: _squares(found, held, image_size, ("val",)), title)
+    data = _data(spec, store, found.stamp, found.parts.passed, _readable(found, laid, "train"))
     return replace(data, digest=signature(found.digest, data.digest))
 
 
@@ -198,46 +142,9 @@ def open_for_training(spec: str, image_size: int, images_needed: int | None = No
     return open_data(spec, image_size, images_needed=images_needed)
 
 
-def shelved(found: Catalogue, laid: Parts, split: str) -> Split:
-    """A split of a catalogue's pictures at their own size: labels are None where one of them is unknown."""
-    rows = laid.splits[split]
-    labels = laid.labels[rows] if laid.known(rows) else None
-    return Split(f"{split} of {found.spec}", None, laid.ids[rows], labels, reader=found.reader, rows=rows)
-
-
 def as_pictures(data: Data) -> Data:
     """Scenes as `open_pictures` has a source."""
     return replace(data, image_size=None, train=data.probe_train, val=None, probe_train=None, line="")
-
-
-def first_readable(split: Split, chosen: np.ndarray, place: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
-    """The picture at a place of a draw, or the first one after it that can be read; its number in the split; and those
-    that could not (name, reason). `UserError` after ten in a row.
-
-    chosen: the draw, numbers in the split; after its last comes its first again.
-    """
-    problems = []
-    for further in range(_STAND_INS):
-        i = int(chosen[(place + further) % len(chosen)])
-        try:
-            return split.picture(i), i, problems
-        except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
-            problems.append((split.title(i), first_line(error)))
-    raise UserError(
-        f"{split.name}: {_STAND_INS} pictures in a row cannot be read (the last: {': '.join(problems[-1])}); is the "
-        "disk there? Run again to go on from the last checkpoint"
-    )
-
-
-class LeftOut(dict):
-    """Pictures that could not be read, name -> reason. Each is named once on stderr."""
-
-    def note(self, problems: list[tuple[str, str]]) -> None:
-        """Take in some more."""
-        for name, reason in problems:
-            if name not in self:
-                self[name] = reason
-                print(f"simmim-lite: {name} cannot be read ({reason}); it is left out", file=sys.stderr, flush=True)
 
 
 def _open_scenes(size: int, needed: int) -> Data:
@@ -257,6 +164,54 @@ def _open_scenes(size: int, needed: int) -> Data:
     version = signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
     store = ensure(f"scenes-{counts['train']}-{size}px", version, plan, "scenes")
     return _data("scenes", store, block=SCENE_BLOCK)
+
+
+def _squares(found: Catalogue, laid: Parts, size: int, only: Iterable[str] = ()) -> StorePlan:
+    """The plan of a catalogue's pictures (only: of some splits). Sets that are no files are read by one thread."""
+    digests: dict[str, list[int]] = {}
+
+    def square(split: str, i: int) -> np.ndarray | Exception:
+        try:
+            content = found.reader.content(i)  # of a file, detail that the resize throws away is not decoded
+            if content is not None:
+                digests.setdefault(split, []).append(picture_digest(content))
+            return decode.read_square(found.picture(i) if content is None else content, size)
+        except Exception as error:  # decoders raise errors of many kinds; each one names its image and is left out
+            return error
+
+    def chunks(split: str, rows: np.ndarray) -> Iterator[Chunk]:
+        whole, first = 0, []
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1) if found.sizes is not None else 1) as pool:
+            for some in (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)):
+                done = list(pool.map(functools.partial(square, split), some.tolist()))
+                bad = np.array([isinstance(result, Exception) for result in done])
+                skipped = [(laid.names[i], first_line(done[k])) for k, i in enumerate(some) if bad[k]]
+                whole, first = whole + int((~bad).sum()), first or skipped
+                good = [result for result in done if isinstance(result, np.ndarray)]
+                pixels = np.stack(good) if good else np.empty((0, 3, size, size), np.uint8)
+                yield Chunk(pixels, laid.ids[some[~bad]], laid.labels[some[~bad]], None, skipped)
+        if not whole:
+            reason = f"no image of its {split} split can be used at {size} px (first: {': '.join(first[0])})"
+            raise UserError(f"{found.spec}: {reason}; give other pictures, or a smaller --image-size")
+
+    def notes() -> Iterator[str]:
+        """Asked for when all pictures have been read."""
+        yield from laid.notes
+        train = set(digests.get("train", ()))
+        held = [digest for split, some in digests.items() if split != "train" for digest in some]
+        if count := len([digest for digest in held if digest in train]):
+            yield f"{count:,} of {len(held):,} held-out pictures have the bytes of a training picture"
+
+    splits = {split: rows for split, rows in laid.splits.items() if not only or split in only}
+    streams = {split: chunks(split, rows) for split, rows in splits.items()}
+    return StorePlan(streams, sum(map(len, splits.values())), size, laid.classes, notes())
+
+
+def _readable(found: Catalogue, laid: Parts, split: str) -> Split:
+    """A split of a catalogue's pictures at their own size: labels are None where one of them is unknown."""
+    rows = laid.splits[split]
+    labels = laid.labels[rows] if laid.known(rows) else None
+    return Split(f"{split} of {found.spec}", None, laid.ids[rows], labels, reader=found.reader, rows=rows)
 
 
 def _files_of(place: str) -> str:
@@ -291,7 +246,9 @@ def _data(
         masks = None if store.masks is None else store.masks[rows]
         splits[part] = Split(f"{part} of {spec}", store.images[rows], store.ids[rows], labels, masks, block)
     counts = {s: len(splits[s]) for s in ("train", "val", "test") if s in splits}
-    line = describe(spec, len(info["classes"]), counts, info["notes"], passed, skipped)
+    small = "smaller than the image size"
+    passed = [*passed, *((name, small if small in reason else "cannot be read", 1) for name, reason in skipped)]
+    line = describe(spec, len(info["classes"]), counts, info["notes"], passed)
     say(line, spec, stamp)
     probe = splits.get("probe_train") or (splits["train"] if "test" in splits else None)
     mean, std = (None if train else tuple(info[what]) for what in ("mean", "std"))

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from ..data import decode, manifests, scenes
-from ..data.sources import catalogue, say_layout
+from ..data.sources import catalogue
 from ..errors import UserError
 from ..evidence import shipped
 from ..evidence.records import groups, table
@@ -208,7 +208,7 @@ def look(data: str) -> dict:
     if kind == "imagefolder":
         found = catalogue(data)
         laid = found.parts.split(data)
-        say_layout(found, laid)
+        found.say(laid)
         train = laid.splits["train"]
         held = sum(len(part) for split, part in laid.splits.items() if split != "train")
         paths = [found.reader.title(i) for i in train[:: max(1, len(train) // 6)][:6]]

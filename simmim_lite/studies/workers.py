@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..data.catalogue import hushed
+from ..data.listing import hushed
 from ..data.sources import Data
 from ..errors import Interrupted, Preempted, UserError
 from ..processes import deaf_to_interrupts, end_with
