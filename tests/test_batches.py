@@ -18,7 +18,6 @@ from tiny import same, stopped
 from torchvision.transforms import functional as TF
 from trees import image_tree
 
-from simmim_lite.cli import main
 from simmim_lite.data import sources
 from simmim_lite.data.batches import (
     Batches,
@@ -39,7 +38,6 @@ from simmim_lite.model.masking import hash_masks, uniforms
 from simmim_lite.studies.full_size import RECIPE
 from simmim_lite.training.checkpoint import load_final
 from simmim_lite.training.pretrain import make_batches, pretrain
-from simmim_lite.training.transfer import transfer
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -74,23 +72,17 @@ def test_a_batch_is_a_function_of_seed_and_step(augment):
 
 
 def test_every_epoch_shows_every_image_once_in_a_new_order():
-    drawn = np.concatenate([make().batch(step)[2] for step in range(20)])  # 240 = 6 epochs of 40
-    epochs = drawn.reshape(6, 40)
+    epochs = np.concatenate([make().batch(step)[2] for step in range(20)]).reshape(6, 40)
     everything = np.sort(split_of().ids)
     assert all(np.array_equal(np.sort(epoch), everything) for epoch in epochs)
     assert len({epoch.tobytes() for epoch in epochs}) == 6
 
 
 def test_fewer_images_than_the_batch():
-    few = make(indices=np.array([5, 9, 2]))
-    for step in range(4):
-        images, mask, ids = few.batch(step)
-        assert len(images) == len(mask) == 12
-        assert [np.sum(ids == i) for i in split_of().ids[[5, 9, 2]]] == [4, 4, 4]
+    images, mask, ids = make(indices=np.array([5, 9, 2])).batch(3)
+    assert len(images) == len(mask) == 12 and [np.sum(ids == i) for i in split_of().ids[[5, 9, 2]]] == [4, 4, 4]
     # the visits of one image within the batch are told apart: other masks, other flips
-    images, mask, ids = few.batch(0)
-    same = np.flatnonzero(ids == ids[0])
-    assert len({mask[k].numpy().tobytes() for k in same}) > 1
+    assert len({mask[k].numpy().tobytes() for k in np.flatnonzero(ids == ids[0])}) > 1
     one = make(indices=np.array([5]), batch_size=64).batch(1)[0]
     assert 16 < len(one) - sum(torch.equal(image, one[0]) for image in one) < 48 and len(torch.unique(one, dim=0)) == 2
 
@@ -315,32 +307,20 @@ def test_flips_and_normalising_are_as_torchvision_has_them(tree) -> None:
     images, _, ids = batches.batch(2)
     epochs, places = batches.positions(2)
     draws = crop_draws(0, ids, epochs)
-    tries = crop_tries(draws)
     assert 0 < (draws[:, 0] < 0.5).sum() < len(ids)
     for k, place in enumerate(places):
-        crop = batches.crops.crop(data.train.picture(int(batches.indices[place])), tries[k])
+        crop = batches.crops.crop(data.train.picture(int(batches.indices[place])), crop_tries(draws)[k])
         x = TF.normalize(crop / 255, *STATISTICS)
-        x = x.flip(2) if draws[k, 0] < 0.5 else x
-        assert torch.allclose(images[k], x, atol=1e-5)
+        assert torch.allclose(images[k], x.flip(2) if draws[k, 0] < 0.5 else x, atol=1e-5)
 
 
-def test_only_validation_pictures_are_stored(tree, packed, tmp_path, monkeypatch) -> None:
+def test_only_validation_pictures_are_stored(tree, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SIMMIM_DATA", str(tmp_path))
-    for spec in (f"imagefolder:{tree}", f"packed:{packed}"):
-        data = streamed(spec)
-        assert data.val.images.shape == (8, 3, 32, 32) and len(data.train) == 24 and data.test is None
-    stores = [np.load(path, mmap_mode="r") for path in tmp_path.rglob("images.npy")]
-    assert [len(store) for store in stores] == [8, 8]
+    data = streamed(f"imagefolder:{tree}")
+    assert data.val.images.shape == (8, 3, 32, 32) and len(data.train) == 24 and data.test is None
+    assert [len(np.load(path, mmap_mode="r")) for path in tmp_path.rglob("images.npy")] == [8]
     stored = sources.open_for_training(f"imagefolder:{tree}", 32)
     assert np.array_equal(stored.val.images, data.val.images)  # a half of val/, the same as ever
-
-
-def test_such_a_run_is_probed_and_tuned_afterwards(tree, tmp_path) -> None:
-    run = replace(RUN, data=f"imagefolder:{tree}", steps=3)
-    probed = transfer(run, "probe", runs_dir=tmp_path, labels=12, test_images=6, device="cpu")
-    assert 0 <= probed["trained"]["transfer"]["linear"]["score"] <= 1
-    tuned = transfer(run, "classify", runs_dir=tmp_path, labels=8, steps=2, batch_size=4, device="cpu")
-    assert tuned["trained"]["status"] == tuned["baseline"]["status"] == "done"
 
 
 def test_one_that_cannot_be_read_has_a_stand_in(tmp_path, capsys) -> None:
@@ -366,19 +346,3 @@ def test_interrupted_it_resumes_bit_for_bit(packed, tmp_path) -> None:
     again = pretrain(run, runs_dir=tmp_path / "killed")
     assert again["curve"] == whole["curve"] and again["final"] == whole["final"]
     assert same(load_final(tmp_path / "whole", run), load_final(tmp_path / "killed", run))
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        (["--probe-labels", "10"], "probe_labels is 10"),
-        (["--statistics", "dataset"], "statistics dataset"),
-        (["--images", "900"], "holds 24 images"),
-    ],
-)
-def test_wrong_options_get_one_line(options, line, packed, tmp_path, capsys) -> None:
-    arguments = ["--augment", "picture-crop+flip", "--statistics", "imagenet", "--probe-labels", "0", "--steps", "1"]
-    arguments += ["--data", f"packed:{packed}", "--runs-dir", str(tmp_path), "--device", "cpu", *options]
-    assert main(["pretrain", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert line in said and said.count("\n") == 1

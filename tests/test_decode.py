@@ -1,6 +1,7 @@
 """One reader of pictures: every task sees the same pixels of a file, and the same files are refused by all of them."""
 
 import io
+import itertools
 import json
 import struct
 import zlib
@@ -17,10 +18,8 @@ from simmim_lite.data import decode
 from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.coco import open_coco
 from simmim_lite.data.packs import Settings, pack
-from simmim_lite.data.sources import catalogue, open_data, open_pictures, open_streamed
+from simmim_lite.data.sources import catalogue, open_data, open_pictures
 from simmim_lite.errors import UserError
-from simmim_lite.lab import photos
-from simmim_lite.studies import pilot
 
 SIDE = 24
 RGB = picture(1, (SIDE, SIDE))
@@ -153,13 +152,10 @@ def test_jpegs_are_turned_as_every_viewer_turns_them():
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_read_says_why(name, tmp_path):
+def test_what_cannot_be_read_says_why(name):
     content, words = BAD[name]
-    (tmp_path / name).write_bytes(content)
-    for source in (content, tmp_path / name):
-        one_line(words or ".", decode.read, source)
-        one_line(words or ".", decode.read_square, source, 16)
-    one_line("No such file", decode.read, tmp_path / "nowhere.png")
+    one_line(words or ".", decode.read, content)
+    one_line(words or ".", decode.read_square, content, 16)
     one_line("no picture, but a NoneType", decode.read, None)
 
 
@@ -179,64 +175,60 @@ def folder(tmp_path) -> Path:
         place = tmp_path / "photos" / "train" / ("good" if name in GOOD else "bad") / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
-    for split in ("train", "val"):
-        for label in ("good", "bad"):
-            for k in range(4):
-                place = tmp_path / "photos" / split / label / f"more_{k}.png"
-                place.parent.mkdir(parents=True, exist_ok=True)
-                picture(k, (SIDE, SIDE)).save(place)
+    for split, label, k in itertools.product(("train", "val"), ("good", "bad"), range(4)):
+        place = tmp_path / "photos" / split / label / f"more_{k}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        picture(k, (SIDE, SIDE)).save(place)
     return tmp_path / "photos"
 
 
-def of_shelf(shelf) -> dict[str, np.ndarray | str]:
-    """What a shelf's pictures are, by the name of the file: pixels, or why there are none."""
+def each(names, load) -> dict[str, np.ndarray | str]:
+    """Pixels (H, W, 3), or why there are none, by the name of the file."""
     found = {}
-    for i in range(len(shelf)):
-        name = shelf.title(i).partition(" in ")[0].rpartition("/")[2]
+    for i, name in enumerate(names):
         try:
-            found[name] = np.asarray(shelf.picture(i))
+            pixels = np.asarray(load(i))
+            found[Path(name).name] = pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 else pixels
         except UserError as error:
-            found[name] = str(error)
+            found[Path(name).name] = str(error)
     return found
 
 
-def stored(spec: str) -> dict[str, np.ndarray | str]:
-    data, found = open_data(spec, SIDE), catalogue(spec)
-    place = {int(i): k for k, i in enumerate(data.train.ids)}
-    seen = {name.rpartition("/")[2]: reason for name, reason in data.skipped}
-    for i in found.parts.train:
-        name = found.reader.title(i).partition(" in ")[0].rpartition("/")[2]
-        if int(found.parts.ids[i]) in place:
-            seen[name] = np.asarray(data.train.images[place[int(found.parts.ids[i])]]).transpose(1, 2, 0)
-    return seen
+def own_size(spec: str) -> dict[str, np.ndarray | str]:
+    train = open_pictures(spec).train
+    return each([train.title(i).partition(" in ")[0] for i in range(len(train))], train.picture)
 
 
-def packed(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
-    spec = f"packed:{folder.parent / 'pack'}"
+def stored(folder: Path, spec: str = "") -> dict[str, np.ndarray | str]:
+    data, found = open_data(spec or f"imagefolder:{folder}", SIDE), catalogue(spec or f"imagefolder:{folder}").parts
+    names = {int(i): name for i, name in zip(found.ids, found.names, strict=True)}
+    seen = each([names[int(i)] for i in data.train.ids], lambda i: data.train.images[i])
+    return seen | {Path(name).name: reason for name, reason in data.skipped}
+
+
+def packed(folder: Path) -> dict[str, np.ndarray | str]:
     held = pack(f"imagefolder:{folder}", folder.parent / "pack", settings=Settings(short_side=64), workers=1)
-    seen = {name.rpartition("/")[2]: reason for name, reason in held.info["left_out"]}
-    as_files, as_store = of_shelf(open_pictures(spec).train), stored(spec)
-    for name, pixels in as_files.items():
-        assert np.array_equal(pixels, as_store[name]), name
-    return as_files | seen
+    spec = f"packed:{folder.parent / 'pack'}"
+    as_files, as_store = own_size(spec), stored(folder, spec)
+    assert all(np.array_equal(pixels, as_store[name]) for name, pixels in as_files.items())
+    return as_files | {Path(name).name: reason for name, reason in held.info["left_out"]}
 
 
-def detected(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
+def detected(folder: Path) -> dict[str, np.ndarray | str]:
     paths = sorted(p.relative_to(folder.parent) for p in folder.rglob("*.*") if "train" in p.parts)
     images = [{"id": k, "file_name": str(p), "width": SIDE, "height": SIDE} for k, p in enumerate(paths)]
     box = {"category_id": 1, "bbox": [1, 1, 9, 9], "segmentation": [[1, 1, 9, 1, 9, 9]]}
     content = {"images": images, "annotations": [box | {"id": k, "image_id": k} for k in range(len(paths))]}
     content["categories"] = [{"id": 1, "name": "thing"}]
-    coco = folder.parent
-    (coco / "annotations").mkdir()
+    (folder.parent / "annotations").mkdir()
     for split in ("train", "val"):
-        (coco / f"{split}2017").symlink_to(coco)
-        (coco / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
-    split = open_coco(f"coco:{coco}", 32).train
-    return _each(split.files, lambda i: split[i].image)
+        (folder.parent / f"{split}2017").symlink_to(folder.parent)
+        (folder.parent / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    split = open_coco(f"coco:{folder.parent}", 32).train
+    return each(split.files, split.pixels)
 
 
-def segmented(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
+def segmented(folder: Path) -> dict[str, np.ndarray | str]:
     top = folder.parent / "ade"
     for split, source in (("training", "train"), ("validation", "val")):
         for path in (folder / source).rglob("*.*"):
@@ -248,62 +240,12 @@ def segmented(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
             Image.new("L", (SIDE, SIDE), 1).save(annotation)
     (top / "classes.txt").write_text("a\nb")
     split = open_ade20k(f"ade20k:{top}", 32).train
-    names = [name.rpartition("/")[2].partition("_")[2] for name in split.files]
-    return _each(names, lambda i: split.load(i)[0])
+    return each([Path(name).name.partition("_")[2] for name in split.files], split.pixels)
 
 
-def _each(names, load) -> dict[str, np.ndarray | str]:
-    found = {}
-    for i, name in enumerate(names):
-        try:
-            found[name.rpartition("/")[2]] = load(i).transpose(1, 2, 0)
-        except UserError as error:
-            found[name.rpartition("/")[2]] = str(error)
-    return found
-
-
-def in_the_lab(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
-    """The entries of uploads, which are JPEGs, beside those of the pixels that are expected."""
-    found = {}
-    for path in (folder / "train").rglob("*.*"):
-        try:
-            entry = photos.own_picture(path.read_bytes())
-        except UserError as error:
-            found[path.name] = str(error)
-            continue
-        expected = GOOD[path.name][1] if path.name in GOOD else np.asarray(decode.read(path))
-        assert entry["data"] == photos.own_picture(expected)["data"], path.name
-        found[path.name] = expected
-    return found
-
-
-def in_notebook_11(folder: Path, monkeypatch) -> dict[str, np.ndarray | str]:
-    paths = sorted(str(p) for p in (folder / "train").rglob("*.*"))
-    found = {}
-    for path in paths:
-        monkeypatch.setattr(pilot, "look", lambda data, path=path: {"paths": [path]})
-        try:
-            found[Path(path).name] = pilot.pictures(f"imagefolder:{folder}", SIDE)[0].transpose(1, 2, 0)
-        except UserError as error:
-            found[Path(path).name] = str(error)
-    return found
-
-
-WAYS = {
-    "store": lambda folder, _: stored(f"imagefolder:{folder}"),
-    "streamed": lambda folder, _: of_shelf(open_streamed(f"imagefolder:{folder}", SIDE).train),
-    "full size": lambda folder, _: of_shelf(open_pictures(f"imagefolder:{folder}").train),
-    "pack": packed,
-    "detection": detected,
-    "segmentation": segmented,
-    "mask lab": in_the_lab,
-    "notebook 11": in_notebook_11,
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_every_task_sees_the_same_pixels(way, folder, monkeypatch, capsys):
-    found = WAYS[way](folder, monkeypatch)
+@pytest.mark.parametrize("way", [stored, lambda f: own_size(f"imagefolder:{f}"), packed, detected, segmented])
+def test_every_task_sees_the_same_pixels(way, folder):
+    found = way(folder)
     for name, (_, expected) in GOOD.items():
         assert isinstance(found[name], np.ndarray), f"{name}: {found[name]}"
         assert np.array_equal(found[name], expected), name

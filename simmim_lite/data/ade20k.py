@@ -51,8 +51,7 @@ class AdeSplit(AnnotatedSplit):
     def load(self, place: int) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 (3, H, W) and labels uint8 (H, W): 0..K-1, `IGNORED` where there is none.
 
-        `UserError` names the file: unreadable, of another size than its image, not 8-bit grey, or with a number above
-        K.
+        `UserError` names a file that is unreadable, of another size, not 8-bit grey, or with a number above K.
         """
         numbers = self._numbers(place)
         image = decode.read_annotated(self.folder / self.files[place], numbers.shape)
@@ -86,8 +85,7 @@ def _annotation(image: str) -> str:
 def open_ade20k(spec: str, image_size: int) -> AnnotatedData:
     """Open `ade20k:DIR`, or `scenes`, which are first written as such a folder at `image_size` pixels a side.
 
-    Images are read when they are asked for. `UserError` for what the caller can mend: no such folder, no images, an
-    image without an annotation.
+    Images are read when they are asked for. `UserError` for a folder without images, or an image without annotation.
     """
     kind, _, place = spec.partition(":")
     if spec == "scenes":
@@ -159,11 +157,8 @@ def flipped_crop(image: Tensor, labels: Tensor, size: int, fill: Tensor) -> tupl
 
 def full_view(image: Tensor, labels: Tensor, size: int, fill: Tensor) -> tuple[Tensor, Tensor]:
     """The field's view at full size: size times .5 to 2, a square of `size` with a limit on its commonest class,
-    flipped half of the time, colours distorted.
-
-    image uint8 (3, H, W), labels uint8 (H, W) -> (3, size, size), (size, size); what lies outside the image is `fill`
-    uint8 (3,) and `IGNORED`.
-    """
+    flipped half of the time, colours distorted. uint8 (3, H, W), (H, W) -> (3, size, size), (size, size); what lies
+    outside the image is `fill` uint8 (3,) and `IGNORED`."""
     image, labels = resize(image, labels, size * _uniform(*RATIOS))
     image, labels = _flip(*_crop(image, labels, size, fill, tries=_TRIES))
     return distort(image), labels
@@ -183,17 +178,14 @@ def resize(image: Tensor, labels: Tensor | None, size: float) -> tuple[Tensor, T
 
 
 def distort(image: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue of an image uint8 (3, H, W), each changed half of the time.
-
-    As the field's photometric distortion: 32 levels of brightness, contrast (before or after the other two) and
-    saturation times .5 to 1.5, a tenth of a turn of hue.
-    """
+    """The field's photometric distortion of an image uint8 (3, H, W), each half of the time: 32 levels of brightness,
+    contrast (before or after the other two) and saturation times .5 to 1.5, a tenth of a turn of hue."""
     if _coin():
-        image = _levels(image + _uniform(-_BRIGHTNESS, _BRIGHTNESS))
+        image = (image + _uniform(-_BRIGHTNESS, _BRIGHTNESS)).round().clamp(0, 255).to(torch.uint8)
     contrast_first = _coin()
     for contrast in (contrast_first, None, not contrast_first):
         if contrast and _coin():
-            image = _levels(image * _uniform(*_FACTORS))
+            image = (image * _uniform(*_FACTORS)).round().clamp(0, 255).to(torch.uint8)
         if contrast is None:
             if _coin():
                 image = TF.adjust_saturation(image, _uniform(*_FACTORS))
@@ -222,10 +214,6 @@ def _crop(image: Tensor, labels: Tensor, size: int, fill: Tensor, tries: int) ->
 
 def _flip(image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return (image.flip(-1), labels.flip(-1)) if _coin() else (image, labels)
-
-
-def _levels(pixels: Tensor) -> Tensor:
-    return pixels.round().clamp(0, 255).to(torch.uint8)
 
 
 def _uniform(low: float, high: float) -> float:

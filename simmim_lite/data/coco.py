@@ -71,23 +71,15 @@ class AnnotatedData:
     classes: tuple[str, ...]  # names of the classes 1..K; the background is none
     digest: str  # of the annotations, and of the names and (but for scenes) lengths of the image files
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
+    num_classes = property(lambda self: len(self.classes))
+    mean = property(
+        lambda self: self._statistics[0]
+    )  # of the training images (at most 1,024), a channel, in 0..1 units
+    std = property(lambda self: self._statistics[1])
 
     @property
     def line(self) -> str:
-        """As in `Data`."""
         return describe(self.spec, len(self.classes), {"train": len(self.train), "test": len(self.test)})
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Of the training images (at most 1,024 of them), a channel, in 0..1 units."""
-        return self._statistics[0]
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        return self._statistics[1]
 
     @functools.cached_property
     def _statistics(self) -> tuple[tuple[float, ...], ...]:
@@ -116,7 +108,7 @@ class AnnotatedData:
 
 @contextlib.contextmanager
 def one_line(where: str | Path, mend: str = "correct it, or get it again") -> Iterator[None]:
-    """Whatever content that is not as it should be raises inside becomes one line."""
+    """Whatever wrong content raises inside becomes one line."""
     try:
         yield
     except UserError:
@@ -126,12 +118,10 @@ def one_line(where: str | Path, mend: str = "correct it, or get it again") -> It
 
 
 def id_order(value: int | str) -> tuple:
-    """To sort ids by: numbers first, then texts."""
     return isinstance(value, str), value
 
 
 def _within(values: Iterable, low: float, high: float, what: str) -> list[float]:
-    """The values as numbers; `ValueError` where one lies outside of the limits, or is none."""
     found = [float(value) for value in values]
     if not all(low <= value <= high for value in found):
         raise ValueError(f"{what} {reprlib.repr(values)}: give numbers from {low:,} to {high:,}")
@@ -305,7 +295,9 @@ def _split(name: str, path: Path, folder: Path, content: dict, label: dict) -> C
         with one_line(f"{path}: annotation {row['id']!r}"):
             i, found = place.get(row["image_id"]), _object(row, label)
             shape = None if i is None else mask(row.get("segmentation"), sizes[i])
-            if shape is not None and _has_area(found["bbox"], sizes[i]):
+            x0, y0, x1, y1 = (0, 0, 0, 0) if shape is None else _inside(found["bbox"], sizes[i])
+            # a box has area still when it is float32 and its image is mirrored or resized
+            if shape is not None and min(x1 - x0, y1 - y0) > _LEAST * max(sizes[i]):
                 objects[i].append(found | {"segmentation": shape})
             else:
                 left.append(repr(row["id"]))
@@ -320,7 +312,6 @@ def _split(name: str, path: Path, folder: Path, content: dict, label: dict) -> C
 
 
 def _object(row: dict, label: dict) -> dict:
-    """The fields of an annotation but for its mask, checked."""
     x, y, width, height = _within(row["bbox"], -_LIMIT, _LIMIT, "bbox")
     if row["category_id"] not in label:
         raise ValueError(f"category_id {row['category_id']!r} is none of {listed([*map(repr, label)])}")
@@ -328,12 +319,6 @@ def _object(row: dict, label: dict) -> dict:
     [crowd] = _within([row.get("iscrowd") or 0], 0, 1, "iscrowd")
     numbers = {"area": area, "category_id": label[row["category_id"]], "iscrowd": int(crowd)}
     return {"bbox": [x, y, width, height], **numbers}
-
-
-def _has_area(box: list[float], size: tuple[int, int]) -> bool:
-    """Whether a box still has some when it is float32 and its image is mirrored or resized."""
-    x0, y0, x1, y1 = _inside(box, size)
-    return min(x1 - x0, y1 - y0) > _LEAST * max(size)
 
 
 def _inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

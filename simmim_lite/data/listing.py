@@ -32,7 +32,7 @@ def picture_digest(content: bytes) -> int:
 
 
 def image_ids(names: list[str]) -> np.ndarray:
-    """64-bit ids of images: a hash of each name (a relative path with forward slashes); uint64 (N,)."""
+    """Ids of images: a hash of each name (a relative path with forward slashes); uint64 (N,)."""
     encoded = (name.encode("utf-8", "surrogateescape") for name in names)
     return np.frombuffer(b"".join(hashlib.blake2b(e, digest_size=8).digest() for e in encoded), "<u8").astype(np.uint64)
 
@@ -41,8 +41,7 @@ def rank(ids: np.ndarray, labels: np.ndarray | None, seed: int, block: int | Non
     """Order of a source's images such that every prefix is a class-balanced draw: int64 (N,), indices into `ids`.
 
     Within a class, images are ordered by a hash of (seed, class, id); the k-th of n of a class then stands at (k + .5)
-    / n of the whole. It depends on the set of ids, not on their order. With `block`, each run of `block` images is
-    ranked alone, one after the other: a source that grows at its end keeps its draws.
+    / n of the whole. With `block`, each run of so many images is ranked alone: a source that grows keeps its draws.
     """
     ids = np.asarray(ids, np.uint64)
     classes = np.zeros(len(ids), np.int64) if labels is None else np.asarray(labels, np.int64)
@@ -72,21 +71,18 @@ class Parts:
     notes: tuple[str, ...] = ()  # how the source was read, for its line
     passed: tuple[Passed, ...] = ()
 
-    @property
-    def train(self) -> np.ndarray:
-        return self.splits["train"]
+    train = property(lambda self: self.splits["train"])
 
     def known(self, rows: np.ndarray) -> bool:
-        """Whether all of some images have labels."""
         return bool(self.classes) and bool((self.labels[rows] >= 0).all())
 
     def split(self, title: str, *, halve: bool = True) -> "Parts":
         """The splits that training and scoring see; what is left out takes part in the draw alone.
 
         A single labelled held-out split serves val (first half by hash rank) and test (second half). Without one, a
-        tenth of the training images is held out, class-balanced and so that each class keeps an image; beside a test
-        split without labels it is test, and that split val. A val split without labels is val, and there is no test.
-        Held-out images are in rank order. halve=False: all that is held out with labels is test, and there is no val.
+        tenth of the training images is held out, class-balanced; beside a test split without labels it is test, and
+        that split val. A val split without labels is val, and there is no test. halve=False: all that is held out with
+        labels is test, and there is no val.
         """
         held = {split: self.splits[split] for split in ("val", "test") if len(self.splits.get(split, ()))}
         own, train, notes, drawn = self, self.train, list(self.notes), None
@@ -198,13 +194,12 @@ class Split:
         return len(self.ids)
 
     def picture(self, i: int) -> Image.Image:
-        """Picture i, RGB, upright; raises whatever its decoder raises."""
+        """Picture i, RGB, upright; raises as decoders do."""
         if self.reader is None:
             return Image.fromarray(np.ascontiguousarray(self.images[i].transpose(1, 2, 0)))
         return decode.read(self.reader.source(int(self.rows[i])))
 
     def title(self, i: int) -> str:
-        """What to call picture i in messages."""
         return f"image {self.ids[i]}" if self.reader is None else self.reader.title(int(self.rows[i]))
 
 
@@ -226,21 +221,13 @@ class Data:
     skipped: list[tuple[str, str]] = field(default_factory=list)  # images left out: name, reason
     line: str = ""  # what there is, how it was read and what was passed over
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def has_masks(self) -> bool:
-        return self.train.masks is not None
+    num_classes = property(lambda self: len(self.classes))
+    has_masks = property(lambda self: self.train.masks is not None)
 
 
 def first_readable(split: Split, chosen: np.ndarray, place: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
-    """The picture at a place of a draw, or the first one after it that can be read; its number in the split; and those
-    that could not (name, reason). `UserError` after ten in a row.
-
-    chosen: the draw, numbers in the split; after its last comes its first again.
-    """
+    """The picture at a place of a draw (`chosen`: numbers in the split), or the next one that can be read; its
+    number in the split; and those that could not (name, reason). `UserError` after ten in a row."""
     problems = []
     for further in range(_STAND_INS):
         i = int(chosen[(place + further) % len(chosen)])
@@ -256,7 +243,6 @@ class LeftOut(dict):
     """Pictures that could not be read, name -> reason. Each is named once on stderr."""
 
     def note(self, problems: list[tuple[str, str]]) -> None:
-        """Take in some more."""
         for name, reason in problems:
             if name not in self:
                 self[name] = reason
@@ -280,7 +266,6 @@ def describe(
 
 
 def listed(names: list[str], most: int = 3) -> str:
-    """The first few names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
@@ -297,7 +282,7 @@ def say(line: str, spec: str, stamp: str = "") -> None:
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Nothing is said of sources that are opened here: another process has said it."""
+    """Nothing is said of sources that are opened here."""
     global _quiet
     _quiet += 1
     try:

@@ -41,13 +41,9 @@ class Pack:
     info: dict  # pack.json
     columns: dict[str, np.ndarray]  # COLUMNS
 
-    @property
-    def digest(self) -> str:
-        """Of everything in it: ids, labels, splits and pictures."""
-        return self.info["digest"]
+    digest = property(lambda self: self.info["digest"])  # of ids, labels, splits and pictures
 
     def name(self, i: int) -> str:
-        """The source's name of picture i: a relative path, or SPLIT/NUMBER."""
         return bytes(self.columns["names"][i]).decode("utf-8", "surrogateescape")
 
     def title(self, i: int) -> str:
@@ -77,7 +73,6 @@ class Pack:
 
 @functools.lru_cache(maxsize=64)
 def _opened(path: str) -> io.FileIO:
-    """A file of this process; what drops out of the cache closes itself."""
     return open(path, "rb", buffering=0)
 
 
@@ -107,7 +102,7 @@ def of_pack(spec: str, place: str) -> Catalogue:
 
 
 def _index_digest(columns: dict[str, np.ndarray], classes: Iterable[str]) -> str:
-    """16 hexadecimal digits of what a pack holds: classes, and every column that does not depend on where it lies."""
+    """Of classes, and of every column that does not depend on where a picture lies."""
     total = hashlib.sha256(json.dumps(list(classes)).encode())
     for name in ("ids", "labels", "split", "digest", "names"):
         total.update(np.ascontiguousarray(columns[name]).tobytes())
@@ -135,7 +130,6 @@ def verify(folder: str | Path, *, workers: int | None = None) -> list[str]:
 
 
 def _wrong(pack: Pack, k: int) -> list[str]:
-    """What is wrong with a shard, or with what the index says of it."""
     columns, shard = pack.columns, pack.info["shards"][k]
     rows = np.flatnonzero((np.asarray(columns["shard"]) == k) & (np.asarray(columns["size"]) > 0))
     try:
@@ -208,7 +202,6 @@ def pack(spec: str, out: str | Path, *, settings: Settings | None = None, worker
 
 
 def _write(root: Path, source: Catalogue, settings: Settings, plan: dict, workers: int | None) -> None:
-    """Write the shards, split by split in rank order, then the index, then pack.json, which makes a pack of it all."""
     parts, many, shards = source.parts, settings.shard_pictures, []
     for split in (s for s in SPLITS if s in parts.splits):
         rows = parts.splits[split]
@@ -249,7 +242,7 @@ def _begin(*job: object) -> None:
 
 
 def _pack_shard(k: int) -> dict:
-    """In a worker: write a shard; its columns, what pack.json says about it, and left-out pictures (name, reason)."""
+    """In a worker: a shard, its part of the index, what pack.json says about it, and pictures that are left out."""
     root, source, settings, shards = _job
     (name, rows), parts = shards[k], source.parts
     own, left_out = np.zeros((len(rows), 3), np.uint64), []  # offset, size, digest

@@ -27,17 +27,17 @@ STORE_VERSION = 2
 
 
 class Chunk(NamedTuple):
-    """Some images on their way into a store, and those that were left out on the way."""
+    """Some images on their way into a store."""
 
     images: np.ndarray  # uint8 (n, 3, S, S)
     ids: np.ndarray  # uint64 (n,)
     labels: np.ndarray  # int64 (n,), -1 = unknown
     masks: np.ndarray | None = None  # bool (n, S, S)
-    skipped: Sequence[tuple[str, str]] = ()  # name, reason
+    skipped: Sequence[tuple[str, str]] = ()  # name and reason of those that are left out
 
 
 class StorePlan(NamedTuple):
-    """What a store is to hold: chunks by split, in the order of the splits."""
+    """What a store is to hold."""
 
     splits: dict[str, Iterable[Chunk]]
     total: int  # images at most, left-out ones included
@@ -64,41 +64,34 @@ def data_root() -> Path:
 
 
 def ensure(name: str, version: str, plan: Callable[[], StorePlan], title: str) -> Store:
-    """Open the store NAME-VERSION, building it first when there is none, or a damaged one."""
+    """Open the store NAME-VERSION, building it first when there is none."""
+    folder = ensure_folder(name, version, lambda empty: _write(empty, plan(), title), title)
+    try:
+        info = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        masks = np.load(folder / "masks.npy", mmap_mode="r") if info["masks"] else None
+        ids, labels = np.load(folder / "ids.npy"), np.load(folder / "labels.npy")
+        if not len(images) == len(ids) == len(labels) == info["images"]:
+            raise ValueError("its arrays differ in length")
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise UserError(f"{folder}: damaged store ({error}); delete this folder and run again") from error
+    return Store(images, ids, labels, masks, info)
 
-    def write(folder: Path) -> None:
-        wanted = plan()
-        need, free = wanted.total * wanted.image_size**2 * (3 + wanted.masks), shutil.disk_usage(folder).free
-        if need > free:
-            room = f"the store needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-            raise UserError(f"cannot write {folder.parent}: {room}; set SIMMIM_DATA to a folder on a larger disk")
-        _write(folder, wanted, title)
 
-    return open_store(ensure_folder(name, version, write, title, _is_whole))
-
-
-def ensure_folder(
-    name: str,
-    version: str,
-    write: Callable[[Path], object],
-    title: str,
-    is_whole: Callable[[Path], bool] = Path.is_dir,
-) -> Path:
-    """The folder stores/NAME-VERSION, written first where it is not whole.
+def ensure_folder(name: str, version: str, write: Callable[[Path], object], title: str) -> Path:
+    """The folder stores/NAME-VERSION, written first where it is not there.
 
     `write(folder)` fills a temporary folder beside it, which then takes its name. One process writes, others wait.
     Folders of another version, and what a killed process left, are removed. `UserError` where the disk refuses.
     """
     folder = data_root() / "stores" / f"{name}-{version}"
-    if is_whole(folder):
+    if folder.is_dir():
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent / f"{name}.lock", title):
-            if is_whole(folder):  # another process has written it meanwhile
+            if folder.is_dir():  # another process has written it meanwhile
                 return folder
-            if folder.is_dir():
-                print(f"{folder}: damaged store; building it again", file=sys.stderr)
             for old in folder.parent.glob(f"{glob.escape(name)}-*"):
                 shutil.rmtree(old, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp-"))
@@ -115,24 +108,6 @@ def ensure_folder(
     kept = f"decoded pictures are kept in {folder} ({size:,.1f} MB)"
     print(f"{title}: {kept}; delete it at any time, or name another place in SIMMIM_DATA", file=sys.stderr, flush=True)
     return folder
-
-
-def open_store(folder: Path) -> Store:
-    """The store at a folder; errors of many kinds where it is damaged."""
-    info = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    masks = np.load(folder / "masks.npy", mmap_mode="r") if info["masks"] else None
-    ids, labels = np.load(folder / "ids.npy"), np.load(folder / "labels.npy")
-    if not len(images) == len(ids) == len(labels) == info["images"]:
-        raise ValueError("its arrays differ in length")
-    return Store(images, ids, labels, masks, info)
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        return open_store(folder) is not None
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return False
 
 
 def _write(folder: Path, plan: StorePlan, title: str) -> None:
