@@ -252,7 +252,7 @@ def test_a_crop_is_pillows_crop(tree) -> None:
     small = Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8))
     held = io.BytesIO()
     small.resize((500, 375), Image.Resampling.BICUBIC).save(held, "JPEG", quality=95)
-    reader = SimpleNamespace(source=lambda i: held.getvalue())
+    reader = SimpleNamespace(content=lambda i: held.getvalue())
     split = sources.Split("x", None, np.array([5], np.uint64), None, reader=reader, rows=np.array([0]))
     crops = Crops(split, np.array([0]), seed=3, size=192)
     for epoch in range(3):

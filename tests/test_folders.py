@@ -251,7 +251,7 @@ def test_the_line_is_said_once_and_kept(photos, tmp_path, capsys, monkeypatch) -
     def said() -> list[str]:
         return [line for line in capsys.readouterr().err.splitlines() if line.startswith("data: ")]
 
-    with sources.hushed():
+    with listing.hushed():
         sources.open_data(spec, 16)
     monkeypatch.setenv("RANK", "1")
     sources.open_data(spec, 16)

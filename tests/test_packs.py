@@ -11,7 +11,7 @@ from PIL import Image
 from trees import image_tree
 
 from simmim_lite.cli import main
-from simmim_lite.data import decode, manifests, packs, public, sources
+from simmim_lite.data import decode, manifests, packs, sources
 from simmim_lite.data.packs import Settings, pack
 from simmim_lite.data.sources import open_pictures
 from simmim_lite.errors import UserError
@@ -172,7 +172,9 @@ def _content(folder: Path) -> dict[str, bytes]:
 def test_a_set_without_files_is_packed_without_loss(tmp_path, monkeypatch) -> None:
     rng = np.random.default_rng(0)
     pictures = [(Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)), k % 2) for k in range(24)]
-    entries = public.Entries("torchvision:X", {"train": pictures[:16], "test": pictures[16:]}, public._first)
+    entries = sources.Entries(
+        "torchvision:X", {"train": pictures[:16], "test": pictures[16:]}, lambda part, i: part[i][0]
+    )
     found = entries.catalogue([[0, 1] * 8, [0, 1] * 4], "ab")
     monkeypatch.setattr(sources, "catalogue", lambda spec: found)
     pack("torchvision:X", tmp_path / "pack", workers=1)

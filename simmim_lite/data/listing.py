@@ -147,8 +147,6 @@ class Files:
     def title(self, i: int) -> str:
         return os.path.join(self.root, os.fsdecode(bytes(self.names[i])))
 
-    source = title
-
     def content(self, i: int) -> bytes:
         return Path(self.title(i)).read_bytes()
 
@@ -159,14 +157,14 @@ class Catalogue:
 
     spec: str
     parts: Parts
-    reader: object = field(repr=False)  # source(i): what `decode.read` takes; content(i): bytes or None; title(i)
+    reader: object = field(repr=False)  # content(i): bytes of a file, or a picture; title(i): its name in messages
     digest: str  # of what is listed: names, bytes and labels of files; pictures of a pack
     stamp: str  # changes when a picture may have: files' times too
     sizes: np.ndarray | None = None  # int64 (N,), bytes of each picture's file; None where it is in none
 
     def picture(self, i: int) -> Image.Image:
         """Picture i at its own size, upright, RGB; raises as decoders do."""
-        return decode.read(self.reader.source(i))
+        return decode.read(self.reader.content(i))
 
     def say(self, laid: Parts | None = None) -> str:
         """Say the line of this source, with the splits `laid` or else as it is listed, and return it."""
@@ -197,7 +195,7 @@ class Split:
         """Picture i, RGB, upright; raises as decoders do."""
         if self.reader is None:
             return Image.fromarray(np.ascontiguousarray(self.images[i].transpose(1, 2, 0)))
-        return decode.read(self.reader.source(int(self.rows[i])))
+        return decode.read(self.reader.content(int(self.rows[i])))
 
     def title(self, i: int) -> str:
         return f"image {self.ids[i]}" if self.reader is None else self.reader.title(int(self.rows[i]))

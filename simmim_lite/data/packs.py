@@ -59,8 +59,6 @@ class Pack:
             raise OSError(f"{shard} ends before picture {self.name(i)}: run data verify")
         return content
 
-    source = content
-
     def parts(self) -> Parts:
         """What the pack lists, as its source did."""
         with waiting(f"reading the index of {self.folder}"):
@@ -273,18 +271,15 @@ def _encoded(source: Catalogue, i: int, settings: Settings) -> tuple[bytes, str]
     A JPEG that is small enough, upright, RGB or grey is taken as it is. Else the picture is shrunk and encoded: as PNG
     where it was no JPEG and is not shrunk, so that nothing is lost, as JPEG in all other cases.
     """
-    content, jpeg = source.reader.content(i), False
-    if content is None:
-        image = source.picture(i)
-    else:
-        with decode.opened(content) as image:
-            jpeg, small = image.format == "JPEG", min(image.size) <= settings.short_side
-            if jpeg and small and image.mode in ("RGB", "L") and decode.turn(image) is None:
-                image.load()
-                return content, "jpg"
-            if not small:
-                image.draft(None, (2 * settings.short_side, 2 * settings.short_side))
-            image = decode.read(image)
+    content = source.reader.content(i)
+    with decode.opened(content) as image:
+        jpeg, small = image.format == "JPEG", min(image.size) <= settings.short_side
+        if jpeg and small and image.mode in ("RGB", "L") and decode.turn(image) is None:
+            image.load()
+            return content, "jpg"
+        if not small:
+            image.draft(None, (2 * settings.short_side, 2 * settings.short_side))
+        image = decode.read(image)
     factor = settings.short_side / min(image.size)
     if factor < 1:
         sides = [max(1, round(side * factor)) for side in image.size]
