@@ -49,7 +49,7 @@ def extensions() -> frozenset[str]:
 
 
 class Listing(NamedTuple):
-    """The pictures below a folder, sorted by path, and what else is there."""
+    """The pictures below a folder, sorted by path."""
 
     names: list[str]  # relative, with forward slashes
     sizes: list[int]  # bytes
@@ -71,7 +71,6 @@ def scan(root: Path, title: str) -> Listing:
         return (about.st_ino ^ (about.st_dev * 0x9E3779B97F4A7C15)) & 0xFFFFFFFFFFFFFFFF
 
     def visit(entry: os.DirEntry, path: str, above: frozenset[int], linked: bool) -> None:
-        """A file, or a folder with all below it. above: folders that it was reached by; linked: by a link."""
         try:
             about = entry.stat()
         except OSError as error:
@@ -86,9 +85,8 @@ def scan(root: Path, title: str) -> Listing:
             enter(entry.path, f"{path}/", above | {identity(about)}, linked)
         elif ending in extensions() and stat.S_ISREG(about.st_mode):
             names.append(path)
-            for column, number in zip(
-                columns, (about.st_size, about.st_mtime_ns, identity(about), linked), strict=True
-            ):
+            row = about.st_size, about.st_mtime_ns, identity(about), linked
+            for column, number in zip(columns, row, strict=True):
                 column.append(number)
         elif entry.name.endswith("_annotations.txt"):
             annotations[path] = Path(entry.path).read_text(encoding="utf-8", errors="surrogateescape")
@@ -119,7 +117,6 @@ def scan(root: Path, title: str) -> Listing:
 
 
 def of_folder(spec: str, place: str) -> Catalogue:
-    """The catalogue of `imagefolder:PLACE`."""
     root = Path(place).expanduser().absolute()
     names, sizes, files, annotations, passed, stamp = scan(root, spec)
     parts = read(names, annotations, files, str(root))
@@ -137,7 +134,7 @@ def _plain(parts: Parts) -> bool:
     folders = [name.split("/") for name in parts.names]
     places = {split: {folders[i][0] for i in rows} for split, rows in parts.splits.items()}
     train, held = places.pop("train"), set().union(*places.values())
-    if held and (train != {"train"} or not held <= {"val", "valid", "validation", "test"}):
+    if held and (train != {"train"} or not held <= _PLAIN):
         return False
     depth = int(bool(held) or {folder[0] for folder in folders} == {"train"})
     whole = sum(map(len, parts.splits.values())) == len(parts.names)
@@ -176,7 +173,9 @@ def read(
     for row, name in enumerate(names):
         folder, above = top, name.split("/")[:-1]
         for depth, own in enumerate(above, 1):
-            folder = folder.folders.setdefault(own, _Folder("/".join(above[:depth]) + "/"))
+            if own not in folder.folders:
+                folder.folders[own] = _Folder("/".join(above[:depth]) + "/")
+            folder = folder.folders[own]
         folder.pictures.append(row)
     top = reading.enter(top, splits=True)
     if splits := _splits(top):
@@ -189,14 +188,13 @@ def read(
 class _Reading:
     def __init__(self, names: list[str], annotations: Mapping[str, str], root: str) -> None:
         self.names, self.annotations, self.root = names, annotations, root
-        self.labels, self.classes = np.full(len(names), -1), {}
+        self.labels, self.classes, self.by_case = np.full(len(names), -1), {}, {}
         self.rows: dict[str, list[int]] = {}
         self.entered, self.notes, self.passed = [], [], []
 
     def number(self, name: str) -> int | None:
         """The number of the training class that a folder's name means, in whatever case; None where there is none."""
-        alike = [k for known, k in self.classes.items() if known.casefold() == name.casefold()]
-        return self.classes.get(name, alike[0] if len(alike) == 1 else None)
+        return self.classes.get(name, self.by_case.get(name.casefold()))
 
     def enter(self, folder: _Folder, *, splits: bool = False) -> _Folder:
         """The folder below all wrappers: down to splits where these are looked for, and to classes that are known."""
@@ -225,6 +223,8 @@ class _Reading:
                 self.notes.append(f"folders are not taken as classes: {loose:,} pictures lie outside of them")
             return
         self.classes = {name: k for k, name in enumerate(names)}
+        for name, k in self.classes.items():
+            self.by_case[name.casefold()] = None if name.casefold() in self.by_case else k
         if odd := [name for name in names if _role(name)]:
             self.notes.append(f"{listed(odd)} taken as {'a class' if len(odd) == 1 else 'classes'}, not as a split")
         self.rows["train"] = [row for folder in folders for row in self.label(folder)]
@@ -275,7 +275,7 @@ class _Reading:
             self.labels[row] = self.classes[name]
         if rows:
             self.notes.append(f"labels of {folder.name} from {listed(paths)}")
-            self.passed += [(self.names[row], "in no annotation", 1) for row in folder.rows if row not in {*rows}]
+            self.passed += [(self.names[row], "in no annotation", 1) for row in sorted({*folder.rows} - {*rows})]
         return rows
 
     def strange(self, row: int, of: str) -> UserError:

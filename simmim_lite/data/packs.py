@@ -94,7 +94,6 @@ def open_pack(folder: str | Path) -> Pack:
 
 
 def of_pack(spec: str, place: str) -> Catalogue:
-    """The catalogue of `packed:PLACE`."""
     pack = open_pack(place)
     return Catalogue(spec, pack.parts(), pack, pack.digest, pack.digest, np.asarray(pack.columns["size"]))
 
