@@ -200,7 +200,7 @@ def own_size(spec: str) -> dict[str, np.ndarray | str]:
 
 
 def stored(folder: Path, spec: str = "") -> dict[str, np.ndarray | str]:
-    data, found = open_data(spec or f"imagefolder:{folder}", SIDE), catalogue(spec or f"imagefolder:{folder}").parts
+    data, found = open_data(spec or f"imagefolder:{folder}", SIDE), catalogue(spec or f"imagefolder:{folder}")
     names = {int(i): name for i, name in zip(found.ids, found.names, strict=True)}
     seen = each([names[int(i)] for i in data.train.ids], lambda i: data.train.images[i])
     return seen | {Path(name).name: reason for name, reason in data.skipped}

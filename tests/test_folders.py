@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ CASES: dict[str, tuple[dict[str, int], str]] = {
 def test_the_rule(case) -> None:
     tree, line = CASES[case]
     parts = folders.read(names(tree))
-    laid = parts.split("x")
+    laid = replace(parts, spec="x").split()
     counts = {split: len(rows) for split, rows in laid.splits.items()}
     said = describe("x", len(laid.classes), counts, laid.notes, parts.passed)
     assert said.replace(" pictures of x", "").removeprefix("data: ") == line
@@ -129,7 +130,7 @@ def test_the_rule(case) -> None:
     if "test" in laid.splits:
         assert (laid.labels[laid.splits["train"]] >= 0).all() and (laid.labels[laid.splits["test"]] >= 0).all()
         assert set(laid.labels[laid.splits["test"]]) <= set(laid.labels[laid.splits["train"]]), "tested, never trained"
-        whole = parts.split("x", halve=False).splits
+        whole = parts.split(halve=False).splits
         assert np.array_equal(whole["train"], laid.splits["train"]) and set(laid.splits["test"]) <= set(whole["test"])
 
 
@@ -143,7 +144,7 @@ def test_the_rule(case) -> None:
     ],
 )  # fmt: skip
 def test_folders_without_a_meaning_are_one_line(tree, words) -> None:
-    one_line(words, lambda: folders.read(names(tree), root="DIR").split("x"))
+    one_line(words, lambda: folders.read(names(tree), root="DIR").split())
 
 
 def test_tiny_imagenet_has_its_labels_in_a_file() -> None:
@@ -262,7 +263,7 @@ def test_records_of_misread_folders_are_not_taken_for_new_ones(tmp_path) -> None
         for top, name in (("train", "ant"), ("train", "bee"), ("test", "ant"), ("test", "bee")):
             fill(tmp_path / spelling("own") / spelling(top) / name, 4)
         found = sources.catalogue(f"imagefolder:{tmp_path / spelling('own')}")
-        names_alone = listing.signature(list(zip(found.parts.names, found.sizes.tolist(), strict=True)))
+        names_alone = listing.signature(list(zip(found.names, found.sizes.tolist(), strict=True)))
         assert (found.digest == names_alone) == (spelling is str.lower)
 
 

@@ -13,7 +13,7 @@ from trees import image_tree
 from simmim_lite.cli import main
 from simmim_lite.data import decode, manifests, packs, sources
 from simmim_lite.data.packs import Settings, pack
-from simmim_lite.data.sources import open_pictures
+from simmim_lite.data.sources import catalogue, open_pictures
 from simmim_lite.errors import UserError
 
 FEW, FIFTY = Settings(short_side=64, shard_pictures=20), Settings(short_side=64)
@@ -67,7 +67,7 @@ def test_a_pack_holds_what_its_folder_holds(tree, packed) -> None:
         assert (own.size, theirs.size) == ((64, 96), (200, 300)) or np.array_equal(np.asarray(theirs), np.asarray(own))
         taken_over += raw.content(int(ours.train.rows[k])) == Path(folder.train.title(i)).read_bytes()
     assert taken_over == len(place) - 1, "small JPEGs and PNGs are taken as they are: all but the large, turned one"
-    listed = raw.parts()
+    listed = catalogue(f"packed:{packed}")
     chosen = manifests.rank(listed.ids[listed.train], listed.labels[listed.train], 0)[:20]
     assert set(raw.columns["shard"][listed.train[chosen]]) == {0}, "the first shard is the first subset"
     shards = [str(path) for path in sorted(packed.glob("train-*.tar"))]
@@ -180,8 +180,8 @@ def test_a_set_without_files_is_packed_without_loss(tmp_path, monkeypatch) -> No
     pack("torchvision:X", tmp_path / "pack", workers=1)
     monkeypatch.undo()
     ours = open_pictures(f"packed:{tmp_path / 'pack'}")
-    assert np.array_equal(np.sort(ours.test.ids), np.sort(found.parts.ids[16:]))
-    k = int(np.flatnonzero(found.parts.ids == ours.test.ids[2])[0])
+    assert np.array_equal(np.sort(ours.test.ids), np.sort(found.ids[16:]))
+    k = int(np.flatnonzero(found.ids == ours.test.ids[2])[0])
     assert np.array_equal(np.asarray(ours.test.picture(2)), np.asarray(pictures[k][0]))
 
 

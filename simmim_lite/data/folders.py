@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .listing import Catalogue, Files, Parts, Passed, image_ids, listed, signature
+from .listing import Catalogue, Files, Passed, image_ids, listed, signature
 
 _SPLITS = {
     "train": "train training trainset trn",
@@ -119,26 +119,26 @@ def scan(root: Path, title: str) -> Listing:
 def of_folder(spec: str, place: str) -> Catalogue:
     root = Path(place).expanduser().absolute()
     names, sizes, files, annotations, passed, stamp = scan(root, spec)
-    parts = read(names, annotations, files, str(root))
-    parts = replace(parts, passed=(*passed, *parts.passed))
+    found = read(names, annotations, files, str(root))
     # without times: a copy of the folder is the same data, and its records stay
     digest = signature(list(zip(names, sizes, strict=True)))
-    if not _plain(parts):
-        rows = {split: (rows.tolist(), parts.labels[rows].tolist()) for split, rows in parts.splits.items()}
-        digest = signature(digest, parts.classes, {"train": rows.pop("train"), **rows})
-    return Catalogue(spec, parts, Files(root, names), digest, stamp, np.array(sizes))
+    if not _plain(found):
+        rows = {split: (rows.tolist(), found.labels[rows].tolist()) for split, rows in found.splits.items()}
+        digest = signature(digest, found.classes, {"train": rows.pop("train"), **rows})
+    about = {"spec": spec, "reader": Files(root, names), "digest": digest, "stamp": stamp, "sizes": np.array(sizes)}
+    return replace(found, passed=(*passed, *found.passed), **about)
 
 
-def _plain(parts: Parts) -> bool:
+def _plain(found: Catalogue) -> bool:
     """Whether names alone say what each picture is: [train/]CLASS/… and val/ or test/, or no labels, nothing else."""
-    folders = [name.split("/") for name in parts.names]
-    places = {split: {folders[i][0] for i in rows} for split, rows in parts.splits.items()}
+    folders = [name.split("/") for name in found.names]
+    places = {split: {folders[i][0] for i in rows} for split, rows in found.splits.items()}
     train, held = places.pop("train"), set().union(*places.values())
     if held and (train != {"train"} or not held <= _PLAIN):
         return False
     depth = int(bool(held) or {folder[0] for folder in folders} == {"train"})
-    whole = sum(map(len, parts.splits.values())) == len(parts.names)
-    return whole and all(parts.classes[parts.labels[i]] == folders[i][depth] for i in np.flatnonzero(parts.labels >= 0))
+    whole = sum(map(len, found.splits.values())) == len(found.names)
+    return whole and all(found.classes[found.labels[i]] == folders[i][depth] for i in np.flatnonzero(found.labels >= 0))
 
 
 @dataclass
@@ -162,7 +162,7 @@ def read(
     annotations: Mapping[str, str] | None = None,
     files: Sequence[tuple[int, bool]] | None = None,
     root: str = "",
-) -> Parts:
+) -> Catalogue:
     """What a folder holds, by the relative paths of its pictures (with forward slashes).
 
     annotations: texts of `*_annotations.txt` by path: lines of a picture's name and its class. files: for each path a
@@ -282,7 +282,7 @@ class _Reading:
         known = f"class '{of}' is not in train ({listed([*self.classes])})"
         return UserError(f"{self.root}/{self.names[row]}: {known}; give pictures of it to train on, or move these away")
 
-    def parts(self, files: Sequence[tuple[int, bool]] | None) -> Parts:
+    def parts(self, files: Sequence[tuple[int, bool]] | None) -> Catalogue:
         """All of it; a file that several paths lead to belongs to the first alone."""
         owner: dict[int, tuple[str, int]] = {}
         for split in ("train", "test", "val") if files is not None else ():
@@ -294,8 +294,8 @@ class _Reading:
                     self.passed.append((self.names[row], f"the same file as one of {owner[files[row][0]][0]}", 1))
         rows = {split: np.sort(np.array(rows, np.int64)) for split, rows in self.rows.items() if rows}
         notes = [f"read from {listed(self.entered)}"] * bool(self.entered) + self.notes
-        parts = (self.names, image_ids(self.names), self.labels, tuple(self.classes), rows)
-        return Parts(*parts, notes=tuple(notes), passed=tuple(self.passed))
+        parts = (self.names, image_ids(self.names), self.labels, tuple(self.classes), rows, self.root)
+        return Catalogue(*parts, notes=tuple(notes), passed=tuple(self.passed))
 
 
 def _splits(folder: _Folder) -> dict[str, list[_Folder]]:

@@ -59,14 +59,19 @@ def rank(ids: np.ndarray, labels: np.ndarray | None, seed: int, block: int | Non
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Images by split: as a source lists them, or, after `split`, as training and scoring see them."""
+class Catalogue:
+    """The pictures of a source by number: as it lists them, or, after `split`, as training and scoring see them."""
 
     names: list[str]
     ids: np.ndarray  # uint64 (N,)
     labels: np.ndarray  # int64 (N,) into the classes, -1 where unknown
     classes: tuple[str, ...]
-    splits: dict[str, np.ndarray]  # train, and val or test where they are there: int64, indices into the names
+    splits: dict[str, np.ndarray]  # train, and val or test where they are there: int64, numbers of pictures
+    spec: str = ""
+    reader: object = field(default=None, repr=False)  # content(i): bytes of a file, or a picture; title(i): its name
+    digest: str = ""  # of what is listed: names, bytes and labels of files; pictures of a pack
+    stamp: str = ""  # changes when a picture may have: files' times too
+    sizes: np.ndarray | None = None  # int64 (N,), bytes of each picture's file; None where it is in none
     left_out: np.ndarray | None = None  # bool (N,): known not to be readable; None = nobody has looked
     notes: tuple[str, ...] = ()  # how the source was read, for its line
     passed: tuple[Passed, ...] = ()
@@ -76,7 +81,24 @@ class Parts:
     def known(self, rows: np.ndarray) -> bool:
         return bool(self.classes) and bool((self.labels[rows] >= 0).all())
 
-    def split(self, title: str, *, halve: bool = True) -> "Parts":
+    def picture(self, i: int) -> Image.Image:
+        """Picture i at its own size, upright, RGB; raises as decoders do."""
+        return decode.read(self.reader.content(i))
+
+    def readable(self, split: str) -> "Split":
+        """A split at the pictures' own size."""
+        rows = self.splits[split]
+        labels = self.labels[rows] if self.known(rows) else None
+        return Split(f"{split} of {self.spec}", None, self.ids[rows], labels, reader=self.reader, rows=rows)
+
+    def say(self) -> str:
+        """Say the line of this source, and return it."""
+        counts = {split: len(rows) for split, rows in self.splits.items()}
+        line = describe(self.spec, len(self.classes), counts, self.notes, self.passed)
+        say(line, self.spec, self.stamp)
+        return line
+
+    def split(self, *, halve: bool = True) -> "Catalogue":
         """The splits that training and scoring see; what is left out takes part in the draw alone.
 
         A single labelled held-out split serves val (first half by hash rank) and test (second half). Without one, a
@@ -95,7 +117,7 @@ class Parts:
             mend = "sort it into class folders, or take it away and a part of train is held out"
             notes.append(f"val has no labels, so there is nothing to probe with: {mend}")
         elif not scored and self.known(train):
-            drawn, alone = _drawn(ranked(train), self.labels, title)
+            drawn, alone = _drawn(ranked(train), self.labels, self.spec)
             if len(drawn) < 2:
                 own, drawn = replace(self, labels=np.full(len(self.labels), -1), classes=()), None
                 notes.append("labels not used: with one picture a class there is nothing to probe with")
@@ -103,7 +125,7 @@ class Parts:
                 named = listed([self.classes[k] for k in sorted(set(self.labels[alone].tolist()))])
                 notes.append(f"classes of a single picture are trained on and not tested ({named})")
         if drawn is None and not held:
-            drawn, _ = _drawn(ranked(train), np.zeros_like(self.labels), title)
+            drawn, _ = _drawn(ranked(train), np.zeros_like(self.labels), self.spec)
         if drawn is not None:
             train = np.setdiff1d(train, drawn)
         test = ranked(held[scored]) if scored else drawn if drawn is None else ranked(drawn)
@@ -119,7 +141,7 @@ class Parts:
             half = (len(test) + 1) // 2 if own.known(test) else len(test)
             val, test = test[:half], test[half:]
         if halve and len(val) < 2:
-            raise UserError(f"{title}: {len(val)} held-out images are too few; give at least 4")
+            raise UserError(f"{self.spec}: {len(val)} held-out images are too few; give at least 4")
         splits = {"train": train} | ({"val": val} if halve else {})
         if test is not None and len(test) and own.known(test):
             splits["test"] = test
@@ -149,30 +171,6 @@ class Files:
 
     def content(self, i: int) -> bytes:
         return Path(self.title(i)).read_bytes()
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """The pictures of a source by number, as `parts` lists them."""
-
-    spec: str
-    parts: Parts
-    reader: object = field(repr=False)  # content(i): bytes of a file, or a picture; title(i): its name in messages
-    digest: str  # of what is listed: names, bytes and labels of files; pictures of a pack
-    stamp: str  # changes when a picture may have: files' times too
-    sizes: np.ndarray | None = None  # int64 (N,), bytes of each picture's file; None where it is in none
-
-    def picture(self, i: int) -> Image.Image:
-        """Picture i at its own size, upright, RGB; raises as decoders do."""
-        return decode.read(self.reader.content(i))
-
-    def say(self, laid: Parts | None = None) -> str:
-        """Say the line of this source, with the splits `laid` or else as it is listed, and return it."""
-        laid = laid or self.parts
-        counts = {split: len(rows) for split, rows in laid.splits.items()}
-        line = describe(self.spec, len(laid.classes), counts, laid.notes, laid.passed)
-        say(line, self.spec, self.stamp)
-        return line
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,8 @@ def _population(content: dict, folder: str | Path | None) -> tuple[list[str], np
         return [str(i) for i in ids], ids, scenes.labels(0, ids), len(scenes.CLASSES)
     with waiting(f"listing the pictures of {folder}"):
         found = catalogue(f"{'packed' if packs.is_pack(folder) else 'imagefolder'}:{folder}")
-    laid = replace(found.parts, left_out=None).split(found.spec)  # what it lists, readable or not
-    found.say(laid)
+    laid = replace(found, left_out=None).split()  # what it lists, readable or not
+    laid.say()
     labels = laid.labels[laid.train] if laid.classes else None
     return [laid.names[i] for i in laid.train], laid.ids[laid.train], labels, len(laid.classes)
 

@@ -23,7 +23,7 @@ from PIL import Image
 from ..errors import UserError, check_writable, first_line
 from ..processes import each, waiting
 from . import decode
-from .listing import Catalogue, Parts, picture_digest, rank
+from .listing import Catalogue, picture_digest, rank
 from .store import locked, progress, write_whole
 
 FORMAT = 1
@@ -59,15 +59,6 @@ class Pack:
             raise OSError(f"{shard} ends before picture {self.name(i)}: run data verify")
         return content
 
-    def parts(self) -> Parts:
-        """What the pack lists, as its source did."""
-        with waiting(f"reading the index of {self.folder}"):
-            ids, labels, split, size = (np.asarray(self.columns[c]) for c in ("ids", "labels", "split", "size"))
-            splits = {name: np.flatnonzero(split == k) for k, name in enumerate(SPLITS) if (split == k).any()}
-            names = [name.decode("utf-8", "surrogateescape") for name in self.columns["names"].tolist()]
-            passed = tuple((name, "could not be read when it was packed", 1) for name, _ in self.info["left_out"])
-            return Parts(names, ids, labels, tuple(self.info["classes"]), splits, size == 0, passed=passed)
-
 
 @functools.lru_cache(maxsize=64)
 def _opened(path: str) -> io.FileIO:
@@ -95,7 +86,14 @@ def open_pack(folder: str | Path) -> Pack:
 
 def of_pack(spec: str, place: str) -> Catalogue:
     pack = open_pack(place)
-    return Catalogue(spec, pack.parts(), pack, pack.digest, pack.digest, np.asarray(pack.columns["size"]))
+    with waiting(f"reading the index of {pack.folder}"):
+        ids, labels, split, size = (np.asarray(pack.columns[c]) for c in ("ids", "labels", "split", "size"))
+        splits = {name: np.flatnonzero(split == k) for k, name in enumerate(SPLITS) if (split == k).any()}
+        names = [name.decode("utf-8", "surrogateescape") for name in pack.columns["names"].tolist()]
+        passed = tuple((name, "could not be read when it was packed", 1) for name, _ in pack.info["left_out"])
+        about = {"sizes": size, "left_out": size == 0, "passed": passed}
+        parts = (names, ids, labels, tuple(pack.info["classes"]), splits, spec, pack, pack.digest, pack.digest)
+        return Catalogue(*parts, **about)
 
 
 def _index_digest(columns: dict[str, np.ndarray], classes: Iterable[str]) -> str:
@@ -199,10 +197,10 @@ def pack(spec: str, out: str | Path, *, settings: Settings | None = None, worker
 
 
 def _write(root: Path, source: Catalogue, settings: Settings, plan: dict, workers: int | None) -> None:
-    parts, many, shards = source.parts, settings.shard_pictures, []
-    for split in (s for s in SPLITS if s in parts.splits):
-        rows = parts.splits[split]
-        rows = rows[rank(parts.ids[rows], parts.labels[rows] if (parts.labels[rows] >= 0).all() else None, 0)]
+    many, shards = settings.shard_pictures, []
+    for split in (s for s in SPLITS if s in source.splits):
+        rows = source.splits[split]
+        rows = rows[rank(source.ids[rows], source.labels[rows] if (source.labels[rows] >= 0).all() else None, 0)]
         shards += [(f"{split}-{n // many:05d}.tar", rows[n : n + many]) for n in range(0, len(rows), many)]
     done: list[dict] = [{}] * len(shards)
     with progress(sum(len(rows) for _, rows in shards), f"pack {root.name}") as advance:
@@ -211,19 +209,19 @@ def _write(root: Path, source: Catalogue, settings: Settings, plan: dict, worker
             advance(len(shards[k][1]))
     order, lengths = np.concatenate([rows for _, rows in shards]), [len(rows) for _, rows in shards]
     split = [SPLITS.index(name.partition("-")[0]) for name, _ in shards]
-    columns = {"ids": parts.ids[order], "labels": parts.labels[order].astype(np.int64)}
+    columns = {"ids": source.ids[order], "labels": source.labels[order].astype(np.int64)}
     columns["split"] = np.repeat(np.array(split, np.uint8), lengths)
     columns["shard"] = np.repeat(np.arange(len(shards), dtype=np.int32), lengths)
     offset, size, columns["digest"] = np.concatenate([shard["own"] for shard in done]).T
     columns |= {"offset": offset.astype(np.int64), "size": size.astype(np.int64)}
-    columns["names"] = np.array([parts.names[i].encode("utf-8", "surrogateescape") for i in order])
+    columns["names"] = np.array([source.names[i].encode("utf-8", "surrogateescape") for i in order])
     left_out = [item for shard in done for item in shard["left_out"]]
     if not columns["size"].any():
         first = ": ".join(left_out[0])
         raise UserError(f"{source.spec}: none of its {len(order):,} pictures can be read (first: {first})")
     info = {"format": FORMAT, "spec": source.spec, "plan": plan, "listed": len(order)}
-    info |= {"pictures": int((columns["size"] > 0).sum()), "classes": list(parts.classes)}
-    info |= {"digest": _index_digest(columns, parts.classes), "shards": [shard["about"] for shard in done]}
+    info |= {"pictures": int((columns["size"] > 0).sum()), "classes": list(source.classes)}
+    info |= {"digest": _index_digest(columns, source.classes), "shards": [shard["about"] for shard in done]}
     (root / "index").mkdir(exist_ok=True)
     for name, column in columns.items():
         np.save(root / "index" / f"{name}.npy", column)
@@ -241,18 +239,18 @@ def _begin(*job: object) -> None:
 def _pack_shard(k: int) -> dict:
     """In a worker: a shard, its part of the index, what pack.json says about it, and pictures that are left out."""
     root, source, settings, shards = _job
-    (name, rows), parts = shards[k], source.parts
+    name, rows = shards[k]
     own, left_out = np.zeros((len(rows), 3), np.uint64), []  # offset, size, digest
     with tarfile.open(root / name, "w", format=tarfile.USTAR_FORMAT) as tar:
         for n, i in enumerate(rows):
             try:
                 content, kind = _encoded(source, int(i), settings)
             except Exception as error:  # decoders raise errors of many kinds
-                left_out.append([parts.names[i], first_line(error)])
+                left_out.append([source.names[i], first_line(error)])
                 continue
-            label = {"cls": str(parts.labels[i]).encode()} if parts.labels[i] >= 0 else {}
+            label = {"cls": str(source.labels[i]).encode()} if source.labels[i] >= 0 else {}
             for ending, data in (label | {kind: content}).items():
-                member = tarfile.TarInfo(f"{int(parts.ids[i]):016x}.{ending}")
+                member = tarfile.TarInfo(f"{int(source.ids[i]):016x}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
             # the picture is the last of its sample, padded to whole blocks

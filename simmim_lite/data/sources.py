@@ -21,7 +21,7 @@ from ..errors import UserError, first_line, unknown
 from . import decode, listing, scenes
 from .coco import id_order, one_line
 from .folders import of_folder, scan
-from .listing import Catalogue, Files, Parts, Passed, describe, image_ids, picture_digest, say, signature
+from .listing import Catalogue, Files, Passed, describe, image_ids, picture_digest, say, signature
 from .packs import of_pack
 from .scenes import SCENE_BLOCK, SCENE_COUNTS, SCENE_SPLITS
 from .store import STORE_VERSION, Chunk, Store, StorePlan, data_root, ensure
@@ -69,10 +69,10 @@ def _inaturalist(spec: str, place: str) -> Catalogue:
     classes = tuple(known[c] for c in number)
     odd = [(name, "in no train2018.json or val2018.json", 1) for name in there if name not in category_of]
     splits = {"train": np.arange(ends[1]), "val": np.arange(*ends[1:])}
-    parts = Parts(names, image_ids(names), labels, classes, splits, passed=tuple(sorted([*found.passed, *odd])))
     sizes = np.array([there[name] for name in names])
     digest = signature(list(zip(names, sizes.tolist(), strict=True)), labels.tolist(), classes)
-    return Catalogue(spec, parts, Files(root, names), digest, digest, sizes)
+    about = {"digest": digest, "stamp": digest, "sizes": sizes, "passed": tuple(sorted([*found.passed, *odd]))}
+    return Catalogue(names, image_ids(names), labels, classes, splits, spec, Files(root, names), **about)
 
 
 class Entries:
@@ -94,9 +94,8 @@ class Entries:
         names, labels = [f"{split}/{i}" for split, i in self.places], np.array(sum(labels, []), np.int64)
         ends = np.cumsum([len(part) for part in self.sets.values()])
         splits = dict(zip(self.sets, np.split(np.arange(len(names)), ends[:-1]), strict=True))
-        parts = Parts(names, image_ids(names), labels, tuple(map(str, classes)), splits)
-        digest = signature(self.spec, names, labels.tolist())
-        return Catalogue(self.spec, parts, self, digest, digest)
+        digest, classes = signature(self.spec, names, labels.tolist()), tuple(map(str, classes))
+        return Catalogue(names, image_ids(names), labels, classes, splits, self.spec, self, digest, digest)
 
 
 def _torchvision(spec: str, name: str) -> Catalogue:
@@ -196,13 +195,9 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -
     files = () if found or not folder.is_dir() else (path for path in folder.rglob("*") if path.is_file())
     stamp = found.stamp if found else repr(sorted((str(path), path.stat().st_mtime_ns) for path in files))
 
-    def plan() -> StorePlan:
-        listed = found or catalogue(spec)
-        return _squares(listed, listed.parts.split(spec), image_size)
-
     prefix, version, where = _named(spec, image_size, stamp)
-    store = ensure(prefix, version, plan, spec)
-    return _data(spec, store, stamp, found.parts.passed if found else (), name=os.path.basename(where))
+    store = ensure(prefix, version, lambda: _squares((found or catalogue(spec)).split(), image_size), spec)
+    return _data(spec, store, stamp, found.passed if found else (), name=os.path.basename(where))
 
 
 def open_pictures(spec: str) -> Data:
@@ -214,11 +209,10 @@ def open_pictures(spec: str) -> Data:
     """
     if spec == "scenes":
         return as_pictures(open_data(spec, SCENE_SIZE))
-    found = catalogue(spec)
-    laid = found.parts.split(spec, halve=False)
-    splits = {s: _readable(found, laid, s) for s, rows in laid.splits.items() if laid.known(rows)}
-    about = (laid.classes, None, None, found.digest)
-    return Data(spec, spec, None, splits.get("train"), None, None, splits.get("test"), *about, line=found.say(laid))
+    found = catalogue(spec).split(halve=False)
+    splits = {split: found.readable(split) for split, rows in found.splits.items() if found.known(rows)}
+    about = (found.classes, None, None, found.digest)
+    return Data(spec, spec, None, splits.get("train"), None, None, splits.get("test"), *about, line=found.say())
 
 
 def open_streamed(spec: str, image_size: int) -> Data:
@@ -229,13 +223,11 @@ def open_streamed(spec: str, image_size: int) -> Data:
     """
     if spec == "scenes":
         return replace(open_data(spec, image_size), probe_train=None, test=None)
-    found = catalogue(spec)
-    laid = found.parts.split(spec)
+    found = catalogue(spec).split()
     prefix, version, _ = _named(spec, image_size, found.stamp)
-    held = replace(laid, splits={split: laid.splits[split] for split in ("train", "val")})
-    title = f"validation pictures of {spec}"
-    store = ensure(f"val-{prefix}", version, lambda: _squares(found, held, image_size, ("val",)), title)
-    data = _data(spec, store, found.stamp, found.parts.passed, _readable(found, laid, "train"))
+    held, title = replace(found, splits={"val": found.splits["val"]}), f"validation pictures of {spec}"
+    store = ensure(f"val-{prefix}", version, lambda: _squares(held, image_size), title)
+    data = _data(spec, store, found.stamp, found.passed, found.readable("train"))
     return replace(data, digest=signature(found.digest, data.digest))
 
 
@@ -268,8 +260,8 @@ def _open_scenes(size: int, needed: int) -> Data:
     return _data("scenes", store, block=SCENE_BLOCK)
 
 
-def _squares(found: Catalogue, laid: Parts, size: int, only: Iterable[str] = ()) -> StorePlan:
-    """The plan of a catalogue's pictures (only: of some splits). Sets that are no files are read by one thread."""
+def _squares(found: Catalogue, size: int) -> StorePlan:
+    """The plan of a catalogue's pictures. Sets that are no files are read by one thread."""
     digests: dict[str, list[int]] = {}
 
     def square(split: str, i: int) -> np.ndarray | Exception:
@@ -287,31 +279,24 @@ def _squares(found: Catalogue, laid: Parts, size: int, only: Iterable[str] = ())
             for some in (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)):
                 done = list(pool.map(functools.partial(square, split), some.tolist()))
                 bad = np.array([isinstance(result, Exception) for result in done])
-                skipped = [(laid.names[i], first_line(done[k])) for k, i in enumerate(some) if bad[k]]
+                skipped = [(found.names[i], first_line(done[k])) for k, i in enumerate(some) if bad[k]]
                 whole, first = whole + int((~bad).sum()), first or skipped
                 good = [result for result in done if isinstance(result, np.ndarray)]
                 pixels = np.stack(good) if good else np.empty((0, 3, size, size), np.uint8)
-                yield Chunk(pixels, laid.ids[some[~bad]], laid.labels[some[~bad]], None, skipped)
+                yield Chunk(pixels, found.ids[some[~bad]], found.labels[some[~bad]], None, skipped)
         if not whole:
             reason = f"no image of its {split} split can be used at {size} px (first: {': '.join(first[0])})"
             raise UserError(f"{found.spec}: {reason}; give other pictures, or a smaller --image-size")
 
     def notes() -> Iterator[str]:
-        yield from laid.notes  # asked for when all pictures have been read
+        yield from found.notes  # asked for when all pictures have been read
         train = set(digests.get("train", ()))
         held = [digest for split, some in digests.items() if split != "train" for digest in some]
         if count := len([digest for digest in held if digest in train]):
             yield f"{count:,} of {len(held):,} held-out pictures have the bytes of a training picture"
 
-    splits = {split: rows for split, rows in laid.splits.items() if not only or split in only}
-    streams = {split: chunks(split, rows) for split, rows in splits.items()}
-    return StorePlan(streams, sum(map(len, splits.values())), size, laid.classes, notes())
-
-
-def _readable(found: Catalogue, laid: Parts, split: str) -> Split:
-    rows = laid.splits[split]
-    labels = laid.labels[rows] if laid.known(rows) else None
-    return Split(f"{split} of {found.spec}", None, laid.ids[rows], labels, reader=found.reader, rows=rows)
+    streams = {split: chunks(split, rows) for split, rows in found.splits.items()}
+    return StorePlan(streams, sum(map(len, found.splits.values())), size, found.classes, notes())
 
 
 def _named(spec: str, size: int, stamp: str) -> tuple[str, str, str]:

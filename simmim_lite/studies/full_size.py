@@ -88,7 +88,7 @@ def check_sides(source: str, tier: str, side: int) -> None:
         return
     found = catalogue(source)
     sides = []
-    for i in found.parts.train[:: max(1, len(found.parts.train) // _LOOKED_AT)][:_LOOKED_AT]:
+    for i in found.train[:: max(1, len(found.train) // _LOOKED_AT)][:_LOOKED_AT]:
         with contextlib.suppress(Exception):  # decoders raise errors of many kinds; training names what it leaves out
             sides.append(min(found.picture(int(i)).size))
     if sides and max(sides) < side:

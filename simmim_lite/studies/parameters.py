@@ -153,7 +153,7 @@ def images_of(data: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for spec, name in zip(full_size.sources(data), ("available", "second_available"), strict=True):
         if spec and spec != "scenes" and FORMATS[kind_of(spec)[0]].local:
-            listed = catalogue(spec).parts.split(spec)
+            listed = catalogue(spec).split()
             train = listed.splits["train"]
             found[name] = len(train)
             if name == "available":

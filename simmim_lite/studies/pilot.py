@@ -207,8 +207,8 @@ def look(data: str) -> dict:
         return {"images": SCENES, "held out": 1024, "classes": len(scenes.CLASSES), "paths": []}
     if kind == "imagefolder":
         found = catalogue(data)
-        laid = found.parts.split(data)
-        found.say(laid)
+        laid = found.split()
+        laid.say()
         train = laid.splits["train"]
         held = sum(len(part) for split, part in laid.splits.items() if split != "train")
         paths = [found.reader.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
