@@ -154,9 +154,9 @@ def pack(arguments: argparse.Namespace) -> None:
     from .data import packs
 
     names = ("short_side", "quality", "shard_pictures")
-    settings = packs.Settings(**{name: getattr(arguments, name) for name in names})
+    options = {name: getattr(arguments, name) for name in names}
     specs.value("workers", specs.Count | None, arguments.workers)
-    done = packs.pack(arguments.source, arguments.out, settings=settings, workers=arguments.workers)
+    done = packs.pack(arguments.source, arguments.out, workers=arguments.workers, **options)
     left_out, shards = done.info["left_out"], done.info["shards"]
     for name, reason in left_out[:10]:
         print(f"left out {name}: {reason}")

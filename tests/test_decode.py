@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 from simmim_lite.data import decode
 from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.coco import open_coco
-from simmim_lite.data.packs import Settings, pack
+from simmim_lite.data.packs import pack
 from simmim_lite.data.sources import catalogue, open_data, open_pictures
 from simmim_lite.errors import UserError
 
@@ -207,7 +207,7 @@ def stored(folder: Path, spec: str = "") -> dict[str, np.ndarray | str]:
 
 
 def packed(folder: Path) -> dict[str, np.ndarray | str]:
-    held = pack(f"imagefolder:{folder}", folder.parent / "pack", settings=Settings(short_side=64), workers=1)
+    held = pack(f"imagefolder:{folder}", folder.parent / "pack", short_side=64, workers=1)
     spec = f"packed:{folder.parent / 'pack'}"
     as_files, as_store = own_size(spec), stored(folder, spec)
     assert all(np.array_equal(pixels, as_store[name]) for name, pixels in as_files.items())

@@ -12,11 +12,11 @@ from trees import image_tree
 
 from simmim_lite.cli import main
 from simmim_lite.data import decode, manifests, packs, sources
-from simmim_lite.data.packs import Settings, pack
+from simmim_lite.data.packs import pack
 from simmim_lite.data.sources import catalogue, open_pictures
 from simmim_lite.errors import UserError
 
-FEW, FIFTY = Settings(short_side=64, shard_pictures=20), Settings(short_side=64)
+FEW = {"short_side": 64, "shard_pictures": 20}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def _turned() -> Image.Exif:
 @pytest.fixture(scope="module")
 def packed(tree, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("packs") / "few"
-    pack(f"imagefolder:{tree}", out, settings=FEW, workers=1)
+    pack(f"imagefolder:{tree}", out, **FEW, workers=1)
     return out
 
 
@@ -142,7 +142,7 @@ def test_an_index_that_is_not_whole_is_one_line(copy, edit, capsys) -> None:
 
 def test_all_are_counted_and_twenty_named(tmp_path, capsys) -> None:
     """One shard of fifty pictures, each of which has changed."""
-    pack(f"imagefolder:{image_tree(tmp_path / 'tree', 2, 25, 5)}", tmp_path / "pack", settings=FIFTY, workers=1)
+    pack(f"imagefolder:{image_tree(tmp_path / 'tree', 2, 25, 5)}", tmp_path / "pack", short_side=64, workers=1)
     offsets = packs.open_pack(tmp_path / "pack").columns["offset"][:50]
     _flip(tmp_path / "pack" / "train-00000.tar", *(int(at) + 9 for at in offsets))
     capsys.readouterr()
@@ -156,11 +156,11 @@ def test_ended_before_it_is_whole_it_begins_again_with_the_same_bytes(tree, pack
     out = tmp_path / "ended"
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(packs, "_index_digest", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
-        pack(f"imagefolder:{tree}", out, settings=FEW, workers=2)
+        pack(f"imagefolder:{tree}", out, **FEW, workers=2)
     with pytest.raises(UserError, match="missing or damaged"):
         packs.open_pack(out)
     (out / "test-00009.tar").write_bytes(b"of a pack with more shards")
-    pack(f"imagefolder:{tree}", out, settings=FEW, workers=1)
+    pack(f"imagefolder:{tree}", out, **FEW, workers=1)
     assert _content(out) == _content(packed)
 
 

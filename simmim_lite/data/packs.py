@@ -146,30 +146,28 @@ def _wrong(pack: Pack, k: int) -> list[str]:
 # --- making one
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How pictures are kept."""
-
-    short_side: int = 256  # pixels; larger pictures are shrunk to it, smaller ones stay as they are
-    quality: int = 90  # of JPEG, 1 to 95
-    shard_pictures: int = 10_000
-
-    def __post_init__(self) -> None:
-        for name, least, most in (("short_side", 16, 1 << 16), ("quality", 1, 95), ("shard_pictures", 1, 1 << 30)):
-            if not least <= getattr(self, name) <= most:
-                raise UserError(f"{name} is {getattr(self, name)}: give a whole number from {least} to {most}")
-
-
-def pack(spec: str, out: str | Path, *, settings: Settings | None = None, workers: int | None = None) -> Pack:
+def pack(
+    spec: str,
+    out: str | Path,
+    *,
+    short_side: int = 256,
+    quality: int = 90,
+    shard_pictures: int = 10_000,
+    workers: int | None = None,
+) -> Pack:
     """Pack a source (`imagefolder:DIR`, `inaturalist:DIR`, `torchvision:NAME`, `hf:NAME`) into a folder.
 
-    Ids, labels, classes and splits are the source's, so that its manifests draw the same images. What cannot be read is
-    left out, and named in pack.json. Killed, the same call begins again. `UserError` for a folder that holds something
-    else, and a full disk.
+    Pictures are shrunk to a short side of `short_side` px, smaller ones stay as they are; quality: of JPEG. Ids,
+    labels, classes and splits are the source's, so that its manifests draw the same images. What cannot be read is left
+    out, and named in pack.json. Killed, the same call begins again. `UserError` for what the caller can mend.
     """
     from .sources import catalogue  # which reads packs
 
-    settings, root = settings or Settings(), Path(out).expanduser().absolute()
+    settings = {"short_side": short_side, "quality": quality, "shard_pictures": shard_pictures}
+    for name, least, most in (("short_side", 16, 1 << 16), ("quality", 1, 95), ("shard_pictures", 1, 1 << 30)):
+        if not least <= settings[name] <= most:
+            raise UserError(f"{name} is {settings[name]}: give a whole number from {least} to {most}")
+    root = Path(out).expanduser().absolute()
     begun = root / "plan.json"  # there while a pack is unfinished
     if spec.startswith("packed:"):
         raise UserError(f"{spec} is a pack already; pack the source that it was made from")
@@ -177,7 +175,7 @@ def pack(spec: str, out: str | Path, *, settings: Settings | None = None, worker
     with waiting(f"listing the pictures of {spec}"):
         source = catalogue(spec)
     source.say()
-    plan = {"format": FORMAT, "source": source.digest, **vars(settings)}
+    plan = {"format": FORMAT, "source": source.digest, **settings}
     try:
         root.mkdir(parents=True, exist_ok=True)
         with locked(root / ".lock", f"pack {root.name}"):
@@ -189,15 +187,15 @@ def pack(spec: str, out: str | Path, *, settings: Settings | None = None, worker
                 begun.touch()
                 for left in root.glob("*.tar"):  # of a process that was ended
                     left.unlink()
-                _write(root, source, settings, plan, workers)
+                _write(root, source, plan, workers)
             begun.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {root}: {error.strerror or error}; give a folder on another disk") from error
     return open_pack(root)
 
 
-def _write(root: Path, source: Catalogue, settings: Settings, plan: dict, workers: int | None) -> None:
-    many, shards = settings.shard_pictures, []
+def _write(root: Path, source: Catalogue, plan: dict, workers: int | None) -> None:
+    many, shards = plan["shard_pictures"], []
     for split in (s for s in SPLITS if s in source.splits):
         rows = source.splits[split]
         rows = rows[rank(source.ids[rows], source.labels[rows] if (source.labels[rows] >= 0).all() else None, 0)]
@@ -205,7 +203,7 @@ def _write(root: Path, source: Catalogue, settings: Settings, plan: dict, worker
     done: list[dict] = [{}] * len(shards)
     with progress(sum(len(rows) for _, rows in shards), f"pack {root.name}") as advance:
         at_once = max(1, min(len(shards), workers or os.cpu_count() or 1))
-        for k, done[k] in each(_pack_shard, range(len(shards)), at_once, _begin, root, source, settings, shards):
+        for k, done[k] in each(_pack_shard, range(len(shards)), at_once, _begin, root, source, plan, shards):
             advance(len(shards[k][1]))
     order, lengths = np.concatenate([rows for _, rows in shards]), [len(rows) for _, rows in shards]
     split = [SPLITS.index(name.partition("-")[0]) for name, _ in shards]
@@ -228,7 +226,7 @@ def _write(root: Path, source: Catalogue, settings: Settings, plan: dict, worker
     write_whole(root / "pack.json", (json.dumps(info | {"left_out": left_out}, indent=1) + "\n").encode())
 
 
-_job: tuple[Path, Catalogue, Settings, list]  # of a worker process
+_job: tuple[Path, Catalogue, dict, list]  # of a worker process
 
 
 def _begin(*job: object) -> None:
@@ -238,13 +236,13 @@ def _begin(*job: object) -> None:
 
 def _pack_shard(k: int) -> dict:
     """In a worker: a shard, its part of the index, what pack.json says about it, and pictures that are left out."""
-    root, source, settings, shards = _job
+    root, source, plan, shards = _job
     name, rows = shards[k]
     own, left_out = np.zeros((len(rows), 3), np.uint64), []  # offset, size, digest
     with tarfile.open(root / name, "w", format=tarfile.USTAR_FORMAT) as tar:
         for n, i in enumerate(rows):
             try:
-                content, kind = _encoded(source, int(i), settings)
+                content, kind = _encoded(source.reader.content(int(i)), plan["short_side"], plan["quality"])
             except Exception as error:  # decoders raise errors of many kinds
                 left_out.append([source.names[i], first_line(error)])
                 continue
@@ -262,25 +260,24 @@ def _pack_shard(k: int) -> dict:
     return {"own": own, "about": about, "left_out": left_out}
 
 
-def _encoded(source: Catalogue, i: int, settings: Settings) -> tuple[bytes, str]:
+def _encoded(content: decode.Source, short_side: int, quality: int) -> tuple[bytes, str]:
     """A picture's bytes and whether they are `jpg` or `png`; raises where it cannot be read.
 
     A JPEG that is small enough, upright, RGB or grey is taken as it is. Else the picture is shrunk and encoded: as PNG
     where it was no JPEG and is not shrunk, so that nothing is lost, as JPEG in all other cases.
     """
-    content = source.reader.content(i)
     with decode.opened(content) as image:
-        jpeg, small = image.format == "JPEG", min(image.size) <= settings.short_side
+        jpeg, small = image.format == "JPEG", min(image.size) <= short_side
         if jpeg and small and image.mode in ("RGB", "L") and decode.turn(image) is None:
             image.load()
             return content, "jpg"
         if not small:
-            image.draft(None, (2 * settings.short_side, 2 * settings.short_side))
+            image.draft(None, (2 * short_side, 2 * short_side))
         image = decode.read(image)
-    factor = settings.short_side / min(image.size)
+    factor = short_side / min(image.size)
     if factor < 1:
         sides = [max(1, round(side * factor)) for side in image.size]
         image, jpeg = image.resize(sides, Image.Resampling.BICUBIC, reducing_gap=2.0), True
     held = io.BytesIO()
-    image.save(held, "JPEG" if jpeg else "PNG", **({"quality": settings.quality} if jpeg else {}))
+    image.save(held, "JPEG" if jpeg else "PNG", **({"quality": quality} if jpeg else {}))
     return held.getvalue(), "jpg" if jpeg else "png"
