@@ -172,6 +172,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 def test_a_set_without_files_is_packed_without_loss(tmp_path, monkeypatch) -> None:
     rng = np.random.default_rng(0)
     pictures = [(Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)), k % 2) for k in range(24)]
+    pictures[20][0].format = "JPEG"  # as one that was read from a file
     entries = sources.Entries(
         "torchvision:X", {"train": pictures[:16], "test": pictures[16:]}, lambda part, i: part[i][0]
     )

@@ -1,9 +1,7 @@
 """Semantic segmentation in the layout of ADE20K (SceneParse150), and the views to train on.
 
-DIR/images/training/*.jpg, DIR/images/validation; DIR/annotations/training/*.png, DIR/annotations/validation, 8-bit
-grey: 0 = unlabelled, 1..K = the classes. K comes from DIR/objectInfo150.txt, else from DIR/classes.txt (a name a line),
-else it is ADE20K's 150; it is never guessed from the annotations.
-"""
+DIR/images/training/*.jpg and validation; DIR/annotations/training/*.png and validation, 8-bit grey: 0 = unlabelled,
+1..K = the classes, by DIR/objectInfo150.txt, else DIR/classes.txt (a name a line), else ADE20K's 150."""
 
 import functools
 import hashlib

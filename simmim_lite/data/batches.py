@@ -303,9 +303,7 @@ def crop_draws(seed: int, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
 def crop_boxes(draws: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes of RandomResizedCrop on square images of `size` pixels, scale (.67, 1), ratio (3/4, 4/3): docs/facts.md, 3.
 
-    From `crop_draws` -> int64 (B, 4): top, left, height, width; and flips: bool (B,). As in torchvision, area and log
-    ratio are uniform, sides are rounded, the first try that fits is taken.
-    """
+    From `crop_draws` -> int64 (B, 4): top, left, height, width; and flips: bool (B,)."""
     return np.array([crop_box(tries, size, size) for tries in crop_tries(draws)]), draws[:, 0] < 0.5
 
 

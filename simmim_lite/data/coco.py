@@ -1,8 +1,6 @@
 """Pictures with boxes and masks in COCO layout, and what data sets with annotations share. No torch here.
 
-pycocotools reads beyond a buffer, or leaves memory as it was, where runs do not fill a picture or a number is none: so
-every field is checked before it sees it.
-"""
+pycocotools reads beyond a buffer where runs do not fill a picture: every field is checked before it sees it."""
 
 import contextlib
 import functools
@@ -219,11 +217,9 @@ class CocoSplit(AnnotatedSplit):
 def open_coco(spec: str, image_size: int) -> AnnotatedData:
     """Open `scenes` (at `image_size` pixels, written once into the data root) or `coco:DIR` (images of any size).
 
-    DIR holds annotations/instances_train2017.json and instances_val2017.json, train2017/ and val2017/, which are read
-    as of the upright images. Annotations without area or mask inside their image, or of an image that is not listed,
-    are left out and counted in one line on stderr. `train` is the images with an object. `UserError` for what cannot be
-    trained on as it stands.
-    """
+    DIR: annotations/instances_train2017.json and instances_val2017.json, train2017/, val2017/. Annotations without area
+    or mask inside their image are left out and counted in one line on stderr. `train` is the images with an object.
+    `UserError` for what cannot be trained on as it stands."""
     kind, _, place = spec.partition(":")
     if spec == "scenes":
         counts = {"train": SCENE_COUNTS["probe_train"], "val": SCENE_COUNTS["test"]}

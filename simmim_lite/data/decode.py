@@ -1,9 +1,8 @@
-"""One picture out of a file, of bytes or of a PIL image: upright, RGB, 8 bits. The one reader of every task. No torch.
+"""One picture out of a file, of bytes or of a PIL image: upright by its EXIF block, RGB on white, 8 bits. No torch
+here.
 
-Upright: turned as its EXIF orientation says; a broken EXIF block turns nothing. RGB: grey, palettes, CMYK and LAB are
-converted, transparency is laid on white. 8 bits: 16-bit grey is scaled. 32-bit integers and floating-point pixels have
-no known range and are refused, as is what is not whole. Of several frames the first counts.
-"""
+The one reader of every task. 16-bit grey is scaled; 32-bit integers and floating-point pixels have no known range and
+are refused, as is what is not whole. Of several frames the first counts."""
 
 import io
 import logging

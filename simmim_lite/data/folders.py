@@ -1,10 +1,7 @@
-"""The one rule of what a folder of pictures means: wrappers, splits, classes, what is passed over. No torch here.
+"""The one rule of what a folder of pictures means. No torch here.
 
-A folder is DIR/train beside DIR/val or DIR/test, in any usual spelling (`_SPLITS`), by class or without classes; or DIR
-by class; or pictures without labels; each also below wrappers (a folder that holds one folder, perhaps beside stray
-files or what is no split). A folder with the name of a split is one only beside another split: else it is a wrapper
-where it is alone, and a class among others.
-"""
+DIR/train beside DIR/val or DIR/test, in any usual spelling, by class or not; or DIR by class; or pictures without
+labels; each also below wrappers. The name of a split means one only beside another; else a wrapper or a class."""
 
 import errno
 import functools
@@ -165,10 +162,9 @@ def read(
 ) -> Catalogue:
     """What a folder holds, by the relative paths of its pictures (with forward slashes).
 
-    annotations: texts of `*_annotations.txt` by path: lines of a picture's name and its class. files: for each path a
-    number, equal where two lead to one file, which is then listed once, and whether a link is on its way. root: for
-    messages. `UserError` for held-out pictures of a class that train does not have, and for splits without train.
-    """
+    annotations: texts of `*_annotations.txt` by path, lines of a picture's name and its class. files: for each path a
+    number, equal where two lead to one file, which is listed once, and whether a link is on its way. `UserError` for
+    held-out pictures of a class that train does not have, and for splits without train."""
     reading, top = _Reading(names, annotations or {}, root), _Folder()
     for row, name in enumerate(names):
         folder, above = top, name.split("/")[:-1]

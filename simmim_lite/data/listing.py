@@ -41,8 +41,8 @@ def rank(ids: np.ndarray, labels: np.ndarray | None, seed: int, block: int | Non
     """Order of a source's images such that every prefix is a class-balanced draw: int64 (N,), indices into `ids`.
 
     Within a class, images are ordered by a hash of (seed, class, id); the k-th of n of a class then stands at (k + .5)
-    / n of the whole. With `block`, each run of so many images is ranked alone: a source that grows keeps its draws.
-    """
+    / n of the whole. `block`: each run of so many images is ranked alone, so that a source that grows keeps its
+    draws."""
     ids = np.asarray(ids, np.uint64)
     classes = np.zeros(len(ids), np.int64) if labels is None else np.asarray(labels, np.int64)
     if block and len(ids) > block:
@@ -101,11 +101,9 @@ class Catalogue:
     def split(self, *, halve: bool = True) -> "Catalogue":
         """The splits that training and scoring see; what is left out takes part in the draw alone.
 
-        A single labelled held-out split serves val (first half by hash rank) and test (second half). Without one, a
-        tenth of the training images is held out, class-balanced; beside a test split without labels it is test, and
-        that split val. A val split without labels is val, and there is no test. halve=False: all that is held out with
-        labels is test, and there is no val.
-        """
+        A labelled held-out split serves val (first half by hash rank) and test (second half). Without one, a class-
+        balanced tenth of train is held out; beside a test split without labels it is test, and that split val. A val
+        split without labels is val, and there is no test. halve=False: all that is held out with labels is test."""
         held = {split: self.splits[split] for split in ("val", "test") if len(self.splits.get(split, ()))}
         own, train, notes, drawn = self, self.train, list(self.notes), None
 

@@ -1,9 +1,7 @@
 """Which images a data set holds: subsets by rule, nested, checked against the disk by digest. No torch here.
 
-A manifest is a YAML file: where the images are, how many, the rule that ranks them (a hash of seed, class and path, so
-10 % lies inside 20 % lies inside 50 %) and the subsets. `build` fills in the digests and writes the list of paths
-beside the manifest (NAME.paths.gz); with that list `verify` can say which file differs, and not only that one does.
-"""
+A manifest is a YAML file: the source, the rule that ranks it (a hash of seed, class and path, so 10 % lies inside 20 %)
+and the subsets. `build` fills in the digests and writes the list of paths beside it (NAME.paths.gz)."""
 
 import gzip
 import hashlib

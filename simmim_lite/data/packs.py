@@ -1,10 +1,7 @@
 """Packs: a data set in tar shards of the WebDataset layout, with an index that finds any picture. No torch here.
 
-A pack is a folder: shards SPLIT-NNNNN.tar, each picture as KEY.jpg (or KEY.png) and its class number as KEY.cls, KEY
-its id in 16 hexadecimal digits; index/*.npy, a row a picture, with offset and length in its shard; and pack.json,
-which is written last. Within a split, pictures lie in the rank order of manifests at seed 0: the first shards hold the
-10 % subset, and so on.
-"""
+A folder of shards SPLIT-NNNNN.tar with KEY.jpg (or .png) and KEY.cls, KEY the id in hexadecimal, in the rank order of
+manifests at seed 0; index/*.npy, a row a picture; and pack.json, which is written last."""
 
 import functools
 import hashlib
@@ -105,10 +102,7 @@ def _index_digest(columns: dict[str, np.ndarray], classes: Iterable[str]) -> str
 
 
 def verify(folder: str | Path, *, workers: int | None = None) -> list[str]:
-    """What is wrong with a pack, `KIND: WHAT` for each picture or shard, after reading every byte; [] if nothing.
-
-    `UserError` where the index cannot be read at all.
-    """
+    """What is wrong with a pack, `KIND: WHAT` for each picture or shard, after reading every byte; [] if nothing."""
     pack = open_pack(folder)
     shards = pack.info["shards"]
     extra = {path.name for path in pack.folder.glob("*.tar")} - {shard["name"] for shard in shards}
@@ -157,10 +151,9 @@ def pack(
 ) -> Pack:
     """Pack a source (`imagefolder:DIR`, `inaturalist:DIR`, `torchvision:NAME`, `hf:NAME`) into a folder.
 
-    Pictures are shrunk to a short side of `short_side` px, smaller ones stay as they are; quality: of JPEG. Ids,
-    labels, classes and splits are the source's, so that its manifests draw the same images. What cannot be read is left
-    out, and named in pack.json. Killed, the same call begins again. `UserError` for what the caller can mend.
-    """
+    Pictures are shrunk to a short side of `short_side` px, smaller ones stay as they are; quality: of JPEG. Ids, labels
+    and splits are the source's, so that its manifests draw the same images. What cannot be read is named in pack.json.
+    Killed, the same call begins again. `UserError` for what the caller can mend."""
     from .sources import catalogue  # which reads packs
 
     settings = {"short_side": short_side, "quality": quality, "shard_pictures": shard_pictures}
@@ -261,13 +254,10 @@ def _pack_shard(k: int) -> dict:
 
 
 def _encoded(content: decode.Source, short_side: int, quality: int) -> tuple[bytes, str]:
-    """A picture's bytes and whether they are `jpg` or `png`; raises where it cannot be read.
-
-    A JPEG that is small enough, upright, RGB or grey is taken as it is. Else the picture is shrunk and encoded: as PNG
-    where it was no JPEG and is not shrunk, so that nothing is lost, as JPEG in all other cases.
-    """
+    """A picture's bytes, and `jpg` or `png`. A JPEG that is small enough, upright, RGB or grey is taken as it is; else
+    the picture is shrunk and encoded: as PNG where it was no JPEG and is not shrunk, so that nothing is lost."""
     with decode.opened(content) as image:
-        jpeg, small = image.format == "JPEG", min(image.size) <= short_side
+        jpeg, small = isinstance(content, bytes) and image.format == "JPEG", min(image.size) <= short_side
         if jpeg and small and image.mode in ("RGB", "L") and decode.turn(image) is None:
             image.load()
             return content, "jpg"

@@ -1,10 +1,7 @@
 """Procedural pictures as a function of (seed, index): label, box and mask are known, and there is no end of them.
 
-A scene is a soft background, one large object whose shape (5) and texture (2) make the class (10), and half of the time
-a small second object. Only additions, multiplications, divisions, roundings and square roots touch the numbers: IEEE
-arithmetic defines those to the last bit, so a scene is the same picture on every machine (sines and exponentials are
-not). No torch here.
-"""
+Only additions, multiplications, divisions, roundings and square roots touch the numbers: IEEE arithmetic defines those
+to the last bit, so a scene is the same picture on every machine (sines and exponentials are not). No torch here."""
 
 import json
 from collections.abc import Iterator
@@ -265,11 +262,8 @@ def rle(pixels: np.ndarray) -> dict:
 
 
 def write_coco(folder: Path, *, train: int, val: int, size: int) -> None:
-    """Write the first scenes of the labelled pool (`train`) and of the test split (`val`) as COCO instances 2017.
-
-    A PNG a scene, `size` pixels a side; its large object and, where it is visible, the small one, with category (1 to
-    10), tight box (x, y, width, height) and mask (compressed RLE of what is visible).
-    """
+    """Write the first scenes of the labelled pool (`train`) and of the test split (`val`) as COCO instances 2017: a PNG
+    a scene; its large object and, where it is visible, the small one, with category, tight box and mask."""
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
     for part, source, count in (("train", "probe_train", train), ("val", "test", val)):
@@ -295,10 +289,7 @@ def write_coco(folder: Path, *, train: int, val: int, size: int) -> None:
 
 
 def write_ade20k(folder: Path, *, size: int) -> None:
-    """Write the scenes of `ADE_SPLITS` into a folder as ADE20K has its images, and the names of the classes.
-
-    images/validation/scene_00012.png is `render(2, [12], size)`, annotations/validation/scene_00012.png its classes.
-    """
+    """Write the scenes of `ADE_SPLITS` into a folder as ADE20K has its images, and the names of the classes."""
     (folder / "classes.txt").write_text("\n".join(("background", *CLASSES)) + "\n", encoding="utf-8")
     for part, (seed, count) in ADE_SPLITS.items():
         images, annotations = folder / "images" / part, folder / "annotations" / part

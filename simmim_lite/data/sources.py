@@ -183,9 +183,7 @@ def catalogue(spec: str) -> Catalogue:
 def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -> Data:
     """Open a source at `image_size` pixels a side, decoding it into the store at the first time.
 
-    `images_needed` matters to scenes alone, which have no end: the training pool holds at least so many. `UserError`
-    for whatever the caller can mend.
-    """
+    `images_needed` matters to scenes alone, which have no end: the training pool holds at least so many."""
     if spec == "scenes":
         return _open_scenes(image_size, images_needed or 0)
     kind, place = kind_of(spec)
@@ -203,10 +201,8 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -
 def open_pictures(spec: str) -> Data:
     """A source at the pictures' own sizes, for fine-tuning at full size: of a folder only names and sizes are read.
 
-    `test` holds every labelled image that is held out: the whole of DIR/val, as ImageNet is scored, although
-    pretraining takes a half of it for its validation loss, which sees no label. There is no val. train and test are
-    None where there are no labels.
-    """
+    `test` holds every labelled image that is held out: the whole of DIR/val, as ImageNet is scored. There is no val.
+    train and test are None where there are no labels."""
     if spec == "scenes":
         return as_pictures(open_data(spec, SCENE_SIZE))
     found = catalogue(spec).split(halve=False)
@@ -216,11 +212,9 @@ def open_pictures(spec: str) -> Data:
 
 
 def open_streamed(spec: str, image_size: int) -> Data:
-    """A source for pretraining that decodes its pictures as it goes: of `train` nothing is stored.
+    """A source for pretraining that decodes its pictures as it goes: its validation pictures alone are stored.
 
-    The validation pictures alone are decoded at the first time; there is no test split and nothing to probe with, and
-    mean and std are None. Scenes are drawn as always.
-    """
+    There is no test split and nothing to probe with; mean and std are None. Scenes are drawn as always."""
     if spec == "scenes":
         return replace(open_data(spec, image_size), probe_train=None, test=None)
     found = catalogue(spec).split()

@@ -1,8 +1,7 @@
 """Images decoded once: a memory-mapped uint8 store at one size, written whole or not at all. No torch here.
 
-A store is a folder in `$SIMMIM_DATA/stores` (else `~/.cache/simmim_lite/stores`): images.npy (N, 3, S, S), ids.npy,
-labels.npy (-1 = unknown), masks.npy where masks exist, and index.json with everything else.
-"""
+A folder in `$SIMMIM_DATA/stores` (else `~/.cache/simmim_lite/stores`): images.npy (N, 3, S, S), ids.npy, labels.npy (-1
+= unknown), masks.npy where masks exist, and index.json with everything else."""
 
 import contextlib
 import glob
@@ -79,11 +78,9 @@ def ensure(name: str, version: str, plan: Callable[[], StorePlan], title: str) -
 
 
 def ensure_folder(name: str, version: str, write: Callable[[Path], object], title: str) -> Path:
-    """The folder stores/NAME-VERSION, written first where it is not there.
+    """The folder stores/NAME-VERSION, written first by `write(folder)` where it is not there: whole or not at all.
 
-    `write(folder)` fills a temporary folder beside it, which then takes its name. One process writes, others wait.
-    Folders of another version, and what a killed process left, are removed. `UserError` where the disk refuses.
-    """
+    One process writes, others wait. Folders of another version are removed. `UserError` where the disk refuses."""
     folder = data_root() / "stores" / f"{name}-{version}"
     if folder.is_dir():
         return folder
