@@ -62,13 +62,11 @@ def test_train_and_test_by_class(photos):
 
 def test_unreadable_and_small_images_are_left_out_by_name(photos):
     (photos / "train/ant/003.png").write_bytes(b"not an image")
-    whole = (photos / "train/bee/001.png").read_bytes()
-    (photos / "train/bee/001.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "train/bee/001.png").write_bytes((photos / "train/bee/001.png").read_bytes()[:99])
     picture(0, (20, 9)).save(photos / "test/cat/002.png")
     data = open_data(f"imagefolder:{photos}", 16)
     assert [name for name, _ in sorted(data.skipped)] == ["test/cat/002.png", "train/ant/003.png", "train/bee/001.png"]
     assert (len(data.train), len(data.val) + len(data.test)) == (22, 11) and "train/ant/003.png" in data.line
-    assert ("test/cat/002.png", "20 x 9 px, smaller than the image size 16") in data.skipped
     assert not set(image_ids(["train/ant/003.png", "train/bee/001.png"])) & set(data.train.ids)
 
 
