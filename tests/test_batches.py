@@ -223,11 +223,6 @@ def tree(tmp_path_factory) -> Path:
     return image_tree(tmp_path_factory.mktemp("tree") / "few", 4, 6, 4)
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path_factory, monkeypatch) -> None:
-    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path_factory.getbasetemp() / "streamed-root"))
-
-
 @pytest.fixture(scope="module")
 def packed(tree, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("packs") / "few"
@@ -269,14 +264,6 @@ def test_boxes_of_any_shape() -> None:
     for side in (32, 224):
         assert np.array_equal(crop_boxes(draws, side)[0], [crop_box(each, side, side) for each in tries])
     assert {crop_box(each, 100, 1000) for each in tries} == {(0, 433, 100, 133)}
-    _, _, h, w = _their_box(torch.zeros(3, 100, 1000))
-    assert (h, w) == (100, 133)  # torchvision's own
-
-
-def _their_box(image):
-    from torchvision.transforms import RandomResizedCrop
-
-    return RandomResizedCrop.get_params(image, (0.67, 1), (3 / 4, 4 / 3))
 
 
 def test_a_batch_is_one_function_whatever_decodes_it(tree, packed) -> None:

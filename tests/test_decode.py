@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import struct
 import zlib
 from pathlib import Path
@@ -15,8 +14,6 @@ from picture_folders import one_line, picture, root  # noqa: F401 (a data root o
 from PIL import Image, PngImagePlugin
 
 from simmim_lite.data import decode
-from simmim_lite.data.ade20k import open_ade20k
-from simmim_lite.data.coco import open_coco
 from simmim_lite.data.packs import pack
 from simmim_lite.data.sources import catalogue, open_data, open_pictures
 from simmim_lite.errors import UserError
@@ -214,36 +211,7 @@ def packed(folder: Path) -> dict[str, np.ndarray | str]:
     return as_files | {Path(name).name: reason for name, reason in held.info["left_out"]}
 
 
-def detected(folder: Path) -> dict[str, np.ndarray | str]:
-    paths = sorted(p.relative_to(folder.parent) for p in folder.rglob("*.*") if "train" in p.parts)
-    images = [{"id": k, "file_name": str(p), "width": SIDE, "height": SIDE} for k, p in enumerate(paths)]
-    box = {"category_id": 1, "bbox": [1, 1, 9, 9], "segmentation": [[1, 1, 9, 1, 9, 9]]}
-    content = {"images": images, "annotations": [box | {"id": k, "image_id": k} for k in range(len(paths))]}
-    content["categories"] = [{"id": 1, "name": "thing"}]
-    (folder.parent / "annotations").mkdir()
-    for split in ("train", "val"):
-        (folder.parent / f"{split}2017").symlink_to(folder.parent)
-        (folder.parent / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
-    split = open_coco(f"coco:{folder.parent}", 32).train
-    return each(split.files, split.pixels)
-
-
-def segmented(folder: Path) -> dict[str, np.ndarray | str]:
-    top = folder.parent / "ade"
-    for split, source in (("training", "train"), ("validation", "val")):
-        for path in (folder / source).rglob("*.*"):
-            image = top / "images" / split / f"{path.suffix[1:]}_{path.name}"
-            annotation = top / "annotations" / split / f"{image.stem}.png"
-            for place in (image, annotation):
-                place.parent.mkdir(parents=True, exist_ok=True)
-            image.write_bytes(path.read_bytes())
-            Image.new("L", (SIDE, SIDE), 1).save(annotation)
-    (top / "classes.txt").write_text("a\nb")
-    split = open_ade20k(f"ade20k:{top}", 32).train
-    return each([Path(name).name.partition("_")[2] for name in split.files], split.pixels)
-
-
-@pytest.mark.parametrize("way", [stored, lambda f: own_size(f"imagefolder:{f}"), packed, detected, segmented])
+@pytest.mark.parametrize("way", [stored, lambda f: own_size(f"imagefolder:{f}"), packed])
 def test_every_task_sees_the_same_pixels(way, folder):
     found = way(folder)
     for name, (_, expected) in GOOD.items():
