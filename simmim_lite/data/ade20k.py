@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ IGNORED = 255
 ADE_CLASSES = 150
 _IMAGES = (".jpg", ".jpeg", ".png")  # and whatever has an annotation
 _TEST_SEED = 1  # order of the test images: any first n of them are a random draw
+_SMALL_IMAGE = 1 << 12  # pixels: images up to here, as scenes are, are decoded once
 _SMALL_FILE = 4096  # bytes: annotations up to here are in the digest with their content
 
 LONGEST = 4  # a long side is at most so many short ones: the field's 2,048 at 512
@@ -41,19 +42,24 @@ class AdeSplit(AnnotatedSplit):
     """One split: image and labels of each place. An annotation's path is its image's, below `annotations`, `.png`."""
 
     classes: int = ADE_CLASSES
+    _cache: dict = field(default_factory=dict, init=False, repr=False)
 
     def pixels(self, place: int) -> np.ndarray:
         """The image alone: uint8 (3, H, W)."""
         return self.load(place)[0]
 
     def load(self, place: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 (3, H, W) and labels uint8 (H, W): 0..K-1, `IGNORED` where there is none.
+        """Image uint8 (3, H, W) and labels uint8 (H, W): 0..K-1, `IGNORED` where there is none. Not to be written to.
 
         `UserError` names a file that is unreadable, of another size, not 8-bit grey, or with a number above K.
         """
+        if place in self._cache:
+            return self._cache[place]
         numbers = self._numbers(place)
-        image = decode.read_annotated(self.folder / self.files[place], numbers.shape)
-        return image, numbers - np.uint8(1)  # wraps 0 around to IGNORED
+        pair = decode.read_annotated(self.folder / self.files[place], numbers.shape), numbers - np.uint8(1)  # 0 wraps
+        if numbers.size <= _SMALL_IMAGE:
+            self._cache[place] = pair
+        return pair
 
     def numbers(self, places: Iterable[int]) -> Iterator[set[int]]:
         """The numbers in the annotations at these places: classes from 1, 0 where there is none."""
