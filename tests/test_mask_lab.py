@@ -44,7 +44,7 @@ WRONG = [
     ({"strategy": "blocks"}, "did you mean 'block'"),
     ({"network": "foto"}, "photos"),
     ({"tab": "windoes"}, "did you mean 'windows'"),
-    ({"picture": "nowhere.jpg"}, "nowhere.jpg: no picture that can be read .no such file"),
+    ({"picture": "nowhere.jpg"}, "nowhere.jpg: no picture that can be read .No such file"),
     ({"picture": b"not a picture"}, "no picture that can be read"),
 ]
 
