@@ -241,12 +241,12 @@ def manifest(arguments: argparse.Namespace) -> None:
 
 def pack(arguments: argparse.Namespace) -> None:
     """`simmim-lite data pack`."""
-    from .data import packing
+    from .data import packs
 
     names = ("short_side", "quality", "shard_pictures")
-    settings = packing.Settings(**{name: getattr(arguments, name) for name in names})
+    options = {name: getattr(arguments, name) for name in names}
     specs.value("workers", specs.Count | None, arguments.workers)
-    done = packing.pack(arguments.source, arguments.out, settings=settings, workers=arguments.workers)
+    done = packs.pack(arguments.source, arguments.out, workers=arguments.workers, **options)
     left_out, shards = done.info["left_out"], done.info["shards"]
     if left_out:
         names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_NAMED])

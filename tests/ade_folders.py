@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from simmim_lite.data import scenes
-from simmim_lite.data.scene_layouts import class_numbers
+from simmim_lite.data.scenes import class_numbers
 from simmim_lite.training.parallel import Team
 
 ALONE = Team(torch.device("cpu"))

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ade_folders import ade_folder, save
+from picture_folders import one_line
 from PIL import Image
 
-from simmim_lite.data import scene_layouts, scenes
-from simmim_lite.data.ade20k import IGNORED, open_ade20k
+from simmim_lite.data import ade20k, scenes
+from simmim_lite.data.ade20k import IGNORED, distort, flipped_crop, full_view, open_ade20k, resize
+from simmim_lite.data.batches import seeded
 from simmim_lite.data.listing import image_ids
-from simmim_lite.errors import UserError
 
 FIRST = "ADE_00000000"
 
@@ -21,14 +23,6 @@ def folder(tmp_path):
     return ade_folder(tmp_path / "ade")
 
 
-@pytest.fixture
-def few(monkeypatch, tmp_path):
-    """A data root of its own with few scenes."""
-    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
-    monkeypatch.setattr(scene_layouts, "ADE_SPLITS", {"training": (3, 8), "validation": (2, 6)})
-    return tmp_path / "root" / "stores"
-
-
 def load(folder, place=0):
     return open_ade20k(f"ade20k:{folder}", 32).train.load(place)
 
@@ -36,7 +30,7 @@ def load(folder, place=0):
 def test_a_folder_is_opened(folder):
     data = open_ade20k(f"ade20k:{folder}", 32)
     assert (len(data.train), len(data.test)) == (6, 3) and data.classes == ("background", *scenes.CLASSES)
-    assert data.train.images[2] == "images/training/ADE_00000002.jpg"
+    assert data.train.files[2] == "images/training/ADE_00000002.jpg"
     assert data.train.ids[2] == image_ids(["training/ADE_00000002.jpg"])[0]
     image, labels = data.train.load(2)
     assert (image.shape, image.dtype, labels.shape, labels.dtype) == ((3, 32, 32), np.uint8, (32, 32), np.uint8)
@@ -59,8 +53,7 @@ def test_class_names_come_from_a_file_or_are_150(folder):
     (folder / "classes.txt").write_text("\n".join("abc"))
     assert open_ade20k(f"ade20k:{folder}", 32).classes == ("a", "b", "c")
     (folder / "classes.txt").write_text("\n")
-    with pytest.raises(UserError, match="classes.txt: names 0 classes; give 2 to 254"):
-        open_ade20k(f"ade20k:{folder}", 32)
+    one_line("classes.txt: names 0 classes; give 2 to 254", open_ade20k, f"ade20k:{folder}", 32)
 
 
 def test_the_digest_is_of_the_content(folder, tmp_path):
@@ -74,18 +67,9 @@ def test_the_digest_is_of_the_content(folder, tmp_path):
     assert open_ade20k(f"ade20k:{folder}", 32).digest != digest
 
 
-@pytest.mark.parametrize(
-    ("spec", "words"),
-    [
-        ("ade20k:", "has no annotations for segment: give scenes or ade20k:DIR"),
-        ("torchvision:CIFAR10", "has no annotations for segment"),
-        ("ade20k:/nowhere", "cannot read /nowhere/images/training .No such file.*give the folder that holds"),
-    ],
-)
-def test_other_data_are_one_line(spec, words):
-    with pytest.raises(UserError, match=words) as caught:
-        open_ade20k(spec, 32)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("spec", ["ade20k:", "torchvision:CIFAR10", "ade20k:/nowhere"])
+def test_other_data_are_one_line(spec):
+    one_line("ade20k:DIR|no images in /nowhere/images", open_ade20k, spec, 32)
 
 
 def picture(mode: str, kind: str, **options):
@@ -102,49 +86,35 @@ def array(values):
         (array(np.full((32, 32), 12, np.uint8)), "class 12 is out of range: 0 is unlabelled and 1 to 11 are classes"),
         (array(np.full((32, 32), 255, np.uint8)), "class 255 is out of range"),
         (array(np.ones((32, 30), np.uint8)), "32 x 32 px, but its annotations are for 30 x 32"),
-        (array(np.ones((32, 32, 3), np.uint8)), "an annotation of PNG of mode RGB; give a PNG of 8-bit grey"),
-        (array(np.ones((32, 32), np.uint16)), "an annotation of PNG of mode I;16; give a PNG of 8-bit grey"),
-        (picture("L", "JPEG"), "an annotation of JPEG"),
-        (picture("L", "TIFF"), "an annotation of TIFF"),
-        (picture("L", "PNG", bits=4), "an annotation of PNG"),
-        (picture("P", "PNG"), "mode P; give a PNG of 8-bit grey"),
-        (Path.unlink, f"no such file, the annotation of image {FIRST}.jpg"),
+        (array(np.ones((32, 32, 3), np.uint8)), "PNG of mode RGB, not a PNG of 8-bit grey"),
+        (array(np.ones((32, 32), np.uint16)), "PNG of mode I;16, not a"),
+        (picture("L", "JPEG"), "JPEG of mode L, not a"),
+        (picture("L", "PNG", bits=4), "not a PNG of 8-bit grey"),
+        (picture("P", "PNG"), "mode P, not a"),
+        (lambda path: path.write_bytes(path.read_bytes()[:60]), "no annotation"),
+        (Path.unlink, f"no such file; add it, or remove its image .*{FIRST}.jpg"),
+        (lambda path: (path.parents[2] / f"images/training/{FIRST}.jpg").write_bytes(b""), "not a readable picture"),
         (lambda path: [p.unlink() for p in (path.parents[2] / "images/training").iterdir()], "no images in .*images/"),
     ],
 )  # fmt: skip
-def test_bad_annotations_are_one_line(folder, write, words):
+def test_bad_files_are_one_line(folder, write, words):
     write(folder / f"annotations/training/{FIRST}.png")
-    with pytest.raises(UserError, match=words) as caught:
-        load(folder)
-    assert "images/training" in str(caught.value) or f"training/{FIRST}." in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_classes_that_never_occur_are_named(folder, capsys):
-    data = open_ade20k(f"ade20k:{folder}", 32)
-    seen = set().union(*data.train.numbers(range(6)))
-    stored = [np.asarray(Image.open(path)) for path in (folder / "annotations/training").iterdir()]
-    assert seen == set(np.unique(stored))
-    data.name_unseen(range(6), quiet=True)
-    assert capsys.readouterr().err == ""
-    data.name_unseen(range(6))
-    assert f"{12 - len(seen)} of 11 classes never occur in training: class" in capsys.readouterr().err
-    for path in (folder / "annotations/training").iterdir():
-        save(path, np.zeros((32, 32), np.uint8))
-    with pytest.raises(UserError, match="no pixel of 6 training annotations has a class; all are 0"):
-        data.name_unseen(range(6))
+    one_line(f"training.*{words}|{words}.*training", load, folder)
 
 
 def test_labels_from_zero_are_noticed(folder, capsys):
     (folder / "classes.txt").write_text("background\nobject")
     for path in (folder / "annotations/training").iterdir():
         save(path, np.eye(32, dtype=np.uint8))
-    open_ade20k(f"ade20k:{folder}", 32).name_unseen(range(6))
+    data = open_ade20k(f"ade20k:{folder}", 32)
+    data.name_unseen(range(6), quiet=True)
+    assert capsys.readouterr().err == "" and list(data.train.numbers([0])) == [{0, 1}]
+    data.name_unseen(range(6))
     said = capsys.readouterr().err
     assert "1 of 2 classes never occur in training: class 2 (object); 0 is unlabelled and classes count from 1" in said
-    (folder / "classes.txt").write_text("object")
-    with pytest.raises(UserError, match="names 1 classes; give 2 to 254.*a background needs its own"):
-        open_ade20k(f"ade20k:{folder}", 32)
+    for path in (folder / "annotations/training").iterdir():
+        save(path, np.zeros((32, 32), np.uint8))
+    one_line("no pixel of 6 training annotations has a class; all are 0", data.name_unseen, range(6))
 
 
 def test_files_passed_over_are_said(folder, capsys):
@@ -152,44 +122,110 @@ def test_files_passed_over_are_said(folder, capsys):
     (folder / f"images/training/{FIRST}.jpg").rename(folder / f"images/training/{FIRST}.JPE")
     (folder / "annotations/validation/extra.png").write_text("")
     data = open_ade20k(f"ade20k:{folder}", 32)
-    assert data.train.images[0].endswith(".JPE") and data.train.load(0)[0].shape == (3, 32, 32)
+    assert data.train.files[0].endswith(".JPE") and data.train.load(0)[0].shape == (3, 32, 32)
     said = capsys.readouterr().err
     assert "1 passed over (images/training/notes.txt)" in said
     assert "1 passed over (annotations/validation/extra.png)" in said
 
 
-@pytest.mark.parametrize("kind", ["images/training/ADE_00000000.jpg", "annotations/training/ADE_00000000.png"])
-def test_unreadable_files_are_one_line(folder, kind):
-    path = folder / kind
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UserError, match="cannot be read|not a readable") as caught:
-        load(folder)
-    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
-    data = open_ade20k(f"ade20k:{folder}", 32)
-    path.unlink()
-    with pytest.raises(UserError, match="no such file"):
-        data.train.load(0)
-
-
-def test_scenes_are_such_a_folder(few):
+def test_scenes_are_such_a_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
+    monkeypatch.setattr(scenes, "ADE_SPLITS", {"training": (3, 8), "validation": (2, 6)})
     data = open_ade20k("scenes", 32)
     assert (data.spec, len(data.train), len(data.test)) == ("scenes", 8, 6)
     drawn = scenes.render(3, np.arange(8), 32)
     image, labels = data.train.load(5)
-    assert np.array_equal(image, drawn.images[5])
-    assert (labels[drawn.masks[5]] == 1 + drawn.labels[5]).all()
+    assert np.array_equal(image, drawn.images[5]) and (labels[drawn.masks[5]] == 1 + drawn.labels[5]).all()
     assert (labels[drawn.small_masks[5]] == 1 + drawn.small_labels[5]).all()
     assert (labels[~drawn.masks[5] & ~drawn.small_masks[5]] == 0).all()
-    place = data.test.images.index("images/validation/scene_00004.png")
+    place = data.test.files.index("images/validation/scene_00004.png")
     assert np.array_equal(data.test.load(place)[0], scenes.render(2, np.array([4]), 32).images[0])
 
 
-def test_a_broken_write_leaves_nothing_behind(few, monkeypatch):
-    def full(root, **_):
-        (root / "classes.txt").write_text("half")
-        raise OSError(28, "No space left on device")
+# --- views
 
-    monkeypatch.setattr(scene_layouts, "write_ade20k", full)
-    with pytest.raises(UserError, match="cannot write .*No space left.*SIMMIM_DATA"):
-        open_ade20k("scenes", 32)
-    assert [p.name for p in few.iterdir() if p.is_dir()] == []
+FILL = torch.tensor([200, 201, 202], dtype=torch.uint8)
+
+
+def pair(height, width, classes=5):
+    """Labels in blocks of 8 px, and an image whose every channel is ten times the label."""
+    g = torch.Generator().manual_seed(height * width)
+    cells = torch.randint(classes, (-(-height // 8), -(-width // 8)), generator=g, dtype=torch.uint8)
+    labels = cells.repeat_interleave(8, 0).repeat_interleave(8, 1)[:height, :width].contiguous()
+    return (10 * labels).expand(3, -1, -1).contiguous(), labels
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "expected"),
+    [
+        (683, 512, 512, (683, 512)),
+        (480, 640, 512, (512, 683)),
+        (100, 1000, 512, (205, 2048)),  # too long: the long side is 2,048 at most, as at 2048 x 512 in the field
+        (256, 256, 25.6, (26, 26)),
+    ],
+)
+def test_sizes_keep_the_ratio(height, width, size, expected):
+    image, labels = resize(*pair(height, width), size)
+    assert image.shape == (3, *expected) and labels.shape == expected
+    assert image.dtype == labels.dtype == torch.uint8
+    assert resize(image, None, size)[1] is None and set(labels.unique().tolist()) <= set(range(5))  # never mixed
+
+
+@pytest.mark.parametrize("view", [flipped_crop, full_view])
+@pytest.mark.parametrize("shape", [(32, 32), (40, 90), (90, 40), (20, 20)])
+def test_views_have_one_size_and_follow_the_generators(view, shape):
+    image, labels = pair(*shape)
+    with seeded(1):
+        first = view(image, labels, 32, FILL)
+    with seeded(1):
+        again = view(image, labels, 32, FILL)
+    assert first[0].shape == (3, 32, 32) and first[1].shape == (32, 32)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert torch.equal(image, pair(*shape)[0]) and torch.equal(labels, pair(*shape)[1])
+    with seeded(2):
+        others = [view(image, labels, 32, FILL)[0] for _ in range(4)]
+    assert any(not torch.equal(first[0], other) for other in others)
+
+
+@pytest.mark.parametrize(("scale", "side"), [(1.0, 48), (0.5, 64)])
+def test_image_and_labels_stay_together_and_what_lies_outside_is_filled(monkeypatch, scale, side):
+    monkeypatch.setattr(ade20k, "distort", lambda image: image)
+    monkeypatch.setattr(ade20k, "RATIOS", (scale, scale))
+    with seeded(0):
+        for _ in range(20):
+            image, labels = full_view(*pair(side, side + 32 * (scale == 1)), side, FILL)
+            outside = labels == IGNORED
+            assert int(outside.sum()) == (0 if scale == 1 else 3 * side**2 // 4)
+            assert torch.equal(image[:, outside], FILL[:, None].expand(-1, int(outside.sum())))
+            if scale == 1:  # nothing is resized, so that the image says its label exactly
+                assert all(torch.equal(channel, 10 * labels) for channel in image)
+
+
+def test_a_crop_of_almost_one_class_is_drawn_again():
+    labels = torch.zeros(64, 64, dtype=torch.uint8)
+    labels[48:, 48:] = 1  # one corner of sixteen; a crop of 24 px is mixed only where it lies over that corner
+    image = labels.expand(3, -1, -1).contiguous()
+
+    def share(tries):
+        with seeded(0):
+            parts = [ade20k._crop(image, labels, 24, FILL, tries)[1] for _ in range(300)]
+        return sum(float((p == 0).float().mean()) < 0.75 for p in parts) / len(parts)
+
+    assert share(1) < 0.15 and share(10) > 4 * share(1)
+    labels[:] = IGNORED  # nothing is labelled: the last draw is taken
+    with seeded(0):
+        assert ade20k._crop(image, labels, 24, FILL, 10)[1].shape == (24, 24)
+
+
+def test_colours_are_distorted_within_their_ranges():
+    grey = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+    with seeded(0):
+        seen = torch.stack([distort(grey)[:, 0, 0] for _ in range(1000)]).float()
+    assert (seen.amax(1) - seen.amin(1)).max() <= 1  # saturation and hue leave grey alone
+    assert 34 <= seen.min() < 45 and 160 < seen.max() <= 198  # (100 - 32) / 2 and (100 + 32) x 1.5
+    assert 0.15 < (seen[:, 0] == 100).float().mean() < 0.35  # neither brightness nor contrast: a quarter
+    red = torch.tensor([200, 40, 40], dtype=torch.uint8)[:, None, None].expand(3, 8, 8).contiguous()
+    with seeded(0):
+        hues = torch.stack([distort(red)[:, 0, 0] for _ in range(200)]).int()
+    assert (hues[:, 0] == hues.amax(1)).all()  # a tenth of a turn does not leave red
+    assert ((hues[:, 1] - hues[:, 2]).abs() > 5).any()

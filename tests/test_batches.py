@@ -1,16 +1,43 @@
-"""Batches: pure functions of (seed, step), and crop, flip, mask equal to slow specs written image by image."""
+"""Batches: pure functions of (seed, step), equal to slow specs; prepared ahead by processes, or decoded as they go."""
 
+import io
 import math
+import multiprocessing
+import random
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from picture_folders import one_line
+from PIL import Image
+from tiny import same, stopped
+from torchvision.transforms import functional as TF
+from trees import image_tree
 
-from simmim_lite.data.batches import Batches, validation_masks
+from simmim_lite.data import sources
+from simmim_lite.data.batches import (
+    Batches,
+    Crops,
+    Order,
+    StepLoader,
+    crop_box,
+    crop_boxes,
+    crop_draws,
+    crop_tries,
+    seeded,
+    validation_masks,
+)  # fmt: skip
+from simmim_lite.data.packs import pack
 from simmim_lite.data.sources import Split
 from simmim_lite.errors import UserError
 from simmim_lite.model.masking import hash_masks, uniforms
+from simmim_lite.studies.full_size import RECIPE
+from simmim_lite.training.checkpoint import load_final
+from simmim_lite.training.pretrain import make_batches, pretrain
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -34,38 +61,28 @@ def plain_pixels(split: Split, ids: np.ndarray) -> torch.Tensor:
     return ((pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)).float()
 
 
-def assert_same(one, other):
-    assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1]) and np.array_equal(one[2], other[2])
-
-
 @pytest.mark.parametrize("augment", ["none", "flip", "crop+flip"])
 def test_a_batch_is_a_function_of_seed_and_step(augment):
     one, other = make(augment=augment), make(augment=augment)
     forward = [one.batch(step) for step in range(8)]
     backward = [other.batch(step) for step in reversed(range(8))][::-1]
     for a, b in zip(forward, backward, strict=True):
-        assert_same(a, b)
+        assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
     assert not torch.equal(make(augment=augment, seed=4).batch(0)[0], forward[0][0])
 
 
 def test_every_epoch_shows_every_image_once_in_a_new_order():
-    drawn = np.concatenate([make().batch(step)[2] for step in range(20)])  # 240 = 6 epochs of 40
-    epochs = drawn.reshape(6, 40)
+    epochs = np.concatenate([make().batch(step)[2] for step in range(20)]).reshape(6, 40)
     everything = np.sort(split_of().ids)
     assert all(np.array_equal(np.sort(epoch), everything) for epoch in epochs)
     assert len({epoch.tobytes() for epoch in epochs}) == 6
 
 
 def test_fewer_images_than_the_batch():
-    few = make(indices=np.array([5, 9, 2]))
-    for step in range(4):
-        images, mask, ids = few.batch(step)
-        assert len(images) == len(mask) == 12
-        assert [np.sum(ids == i) for i in split_of().ids[[5, 9, 2]]] == [4, 4, 4]
+    images, mask, ids = make(indices=np.array([5, 9, 2])).batch(3)
+    assert len(images) == len(mask) == 12 and [np.sum(ids == i) for i in split_of().ids[[5, 9, 2]]] == [4, 4, 4]
     # the visits of one image within the batch are told apart: other masks, other flips
-    images, mask, ids = few.batch(0)
-    same = np.flatnonzero(ids == ids[0])
-    assert len({mask[k].numpy().tobytes() for k in same}) > 1
+    assert len({mask[k].numpy().tobytes() for k in np.flatnonzero(ids == ids[0])}) > 1
     one = make(indices=np.array([5]), batch_size=64).batch(1)[0]
     assert 16 < len(one) - sum(torch.equal(image, one[0]) for image in one) < 48 and len(torch.unique(one, dim=0)) == 2
 
@@ -82,7 +99,8 @@ def test_pixels_are_those_of_the_images_and_half_of_them_flipped():
             flips += not straight
             assert straight or torch.allclose(image, before.flip(-1), atol=1e-6)
     assert 40 < flips < 80
-    assert_same(make(indices=np.arange(40)).batch(5), make(indices=np.arange(40)[::-1]).batch(5))
+    ahead, back = make(indices=np.arange(40)).batch(5), make(indices=np.arange(40)[::-1]).batch(5)
+    assert all(np.array_equal(x, y) for x, y in zip(ahead, back, strict=True))
 
 
 def test_crops_equal_a_slow_spec():
@@ -122,10 +140,10 @@ def test_masks_are_hash_masks_of_the_visit_blown_up_to_tokens():
 
 def test_validation_masks_depend_on_image_and_k_alone():
     ids = split_of().ids
-    masks = [validation_masks((4, 4), 0.6, "random", ids, k) for k in range(4)]
+    masks = [validation_masks((4, 4), 0.6, "random", ids, k) for k in range(2)]
     assert masks[0].shape == (40, 4, 4) and (masks[0].sum((1, 2)) == 10).all()
     assert np.array_equal(masks[1][7], validation_masks((4, 4), 0.6, "random", ids[7:8], 1)[0])
-    assert all(not np.array_equal(masks[0], other) for other in masks[1:])
+    assert not np.array_equal(*masks)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +158,171 @@ def test_validation_masks_depend_on_image_and_k_alone():
     ],
 )
 def test_mistakes_get_one_line(change, message):
-    with pytest.raises(UserError, match=message) as caught:
-        make(**change).batch(0)
-    assert "\n" not in str(caught.value)
+    one_line(message, lambda: make(**change).batch(0))
+
+
+# --- prepared ahead
+
+IDS = np.arange(10, dtype=np.uint64) * 7919
+
+
+def draw(place: int) -> torch.Tensor:
+    """A sample that takes a number from each global generator."""
+    return torch.tensor([place, random.random(), np.random.rand(), torch.rand(1).item()])
+
+
+def loader(workers: int = 0, share: slice = slice(0, 4), load=draw) -> StepLoader:
+    return StepLoader(load, Order(IDS, 3, 4), share, 6, workers=workers)
+
+
+def stumble(place: int) -> torch.Tensor:
+    if place == 4:
+        raise UserError("4.png: cannot be read; replace it")
+    return draw(place)
+
+
+def test_a_batch_depends_on_its_step_alone() -> None:
+    once = loader()
+    steps = [once.batch(step) for step in range(6)]
+    assert torch.equal(loader().batch(4), steps[4]), "begun in the middle"
+    halves = [loader(share=half).batch(4) for half in (slice(0, 2), slice(2, 4))]
+    assert torch.equal(torch.cat(halves), steps[4]), "shared by two"
+    assert not torch.equal(steps[0][:, 1], steps[3][:, 1])
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    with seeded(1, 2):
+        draw(0)
+    assert random.getstate() == before[0] and np.random.get_state()[1].tolist() == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2]), "generators are put back"
+
+
+def test_worker_processes_change_nothing_and_end_with_the_last_step() -> None:
+    before = set(multiprocessing.active_children())
+    alone, ahead = loader(), loader(workers=2)
+    for step in range(6):
+        assert torch.equal(ahead.batch(step), alone.batch(step))
+        assert step == 5 or set(multiprocessing.active_children()) - before
+    assert not set(multiprocessing.active_children()) - before
+    for workers in (0, 2):
+        batches = loader(workers, load=stumble)
+        one_line("^4.png: cannot be read; replace it$", lambda: [batches.batch(step) for step in range(6)])  # noqa: B023
+        assert not set(multiprocessing.active_children()) - before
+
+
+# --- decoded as training goes
+
+RUN = replace(
+    RECIPE, model="swinv2_atto", image_size=32, window_size=4, mask_patch=8, target_window=9, batch_size=8, steps=9,
+    warmup_steps=2, val_images=8, val_masks=1, eval_every=4, precision="fp32", lr=1e-3,
+)  # fmt: skip
+
+STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    return image_tree(tmp_path_factory.mktemp("tree") / "few", 4, 6, 4)
+
+
+@pytest.fixture(scope="module")
+def packed(tree, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("packs") / "few"
+    pack(f"imagefolder:{tree}", out, shard_pictures=10, workers=1)
+    return out
+
+
+def streamed(spec: str):
+    return sources.open_streamed(spec, 32)
+
+
+def test_a_crop_is_pillows_crop(tree) -> None:
+    """Decoded, cut out and shrunk by plain Pillow: the same picture, to a rounding of two filters."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8))
+    held = io.BytesIO()
+    small.resize((500, 375), Image.Resampling.BICUBIC).save(held, "JPEG", quality=95)
+    reader = SimpleNamespace(content=lambda i: held.getvalue())
+    split = sources.Split("x", None, np.array([5], np.uint64), None, reader=reader, rows=np.array([0]))
+    crops = Crops(split, np.array([0]), seed=3, size=192)
+    for epoch in range(3):
+        draws = crop_draws(3, np.array([5], np.uint64), np.array([epoch]))
+        [tries] = crop_tries(draws)
+        top, left, height, width = crop_box(tries, 375, 500)
+        part = Image.open(held).convert("RGB").crop((left, top, left + width, top + height))
+        expected = np.asarray(part.resize((192, 192), Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(crops.crop(split.picture(0), tries).permute(1, 2, 0).numpy() - expected).max() <= 3
+
+
+def test_boxes_of_any_shape() -> None:
+    """In the picture, of .67 to 1 of its area and a ratio of 3/4 to 4/3; square pictures as ever; a strip's middle."""
+    ids = np.arange(400, dtype=np.uint64)
+    draws = crop_draws(0, ids, np.zeros(400, np.int64))
+    tries = crop_tries(draws)
+    boxes = np.array([crop_box(each, 256, 341) for each in tries])
+    assert (boxes >= 0).all() and (boxes[:, 0] + boxes[:, 2] <= 256).all() and (boxes[:, 1] + boxes[:, 3] <= 341).all()
+    share, ratio = boxes[:, 2] * boxes[:, 3] / (256 * 341), boxes[:, 3] / boxes[:, 2]
+    assert 0.66 < share.min() < 0.7 and share.max() > 0.9 and ratio.min() > 0.74 and ratio.max() < 1.34
+    for side in (32, 224):
+        assert np.array_equal(crop_boxes(draws, side)[0], [crop_box(each, side, side) for each in tries])
+    assert {crop_box(each, 100, 1000) for each in tries} == {(0, 433, 100, 133)}
+
+
+def test_a_batch_is_one_function_whatever_decodes_it(tree, packed) -> None:
+    """Workers, shares, the step it begins at, and files or a pack of them."""
+    folder, shards = streamed(f"imagefolder:{tree}"), streamed(f"packed:{packed}")
+    run = replace(RUN, data=f"imagefolder:{tree}")
+    expected = make_batches(run, folder)
+    for data, workers, first in ((folder, 2, 4), (shards, 0, 6), (shards, 1, 0)):
+        batches = make_batches(run, data, workers=workers)
+        for step in range(first, run.steps):
+            ours, theirs = batches.batch(step), expected.batch(step)
+            assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    parts = [make_batches(run, folder, share=share).batch(5) for share in (slice(0, 4), slice(4, 8))]
+    for k, whole in enumerate(expected.batch(5)):
+        assert np.array_equal(np.concatenate([np.asarray(part[k]) for part in parts]), whole)
+
+
+def test_flips_and_normalising_are_as_torchvision_has_them(tree) -> None:
+    data = streamed(f"imagefolder:{tree}")
+    batches = make_batches(replace(RUN, data=f"imagefolder:{tree}"), data)
+    images, _, ids = batches.batch(2)
+    epochs, places = batches.positions(2)
+    draws = crop_draws(0, ids, epochs)
+    assert 0 < (draws[:, 0] < 0.5).sum() < len(ids)
+    for k, place in enumerate(places):
+        crop = batches.crops.crop(data.train.picture(int(batches.indices[place])), crop_tries(draws)[k])
+        x = TF.normalize(crop / 255, *STATISTICS)
+        assert torch.allclose(images[k], x.flip(2) if draws[k, 0] < 0.5 else x, atol=1e-5)
+
+
+def test_only_validation_pictures_are_stored(tree, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path))
+    data = streamed(f"imagefolder:{tree}")
+    assert data.val.images.shape == (8, 3, 32, 32) and len(data.train) == 24 and data.test is None
+    assert [len(np.load(path, mmap_mode="r")) for path in tmp_path.rglob("images.npy")] == [8]
+    stored = sources.open_for_training(f"imagefolder:{tree}", 32)
+    assert np.array_equal(stored.val.images, data.val.images)  # a half of val/, the same as ever
+
+
+def test_one_that_cannot_be_read_has_a_stand_in(tmp_path, capsys) -> None:
+    root = image_tree(tmp_path / "broken", 2, 5, 4)
+    first = sorted((root / "train" / "n00000000").iterdir())[0]
+    first.write_bytes(first.read_bytes()[:60])
+    record = pretrain(replace(RUN, data=f"imagefolder:{root}"), runs_dir=tmp_path / "runs")
+    assert record["status"] == "done"
+    said = capsys.readouterr().err
+    assert said.count(f"{first} cannot be read") == 1
+    assert [name for name, _ in record["skipped"]] == [str(first)]
+    for path in (root / "train").rglob("*.JPEG"):
+        path.write_bytes(b"\xff\xd8 gone")
+    with pytest.raises(UserError, match="10 pictures in a row cannot be read"):
+        pretrain(replace(RUN, data=f"imagefolder:{root}", seed=1), runs_dir=tmp_path / "runs")
+
+
+def test_interrupted_it_resumes_bit_for_bit(packed, tmp_path) -> None:
+    run = replace(RUN, data=f"packed:{packed}")
+    whole = pretrain(run, runs_dir=tmp_path / "whole")
+    with stopped(5):
+        pretrain(run, runs_dir=tmp_path / "killed")
+    again = pretrain(run, runs_dir=tmp_path / "killed")
+    assert again["curve"] == whole["curve"] and again["final"] == whole["final"]
+    assert same(load_final(tmp_path / "whole", run), load_final(tmp_path / "killed", run))

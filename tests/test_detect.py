@@ -10,7 +10,7 @@ from tiny import ALONE, NARROW, coco, detection, narrow, same  # noqa: F401 (fix
 from torchvision.models.detection.image_list import ImageList
 
 from simmim_lite.data import coco as coco_module
-from simmim_lite.data import scene_layouts
+from simmim_lite.data import scenes
 from simmim_lite.data.coco import decode_mask, open_coco
 from simmim_lite.errors import UserError
 from simmim_lite.model import sizes
@@ -221,7 +221,7 @@ def test_wrong_specs_are_one_line(coco, options, words):  # noqa: F811
 def test_a_recipe_takes_a_step(narrow, tmp_path):  # noqa: F811
     """The full-size path at 800 x 1333: only the network is narrower and the batch one image."""
     root = tmp_path / "coco"
-    scene_layouts.write_coco(root, train=3, val=1, size=96)
+    scenes.write_coco(root, train=3, val=1, size=96)
     for part in ("train", "val"):  # pictures in the ratio 5 to 3, and masks their boxes as polygons
         path = root / "annotations" / f"instances_{part}2017.json"
         content = json.loads(path.read_text())

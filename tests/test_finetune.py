@@ -15,7 +15,7 @@ from random_weights import random_model
 from tiny import ALONE, finetune, recipe, same, slim, tiny_data, tiny_spec  # noqa: F401 (fixtures)
 
 from simmim_lite.cli import main
-from simmim_lite.data.loading import seeded
+from simmim_lite.data.batches import seeded
 from simmim_lite.data.sources import open_pictures
 from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model

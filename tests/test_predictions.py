@@ -4,7 +4,7 @@ import numpy as np
 
 from simmim_lite.course import predictions
 from simmim_lite.data import scenes
-from simmim_lite.data.scene_layouts import class_numbers
+from simmim_lite.data.scenes import class_numbers
 from simmim_lite.data.sources import SCENE_SPLITS
 
 TEST = SCENE_SPLITS["test"]

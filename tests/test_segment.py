@@ -8,7 +8,7 @@ from ade_folders import ade_folder, save
 from tiny import ALONE, NARROW, narrow, segmentation_spec  # noqa: F401 (fixtures)
 
 from simmim_lite.data.ade20k import IGNORED, open_ade20k
-from simmim_lite.data.annotations import AnnotatedData
+from simmim_lite.data.coco import AnnotatedData
 from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model
 from simmim_lite.training.parallel import Team
@@ -76,7 +76,7 @@ def test_training_lowers_the_loss_and_the_record_is_whole(folder):
     assert record["cost"]["unique_images"] == 10 and record["cost"]["flops"] == task.flops * 60 * 4
     assert {k: s["n_test"] for k, s in record["transfer"].items()} == {"miou": 5, "pixel_accuracy": 5}
     first = record["examples"][0]
-    assert [e["file"] for e in record["examples"]] == list(task.data.test.images[:5])
+    assert [e["file"] for e in record["examples"]] == list(task.data.test.files[:5])
     drawn = np.repeat(first["runs"][::2], first["runs"][1::2]).reshape(first["height"], first["width"])
     # the same by hand, an image at a time
     task.model.eval()

@@ -1,23 +1,30 @@
-"""Sources: files of many kinds, splits that never overlap, mistakes in one line."""
+"""Sources and their stores: pictures of many kinds, splits that never overlap; kills, races, full disks."""
 
 import hashlib
+import json
 import os
 import pickle
+import resource
+import shutil
+import signal
+import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
+from photos import imagenet, inaturalist, photo
 from picture_folders import fill, one_line, photos, picture, root  # noqa: F401 (fixtures)
+from PIL import Image
 
-from simmim_lite.data import sources, store
+from simmim_lite.data import decode, sources, store
 from simmim_lite.data.listing import image_ids
 from simmim_lite.data.manifests import subset
-from simmim_lite.data.sources import open_data
+from simmim_lite.data.sources import open_data, open_pictures
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-# --- scenes
 
 
 def test_scenes(monkeypatch):
@@ -27,85 +34,122 @@ def test_scenes(monkeypatch):
     assert [len(s) for s in (data.train, data.val, data.test, data.probe_train)] == [512, 40, 50, 60]
     assert data.has_masks and data.num_classes == 10 and data.name == "scenes" and data.skipped == []
     every = np.concatenate([s.ids for s in (data.train, data.val, data.test, data.probe_train)])
-    assert len(np.unique(every)) == len(every)
-    assert data.val.masks.shape == (40, 16, 16) and data.train.images.shape == (512, 3, 16, 16)
+    assert len(np.unique(every)) == len(every) and data.val.masks.shape == (40, 16, 16)
     pixels = data.train.images / 255
     assert np.allclose(data.mean, pixels.mean((0, 2, 3))) and np.allclose(data.std, pixels.std((0, 2, 3)))
-
     more = open_data("scenes", 16, images_needed=513)
     assert len(more.train) == 1024 and np.array_equal(more.train.images[:512], data.train.images)
     assert (more.mean, more.std, more.digest) == (data.mean, data.std, data.digest)
-    assert np.array_equal(more.test.images, data.test.images)
     assert np.array_equal(subset(more.train, 100, 1), subset(data.train, 100, 1))
-    assert len(subset(more.train, 1000, 1)) == 1000
-
-
-# --- image folders: splits and labels
+    own = open_pictures("scenes")
+    assert (len(own.train), len(own.test)) == (60, 50)
+    arrays = open_data("scenes", 32)
+    np.testing.assert_array_equal(np.asarray(own.test.picture(3)).transpose(2, 0, 1), arrays.test.images[3])
 
 
 def test_train_and_test_by_class(photos):
     data = open_data(f"imagefolder:{photos}", 16)
     assert data.classes == ("ant", "bee", "cat") and data.num_classes == 3 and not data.has_masks
     assert (len(data.train), len(data.val), len(data.test)) == (24, 6, 6) and data.probe_train is data.train
-    assert not set(data.val.ids) & set(data.test.ids)
     held = [f"test/{c}/{i:03}.png" for c in data.classes for i in range(4)]
     assert set(data.val.ids) | set(data.test.ids) == set(image_ids(held))
     train = [f"train/{c}/{i:03}.png" for c in data.classes for i in range(8)]
-    assert (
-        np.array_equal(data.train.ids, image_ids(train)) and data.train.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
-    )
+    assert np.array_equal(data.train.ids, image_ids(train)) and np.array_equal(data.train.labels, np.arange(24) // 8)
     assert [sorted(s.labels[:3]) for s in (data.val, data.test)] == [[0, 1, 2]] * 2  # any first n are class-balanced
     pixels = data.train.images / 255
     assert np.allclose(data.mean, pixels.mean((0, 2, 3))) and np.allclose(data.std, pixels.std((0, 2, 3)))
 
 
-# --- image folders: what a file may be
-
-
-def test_unreadable_and_small_images_are_left_out_by_name_once(photos, capsys, monkeypatch):
+def test_unreadable_and_small_images_are_left_out_by_name(photos):
     (photos / "train/ant/003.png").write_bytes(b"not an image")
-    whole = (photos / "train/bee/001.png").read_bytes()
-    (photos / "train/bee/001.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "train/bee/001.png").write_bytes((photos / "train/bee/001.png").read_bytes()[:99])
     picture(0, (20, 9)).save(photos / "test/cat/002.png")
-    monkeypatch.setattr(store, "_NAMED", 2)
     data = open_data(f"imagefolder:{photos}", 16)
     assert [name for name, _ in sorted(data.skipped)] == ["test/cat/002.png", "train/ant/003.png", "train/bee/001.png"]
-    assert (len(data.train), len(data.val) + len(data.test)) == (22, 11)
-    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert len(said) == 3 and "left out 1 more, all named in" in said[2]
-    assert ("test/cat/002.png", "20 x 9 px, smaller than the image size 16") in data.skipped
-    bad = image_ids(["train/ant/003.png", "train/bee/001.png"])
-    assert not set(bad) & set(data.train.ids)
-    again = open_data(f"imagefolder:{photos}", 16)
-    assert capsys.readouterr().err == "" and again.skipped == data.skipped
+    assert (len(data.train), len(data.val) + len(data.test)) == (22, 11) and "train/ant/003.png" in data.line
+    assert not set(image_ids(["train/ant/003.png", "train/bee/001.png"])) & set(data.train.ids)
 
 
-# --- mistakes
+def test_mistakes_are_one_line(photos, tmp_path):
+    for spec, words in (
+        ("scene", "did you mean 'scenes'"),
+        ("imagefoldr:x", "did you mean 'imagefolder:DIR'"),
+        ("imagefolder:", "known are scenes, imagefolder:DIR"),
+        (str(photos), f"say imagefolder:{photos}"),
+        ("torchvision:CIFAR-10", "did you mean 'CIFAR10'"),
+        (f"imagefolder:{tmp_path / 'nowhere'}", "No such file"),
+        (f"imagefolder:{photos / 'train/ant/000.png'}", "Not a directory"),
+        (f"imagefolder:{fill(tmp_path / 'empty', 0)}", "no images in this folder"),
+        (f"imagefolder:{fill(tmp_path / 'few', 4)}", "too few"),
+    ):
+        one_line(words, open_data, spec, 16)
+    one_line("train split can be used at 64 px .*20 x 20", open_data, f"imagefolder:{photos}", 64)
 
 
-def test_unknown_sources(photos):
-    one_line("did you mean 'scenes'", open_data, "scene", 16)
-    one_line("did you mean 'imagefolder:DIR'", open_data, "imagefoldr:x", 16)
-    one_line(f"say imagefolder:{photos}", open_data, str(photos), 16)
-    one_line("'imagefolder:' is incomplete", open_data, "imagefolder:", 16)
-    one_line("did you mean 'CIFAR10'", open_data, "torchvision:CIFAR-10", 16)
+# --- at the pictures' own sizes
 
 
-def test_folders_that_cannot_be_used(photos, tmp_path):
-    one_line("no such folder", open_data, f"imagefolder:{tmp_path / 'nowhere'}", 16)
-    one_line("a file, not a folder", open_data, f"imagefolder:{photos / 'train/ant/000.png'}", 16)
-    (tmp_path / "empty").mkdir()
-    one_line("no images in this folder", open_data, f"imagefolder:{tmp_path / 'empty'}", 16)
-    one_line("smaller than 64 px; use a smaller --image-size, at most 20", open_data, f"imagefolder:{photos}", 64)
-    fill(tmp_path / "few", 4)
-    one_line("too few", open_data, f"imagefolder:{tmp_path / 'few'}", 16)
-    fill(photos / "test" / "yak", 1)
-    one_line(r"test/yak/000.png: class 'yak' is not in .*train", open_data, f"imagefolder:{photos}", 16)
-    for path in (tmp_path / "few").iterdir():
-        path.write_bytes(b"")
-    fill(tmp_path / "few", 0)
-    (tmp_path / "few" / "5.png").write_bytes(b"")
-    one_line(r"no image of its train split can be read \(first: ", open_data, f"imagefolder:{tmp_path / 'few'}", 16)
+def test_imagenet_is_indexed_and_the_whole_of_val_is_tested(tmp_path, root):
+    folder = imagenet(tmp_path / "a")
+    (folder / "test").mkdir()
+    photo(folder / "test" / "unlabelled.JPEG", 1)  # as ImageNet's own test split, which has no labels
+    data = open_pictures(f"imagefolder:{folder}")
+    assert (len(data.train), len(data.test), data.classes) == (12, 9, ("n00", "n01", "n02"))
+    for split, name in ((data.train, "train"), (data.test, "val")):
+        for i in range(len(split)):
+            path = split.title(i)
+            assert f"/{name}/n0{split.labels[i]}/" in path.replace(os.sep, "/")
+            with Image.open(path) as image:
+                assert split.picture(i).size == image.size  # its own, not the input's
+    assert not root.exists(), "something is stored"
+    halves = open_data(f"imagefolder:{folder}", 64)  # pretraining splits val as it always did
+    assert (len(halves.val), len(halves.test)) == (5, 4) and set(halves.train.ids) <= set(data.train.ids)
+    # the digest is of names, bytes and labels, not of times or places
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    os.utime(tmp_path / "b" / "train" / "n00" / "train_0.JPEG", (1, 1))
+    assert open_pictures(f"imagefolder:{tmp_path / 'b'}").digest == data.digest
+    photo(tmp_path / "b" / "train" / "n00" / "train_9.JPEG", 5)
+    assert open_pictures(f"imagefolder:{tmp_path / 'b'}").digest != data.digest
+
+
+@pytest.mark.parametrize("tree", ["2018", "train_val2018"])
+def test_inaturalist_is_told_apart_by_its_json_files(tmp_path, tree):
+    data = open_pictures(f"inaturalist:{inaturalist(tmp_path, tree)}")
+    assert (len(data.train), len(data.test)) == (9, 6)
+    assert data.classes == ("species 3", "species 7", "species 12")  # by category id
+    for split, images in ((data.train, "012"), (data.test, "34")):
+        for i in range(len(split)):
+            *_, category, name = split.title(i).split(os.sep)
+            assert data.classes[split.labels[i]] == f"species {category}" and name[-5] in images
+    small = open_data(f"inaturalist:{tmp_path}", 64)  # the same source at the studies' size
+    assert (len(small.train), len(small.val), len(small.test)) == (9, 3, 3)
+    _edit(tmp_path, "train2018.json", annotations=lambda a: a[0].update(category_id=12))
+    assert open_pictures(f"inaturalist:{tmp_path}").digest != data.digest
+
+
+def _edit(root, file, **changes):
+    content = json.loads((root / file).read_text())
+    for name, change in changes.items():
+        change(content[name])
+    (root / file).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "words"),
+    [
+        (lambda r: (r / "val2018.json").unlink(), "val2018.json: .*inat_comp"),
+        (lambda r: shutil.rmtree(r / "2018"), "neither 2018/ nor train_val2018/ in it"),
+        (lambda r: (r / "2018" / "Aves" / "7" / "71.jpg").unlink(), "7/71.jpg is not on the disk"),
+        (lambda r: _edit(r, "train2018.json", categories=lambda c: c.pop(7)), "of no category"),
+        (lambda r: _edit(r, "train2018.json", annotations=lambda a: a.__delitem__(slice(0, 3))), "has none"),
+        (lambda r: _edit(r, "train2018.json", annotations=lambda a: a.append(a[0])), "listed twice"),
+        (lambda r: _edit(r, "train2018.json", annotations=lambda a: a[2].update(image_id=5)), "KeyError"),
+        (lambda r: _edit(r, "val2018.json", annotations=list.clear), "no images"),
+    ],
+)  # fmt: skip
+def test_an_inaturalist_folder_that_is_not_whole_is_one_line(tmp_path, breaks, words):
+    breaks(inaturalist(tmp_path))
+    one_line(words, open_pictures, f"inaturalist:{tmp_path}")
 
 
 # --- torchvision and Hugging Face, on local stand-ins
@@ -128,17 +172,17 @@ def test_torchvision(root, monkeypatch):
 
     monkeypatch.setattr(CIFAR10, "train_list", [batch("data_batch_1", 20), batch("data_batch_2", 10)])
     monkeypatch.setattr(CIFAR10, "test_list", [batch("test_batch", 20)])
-    names = list("abcdefghij")
-    filename, md5 = write("batches.meta", {"label_names": names})
+    filename, md5 = write("batches.meta", {"label_names": list("abcdefghij")})
     monkeypatch.setattr(CIFAR10, "meta", {"filename": filename, "key": "label_names", "md5": md5})
 
-    data = open_data("torchvision:CIFAR10", 32)
-    assert (len(data.train), len(data.val), len(data.test)) == (30, 10, 10) and data.classes == tuple(names)
+    data, own = open_data("torchvision:CIFAR10", 32), open_pictures("torchvision:CIFAR10")
+    assert (len(data.train), len(data.val), len(data.test)) == (30, 10, 10) and data.classes == tuple("abcdefghij")
     raw = pickle.loads((folder / "data_batch_1").read_bytes())["data"].reshape(-1, 3, 32, 32)
     assert np.array_equal(data.train.images[:20], raw) and data.train.labels[:12].tolist() == [*range(10), 0, 1]
     assert np.array_equal(data.train.ids, image_ids([f"train/{i}" for i in range(30)]))
     assert np.bincount(data.test.labels).tolist() == [1] * 10
-    one_line("at most 32", open_data, "torchvision:CIFAR10", 64)
+    assert len(own.test) == 20 and own.test.title(0).startswith("torchvision:CIFAR10 test/")
+    assert np.array_equal(np.asarray(own.train.picture(2)).transpose(2, 0, 1), raw[2])
 
     def offline(_):
         raise RuntimeError("no network\nat all")
@@ -157,14 +201,93 @@ def test_hugging_face(photos, tmp_path, monkeypatch):
     as_folder = open_data(f"imagefolder:{photos}", 16)
     assert {i.tobytes() for i in data.train.images} == {i.tobytes() for i in as_folder.train.images}
     assert np.bincount(data.test.labels).tolist() == [2, 2, 2]
-
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "train.csv").write_text("a,b\n1,2\n")
     one_line("no train split with a column of images", open_data, f"hf:{tmp_path / 'words'}", 16)
-    (tmp_path / "nothing").mkdir()
-    one_line("datasets cannot load it", open_data, f"hf:{tmp_path / 'nothing'}", 16)
+    one_line("datasets cannot load it", open_data, f"hf:{fill(tmp_path / 'nothing', 0)}", 16)
     monkeypatch.setitem(sys.modules, "datasets", None)
     one_line(r"pip install 'simmim-lite\[hf\]'", open_data, f"hf:{tmp_path / 'other'}", 16)
+
+
+# --- the store
+
+
+def test_a_store_is_decoded_once_and_anew_where_the_folder_changes(photos, root, monkeypatch):
+    first = open_data(f"imagefolder:{photos}", 16)
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "read_square", lambda *_: pytest.fail("decoded again"))
+        again = open_data(f"imagefolder:{photos}", 16)
+    assert again.digest == first.digest and np.array_equal(again.val.images, first.val.images)
+    assert isinstance(again.train.images, np.memmap) and not again.train.images.flags.writeable
+    info = json.loads(next(root.glob("stores/*/index.json")).read_text())
+    assert info["digest"] == first.digest and info["image_size"] == 16
+    picture(99).save(photos / "train/ant/000.png")
+    second = open_data(f"imagefolder:{photos}", 16)
+    picture(98).save(photos / "train/ant/new.png")
+    third = open_data(f"imagefolder:{photos}", 16)
+    assert len({first.digest, second.digest, third.digest}) == 3 and len(third.train) == 25
+    assert len(list(root.glob("stores/*/index.json"))) == 1  # the ones it replaces are gone
+    open_data(f"imagefolder:{photos}", 12)
+    assert len(list(root.glob("stores/*/index.json"))) == 2  # another size is another store
+
+
+def test_a_damaged_store_is_one_line(photos, root):
+    open_data(f"imagefolder:{photos}", 16)
+    path = next(root.glob("stores/*/images.npy"))
+    path.write_bytes(path.read_bytes()[:150])
+    one_line("damaged store .*delete this folder", open_data, f"imagefolder:{photos}", 16)
+
+
+def test_a_kill_leaves_no_half_store(photos, root):
+    code = """
+import os, sys, time
+from simmim_lite.data import decode, sources
+real, sources._CHUNK, os.cpu_count = decode.read_square, 4, lambda: 1
+done = []
+def load(path, size):
+    done.append(path)
+    if len(done) > 10:
+        print("middle", flush=True)
+        time.sleep(9999)
+    return real(path, size)
+decode.read_square = load
+sources.open_data(sys.argv[1], 16)
+"""
+    command = [sys.executable, "-c", code, f"imagefolder:{photos}"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "middle\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert len(list(root.glob("stores/*.tmp-*"))) == 1 and not list(root.glob("stores/*/index.json"))
+    assert len(open_data(f"imagefolder:{photos}", 16).train) == 24 and not list(root.glob("stores/*.tmp-*"))
+
+
+def test_of_two_that_open_a_source_one_builds_its_store(photos, monkeypatch):
+    real, done = decode.read_square, []
+
+    def load(content, size):
+        done.append(size)
+        time.sleep(0.005)
+        return real(content, size)
+
+    monkeypatch.setattr(decode, "read_square", load)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: open_data(f"imagefolder:{photos}", 16).digest, range(2))
+    assert len(done) == 36 and first == second
+
+
+def test_disks_that_refuse_are_one_line(photos, root, tmp_path, monkeypatch):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # a write past it fails as on a full disk
+    try:
+        one_line("cannot write .*free some space or set SIMMIM_DATA", open_data, f"imagefolder:{photos}", 16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in root.glob("stores/*") if path.is_dir()]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "file"))
+    one_line("cannot write .*set SIMMIM_DATA", open_data, f"imagefolder:{photos}", 16)
 
 
 def test_data_root(monkeypatch):

@@ -19,7 +19,7 @@ from tiny import (  # noqa: F401 (fixtures)
     tiny_spec,
 )
 
-from simmim_lite.data import scene_layouts
+from simmim_lite.data import scenes
 from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.sources import open_pictures
 from simmim_lite.errors import UserError
@@ -100,7 +100,7 @@ def test_transfer_fine_tunes_beside_scratch_once(tmp_path, opened, monkeypatch):
 @pytest.mark.parametrize("task", ["detect", "segment"])
 def test_dense_transfers_beside_scratch(task, coco, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
-    monkeypatch.setattr(scene_layouts, "ADE_SPLITS", {"training": (3, 16), "validation": (2, 9)})
+    monkeypatch.setattr(scenes, "ADE_SPLITS", {"training": (3, 16), "validation": (2, 9)})
     monkeypatch.setattr(pretrain_module, "open_for_training", lambda *a, **k: tiny_data())
     run = dataclasses.replace(RUN, probe_labels=0)
     options = {"steps": 3, "batch_size": 4, "channels": 8, "images": 8, "test_images": 9}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from simmim_lite.data import scene_layouts, scenes
+from simmim_lite.data import scenes
 from simmim_lite.data.coco import open_coco
 from simmim_lite.data.sources import Data, Split
 from simmim_lite.model import sizes
@@ -80,7 +80,7 @@ def tiny_spec(**fields) -> FineTune:
 def coco(tmp_path_factory) -> str:
     """A few scenes in COCO layout."""
     path = tmp_path_factory.mktemp("coco")
-    scene_layouts.write_coco(path, train=24, val=12, size=32)
+    scenes.write_coco(path, train=24, val=12, size=32)
     return f"coco:{path}"
 
 

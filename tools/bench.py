@@ -161,12 +161,12 @@ def ladder(rounds: int, models: Sequence[str] = tuple(LAPTOP)) -> Iterator[str]:
 def loader(rounds: int, pictures: int = PICTURES) -> Iterator[str]:
     """Pictures a second of one core, decoded, cropped, flipped, normalised, and how many times torchvision's: of
     collages of the photographs that the project ships, in files as ImageNet's."""
-    from simmim_lite.data.packing import Settings, pack
+    from simmim_lite.data.packs import pack
 
     with tempfile.TemporaryDirectory(prefix="simmim-lite-") as folder:
         root, out, turns = collages(Path(folder) / "files", pictures), Path(folder) / "pack", pictures // LOADED
         yield f"JPEGs ({pictures} collages, {SIDES[0]} x {SIDES[1]} px) to batches of {LOADED} at {SIZE} px, one core"
-        pack(f"imagefolder:{root}", out, settings=Settings(), workers=1)
+        pack(f"imagefolder:{root}", out, workers=1)
         ways = {
             "torchvision: ImageFolder, DataLoader": theirs(root / "train", turns),
             "ours, the same files": ours(f"imagefolder:{root}", turns),

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from ..data import decode, manifests, scenes
-from ..data.sources import catalogue, open_data, say_layout
+from ..data.sources import catalogue, open_data
 from ..errors import UserError
 from ..evidence import shipped
 from ..evidence.records import groups, table
@@ -168,8 +168,8 @@ def look(data: str) -> dict:
         held = len(found.val) + (len(found.test) if found.test is not None else 0)
         return {"images": len(found.train), "held out": held, "classes": found.num_classes, "paths": []}
     found = catalogue(data)
-    laid = found.parts.split(data)
-    say_layout(found, laid)
+    laid = found.split()
+    laid.say()
     train, every = laid.splits["train"], sum(map(len, laid.splits.values()))
     paths = [found.reader.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
     return {"images": len(train), "held out": every - len(train), "classes": len(laid.classes), "paths": paths}

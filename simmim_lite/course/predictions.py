@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..data import scenes
-from ..data.scene_layouts import class_numbers
+from ..data.scenes import class_numbers
 from ..data.sources import SCENE_SPLITS
 from ..evidence.drawing import empty
 from ..lab import pictures

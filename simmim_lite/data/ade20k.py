@@ -1,47 +1,48 @@
-"""Semantic segmentation in the layout of ADE20K (SceneParse150): images and, for each, a grey picture of class numbers.
+"""Semantic segmentation in the layout of ADE20K (SceneParse150), and the views to train on.
 
-DIR/images/training/*.jpg, DIR/images/validation; DIR/annotations/training/*.png, DIR/annotations/validation, 8-bit
-grey: 0 = unlabelled, 1..K = the classes. K comes from DIR/objectInfo150.txt, else from DIR/classes.txt (a name a line),
-else it is ADE20K's 150; it is never guessed from the annotations. Annotations are read as of the images as they are
-shown, turned upright by their EXIF orientation. No torch here.
-"""
+DIR/images/training/*.jpg and validation; DIR/annotations/training/*.png and validation, 8-bit grey: 0 = unlabelled,
+1..K = the classes, by DIR/objectInfo150.txt, else DIR/classes.txt (a name a line), else ADE20K's 150."""
 
-import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
 
 from ..errors import UserError
-from . import annotations, decode, scene_layouts
-from .annotations import AnnotatedData, AnnotatedSplit, say_once
-from .listing import image_ids, listed, rank
+from . import coco, decode, scenes
+from .coco import AnnotatedData, AnnotatedSplit
+from .listing import image_ids, listed, rank, say, signature
+from .store import ensure_folder
 
 #: In labels as they are loaded: a pixel without a class, which no loss and no score counts.
 IGNORED = 255
 ADE_CLASSES = 150
 _IMAGES = (".jpg", ".jpeg", ".png")  # and whatever has an annotation
 _TEST_SEED = 1  # order of the test images: any first n of them are a random draw
+_SMALL_IMAGE = 1 << 12  # pixels: images up to here, as scenes are, are decoded once
 _SMALL_FILE = 4096  # bytes: annotations up to here are in the digest with their content
-_SMALL_IMAGE, _KEPT = 1 << 16, 1 << 26  # pixels of an image that is kept decoded; bytes kept by one split
-_READ_AHEAD = 64  # annotations
+
+LONGEST = 4  # a long side is at most so many short ones: the field's 2,048 at 512
+RATIOS = (0.5, 2.0)  # of the size, in full-size training
+CATEGORY_SHARE = 0.75  # a crop in which one class has so much of what is labelled is drawn again ...
+_TRIES = 10  # ... so often
+_BRIGHTNESS, _FACTORS, _HUE = 32.0, (0.5, 1.5), 0.1  # levels; contrast and saturation; turns
 
 
 @dataclass(frozen=True)
 class AdeSplit(AnnotatedSplit):
-    """One split: image and labels of each place."""
+    """One split: image and labels of each place. An annotation's path is its image's, below `annotations`, `.png`."""
 
     classes: int = ADE_CLASSES
     _cache: dict = field(default_factory=dict, init=False, repr=False)
-
-    @property
-    def images(self) -> list[str]:
-        """Paths of the images; an annotation's is the same, below `annotations` and with `.png`."""
-        return self.files
 
     def pixels(self, place: int) -> np.ndarray:
         """The image alone: uint8 (3, H, W)."""
@@ -50,25 +51,19 @@ class AdeSplit(AnnotatedSplit):
     def load(self, place: int) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 (3, H, W) and labels uint8 (H, W): 0..K-1, `IGNORED` where there is none. Not to be written to.
 
-        Small images are decoded once. `UserError` names the file: unreadable, of another size than its image, not
-        8-bit grey, or with a number above K.
+        `UserError` names a file that is unreadable, of another size, not 8-bit grey, or with a number above K.
         """
         if place in self._cache:
             return self._cache[place]
         numbers = self._numbers(place)
-        image = decode.read_annotated(self.folder / self.files[place], numbers.shape)
-        pair = image, numbers - np.uint8(1)  # wraps 0 around to IGNORED
-        if numbers.size <= _SMALL_IMAGE and 4 * numbers.size * (len(self._cache) + 1) <= _KEPT:
+        pair = decode.read_annotated(self.folder / self.files[place], numbers.shape), numbers - np.uint8(1)  # 0 wraps
+        if numbers.size <= _SMALL_IMAGE:
             self._cache[place] = pair
         return pair
 
     def numbers(self, places: Iterable[int]) -> Iterator[set[int]]:
         """The numbers in the annotations at these places: classes from 1, 0 where there is none."""
-        places = list(places)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for start in range(0, len(places), _READ_AHEAD):
-                for numbers in pool.map(self._numbers, places[start : start + _READ_AHEAD]):
-                    yield set(np.flatnonzero(np.bincount(numbers.ravel())).tolist())
+        return (set(np.flatnonzero(np.bincount(self._numbers(place).ravel())).tolist()) for place in places)
 
     def _numbers(self, place: int) -> np.ndarray:
         """An annotation as it is stored: uint8 (H, W)."""
@@ -76,12 +71,11 @@ class AdeSplit(AnnotatedSplit):
         try:
             with decode.opened(path) as image:
                 # grey of other depths is multiplied by Pillow, up to 255
-                good = (image.mode, image.format) == ("L", "PNG") and image.tile[0][3] == "L"
-                kind, numbers = f"{image.format} of mode {image.mode}", np.asarray(image)
+                if (image.mode, image.format) != ("L", "PNG") or image.tile[0][3] != "L":
+                    raise decode.Unreadable(f"{image.format} of mode {image.mode}, not a PNG of 8-bit grey")
+                numbers = np.asarray(image)
         except decode.Unreadable as error:
-            raise UserError(f"{path}: cannot be read ({error}); replace it, or remove its image") from error
-        if not good:
-            raise UserError(f"{path}: an annotation of {kind}; give a PNG of 8-bit grey, a class a pixel")
+            raise UserError(f"{path}: no annotation ({error}); replace it, or remove its image") from error
         if numbers.max() > self.classes:
             known = f"0 is unlabelled and 1 to {self.classes} are classes, by classes.txt"
             raise UserError(f"{path}: class {numbers.max()} is out of range: {known}; correct one of them")
@@ -89,83 +83,146 @@ class AdeSplit(AnnotatedSplit):
 
 
 def _annotation(image: str) -> str:
-    """The path of an image's annotation: images/training/a.jpg -> annotations/training/a.png."""
     return f"annotations/{os.path.splitext(image)[0].partition('/')[2]}.png"
 
 
 def open_ade20k(spec: str, image_size: int) -> AnnotatedData:
     """Open `ade20k:DIR`, or `scenes`, which are first written as such a folder at `image_size` pixels a side.
 
-    Images are read when they are asked for. `UserError` for what the caller can mend: no such folder, no images, an
-    image without an annotation.
+    Images are read when they are asked for. `UserError` for a folder without images, or an image without annotation.
     """
-    if spec == "scenes":
-        folder = scene_layouts.scenes_as_ade20k(image_size)
-        # its name says all that the scenes depend on; bytes of a PNG depend on the library that wrote it
-        return dataclasses.replace(_open(spec, folder), digest=hashlib.sha256(folder.name.encode()).hexdigest()[:16])
     kind, _, place = spec.partition(":")
-    if kind != "ade20k" or not place:
+    if spec == "scenes":
+        version = signature(scenes.LAYOUT_VERSION, scenes.SCENES_VERSION, scenes.ADE_SPLITS)
+        write = functools.partial(scenes.write_ade20k, size=image_size)
+        root = ensure_folder(f"scenes-ade20k-{image_size}px", version, write, "scenes in ADE20K's layout")
+    elif kind == "ade20k" and place:
+        root = Path(place).expanduser().absolute()
+    else:
         raise UserError(f"data '{spec}' has no annotations for segment: give scenes or ade20k:DIR")
-    return _open(spec, Path(place).expanduser().absolute())
-
-
-def _open(spec: str, root: Path) -> AnnotatedData:
     classes = _classes(root)
     digest = hashlib.sha256(repr(classes).encode())
     train, test = (_split(spec, root, part, len(classes), digest) for part in ("training", "validation"))
+    if spec == "scenes":  # the folder's name says all that they depend on; bytes of a PNG depend on who wrote it
+        digest = hashlib.sha256(root.name.encode())
+    test = test.select(rank(test.ids, None, _TEST_SEED))
     return AnnotatedData(spec, train, test, classes, digest.hexdigest()[:16])
 
 
 def _split(spec: str, root: Path, part: str, classes: int, digest: "hashlib._Hash") -> AdeSplit:
-    there: dict[str, int] = {}  # path -> bytes
     try:
-        for folder in (f"images/{part}", f"annotations/{part}"):
-            sizes = annotations.lengths(root / folder)
-            there |= {f"{folder}/{name}": sizes[name] for name in sorted(sizes) if not name.startswith(".")}
-    except OSError as error:
-        mend = "give the folder that holds images/training, images/validation and the same below annotations"
-        raise UserError(f"{spec}: cannot read {root / folder} ({error.strerror}); {mend}") from error
-    files = [path for path in there if path.startswith("images/")]
-    files = [path for path in files if path.lower().endswith(_IMAGES) or _annotation(path) in there]
-    if not files:
-        raise UserError(f"{spec}: no images in {root / 'images' / part} (files that end in {' '.join(_IMAGES)})")
-    if more := sorted(there.keys() - {*files, *map(_annotation, files)}):
-        say_once(f"{root}: {len(more):,} passed over ({listed(more)})")
-    for image in files:
-        annotation = _annotation(image)
-        if annotation not in there:
-            what = f"no such file, the annotation of image {os.path.basename(image)} is missing"
-            raise UserError(f"{root / annotation}: {what}; add it, or remove the image")
-        about = (part, image.removeprefix(f"images/{part}/"), there[image], there[annotation])
-        digest.update(repr(about).encode("utf-8", "surrogateescape"))
-        if there[annotation] <= _SMALL_FILE:
-            try:
+        there = coco.lengths(root, (f"images/{part}", f"annotations/{part}"))
+        there = {path: there[path] for path in sorted(there) if not os.path.basename(path).startswith(".")}
+        files = [path for path in there if path.startswith("images/")]
+        files = [path for path in files if path.lower().endswith(_IMAGES) or _annotation(path) in there]
+        if not files:
+            raise UserError(f"{spec}: no images in {root / 'images' / part}; give a folder in ADE20K's layout")
+        if more := sorted(there.keys() - {*files, *map(_annotation, files)}):
+            say(f"{root}: {len(more):,} passed over ({listed(more)})", str(root), repr(more))
+        for image in files:
+            annotation = _annotation(image)
+            if annotation not in there:
+                raise UserError(f"{root / annotation}: no such file; add it, or remove its image {image}")
+            about = (part, image.removeprefix(f"images/{part}/"), there[image], there[annotation])
+            digest.update(repr(about).encode("utf-8", "surrogateescape"))
+            if there[annotation] <= _SMALL_FILE:
                 digest.update((root / annotation).read_bytes())
-            except OSError as error:
-                mend = "replace it, or remove its image"
-                raise UserError(f"{root / annotation}: cannot be read ({error.strerror}); {mend}") from error
-    split = AdeSplit(
-        f"{part} of {spec}", root, files, image_ids([f.removeprefix("images/") for f in files]), classes=classes
-    )
-    return split.select(rank(split.ids, None, _TEST_SEED)) if part == "validation" else split
+    except OSError as error:
+        raise UserError(f"{spec}: cannot read {error.filename} ({error.strerror}); make it readable") from error
+    ids = image_ids([file.removeprefix("images/") for file in files])
+    return AdeSplit(f"{part} of {spec}", root, files, ids, classes=classes)
 
 
 def _classes(root: Path) -> tuple[str, ...]:
-    for name, parse in (("objectInfo150.txt", _object_info), ("classes.txt", str.splitlines)):
-        try:
-            text = (root / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{root / name}: cannot be read ({error}); give a text of UTF-8") from error
-        classes = tuple(line.strip() for line in parse(text) if line.strip())
-        if not 2 <= len(classes) < IGNORED:
-            what = f"give 2 to {IGNORED - 1}, one a line; a background needs its own, as 0 is unlabelled"
-            raise UserError(f"{root / name}: names {len(classes)} classes; {what}")
-        return classes
-    return tuple(f"class {k}" for k in range(1, ADE_CLASSES + 1))
+    """Names of the classes: out of ADE20K's table (tab-separated, the first name of the last column), or a text."""
+    table, text = root / "objectInfo150.txt", root / "classes.txt"
+    path = table if table.is_file() else text
+    if not path.is_file():
+        return tuple(f"class {k}" for k in range(1, ADE_CLASSES + 1))
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a text of UTF-8") from error
+    lines = [line.split("\t")[-1].split(",")[0] for line in lines[1:]] if path == table else lines
+    classes = tuple(line.strip() for line in lines if line.strip())
+    if not 2 <= len(classes) < IGNORED:
+        what = f"give 2 to {IGNORED - 1}, one a line; a background needs its own, as 0 is unlabelled"
+        raise UserError(f"{path}: names {len(classes)} classes; {what}")
+    return classes
 
 
-def _object_info(text: str) -> list[str]:
-    """Names out of ADE20K's table: a heading, then tab-separated number, shares and counts, names; the first name."""
-    return [line.split("\t")[-1].split(",")[0] for line in text.splitlines()[1:]]
+# --- views; random draws come from torch's global generator, which `batches.StepLoader` seeds for each sample
+
+
+def flipped_crop(image: Tensor, labels: Tensor, size: int, fill: Tensor) -> tuple[Tensor, Tensor]:
+    """The laptop's view: short side `size`, a random square of it, flipped half of the time."""
+    return _flip(*_crop(*resize(image, labels, size), size, fill, tries=1))
+
+
+def full_view(image: Tensor, labels: Tensor, size: int, fill: Tensor) -> tuple[Tensor, Tensor]:
+    """The field's view at full size: size times .5 to 2, a square of `size` with a limit on its commonest class,
+    flipped half of the time, colours distorted. uint8 (3, H, W), (H, W) -> (3, size, size), (size, size); what lies
+    outside the image is `fill` uint8 (3,) and `IGNORED`."""
+    image, labels = resize(image, labels, size * _uniform(*RATIOS))
+    image, labels = _flip(*_crop(image, labels, size, fill, tries=_TRIES))
+    return distort(image), labels
+
+
+def resize(image: Tensor, labels: Tensor | None, size: float) -> tuple[Tensor, Tensor | None]:
+    """Short side `size`, unless the long one would be above `LONGEST` x `size`; labels by the nearest pixel."""
+    height, width = image.shape[-2:]
+    factor = min(size / min(height, width), LONGEST * size / max(height, width))
+    sides = [max(1, round(height * factor)), max(1, round(width * factor))]
+    if sides == [height, width]:
+        return image, labels
+    image = TF.resize(image, sides, antialias=True)
+    if labels is not None:
+        labels = TF.resize(labels[None], sides, TF.InterpolationMode.NEAREST_EXACT)[0]
+    return image, labels
+
+
+def distort(image: Tensor) -> Tensor:
+    """The field's photometric distortion of an image uint8 (3, H, W), each half of the time: 32 levels of brightness,
+    contrast (before or after the other two) and saturation times .5 to 1.5, a tenth of a turn of hue."""
+    if _coin():
+        image = (image + _uniform(-_BRIGHTNESS, _BRIGHTNESS)).round().clamp(0, 255).to(torch.uint8)
+    contrast_first = _coin()
+    for contrast in (contrast_first, None, not contrast_first):
+        if contrast and _coin():
+            image = (image * _uniform(*_FACTORS)).round().clamp(0, 255).to(torch.uint8)
+        if contrast is None:
+            if _coin():
+                image = TF.adjust_saturation(image, _uniform(*_FACTORS))
+            if _coin():
+                image = TF.adjust_hue(image, _uniform(-_HUE, _HUE))
+    return image
+
+
+def _crop(image: Tensor, labels: Tensor, size: int, fill: Tensor, tries: int) -> tuple[Tensor, Tensor]:
+    """A random square of `size`, or as much of it as there is, padded below and to the right."""
+    for left_over in reversed(range(tries)):
+        top, left = (int(torch.randint(max(1, side - size + 1), ())) for side in labels.shape)
+        part = labels[top : top + size, left : left + size]
+        count = torch.bincount(part[part != IGNORED].flatten())
+        mixed = (count > 0).sum() > 1 and count.max() < CATEGORY_SHARE * count.sum()
+        if not left_over or mixed:  # no class has too large a share of what is labelled
+            break
+    image = image[:, top : top + size, left : left + size]
+    pad = (0, size - part.shape[1], 0, size - part.shape[0])
+    if any(pad):
+        outside = F.pad(torch.zeros_like(part, dtype=torch.bool), pad, value=True)
+        image = torch.where(outside, fill[:, None, None], F.pad(image, pad))
+        part = F.pad(part, pad, value=IGNORED)
+    return image, part
+
+
+def _flip(image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return (image.flip(-1), labels.flip(-1)) if _coin() else (image, labels)
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * torch.rand(()).item()
+
+
+def _coin() -> bool:
+    return torch.rand(()).item() < 0.5

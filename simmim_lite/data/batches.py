@@ -1,34 +1,155 @@
 """A batch as a function of (seed, step): order, crop, flip and mask depend on numbers, never on history."""
 
+import contextlib
+import functools
 import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..errors import UserError, unknown
-from ..model.masking import hash_masks, uniforms, upsample
-from .loading import Order, StepLoader
-from .sources import LeftOut, Split, first_readable
+from ..model.masking import hash_masks, hashes, splitmix64, stream, uniforms, upsample
+from .listing import LeftOut, Split, first_readable
 
 #: Seed of every validation mask: two runs are judged on the same hidden cells.
 VAL_SEED = 20220608
 
 AUGMENTATIONS = ("none", "flip", "crop+flip")  # `Streamed` crops pictures at their own size
-_AUGMENT = 2  # stream of random numbers
-_TRIES = 10  # crops drawn before the centre crop is taken, as torchvision does
-_SCALE, _RATIO = (0.67, 1.0), (3 / 4, 4 / 3)  # docs/facts.md, 3
+_ORDER, _AUGMENT, _SAMPLE = 1, 2, 11  # streams of random numbers
+_TRIES, _SCALE, _RATIO = 10, (0.67, 1.0), (3 / 4, 4 / 3)  # of random crops; docs/facts.md, 3
+
+
+class Order:
+    """The order of N images with ids uint64 (N,) in batches of `batch_size`: position p is of epoch p // N.
+
+    A batch may span epochs, so N may be smaller than the batch.
+    """
+
+    def __init__(self, ids: np.ndarray, seed: int, batch_size: int) -> None:
+        self.ids, self.seed, self.batch_size = np.asarray(ids, np.uint64), seed, batch_size
+        self._order = functools.lru_cache(maxsize=4)(
+            lambda epoch: np.argsort(splitmix64(self.ids ^ splitmix64(stream(seed, epoch, _ORDER))), kind="stable")
+        )
+
+    def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch (B,) and place among the ids (B,) of each image of a step: int64."""
+        epochs, offsets = np.divmod(step * self.batch_size + np.arange(self.batch_size), len(self.ids))
+        places = np.empty(self.batch_size, np.int64)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            here = epochs == epoch
+            places[here] = self._order(epoch)[offsets[here]]
+        return epochs, places
+
+
+@contextlib.contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Python's, numpy's and torch's global generators as a function of the numbers; put back afterwards.
+
+    For pieces of other libraries that draw from them. A GPU's generator is set too where this process uses one, and
+    stays as it then is: reading its state would wait for the GPU.
+    """
+    first, second, third = hashes(stream(*numbers), 3)[0].tolist()
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(first)
+    np.random.seed(second)
+    torch.default_generator.manual_seed(third)  # torch.manual_seed costs ten times as much
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(third)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+class _Batches(Dataset):
+    """(epochs, places) -> a batch, or a `UserError` as a value: DataLoader would make it a long traceback."""
+
+    def __init__(self, load: Callable, order: Order, collate: Callable[[list], object], whole: bool) -> None:
+        self.load, self.ids, self.seed, self.collate, self.whole = load, order.ids, order.seed, collate, whole
+
+    def __getitem__(self, key: tuple[np.ndarray, np.ndarray]) -> object:
+        try:
+            if self.whole:
+                return self.load(*key)
+            samples = []
+            for epoch, place in zip(*(k.tolist() for k in key), strict=True):
+                with seeded(self.seed, epoch, int(self.ids[place]), _SAMPLE):
+                    samples.append(self.load(place))
+            return self.collate(samples)
+        except UserError as error:
+            return error
+
+
+class StepLoader:
+    """`batch(step)`: this process's share of a step's samples, collated; steps in sequence are prepared ahead.
+
+    load(place) returns one sample and may draw from global generators: they are seeded by (seed, epoch, id), so a batch
+    does not depend on the number of workers (processes that decode; 0 = none but this one) or processes, nor on where a
+    run was interrupted. whole: `load(epochs, places)` returns a batch at once.
+    """
+
+    def __init__(
+        self,
+        load: Callable[..., object],
+        order: Order,
+        share: slice | np.ndarray,
+        steps: int,
+        *,
+        workers: int = 0,
+        collate: Callable[[list], object] | None = None,
+        whole: bool = False,
+    ) -> None:
+        self.dataset = _Batches(load, order, collate or default_collate, whole)
+        self.order, self.share, self.steps, self.workers = order, share, steps, workers
+        self.close()
+
+    def batch(self, step: int) -> object:
+        """The share of one step; any step may be asked for, the one after the last one comes fastest."""
+        if step != self._next:
+            self._batches = iter(self._loader(step))
+        self._next = step + 1
+        batch = next(self._batches)
+        if isinstance(batch, UserError) or self._next == self.steps:
+            self.close()  # left to an error's traceback, the processes that decode take 5 seconds each
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
+    def close(self) -> None:
+        """End the processes that decode; another batch may still be asked for."""
+        self._next, self._batches = -1, iter(())
+
+    def _loader(self, start: int) -> DataLoader:
+        positions = map(self.order.positions, range(start, self.steps))
+        return DataLoader(
+            self.dataset,
+            sampler=((epochs[self.share], places[self.share]) for epochs, places in positions),
+            batch_size=None,
+            collate_fn=_same,
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=2 if self.workers else None,  # a batch at full size is some 150 MB
+        )
+
+
+def _same(batch: object) -> object:
+    return batch
 
 
 class Steps:
     """What all training batches have in common: which image comes when, and what is hidden of it (docs/facts.md, 3).
 
-    Position p = step * batch_size + j holds an image of epoch p // N; the order within an epoch depends on (seed,
-    epoch), an image's crop, flip and mask on (seed, epoch, image id). A batch may span epochs, so N may be smaller than
-    the batch. `share`: which of the batch's images this process takes. `image_size`, `mask_patch` and `patch_size` (of
-    the model) are in pixels.
+    The order depends on (seed, epoch), an image's crop, flip and mask on (seed, epoch, image id). `share`: which of the
+    batch's images this process takes. `image_size`, `mask_patch` and `patch_size` (of the model) are in pixels.
     """
 
     def __init__(
@@ -49,21 +170,17 @@ class Steps:
         if not len(indices):
             raise UserError(f"images 0: a batch needs at least one training image of {len(source)}")
         if image_size % mask_patch or mask_patch % patch_size:
-            raise UserError(
-                f"mask_patch {mask_patch} does not fit: it must divide image_size {image_size} and be a multiple of "
-                f"the model's patch {patch_size}"
-            )
+            fit = f"it must divide image_size {image_size} and be a multiple of the model's patch {patch_size}"
+            raise UserError(f"mask_patch {mask_patch} does not fit: {fit}")
         self.indices = np.asarray(indices, np.int64)
         self.ids = np.asarray(source.ids)[self.indices]
         self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
         self.order, self.share, self.device = Order(self.ids, seed, batch_size), share, torch.device(device)
-        self.grid = (image_size // mask_patch,) * 2
-        self.cell = mask_patch // patch_size
-        self.mask_ratio, self.mask_strategy = mask_ratio, mask_strategy
-        self.skipped = LeftOut()
+        self.grid, self.cell = (image_size // mask_patch,) * 2, mask_patch // patch_size
+        self.mask_ratio, self.mask_strategy, self.skipped = mask_ratio, mask_strategy, LeftOut()
 
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch and place in `indices` of each image of this process's share of a step: int64 (B,)."""
+        """Epoch and place in `indices` of each image of this process's share: int64 (B,)."""
         epochs, places = self.order.positions(step)
         return epochs[self.share], places[self.share]
 
@@ -73,59 +190,42 @@ class Steps:
         return torch.from_numpy(upsample(cells, self.cell)).to(self.device)
 
     def close(self) -> None:
-        """End the processes that prepare batches, where there are any."""
+        """End the processes that decode, where there are any."""
 
 
 class Batches(Steps):
-    """Training batches of the images `indices` (N,) of a split, each a pure function of (seed, step); see `Steps`.
-
-    `mean`, `std` in 0..1 units.
-    """
+    """Training batches of the images `indices` (N,) of a split; see `Steps`. `mean`, `std` in 0..1 units."""
 
     def __init__(
-        self,
-        split: Split,
-        indices: np.ndarray,
-        *,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        augment: str = "flip",
-        **draw: object,
+        self, split: Split, indices: np.ndarray, *, mean: tuple, std: tuple, augment: str = "flip", **draw: object
     ) -> None:
         super().__init__(split, indices, **draw)
         if augment not in AUGMENTATIONS:
             raise unknown("augment", augment, AUGMENTATIONS)
         if split.images.shape[-1] != self.image_size:
-            raise UserError(
-                f"image_size {self.image_size}: {split.name} was opened at {split.images.shape[-1]} px; reopen it"
-            )
+            opened = f"{split.name} was opened at {split.images.shape[-1]} px"
+            raise UserError(f"image_size {self.image_size}: {opened}; reopen it")
         self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
         self.augment, self.mean, self.std = augment, tuple(mean), tuple(std)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Step's images float32 (B, 3, S, S), normalised, and masks bool (B, S/patch_size, S/patch_size), True =
-        hidden, both on the device; and the image ids uint64 (B,)."""
+        """Images float32 (B, 3, S, S), normalised; masks bool (B, S/patch, S/patch), True = hidden; ids uint64 (B,)."""
         epochs, places = self.positions(step)
         ids = self.ids[places]
-        mask = self.masks(ids, epochs)
         pixels = self.images[self.indices[places]]
-        if self.augment == "none":
-            return normalise(pixels, self.mean, self.std, self.device), mask, ids
         if self.augment == "flip":
             flip = np.flatnonzero(uniforms(1, self.seed, ids, epochs, _AUGMENT)[:, 0] < 0.5)
             pixels[flip] = pixels[flip, ..., ::-1]
-            return normalise(pixels, self.mean, self.std, self.device), mask, ids
-        boxes, flips = crop_boxes(crop_draws(self.seed, ids, epochs), pixels.shape[-1])
         images = normalise(pixels, self.mean, self.std, self.device)
-        return crop(images, boxes, flips), mask, ids
+        if self.augment == "crop+flip":
+            images = crop(images, *crop_boxes(crop_draws(self.seed, ids, epochs), pixels.shape[-1]))
+        return images, self.masks(ids, epochs), ids
 
 
 class Streamed(Steps):
     """As `Batches`, of a split with a reader: a RandomResizedCrop of the picture at its own size (docs/facts.md, 3).
 
-    A picture's crop and flip are a function of (seed, epoch, id), so a batch depends neither on the number of workers
-    or processes nor on where a run was interrupted. One that cannot be read is named once on stderr, and the next one
-    of the draw stands in for it. steps: of the run; workers: processes that decode ahead, 0 = none but this one.
+    One that cannot be read is named once on stderr, and the next one of the draw stands in for it.
     """
 
     def __init__(
@@ -134,8 +234,8 @@ class Streamed(Steps):
         indices: np.ndarray,
         *,
         steps: int,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        mean: tuple,
+        std: tuple,
         workers: int = 0,
         **draw: object,
     ) -> None:
@@ -146,7 +246,6 @@ class Streamed(Steps):
         self.loader = StepLoader(self.crops, self.order, self.share, steps, workers=workers, whole=True)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        """As `Batches.batch`; `UserError` where picture after picture cannot be read."""
         epochs, places = self.positions(step)
         ids = self.ids[places]
         pixels, problems = self.loader.batch(step)
@@ -161,17 +260,19 @@ class Streamed(Steps):
         self.loader.close()
 
 
+@dataclass
 class Crops:
     """(epochs, places) of a batch -> its crops uint8 (B, 3, S, S), and the pictures that could not be read."""
 
-    def __init__(self, split: Split, indices: np.ndarray, seed: int, size: int) -> None:
-        self.split, self.indices, self.seed, self.size = split, indices, seed, size
-        self.ids = np.asarray(split.ids)[indices]
+    split: Split
+    indices: np.ndarray
+    seed: int
+    size: int
 
     def __call__(self, epochs: np.ndarray, places: np.ndarray) -> tuple[Tensor, list[tuple[str, str]]]:
-        tries = crop_tries(crop_draws(self.seed, self.ids[places], epochs))
-        pixels = torch.empty(len(places), 3, self.size, self.size, dtype=torch.uint8)
-        problems: list[tuple[str, str]] = []
+        ids = np.asarray(self.split.ids)[self.indices[places]]
+        tries = crop_tries(crop_draws(self.seed, ids, epochs))
+        pixels, problems = torch.empty(len(places), 3, self.size, self.size, dtype=torch.uint8), []
         for k, place in enumerate(places.tolist()):
             picture, _, unread = first_readable(self.split, self.indices, place)
             pixels[k] = self.crop(picture, tries[k])
@@ -179,13 +280,10 @@ class Crops:
         return pixels, problems
 
     def crop(self, picture: Image.Image, tries: list[tuple[float, float, float, float]]) -> Tensor:
-        """The crop of one picture, of `crop_tries`: uint8 (3, S, S)."""
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        height, width = pixels.shape[1:]
-        top, left, tall, wide = crop_box(tries, height, width)
+        top, left, tall, wide = crop_box(tries, *pixels.shape[1:])
         part = pixels[None, :, top : top + tall, left : left + wide]
-        options = {"size": (self.size, self.size), "mode": "bilinear", "antialias": True}
-        return F.interpolate(part, **options)[0]
+        return F.interpolate(part, size=(self.size, self.size), mode="bilinear", antialias=True)[0]
 
 
 def normalise(
@@ -198,16 +296,14 @@ def normalise(
 
 
 def crop_draws(seed: int, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    """What `crop_boxes` takes: uniforms float32 (B, 4 * tries + 1), a function of (seed, epoch, id)."""
+    """What `crop_boxes` takes: uniforms float32 (B, 4 * tries + 1)."""
     return uniforms(4 * _TRIES + 1, seed, ids, epochs, _AUGMENT)
 
 
 def crop_boxes(draws: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes of RandomResizedCrop on square images of `size` pixels, scale (.67, 1), ratio (3/4, 4/3): docs/facts.md, 3.
 
-    From uniforms (B, 4 * tries + 1) -> int64 (B, 4): top, left, height, width; and flips: bool (B,). As in torchvision,
-    area and log ratio are uniform, sides are rounded, the first try that fits is taken; the whole image if none does.
-    """
+    From `crop_draws` -> int64 (B, 4): top, left, height, width; and flips: bool (B,)."""
     return np.array([crop_box(tries, size, size) for tries in crop_tries(draws)]), draws[:, 0] < 0.5
 
 
@@ -220,10 +316,7 @@ def crop_tries(draws: np.ndarray) -> list[list[tuple[float, float, float, float]
 
 
 def crop_box(tries: list[tuple[float, float, float, float]], height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, height, width: the box of `crop_boxes` for one image of any shape.
-
-    Where no try fits, the middle of the image, as much of it as the ratio allows (of a square image all).
-    """
+    """Top, left, height, width for one image of any shape; where no try fits, as much of its middle as may be."""
     for share, ratio, top, left in tries:
         area = height * width * share
         wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
@@ -235,11 +328,7 @@ def crop_box(tries: list[tuple[float, float, float, float]], height: int, width:
 
 
 def crop(images: Tensor, boxes: np.ndarray, flips: np.ndarray) -> Tensor:
-    """Cut boxes (B, 4: top, left, height, width) out of (B, 3, S, S), resize them to S x S (bilinear), mirror `flips`.
-
-    The numbers are those of resizing each cut-out alone: samples never leave the pixel centres of their box. A box is
-    never larger than the output, so there is nothing to filter.
-    """
+    """Cut boxes (B, 4: top, left, height, width) out of (B, 3, S, S), resize each alone (bilinear), mirror `flips`."""
     size = images.shape[-1]
     box = torch.from_numpy(boxes).to(images.device, torch.float32)
     centres = (torch.arange(size, device=images.device) + 0.5) / size
@@ -255,5 +344,5 @@ def crop(images: Tensor, boxes: np.ndarray, flips: np.ndarray) -> Tensor:
 
 
 def validation_masks(grid: tuple[int, int], ratio: float, strategy: str, ids: np.ndarray, k: int) -> np.ndarray:
-    """The k-th validation mask of each image id: bool (B, rows, columns) of mask cells, the same in every run."""
+    """The k-th validation mask of each image id, the same in every run: bool (B, rows, columns) of mask cells."""
     return hash_masks(grid, ratio, VAL_SEED, ids, k, strategy)

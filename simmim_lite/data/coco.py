@@ -1,33 +1,184 @@
-"""Detection data in COCO layout: images, boxes, classes and masks, checked at opening. No torch here.
+"""Pictures with boxes and masks in COCO layout, and what data sets with annotations share. No torch here.
 
-Scenes are written in that layout first (`scene_layouts`), so that laptop and full size share one code path.
-"""
+pycocotools reads beyond a buffer where runs do not fill a picture: every field is checked before it sees it."""
 
 import contextlib
 import functools
 import hashlib
+import json
 import os
+import reprlib
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
-from ..errors import UserError, unknown
-from . import annotations, decode, scene_layouts
-from .annotations import AnnotatedData, AnnotatedSplit
-from .listing import image_ids, listed, rank
+from ..errors import Everywhere, UserError, first_line, unknown
+from . import decode, scenes
+from .listing import describe, image_ids, listed, rank, say, signature
+from .scenes import LAYOUT_VERSION, SCENE_COUNTS, rle
+from .store import ensure_folder, levels, statistics
 
-_YEARS = ("2017", "2014", "")  # what may follow `train` and `val` in the names of files and folders, newest first
 _TEST_SEED = 0  # of the order of the test images
-_NEEDS = {
-    "images": "id file_name width height",
-    "annotations": "id image_id category_id bbox iscrowd? area?",
-    "categories": "id name",
-}
+_LIMIT = 1e6  # pixels: no coordinate lies farther out
+_FAR = 10  # a polygon stays within so many sides of its picture
 _LEAST = 2**-20  # of the image's longer side: a box's side below it may be none in float32
+_IMAGES = 1024  # at most, that mean and standard deviation are taken from
+
+
+# --- data sets with annotations
+
+
+@dataclass(frozen=True)
+class AnnotatedSplit:
+    """Images of one split, read when they are asked for; what is annotated in them is up to the kind of data set."""
+
+    name: str  # "train of coco:DIR", for messages
+    folder: Path
+    files: list[str]  # paths of the images below the folder
+    ids: np.ndarray  # uint64 (N,): hashes of the names
+    labels: None = None  # draws are not balanced by class: an image may hold several
+    block: None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def select(self, places: Iterable[int]) -> "AnnotatedSplit":
+        """The split of the images at these places, in their order."""
+        places = list(places)
+        lists = ((f.name, getattr(self, f.name)) for f in fields(self))
+        chosen = {name: [value[i] for i in places] for name, value in lists if isinstance(value, list)}
+        return replace(self, ids=self.ids[places], **chosen)
+
+
+@dataclass(frozen=True)
+class AnnotatedData:
+    """An open data set for detection or segmentation.
+
+    Its splits have `pixels(place)`, the image alone, uint8 (3, H, W); and `numbers(places)`, which classes, counted
+    from 1, the annotations at some places hold, a set a place; 0 is what is in none.
+    """
+
+    spec: str
+    train: AnnotatedSplit
+    test: AnnotatedSplit  # in hash order: any first n are a random draw
+    classes: tuple[str, ...]  # names of the classes 1..K; the background is none
+    digest: str  # of the annotations, and of the names and (but for scenes) lengths of the image files
+
+    num_classes = property(lambda self: len(self.classes))
+    mean = property(
+        lambda self: self._statistics[0]
+    )  # of the training images (at most 1,024), a channel, in 0..1 units
+    std = property(lambda self: self._statistics[1])
+
+    @property
+    def line(self) -> str:
+        return describe(self.spec, len(self.classes), {"train": len(self.train), "test": len(self.test)})
+
+    @functools.cached_property
+    def _statistics(self) -> tuple[tuple[float, ...], ...]:
+        chosen = rank(self.train.ids, None, 0)[:_IMAGES]
+        return tuple(map(tuple, statistics(sum(levels(self.train.pixels(int(place))) for place in chosen))))
+
+    def name_unseen(self, places: Iterable[int], *, quiet: bool = False) -> None:
+        """Say on stderr which classes never occur in the training images at these places; `UserError` if it is all."""
+        places, seen = list(places), set()
+        for found in self.train.numbers(places):  # as a rule, every class has been seen long before the last image
+            seen |= found
+            if len(seen - {0}) == len(self.classes):
+                return
+        if not seen - {0}:
+            raise Everywhere(f"{self.spec}: no pixel of {len(places):,} training annotations has a class; all are 0")
+        unseen = [f"class {k} ({name})" for k, name in enumerate(self.classes, 1) if k not in seen]
+        line = f"{self.spec}: {len(unseen)} of {len(self.classes)} classes never occur in training: {listed(unseen)}"
+        if {0, 1} <= seen and len(self.classes) not in seen:
+            line += "; 0 is unlabelled and classes count from 1: if these labels count from 0, add 1 to every pixel"
+        if not quiet:
+            say(line, line)
+
+
+# --- files of JSON, and masks
+
+
+@contextlib.contextmanager
+def one_line(where: str | Path, mend: str = "correct it, or get it again") -> Iterator[None]:
+    """Whatever wrong content raises inside becomes one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: {first_line(error)}; {mend}") from error
+
+
+def id_order(value: int | str) -> tuple:
+    return isinstance(value, str), value
+
+
+def _within(values: Iterable, low: float, high: float, what: str) -> list[float]:
+    found = [float(value) for value in values]
+    if not all(low <= value <= high for value in found):
+        raise ValueError(f"{what} {reprlib.repr(values)}: give numbers from {low:,} to {high:,}")
+    return found
+
+
+def mask(value: object, size: tuple[int, int]) -> list | dict | None:
+    """A COCO `segmentation` as pycocotools can take it: polygons, or RLE text; None for one that the field passes over.
+
+    Passed over are no mask, one of another size than (height, width), one without pixels in its picture, and polygons
+    that are not three or more x, y pairs. Errors of many kinds for what no mask can hold.
+    """
+    (height, width), far = size, _FAR * max(size)
+    if not value:
+        return None
+    if isinstance(value, list):
+        if any(isinstance(polygon, (int, float)) for polygon in value):
+            return None  # coordinates without the list around them
+        shape = [_within(polygon, -far, far, "polygon") for polygon in value]
+        if any(len(p) < 6 or len(p) % 2 for p in shape):
+            return None
+        ends = ((min(p[0::2]), max(p[0::2]), min(p[1::2]), max(p[1::2])) for p in shape)
+        return shape if any(x0 < width and x1 > 0 and y0 < height and y1 > 0 for x0, x1, y0, y1 in ends) else None
+    if value["size"] != list(size):
+        return None
+    runs = _runs(value["counts"]) if isinstance(value["counts"], str) else value["counts"]
+    if {*map(type, runs)} != {int} or min(runs) < 0 or sum(runs) != height * width:
+        raise ValueError(f"counts {reprlib.repr(value['counts'])}: give runs of {height * width:,} pixels in all")
+    pixels = np.repeat((np.arange(len(runs)) % 2).astype(np.uint8), runs).reshape(size, order="F")
+    return rle(pixels) if pixels.any() else None
+
+
+def _runs(text: str) -> list[int]:
+    """The runs that a COCO RLE text means: 5 bits a character, the lowest first; from the fourth, differences."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise ValueError(f"counts {reprlib.repr(text)}: no RLE")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) >> 4 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    return runs
+
+
+def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
+    """A COCO mask (polygons, RLE as numbers or as text) as uint8 (H, W) of 0 and 1."""
+    if isinstance(segmentation, list):
+        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, *size)
+    return coco_mask.decode(segmentation)
+
+
+# --- COCO
 
 
 class Sample(NamedTuple):
@@ -58,71 +209,50 @@ class CocoSplit(AnnotatedSplit):
         height, width = size = self.sizes[place]
         known = [a for a in self.objects[place] if not a["iscrowd"]]
         image = self.pixels(place)  # first: it says whether its size is the one that masks are made for
-        masks = [decode_mask(a["segmentation"], size) for a in known]
-        return Sample(
-            image,
-            np.array([_inside(a["bbox"], size) for a in known], np.float32).reshape(-1, 4),
-            np.array([a["category_id"] for a in known], np.int64),
-            np.array(masks, np.uint8).reshape(-1, height, width),
-        )
+        boxes = np.array([_inside(a["bbox"], size) for a in known], np.float32).reshape(-1, 4)
+        masks = np.array([decode_mask(a["segmentation"], size) for a in known], np.uint8).reshape(-1, height, width)
+        return Sample(image, boxes, np.array([a["category_id"] for a in known], np.int64), masks)
 
 
 def open_coco(spec: str, image_size: int) -> AnnotatedData:
     """Open `scenes` (at `image_size` pixels, written once into the data root) or `coco:DIR` (images of any size).
 
-    DIR holds annotations/instances_train2017.json and instances_val2017.json, train2017/ and val2017/ (or 2014, or no
-    year). They are read as of the upright images. Annotations without area or mask inside their image, or of an image
-    that is not listed, are left out and counted in one line on stderr. `train` is the images with an object.
-    `UserError` for what cannot be trained on as it stands: files or images missing, JSON that is not COCO's, a field
-    that holds what it cannot (`annotations`).
-    """
+    DIR: annotations/instances_train2017.json and instances_val2017.json, train2017/, val2017/. Annotations without area
+    or mask inside their image are left out and counted in one line on stderr. `train` is the images with an object.
+    `UserError` for what cannot be trained on as it stands."""
     kind, _, place = spec.partition(":")
     if spec == "scenes":
-        root = scene_layouts.scenes_as_coco(image_size)
+        counts = {"train": SCENE_COUNTS["probe_train"], "val": SCENE_COUNTS["test"]}
+        version = signature(LAYOUT_VERSION, scenes.SCENES_VERSION, counts)
+        write = functools.partial(scenes.write_coco, **counts, size=image_size)
+        root = ensure_folder(f"scenes_coco-{image_size}px", version, write, "scenes in COCO layout")
     elif kind == "coco" and place:
         root = Path(place).expanduser().absolute()
-    elif os.path.isdir(spec):
-        raise UserError(f"unknown data '{spec}': it is a folder, say coco:{spec}")
     else:
         raise unknown("data for detection", spec, ("scenes", "coco:DIR"))
-    first = "annotations/instances_{}{}.json"
-    year = next((year for year in _YEARS if (root / first.format("train", year)).is_file()), None)
-    if year is None:
-        what = f"holds no {first.format('train', _YEARS[0])}" if root.is_dir() else "is no folder"
-        raise UserError(f"{spec}: {root} {what}; give a folder in COCO layout")
-    files = tuple((root / first.format(part, year), root / f"{part}{year}") for part in ("train", "val"))
+    parts = ("train2017", "val2017")
+    files = tuple((root / "annotations" / f"instances_{part}.json", root / part) for part in parts)
     if missing := [path for pair in files for path in pair if not path.exists()]:
-        raise UserError(f"{spec}: {missing[0]} is missing; {files[0][0].name} needs it beside it")
-    stamp = tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for pair in files for p in pair)
+        raise UserError(f"{spec}: {missing[0]} is missing; give a folder in COCO layout")
+    stamp = tuple((p.stat().st_mtime_ns, p.stat().st_size) for pair in files for p in pair)
     return _open(spec, files, stamp)
-
-
-def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
-    """A COCO mask (polygons, RLE as numbers or as text) as uint8 (H, W) of 0 and 1."""
-    from pycocotools import mask as coco_mask
-
-    if isinstance(segmentation, list):
-        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = coco_mask.frPyObjects(segmentation, *size)
-    return coco_mask.decode(segmentation)
 
 
 @functools.lru_cache(maxsize=2)  # reading COCO takes half a minute, and one transfer opens it several times
 def _open(spec: str, files: tuple, stamp: tuple) -> AnnotatedData:
     splits, digest, categories = [], hashlib.sha256(), None
     for part, (path, folder) in zip(("train", "test"), files, strict=True):
-        raw, content = annotations.read(path, _NEEDS)
-        names = {c["id"]: str(c["name"]) for c in content["categories"]}
-        if categories is not None and names != categories:
-            raise UserError(f"{path}: other categories than {files[0][0].name} has; give both files the same")
-        categories = {c: names[c] for c in sorted(names, key=annotations.id_order)}
-        split = _split(f"{part} of {spec}", path, folder, content, list(categories))
+        with one_line(path):
+            raw = path.read_bytes()
+            content = json.loads(raw)
+            names = {c["id"]: str(c["name"]) for c in content["categories"]}
+            names = {c: names[c] for c in sorted(names, key=id_order)}
+            if len(names) < len(content["categories"]) or categories not in (None, names):
+                raise ValueError("a category is there twice, or train and val have not the same categories")
+            split = _split(f"{part} of {spec}", path, folder, content, {c: k for k, c in enumerate(names, 1)})
+        categories = names
         splits.append(split)
-        there: dict[str, int] = {}
-        for parent in {name.rpartition("/")[0] for name in split.files}:
-            with contextlib.suppress(OSError):  # its files are missing, and said to be
-                there |= {os.path.join(parent, name): n for name, n in annotations.lengths(folder / parent).items()}
+        there = lengths(folder, {name.rpartition("/")[0] for name in split.files})
         if missing := [name for name in split.files if name not in there]:
             such = f"{len(missing):,} of {len(split):,} images are not in {folder}, such as {missing[0]}"
             raise UserError(f"{path}: {such}; add them")
@@ -138,59 +268,53 @@ def _open(spec: str, files: tuple, stamp: tuple) -> AnnotatedData:
     return AnnotatedData(spec, train.select(known), test, tuple(categories.values()), digest.hexdigest()[:16])
 
 
-def _split(name: str, path: Path, folder: Path, content: dict, categories: list) -> CocoSplit:
+def lengths(root: Path, folders: Iterable[str]) -> dict[str, int]:
+    """Bytes of each file that lies directly in some folders below a root, by path; of no such folder there are none."""
+    found = {}
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(root / folder) as entries:
+            found |= {os.path.join(folder, entry.name): entry.stat().st_size for entry in entries if entry.is_file()}
+    return found
+
+
+def _split(name: str, path: Path, folder: Path, content: dict, label: dict) -> CocoSplit:
     """Images in the order of their names, each with its usable annotations; the others are counted on stderr."""
     images = sorted(content["images"], key=lambda row: row["file_name"])
-    if not images:
-        raise UserError(f"{path}: lists no images; get it again")
-    place = {row["id"]: i for i, row in enumerate(images)}
-    sizes = [(int(row["height"]), int(row["width"])) for row in images]
-    label = {category: i for i, category in enumerate(categories, 1)}
+    place, files = {row["id"]: i for i, row in enumerate(images)}, [row["file_name"] for row in images]
+    if not images or len(place) < len(images) or len({*files}) < len(files):
+        raise ValueError("lists no images, or an id or a file_name twice")
+    sides = [_within((row["height"], row["width"]), 1, 65_535, "height and width") for row in images]
+    sizes = [(int(height), int(width)) for height, width in sides]
     objects: list[list[dict]] = [[] for _ in images]
-    left, odd = [], []  # ids
+    left = []  # ids
     for row in content["annotations"]:
-        number, box, i = row["id"], row["bbox"], place.get(row["image_id"])
-        if row["category_id"] not in label:
-            known = f"annotation {number!r} has the category_id {row['category_id']!r}; categories are"
-            raise UserError(f"{path}: {known} {listed([*map(repr, categories)])}")
-        try:
-            mask = None if i is None else annotations.mask(row.get("segmentation"), sizes[i])
-        except ValueError as error:
-            raise UserError(f"{path}: the segmentation of annotation {number!r} {error}") from error
-        if mask is None or not _has_area(box, sizes[i]):
-            left.append(repr(number))
-            continue
-        if _apart(box, mask):
-            odd.append(repr(number))
-        numbers = {"category_id": label[row["category_id"]], "iscrowd": int(row.get("iscrowd") or 0)}
-        objects[i].append({"bbox": box, "segmentation": mask, "area": row.get("area") or box[2] * box[3], **numbers})
-    for what, ids in (
-        ("left out: no area or mask inside a listed image", left),
-        ("kept: the box has little in common with the polygons", odd),
-    ):
-        if ids:
-            print(f"{path}: {len(ids):,} annotation{'s' * (len(ids) > 1)} {what} (id {listed(ids)})", file=sys.stderr)
-    boxes = [a["bbox"] for some in objects for a in some]
+        with one_line(f"{path}: annotation {row['id']!r}"):
+            i, found = place.get(row["image_id"]), _object(row, label)
+            shape = None if i is None else mask(row.get("segmentation"), sizes[i])
+            x0, y0, x1, y1 = (0, 0, 0, 0) if shape is None else _inside(found["bbox"], sizes[i])
+            # a box has area still when it is float32 and its image is mirrored or resized
+            if shape is not None and min(x1 - x0, y1 - y0) > _LEAST * max(sizes[i]):
+                objects[i].append(found | {"segmentation": shape})
+            else:
+                left.append(repr(row["id"]))
+    if left:
+        many = f"{len(left):,} annotation{'s' * (len(left) > 1)}"
+        said = f"left out: no area or mask inside a listed image (id {listed(left)})"
+        print(f"{path}: {many} {said}", file=sys.stderr)
+    boxes = [found["bbox"] for some in objects for found in some]
     if boxes and all(x + width <= 1 and y + height <= 1 for x, y, width, height in boxes):
-        raise UserError(f"{path}: no box reaches farther than 1, as if it were a share of its image; give pixels")
-    files = [row["file_name"] for row in images]
+        raise ValueError("no box reaches farther than 1, as if it were a share of its image: give pixels")
     return CocoSplit(name, folder, files, image_ids(files), sizes=sizes, objects=objects)
 
 
-def _has_area(box: list[float], size: tuple[int, int]) -> bool:
-    """Whether a box still has some when it is float32 and its image is mirrored or resized."""
-    x0, y0, x1, y1 = _inside(box, size)
-    return min(x1 - x0, y1 - y0) > _LEAST * max(size)
-
-
-def _apart(box: list[float], mask: list | dict) -> bool:
-    """Whether a box and the one around its polygons share less than a half (x, y, width, height, as it should be?)."""
-    if isinstance(mask, dict):
-        return False
-    x, y, width, height = box
-    x0, y0, x1, y1 = (f(f(p[k::2]) for p in mask) for f, k in ((min, 0), (min, 1), (max, 0), (max, 1)))
-    shared = max(0, min(x + width, x1) - max(x, x0)) * max(0, min(y + height, y1) - max(y, y0))
-    return shared < 0.5 * max(width * height, (x1 - x0) * (y1 - y0))
+def _object(row: dict, label: dict) -> dict:
+    x, y, width, height = _within(row["bbox"], -_LIMIT, _LIMIT, "bbox")
+    if row["category_id"] not in label:
+        raise ValueError(f"category_id {row['category_id']!r} is none of {listed([*map(repr, label)])}")
+    [area] = _within([row.get("area") or width * height], -(_LIMIT**2), 1e10, "area")
+    [crowd] = _within([row.get("iscrowd") or 0], 0, 1, "iscrowd")
+    numbers = {"area": area, "category_id": label[row["category_id"]], "iscrowd": int(crowd)}
+    return {"bbox": [x, y, width, height], **numbers}
 
 
 def _inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -1,9 +1,8 @@
-"""One picture out of a file, of bytes or of a PIL image: upright, RGB, 8 bits. The one reader of every task. No torch.
+"""One picture out of a file, of bytes or of a PIL image: upright by its EXIF block, RGB on white, 8 bits. No torch
+here.
 
-Upright: turned as its EXIF orientation says; an EXIF block that is broken turns nothing. RGB: grey, palettes, CMYK and
-LAB are converted, transparency is laid on white. 8 bits: 16-bit grey is scaled from 0..65535. 32-bit integers and
-floating-point pixels have no known range and are refused, as is what is not whole. Of several frames the first counts.
-"""
+The one reader of every task. 16-bit grey is scaled; 32-bit integers and floating-point pixels have no known range and
+are refused, as is what is not whole. Of several frames the first counts."""
 
 import io
 import logging
@@ -18,16 +17,9 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import UserError, first_line
 
 _ORIENTATION = 0x0112  # EXIF tag
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = {_TURNS[k] for k in (5, 6, 7, 8)}
+_T = Image.Transpose
+_TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270}
+_TURNS |= {7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 _SIXTEEN_BITS = {"PNG", "PPM"}  # formats whose pictures of mode I hold 16 bits; other formats mean 32 by it
 
 # a picture either can be read or is named with the reason; what Pillow says besides would come once a process
@@ -39,14 +31,6 @@ Source = str | Path | bytes | Image.Image
 
 class Unreadable(UserError):
     """A picture that cannot be read; the text is the reason alone, for whoever knows the picture's name."""
-
-
-class TooSmall(Unreadable):
-    """An image whose shorter side is below the size asked for."""
-
-    def __init__(self, width: int, height: int, size: int) -> None:
-        super().__init__(f"{width} x {height} px, smaller than the image size {size}")
-        self.side = min(width, height)
 
 
 @contextmanager
@@ -64,11 +48,7 @@ def opened(source: Source) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError:
         raise Unreadable("not a picture of a known format") from None
-    except FileNotFoundError:
-        raise Unreadable("no such file") from None
     except Exception as error:  # decoders raise errors of many kinds
-        if "MAX_TEXT" in str(error):
-            raise Unreadable("its text or colour profile unpacks to more than 1 MB; save it without") from error
         raise Unreadable(getattr(error, "strerror", None) or first_line(error)) from error
 
 
@@ -81,10 +61,10 @@ def read(source: Source) -> Image.Image:
 
 
 def read_square(source: Source, size: int) -> np.ndarray:
-    """The picture's centre square, bicubic: uint8 (3, size, size). `TooSmall` when a side is below `size`."""
+    """The picture's centre square, bicubic: uint8 (3, size, size). `Unreadable` when a side is below `size`."""
     with opened(source) as image:
         if min(image.size) < size:
-            raise TooSmall(*image.size, size)
+            raise Unreadable(f"{image.width} x {image.height} px, smaller than the image size {size}")
         image.draft(None, (2 * size, 2 * size))  # lets the JPEG decoder skip detail that the resize would throw away
         image = read(image)
     if image.size != (size, size):
@@ -98,24 +78,16 @@ def read_square(source: Source, size: int) -> np.ndarray:
 def read_annotated(path: Path, size: tuple[int, int]) -> np.ndarray:
     """The picture that annotations for `size` (height, width) belong to: uint8 (3, H, W).
 
-    Annotations are read as of the upright picture. `UserError` names a file that cannot be read, or that is of another
-    size; of one that EXIF turns, and whose annotations fit it only before the turn, it says so.
+    Annotations are read as of the upright picture. `UserError` names a file that cannot be read, or of another size.
     """
     try:
-        with opened(path) as image:
-            on_its_side = turn(image) in _SIDEWAYS  # asked first: a TIFF is turned as it is read, and no longer says so
-            picture = read(image)
+        picture = read(path)
     except Unreadable as error:
         raise UserError(f"{path}: not a readable picture ({error}); replace it, or remove its annotations") from error
-    height, width = size
-    if picture.size == (width, height):
-        return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
-    said = f"{path}: {picture.width} x {picture.height} px, but its annotations are for {width} x {height}"
-    if on_its_side and picture.size == (height, width):
-        raise UserError(
-            f"{said}, the picture before its EXIF orientation turns it; annotate it as it is shown, or save it turned"
-        )
-    raise UserError(f"{said}; give both the same size")
+    if picture.size != (size[1], size[0]):
+        shown = f"{picture.width} x {picture.height} px, but its annotations are for {size[1]} x {size[0]}"
+        raise UserError(f"{path}: {shown}; give both the same size, upright as its EXIF orientation turns it")
+    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
 def turn(image: Image.Image) -> Image.Transpose | None:
@@ -128,8 +100,6 @@ def turn(image: Image.Image) -> Image.Transpose | None:
 
 def _rgb(image: Image.Image) -> Image.Image:
     clear = image.info.get("transparency")
-    if image.mode == "RGB" and clear is None:
-        return image
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS):
         values = np.asarray(image).astype(np.int64)
         grey = (values.clip(0, 65535) // 257).astype(np.uint8)
@@ -141,9 +111,6 @@ def _rgb(image: Image.Image) -> Image.Image:
         raise Unreadable(f"{kind} have no known range; save it with 8 or 16 bits")
     palette_alpha = image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or clear is not None or palette_alpha:
-        if image.mode == "La":
-            image = image.convert("LA")
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,25 +1,25 @@
-"""The one rule of what a folder of pictures means: wrappers, splits, classes, what is passed over. No disk, no torch.
+"""The one rule of what a folder of pictures means. No torch here.
 
-A folder is taken as
+DIR/train beside DIR/val or DIR/test, in any usual spelling, by class or not; or DIR by class; or pictures without
+labels; each also below wrappers. The name of a split means one only beside another; else a wrapper or a class."""
 
-- DIR/train beside DIR/val or DIR/test, in any usual spelling (`_SPLITS`), by class or without classes,
-- DIR/CLASS/train beside DIR/CLASS/test, or DIR/CLASS_train beside DIR/CLASS_test,
-- DIR by class, or pictures without labels,
-
-each also below wrappers (a folder that holds one folder, perhaps beside stray files or what is no split). A folder with
-the name of a split is one only beside another split: else it is a wrapper where it is alone, and a class among others.
-"""
-
+import errno
 import functools
+import os
 import re
+import stat
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ..errors import UserError
-from .listing import Parts, Passed, image_ids, listed
+from .listing import Catalogue, Files, Passed, image_ids, listed, signature
 
 _SPLITS = {
     "train": "train training trainset trn",
@@ -27,17 +27,115 @@ _SPLITS = {
     "test": "test testing testset tst",
 }
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split()}
-_EVALUATION = ("eval", "evaluation")  # val, or test beside a val
 _PLAIN = {"train", "val", "valid", "validation", "test"}  # spellings that go without saying
 #: Words that tell no folder of pictures from another; and of folders that are about the pictures in another one.
-_FILLERS, _ABOUT = (
-    set(words.split())
-    for words in (
-        "image images img imgs picture pictures photo photos jpegimages jpeg jpg png data dataset set",
-        "annotation annotations label labels mask masks gt truth trimap trimaps bbox bboxes thumb thumbs thumbnail "
-        "thumbnails segmentation segmentations segmentationclass segmentationobject",
-    )
+_FILLERS = re.compile("(jpeg)?images?|imgs?|pictures?|photos?|jpe?g|png|data|dataset|set")
+_ABOUT = re.compile(
+    "(annotation|label|mask|trimap|bbox|bboxe|thumb|thumbnail)s?|gt|truth|segmentation(s|class|object)?"
 )
+_SYSTEM = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini"}
+_STUBS = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows these and decodes none of them by itself
+_LINKS = {errno.ELOOP: "a link in a circle", errno.ENOENT: "a link to nothing"}
+
+
+@functools.cache
+def extensions() -> frozenset[str]:
+    """Endings of the names of files that Pillow can read, in lower case."""
+    known = Image.registered_extensions()  # it names MPO by its writer alone; the reader is JPEG's
+    return frozenset(end for end, kind in known.items() if kind in {*Image.OPEN, "MPO"} - _STUBS)
+
+
+class Listing(NamedTuple):
+    """The pictures below a folder, sorted by path."""
+
+    names: list[str]  # relative, with forward slashes
+    sizes: list[int]  # bytes
+    files: list[tuple[int, bool]] | None  # as `read` takes them; None: no two paths lead to one file
+    annotations: dict[str, str]  # texts by path
+    passed: tuple[Passed, ...]
+    stamp: str  # changes when a file may have
+
+
+def scan(root: Path, title: str) -> Listing:
+    """All pictures below a folder, along links but never in circles, and past hidden files and folders.
+
+    `UserError` where there are no pictures, and for a folder that cannot be read.
+    """
+    names, annotations, passed = [], {}, []
+    columns = [array(kind) for kind in "qqQb"]  # not lists: ImageNet-22K has 14 million files
+
+    def identity(about: os.stat_result) -> int:
+        return (about.st_ino ^ (about.st_dev * 0x9E3779B97F4A7C15)) & 0xFFFFFFFFFFFFFFFF
+
+    def visit(entry: os.DirEntry, path: str, above: frozenset[int], linked: bool) -> None:
+        try:
+            about = entry.stat()
+        except OSError as error:
+            if error.errno not in _LINKS:
+                raise
+            passed.append((path, _LINKS[error.errno], 1))
+            return
+        ending = os.path.splitext(entry.name)[1].lower()
+        if stat.S_ISDIR(about.st_mode) and identity(about) in above:
+            passed.append((f"{path}/", _LINKS[errno.ELOOP], 1))
+        elif stat.S_ISDIR(about.st_mode):
+            enter(entry.path, f"{path}/", above | {identity(about)}, linked)
+        elif ending in extensions() and stat.S_ISREG(about.st_mode):
+            names.append(path)
+            row = about.st_size, about.st_mtime_ns, identity(about), linked
+            for column, number in zip(columns, row, strict=True):
+                column.append(number)
+        elif entry.name.endswith("_annotations.txt"):
+            annotations[path] = Path(entry.path).read_text(encoding="utf-8", errors="surrogateescape")
+        else:
+            passed.append((path, "no picture", 1))
+
+    def enter(place: str, relative: str, above: frozenset[int], linked: bool) -> None:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM:
+                    visit(entry, f"{relative}{entry.name}", above, linked or entry.is_symlink())
+
+    try:
+        enter(os.fspath(root), "", frozenset({identity(root.stat())}), False)
+    except OSError as error:
+        reason = f"no such folder, or {error.filename} cannot be read ({error.strerror})"
+        raise UserError(f"{title}: {reason}; give the folder that holds the images") from error
+    if not names:
+        raise UserError(f"{title}: no images in this folder; give files that Pillow reads, such as .jpg or .png")
+    order = sorted(range(len(names)), key=names.__getitem__)
+    names = [names[i] for i in order]
+    sizes, times, files, linked = (np.array(column)[order].tolist() for column in columns)
+    different, same = np.unique(np.array(files, np.uint64), return_inverse=True)
+    files = [(k, bool(link)) for k, link in zip(same.tolist(), linked, strict=True)]
+    files = files if len(different) < len(files) else None
+    stamp = signature(names, sizes, times, files, sorted(annotations.items()))
+    return Listing(names, sizes, files, annotations, tuple(sorted(passed)), stamp)
+
+
+def of_folder(spec: str, place: str) -> Catalogue:
+    root = Path(place).expanduser().absolute()
+    names, sizes, files, annotations, passed, stamp = scan(root, spec)
+    found = read(names, annotations, files, str(root))
+    # without times: a copy of the folder is the same data, and its records stay
+    digest = signature(list(zip(names, sizes, strict=True)))
+    if not _plain(found):
+        rows = {split: (rows.tolist(), found.labels[rows].tolist()) for split, rows in found.splits.items()}
+        digest = signature(digest, found.classes, {"train": rows.pop("train"), **rows})
+    about = {"spec": spec, "reader": Files(root, names), "digest": digest, "stamp": stamp, "sizes": np.array(sizes)}
+    return replace(found, passed=(*passed, *found.passed), **about)
+
+
+def _plain(found: Catalogue) -> bool:
+    """Whether names alone say what each picture is: [train/]CLASS/… and val/ or test/, or no labels, nothing else."""
+    folders = [name.split("/") for name in found.names]
+    places = {split: {folders[i][0] for i in rows} for split, rows in found.splits.items()}
+    train, held = places.pop("train"), set().union(*places.values())
+    if held and (train != {"train"} or not held <= _PLAIN):
+        return False
+    depth = int(bool(held) or {folder[0] for folder in folders} == {"train"})
+    whole = sum(map(len, found.splits.values())) == len(found.names)
+    return whole and all(found.classes[found.labels[i]] == folders[i][depth] for i in np.flatnonzero(found.labels >= 0))
 
 
 @dataclass
@@ -50,22 +148,10 @@ class _Folder:
 
     @functools.cached_property
     def rows(self) -> list[int]:
-        """Numbers of all pictures below it."""
         return [*self.pictures, *(row for inner in self.folders.values() for row in inner.rows)]
 
-    @property
-    def mostly_folders(self) -> bool:
-        """Whether fewer pictures lie loose in it than in its folders."""
-        return 2 * len(self.pictures) < len(self.rows)
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Split folders that belong together: those of everything, or of one class."""
-
-    name: str
-    folder: _Folder  # that they lie in
-    splits: dict[str, list[_Folder]]
+    name = property(lambda self: self.path.rstrip("/").rpartition("/")[2])
+    mostly_folders = property(lambda self: 2 * len(self.pictures) < len(self.rows))  # not loose in it
 
 
 def read(
@@ -73,39 +159,38 @@ def read(
     annotations: Mapping[str, str] | None = None,
     files: Sequence[tuple[int, bool]] | None = None,
     root: str = "",
-) -> Parts:
+) -> Catalogue:
     """What a folder holds, by the relative paths of its pictures (with forward slashes).
 
-    annotations: texts of `*_annotations.txt` by relative path: lines of a picture's name and its class, as
-    Tiny-ImageNet has them of val. files: for each path a number, equal where two paths lead to one file, and whether a
-    link is on its way; such a file is listed once: in train before test before val, best without a link. root: for
-    messages.
-    `UserError` for held-out pictures of a class that train does not have, and for splits without train.
-    """
-    reading = _Reading(names, annotations or {}, root)
-    top = reading.enter(_tree(names), splits=True)
-    groups = _splits(top)
-    if not groups:
-        reading.train([top])
-    elif len(groups) == 1:
-        reading.by_split(groups[0])
+    annotations: texts of `*_annotations.txt` by path, lines of a picture's name and its class. files: for each path a
+    number, equal where two lead to one file, which is listed once, and whether a link is on its way. `UserError` for
+    held-out pictures of a class that train does not have, and for splits without train."""
+    reading, top = _Reading(names, annotations or {}, root), _Folder()
+    for row, name in enumerate(names):
+        folder, above = top, name.split("/")[:-1]
+        for depth, own in enumerate(above, 1):
+            if own not in folder.folders:
+                folder.folders[own] = _Folder("/".join(above[:depth]) + "/")
+            folder = folder.folders[own]
+        folder.pictures.append(row)
+    top = reading.enter(top, splits=True)
+    if splits := _splits(top):
+        reading.by_split(top, splits)
     else:
-        reading.by_class_and_split(top, groups)
+        reading.train([top])
     return reading.parts(files)
 
 
 class _Reading:
-    """What was found so far: pictures of each split, labels, classes, notes, what is passed over."""
-
     def __init__(self, names: list[str], annotations: Mapping[str, str], root: str) -> None:
         self.names, self.annotations, self.root = names, annotations, root
-        self.labels = np.full(len(names), -1)
-        self.classes: dict[str, int] = {}
-        self.by_case: dict[str, int | None] = {}  # None where two classes differ in case alone
+        self.labels, self.classes, self.by_case = np.full(len(names), -1), {}, {}
         self.rows: dict[str, list[int]] = {}
-        self.entered: list[str] = []
-        self.notes: list[str] = []
-        self.passed: list[Passed] = []
+        self.entered, self.notes, self.passed = [], [], []
+
+    def number(self, name: str) -> int | None:
+        """The number of the training class that a folder's name means, in whatever case; None where there is none."""
+        return self.classes.get(name, self.by_case.get(name.casefold()))
 
     def enter(self, folder: _Folder, *, splits: bool = False) -> _Folder:
         """The folder below all wrappers: down to splits where these are looked for, and to classes that are known."""
@@ -121,58 +206,46 @@ class _Reading:
         return folder
 
     def pass_over(self, folder: _Folder, kept: Iterable[_Folder], why: str) -> None:
-        """Everything in a folder but some of its folders."""
         paths = {inner.path for inner in kept}
         self.passed += [(self.names[row], why, 1) for row in folder.pictures]
         self.passed += [(f.path, why, len(f.rows)) for f in folder.folders.values() if f.path not in paths]
 
-    def number(self, name: str) -> int | None:
-        """The number of the training class that a folder's name means, in whatever case; None where there is none."""
-        return self.classes.get(name, self.by_case.get(name.casefold()))
-
-    def name_classes(self, names: Iterable[str]) -> None:
-        """These are the classes, in the order of their names."""
-        self.classes = {name: k for k, name in enumerate(sorted(names))}
-        for name, k in self.classes.items():
-            self.by_case[name.casefold()] = None if name.casefold() in self.by_case else k
-
     def train(self, folders: list[_Folder]) -> None:
-        """Training pictures, and their labels where each of these folders is by class."""
         by_class = all(folder.mostly_folders for folder in folders)
-        names = {name for folder in folders for name in folder.folders} if by_class else ()
+        names = sorted({name for folder in folders for name in folder.folders}) if by_class else ()
         if len(names) < 2:
             self.rows["train"] = [row for folder in folders for row in folder.rows]
             if loose := sum(len(folder.pictures) for folder in folders if len(folder.folders) > 1):
                 self.notes.append(f"folders are not taken as classes: {loose:,} pictures lie outside of them")
             return
-        self.name_classes(names)
-        if odd := [name for name in self.classes if _role(name)]:
+        self.classes = {name: k for k, name in enumerate(names)}
+        for name, k in self.classes.items():
+            self.by_case[name.casefold()] = None if name.casefold() in self.by_case else k
+        if odd := [name for name in names if _role(name)]:
             self.notes.append(f"{listed(odd)} taken as {'a class' if len(odd) == 1 else 'classes'}, not as a split")
         self.rows["train"] = [row for folder in folders for row in self.label(folder)]
 
     def label(self, folder: _Folder) -> list[int]:
-        """Pictures of a folder by class, which get their labels; loose ones are passed over."""
         self.pass_over(folder, folder.folders.values(), "outside of the class folders")
         for name, inner in folder.folders.items():
             self.labels[inner.rows] = self.number(name)
         return [row for inner in folder.folders.values() for row in inner.rows]
 
-    def by_split(self, group: _Group) -> None:
-        """DIR/train and DIR/test."""
-        kept = [folder for folders in group.splits.values() for folder in folders]
-        self.pass_over(group.folder, kept, "beside the splits")
-        spelled = {split: [_name(folder) for folder in group.splits.get(split, ())] for split in _SPLITS}
+    def by_split(self, top: _Folder, splits: dict[str, list[_Folder]]) -> None:
+        """DIR/train and DIR/test. Held-out folders have labels where they are by class as train is, or annotated."""
+        kept = [folder for folders in splits.values() for folder in folders]
+        self.pass_over(top, kept, "beside the splits")
+        spelled = {split: [folder.name for folder in splits.get(split, ())] for split in _SPLITS}
         if odd := [f"{split} is {listed(names)}" for split, names in spelled.items() if not _PLAIN.issuperset(names)]:
             self.notes.append(", ".join(odd))
-        if "train" not in group.splits:
+        if "train" not in splits:
             there = " and ".join(folder.path for folder in kept)
             raise UserError(f"{self.root or 'folder'}: {there} without pictures to train on; add a folder called train")
-        self.train([self.enter(folder) for folder in group.splits["train"]])
-        for split in sorted(group.splits.keys() - {"train"}):
-            self.rows[split] = [row for folder in group.splits[split] for row in self.held(split, folder)]
+        self.train([self.enter(folder) for folder in splits["train"]])
+        for split in sorted(splits.keys() - {"train"}):
+            self.rows[split] = [row for folder in splits[split] for row in self.held(split, folder)]
 
     def held(self, split: str, folder: _Folder) -> list[int]:
-        """Held-out pictures of a folder, labelled where it is by class as train is, or has annotations."""
         inner = self.enter(folder)
         strange = sorted(name for name in inner.folders if self.number(name) is None)
         if inner.mostly_folders and len(strange) < len(inner.folders):
@@ -187,9 +260,8 @@ class _Reading:
         return inner.rows
 
     def annotated(self, folder: _Folder) -> list[int]:
-        """Pictures of a folder that its annotations give a class; [] where there are none."""
         paths = [path for path in self.annotations if path.startswith(folder.path)]
-        lines = (re.split("\t|,| +", line.strip()) for path in paths for line in self.annotations[path].splitlines())
+        lines = (re.split("[\t, ]+", line.strip()) for path in paths for line in self.annotations[path].splitlines())
         said = {line[0]: line[1] for line in lines if len(line) > 1}
         rows = [row for row in folder.rows if self.names[row].rpartition("/")[2] in said]
         for row in rows:
@@ -198,34 +270,15 @@ class _Reading:
                 raise self.strange(row, name)
             self.labels[row] = self.classes[name]
         if rows:
-            self.notes.append(f"labels of {_name(folder)} from {listed(paths)}")
+            self.notes.append(f"labels of {folder.name} from {listed(paths)}")
             self.passed += [(self.names[row], "in no annotation", 1) for row in sorted({*folder.rows} - {*rows})]
         return rows
 
     def strange(self, row: int, of: str) -> UserError:
-        """A held-out picture of a class that has none to train on."""
         known = f"class '{of}' is not in train ({listed([*self.classes])})"
-        mend = "give pictures of it to train on, or move these out of the folder"
-        return UserError(f"{self.root}/{self.names[row]}: {known}; {mend}")
+        return UserError(f"{self.root}/{self.names[row]}: {known}; give pictures of it to train on, or move these away")
 
-    def by_class_and_split(self, top: _Folder, groups: list[_Group]) -> None:
-        """DIR/CLASS/train and DIR/CLASS/test, or DIR/CLASS_train and DIR/CLASS_test."""
-        if all(_ordered(folder) for group in groups for folder in group.splits["train"]):
-            there = listed([group.folder.path or group.name for group in groups])
-            raise UserError(f"{self.root or 'folder'}: {there} each hold splits by class; give one of them")
-        self.notes.append("each class has splits of its own")
-        self.name_classes(group.name for group in groups)
-        kept = [folder for group in groups for folders in group.splits.values() for folder in folders]
-        kept += [group.folder for group in groups]
-        for folder in ({group.folder.path: group.folder for group in groups} | {top.path: top}).values():
-            self.pass_over(folder, kept, "beside the splits")
-        for group in groups:
-            for split, folders in group.splits.items():
-                for folder in folders:
-                    self.labels[folder.rows] = self.classes[group.name]
-                    self.rows.setdefault(split, []).extend(folder.rows)
-
-    def parts(self, files: Sequence[tuple[int, bool]] | None) -> Parts:
+    def parts(self, files: Sequence[tuple[int, bool]] | None) -> Catalogue:
         """All of it; a file that several paths lead to belongs to the first alone."""
         owner: dict[int, tuple[str, int]] = {}
         for split in ("train", "test", "val") if files is not None else ():
@@ -236,58 +289,22 @@ class _Reading:
                 else:
                     self.passed.append((self.names[row], f"the same file as one of {owner[files[row][0]][0]}", 1))
         rows = {split: np.sort(np.array(rows, np.int64)) for split, rows in self.rows.items() if rows}
-        classes, labels = tuple(self.classes), self.labels
-        used = np.unique(labels[np.concatenate(list(rows.values()))])
-        used = used[used >= 0]
-        if len(used) < len(classes):  # all files of a class are another's
-            used = used if len(used) > 1 else used[:0]
-            classes, kept = tuple(classes[k] for k in used), np.isin(labels, used)
-            labels = np.where(kept, np.searchsorted(used, labels), -1)
         notes = [f"read from {listed(self.entered)}"] * bool(self.entered) + self.notes
-        parts = (self.names, image_ids(self.names), labels, classes, rows)
-        return Parts(*parts, notes=tuple(notes), passed=tuple(self.passed))
+        parts = (self.names, image_ids(self.names), self.labels, tuple(self.classes), rows, self.root)
+        return Catalogue(*parts, notes=tuple(notes), passed=tuple(self.passed))
 
 
-def _tree(names: list[str]) -> _Folder:
-    """The folders that hold some pictures."""
-    folders = {"": _Folder()}
-
-    def made(path: str) -> _Folder:
-        if path not in folders:
-            above, _, name = path.rpartition("/")
-            folders[path] = made(above).folders[name] = _Folder(f"{path}/")
-        return folders[path]
-
-    for row, name in enumerate(names):
-        made(name.rpartition("/")[0]).pictures.append(row)
-    return folders[""]
-
-
-def _splits(folder: _Folder) -> list[_Group]:
-    """The split folders in a folder: one group, or one for each class, where all of these have pictures to train on."""
-    groups = _grouped(folder)
-    if "" in groups or len(groups) == 1:
-        return [groups.get("") or next(iter(groups.values()))]
-    if groups:
-        whole = sum(len(f) for group in groups.values() for f in group.splits.values()) == len(folder.folders)
-    else:
-        below = {name: _grouped(inner).get("") for name, inner in folder.folders.items()}
-        whole = all(below.values())
-        groups = {name: _Group(name, group.folder, group.splits) for name, group in below.items() if group}
-    whole = whole and all("train" in group.splits for group in groups.values())
-    return list(groups.values()) if whole and len(groups) > 1 else []
-
-
-def _grouped(folder: _Folder) -> dict[str, _Group]:
-    """Folders in a folder with the names of splits, by what else their names say; of at least two splits."""
+def _splits(folder: _Folder) -> dict[str, list[_Folder]]:
+    """The split folders in a folder: those whose names say the same besides; {} where there are not two splits."""
     found: dict[str, dict[str, list[_Folder]]] = defaultdict(lambda: defaultdict(list))
     for name, inner in folder.folders.items():
         if role := _role(name):
             found[role[1]][role[0]].append(inner)
-    for splits in found.values():
-        if "eval" in splits:
-            splits["test" if "val" in splits and "test" not in splits else "val"] += splits.pop("eval")
-    return {rest: _Group(rest, folder, dict(splits)) for rest, splits in found.items() if len(splits) > 1}
+    found = {rest: dict(splits) for rest, splits in found.items() if len(splits) > 1}
+    if "" not in found and len(found) > 1:
+        there = listed([f.path for splits in found.values() for folders in splits.values() for f in folders])
+        raise UserError(f"{folder.path or 'folder'}: several sets of splits ({there}); give one of them")
+    return found.get("", next(iter(found.values()), {}))
 
 
 def _role(name: str) -> tuple[str, str] | None:
@@ -296,43 +313,34 @@ def _role(name: str) -> tuple[str, str] | None:
     said = [word for word in words if word in _SPLIT_OF]
     if len(said) != 1:
         return None
-    split = "eval" if said[0] in _EVALUATION else _SPLIT_OF[said[0]]
-    return split, " ".join(word for word in words if word not in _FILLERS and word != said[0])
+    return _SPLIT_OF[said[0]], " ".join(word for word in words if not _FILLERS.fullmatch(word) and word != said[0])
 
 
 def _words(name: str) -> list[str]:
-    """Words of a name, without case and numbers: `TrainSet_2` -> train, set."""
     return [word.lower() for word in re.split(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])", name) if word]
 
 
-def _name(folder: _Folder) -> str:
-    return folder.path.rstrip("/").rpartition("/")[2]
-
-
 def _wrapped(folder: _Folder) -> _Folder | None:
-    """The one folder below that holds all there is to read, beside nothing or what can be passed over; else None."""
+    """The one folder below that holds all there is to read, beside what can be passed over; else None."""
     inside = list(folder.folders.values())
     if len(inside) == 1:
-        return inside[0] if not folder.pictures or (folder.mostly_folders and _ordered(inside[0])) else None
+        return inside[0] if not folder.pictures or (folder.mostly_folders and _order(inside[0])) else None
     if not folder.mostly_folders:
         return None
     # the only one with splits; the only one with folders, if called train or images; images beside their masks
-    split, ordered = [f for f in inside if _leads_to_splits(f)], [f for f in inside if _ordered(f)]
-    pictures = [f for f in inside if _FILLERS.issuperset(words := _words(_name(f))) and words]
-    about = [f for f in inside if _ABOUT.intersection(_words(_name(f)))]
+    split, ordered = [f for f in inside if _order(f) == "splits"], [f for f in inside if _order(f)]
+    pictures = [f for f in inside if all(map(_FILLERS.fullmatch, words := _words(f.name))) and words]
+    about = [f for f in inside if any(map(_ABOUT.fullmatch, _words(f.name)))]
     if len(split) == 1:
         return split[0]
-    if len(ordered) == 1 and ordered[0] in [*pictures, *(f for f in inside if _role(_name(f)))]:
+    if len(ordered) == 1 and (ordered[0] in pictures or _role(ordered[0].name)):
         return ordered[0]
     return pictures[0] if len(pictures) == 1 and len(about) == len(inside) - 1 else None
 
 
-def _leads_to_splits(folder: _Folder) -> bool:
-    """Whether there are split folders in it, or below its wrappers."""
-    return bool(_splits(folder)) or ((inner := _wrapped(folder)) is not None and _leads_to_splits(inner))
-
-
-def _ordered(folder: _Folder) -> bool:
-    """Whether there are split or class folders in it, or below its wrappers."""
-    inner = _wrapped(folder)
-    return bool(_splits(folder)) or (_ordered(inner) if inner else len(folder.folders) > 1 and folder.mostly_folders)
+def _order(folder: _Folder) -> str:
+    """What is in a folder, or below its wrappers: `splits`, `classes`, or nothing of the kind."""
+    inner = None if _splits(folder) else _wrapped(folder)
+    if inner:
+        return _order(inner)
+    return "splits" if _splits(folder) else "classes" if len(folder.folders) > 1 and folder.mostly_folders else ""

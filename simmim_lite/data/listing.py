@@ -1,130 +1,24 @@
-"""What a source lists, before a picture is read: files of a folder, ids, ranks, splits, and the line about it all."""
+"""What a source lists before a picture is decoded: names, ids, labels, ranks, splits, and the one line about it all."""
 
-import errno
-import functools
+import contextlib
 import hashlib
 import os
-import stat
-from array import array
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..model.masking import splitmix64
+from . import decode
 
 #: What was passed over: its name (a folder's ends in a slash), why, and how many files that are.
 Passed = tuple[str, str, int]
+_STAND_INS = 10  # unreadable pictures in a row before training gives up
 _HOLDOUT_SEED = 1  # which tenth of a source without a test split is held out, and how a test split is halved
-_NAMED = 3  # names a reason in the line
-_HIDDEN = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
-_SILENT = {"thumbs.db", "desktop.ini"}  # what systems leave beside pictures, and hidden files that are none
-_STUBS = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows these and decodes none of them by itself
-_LINKS = {errno.ELOOP: "a link in a circle", errno.ENOENT: "a link to nothing"}
-_ANNOTATIONS = "_annotations.txt"  # the end of the name of a file of labels, see `folders.read`
-_LONGEST = 1 << 26  # bytes of such a file
-
-
-@dataclass
-class Listing:
-    """The pictures below a folder, sorted by path, and what else is there."""
-
-    names: list[str]  # relative, with forward slashes
-    sizes: np.ndarray  # int64 (N,), bytes
-    times: np.ndarray  # int64 (N,), of the last change, ns
-    files: list[tuple[int, bool]] | None  # as `folders.read` takes them; None: no two paths lead to one file
-    annotations: dict[str, str]  # texts by path
-    passed: tuple[Passed, ...]
-
-    @property
-    def stamp(self) -> str:
-        """Changes when a file may have."""
-        columns = (self.names, self.sizes.tolist(), self.times.tolist(), self.files)
-        return signature(*columns, sorted(self.annotations.items()))
-
-
-@functools.cache
-def extensions() -> frozenset[str]:
-    """Endings of the names of files that Pillow can read, in lower case."""
-    known = Image.registered_extensions()  # it names MPO by its writer alone; the reader is JPEG's
-    return frozenset(end for end, kind in known.items() if kind in {*Image.OPEN, "MPO"} - _STUBS)
-
-
-def scan(root: Path, title: str) -> Listing:
-    """All pictures below a folder, along links but never in circles; hidden and system folders are passed over.
-
-    `UserError` where there are no pictures, and for a folder that cannot be read.
-    """
-    if not root.is_dir():
-        what = "a file, not a folder" if root.exists() else "no such folder"
-        raise UserError(f"{title}: {what}; give the folder that holds the images")
-    names: list[str] = []
-    columns = [array(kind) for kind in "qqQb"]  # not lists: ImageNet-22K has 14 million files
-    annotations: dict[str, str] = {}
-    passed: list[Passed] = []
-
-    def folder(place: str, relative: str, above: frozenset[int], linked: bool) -> None:
-        """Everything below a folder. above: it and those that it was reached by; linked: whether one was a link."""
-        try:
-            with os.scandir(place) as entries:
-                for entry in entries:
-                    visit(entry, f"{relative}{entry.name}", above, linked or entry.is_symlink())
-        except OSError as error:
-            reason = f"{error.filename or place} cannot be read ({error.strerror})"
-            raise UserError(f"{title}: {reason}; make it readable, or move it out of the folder") from error
-
-    def visit(entry: os.DirEntry, path: str, above: frozenset[int], linked: bool) -> None:
-        ending = os.path.splitext(entry.name)[1].lower()
-        if entry.name in _HIDDEN or entry.name.startswith("."):
-            inner = os.path.isdir(entry.path)
-            if inner or ending in extensions():
-                passed.append((f"{path}/" if inner else path, "hidden", 1))
-            return
-        try:
-            about = entry.stat()
-        except OSError as error:
-            if error.errno not in _LINKS:
-                raise
-            passed.append((path, _LINKS[error.errno], 1))
-            return
-        if stat.S_ISDIR(about.st_mode):
-            identity = _identity(entry.path, about)
-            if identity in above:
-                passed.append((f"{path}/", _LINKS[errno.ELOOP], 1))
-            else:
-                folder(entry.path, f"{path}/", above | {identity}, linked)
-        elif ending in extensions() and stat.S_ISREG(about.st_mode):
-            names.append(path)
-            row = about.st_size, about.st_mtime_ns, _identity(entry.path, about), linked
-            for column, number in zip(columns, row, strict=True):
-                column.append(number)
-        elif entry.name.endswith(_ANNOTATIONS) and about.st_size <= _LONGEST:
-            annotations[path] = Path(entry.path).read_text(encoding="utf-8", errors="surrogateescape")
-        elif entry.name.lower() not in _SILENT:
-            passed.append((path, "no picture", 1))
-
-    folder(os.fspath(root), "", frozenset({_identity(os.fspath(root), root.stat())}), False)
-    if not names:
-        ends = Counter(os.path.splitext(name)[1].lower() or "no ending" for name, _, _ in passed)
-        there = f"; there are files of {listed([end for end, _ in ends.most_common()])}" if ends else ""
-        raise UserError(f"{title}: no images in this folder{there}; give files that Pillow reads, such as .jpg or .png")
-    order = sorted(range(len(names)), key=names.__getitem__)
-    sizes, times, files, linked = (np.array(column)[order] for column in columns)
-    different, files = np.unique(files, return_inverse=True)
-    several = len(different) < len(files)
-    files = list(zip(files.tolist(), linked.astype(bool).tolist(), strict=True)) if several else None
-    return Listing([names[i] for i in order], sizes, times, files, annotations, tuple(sorted(passed)))
-
-
-def _identity(path: str, about: os.stat_result) -> int:
-    """64 bits that two paths share when they lead to one file or folder."""
-    if about.st_ino:
-        return (about.st_ino ^ (about.st_dev * 0x9E3779B97F4A7C15)) & 0xFFFFFFFFFFFFFFFF
-    return int.from_bytes(hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).digest())
 
 
 def signature(*parts: object) -> str:
@@ -138,7 +32,7 @@ def picture_digest(content: bytes) -> int:
 
 
 def image_ids(names: list[str]) -> np.ndarray:
-    """64-bit ids of images: a hash of each name (a relative path with forward slashes); uint64 (N,)."""
+    """Ids of images: a hash of each name (a relative path with forward slashes); uint64 (N,)."""
     encoded = (name.encode("utf-8", "surrogateescape") for name in names)
     return np.frombuffer(b"".join(hashlib.blake2b(e, digest_size=8).digest() for e in encoded), "<u8").astype(np.uint64)
 
@@ -147,10 +41,8 @@ def rank(ids: np.ndarray, labels: np.ndarray | None, seed: int, block: int | Non
     """Order of a source's images such that every prefix is a class-balanced draw: int64 (N,), indices into `ids`.
 
     Within a class, images are ordered by a hash of (seed, class, id); the k-th of n of a class then stands at (k + .5)
-    / n of the whole, so a prefix holds each class in proportion. It depends on the set of ids, not on their order.
-    With `block`, each run of `block` images is ranked alone, one after the other: a source that grows at its end keeps
-    its draws.
-    """
+    / n of the whole. `block`: each run of so many images is ranked alone, so that a source that grows keeps its
+    draws."""
     ids = np.asarray(ids, np.uint64)
     classes = np.zeros(len(ids), np.int64) if labels is None else np.asarray(labels, np.int64)
     if block and len(ids) > block:
@@ -167,39 +59,51 @@ def rank(ids: np.ndarray, labels: np.ndarray | None, seed: int, block: int | Non
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Images by split: `names` of all, and for each split the indices into them, in the order they are kept.
-
-    Of a source as it lists them, or, after `split`, as training and scoring see them.
-    """
+class Catalogue:
+    """The pictures of a source by number: as it lists them, or, after `split`, as training and scoring see them."""
 
     names: list[str]
     ids: np.ndarray  # uint64 (N,)
     labels: np.ndarray  # int64 (N,) into the classes, -1 where unknown
     classes: tuple[str, ...]
-    splits: dict[str, np.ndarray]  # train, and val or test where they are there: int64, indices into the names
+    splits: dict[str, np.ndarray]  # train, and val or test where they are there: int64, numbers of pictures
+    spec: str = ""
+    reader: object = field(default=None, repr=False)  # content(i): bytes of a file, or a picture; title(i): its name
+    digest: str = ""  # of what is listed: names, bytes and labels of files; pictures of a pack
+    stamp: str = ""  # changes when a picture may have: files' times too
+    sizes: np.ndarray | None = None  # int64 (N,), bytes of each picture's file; None where it is in none
     left_out: np.ndarray | None = None  # bool (N,): known not to be readable; None = nobody has looked
     notes: tuple[str, ...] = ()  # how the source was read, for its line
     passed: tuple[Passed, ...] = ()
 
-    @property
-    def train(self) -> np.ndarray:
-        return self.splits["train"]
+    train = property(lambda self: self.splits["train"])
 
     def known(self, rows: np.ndarray) -> bool:
-        """Whether all of some images have labels."""
         return bool(self.classes) and bool((self.labels[rows] >= 0).all())
 
-    def split(self, title: str, *, halve: bool = True) -> "Parts":
+    def picture(self, i: int) -> Image.Image:
+        """Picture i at its own size, upright, RGB; raises as decoders do."""
+        return decode.read(self.reader.content(i))
+
+    def readable(self, split: str) -> "Split":
+        """A split at the pictures' own size."""
+        rows = self.splits[split]
+        labels = self.labels[rows] if self.known(rows) else None
+        return Split(f"{split} of {self.spec}", None, self.ids[rows], labels, reader=self.reader, rows=rows)
+
+    def say(self) -> str:
+        """Say the line of this source, and return it."""
+        counts = {split: len(rows) for split, rows in self.splits.items()}
+        line = describe(self.spec, len(self.classes), counts, self.notes, self.passed)
+        say(line, self.spec, self.stamp)
+        return line
+
+    def split(self, *, halve: bool = True) -> "Catalogue":
         """The splits that training and scoring see; what is left out takes part in the draw alone.
 
-        A single labelled split that is held out serves val (first half by hash rank) and test (second half). Without
-        one, a tenth of the training images is held out, class-balanced and so that each class keeps an image: halved
-        alike, or all of it test beside a test split without labels, which is then val. A val split without labels is
-        val, and training keeps its images: there is no test. Without labels there is val alone. Held-out images are
-        kept in rank order, so any first n of them are class-balanced. halve=False: all that is held out with labels is
-        `test`, and there is no val.
-        """
+        A labelled held-out split serves val (first half by hash rank) and test (second half). Without one, a class-
+        balanced tenth of train is held out; beside a test split without labels it is test, and that split val. A val
+        split without labels is val, and there is no test. halve=False: all that is held out with labels is test."""
         held = {split: self.splits[split] for split in ("val", "test") if len(self.splits.get(split, ()))}
         own, train, notes, drawn = self, self.train, list(self.notes), None
 
@@ -211,7 +115,7 @@ class Parts:
             mend = "sort it into class folders, or take it away and a part of train is held out"
             notes.append(f"val has no labels, so there is nothing to probe with: {mend}")
         elif not scored and self.known(train):
-            drawn, alone = _drawn(ranked(train), self.labels, title)
+            drawn, alone = _drawn(ranked(train), self.labels, self.spec)
             if len(drawn) < 2:
                 own, drawn = replace(self, labels=np.full(len(self.labels), -1), classes=()), None
                 notes.append("labels not used: with one picture a class there is nothing to probe with")
@@ -219,7 +123,7 @@ class Parts:
                 named = listed([self.classes[k] for k in sorted(set(self.labels[alone].tolist()))])
                 notes.append(f"classes of a single picture are trained on and not tested ({named})")
         if drawn is None and not held:
-            drawn, _ = _drawn(ranked(train), np.zeros_like(self.labels), title)
+            drawn, _ = _drawn(ranked(train), np.zeros_like(self.labels), self.spec)
         if drawn is not None:
             train = np.setdiff1d(train, drawn)
         test = ranked(held[scored]) if scored else drawn if drawn is None else ranked(drawn)
@@ -227,17 +131,15 @@ class Parts:
         spare = None if scored == "val" else next((split for split in held if split != scored), None)
         val = ranked(held[spare]) if spare else None
         if spare and drawn is not None:
-            said = f"{len(drawn):,} pictures of train are held out as test"
-            notes.append(f"{spare} has no labels and serves as val: {said}")
+            tenth = f"{len(drawn):,} pictures of train are held out as test"
+            notes.append(f"{spare} has no labels and serves as val: {tenth}")
         for split in held.keys() - {spare, scored}:
             notes.append(f"{len(held[split]):,} pictures of {split} not used: they have no labels")
         if halve and val is None:
-            if scored and len(test) < 4:
-                raise UserError(f"{title}: {len(test)} held-out images are too few; give at least 4")
             half = (len(test) + 1) // 2 if own.known(test) else len(test)
             val, test = test[:half], test[half:]
-        elif halve and test is None and len(val) < 2:
-            raise UserError(f"{title}: {len(val)} held-out images are too few; give at least 2")
+        if halve and len(val) < 2:
+            raise UserError(f"{self.spec}: {len(val)} held-out images are too few; give at least 4")
         splits = {"train": train} | ({"val": val} if halve else {})
         if test is not None and len(test) and own.known(test):
             splits["test"] = test
@@ -256,33 +158,128 @@ def _drawn(order: np.ndarray, labels: np.ndarray, title: str) -> tuple[np.ndarra
     return np.delete(order, last)[:tenth], order[last[count == 1]]
 
 
-def describe(
-    title: str,
-    classes: int,
-    counts: Mapping[str, int],
-    notes: Iterable[str] = (),
-    passed: Iterable[Passed] = (),
-    skipped: Iterable[tuple[str, str]] = (),
-) -> str:
-    """The one line about a source: classes, pictures by split, how it was read, what was passed over and why.
+class Files:
+    """A reader of files (see `Catalogue`). Names are one array of bytes, which worker processes share."""
 
-    skipped: pictures that could not be decoded, as a store has them (name, reason).
-    """
-    small = "smaller than the image size"
-    every = [*passed, *((name, small if small in reason else "cannot be read", 1) for name, reason in skipped)]
-    reasons: dict[str, list[str]] = {}
-    for name, reason, _ in every:
+    def __init__(self, root: Path, names: list[str]) -> None:
+        self.root, self.names = os.fspath(root), np.array([os.fsencode(name) for name in names])
+
+    def title(self, i: int) -> str:
+        return os.path.join(self.root, os.fsdecode(bytes(self.names[i])))
+
+    def content(self, i: int) -> bytes:
+        return Path(self.title(i)).read_bytes()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures of one split: arrays of one size, memory-mapped, so that slicing is cheap; or read when asked for."""
+
+    name: str  # "train of imagefolder:DIR", for messages
+    images: np.ndarray | None  # uint8 (N, 3, S, S); None where pictures are at their own size, behind a reader
+    ids: np.ndarray  # uint64 (N,), unique
+    labels: np.ndarray | None  # int64 (N,), or None where they are not known
+    masks: np.ndarray | None = None  # bool (N, S, S) of the main object, or None
+    block: int | None = None  # images that a manifest ranks together; None = all
+    reader: object = field(default=None, repr=False)  # see `Catalogue`
+    rows: np.ndarray | None = field(default=None, repr=False)  # the reader's numbers of these pictures
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def picture(self, i: int) -> Image.Image:
+        """Picture i, RGB, upright; raises as decoders do."""
+        if self.reader is None:
+            return Image.fromarray(np.ascontiguousarray(self.images[i].transpose(1, 2, 0)))
+        return decode.read(self.reader.content(int(self.rows[i])))
+
+    def title(self, i: int) -> str:
+        return f"image {self.ids[i]}" if self.reader is None else self.reader.title(int(self.rows[i]))
+
+
+@dataclass(frozen=True)
+class Data:
+    """An open source. val and test are in hash-rank order: any first n of them are a class-balanced draw."""
+
+    spec: str
+    name: str
+    image_size: int | None  # pixels; None where pictures have a size of their own
+    train: Split | None  # with a reader where pictures are decoded as training goes
+    val: Split | None
+    probe_train: Split | None  # labelled; None without labels
+    test: Split | None  # labelled, no image of val (but see `open_pictures`); None without labels
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float] | None  # of the training images, 0..1 units; None where nobody has counted
+    std: tuple[float, float, float] | None
+    digest: str  # of ids, labels, pixels and masks (of scenes: the first block), or of what is listed
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # images left out: name, reason
+    line: str = ""  # what there is, how it was read and what was passed over
+
+    num_classes = property(lambda self: len(self.classes))
+    has_masks = property(lambda self: self.train.masks is not None)
+
+
+def first_readable(split: Split, chosen: np.ndarray, place: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
+    """The picture at a place of a draw (`chosen`: numbers in the split), or the next one that can be read; its
+    number in the split; and those that could not (name, reason). `UserError` after ten in a row."""
+    problems = []
+    for further in range(_STAND_INS):
+        i = int(chosen[(place + further) % len(chosen)])
+        try:
+            return split.picture(i), i, problems
+        except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
+            problems.append((split.title(i), first_line(error)))
+    last = f"{_STAND_INS} pictures in a row cannot be read (the last: {': '.join(problems[-1])})"
+    raise UserError(f"{split.name}: {last}; is the disk there? Run again to go on from the last checkpoint")
+
+
+class LeftOut(dict):
+    """Pictures that could not be read, name -> reason. Each is named once on stderr."""
+
+    def note(self, problems: list[tuple[str, str]]) -> None:
+        for name, reason in problems:
+            if name not in self:
+                self[name] = reason
+                print(f"simmim-lite: {name} cannot be read ({reason}); it is left out", file=sys.stderr, flush=True)
+
+
+def describe(
+    title: str, classes: int, counts: Mapping[str, int], notes: Iterable[str] = (), passed: Iterable[Passed] = ()
+) -> str:
+    """The one line about a source: classes, pictures by split, how it was read, what was passed over and why."""
+    passed, reasons = list(passed), {}
+    for name, reason, _ in passed:
         reasons.setdefault(reason, []).append(name)
-    what = f"{classes:,} classes" if classes else "no labels"
     pictures = " / ".join(f"{count:,} {split}" for split, count in counts.items())
+    what = f"{classes:,} classes" if classes else "no labels"
     said = [f"data: {what}, {pictures} pictures of {title}", *notes]
-    if every:
+    if passed:
         named = "; ".join(f"{listed(names)}: {reason}" for reason, names in reasons.items())
-        said.append(f"{sum(count for *_, count in every):,} passed over ({named})")
+        said.append(f"{sum(count for *_, count in passed):,} passed over ({named})")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in "; ".join(said))
 
 
-def listed(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+def listed(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+_quiet = 0
+_said: set[tuple[str, str]] = set()  # sources of this process, with what tells their files from others
+
+
+def say(line: str, spec: str, stamp: str = "") -> None:
+    """Print a line on stderr, once in a process for a source and its files; the first of torchrun's processes does."""
+    if not _quiet and (spec, stamp) not in _said and int(os.environ.get("RANK", "0")) == 0:
+        _said.add((spec, stamp))
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Nothing is said of sources that are opened here."""
+    global _quiet
+    _quiet += 1
+    try:
+        yield
+    finally:
+        _quiet -= 1

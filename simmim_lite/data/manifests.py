@@ -1,14 +1,11 @@
 """Which images a data set holds: subsets by rule, nested, checked against the disk by digest. No torch here.
 
-A manifest is a YAML file: where the images are, how many, the rule that ranks them (a hash of seed, class and path, so
-10 % lies inside 20 % lies inside 50 %) and the subsets. `build` fills in the digests and writes the list of paths
-beside the manifest (NAME.paths.gz); with that list `verify` can say which file differs, and not only that one does.
-"""
+A manifest is a YAML file: the source, the rule that ranks it (a hash of seed, class and path, so 10 % lies inside 20 %)
+and the subsets. `build` fills in the digests and writes the list of paths beside it (NAME.paths.gz)."""
 
 import gzip
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +14,7 @@ import yaml
 from ..errors import UserError, check_writable, unknown
 from ..processes import waiting
 from . import packs, scenes
-from .catalogue import say_layout
-from .listing import picture_digest, rank
+from .listing import Split, rank
 from .sources import catalogue
 from .store import write_whole
 
@@ -26,14 +22,14 @@ SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
 _FIELDS = {"name", "source", "images", "classes", "rule", "seed", "note", "digest", "subsets"}
 
 
-def check_count(split, n: int | None) -> None:
-    """`UserError` where a `Split` does not hold n images."""
+def check_count(split: Split, n: int | None) -> None:
+    """`UserError` where a split does not hold n images."""
     if n is not None and not 0 < n <= len(split):
         raise UserError(f"images {n}: {split.name} holds {len(split)} images; ask for 1 to {len(split)}")
 
 
-def subset(split, n: int | None, seed: int) -> np.ndarray:
-    """The first n images of a `Split` by rank (all of them for None): int64 (n,), indices into the split."""
+def subset(split: Split, n: int | None, seed: int) -> np.ndarray:
+    """The first n images of a split by rank (all of them for None): int64 (n,), indices into the split."""
     check_count(split, n)
     return rank(split.ids, split.labels, seed, split.block)[:n]
 
@@ -43,20 +39,16 @@ def read(manifest: str | Path) -> dict:
     path = _find(manifest)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a readable manifest ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, dict) or not {"name", "source", "seed", "subsets"} <= content.keys():
-        raise UserError(f"{path}: not a manifest; it needs at least name, source, seed and subsets")
-    for name in content:
-        if name not in _FIELDS:
-            raise unknown(f"field in {path}:", name, sorted(_FIELDS))
-    if content.get("rule", "hash") != "hash" or content["source"] not in ("imagefolder", "scenes"):
-        raise UserError(f"{path}: rule must be hash, and source imagefolder or scenes")
-    if content["source"] == "scenes" and not isinstance(content.get("images"), int):
-        raise UserError(f"{path}: scenes have no end; images must state how many of them are ranked")
-    for part in content["subsets"]:
-        if not isinstance(part, dict) or ("fraction" in part) == ("count" in part):
-            raise UserError(f"{path}: each subset needs either a fraction or a count, found {part}")
+        if not {"name", "source", "seed", "subsets"} <= content.keys() <= _FIELDS:
+            raise ValueError(f"it needs name, source, seed and subsets, and may have {', '.join(sorted(_FIELDS))}")
+        if content.get("rule", "hash") != "hash" or content["source"] not in ("imagefolder", "scenes"):
+            raise ValueError("rule must be hash, and source imagefolder or scenes")
+        if content["source"] == "scenes" and not isinstance(content.get("images"), int):
+            raise ValueError("scenes have no end: images must state how many of them are ranked")
+        if any(("fraction" in part) == ("count" in part) for part in content["subsets"]):
+            raise ValueError("each subset needs either a fraction or a count")
+    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a manifest ({str(error).splitlines()[0]})") from error
     return content
 
 
@@ -65,24 +57,17 @@ def build(manifest: str | Path, folder: str | Path | None = None, out: str | Pat
     over itself) with its list of paths beside it, and return it. A count that the manifest already states must hold."""
     content, path = read(manifest), Path(out) if out is not None else _find(manifest)
     check_writable(path)
-    with waiting(f"listing the pictures of {folder}"):
-        found = _population(content, folder)
-    for what, number in (("images", len(found.names)), ("classes", found.classes)):
-        expected = content.get(what)
-        if expected is not None and expected != number:
-            raise UserError(
-                f"{content['name']}: {found.where} holds {number:,} {what} to train on, the manifest expects "
-                f"{expected:,}; complete the data, or set {what}: null in {_find(manifest)}"
-            )
+    names, ids, labels, classes = _population(content, folder)
+    for what, number in (("images", len(names)), ("classes", classes)):
+        if content.get(what) not in (None, number):
+            there = f"{folder or 'scenes'} holds {number:,} {what} to train on, the manifest expects {content[what]:,}"
+            raise UserError(f"{content['name']}: {there}; complete the data, or set {what}: null in {_find(manifest)}")
         content[what] = number
-    content["digest"] = _digest(found.ids)
-    content["subsets"] = [
-        part | dict(zip(("images", "digest"), _drawn(part, found, content["seed"]), strict=True))
-        for part in content["subsets"]
-    ]
+    content["digest"] = _digest(ids)
+    content["subsets"] = [part | _drawn(part, ids, labels, content["seed"]) for part in content["subsets"]]
     try:
         if folder is not None:
-            lines = "\n".join(found.names).encode("utf-8", "surrogateescape")
+            lines = "\n".join(names).encode("utf-8", "surrogateescape")
             write_whole(_list_path(path), gzip.compress(lines, mtime=0))
         write_whole(path, yaml.safe_dump(content, sort_keys=False, width=120).encode())
     except OSError as error:
@@ -99,90 +84,47 @@ def built(manifest: str | Path) -> dict:
 
 
 def verify(manifest: str | Path, folder: str | Path | None = None) -> list[str]:
-    """What differs between a built manifest and a folder, a line each (missing, extra, duplicated); [] if nothing."""
+    """What differs between a built manifest and a folder, a line each (missing, extra); [] if nothing."""
     content, path = built(manifest), _find(manifest)
-    with waiting(f"listing the pictures of {folder}"):
-        found = _population(content, folder)
-    if _digest(found.ids) == content["digest"]:
-        lines = []
-        for part in content["subsets"]:
-            images, digest = _drawn(part, found, content["seed"])
-            if (images, digest) != (part.get("images"), part.get("digest")):
-                size = part.get("fraction", part.get("count"))
-                lines.append(f"subset {size}: the rule draws other images than {path} states; build it again")
-        return lines
+    names, ids, labels, _ = _population(content, folder)
+    if _digest(ids) == content["digest"]:
+        drawn = [part | _drawn(part, ids, labels, content["seed"]) for part in content["subsets"]]
+        sizes = [part.get("fraction", part.get("count")) for part in content["subsets"] if part not in drawn]
+        return [f"subset {size}: the rule draws other images than {path} states; build it again" for size in sizes]
     if folder is None or not _list_path(path).exists():
-        return [f"digest differs: {found.where} holds {len(found.names):,} images, {path} states {content['images']:,}"]
+        return [
+            f"digest differs: {folder or 'scenes'} holds {len(names):,} images, {path} states {content['images']:,}"
+        ]
     listed = gzip.decompress(_list_path(path).read_bytes()).decode("utf-8", "surrogateescape").split("\n")
-    missing, extra = sorted(set(listed) - set(found.names)), sorted(set(found.names) - set(listed))
-    copies = _copies(extra, found)
-    lines = [f"missing: {name}" for name in missing]
-    lines += [f"extra: {name}" for name in extra if name not in copies]
-    return lines + [f"duplicated: {name} has the content of {of}" for name, of in copies.items()]
+    missing, extra = sorted(set(listed) - set(names)), sorted(set(names) - set(listed))
+    return [f"missing: {name}" for name in missing] + [f"extra: {name}" for name in extra]
 
 
-@dataclass(frozen=True)
-class _Population:
-    """The training images a manifest speaks of."""
-
-    where: str
-    names: list[str]
-    ids: np.ndarray
-    labels: np.ndarray | None
-    classes: int
-    sizes: Sequence[int] = ()  # bytes of each picture
-    content: Callable[[str], bytes] | None = None  # the bytes of the picture of a name
-
-
-def _population(content: dict, folder: str | Path | None) -> _Population:
-    if content["source"] == "scenes":
-        if folder is not None:
-            raise UserError(f"{content['name']}: scenes are drawn, not read; leave out the folder {folder}")
-        ids = np.arange(content["images"], dtype=np.uint64)
-        names = [str(i) for i in ids]
-        return _Population("scenes", names, ids, scenes.labels(0, ids), len(scenes.CLASSES))
+def _population(content: dict, folder: str | Path | None) -> tuple[list[str], np.ndarray, np.ndarray | None, int]:
+    """Names, ids and labels of the training images that a manifest speaks of, and the number of their classes."""
+    if (content["source"] == "scenes") != (folder is None):
+        raise UserError(f"{content['name']}: is about {content['source']}: give a folder of images to that alone")
     if folder is None:
-        raise UserError(f"{content['name']}: is about a folder of images; give the folder")
-    found = catalogue(f"{'packed' if packs.is_pack(folder) else 'imagefolder'}:{folder}")
-    laid = replace(found.parts, left_out=None).split(found.spec)  # what it lists, readable or not
-    say_layout(found, laid)
+        ids = np.arange(content["images"], dtype=np.uint64)
+        return [str(i) for i in ids], ids, scenes.labels(0, ids), len(scenes.CLASSES)
+    with waiting(f"listing the pictures of {folder}"):
+        found = catalogue(f"{'packed' if packs.is_pack(folder) else 'imagefolder'}:{folder}")
+    laid = replace(found, left_out=None).split()  # what it lists, readable or not
+    laid.say()
     labels = laid.labels[laid.train] if laid.classes else None
-    rows = {laid.names[i]: int(i) for i in laid.train}
-    sizes = found.sizes[laid.train].tolist()
-
-    def content(name: str) -> bytes:
-        try:
-            return found.reader.content(rows[name])
-        except OSError:  # of a pack, what could not be read when it was packed: a copy of none
-            return name.encode("utf-8", "surrogateescape")
-
-    return _Population(str(folder), list(rows), laid.ids[laid.train], labels, len(laid.classes), sizes, content)
+    return [laid.names[i] for i in laid.train], laid.ids[laid.train], labels, len(laid.classes)
 
 
-def _drawn(part: dict, found: _Population, seed: int) -> tuple[int, str]:
+def _drawn(part: dict, ids: np.ndarray, labels: np.ndarray | None, seed: int) -> dict:
     """Number of images and digest of a subset."""
-    n = part["count"] if "count" in part else round(part["fraction"] * len(found.ids))
-    if not 0 < n <= len(found.ids):
-        raise UserError(f"{found.where}: a subset of {n:,} images cannot be drawn from {len(found.ids):,}")
-    return n, _digest(found.ids[rank(found.ids, found.labels, seed)[:n]])
+    n = part["count"] if "count" in part else round(part["fraction"] * len(ids))
+    if not 0 < n <= len(ids):
+        raise UserError(f"a subset of {n:,} images cannot be drawn from {len(ids):,}; correct the manifest")
+    return {"images": n, "digest": _digest(ids[rank(ids, labels, seed)[:n]])}
 
 
 def _digest(ids: np.ndarray) -> str:
     return hashlib.sha256(np.sort(ids).astype("<u8").tobytes()).hexdigest()[:16]
-
-
-def _copies(extra: list[str], found: _Population) -> dict[str, str]:
-    """Which of the extra files have the content of another file of the folder, and of which."""
-    sizes = dict(zip(found.names, found.sizes, strict=True))
-    suspects = {sizes[name] for name in extra}
-    first, copies = {}, {}
-    # known files first, so that the extra file is the one called a copy
-    for name in sorted((n for n in found.names if sizes[n] in suspects), key=lambda n: (n in set(extra), n)):
-        digest = picture_digest(found.content(name))
-        if name in set(extra) and digest in first:
-            copies[name] = first[digest]
-        first.setdefault(digest, name)
-    return copies
 
 
 def _find(manifest: str | Path) -> Path:

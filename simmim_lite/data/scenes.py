@@ -1,22 +1,36 @@
 """Procedural pictures as a function of (seed, index): label, box and mask are known, and there is no end of them.
 
-A scene is a soft background, one large object whose shape (5) and texture (2) make the class (10), and half of the time
-a small second object. Only additions, multiplications, divisions, roundings and square roots touch the numbers: IEEE
-arithmetic defines those to the last bit, so a scene is the same picture on every machine (sines and exponentials are
-not). No torch here.
-"""
+Only additions, multiplications, divisions, roundings and square roots touch the numbers: IEEE arithmetic defines those
+to the last bit, so a scene is the same picture on every machine (sines and exponentials are not). No torch here."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..model.masking import uniforms
+from .store import progress
 
 #: Raised whenever the same (seed, index) would give another picture; a test holds a digest against it.
 SCENES_VERSION = 1
 SHAPES = ("disc", "square", "triangle", "ring", "cross")
 TEXTURES = ("plain", "striped")
 CLASSES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
+
+#: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
+SCENE_BLOCK = 16384
+SCENE_SPLITS = {"train": 0, "val": 1, "test": 2, "probe_train": 3}  # scene seed, and upper bits of the ids
+SCENE_COUNTS = {"val": 2048, "test": 4096, "probe_train": 4096}
+#: Raised when the files of scenes change, so that old ones are written again.
+LAYOUT_VERSION = 1
+#: ADE20K's folder -> scene seed and number of scenes.
+ADE_SPLITS = {
+    folder: (SCENE_SPLITS[split], SCENE_COUNTS[split])
+    for folder, split in (("training", "probe_train"), ("validation", "test"))
+}
 
 _SIDE = 32  # scenes are laid out on a board of 32 units a side, whatever the number of pixels
 _CHUNK = 1 << 16  # pixels drawn together: the working set stays in the cache
@@ -52,6 +66,14 @@ def render(seed: int, indices: np.ndarray, size: int = 32) -> Scenes:
     step = max(1, _CHUNK // size**2)
     parts = [_draw(seed, indices[i : i + step], size) for i in range(0, max(1, len(indices)), step)]
     return Scenes(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Scenes)))
+
+
+def class_numbers(drawn: Scenes, place: int) -> np.ndarray:
+    """The class at each pixel of one scene: 1 is the background, 2 to 11 are those of its objects; uint8 (S, S)."""
+    numbers = np.ones(drawn.masks.shape[1:], np.uint8)
+    numbers[drawn.small_masks[place]] = drawn.small_labels[place] + 2
+    numbers[drawn.masks[place]] = drawn.labels[place] + 2
+    return numbers
 
 
 def labels(seed: int, indices: np.ndarray) -> np.ndarray:
@@ -211,3 +233,68 @@ def _boxes(masks: np.ndarray) -> np.ndarray:
     low = [axis.argmax(1) for axis in (columns, rows)]
     high = [size - axis[:, ::-1].argmax(1) for axis in (columns, rows)]
     return (np.stack([*low, *high], 1) * masks.any((1, 2))[:, None]).astype(np.float32)
+
+
+# --- as files, in the layouts of the field's data sets
+
+
+def _drawn(seed: int, count: int, size: int, title: str) -> Iterator[tuple]:
+    """(index, scenes drawn together, place among them) of the first `count` scenes of a seed, with progress."""
+    with progress(count, title) as advance:
+        for start in range(0, count, 256):
+            index = range(start, min(start + 256, count))
+            drawn = render(seed, np.array(index), size)
+            yield from ((number, drawn, place) for place, number in enumerate(index))
+            advance(len(index))
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    """Write uint8 (3, H, W)."""
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(path)
+
+
+def rle(pixels: np.ndarray) -> dict:
+    """A mask (H, W) as COCO's compressed runs."""
+    from pycocotools import mask
+
+    found = mask.encode(np.asfortranarray(pixels, dtype=np.uint8))
+    return {"size": found["size"], "counts": found["counts"].decode()}
+
+
+def write_coco(folder: Path, *, train: int, val: int, size: int) -> None:
+    """Write the first scenes of the labelled pool (`train`) and of the test split (`val`) as COCO instances 2017: a PNG
+    a scene; its large object and, where it is visible, the small one, with category, tight box and mask."""
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
+    for part, source, count in (("train", "probe_train", train), ("val", "test", val)):
+        pictures, images, rows = folder / f"{part}2017", [], []
+        pictures.mkdir(exist_ok=True)
+        for number, drawn, place in _drawn(SCENE_SPLITS[source], count, size, "scenes in COCO layout"):
+            name = f"{number:012d}.png"
+            _save(drawn.images[place], pictures / name)
+            images.append({"id": number + 1, "file_name": name, "width": size, "height": size})
+            for labels, boxes, masks in (
+                (drawn.labels, drawn.boxes, drawn.masks),
+                (drawn.small_labels, drawn.small_boxes, drawn.small_masks),
+            ):
+                if labels[place] >= 0:
+                    x0, y0, x1, y1 = boxes[place].tolist()
+                    row = {"id": len(rows) + 1, "image_id": number + 1, "category_id": int(labels[place]) + 1}
+                    row |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(masks[place].sum())}
+                    rows.append(row | {"segmentation": rle(masks[place]), "iscrowd": 0})
+        # the version is that of the pictures: annotations alone would not tell other colours
+        content = {"info": {"description": "scenes", "version": SCENES_VERSION}}
+        content |= {"images": images, "annotations": rows, "categories": categories}
+        (folder / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_ade20k(folder: Path, *, size: int) -> None:
+    """Write the scenes of `ADE_SPLITS` into a folder as ADE20K has its images, and the names of the classes."""
+    (folder / "classes.txt").write_text("\n".join(("background", *CLASSES)) + "\n", encoding="utf-8")
+    for part, (seed, count) in ADE_SPLITS.items():
+        images, annotations = folder / "images" / part, folder / "annotations" / part
+        images.mkdir(parents=True)
+        annotations.mkdir(parents=True)
+        for number, drawn, place in _drawn(seed, count, size, "scenes in ADE20K's layout"):
+            _save(drawn.images[place], images / f"scene_{number:05d}.png")
+            Image.fromarray(class_numbers(drawn, place)).save(annotations / f"scene_{number:05d}.png")

@@ -3,86 +3,33 @@
 Decoded once into a store at one size (`open_data`), or decoded as training goes (`open_streamed`, `open_pictures`).
 """
 
+import functools
+import inspect
+import json
+import logging
 import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..errors import UserError, first_line, unknown
-from . import decode, packs, public, scenes
-from .catalogue import Catalogue, Reader, of_folder, say, say_layout, squares
-from .listing import Parts, Passed, describe, signature
-from .store import STORE_VERSION, Chunk, Store, StorePlan, ensure
+from . import decode, listing, scenes
+from .coco import id_order, one_line
+from .folders import of_folder, scan
+from .listing import Catalogue, Files, Passed, describe, image_ids, picture_digest, say, signature
+from .packs import of_pack
+from .scenes import SCENE_BLOCK, SCENE_COUNTS, SCENE_SPLITS
+from .store import STORE_VERSION, Chunk, Store, StorePlan, data_root, ensure
 
-#: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
-SCENE_BLOCK = 16384
-SCENE_SPLITS = {"train": 0, "val": 1, "test": 2, "probe_train": 3}  # scene seed, and upper bits of the ids
-SCENE_COUNTS = {"val": 2048, "test": 4096, "probe_train": 4096}
+Data, Split, LeftOut, first_readable = listing.Data, listing.Split, listing.LeftOut, listing.first_readable
+
 SCENE_SIZE = 32  # pixels: scenes have no size of their own; they are drawn as the studies draw them
 _CHUNK = 256  # images decoded between two writes
-_STAND_INS = 10  # unreadable pictures in a row before training gives up
-
-
-@dataclass(frozen=True)
-class Split:
-    """Pictures of one split: arrays of one size, memory-mapped, so that slicing is cheap; or read when asked for."""
-
-    name: str  # "train of imagefolder:DIR", for messages
-    images: np.ndarray | None  # uint8 (N, 3, S, S); None where pictures are at their own size, behind a reader
-    ids: np.ndarray  # uint64 (N,), unique
-    labels: np.ndarray | None  # int64 (N,), or None where they are not known
-    masks: np.ndarray | None = None  # bool (N, S, S) of the main object, or None
-    block: int | None = None  # images that a manifest ranks together; None = all
-    reader: Reader | None = field(default=None, repr=False)
-    rows: np.ndarray | None = field(default=None, repr=False)  # the reader's numbers of these pictures; None = all
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def picture(self, i: int) -> Image.Image:
-        """Picture i, RGB, upright; raises whatever its decoder raises."""
-        if self.reader is None:
-            return Image.fromarray(np.ascontiguousarray(self.images[i].transpose(1, 2, 0)))
-        return decode.read(self.reader.source(self._row(i)))
-
-    def title(self, i: int) -> str:
-        """What to call picture i in messages."""
-        return f"image {self.ids[i]}" if self.reader is None else self.reader.title(self._row(i))
-
-    def _row(self, i: int) -> int:
-        return int(i if self.rows is None else self.rows[i])
-
-
-@dataclass(frozen=True)
-class Data:
-    """An open source. val and test are in hash-rank order: any first n of them are a class-balanced draw."""
-
-    spec: str
-    name: str
-    image_size: int | None  # pixels; None where pictures have a size of their own
-    train: Split | None  # with a reader where pictures are decoded as training goes
-    val: Split | None
-    probe_train: Split | None  # labelled; None without labels
-    test: Split | None  # labelled, no image of val (but see `open_pictures`); None without labels
-    classes: tuple[str, ...]
-    mean: tuple[float, float, float] | None  # of the training images, 0..1 units; None where nobody has counted
-    std: tuple[float, float, float] | None
-    digest: str  # of ids, labels, pixels and masks (of scenes: the first block), or of what is listed
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # images left out: name, reason
-    line: str = ""  # what there is, how it was read and what was passed over
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def has_masks(self) -> bool:
-        return self.train.masks is not None
 
 
 @dataclass(frozen=True)
@@ -90,154 +37,202 @@ class Format:
     """A kind of source, named KIND:PLACE."""
 
     place: str  # what stands after the colon; empty for scenes
-    text: str  # what that is, for help and documents
-    open: Callable[[str, str], Catalogue]  # of the whole name and the place
+    open: Callable[[str, str], Catalogue] | None  # of the whole name and the place; None for what is drawn
     local: bool = True  # whether listing it needs no download
 
 
-def _drawn(spec: str, place: str) -> Catalogue:
-    raise UserError("scenes are drawn and not read: there are no files of them; give a source of pictures")
+def _inaturalist(spec: str, place: str) -> Catalogue:
+    """iNaturalist-2018 as torchvision lays it out: one tree of train and val, told apart by the official JSON files."""
+    root = Path(place).expanduser().absolute()
+    tree = next((name for name in ("2018", "train_val2018") if (root / name).is_dir()), None)
+    if tree is None:
+        raise UserError(f"{spec}: neither 2018/ nor train_val2018/ in it; unpack train_val2018.tar.gz there")
+    found = scan(root / tree, spec)
+    there = {f"{tree}/{name}": size for name, size in zip(found.names, found.sizes, strict=True)}
+    category_of, known, ends = {}, {}, [0]
+    for file in ("train2018.json", "val2018.json"):
+        with one_line(root / file, "get it (github.com/visipedia/inat_comp) and train_val2018.tar.gz again"):
+            content = json.loads((root / file).read_bytes())
+            known |= {c["id"]: str(c["id"] if c.get("name") is None else c["name"]) for c in content["categories"]}
+            files = {image["id"]: image["file_name"] for image in content["images"]}
+            for row in content["annotations"]:
+                name = f"{tree}/{files[row['image_id']].partition('/')[2]}"
+                if name not in there or name in category_of or row["category_id"] not in known:
+                    raise ValueError(f"{name} is not on the disk, listed twice, or of no category")
+                category_of[name] = row["category_id"]
+            ends.append(len(category_of))
+            number = {c: k for k, c in enumerate(sorted(set(list(category_of.values())[: ends[1]]), key=id_order))}
+            if ends[-1] == ends[-2] or not number.keys() >= set(category_of.values()):
+                raise ValueError("no images, or some of a category of which train2018.json has none")
+    names, categories = list(category_of), list(category_of.values())
+    labels = np.array([number[c] for c in categories], np.int64)
+    classes = tuple(known[c] for c in number)
+    odd = [(name, "in no train2018.json or val2018.json", 1) for name in there if name not in category_of]
+    splits = {"train": np.arange(ends[1]), "val": np.arange(*ends[1:])}
+    sizes = np.array([there[name] for name in names])
+    digest = signature(list(zip(names, sizes.tolist(), strict=True)), labels.tolist(), classes)
+    about = {"digest": digest, "stamp": digest, "sizes": sizes, "passed": tuple(sorted([*found.passed, *odd]))}
+    return Catalogue(names, image_ids(names), labels, classes, splits, spec, Files(root, names), **about)
 
 
-def _packed(spec: str, place: str) -> Catalogue:
-    pack = packs.open_pack(place)
-    return Catalogue(spec, pack.parts(), pack, pack.digest, pack.digest, np.asarray(pack.columns["size"]))
+class Entries:
+    """The reader of sets without files, one set after the other; draw(set, i): a picture as `decode.read` takes it."""
+
+    def __init__(self, spec: str, sets: dict[str, Sequence], draw: Callable) -> None:
+        self.spec, self.sets, self.draw = spec, sets, draw
+        self.places = [(split, i) for split, part in sets.items() for i in range(len(part))]
+
+    def content(self, i: int) -> Image.Image:
+        split, index = self.places[i]
+        return decode.read(self.draw(self.sets[split], index))
+
+    def title(self, i: int) -> str:
+        return "{} {}/{}".format(self.spec, *self.places[i])
+
+    def catalogue(self, labels: list[list[int]], classes: Iterable) -> Catalogue:
+        """labels: of each set, -1 where unknown."""
+        names, labels = [f"{split}/{i}" for split, i in self.places], np.array(sum(labels, []), np.int64)
+        ends = np.cumsum([len(part) for part in self.sets.values()])
+        splits = dict(zip(self.sets, np.split(np.arange(len(names)), ends[:-1]), strict=True))
+        digest, classes = signature(self.spec, names, labels.tolist()), tuple(map(str, classes))
+        return Catalogue(names, image_ids(names), labels, classes, splits, self.spec, self, digest, digest)
+
+
+def _torchvision(spec: str, name: str) -> Catalogue:
+    from torchvision import datasets
+
+    every = {kind: inspect.signature(getattr(datasets, kind).__init__).parameters for kind in datasets.__all__}
+    known = {kind: names for kind, names in every.items() if {"train", "split"} & names.keys()}
+    if name not in known:
+        raise unknown("torchvision data set", name, known)
+    root, more = data_root() / "torchvision", {"download": True} if "download" in known[name] else {}
+    wanted = ({"train": True}, {"train": False}) if "train" in known[name] else ({"split": "train"}, {"split": "test"})
+    try:
+        sets = [getattr(datasets, name)(root, **options, **more) for options in wanted]
+    except Exception as error:  # downloads fail in many ways
+        raise UserError(f"{spec}: torchvision cannot open it in {root} ({first_line(error)})") from error
+    labels = []
+    for part in sets:
+        held = (getattr(part, where, None) for where in ("targets", "labels", "_labels", "_targets"))
+        targets = next((some for some in held if some is not None and len(some) == len(part)), None)
+        targets = [part[i][1] for i in range(len(part))] if targets is None else targets
+        labels.append([int(t) if isinstance(t, int) or getattr(t, "ndim", 1) == 0 else -1 for t in targets])
+    classes = getattr(sets[0], "classes", None) or range(1 + max(map(max, labels)))
+    draw = functools.partial(_entry, 0)
+    return Entries(spec, dict(zip(("train", "test"), sets, strict=True)), draw).catalogue(labels, classes)
+
+
+def _hugging_face(spec: str, name: str) -> Catalogue:
+    try:
+        import datasets
+
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would come before our one line
+        loaded = datasets.load_dataset(name)
+    except ImportError as error:
+        raise UserError(f"{spec} needs the package datasets: pip install 'simmim-lite[hf]'") from error
+    except Exception as error:  # the hub raises errors of many libraries
+        raise UserError(f"{spec}: datasets cannot load it ({first_line(error)}); check name and network") from error
+    columns = loaded["train"].features if "train" in loaded else {}
+    image = next((c for c, f in columns.items() if isinstance(f, datasets.Image)), None)
+    if image is None:
+        raise UserError(f"{spec}: no train split with a column of images (splits: {', '.join(loaded)})")
+    label = next((c for c, f in columns.items() if isinstance(f, datasets.ClassLabel)), None)
+    names = {"train": "train", "val": "validation", "test": "test"}
+    sets = {split: loaded[theirs] for split, theirs in names.items() if theirs in loaded}
+    labels = [list(part[label]) if label else [-1] * len(part) for part in sets.values()]
+    # as bytes or a path, so that their pictures are read as all others are
+    sets = {split: part.cast_column(image, datasets.Image(decode=False)) for split, part in sets.items()}
+    classes = columns[label].names if label else ()
+    return Entries(spec, sets, functools.partial(_entry, image)).catalogue(labels, classes)
+
+
+def _entry(column: int | str, part: Sequence, i: int) -> object:
+    entry = part[i][column]
+    return entry["bytes"] or entry["path"] if isinstance(entry, dict) else entry
 
 
 #: Every kind of source. Help, documents and `A + B` of the paper tier read this table.
 FORMATS: dict[str, Format] = {
-    "scenes": Format("", "drawn pictures, without end", _drawn),
-    "imagefolder": Format("DIR", "a folder of pictures, by class and by split or not", of_folder),
-    "inaturalist": Format("DIR", "iNaturalist-2018 with its JSON files", public.inaturalist),
-    "packed": Format("DIR", "what `simmim-lite data pack` has written", _packed),
-    "torchvision": Format("NAME", "a data set of torchvision's, downloaded", public.torchvision, local=False),
-    "hf": Format("NAME", "a data set of the Hugging Face hub, downloaded", public.hugging_face, local=False),
+    "scenes": Format("", None),
+    "imagefolder": Format("DIR", of_folder),
+    "inaturalist": Format("DIR", _inaturalist),
+    "packed": Format("DIR", of_pack),
+    "torchvision": Format("NAME", _torchvision, local=False),
+    "hf": Format("NAME", _hugging_face, local=False),
 }
 KINDS = tuple(f"{kind}:{row.place}" if row.place else kind for kind, row in FORMATS.items())
 
 
 def kind_of(spec: str) -> tuple[str, str]:
-    """Kind and place of a source; `UserError` for one that there is not."""
     kind, _, place = spec.partition(":")
-    if kind not in FORMATS or (place and not FORMATS[kind].place):
-        if os.path.isdir(spec):
-            raise UserError(f"unknown data '{spec}': it is a folder, say imagefolder:{spec}")
+    if os.path.isdir(spec) and kind not in FORMATS:
+        raise UserError(f"unknown data '{spec}': it is a folder, say imagefolder:{spec}")
+    if kind not in FORMATS or bool(place) != bool(FORMATS[kind].place):
         raise unknown("data", spec, KINDS)
-    if FORMATS[kind].place and not place:
-        raise UserError(f"data '{spec}' is incomplete: known are {', '.join(KINDS)}")
     return kind, place
 
 
 def catalogue(spec: str) -> Catalogue:
-    """The catalogue of a source, by its name as `open_data` takes it, scenes apart (they are drawn)."""
+    """What a source lists, by its name as `open_data` takes it, scenes apart (they are drawn)."""
     kind, place = kind_of(spec)
+    if FORMATS[kind].open is None:
+        raise UserError("scenes are drawn and not read: there are no files of them; give a source of pictures")
     return FORMATS[kind].open(spec, place)
 
 
 def open_data(spec: str, image_size: int, *, images_needed: int | None = None) -> Data:
     """Open a source at `image_size` pixels a side, decoding it into the store at the first time.
 
-    `images_needed` matters to scenes alone, which have no end: the training pool holds at least so many. `UserError`
-    for whatever the caller can mend: an unknown source, an empty folder, images that are all too small, a full disk.
-    """
+    `images_needed` matters to scenes alone, which have no end: the training pool holds at least so many."""
     if spec == "scenes":
         return _open_scenes(image_size, images_needed or 0)
     kind, place = kind_of(spec)
     # what is downloaded or loaded is asked only where there is no store of it yet
     found = catalogue(spec) if FORMATS[kind].local else None
-    stamp = found.stamp if found else _files_of(place)
-
-    def plan() -> StorePlan:
-        listed = found or catalogue(spec)
-        return squares(listed, listed.parts.split(spec), image_size)
+    folder = Path(place).expanduser()
+    files = () if found or not folder.is_dir() else (path for path in folder.rglob("*") if path.is_file())
+    stamp = found.stamp if found else repr(sorted((str(path), path.stat().st_mtime_ns) for path in files))
 
     prefix, version, where = _named(spec, image_size, stamp)
-    store = ensure(prefix, version, plan, spec)
-    return _data(spec, store, stamp, found.parts.passed if found else (), name=os.path.basename(where))
+    store = ensure(prefix, version, lambda: _squares((found or catalogue(spec)).split(), image_size), spec)
+    return _data(spec, store, stamp, found.passed if found else (), name=os.path.basename(where))
 
 
 def open_pictures(spec: str) -> Data:
     """A source at the pictures' own sizes, for fine-tuning at full size: of a folder only names and sizes are read.
 
-    `test` holds every labelled image that is held out, in hash-rank order: the whole of DIR/val, as ImageNet is scored
-    (DIR/test instead where that is there and labelled), although pretraining takes a half of it for its validation
-    loss, which sees no label. There is no val. train and test are None where there are no labels.
-    """
+    `test` holds every labelled image that is held out: the whole of DIR/val, as ImageNet is scored. There is no val.
+    train and test are None where there are no labels."""
     if spec == "scenes":
         return as_pictures(open_data(spec, SCENE_SIZE))
-    found = catalogue(spec)
-    laid = found.parts.split(spec, halve=False)
-    rows = laid.splits
-    train, test = (shelved(found, laid, s) if s in rows and laid.known(rows[s]) else None for s in ("train", "test"))
-    line = say_layout(found, laid)
-    return Data(spec, spec, None, train, None, None, test, laid.classes, None, None, found.digest, line=line)
+    found = catalogue(spec).split(halve=False)
+    splits = {split: found.readable(split) for split, rows in found.splits.items() if found.known(rows)}
+    about = (found.classes, None, None, found.digest)
+    return Data(spec, spec, None, splits.get("train"), None, None, splits.get("test"), *about, line=found.say())
 
 
 def open_streamed(spec: str, image_size: int) -> Data:
-    """A source for pretraining that decodes its pictures as it goes: of `train` nothing is stored.
+    """A source for pretraining that decodes its pictures as it goes: its validation pictures alone are stored.
 
-    The validation pictures alone are decoded at the first time, as `open_data` has them; there is no test split and
-    nothing to probe with. mean and std are None: nobody has counted. Scenes are drawn as always.
-    """
+    There is no test split and nothing to probe with; mean and std are None. Scenes are drawn as always."""
     if spec == "scenes":
         return replace(open_data(spec, image_size), probe_train=None, test=None)
-    found = catalogue(spec)
-    laid = found.parts.split(spec)
+    found = catalogue(spec).split()
     prefix, version, _ = _named(spec, image_size, found.stamp)
-    held = replace(laid, splits={split: laid.splits[split] for split in ("train", "val")})
-    title = f"validation pictures of {spec}"
-    store = ensure(f"val-{prefix}", version, lambda: squares(found, held, image_size, ("val",)), title)
-    data = _data(spec, store, found.stamp, found.parts.passed, shelved(found, laid, "train"))
+    held, title = replace(found, splits={"val": found.splits["val"]}), f"validation pictures of {spec}"
+    store = ensure(f"val-{prefix}", version, lambda: _squares(held, image_size), title)
+    data = _data(spec, store, found.stamp, found.passed, found.readable("train"))
     return replace(data, digest=signature(found.digest, data.digest))
 
 
 def open_for_training(spec: str, image_size: int, images_needed: int | None = None, *, streamed: bool = False) -> Data:
-    """A source as a run takes it: decoded into a store, or as training goes (`streamed`)."""
     if streamed:
         return open_streamed(spec, image_size)
     return open_data(spec, image_size, images_needed=images_needed)
 
 
-def shelved(found: Catalogue, laid: Parts, split: str) -> Split:
-    """A split of a catalogue's pictures at their own size: labels are None where one of them is unknown."""
-    rows = laid.splits[split]
-    labels = laid.labels[rows] if laid.known(rows) else None
-    return Split(f"{split} of {found.spec}", None, laid.ids[rows], labels, reader=found.reader, rows=rows)
-
-
 def as_pictures(data: Data) -> Data:
-    """Scenes as `open_pictures` has a source."""
     return replace(data, image_size=None, train=data.probe_train, val=None, probe_train=None, line="")
-
-
-def first_readable(split: Split, chosen: np.ndarray, place: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
-    """The picture at a place of a draw, or the first one after it that can be read; its number in the split; and those
-    that could not (name, reason). `UserError` after ten in a row.
-
-    chosen: the draw, numbers in the split; after its last comes its first again.
-    """
-    problems = []
-    for further in range(_STAND_INS):
-        i = int(chosen[(place + further) % len(chosen)])
-        try:
-            return split.picture(i), i, problems
-        except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
-            problems.append((split.title(i), first_line(error)))
-    raise UserError(
-        f"{split.name}: {_STAND_INS} pictures in a row cannot be read (the last: {': '.join(problems[-1])}); is the "
-        "disk there? Run again to go on from the last checkpoint"
-    )
-
-
-class LeftOut(dict):
-    """Pictures that could not be read, name -> reason. Each is named once on stderr."""
-
-    def note(self, problems: list[tuple[str, str]]) -> None:
-        """Take in some more."""
-        for name, reason in problems:
-            if name not in self:
-                self[name] = reason
-                print(f"simmim-lite: {name} cannot be read ({reason}); it is left out", file=sys.stderr, flush=True)
 
 
 def _open_scenes(size: int, needed: int) -> Data:
@@ -259,14 +254,46 @@ def _open_scenes(size: int, needed: int) -> Data:
     return _data("scenes", store, block=SCENE_BLOCK)
 
 
-def _files_of(place: str) -> str:
-    """Files of a set that is a folder on this machine, with their times."""
-    files = Path(place).expanduser().rglob("*") if os.path.isdir(os.path.expanduser(place)) else ()
-    return repr(sorted((str(path), path.stat().st_mtime_ns) for path in files if path.is_file()))
+def _squares(found: Catalogue, size: int) -> StorePlan:
+    """The plan of a catalogue's pictures. Sets that are no files are read by one thread."""
+    digests: dict[str, list[int]] = {}
+
+    def square(split: str, i: int) -> np.ndarray | Exception:
+        try:
+            content = found.reader.content(i)  # of a file, detail that the resize throws away is not decoded
+            if isinstance(content, bytes):
+                digests.setdefault(split, []).append(picture_digest(content))
+            return decode.read_square(content, size)
+        except Exception as error:  # decoders raise errors of many kinds; each one names its image and is left out
+            return error
+
+    def chunks(split: str, rows: np.ndarray) -> Iterator[Chunk]:
+        whole, first = 0, []
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1) if found.sizes is not None else 1) as pool:
+            for some in (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)):
+                done = list(pool.map(functools.partial(square, split), some.tolist()))
+                bad = np.array([isinstance(result, Exception) for result in done])
+                skipped = [(found.names[i], first_line(done[k])) for k, i in enumerate(some) if bad[k]]
+                whole, first = whole + int((~bad).sum()), first or skipped
+                good = [result for result in done if isinstance(result, np.ndarray)]
+                pixels = np.stack(good) if good else np.empty((0, 3, size, size), np.uint8)
+                yield Chunk(pixels, found.ids[some[~bad]], found.labels[some[~bad]], None, skipped)
+        if not whole:
+            reason = f"no image of its {split} split can be used at {size} px (first: {': '.join(first[0])})"
+            raise UserError(f"{found.spec}: {reason}; give other pictures, or a smaller --image-size")
+
+    def notes() -> Iterator[str]:
+        yield from found.notes  # asked for when all pictures have been read
+        train = set(digests.get("train", ()))
+        held = [digest for split, some in digests.items() if split != "train" for digest in some]
+        if count := len([digest for digest in held if digest in train]):
+            yield f"{count:,} of {len(held):,} held-out pictures have the bytes of a training picture"
+
+    streams = {split: chunks(split, rows) for split, rows in found.splits.items()}
+    return StorePlan(streams, sum(map(len, found.splits.values())), size, found.classes, notes())
 
 
 def _named(spec: str, size: int, stamp: str) -> tuple[str, str, str]:
-    """The name of a source's store, the signature of what it holds, and the place or name of the source."""
     kind, place = kind_of(spec)
     folder = os.path.abspath(os.path.expanduser(place))
     where = folder if os.path.isdir(folder) else place
@@ -283,7 +310,7 @@ def _data(
     block: int | None = None,
     name: str | None = None,
 ) -> Data:
-    """What is in a source's store; beside `train`, its validation pictures alone. The source's line is said."""
+    """What is in a source's store, beside `train`; its line is said."""
     info, skipped, splits = store.info, [tuple(item) for item in store.info["skipped"]], {"train": train}
     for part, (start, end) in info["splits"].items():
         rows, labels = slice(start, end), store.labels[start:end]
@@ -291,7 +318,9 @@ def _data(
         masks = None if store.masks is None else store.masks[rows]
         splits[part] = Split(f"{part} of {spec}", store.images[rows], store.ids[rows], labels, masks, block)
     counts = {s: len(splits[s]) for s in ("train", "val", "test") if s in splits}
-    line = describe(spec, len(info["classes"]), counts, info["notes"], passed, skipped)
+    small = "smaller than the image size"
+    passed = [*passed, *((name, small if small in reason else "cannot be read", 1) for name, reason in skipped)]
+    line = describe(spec, len(info["classes"]), counts, info["notes"], passed)
     say(line, spec, stamp)
     probe = splits.get("probe_train") or (splits["train"] if "test" in splits else None)
     mean, std = (None if train else tuple(info[what]) for what in ("mean", "std"))

@@ -288,7 +288,7 @@ def images_of(data: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for spec, name in zip(sources(data), ("available", "second_available"), strict=True):
         if spec and spec != "scenes" and FORMATS[kind_of(spec)[0]].local:
-            listed = catalogue(spec).parts.split(spec)
+            listed = catalogue(spec).split()
             train = listed.splits["train"]
             found[name] = len(train)
             if name == "available":
@@ -303,7 +303,7 @@ def _check_sides(source: str, tier: str, side: int) -> None:
     if kind == "scenes" or not FORMATS[kind].local:
         return
     found, sides = catalogue(source), []
-    train = found.parts.train
+    train = found.train
     for i in train[:: max(1, len(train) // 16)][:16]:
         with contextlib.suppress(Exception):  # decoders raise errors of many kinds; training names what it leaves out
             sides.append(min(found.picture(int(i)).size))

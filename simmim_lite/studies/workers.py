@@ -15,7 +15,8 @@ from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.catalogue import hushed
+from ..data.listing import hushed
+from ..data.sources import Data
 from ..errors import Interrupted, Preempted, UserError
 from ..model.sizes import PAPER
 from ..processes import deaf_to_interrupts, end_with

@@ -19,9 +19,8 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from ..data.annotations import AnnotatedData
-from ..data.coco import CocoSplit, Sample
-from ..data.loading import Order, StepLoader, seeded
+from ..data.batches import Order, StepLoader, seeded
+from ..data.coco import AnnotatedData, CocoSplit, Sample
 from ..data.manifests import subset
 from ..model.sizes import SIZES, Size
 from ..model.swin import SwinV2

@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.batches import Batches
-from ..data.loading import Order, StepLoader, seeded
+from ..data.batches import Batches, Order, StepLoader, seeded
 from ..data.manifests import subset
 from ..data.sources import Data, LeftOut, Split, first_readable
 from ..errors import UserError, first_line

@@ -7,11 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.ade20k import IGNORED, AdeSplit
-from ..data.annotations import AnnotatedData
-from ..data.batches import normalise
-from ..data.crops import flipped_crop, full_view, resize
-from ..data.loading import Order, StepLoader, seeded
+from ..data.ade20k import IGNORED, AdeSplit, flipped_crop, full_view, resize
+from ..data.batches import Order, StepLoader, normalise, seeded
+from ..data.coco import AnnotatedData
 from ..data.manifests import subset
 from ..errors import Everywhere
 from ..model.sizes import SIZES
@@ -120,7 +118,7 @@ class Segmentation:
                 if place < EXAMPLES and max(guess.shape) <= SMALL_SIDE:
                     height, width = guess.shape
                     runs = {"height": height, "width": width, "runs": run_lengths(guess)}
-                    examples.append((place, {"file": test.images[place]} | runs))
+                    examples.append((place, {"file": test.files[place]} | runs))
         self.model.train()
         found, examples = (sum(team.gather(part), []) for part in (found, examples))
         if None in found:

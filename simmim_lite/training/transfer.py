@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ..data.catalogue import say
+from ..data.listing import say
 from ..data.sources import open_data, open_pictures
 from ..errors import UserError, unknown
 from ..model import hub
