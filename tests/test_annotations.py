@@ -14,8 +14,7 @@ from pycocotools import mask as coco_mask
 from simmim_lite.data import annotations, coco
 from simmim_lite.data.coco import decode_mask, open_coco
 from simmim_lite.errors import UserError
-from simmim_lite.training.detect import ground_truth
-from simmim_lite.training.scores import average_precision
+from simmim_lite.training.detect import average_precision, ground_truth
 
 #: SIMMIM_FUZZ=20000 looks longer.
 FUZZ = settings(max_examples=int(os.environ.get("SIMMIM_FUZZ", 60)), deadline=None, derandomize=True, database=None)

@@ -21,8 +21,7 @@ from simmim_lite.evidence.records import load
 from simmim_lite.studies import cluster, commands, notebooks, workers
 from simmim_lite.studies.engine import train_missing
 from simmim_lite.studies.grids import TIERS, grid
-from simmim_lite.training.checkpoint import weights_path
-from simmim_lite.training.run import Run, Runtime, read_record, record_path
+from simmim_lite.training.run import Run, Runtime, read_record, record_path, weights_path
 
 NUMBERS = ("key", "status", "run", "curve", "final", "transfer")
 TINY = replace(

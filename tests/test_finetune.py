@@ -30,9 +30,9 @@ from simmim_lite.training.finetune import (
     pretrained_windows,
     train_transform,
 )
-from simmim_lite.training.optim import layer_groups, layer_id
 from simmim_lite.training.parallel import Team
 from simmim_lite.training.run import Run
+from simmim_lite.training.train import layer_groups, layer_id
 from simmim_lite.training.transfer import specs, transfer
 from simmim_lite.training.tuning import FineTune
 

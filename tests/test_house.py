@@ -24,7 +24,7 @@ TORCH_FREE = [
     "simmim_lite.data.packing",
     "simmim_lite.data.coco",
     "simmim_lite.data.scene_layouts",
-    "simmim_lite.training.recipes",
+    "simmim_lite.processes",
     "simmim_lite.training.run",
     "simmim_lite.training.tuning",
     "simmim_lite.training.journal",

@@ -27,14 +27,14 @@ from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.sources import as_pictures
 from simmim_lite.errors import Everywhere, Preempted, UserError
 from simmim_lite.model.sizes import SIZES
+from simmim_lite.processes import one_thread
 from simmim_lite.training import train
-from simmim_lite.training.checkpoint import load_final, tail_folder, trunk_folder
 from simmim_lite.training.finetune import Classification
-from simmim_lite.training.machine import Preemption, one_thread
 from simmim_lite.training.parallel import Team, join
 from simmim_lite.training.pretrain import pretrain
-from simmim_lite.training.run import Run, Runtime, read_record, record_path
+from simmim_lite.training.run import Run, Runtime, load_final, read_record, record_path, tail_folder, trunk_folder
 from simmim_lite.training.segment import Segmentation
+from simmim_lite.training.train import Preemption
 from simmim_lite.training.transfer import begin, run_task, work
 
 #: Twenty steps, a point of the curve after each; the rate drops at 17.

@@ -9,8 +9,7 @@ import pytest
 from teams import run_team
 from test_parallel import DDP, FSDP, RUN, alone, assert_close, go, losses, same_weights  # noqa: F401
 
-from simmim_lite.training.checkpoint import load_final, tail_folder, trunk_folder
-from simmim_lite.training.run import Run
+from simmim_lite.training.run import Run, load_final, tail_folder, trunk_folder
 
 pytestmark = pytest.mark.slow
 #: As deep as the giant, at 64 px; few steps.

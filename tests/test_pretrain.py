@@ -24,12 +24,21 @@ from simmim_lite.studies import notebooks
 from simmim_lite.training import pretrain as module
 from simmim_lite.training import run as run_module
 from simmim_lite.training import train
-from simmim_lite.training.checkpoint import Busy, load_final, tail_folder, trunk_folder, weights_path
-from simmim_lite.training.optim import decay_groups
 from simmim_lite.training.parallel import Team
 from simmim_lite.training.pretrain import build, image_losses, pretrain, step_seconds, validation_loss
 from simmim_lite.training.probes import input_statistics
-from simmim_lite.training.run import RECIPE_VERSION, Run, read_record, record_path
+from simmim_lite.training.run import (
+    RECIPE_VERSION,
+    Busy,
+    Run,
+    load_final,
+    read_record,
+    record_path,
+    tail_folder,
+    trunk_folder,
+    weights_path,
+)
+from simmim_lite.training.train import decay_groups
 
 SMALL = Run(
     images=48, steps=24, batch_size=16, warmup_steps=4, eval_every=8, val_images=64, val_masks=2, probe_labels=100,

@@ -10,16 +10,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from simmim_lite.data.ade20k import IGNORED
-from simmim_lite.training.scores import (
-    areas,
-    average_precision,
-    judge,
-    miou,
-    pixel_accuracy,
-    resampled_precision,
-    run_lengths,
-    segmentation_scores,
-)
+from simmim_lite.training.detect import average_precision, judge, resampled_precision
+from simmim_lite.training.segment import areas, miou, pixel_accuracy, run_lengths, segmentation_scores
 
 SIDE = 24
 

@@ -13,11 +13,9 @@ from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model
 from simmim_lite.training.parallel import Team
 from simmim_lite.training.run import Run, read_record, transfer_path
-from simmim_lite.training.scores import areas, segmentation_scores
-from simmim_lite.training.segment import Segmentation, build_upernet, pixel_loss
+from simmim_lite.training.segment import Segmentation, areas, build_upernet, enlarge, pixel_loss, segmentation_scores
 from simmim_lite.training.transfer import once, work
 from simmim_lite.training.tuning import Dense
-from simmim_lite.training.upernet import enlarge
 
 
 @pytest.fixture(scope="module")

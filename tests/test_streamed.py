@@ -19,8 +19,8 @@ from simmim_lite.data.batches import Crops, crop_box, crop_boxes, crop_draws, cr
 from simmim_lite.data.packing import Settings, pack
 from simmim_lite.errors import UserError
 from simmim_lite.studies.full_size import RECIPE
-from simmim_lite.training.checkpoint import load_final
 from simmim_lite.training.pretrain import make_batches, pretrain
+from simmim_lite.training.run import load_final
 from simmim_lite.training.transfer import transfer
 
 RUN = replace(

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from child_processes import PATIENCE, until
 
-from simmim_lite.training.checkpoint import trunk_folder
-from simmim_lite.training.run import Run, read_record, record_path
+from simmim_lite.training.run import Run, read_record, record_path, trunk_folder
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]

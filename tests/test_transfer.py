@@ -25,9 +25,8 @@ from simmim_lite.data.sources import open_pictures
 from simmim_lite.errors import UserError
 from simmim_lite.training import pretrain as pretrain_module
 from simmim_lite.training import transfer as module
-from simmim_lite.training.checkpoint import load_final, weights_path
 from simmim_lite.training.finetune import Classification
-from simmim_lite.training.run import Run, read_record, record_path
+from simmim_lite.training.run import Run, load_final, read_record, record_path, weights_path
 from simmim_lite.training.segment import Segmentation
 from simmim_lite.training.transfer import begin, in_all, run_task, transfer
 from simmim_lite.training.tuning import FineTune

@@ -7,7 +7,7 @@ from random_weights import close, rand, randomise
 from torch.utils.flop_counter import FlopCounterMode
 
 from simmim_lite.model.swin import SwinV2
-from simmim_lite.training.upernet import UPerNet, enlarge
+from simmim_lite.training.segment import UPerNet, enlarge
 
 
 def network(depths=(1, 1), window=4, channels=8, classes=5, **options):

@@ -41,8 +41,8 @@ def frames(runs_dir: str | Path, run: Run, data=None):
     A finished run that was not filmed has two frames, the drop of the learning rate and the end. `UserError` when there
     is nothing. `data`: the opened source, where a caller has it already.
     """
-    from ..training.checkpoint import load_final, tail_folder, trunk_folder
     from ..training.film import film_path, read_film
+    from ..training.run import load_final, tail_folder, trunk_folder
 
     if film_path(runs_dir, run).exists():
         return read_film(film_path(runs_dir, run))
@@ -69,7 +69,7 @@ def grid(runs_dir: str | Path, runs: Sequence[Run], data=None):
 
     The runs must agree on data, picture and mask; one line names a run that is not finished.
     """
-    from ..training.checkpoint import load_final
+    from ..training.run import load_final
 
     first = runs[0]
     for run in runs:

@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..evidence.records import millions, short
 from ..model.sizes import SIZES
 from ..studies.collecting import clock, preview_text
-from ..training.journal import Story, held, read_journal, this_machine
+from ..training.journal import InProgress, held, read_journal, this_machine
 from ..training.run import Run, read_record
 
 #: In the order of a table. silent: on another machine, and nothing has come for a while.
@@ -112,7 +112,7 @@ def _finished(record: dict) -> Status:
     return Status(run, "finished", run.steps, record["curve"])
 
 
-def _in_progress(story: Story, now: float, locked: bool | None) -> Status:
+def _in_progress(story: InProgress, now: float, locked: bool | None) -> Status:
     """locked: whether somebody holds the lock of its trunk; None where that cannot be told."""
     age = max(0.0, now - story.time)
     times = [story.started, *(p["time"] for p in story.points if p.get("time", 0) > story.started)]

@@ -37,7 +37,7 @@ class Network:
         import torch
 
         from ..data.batches import normalise
-        from ..training.machine import one_thread
+        from ..processes import one_thread
 
         side, tokens = self.about["side"], self.about["side"] // self.about["patch_size"]
         if pixels.shape != (3, side, side) or hidden.shape != (tokens, tokens):
@@ -80,9 +80,9 @@ def shipped(name: str) -> Network:
 def of_run(run: Run, runs_dir: str | Path = "runs", title: str = "") -> Network:
     """The network of a finished run; `UserError` where it has no record or no weights."""
     from ..data.sources import open_data
-    from ..training.checkpoint import load_final
     from ..training.pretrain import build
     from ..training.probes import input_statistics
+    from ..training.run import load_final
 
     model = build(run)
     model.load_state_dict(load_final(runs_dir, run))

@@ -227,7 +227,7 @@ def _here(folder: str, function: Callable, *arguments: object) -> object:
 
 def _speeds(runs_dir: Path, models: Sequence[str], recipe: Run, device: str) -> dict[str, float]:
     """In a task: `step_speeds` in one thread on a CPU."""
-    from ..training.machine import one_thread, pick_device
+    from ..processes import one_thread, pick_device
 
     with one_thread(pick_device(device)):
         return step_speeds(runs_dir, list(models), recipe, device)

@@ -212,7 +212,7 @@ def start(runs: Sequence[Run], how: StudyOptions, cluster: "Cluster | None" = No
     for scenes, which have no photographs.
     """
     tier, data, device, runs_dir = how.tier, how.data, how.device, how.runs_dir
-    from ..training.machine import pick_device
+    from ..processes import pick_device
 
     place = cluster.device if cluster else str(pick_device(device))
     known = find_speed(runs, runs_dir=runs_dir)

@@ -65,7 +65,7 @@ class Local:
     """This machine's processes; device: as `pick_device` takes it; workers: None is one a core, or one on a GPU."""
 
     def __init__(self, device: str, workers: int | None) -> None:
-        from ..training.machine import pick_device
+        from ..processes import pick_device
 
         self.place = pick_device(device)
         self.device = str(self.place)
@@ -73,7 +73,7 @@ class Local:
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
         """`speed.step_speeds`, here."""
-        from ..training.machine import one_thread
+        from ..processes import one_thread
 
         with one_thread(self.place):
             return step_speeds(runs_dir, models, recipe, self.device)
@@ -163,8 +163,8 @@ def _do(job: Job, runs_dir: str, device: str, wait: bool, parent: int) -> Outcom
 @hushed()
 def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
     """The work of one job, in order, in this process. Its study has said what the data is."""
-    from ..training.checkpoint import Busy
     from ..training.pretrain import pretrain_once
+    from ..training.run import Busy
     from ..training.transfer import once as transfer_once
 
     started, trained, outcome = time.process_time(), 0, Outcome(job.name)

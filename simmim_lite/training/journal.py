@@ -2,10 +2,10 @@
 Biases, who are told the same. No torch here.
 
 RUNS_DIR/running/KEY.jsonl has a line for every start of the run (a resumed one goes on in the same file) and one for
-every point, at most about one a second. It is gone when there is a record, which has it all. What a kill leaves is
-readable: a torn line is passed over.
+every point, at most about one a second. It is gone when there is a record, which has it all.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -25,13 +25,12 @@ from .run import Run
 JOURNAL_VERSION = 1
 #: Seconds between two points of the training loss, at least.
 EVERY = 1.0
-PROJECT = "simmim-lite"  # of Weights & Biases
-_STEP = "images_seen"  # their x axis there: runs of different batches compare
+_STEP = "images_seen"  # Weights & Biases' x axis: runs of different batches compare
 _OFFLINE = ("offline", "dryrun", "disabled", "shared")
 
 
 def journal_path(runs_dir: str | Path, key: str) -> Path:
-    """Where the journal of a run in progress lies: RUNS_DIR/running/KEY.jsonl."""
+    """Where the journal of a run in progress lies."""
     return Path(runs_dir) / "running" / f"{key}.jsonl"
 
 
@@ -40,25 +39,18 @@ def this_machine() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
-class Journal:
-    """The callback that keeps the journal of a run and tells the writers; the main process alone has one.
-
-    Nothing that goes wrong here ends a run: it is said once on stderr. A full disk is tried again at the next point; a
-    writer that fails is left out. As a context manager it closes the writers.
-    """
+class Journal(contextlib.AbstractContextManager):
+    """The callback that keeps the journal of a run and tells the writers, in the main process; it closes them at the
+    end. Nothing that goes wrong here ends a run: it is said once on stderr."""
 
     def __init__(
-        self, runs_dir: str | Path, run: Run, *, device: str, processes: int = 1, log: Iterable[str] = ()
+        self, runs_dir: str | Path, run: Run, *, device: str, processes: int = 1, log: Iterable[str] = (), main=True
     ) -> None:
-        self.path, self.run = journal_path(runs_dir, run.key), run
-        self.writers = [_WRITERS[name](Path(runs_dir), run) for name in dict.fromkeys(log)]
+        self.path, self.run, self.main = journal_path(runs_dir, run.key), run, main
+        self.writers = [WRITERS[name](Path(runs_dir), run) for name in dict.fromkeys(log)]
         self.where = {"pid": os.getpid(), "machine": this_machine(), "device": device, "processes": processes}
         self.record: dict | None = None  # set when there is one
-        self.told, self.clock = 0, time.monotonic()  # the last point: its step, and when it was
-        self.complained = False
-
-    def __enter__(self) -> "Journal":
-        return self
+        self.told, self.clock, self.complained = 0, time.monotonic(), False  # the last point: its step, when it was
 
     def __exit__(self, *error: object) -> None:
         self._tell("close", self.record)
@@ -70,7 +62,7 @@ class Journal:
 
     def on_step_end(self, training) -> None:
         due = training.looks() and time.monotonic() - self.clock >= EVERY
-        if due or training.at_point():
+        if self.main and (due or training.at_point()):
             self.point(training.step, training.losses[self.told : training.step].mean().item())
 
     def on_validation_end(self, training, val_loss: float) -> None:
@@ -101,6 +93,8 @@ class Journal:
         self._tell("point", point)
 
     def _write(self, line: dict) -> None:
+        if not self.main:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab", buffering=0) as file:
@@ -113,17 +107,17 @@ class Journal:
                 print(f"simmim-lite: cannot write {self.path}: {why}", file=sys.stderr)
 
     def _tell(self, what: str, *arguments: object) -> None:
-        for writer in list(self.writers):
+        for writer in list(self.writers) if self.main else ():
             try:
                 getattr(writer, what)(*arguments)
             except Exception as error:  # whatever another library raises, the run is worth more
                 self.writers.remove(writer)
-                line = f"{writer.name} is left out ({first_line(error)}); the run goes on"
+                line = f"{type(writer).__name__} is left out ({first_line(error)}); the run goes on"
                 print(f"simmim-lite: {line}", file=sys.stderr)
 
 
 @dataclass
-class Story:
+class InProgress:
     """What a journal says: the run, where it runs, and its points so far, by step."""
 
     run: Run
@@ -146,39 +140,36 @@ class Story:
         return next((p[name] for p in reversed(self.points) if p.get(name) is not None), None)
 
 
-def read_journal(path: str | Path) -> Story | None:
-    """The story of a journal; None where there is none, or none that this version can read.
+def read_journal(path: str | Path) -> InProgress | None:
+    """What a journal says; None where there is none, or none that this version can read.
 
     Points beyond the step that a run went on from are taken again, so the older ones are dropped. Points that a
-    branch took over from its trunk are those of its curve.
+    branch took over from its trunk are those of its curve. A torn line is passed over.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last end of a line is torn
     except OSError:
         return None
-    story = None
+    found = None
     for text in lines:
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, or of another version
             line = json.loads(text)
             if "start" in line:
-                story = _begin(line, story)
-            elif story is not None:
-                story.time = line["time"]
-                story.points.append(line)
-        except (ValueError, KeyError, TypeError):  # torn, or of another version
-            continue
-    return story
+                found = _begin(line, found.points if found else [])
+            elif found is not None:
+                found.time = line["time"]
+                found.points.append(line)
+    return found
 
 
-def _begin(line: dict, before: Story | None) -> Story | None:
+def _begin(line: dict, before: list[dict]) -> InProgress | None:
     if line["version"] != JOURNAL_VERSION:
         return None
-    points = [p for p in before.points if p["step"] <= line["start"]] if before else []
+    points = [p for p in before if p["step"] <= line["start"]]
     known = {p["step"] for p in points if p.get("val_loss") is not None}
-    points += [p for p in line["curve"] if p["step"] not in known]
-    points.sort(key=lambda p: p["step"])
+    points = sorted([*points, *(p for p in line["curve"] if p["step"] not in known)], key=lambda p: p["step"])
     where = {name: line[name] for name in ("device", "processes", "pid", "machine", "start", "time")}
-    return Story(Run.from_dict(line["run"]), started=line["time"], points=points, **where)
+    return InProgress(Run.from_dict(line["run"]), started=line["time"], points=points, **where)
 
 
 def held(lock: str | Path) -> bool | None:
@@ -197,20 +188,16 @@ def held(lock: str | Path) -> bool | None:
 class TensorBoard:
     """Scalars in RUNS_DIR/tensorboard/KEY, by step; a resumed run overwrites what it takes again."""
 
-    name = "tensorboard"
-
     def __init__(self, runs_dir: Path, run: Run) -> None:
         self.folder, self.run, self.writer = runs_dir / "tensorboard" / run.key, run, None
 
     def start(self, step: int, curve: list[dict]) -> None:
-        """Open the file of events; what an earlier part of the run said beyond `step` is hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
         first = not any(self.folder.glob("events*"))
         self.writer = SummaryWriter(str(self.folder), purge_step=None if first else step + 1, flush_secs=10)
         if first:
-            fields = "\n".join(f"    {name}: {value}" for name, value in self.run.to_dict().items())
-            self.writer.add_text("run", fields)
+            self.writer.add_text("run", "\n".join(f"    {name}: {v}" for name, v in self.run.to_dict().items()))
             for point in curve:  # of the trunk that this run branches off
                 self.point(point)
             self.writer.flush()
@@ -229,8 +216,6 @@ class TensorBoard:
 class WandB:
     """A run of project `simmim-lite` with the id KEY; WANDB_MODE, WANDB_DIR and the rest are the user's own."""
 
-    name = "wandb"
-
     def __init__(self, runs_dir: Path, run: Run) -> None:
         self.folder, self.run, self.session = runs_dir, run, None
 
@@ -238,12 +223,10 @@ class WandB:
         import wandb
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        place = {"project": os.environ.get("WANDB_PROJECT", PROJECT)}
-        if "WANDB_DIR" not in os.environ:
-            place["dir"] = str(self.folder)
-        quiet = wandb.Settings(silent=True, console="off", init_timeout=60)
-        about = {"id": self.run.key, "name": self.run.key, "config": self.run.to_dict()}
-        self.session = wandb.init(**place, **about, resume="allow", settings=quiet)
+        how = {"project": os.environ.get("WANDB_PROJECT", "simmim-lite")}
+        how |= {} if "WANDB_DIR" in os.environ else {"dir": str(self.folder)}
+        how |= {"id": self.run.key, "name": self.run.key, "config": self.run.to_dict(), "resume": "allow"}
+        self.session = wandb.init(**how, settings=wandb.Settings(silent=True, console="off", init_timeout=60))
         self.session.define_metric("*", step_metric=_STEP)
         for point in () if self.session.resumed else curve:
             self.point(point)
@@ -259,7 +242,7 @@ class WandB:
 
 
 #: Who may be told what the journal is told: start(step, curve), point(point), close(record or None).
-_WRITERS: dict[str, Callable] = {"tensorboard": TensorBoard, "wandb": WandB}
+WRITERS: dict[str, Callable] = {"tensorboard": TensorBoard, "wandb": WandB}
 
 
 def check_writers(names: Sequence[str]) -> None:
@@ -267,23 +250,20 @@ def check_writers(names: Sequence[str]) -> None:
     if isinstance(names, str):
         raise UserError(f"log is '{names}': give a list, as in log=['{names}']")
     for name in names:
-        if name not in _WRITERS:
-            raise unknown("log", name, _WRITERS)
+        if name not in WRITERS:
+            raise unknown("log", name, WRITERS)
         if importlib.util.find_spec(name) is None:
             raise Everywhere(f"log {name}: {name} is not installed; pip install {name} (or 'simmim-lite[log]')")
-    if "wandb" in names and _would_ask():
-        raise Everywhere("log wandb: nobody is logged in here; run `wandb login`, or set WANDB_MODE=offline")
+    if "wandb" in names:
+        import wandb
 
-
-def _would_ask() -> bool:
-    """Whether Weights & Biases goes online and has no key: it would ask for one, and wait."""
-    import wandb
-
-    try:
-        mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
-        return mode not in _OFFLINE and not wandb.Api().api_key
-    except wandb.errors.UsageError:  # no key
-        return True
+        try:
+            offline = (os.environ.get("WANDB_MODE") or wandb.setup().settings.mode) in _OFFLINE
+            known = offline or wandb.Api().api_key
+        except wandb.errors.UsageError:  # no key: it would ask for one, and wait
+            known = False
+        if not known:
+            raise Everywhere("log wandb: nobody is logged in here; run `wandb login`, or set WANDB_MODE=offline")
 
 
 def _numbers(point: dict) -> dict[str, float]:
@@ -293,6 +273,5 @@ def _numbers(point: dict) -> dict[str, float]:
 
 def _scores(record: dict | None) -> dict[str, float]:
     """The last numbers of a finished run: `probe/linear` and the like."""
-    if record is None or record["status"] != "done":
-        return {}
-    return {f"probe/{name}": score["score"] for name, score in record["transfer"].items()}
+    scores = record["transfer"] if record and record["status"] == "done" else {}
+    return {f"probe/{name}": score["score"] for name, score in scores.items()}
