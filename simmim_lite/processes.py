@@ -1,5 +1,7 @@
-"""This machine: its devices and versions, child processes that end with their parent, torchrun's error files, and a line
-on stderr for what takes long. Nothing heavy here: torch is imported when it is asked for."""
+"""This machine: devices, versions, child processes, torchrun's error files, a line on stderr for what takes long.
+
+Nothing heavy here: torch is imported when it is asked for.
+"""
 
 import contextlib
 import hashlib
@@ -128,8 +130,7 @@ def versions() -> dict:
 @contextlib.contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
     """Processes that are started inside never hear Ctrl-C, which a terminal sends to all of a group: who started them
-    ends them, and none that is still importing adds its traceback to the one line. One that comes meanwhile is heard
-    here afterwards."""
+    ends them. One that comes meanwhile is heard here afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -160,11 +161,8 @@ def end_with(parent: int) -> None:
 def each(
     function: Callable, items: Iterable, workers: int, begin: Callable, *job: object, kept: str = ""
 ) -> Iterator[tuple[object, object]]:
-    """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares.
-
-    They end with this one, and at Ctrl-C, which is one line: `Interrupted`. kept: what that line, and the one for a
-    process that was killed, says is kept.
-    """
+    """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares and that end with this
+    one. Ctrl-C, and a process that is killed, are one line. kept: what that line says is kept."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
 
@@ -198,31 +196,18 @@ def speaks() -> bool:
 
 
 def first_to_say(line: str, may: bool = True) -> bool:
-    """Whether this process is to print a line, if it may: the first that has it of those that torchrun started here.
-
-    The line is left for torchrun in any case, which prints it as the cause, at the end of all that it prints.
-    """
+    """Whether this process is to print a line, if it may: the first of those that torchrun started here that has it.
+    The line is left for torchrun in any case, which prints it as the cause, at its end."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")  # FOLDER/LOCAL_RANK/error.json
     if not path:
         return may
     more = {"py_callstack": line, "timestamp": str(int(time.time()))}
-    with contextlib.suppress(OSError):
-        Path(path).write_text(json.dumps({"message": {"message": line, "extraInfo": more}}))
-        try:
-            if may:
-                (Path(path).parents[1] / f"said-{hashlib.sha256(line.encode()).hexdigest()[:12]}").touch(exist_ok=False)
-        except FileExistsError:
-            return False
-    return may
-
-
-def said_by_another() -> str:
-    """The line that another process of the same torchrun, on this machine, ended with; empty where none did."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    for left in Path(path).parents[1].glob("*/error.json") if path else ():
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return json.loads(left.read_text())["message"]["message"]
-    return ""
+    Path(path).write_text(json.dumps({"message": {"message": line, "extraInfo": more}}))
+    said = Path(path).parents[1] / f"said-{hashlib.sha256(line.encode()).hexdigest()[:12]}"
+    try:
+        return may and said.touch(exist_ok=False) is None
+    except FileExistsError:
+        return False
 
 
 @contextlib.contextmanager

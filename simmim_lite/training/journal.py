@@ -40,7 +40,7 @@ def this_machine() -> str:
 
 
 class Journal(contextlib.AbstractContextManager):
-    """The callback that keeps the journal of a run and tells the writers, in the main process; it closes them at the
+    """The callback that keeps the journal of a run, in the main process, and tells the writers, which it closes at the
     end. Nothing that goes wrong here ends a run: it is said once on stderr."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Journal(contextlib.AbstractContextManager):
         self.told, self.clock, self.complained = 0, time.monotonic(), False  # the last point: its step, when it was
 
     def __exit__(self, *error: object) -> None:
-        self._tell("close", self.record)
+        self._tell(None, "close", self.record)
 
     def on_train_start(self, training) -> None:
         self.start(training.step, training.curve)
@@ -70,13 +70,12 @@ class Journal(contextlib.AbstractContextManager):
 
     def start(self, step: int, curve: list[dict]) -> None:
         """The run begins, or goes on, after `step` steps with the points that its curve has by then."""
-        about = {"version": JOURNAL_VERSION, "run": self.run.to_dict(), "curve": curve}
-        self._write({"start": step, **about, **self.where, "time": time.time()})
-        self._tell("start", step, curve)
+        about = {"version": JOURNAL_VERSION, "run": self.run.to_dict(), "curve": curve, **self.where}
+        self._tell({"start": step, **about}, "start", step, curve)
         self.told, self.clock = step, time.monotonic()
 
     def point(self, step: int, train_loss: float) -> None:
-        """train_loss: the mean over the steps since the last point."""
+        """The training loss after `step` steps, the mean since the last point."""
         now = time.monotonic()
         speed = (step - self.told) * self.run.batch_size / max(1e-9, now - self.clock)
         self.told, self.clock = step, now
@@ -89,12 +88,23 @@ class Journal(contextlib.AbstractContextManager):
 
     def _put(self, step: int, numbers: dict) -> None:
         point = {"step": step, "images_seen": step * self.run.batch_size, "lr": self.run.lr_at(step - 1), **numbers}
-        self._write(point | {"time": time.time()})
-        self._tell("point", point)
+        self._tell(point, "point", point)
 
-    def _write(self, line: dict) -> None:
+    def _tell(self, line: dict | None, what: str, *arguments: object) -> None:
+        """Write a line to the journal, and call a method of all writers."""
         if not self.main:
             return
+        if line is not None:
+            self._write(line | {"time": time.time()})
+        for writer in list(self.writers):
+            try:
+                getattr(writer, what)(*arguments)
+            except Exception as error:  # whatever another library raises, the run is worth more
+                self.writers.remove(writer)
+                left_out = f"{type(writer).__name__} is left out ({first_line(error)}); the run goes on"
+                print(f"simmim-lite: {left_out}", file=sys.stderr)
+
+    def _write(self, line: dict) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab", buffering=0) as file:
@@ -105,15 +115,6 @@ class Journal(contextlib.AbstractContextManager):
                 self.complained = True
                 why = f"{error.strerror or error}; the run goes on, `watch` does not see it"
                 print(f"simmim-lite: cannot write {self.path}: {why}", file=sys.stderr)
-
-    def _tell(self, what: str, *arguments: object) -> None:
-        for writer in list(self.writers) if self.main else ():
-            try:
-                getattr(writer, what)(*arguments)
-            except Exception as error:  # whatever another library raises, the run is worth more
-                self.writers.remove(writer)
-                line = f"{type(writer).__name__} is left out ({first_line(error)}); the run goes on"
-                print(f"simmim-lite: {line}", file=sys.stderr)
 
 
 @dataclass
@@ -175,10 +176,10 @@ def _begin(line: dict, before: list[dict]) -> InProgress | None:
 def held(lock: str | Path) -> bool | None:
     """Whether a process holds a lock file now; None where that cannot be told."""
     try:
-        if not Path(lock).exists():
-            return False
-        with FileLock(lock, timeout=0):
-            return False
+        if Path(lock).exists():
+            with FileLock(lock, timeout=0):
+                pass
+        return False
     except Timeout:
         return True
     except OSError:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Everywhere, UserError, first_line
-from ..processes import commit, device_name, now, pick_device, said_by_another, versions
+from ..processes import commit, device_name, now, pick_device, versions
 from .run import Runtime
 
 #: How long a process waits for another one: the main one may wait for a lock, or probe, for hours. torchrun sees a dead
@@ -43,10 +43,7 @@ class Team:
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def pairs(self, batch_size: int) -> np.ndarray:
-        """As `share`, but both or none of images j and batch_size - 1 - j, in order: int64 (share,).
-
-        Each process can then mix its images with their mirror images as one process mixes the whole batch.
-        """
+        """As `share`, but both or none of images j and batch_size - 1 - j, which timm mixes: int64 (share,)."""
         own = self._own(batch_size, 2)
         front = np.arange(self.rank * own, (self.rank + 1) * own)
         return np.concatenate([front, batch_size - 1 - front[::-1]])
@@ -115,11 +112,8 @@ class Team:
 
 
 def join(device: str = "auto") -> Team:
-    """The processes that torchrun started, joined on their devices: NCCL between GPUs, gloo between CPUs.
-
-    Each takes the GPU of its local rank. Without torchrun, this process alone. They stay joined until they end: a
-    second group at the same address would meet what is left of the first.
-    """
+    """The processes that torchrun started, joined on their devices until they end: NCCL between GPUs, each of its local
+    rank, gloo between CPUs. Without torchrun, this process alone."""
     place, size = pick_device(device), int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return Team(place)
@@ -131,10 +125,8 @@ def join(device: str = "auto") -> Team:
         try:
             torch.distributed.init_process_group(backend, timeout=PATIENCE)
         except Exception as error:  # of many kinds, and mostly because another one left, which has said why
-            if line := said_by_another():
-                raise UserError(line.removeprefix("simmim-lite: ")) from error
             what = f"cannot join the {size} processes of this run ({first_line(error)})"
-            raise Everywhere(f"{what}: check the network between them") from error
+            raise Everywhere(f"{what}: see what another one says, or check the network between them") from error
         atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
     return Team(place, torch.distributed.get_rank(), torch.distributed.get_world_size())
 
@@ -150,14 +142,14 @@ class Meter:
             torch.cuda.reset_peak_memory_stats(team.device)
 
     def spent(self) -> dict:
-        """{"seconds"} by the main process's clock, {"core_seconds"} of all processes. Every process calls it."""
+        """{"seconds"} by the main process's clock, {"core_seconds"} of all processes, which all call it."""
         meters = self.team.gather((time.perf_counter() - self.wall, time.process_time() - self.core))
         core = sum(core for _, core in meters)
         return {"seconds": self.before["seconds"] + meters[0][0], "core_seconds": self.before["core_seconds"] + core}
 
     def peak_memory(self) -> int | None:
-        """Bytes, the highest of all processes: of the device on a GPU, of the process on a CPU; None where the system
-        does not say. Every process calls it."""
+        """Bytes of the device on a GPU, of the process on a CPU, the highest of all processes, which all call it; None
+        where the system does not say."""
         if self.team.device.type == "cuda":
             return max(self.team.gather(torch.cuda.max_memory_allocated(self.team.device)))
         with contextlib.suppress(ImportError):  # Windows
@@ -185,11 +177,7 @@ class Parallel(nn.Module):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        team: Team,
-        runtime: Runtime | None = None,
-        loss: Callable[..., Tensor] | None = None,
+        self, model: nn.Module, team: Team, runtime: Runtime | None = None, loss: Callable[..., Tensor] | None = None
     ) -> None:
         super().__init__()
         how = runtime or Runtime()

@@ -41,8 +41,8 @@ from .run import (
 from .specs import Folder, Whole, checked
 from .train import (
     DIVERGED,
-    Callback,
     Checkpoints,
+    Curve,
     Failed,
     Health,
     Preemption,
@@ -258,7 +258,7 @@ def _record(run: Run, runs_dir: Path, data: Data, team: Team, runtime: Runtime, 
         return validation_loss(net.whole(), data.val, run, mean, std, team.device, team)
 
     camera = [Camera(film_path(runs_dir, run), run, data, (mean, std), film, validate, team.is_main)] if film else []
-    callbacks, skipped = [*camera, Health(), *callbacks, _Validation(validate)], []
+    callbacks, skipped = [*camera, Health(), *callbacks, Curve(validate)], []
     try:
         if run.steps:
             skipped = _train(training, data, runs_dir, callbacks)
@@ -309,17 +309,6 @@ def _train(training: Training, data: Data, runs_dir: Path, callbacks: list) -> l
         saving = Checkpoints(lambda now: trunk if now <= run.drop_step else tail, preemption, always=[run.drop_step])
         train(training, batch, [*callbacks, saving])
     return sorted(list(item) for item in {pair for part in team.gather(dict(batches.skipped)) for pair in part.items()})
-
-
-class _Validation(Callback):
-    """The validation loss at the points of the curve but the last, which the record adds."""
-
-    def __init__(self, validate: Callable[[], tuple[float, float]]) -> None:
-        self.validate = validate
-
-    def on_step_end(self, training: Training) -> None:
-        if training.at_point() and training.step < training.spec.steps:
-            training.validated(self.validate()[0])
 
 
 def example(run: Run, device: str | torch.device) -> tuple[Tensor, Tensor]:

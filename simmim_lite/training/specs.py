@@ -160,7 +160,7 @@ def checked(function: Callable) -> Callable:
     """A function whose arguments are checked, and made plain, by their types."""
     signature = inspect.signature(function)
     single = [p for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    hints = {p.name: p.annotation for p in single}
+    hints = {p.name: p.annotation for p in single if p.annotation is not p.empty}
 
     @functools.wraps(function)
     def call(*args: object, **options: object) -> object:

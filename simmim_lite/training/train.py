@@ -73,8 +73,8 @@ class Training:
             getattr(callback, what)(self, *about)
 
     def save(self, folder: Path, keep: Collection[int] = ()) -> None:
-        """Write FOLDER/step-NNNNNNN.pt, whole tensors also of a sharded model; every process calls it. Of the others
-        there, the newest two (should one not be readable) and those at the steps in `keep` stay."""
+        """Write FOLDER/step-NNNNNNN.pt, whole tensors also of a sharded model; every process calls it. The newest two
+        (should one not be readable) and those at the steps in `keep` stay."""
         whole = {"model": self.net.model.state_dict(), "optimiser": self.optimiser.state_dict()}
         spent = self.meter.spent() | {"started": self.meter.started}
         state = {
@@ -144,19 +144,16 @@ class Training:
 
 
 class Callback:
-    """Told of a training as it goes. All processes have the same ones, so they may speak to each other in it."""
+    """Told of a training as it goes, when `training.step` steps are done. All processes have the same ones, so they may
+    speak to each other in it."""
 
-    def on_train_start(self, training: Training) -> None:
-        """Training begins, or goes on."""
+    def on_train_start(self, training: Training) -> None: ...
 
-    def on_step_start(self, training: Training) -> None:
-        """Before a step: `training.step` steps are done."""
+    def on_step_start(self, training: Training) -> None: ...
 
-    def on_step_end(self, training: Training) -> None:
-        """After a step: it is counted in `training.step`."""
+    def on_step_end(self, training: Training) -> None: ...
 
-    def on_validation_end(self, training: Training, val_loss: float) -> None:
-        """There is a validation loss after `training.step` steps."""
+    def on_validation_end(self, training: Training, val_loss: float) -> None: ...
 
 
 class Health(Callback):
@@ -190,18 +187,22 @@ class Progress(Callback):
 
 
 class Curve(Callback):
-    """The training loss at the points of the curve."""
+    """The points of the curve: the training loss or, with `validate` (whose first number is taken), both losses at all
+    points but the last, which the record adds."""
+
+    def __init__(self, validate: Callable[[], tuple] | None = None) -> None:
+        self.validate = validate
 
     def on_step_end(self, training: Training) -> None:
-        if training.at_point():
+        if training.at_point() and self.validate is None:
             training.point()
+        elif training.at_point() and training.step < training.spec.steps:
+            training.validated(self.validate()[0])
 
 
 class Checkpoints(Callback):
-    """Saves every `CHECKPOINT_SECONDS`, and on SIGTERM and SIGUSR1, which then raise `Preempted`.
-
-    folder: where a checkpoint after so many steps belongs. always: steps at which one is saved, and kept.
-    """
+    """Saves every `CHECKPOINT_SECONDS`, and on SIGTERM and SIGUSR1, which then raise `Preempted`. folder: where a
+    checkpoint after so many steps belongs. always: steps at which one is saved, and kept."""
 
     def __init__(self, folder: Callable[[int], Path], preemption: "Preemption", always: Iterable[int] = ()) -> None:
         self.folder, self.preemption, self.always = folder, preemption, set(always)
@@ -231,8 +232,7 @@ class Checkpoints(Callback):
 
 class Preemption(contextlib.AbstractContextManager):
     """Inside `with`, SIGTERM and SIGUSR1, which schedulers send before they take a machine away, end nothing: `signal`
-    is the name of the one that came, or None. Only a process's main thread may handle signals: in another one nothing
-    is changed, and nothing is noticed."""
+    is the name of the one that came, or None. Outside of a process's main thread nothing is changed."""
 
     def __init__(self) -> None:
         self.signal, self._before = None, {}
@@ -257,11 +257,8 @@ def step_of(path: Path) -> int:
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay acts on a parameter.
-
-    Biases, norms, the mask token, logit scales and the position-bias MLP are left alone: what the reference code means
-    to do, and misses in pretraining because its keywords are matched against a prefixed name (docs/facts.md, 5).
-    """
+    """Whether weight decay acts on a parameter: not on biases, norms, the mask token, logit scales and the MLP of the
+    position bias, as the reference code means it (docs/facts.md, 5)."""
     return parameter.ndim > 1 and not any(word in name for word in ("mask_token", "logit_scale", "cpb_mlp"))
 
 
@@ -275,8 +272,8 @@ def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: f
 
 
 def layer_id(name: str, depths: tuple[int, ...]) -> int:
-    """Depth of a parameter: 0 for the patch embedding to sum(depths) + 1 for final norm and heads, which is all that is
-    not below a module called `encoder`. A merge shares the id of its stage's last block."""
+    """Depth of a parameter: 0 for the patch embedding to sum(depths) + 1 for final norm and heads; a merge shares the
+    id of its stage's last block."""
     first, *rest = name.rpartition("encoder.")[2].split(".")
     if first in ("patch_embed", "mask_token"):
         return 0
@@ -287,10 +284,8 @@ def layer_id(name: str, depths: tuple[int, ...]) -> int:
 
 
 def layer_groups(model: nn.Module, depths: tuple[int, ...], layer_decay: float, weight_decay: float) -> list[dict]:
-    """AdamW's groups, one a layer id and kind; `scale` = layer_decay ** (last id - id) is for the caller to apply.
-
-    depths: blocks of the encoder's stages. Frozen parameters are in no group.
-    """
+    """AdamW's groups, one a layer id and kind, without frozen parameters; `step` applies their `scale`, which is
+    layer_decay ** (last id - id). depths: blocks of the encoder's stages."""
     groups: dict[tuple[int, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -94,18 +94,18 @@ class Transfer(Spec):
     KNOWN: ClassVar[dict[str, dict]] = {}  # recipes by name
 
     @classmethod
-    def of(cls, run: Run, **options: object) -> "Transfer":
+    def of(cls, run: Run, /, **options: object) -> "Transfer":
         """From a run's weights, on its data at its size and window unless the options say otherwise."""
         return cls.from_dict({"run": run, **{name: getattr(run, name) for name in _SHARED}, **options})
 
     @classmethod
-    def scratch(cls, run: Run, **options: object) -> "Transfer":
+    def scratch(cls, run: Run, /, **options: object) -> "Transfer":
         """The baseline of `of(run, ...)`: the same from random weights, without layer decay; it does not hold the run,
         so that all runs of one size on one source share one baseline."""
         return cls.of(run, **{**options, "run": None, "weights": None, "layer_decay": 1.0})
 
     @classmethod
-    def recipe(cls, name: str, images: int, **options: object) -> "Transfer":
+    def recipe(cls, name: str, images: int, /, **options: object) -> "Transfer":
         """A full-size recipe by name for a training set of so many images, at swinv2_base unless the options differ.
 
         Epochs become steps of the images and of the batch, and a rate per 512 images scales with the batch. options:
@@ -169,7 +169,7 @@ class FineTune(Transfer):
     task = "classify"
 
     @classmethod
-    def of(cls, run: Run, **options: object) -> "FineTune":
+    def of(cls, run: Run, /, **options: object) -> "FineTune":
         # images are decoded once, whatever the run did
         return super().of(run, **{"augment": "crop+flip" if run.streamed else run.augment, **options})
 
@@ -232,18 +232,18 @@ class Dense(Transfer):
     KNOWN = RECIPES
 
     @classmethod
-    def of(cls, task: str, run: Run, **options: object) -> "Dense":
+    def of(cls, task: str, run: Run, /, **options: object) -> "Dense":
         scratch = options.get("run", run) is None and options.get("weights") is None
         start = "scratch" if scratch else "pretrained"
         scenes = options.get("data", run.data) == "scenes" and task in LAPTOP
         return super().of(run, **{"task": task, **(LAPTOP[task] | TUNED[task][start] if scenes else {}), **options})
 
     @classmethod
-    def scratch(cls, task: str, run: Run, **options: object) -> "Dense":
+    def scratch(cls, task: str, run: Run, /, **options: object) -> "Dense":
         return cls.of(task, run, **{**options, "run": None, "weights": None, "layer_decay": 1.0})
 
     @classmethod
-    def recipe(cls, name: str, images: int, **options: object) -> "Dense":
+    def recipe(cls, name: str, images: int, /, **options: object) -> "Dense":
         return super().recipe(name, images, **{"images": images, **options})
 
     @property
