@@ -28,7 +28,8 @@ from simmim_lite.training.detect import (
     detections,
     judge,
     mirrored,
-    resampled_precision,
+    precisions,
+    resampled_precisions,
 )
 from simmim_lite.training.parallel import Team
 from simmim_lite.training.run import Run
@@ -275,7 +276,7 @@ def test_an_image_drawn_twice_counts_twice():
     truth, found = random_case(7, images=10)
     # scores of their own: the order of equal ones is that of the images, which differs between the two
     found = [dict(d, score=s) for d, s in zip(found, np.random.default_rng(1).random(len(found)), strict=True)]
-    drawn = resampled_precision(judge(truth, found, "bbox"), 5)
+    drawn = resampled_precisions(judge(truth, found, "bbox"), 5)
     picks = np.random.default_rng(0).integers(10, size=(5, 10))
     for draw, pick in zip(drawn, picks, strict=True):
         images, annotations, guesses = [], [], []
@@ -284,9 +285,7 @@ def test_an_image_drawn_twice_counts_twice():
             annotations += [a | {"image_id": place} for a in truth["annotations"] if a["image_id"] == i]
             guesses += [d | {"image_id": place} for d in found if d["image_id"] == i]
         judged = judge(truth | {"images": images, "annotations": annotations}, guesses, "bbox")
-        precision = judged.eval["precision"][:, :, :, 0, 0]
-        expected = np.where((precision > -1).all(1), precision.mean(1), np.nan)
-        assert np.allclose(draw, expected, atol=1e-12, equal_nan=True)
+        assert draw == pytest.approx(precisions(judged), abs=1e-12)
 
 
 def test_perfect_and_nothing():

@@ -256,15 +256,13 @@ def average_precision(truth: dict, found: list[dict], *, n_train: int) -> dict[s
     `image_id`, `category_id`, `bbox` (x, y, width, height), `score` and `segmentation` (RLE). At least one object must
     be there to be found.
     """
-    scores = {}
+    scores, count = {}, len(truth["images"])
     for kind, name in (("bbox", "box"), ("segm", "mask")):
         judged = judge(truth, found, kind)
-        precision, drawn = judged.eval["precision"][:, :, :, 0, 0], resampled_precision(judged, RESAMPLES)
-        for suffix, at, thresholds in (("ap", "@[.50:.95]", slice(None)), ("ap50", "@.50", slice(1))):
-            known, values = precision[thresholds], drawn[:, thresholds]
-            values = np.nanmean(values[~np.isnan(values).all((1, 2))], (1, 2))  # a draw may hold no object at all
-            value = float(known[known > -1].mean())  # -1: a class without an object
-            scores[f"{name}_{suffix}"] = interval(value, values, f"{name} AP{at}", n_train, len(truth["images"]))
+        values, resampled = precisions(judged), resampled_precisions(judged, RESAMPLES)
+        for k, (suffix, at) in enumerate((("ap", "@[.50:.95]"), ("ap50", "@.50"))):
+            drawn = resampled[:, k][~np.isnan(resampled[:, k])]  # a draw may hold no object at all
+            scores[f"{name}_{suffix}"] = interval(values[k], drawn, f"{name} AP{at}", n_train, count)
     return scores
 
 
@@ -288,35 +286,20 @@ def judge(truth: dict, found: list[dict], kind: str):
     return judged
 
 
-def resampled_precision(judged, draws: int) -> np.ndarray:
-    """AP of each threshold and class on resampled images: (draws, T, K), NaN where a class has no object.
+def precisions(judged) -> list[float]:
+    """AP over all thresholds, and at the first one, of what is accumulated; NaN where there is no object."""
+    known = judged.eval["precision"][:, :, :, 0, 0]  # -1: a class without an object
+    return [float(part[part > -1].mean()) if (part > -1).any() else np.nan for part in (known, known[:1])]
 
-    An image that is drawn twice counts twice; sorting by score, precision and recall are those of COCOeval.
-    """
-    images, classes = len(judged.params.imgIds), len(judged.params.catIds)
-    picks = np.random.default_rng(0).integers(images, size=(draws, images))
-    weights = np.stack([np.bincount(row, minlength=images) for row in picks])
-    out = np.full((draws, len(judged.params.iouThrs), classes), np.nan)
-    for k in range(classes):
-        rows = [(i, r) for i, r in enumerate(judged.evalImgs[k * images : (k + 1) * images]) if r is not None]
-        if not rows:
-            continue
-        objects = np.zeros(images)
-        for i, r in rows:
-            objects[i] = np.count_nonzero(np.asarray(r["gtIgnore"]) == 0)
-        total = weights @ objects
-        there = total > 0
-        order = np.argsort(-np.concatenate([r["dtScores"] for _, r in rows]), kind="mergesort")
-        of = np.concatenate([np.full(len(r["dtScores"]), i) for i, r in rows]).astype(int)[order]
-        matched = np.concatenate([r["dtMatches"] for _, r in rows], 1)[:, order] > 0
-        counted = np.concatenate([r["dtIgnore"] for _, r in rows], 1)[:, order] == 0
-        times = weights[:, of]
-        for t in range(len(matched)):
-            right = np.cumsum(times * (matched[t] & counted[t]), 1)[there]
-            wrong = np.cumsum(times * (~matched[t] & counted[t]), 1)[there]
-            # the mean over the recalls of the best precision at that recall or above; beyond the last recall none
-            precision = np.maximum.accumulate((right / np.maximum(right + wrong, 1))[:, ::-1], 1)[:, ::-1]
-            precision = np.concatenate([precision, np.zeros((len(precision), 1))], 1)
-            places = [np.searchsorted(row, judged.params.recThrs) for row in right / total[there][:, None]]
-            out[there, t, k] = [row[place].mean() for row, place in zip(precision, places, strict=True)]
-    return out
+
+def resampled_precisions(judged, draws: int) -> np.ndarray:
+    """`precisions` of resamples of the images: (draws, 2). An image that is drawn twice counts twice."""
+    images, each = len(judged.params.imgIds), judged.evalImgs  # a class after the other, its images in order
+    classes, out = range(len(judged.params.catIds)), []
+    for pick in np.random.default_rng(0).integers(images, size=(draws, images)):
+        judged.evalImgs = [each[k * images + i] for k in classes for i in pick]
+        with contextlib.redirect_stdout(io.StringIO()):
+            judged.accumulate()
+        out.append(precisions(judged))
+    judged.evalImgs = each
+    return np.array(out)

@@ -1,8 +1,5 @@
-"""Films: the same pictures under the same masks through a run, or across runs, each film one PNG that any viewer opens.
-
-The first row of the sheet holds the pictures, every other row is a frame: what the network of that moment fills in. The
-facts (run, masks, steps, losses, where it was made) travel in a text chunk of the same file.
-"""
+"""Films: the same pictures under the same masks through a run, or across runs, each film one PNG: the first row of the
+sheet holds the pictures, every other row is a frame, and the facts travel in a text chunk."""
 
 import contextlib
 import io
@@ -37,7 +34,6 @@ class Film:
     frames: np.ndarray  # uint8 (F, P, 3, S, S): hidden pixels filled in, visible ones as they are
 
     def png(self) -> bytes:
-        """The film as the bytes of a PNG."""
         sheet = np.concatenate([self.pictures[None], self.frames])  # (F + 1, P, 3, S, S)
         rows, columns, _, side, _ = sheet.shape
         pixels = sheet.transpose(0, 3, 1, 4, 2).reshape(rows * side, columns * side, 3)
@@ -77,7 +73,7 @@ def film_steps(run: Run, frames: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Shot:
-    """What is filmed: pictures of a run's validation images under their first validation masks, and its statistics."""
+    """What is filmed: some validation images of a run under their first validation masks, and its statistics."""
 
     pictures: np.ndarray  # uint8 (P, 3, S, S)
     cells: np.ndarray  # bool (P, h, w), True = hidden
@@ -114,15 +110,10 @@ class Shot:
 
 
 class Camera(Callback):
-    """Films a run while it is trained; the file is written whole after every frame, so a kill loses none but the last.
+    """Films a run while it is trained, and writes the file after every frame; a resumed run goes on with the frames
+    that are there. All processes have one, to validate together (`validate`), and the main one looks."""
 
-    A resumed run goes on with the frames that are there, and takes those again that it passes again, equal to the
-    digit. All processes have one, to validate together, and the main one looks. validate: the validation loss now.
-    """
-
-    def __init__(
-        self, path: Path, run: Run, data: Data, statistics: tuple, frames: int, validate: Callable, main: bool
-    ) -> None:
+    def __init__(self, path: Path, run: Run, data: Data, statistics: tuple, frames: int, validate: Callable, main=True):
         self.path, self.steps, self.validate, self.main = path, film_steps(run, frames), validate, main
         self.shot = Shot.of(run, data, *statistics)
         self.facts = {"kind": "run", "key": run.key, "run": run.to_dict(), "data_digest": data.digest}

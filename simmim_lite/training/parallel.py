@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import copy
+import functools
 import os
 import sys
 import time
@@ -171,9 +172,8 @@ class Parallel(nn.Module):
     """A network whose call on this process's share of a batch is its loss, and whose gradient is that of all of it.
 
     loss: `loss(model, *batch)`, by default what the model itself returns. With `accumulate` the share goes through in
-    parts, and the gradients of all but the last are there when the call returns: its `backward()` completes them.
-
-    fsdp: sharded over the processes block by block (FSDP2's `fully_shard`), in full precision: bf16 is autocast's.
+    parts, and the gradients of all but the last are there when the call returns. fsdp: sharded block by block (FSDP2's
+    `fully_shard`), in full precision: bf16 is autocast's.
     """
 
     def __init__(
@@ -199,8 +199,8 @@ class Parallel(nn.Module):
         if team.size > 1 and not self.sharded:
             ids = [team.device.index] if team.device.type == "cuda" else None
             self.net = nn.parallel.DistributedDataParallel(self.net, device_ids=ids, gradient_as_bucket_view=True)
-        # DDP puts its buckets in another order after the first backward pass. The order of a sum of three or more
-        # terms must not depend on where this process began, so on a CPU, where bits are promised, one pass is for that.
+        # DDP orders its buckets anew after the first backward pass. On a CPU, where bits are promised, the order of a
+        # sum of three or more terms must not depend on where this process began: one pass is for that.
         self._unsettled = runtime is not None and self.net is not model and team.device.type == "cpu" and team.size > 2
 
     def forward(self, *batch: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class Parallel(nn.Module):
         return model
 
     def gathered(self, value: object) -> object:
-        """A sharded tensor, whole and on the main process's CPU; anything else as it is. Every process calls it."""
+        """A sharded tensor, whole, on the main process's CPU; anything else as it is. Every process calls it."""
         if not hasattr(value, "full_tensor"):
             return value
         whole = value.full_tensor()
@@ -270,10 +270,7 @@ def _backward(loss: Tensor) -> None:
 
 
 def compile_blocks(model: nn.Module, device: torch.device) -> None:
-    """torch.compile for each block's training pass, in place; validation and probes stay as they are.
-
-    `UserError` where it does not work: it needs a C++ compiler (and on a GPU, Triton).
-    """
+    """torch.compile for each block's training pass, in place; `UserError` where it does not work."""
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
     except Exception as error:  # whatever the compilers in between have to say
@@ -284,13 +281,13 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
     blocks, config = _blocks(model), torch._dynamo.config
     # one version a width, a shift and a rate of drop path: more than the few that torch allows by default
     config.recompile_limit = max(config.recompile_limit, 2 * len(blocks) + 8)
-    for block in blocks:
-        block.forward = _compiled(block)
+    for block in blocks:  # validation and probes stay as they are
+        plain, fast = block.forward, torch.compile(block.forward, dynamic=False)
+        block.forward = functools.partial(_either, block, fast, plain)
 
 
-def _compiled(block: nn.Module) -> Callable:
-    plain, fast = block.forward, torch.compile(block.forward, dynamic=False)
-    return lambda *inputs: (fast if block.training else plain)(*inputs)
+def _either(block: nn.Module, training: Callable, testing: Callable, *inputs: Tensor) -> Tensor:
+    return (training if block.training else testing)(*inputs)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

@@ -73,11 +73,8 @@ def build_optimiser(model: SimMIM, run: Run) -> torch.optim.AdamW:
 
 
 def build_encoder(spec: Transfer, weights: dict[str, Tensor] | None) -> SwinV2:
-    """The encoder of a transfer at step 0, its mask token frozen: nothing is hidden in a transfer.
-
-    weights: a pretrained SimMIM's state dict, needed just when the spec starts from a run or a file. Each stage keeps
-    the window that it was pretrained at, clamped to its map of then.
-    """
+    """The encoder of a transfer at step 0, its mask token frozen: nothing is hidden. weights: a pretrained SimMIM's
+    state dict where the spec has a start. Each stage knows the window of its pretraining, clamped to its map then."""
     if (weights is None) != (spec.init == "scratch"):
         raise UserError(
             f"{spec.key}: {spec.init} needs {'no' if spec.init == 'scratch' else 'the run and its'} weights"
@@ -109,7 +106,7 @@ def weights_name(path: str | Path) -> str:
 def make_batches(
     run: Run, data: Data, device: str | torch.device = "cpu", share: slice = slice(None), workers: int = 0
 ) -> Batches | Streamed:
-    """The batches of a run, each a function of (seed, step); `share`: this process's part of each; `workers`: processes
+    """The batches of a run, each a function of (seed, step). share: this process's part of each; workers: processes
     that decode for it where pictures are decoded as training goes."""
     mean, std = input_statistics(data, run.statistics)
     chosen = subset(data.train, run.images, run.draw)
@@ -291,7 +288,7 @@ def _record(run: Run, runs_dir: Path, data: Data, team: Team, runtime: Runtime, 
 
 
 def _train(training: Training, data: Data, runs_dir: Path, callbacks: list) -> list[list[str]]:
-    """The steps that are left; pictures that could not be read, with the reason, since this process began."""
+    """Take the steps that are left; pictures that could not be read, with the reason."""
     run, team = training.spec, training.team
     trunk, tail = trunk_folder(runs_dir, run), tail_folder(runs_dir, run)
     before = [path for path in trunk.glob("step-*") if step_of(path) <= run.drop_step]

@@ -1,9 +1,5 @@
 """What frozen features are good for: a ridge linear probe, k nearest neighbours, a linear segmentation probe, and an
-attentive one, whose learned query weighs the tokens before a linear layer reads them.
-
-The first three are closed forms or plain look-ups, without a learning rate, a length or a seed of their own. Equal
-features give equal scores.
-"""
+attentive one, whose learned query weighs the tokens before a linear layer reads them. Equal features, equal scores."""
 
 import math
 from dataclasses import dataclass
@@ -33,14 +29,7 @@ _ROWS = 8192  # rows of the ridge in float64 at a time: memory stays flat, cache
 
 @torch.inference_mode()
 def features(
-    model: nn.Module,
-    images: np.ndarray,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    *,
-    batch: int = 256,
-    precision: str = "fp32",
-    maps: bool = False,
+    model: nn.Module, images: np.ndarray, mean: tuple, std: tuple, *, batch=256, precision="fp32", maps=False
 ) -> tuple[Tensor, Tensor | None]:
     """Features of whole images, fp32, on the CPU: the final map's mean (n, C), and if asked for the maps (n, C, h, w).
 
@@ -70,14 +59,12 @@ def probe_all(model: SimMIM, data: Data, run: Run, *, attentive: bool = False) -
     """The scores that a run's data allow: {"linear", "knn", "segment"}, each as `top1` has it; absent where impossible.
 
     Trains on `run.probe_labels` images of `data.probe_train`, the same ones for every run, and tests on the first
-    `run.probe_test` of `data.test`. No labels: no linear probe and no kNN; no masks: no segmentation. attentive: with
-    labels, the attentive probe too.
+    `run.probe_test` of `data.test`. attentive: with labels, the attentive probe too.
     """
     train, test = data.probe_train, data.test
-    if not run.probe_labels or train is None or test is None:
-        return {}
-    labelled = train.labels is not None and test.labels is not None
-    masked = train.masks is not None and test.masks is not None
+    there = bool(run.probe_labels) and train is not None and test is not None
+    labelled = there and train.labels is not None and test.labels is not None
+    masked = there and train.masks is not None and test.masks is not None
     if not labelled and not masked:
         return {}
     chosen = np.sort(subset(train, min(run.probe_labels, len(train)), PROBE_SEED))
@@ -116,9 +103,9 @@ class Ridge:
 def fit_ridge(x: Tensor, targets: Tensor) -> Ridge:
     """Ridge from features (n, C) to +-1 for boolean targets (n, K), the penalty chosen by exact leave-one-out.
 
-    Features are standardised over all rows, constant ones left at 0; the intercept is not penalised. With the
-    eigenvectors V and eigenvalues s of the Gram matrix, every penalty costs one product more: the residual of row i
-    when it is left out is its residual over 1 - h_i, h_i = 1/n + sum_j (x_i V)_j^2 / (s_j + n * penalty).
+    Features are standardised over all rows, constant ones left at 0; the intercept is not penalised. With eigenvectors
+    V and eigenvalues s of the Gram matrix, the residual of row i when it is left out is its residual over 1 - h_i,
+    h_i = 1/n + sum_j (x_i V)_j^2 / (s_j + n * penalty).
     """
     n = len(x)
     if n < 2:
@@ -199,11 +186,8 @@ def segmentation_probe(maps_train: Tensor, masks_train: np.ndarray, maps_test: T
 
 
 class AttentivePooling(nn.Module):
-    """Tokens (B, N, C), weighed by softmax(tokens . query / sqrt(C)), and a linear layer -> logits (B, classes).
-
-    Of one query, projections of keys and values change nothing that the query and the linear layer could not hold. At
-    the start all tokens weigh the same: the probe begins as a linear one on the mean.
-    """
+    """Tokens (B, N, C), weighed by softmax(tokens . query / sqrt(C)), and a linear layer -> logits (B, classes). At the
+    start all tokens weigh the same: the probe begins as a linear one on the mean."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()

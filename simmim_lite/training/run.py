@@ -21,12 +21,8 @@ from ..model.masking import STRATEGIES, hidden_count
 from ..model.sizes import SIZES, nearest, odd_quarter
 from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Whole
 
-#: Raised whenever the same Run would give other numbers; part of every key (a golden curve is tested).
-RECIPE_VERSION = 1
-#: Raised whenever a reader of records has to change.
-SCHEMA_VERSION = 1
-
-TARGETS = ("raw", "normalized")
+#: Raised whenever the same Run would give other numbers (part of every key), and whenever a reader of records changes.
+RECIPE_VERSION, SCHEMA_VERSION = 1, 1
 PRECISIONS = ("fp32", "bf16")
 AUGMENTATIONS = ("none", "flip", "crop+flip")
 #: A crop of the picture at its own size, decoded as training goes; `crop+flip` crops what was decoded at `image_size`.
@@ -59,7 +55,7 @@ class Run(Spec):
     mask_patch: Side = 8  # pixels a side
     mask_ratio: Annotated[float, Range(0, 1, "()")] = 0.6  # share of cells hidden, in (0, 1)
     mask_strategy: Annotated[str, OneOf(STRATEGIES)] = "random"  # random | square | block
-    target: Annotated[str, OneOf(TARGETS)] = "raw"  # raw | normalized
+    target: Annotated[str, OneOf(("raw", "normalized"))] = "raw"  # raw | normalized
     target_window: Annotated[int, Range(3, 2**15, odd=True)] | None = None  # pixels; None = nearest to image_size / 4
     augment: Annotated[str, OneOf((*AUGMENTATIONS, PICTURE_CROP))] = "flip"  # picture-crop+flip: as training goes
     statistics: Statistics = "dataset"  # dataset | imagenet: mean and standard deviation of the input
@@ -80,17 +76,13 @@ class Run(Spec):
     def check(self) -> None:
         """What fields say of each other."""
         if self.streamed and self.probe_labels:
-            raise UserError(
-                f"probe_labels is {self.probe_labels}: with augment {PICTURE_CROP} no training image is decoded ahead "
-                "to probe with; give probe_labels 0 and score the run with simmim-lite transfer"
-            )
+            why = f"with augment {PICTURE_CROP} no image is decoded ahead to probe with"
+            raise UserError(f"probe_labels is {self.probe_labels}: {why}; give 0, and score with simmim-lite transfer")
         SIZES[self.model].check_input(self.image_size, self.window_size, self.mask_patch)
         cells = (self.image_size // self.mask_patch) ** 2
         if hidden_count(cells, self.mask_ratio) >= cells:
-            raise UserError(
-                f"mask_ratio {self.mask_ratio} hides all {cells} cells of {self.mask_patch} px: nothing is left to "
-                "see; use a lower ratio or a smaller mask_patch"
-            )
+            all_of_it = f"mask_ratio {self.mask_ratio} hides all {cells} cells of {self.mask_patch} px"
+            raise UserError(f"{all_of_it}: use a lower ratio or a smaller mask_patch")
 
     @property
     def draw(self) -> int:
@@ -156,10 +148,8 @@ def digest(fields: dict) -> str:
 
 
 def new_record(run: Run, *, status: str, reason: str | None = None, **parts: object) -> dict:
-    """A Record: the run, its cost, curve, final numbers, transfer scores and where it ran; one JSON file when written.
-
-    A failed run has a status and a reason, and never a number.
-    """
+    """A Record: the run, its cost, curve, final numbers, transfer scores and where it ran; of a failed run status and
+    reason, and never a number."""
     record = {"schema": SCHEMA_VERSION, "kind": "pretrain", "key": run.key, "status": status, "reason": reason}
     return record | {"run": run.to_dict()} | parts
 
@@ -236,10 +226,8 @@ def load_final(runs_dir: str | Path, spec: Spec) -> dict:
 
 
 def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it.
-
-    content: bytes, a text, or what writes to the open file. One line for a full disk or a read-only folder.
-    """
+    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it. content:
+    bytes, a text, or what writes to the open file. One line for a full disk or a read-only folder."""
     path = Path(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
     try:
@@ -278,9 +266,8 @@ def remove(path: Path) -> None:
 def made_once(path: Path, lock: Path, data, make: Callable[[], dict], *, team, wait: bool = True) -> tuple[dict, bool]:
     """The record at `path` if it was made from the images that `data` holds now, else what `make()` writes there.
 
-    Returns the record and whether this call made it. data: opened, with a spec and a digest. lock: a file that one
-    process at a time holds, in a team the main one; it is free again when that process ends, however it ends. Another
-    waits, or raises `Busy` with `wait=False`. In a team all processes make, if it must be made.
+    Returns the record and whether this call made it. lock: a file that one process at a time holds, in a team the main
+    one, until it ends, however it ends. Another waits, or raises `Busy` with `wait=False`. A team makes it together.
     """
     if not team.is_main:
         record = team.broadcast()
@@ -316,7 +303,5 @@ def made_once(path: Path, lock: Path, data, make: Callable[[], dict], *, team, w
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write {path}: {error.strerror or error}; free some space or choose another --runs-dir "
-        "(finished runs are kept)"
-    )
+    remedy = "free some space or choose another --runs-dir (finished runs are kept)"
+    return UserError(f"cannot write {path}: {error.strerror or error}; {remedy}")

@@ -2,7 +2,6 @@
 trained and scored as ADE20K is (mIoU)."""
 
 import functools
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ from .tuning import EXAMPLES, SMALL_SIDE, Dense
 
 BINS = (1, 2, 3, 6)  # cells a side of the pooled maps
 _HEADS = 12  # stream of random numbers
-_PIXELS = 1 << 17  # of a batch of test images; larger images come one at a time
 _VIEWS = {"flip": flipped_crop, "scale+crop+colour": full_view}
 RESAMPLES = 500  # of the test images, for the 95 % interval of a score
 
@@ -188,17 +186,17 @@ class Segmentation:
             team.sum(buffer.mul_(int(team.is_main)))
         self.model.eval()
         count = min(self.spec.test_images or len(test), len(test))
-        for places, images, truths in self._tests(range(team.rank, count, team.size)):
-            guesses = self.predict(images, truths[0].shape)
-            finite = guesses is not None
-            if not finite:
-                break
-            for place, guess, truth in zip(places, guesses, truths, strict=True):
+        for place in range(team.rank, count, team.size):
+            pixels, truth = test.load(place)
+            guess = self.predict(resize(torch.from_numpy(pixels), None, self.spec.image_size)[0], truth.shape)
+            if finite := guess is not None:
                 example = []
                 if place < EXAMPLES and max(guess.shape) <= SMALL_SIDE:
                     about = {"file": test.files[place], "height": guess.shape[0], "width": guess.shape[1]}
                     example = [about | {"runs": run_lengths(guess)}]
                 found.append((place, areas(guess, truth, len(self.data.classes)), example))
+            else:
+                break
         self.model.train()
         finites, found = zip(*team.gather((finite, found)), strict=True)
         if not all(finites):
@@ -206,35 +204,18 @@ class Segmentation:
         _, per_image, shown = zip(*sorted(sum(found, []), key=lambda item: item[0]), strict=True)
         return {"transfer": segmentation_scores(np.stack(per_image), self.unique), "examples": sum(shown, [])}, None
 
-    def _tests(self, places: range) -> Iterator[tuple[list[int], Tensor, list[np.ndarray]]]:
-        """Test images of equal size together: places, images uint8 (B, 3, H, W) resized, labels as they are."""
-        waiting: list[tuple[int, Tensor, np.ndarray]] = []
-        for place in [*places, None]:
-            image = labels = None
-            if place is not None:
-                pixels, labels = self.data.test.load(place)
-                image = resize(torch.from_numpy(pixels), None, self.spec.image_size)[0]
-            full = waiting and (
-                image is None or waiting[0][2].shape != labels.shape or (len(waiting) + 1) * image[0].numel() > _PIXELS
-            )
-            if full:
-                at, images, truths = zip(*waiting, strict=True)
-                yield list(at), torch.stack(images), list(truths)
-                waiting = []
-            waiting.append((place, image, labels))
-
-    def predict(self, images: Tensor, size: tuple[int, int]) -> np.ndarray | None:
-        """Classes uint8 (B, H, W) at a size in pixels; None where an output is not finite."""
+    def predict(self, image: Tensor, size: tuple[int, int]) -> np.ndarray | None:
+        """Classes uint8 (H, W) at a size in pixels of an image uint8 (3, h, w); None where an output is not finite."""
         device = self.team.device
-        x = normalise(images.numpy(), *self.statistics, device)
+        x = normalise(image[None].numpy(), *self.statistics, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
             logits = self.model(x)[0]
         if not bool(logits.isfinite().all()):
             return None
-        logits = enlarge(logits.float(), self.strides[0], images.shape[-2:])
+        logits = enlarge(logits.float(), self.strides[0], image.shape[-2:])
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear")
-        return logits.argmax(1).to(torch.uint8).cpu().numpy()
+        return logits[0].argmax(0).to(torch.uint8).cpu().numpy()
 
 
 def training_view(split: AdeSplit, chosen: np.ndarray, spec: Dense, fill: Tensor, place: int) -> tuple[Tensor, Tensor]:

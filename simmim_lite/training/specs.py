@@ -44,7 +44,10 @@ class Unfit(ValueError):
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`; ends as in mathematics: of `[)` the lower end is in it, and the upper is not."""
+    """Numbers from `low` to `high`; ends as in mathematics: of `[)` the lower end is in it, and the upper is not.
+
+    As of every rule, `fit` is the value as a key has it (or `Unfit`), and `said` what it takes, to read.
+    """
 
     low: float
     high: float = math.inf
@@ -53,7 +56,6 @@ class Range:
     remedy: str = ""  # what to do in place of a wrong number, where the range does not say it
 
     def fit(self, value: float) -> float:
-        """The value as a key has it; `Unfit`. So has every rule."""
         above = value >= self.low if self.ends[0] == "[" else value > self.low
         below = value <= self.high if self.ends[1] == "]" else value < self.high
         if not (above and below) or (self.odd and value % 2 == 0):
@@ -61,7 +63,6 @@ class Range:
         return value
 
     def said(self, what: str) -> str:
-        """What it takes, to read; what: of which class, as in `a number`. So has every rule."""
         what = what.replace("a ", "an odd ", 1) if self.odd else what
         text = f"{what} {'from' if self.ends[0] == '[' else 'above'} {self.low:g}"
         if self.high not in (math.inf, _LARGEST):
@@ -174,10 +175,8 @@ def checked(function: Callable) -> Callable:
 
 def value(name: str, hint: object, given: object, text: bool = False) -> object:
     """What was given for a field or an argument of this type, made plain; `UserError`, one line, if it does not fit.
-
-    text: it is a text of the command line or of papermill. Numbers are then read as people write them (`number`), a
-    list with its brackets or without them, None as `none`.
-    """
+    text: it is read as the command line and papermill have it: numbers as by `number`, lists with brackets or without,
+    None as `none`."""
     try:
         return _fit(hint, given, text)
     except Unfit as error:
@@ -188,10 +187,8 @@ read = functools.partial(value, text=True)
 
 
 def number(text: str, kind: type = float) -> int | float:
-    """A number as people write it: 64, 1_000, 1,000, 1e4, 200k, 2M, .5. ValueError for any other text.
-
-    kind int: a whole number; 1.000, which is a thousand to some and one to others, is none.
-    """
+    """A number as people write it: 64, 1_000, 1,000, 1e4, 200k, 2M, .5. ValueError for any other text; 1.000, which is
+    a thousand to some and one to others, is no whole number."""
     found = _NUMBER.fullmatch(text.strip())
     if not found:
         raise ValueError(text)

@@ -1,13 +1,14 @@
-"""Transfers as data: fine-tuning for classification (FineTune), detection and segmentation (Dense), probes (Probe), and
-the recipes by name. Running them is `transfer.py`'s; no torch here.
+"""Transfers as data: fine-tuning for classification (FineTune), detection and segmentation (Dense), probes (Probe).
 
-The laptop defaults are ours. `imagenet-100ep` is the released recipe of swinv2_base (docs/facts.md, 4); `mask-rcnn-1x`,
-`mask-rcnn-3x` and `upernet-160k` are the standard recipes of the Swin papers (arXiv 2103.14030).
+Running them is `transfer.py`'s; no torch here. Recipes by name, and what the laptop's need, are in `recipes.yaml`.
 """
 
 import math
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from typing import Annotated, ClassVar
+
+import yaml
 
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
@@ -35,39 +36,9 @@ _DenseSide = Annotated[int, Range(16, 16384, "[]")]  # pixels
 _Width = Annotated[int, Range(1, 65536, "[]")]  # channels
 _SHARED = ("model", "data", "image_size", "window_size", "statistics", "precision")  # of a run and its transfers
 
-_FULL_SIZE = {"model": "swinv2_base", "statistics": "imagenet", "betas": (0.9, 0.999), "weight_decay": 0.05}
-_FULL_SIZE |= {"precision": "bf16", "test_images": None}
-#: Random erasing fills in noise, and the cosine begins at step 0, as in the released code; fine-tuning there never
-#: enters autocast, a trap (docs/facts.md, 5): here it is bf16.
-TUNING_RECIPES = {
-    "imagenet-100ep": _FULL_SIZE
-    | {"epochs": 100, "warmup_epochs": 20, "lr_per_512": 1.25e-3, "labels": None, "batch_size": 2048}
-    | {"image_size": 224, "window_size": 14, "augment": "timm", "layer_decay": 0.75, "clip_grad": 5.0, "drop_path": 0.1}
-    | {"label_smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "rand_augment": "rand-m9-mstd0.5-inc1"}
-    | {"colour_jitter": 0.4, "erasing": 0.25, "interpolation": "bicubic", "test_crop": 0.875, "warmup_prefix": False}
-}
-_DENSE = _FULL_SIZE | {"window_size": 12, "batch_size": 16, "clip_grad": None, "layer_decay": 1.0, "eval_every": 50}
-_MASK_RCNN = _DENSE | {"task": "detect", "image_size": 800, "long_side": 1333, "channels": 256, "hidden": 1024}
-_MASK_RCNN |= {"lr": 1e-4, "warmup_steps": 500, "warmup_start": 1e-3, "schedule": "step", "drop_path": 0.2}
-#: Drop path is our default for every size. Mask R-CNN itself is torchvision's: where it differs from the papers'
-#: (smooth L1 for boxes, 2,000 proposals in training, no random crop in the multi-scale one), so do these.
-RECIPES = {
-    "mask-rcnn-1x": _MASK_RCNN | {"epochs": 12, "milestones": (8 / 12, 11 / 12), "augment": "flip"},
-    "mask-rcnn-3x": _MASK_RCNN
-    | {"epochs": 36, "milestones": (27 / 36, 33 / 36), "augment": "scale", "short_sides": tuple(range(480, 801, 32))},
-    "upernet-160k": _DENSE
-    | {"task": "segment", "image_size": 512, "steps": 160_000, "channels": 512, "augment": "scale+crop+colour"}
-    | {"lr": 6e-5, "weight_decay": 0.01, "warmup_steps": 1500, "warmup_start": 1e-6, "schedule": "linear"}
-    | {"drop_path": 0.3},
-}
-#: What a task needs to train in about a minute on a core, on scenes, beside the fields' own defaults. The learning rate
-#: of each start is the best of four (detect) or seven doublings (segment) on an unreported seed (100) of swinv2_femto,
-#: pretrained on 16,384 scenes; with layer decay .9 or .75 the best was no better.
-LAPTOP = {"detect": {"channels": 32, "images": 512}, "segment": {"batch_size": 32, "images": 1000}}
-TUNED: dict[str, dict[str, dict]] = {
-    "detect": {"pretrained": {"lr": 8e-3}, "scratch": {"lr": 2e-3}},
-    "segment": {"pretrained": {"lr": 0.128}, "scratch": {"lr": 0.128}},
-}
+_YAML = yaml.safe_load(files(__package__).joinpath("recipes.yaml").read_text("utf-8"))
+#: Recipes at full size by name; and by task and start, fields of a laptop's on scenes.
+TUNING_RECIPES, RECIPES, LAPTOP = _YAML["classify"], _YAML["dense_tasks"], _YAML["laptop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +207,7 @@ class Dense(Transfer):
         scratch = options.get("run", run) is None and options.get("weights") is None
         start = "scratch" if scratch else "pretrained"
         scenes = options.get("data", run.data) == "scenes" and task in LAPTOP
-        return super().of(run, **{"task": task, **(LAPTOP[task] | TUNED[task][start] if scenes else {}), **options})
+        return super().of(run, **{"task": task, **(LAPTOP[task][start] if scenes else {}), **options})
 
     @classmethod
     def scratch(cls, task: str, run: Run, /, **options: object) -> "Dense":
