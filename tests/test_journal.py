@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from child_processes import until
-from teams import context, run_team
+from teams import context
 from tiny import numbers
 
 from simmim_lite.errors import UserError
@@ -145,24 +145,11 @@ def test_kill_9_leaves_a_readable_journal_and_a_free_lock(tmp_path) -> None:
     assert [p["step"] for p in again.points] == sorted(p["step"] for p in again.points)
 
 
-def asked(folder: Path) -> str:
-    """What a process is told that has no key of Weights & Biases; offline it needs none."""
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        os.environ.pop(name, None)
-    os.environ |= {"HOME": str(folder / "home"), "NETRC": str(folder / "netrc")}
-    with pytest.raises(UserError) as caught:
-        check_writers(["wandb"])
-    os.environ["WANDB_MODE"] = "offline"
-    check_writers(["wandb"])
-    return str(caught.value)
-
-
 def test_who_cannot_be_told_is_named_before_anything_is_trained(tmp_path, monkeypatch) -> None:
     with pytest.raises(UserError, match="unknown log 'tensorbord': did you mean 'tensorboard'"):
         pretrain(RUN, runs_dir=tmp_path, log=["tensorbord"])
     with pytest.raises(UserError, match="give a list"):
         pretrain(RUN, runs_dir=tmp_path, log="wandb")
-    assert "nobody is logged in here" in run_team(1, asked, tmp_path)[0]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="tensorboard is not installed; pip install tensorboard"):
         check_writers(["tensorboard"])

@@ -42,8 +42,7 @@ BASE = {"steps": 6, "eval_every": 1, "drop_path": 0.3, "test_images": 33}
 CASES = {
     "flip": BASE,
     "killed": {**BASE, "stop": 3},
-    "mixed": {**BASE, "mixup": 0.8, "cutmix": 1.0},
-    "pictures": {**BASE, "augment": "timm", "rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25, "cutmix": 1.0},
+    "pictures": {**BASE, "augment": "timm", "rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25},
 }
 
 
@@ -179,12 +178,11 @@ def test_interrupted_it_goes_on_as_many_bit_for_bit_or_alone(way: str, alone, pa
 
 
 def test_two_processes_classify_as_one(pair, tmp_path) -> None:
-    """Flips, drop path, mixes and timm's draws are functions of numbers; the pairs of mixup stay on one process. A
-    killed one goes on bit for bit."""
+    """Flips, drop path and timm's draws are functions of numbers. A killed one goes on bit for bit."""
     with one_thread(ALONE.device):
         found = classified(tmp_path, ALONE)
     pairs = pair[0][0]["classified"]
-    for case in ("flip", "mixed", "pictures"):
+    for case in ("flip", "pictures"):
         assert pairs[case]["losses"] == pytest.approx(found[case]["losses"], abs=1e-5)
         assert pairs[case]["final"] == found[case]["final"] and found[case]["final"]["n_test"] == 33
     assert found["killed"] == found["flip"] and pairs["killed"] == pairs["flip"]
@@ -243,17 +241,9 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch) -> None:
         (lambda: go(tmp_path, Runtime(accumulate=3)), "accumulate 3 does not divide the 8 images"),
         (lambda: Runtime(parallel="fdsp"), "unknown parallel 'fdsp': did you mean 'fsdp'"),
         (lambda: team.share(9), "batch_size 9 does not divide among 2 processes: try 8"),
-        (lambda: team.pairs(18), "batch_size 18 does not divide in pairs among 2 processes: try 16"),
     ):
         with pytest.raises(UserError, match=words):
             call()
-
-
-def test_pairs_stay_together() -> None:
-    for size in (1, 2, 4):
-        shares = [Team(torch.device("cpu"), rank, size).pairs(16) for rank in range(size)]
-        assert sorted(np.concatenate(shares)) == list(range(16))
-        assert all((share + share[::-1] == 15).all() for share in shares)
 
 
 def test_the_command_line_takes_the_options(capsys, tmp_path) -> None:

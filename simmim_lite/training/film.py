@@ -123,7 +123,7 @@ class Camera(Callback):
                 film = read_film(path)
                 if film.facts["data_digest"] == data.digest:
                     self.frames = {f["step"]: (f, p) for f, p in zip(film.facts["frames"], film.frames, strict=True)}
-            remove_unfinished(path.parent, path.name)
+            remove_unfinished(path)
 
     def on_step_start(self, training: Training) -> None:
         if training.step in self.steps:

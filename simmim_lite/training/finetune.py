@@ -63,14 +63,12 @@ class Classification:
 
     def __init__(self, spec: FineTune, data: Data, weights: dict[str, Tensor] | None, team: Team) -> None:
         self.spec, self.team, self.mixup = spec, team, None
-        self.share = team.share(spec.batch_size)
         if spec.mixup or spec.cutmix:
             from timm.data import Mixup
 
-            self.share = team.pairs(spec.batch_size)  # timm mixes image j with image B - 1 - j
             how = {"mixup_alpha": spec.mixup, "cutmix_alpha": spec.cutmix, "label_smoothing": spec.label_smoothing}
             self.mixup = Mixup(num_classes=data.num_classes, **how)
-        self.input = (Files if spec.full_size else Arrays)(spec, data, self.share, team)
+        self.input = (Files if spec.full_size else Arrays)(spec, data, team)
         self.unique = len(self.input.chosen)
         self.model = build_classifier(spec, data.num_classes, weights).to(team.device)
         self.flops = 6e9 * SIZES[spec.model].gmac(spec.image_size, spec.window_size)
@@ -83,10 +81,10 @@ class Classification:
         """Images (B, 3, S, S), labels (B,) or, where the spec mixes, targets (B, classes), and drop path's numbers."""
         images, target = self.input.batch(now)
         if self.mixup is not None:
-            with seeded(self.spec.seed, now, _MIX):  # one mix a step, the same in all processes
+            with seeded(self.spec.seed, now, _MIX):  # one mix a step, of image j of a share with its mirror image
                 images, target = self.mixup(images, target)
-        depths = self.model.encoder.depths
-        return images, target, drop_path_noise(self.spec, now, depths, self.team, self.share, TRANSFER_DROP_PATH)
+        noise = drop_path_noise(self.spec, now, self.model.encoder.depths, self.team, TRANSFER_DROP_PATH)
+        return images, target, noise
 
     def loss(self, model: nn.Module, images: Tensor, target: Tensor, noise: Tensor) -> Tensor:
         """Cross-entropy; mixed targets are smoothed already."""
@@ -127,7 +125,7 @@ class Classification:
 class Arrays:
     """Labelled images of one size in memory: scenes and small data sets at laptop size."""
 
-    def __init__(self, spec: FineTune, data: Data, share: slice | np.ndarray, team: Team) -> None:
+    def __init__(self, spec: FineTune, data: Data, team: Team) -> None:
         self.spec, self.team, self.train, test = spec, team, self.labelled(spec, data), data.test
         if self.train is None or test is None or self.train.labels is None or test.labels is None:
             raise UserError(f"data '{spec.data}' has no labels to fine-tune on: use a source with classes")
@@ -137,14 +135,14 @@ class Arrays:
         self.test, self.chosen = test, subset(self.train, spec.labels, spec.seed)
         self.test_labels = np.asarray(test.labels[: spec.test_images])
         self.statistics, self.skipped = input_statistics(data, spec.statistics), LeftOut()
-        self.begin(share)
+        self.begin(team.share(spec.batch_size))
 
     def labelled(self, spec: FineTune, data: Data) -> Split | None:
         """The split to train on; of scenes the pool for probes is the smaller one, and no test image is in either."""
         few = data.probe_train is not None and len(data.probe_train) < min(spec.labels or 0, len(data.train))
         return data.train if few and data.train.labels is not None else data.probe_train
 
-    def begin(self, share: slice | np.ndarray) -> None:
+    def begin(self, share: slice) -> None:
         spec, (mean, std) = self.spec, self.statistics
         options = {name: getattr(spec, name) for name in ("seed", "batch_size", "image_size", "augment")}
         options |= {"mean": mean, "std": std, "device": self.team.device, "share": share}
@@ -174,7 +172,7 @@ class Files(Arrays):
     def labelled(self, spec: FineTune, data: Data) -> Split | None:
         return data.train
 
-    def begin(self, share: slice | np.ndarray) -> None:
+    def begin(self, share: slice) -> None:
         load = _Pictures(self.train, self.chosen, train_transform(self.spec, *self.statistics))
         order = Order(self.train.ids[self.chosen], self.spec.seed, self.spec.batch_size)
         workers = self.team.decoders()

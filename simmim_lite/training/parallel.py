@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,21 +39,11 @@ class Team:
 
     def share(self, batch_size: int) -> slice:
         """This process's part of a global batch, equal for all; `UserError` where it does not divide."""
-        own = self._own(batch_size, 1)
+        if batch_size % self.size:
+            near = max(self.size, batch_size // self.size * self.size)
+            raise Everywhere(f"batch_size {batch_size} does not divide among {self.size} processes: try {near}")
+        own = batch_size // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
-
-    def pairs(self, batch_size: int) -> np.ndarray:
-        """As `share`, but both or none of images j and batch_size - 1 - j, which timm mixes: int64 (share,)."""
-        own = self._own(batch_size, 2)
-        front = np.arange(self.rank * own, (self.rank + 1) * own)
-        return np.concatenate([front, batch_size - 1 - front[::-1]])
-
-    def _own(self, batch_size: int, together: int) -> int:
-        unit = together * self.size
-        if batch_size % unit:
-            near, what = max(unit, batch_size // unit * unit), "in pairs " * (together == 2)
-            raise Everywhere(f"batch_size {batch_size} does not divide {what}among {self.size} processes: try {near}")
-        return batch_size // unit
 
     def decoders(self) -> int:
         """Worker processes that decode for this process: the cores it has for itself, less the one it computes on."""

@@ -31,7 +31,6 @@ from .run import (
     new_record,
     record_path,
     remove,
-    remove_unfinished,
     save_final,
     tail_folder,
     trunk_folder,
@@ -118,13 +117,10 @@ def make_batches(
     return Batches(data.train, chosen, augment=run.augment, **options)
 
 
-def drop_path_noise(spec, now: int, depths: Sequence[int], team: Team, share=None, stream: int = _DROP_PATH) -> Tensor:
+def drop_path_noise(spec, now: int, depths: Sequence[int], team: Team, stream: int = _DROP_PATH) -> Tensor:
     """Drop path's numbers (share, blocks, 2) in (0, 1), on the device: a function of (seed, step, sample, block).
-
-    depths: blocks of each stage. share: which samples of the batch this process has; `Team.share` by default.
-    """
-    blocks = sum(depths)
-    samples = np.arange(spec.batch_size)[team.share(spec.batch_size) if share is None else share]
+    depths: blocks of each stage."""
+    blocks, samples = sum(depths), np.arange(spec.batch_size)[team.share(spec.batch_size)]
     return torch.from_numpy(uniforms(2 * blocks, spec.seed, now, samples, stream)).to(team.device).view(-1, blocks, 2)
 
 
@@ -217,13 +213,7 @@ def pretrain_once(
         raise UserError(f"accumulate {runtime.accumulate} does not divide {images}: give a number that does")
     trunk, tail = trunk_folder(runs_dir, run), tail_folder(runs_dir, run)
 
-    def clear() -> None:
-        for folder in (trunk, tail):
-            remove_unfinished(folder)
-        remove_unfinished(weights_path(runs_dir, run).parent, weights_path(runs_dir, run).name)
-
     def make() -> dict:
-        team.on_main(clear)
         where = {"device": device_name(team.device), "processes": team.size}
         journal = Journal(runs_dir, run, **where, log=log, main=team.is_main)
         with one_thread(team.device), journal:
@@ -240,8 +230,8 @@ def pretrain_once(
         team.on_main(write)
         return record
 
-    lock = runs_dir / "locks" / f"{run.trunk_key}.lock"
-    return made_once(record_path(runs_dir, run), lock, data, make, team=team, wait=wait)
+    lock, others = runs_dir / "locks" / f"{run.trunk_key}.lock", (trunk, tail, weights_path(runs_dir, run))
+    return made_once(record_path(runs_dir, run), lock, data, make, *others, team=team, wait=wait)
 
 
 def _record(run: Run, runs_dir: Path, data: Data, team: Team, runtime: Runtime, film: int, callbacks: list) -> dict:

@@ -248,11 +248,11 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], o
         raise
 
 
-def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Delete what a killed write left beside a file, or in a whole folder. Call it under a lock."""
-    for path in folder.glob(f".{name}*"):
-        if re.search(r"\.\d+\.\d+$", path.name):  # process and thread, as `write_atomic` names its temporary files
-            remove(path)
+def remove_unfinished(*paths: Path) -> None:
+    """Delete what a killed write left beside files and in folders. Call it under a lock."""
+    for left in (left for path in paths for left in (*path.parent.glob(f".{path.name}.*"), *path.glob(".*"))):
+        if re.search(r"\.\d+\.\d+$", left.name):  # process and thread, as `write_atomic` names its temporary files
+            remove(left)
 
 
 def remove(path: Path) -> None:
@@ -263,11 +263,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def made_once(path: Path, lock: Path, data, make: Callable[[], dict], *, team, wait: bool = True) -> tuple[dict, bool]:
+def made_once(
+    path: Path, lock: Path, data, make: Callable, *others: Path, team, wait: bool = True
+) -> tuple[dict, bool]:
     """The record at `path` if it was made from the images that `data` holds now, else what `make()` writes there.
 
     Returns the record and whether this call made it. lock: a file that one process at a time holds, in a team the main
     one, until it ends, however it ends. Another waits, or raises `Busy` with `wait=False`. A team makes it together.
+    others: files and folders that it writes too, where a killed one may have left something.
     """
     if not team.is_main:
         record = team.broadcast()
@@ -298,7 +301,7 @@ def made_once(path: Path, lock: Path, data, make: Callable[[], dict], *, team, w
         team.broadcast(record)
         if record is not None:
             return record, False
-        remove_unfinished(path.parent, path.name)
+        remove_unfinished(path, *others)
         return team.broadcast(make()), True
 
 

@@ -156,7 +156,7 @@ class Segmentation:
         """The step, images float32 (B, 3, S, S), labels int64 (B, S, S) and drop path's numbers."""
         images, labels = self.loader.batch(now)
         images = normalise(images.numpy(), *self.statistics, self.team.device)
-        noise = drop_path_noise(self.spec, now, self.model.encoder.depths, self.team, stream=TRANSFER_DROP_PATH)
+        noise = drop_path_noise(self.spec, now, self.model.encoder.depths, self.team, TRANSFER_DROP_PATH)
         return now, images, labels.to(self.team.device, torch.long), noise
 
     def loss(self, model: nn.Module, now: int, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from .run import (
     load_final,
     made_once,
     remove,
-    remove_unfinished,
     save_final,
     tail_folder,
     transfer_path,
@@ -134,15 +133,14 @@ def once(
     runs_dir, team = Path(runs_dir), join(device)
     data = data or open_for(spec.task, spec.data, spec.image_size, getattr(spec, "full_size", False))
     path, lock = transfer_path(runs_dir, spec.key), runs_dir / "locks" / f"{spec.key}.lock"
+    folder = tail_folder(runs_dir, spec)
 
     def make() -> dict:
         weights = _weights(spec, runs_dir, device, progress, file)
-        folder = tail_folder(runs_dir, spec)
         with one_thread(team.device):
             if isinstance(spec, Probe):
                 record = _probe(spec, data, weights, team)
             else:
-                team.on_main(lambda: remove_unfinished(folder))
                 module, _, name = TASKS[spec.task][1].partition(".")
                 task = getattr(import_module(f".{module}", __package__), name)(spec, data, weights, team)
                 record = work(spec, task, team, data, folder=folder, progress=progress)
@@ -153,7 +151,7 @@ def once(
             remove(folder)
         return record
 
-    return made_once(path, lock, data, make, team=team, wait=wait)
+    return made_once(path, lock, data, make, folder, team=team, wait=wait)
 
 
 def _weights(spec, runs_dir: Path, device: str, progress: Callable | None, file: str | Path | None) -> dict | None:
