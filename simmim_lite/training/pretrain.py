@@ -21,7 +21,7 @@ from ..model.sizes import PAPER, SIZES
 from ..model.swin import SwinV2
 from ..processes import device_name, one_thread, timed
 from .film import Camera, film_path
-from .journal import Journal, check_writers
+from .journal import Journal, check_writers, journal_path
 from .parallel import Parallel, Team, join
 from .probes import input_statistics, probe_all
 from .run import (
@@ -215,9 +215,12 @@ def pretrain_once(
 
     def make() -> dict:
         where = {"device": device_name(team.device), "processes": team.size}
-        journal = Journal(runs_dir, run, **where, log=log, main=team.is_main)
-        with one_thread(team.device), journal:
-            record = journal.record = _record(run, runs_dir, data, team, runtime, film, [Progress(progress), journal])
+        journal = Journal(runs_dir, run, **where, log=log) if team.is_main else None
+        told = [Progress(progress), *([journal] if journal else [])]
+        with one_thread(team.device), journal or contextlib.nullcontext():
+            record = _record(run, runs_dir, data, team, runtime, film, told)
+            if journal:
+                journal.record = record
 
         def write() -> None:
             write_record(record_path(runs_dir, run), record)
@@ -225,7 +228,7 @@ def pretrain_once(
             for path in trunk.glob("step-*"):
                 if step_of(path) < run.drop_step:  # its end stays: a longer run can branch off there
                     remove(path)
-            remove(journal.path)
+            remove(journal_path(runs_dir, run.key))
 
         team.on_main(write)
         return record

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 from filelock import FileLock, Timeout
 
@@ -225,27 +225,23 @@ def load_final(runs_dir: str | Path, spec: Spec) -> dict:
         raise UserError(f"{path}: {what}; delete the run's record, and run again") from error
 
 
-def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it. content:
-    bytes, a text, or what writes to the open file. One line for a full disk or a read-only folder."""
+def write_atomic(path: str | Path, content: bytes | str) -> None:
+    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it. One line for
+    a full disk or a read-only folder."""
     path = Path(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone, if all went well
             temporary.unlink()
-        if isinstance(error, OSError):
-            raise _cannot_write(path, error) from error
-        raise
 
 
 def remove_unfinished(*paths: Path) -> None:
@@ -293,7 +289,7 @@ def made_once(
             holder.acquire()
     except OSError as error:
         raise _cannot_write(lock, error) from error
-    with holder:
+    try:
         record = current_record(path, data.digest)  # the process that was waited for may have made it
         if record is None and path.exists():
             why = f"was made from other images than {data.spec} holds now; it runs again"
@@ -303,6 +299,8 @@ def made_once(
             return record, False
         remove_unfinished(path, *others)
         return team.broadcast(make()), True
+    finally:
+        holder.release()
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

@@ -24,12 +24,11 @@ import numpy as np
 from ..errors import UserError, unknown
 
 _LARGEST = 2**63  # whole numbers stay below: they seed generators and count bytes
-_SHOWN = 60  # characters of a wrong value in its line
 _NUMBER = re.compile(
     r"([+-]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)(?:\.[0-9]*)?|\.[0-9]+))(?:(e[+-]?[0-9]+)|([kmbt]))?",
     re.IGNORECASE,
 )
-_POWERS = {"": 0, "k": 3, "m": 6, "b": 9, "t": 12}
+_POWERS = {"k": "e3", "m": "e6", "b": "e9", "t": "e12"}
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 _NONE = {"none": None}
 _CALLED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a dictionary"}
@@ -56,19 +55,17 @@ class Range:
     remedy: str = ""  # what to do in place of a wrong number, where the range does not say it
 
     def fit(self, value: float) -> float:
-        above = value >= self.low if self.ends[0] == "[" else value > self.low
-        below = value <= self.high if self.ends[1] == "]" else value < self.high
-        if not (above and below) or (self.odd and value % 2 == 0):
+        inside = self.low < value < self.high or value == {"[": self.low}.get(self.ends[0])
+        if not (inside or value == {"]": self.high}.get(self.ends[1])) or (self.odd and value % 2 == 0):
             raise Unfit(self)
         return value
 
     def said(self, what: str) -> str:
         what = what.replace("a ", "an odd ", 1) if self.odd else what
-        text = f"{what} {'from' if self.ends[0] == '[' else 'above'} {self.low:g}"
-        if self.high not in (math.inf, _LARGEST):
-            joint = {"[]": " to", "[)": " to below", "()": " and below", "(]": ", at most"}[self.ends]
-            text += f"{joint} {self.high:g}"
-        return text + (f" ({self.remedy})" if self.remedy else "")
+        joint = {"[]": " to", "[)": " to below", "()": " and below", "(]": ", at most"}[self.ends]
+        end = f"{joint} {self.high:g}" if self.high not in (math.inf, _LARGEST) else ""
+        remedy = f" ({self.remedy})" if self.remedy else ""
+        return f"{what} {'from' if self.ends[0] == '[' else 'above'} {self.low:g}{end}{remedy}"
 
 
 @dataclass(frozen=True)
@@ -193,18 +190,15 @@ def number(text: str, kind: type = float) -> int | float:
     if not found:
         raise ValueError(text)
     digits, exponent, power = (part or "" for part in found.groups())
-    try:
-        exact = Decimal(re.sub("[,_]", "", digits) + exponent).scaleb(_POWERS[power.lower()])
-    except ArithmeticError:  # 1e999999999
-        raise ValueError(text) from None
     ambiguous = "." in digits and not exponent and not power
+    exact = Decimal(re.sub("[,_]", "", digits) + exponent + _POWERS.get(power.lower(), ""))
     if math.isinf(float(exact)) or (kind is int and (ambiguous or exact % 1)):
         raise ValueError(text)
     return kind(exact)
 
 
 _READ = {int: functools.partial(number, kind=int), float: number, str: str}
-_READ |= {bool: lambda text: _TRUTH[text.strip().lower()], types.NoneType: lambda text: _NONE[text.strip().lower()]}
+_READ |= {kind: lambda text, of=of: of[text.strip().lower()] for kind, of in ((bool, _TRUTH), (types.NoneType, _NONE))}
 
 
 def said(hint: object) -> str:
@@ -274,8 +268,7 @@ def _several(hint: object, parts: tuple, given: object, text: bool) -> tuple | l
 def _number(kind: type, given: object) -> int | float:
     if isinstance(given, np.floating):
         given = float(str(given))  # the shortest decimal: 0.1 in single precision is 0.1, and has its key
-    elif getattr(given, "shape", None) == ():  # a scalar of numpy or torch
-        given = given.item()
+    given = given.item() if getattr(given, "shape", None) == () else given  # a scalar of numpy or torch
     if isinstance(given, bool) or not isinstance(given, Real):
         raise Unfit
     try:
@@ -290,8 +283,7 @@ def _number(kind: type, given: object) -> int | float:
 def _refusal(name: str, hint: object, given: object, rule: object = None) -> UserError:
     if isinstance(rule, OneOf) and isinstance(given, str):
         return unknown(name, given, rule.known, rule.near)
-    given = given.item() if getattr(given, "shape", None) == () else given
-    shown = " ".join(repr(given).split())
-    shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
+    shown = " ".join(repr(given.item() if getattr(given, "shape", None) == () else given).split())
+    shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
     more = ", below 2**63" if isinstance(given, Real) and given >= _LARGEST else ""
     return UserError(f"{name} is {shown}: give {said(hint)}{more}")

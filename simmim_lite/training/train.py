@@ -1,6 +1,7 @@
 """The loop that trains everything here, its callbacks, its checkpoints, and the optimiser's parameter groups."""
 
 import contextlib
+import io
 import signal
 import sys
 import threading
@@ -83,7 +84,9 @@ class Training:
         }
 
         def write() -> None:
-            write_atomic(folder / f"step-{self.step:07d}.pt", lambda file: torch.save(state, file))
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            write_atomic(folder / f"step-{self.step:07d}.pt", buffer.getvalue())
             saved = sorted(folder.glob("step-*"), key=step_of)
             for path in saved[:-2]:
                 if step_of(path) not in keep:
