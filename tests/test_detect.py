@@ -39,24 +39,6 @@ from simmim_lite.training.tuning import Dense
 SIDE = 24
 
 
-def test_where_it_starts_and_how_fast_layers_learn(coco):  # noqa: F811
-    run = Run(model="swinv2_atto", images=64, steps=1)
-    weights = {k: torch.rand_like(v) for k, v in create_model("swinv2_atto", 32, 4).state_dict().items()}
-    scratch, task = detection(coco), detection(coco, weights, run=run, layer_decay=0.5)
-    for name, value in task.model.state_dict().items():
-        inside = name.removeprefix("backbone.encoder.")
-        expected = weights["encoder." + inside] if inside != name else scratch.model.state_dict()[name]
-        assert torch.equal(value, expected), name
-    scale = {name: g["scale"] for g in task.groups() for name in g["names"]}
-    decay = {name: g["weight_decay"] for g in task.groups() for name in g["names"]}
-    assert set(scale) == {n for n, p in task.model.named_parameters() if p.requires_grad}
-    table = {"patch_embed.proj.weight": 5, "layers.0.blocks.0.attn.qkv.weight": 4, "norm.weight": 0}
-    assert all(scale[f"backbone.encoder.{name}"] == 0.5**i for name, i in table.items())
-    heads = [n for n in scale if not n.startswith("backbone.encoder.")]
-    assert {scale[n] for n in heads} == {1.0} and any(n.startswith("backbone.fpn") for n in heads)
-    assert decay["roi_heads.box_head.fc6.weight"] == 0.05 and decay["roi_heads.box_head.fc6.bias"] == 0
-
-
 def test_a_level_a_stage_and_the_pool_in_full_precision(coco):  # noqa: F811
     """A box at 1,333 px has no whole pixels in bf16."""
     pyramid = Pyramid(create_model("swinv2_atto", 32, 4).encoder, 16)

@@ -4,11 +4,10 @@ Two processes are started once and do everything that two are needed for: pretra
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from teams import run_team
 from tiny import ALONE, classification, coco, detection, same, segmentation, stopped, tiny_data, tiny_spec, trained  # noqa: F401
 from torch import nn
 
-from simmim_lite import cli
 from simmim_lite.data.sources import as_pictures
 from simmim_lite.errors import Everywhere, Preempted, UserError
 from simmim_lite.model.sizes import SIZES
@@ -211,23 +209,16 @@ def test_every_split_of_a_batch_gives_the_same_losses_and_only_training_is_compi
     assert len(calls) == 1 + RUN.steps * sum(SIZES[RUN.model].depths)
 
 
-def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit(alone, tmp_path) -> None:
+def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit_also_in_a_thread(alone, tmp_path) -> None:
+    """A notebook's kernel or a server may train in a thread, where signals cannot be handled."""
     before = signal.getsignal(signal.SIGUSR1)
     line = go(tmp_path, kill=6, how=signal.SIGUSR1)
     assert line == f"SIGUSR1: {RUN.key} is saved at step 6 of 20; run the same command to go on"
     assert signal.getsignal(signal.SIGUSR1) == before and Preempted(line).status == 75
-    record = go(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        record = pool.submit(go, tmp_path).result()
     assert record["steps_now"] == RUN.steps - 6 and record["curve"] == alone[0]["curve"]
     assert same(load_final(tmp_path, RUN), load_final(alone[1], RUN))
-
-
-def test_a_run_in_a_thread_leaves_signals_alone(alone, tmp_path) -> None:
-    """A notebook's kernel or a server may train in a thread, where signals cannot be handled."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(go(tmp_path)))
-    thread.start()
-    thread.join()
-    assert found[0]["curve"] == alone[0]["curve"]
 
 
 def test_what_cannot_be_is_one_line(tmp_path, monkeypatch) -> None:
@@ -244,12 +235,3 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch) -> None:
     ):
         with pytest.raises(UserError, match=words):
             call()
-
-
-def test_the_command_line_takes_the_options(capsys, tmp_path) -> None:
-    words = ["pretrain", "--images", "16", "--steps", "2", "--batch-size", "8", "--image-size", "16", "--val-images"]
-    words += ["8", "--val-masks", "1", "--probe-labels", "0", "--device", "cpu", "--runs-dir", str(tmp_path)]
-    assert cli.main([*words, "--accumulate", "2", "--checkpointing", "--parallel", "fsdp"]) == 0
-    record = json.loads(Path(capsys.readouterr().out.split("record: ")[1].strip()).read_text())
-    expected = {"parallel": "fsdp", "accumulate": 2, "checkpointing": True, "compile": False}
-    assert record["where"]["runtime"] == expected

@@ -30,7 +30,7 @@ class Job:
     name: str  # of what it locks
     work: tuple[Run | FineTune | Dense | Probe, ...]
     seconds: float  # estimate, core seconds
-    log: tuple[str, ...] = ()  # who is told of its pretraining (`training/writers.py`)
+    log: tuple[str, ...] = ()  # who is told of its pretraining (`training/journal.py`)
 
     def paths(self, runs_dir: Path) -> list[Path]:
         """The records it leaves."""

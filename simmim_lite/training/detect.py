@@ -49,12 +49,8 @@ RESAMPLES = 200  # of the test images, for the 95 % interval of a score
 
 
 class Detection:
-    """Mask R-CNN as a task (kind `detect`; see `transfer.work`).
-
-    weights: the pretrained SimMIM's state dict for a spec with a start, else None. `UserError` where the data have
-    fewer annotated images than asked for. The regions that are trained on are drawn and averaged by each process alone,
-    so another number of processes gives other numbers.
-    """
+    """Mask R-CNN as a task (kind `detect`; see `transfer.work`); weights: as `build_encoder` takes them. Each process
+    draws and averages the regions that it trains on, so another number of processes gives other numbers."""
 
     kind = "detect"
     flops = None  # a region of interest costs what an image's content decides
@@ -115,10 +111,8 @@ class Detection:
 
 
 def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
-    """What the network finds in the images at these places, as COCO results; `image_id` is the place.
-
-    Only images of one size go through together, so that no image's result depends on its neighbours.
-    """
+    """What the network finds in the images at these places, as COCO results; `image_id` is the place. Only images of
+    one size go through together, so that no image's result depends on its neighbours."""
     from pycocotools import mask as coco_mask
 
     model, spec, device, found = task.model, task.spec, task.team.device, []
@@ -177,11 +171,8 @@ def _examples(test: CocoSplit, found: list[dict]) -> list[dict]:
 
 
 class Anchors(AnchorGenerator):
-    """Anchors on the true strides: torchvision's own are guessed from sides, and wrong where a map was rounded up.
-
-    Their side is 8 strides of each level of the pyramid (32 to 512 px), on small images 2. The levels are the stages,
-    and one pooled level above.
-    """
+    """Anchors on the true strides (torchvision guesses them, wrongly where a map was rounded up) of the stages and one
+    pooled level above. Their side is 8 strides (32 to 512 px), on small images 2."""
 
     def __init__(self, size: Size, image_size: int) -> None:
         self.strides = [size.patch_size << level for level in range(len(size.depths) + 1)]
@@ -213,11 +204,8 @@ class Pyramid(nn.Module):
 def build_detector(
     spec: Dense, classes: int, mean: tuple, std: tuple, weights: dict[str, Tensor] | None = None
 ) -> MaskRCNN:
-    """The network at step 0. classes: without the background; mean, std: of the input, in 0..1 units.
-
-    weights: as `build_encoder` takes them. It takes a list of images (3, H, W) in 0..1 and resizes them to the spec's
-    sides. The heads start the same whatever the encoder starts from.
-    """
+    """The network at step 0, of images (3, H, W) in 0..1, which it resizes to the spec's sides. classes: without the
+    background; mean, std: of the input, in 0..1 units; weights: as `build_encoder` takes them."""
     size, encoder, small = SIZES[spec.model], build_encoder(spec, weights), spec.image_size < SMALL
     levels = [str(s) for s in range(len(size.depths))]
     mask_side, samples = (7, 1) if small else (14, 2)

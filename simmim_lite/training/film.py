@@ -18,7 +18,7 @@ from ..errors import UserError, first_line
 from ..model.masking import upsample
 from ..model.simmim import SimMIM
 from .run import Run, remove_unfinished, write_atomic
-from .train import Callback, Training
+from .train import Training
 
 FILM_VERSION = 1
 PICTURES = 6  # the first ones of the validation images: nobody picks them
@@ -109,7 +109,7 @@ class Shot:
         return Film({**about, **facts}, self.pictures, np.stack(frames))
 
 
-class Camera(Callback):
+class Camera:
     """Films a run while it is trained, and writes the file after every frame; a resumed run goes on with the frames
     that are there. All processes have one, to validate together (`validate`), and the main one looks."""
 

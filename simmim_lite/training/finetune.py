@@ -53,11 +53,8 @@ def build_classifier(spec: FineTune, classes: int, weights: dict[str, Tensor] | 
 
 
 class Classification:
-    """Fine-tuning for classification as a task (kind `finetune`; see `transfer.work`).
-
-    data: `Data` at the spec's size, or `Pictures` for a full-size spec. weights: the pretrained SimMIM's state dict for
-    a spec with a start, else None. `UserError` where the source has no labels, or fewer images than asked for.
-    """
+    """Fine-tuning for classification as a task (kind `finetune`; see `transfer.work`). data: at the spec's size, or as
+    `open_pictures` has it for a full-size spec; weights: as `build_encoder` takes them."""
 
     kind = "finetune"
 
@@ -163,11 +160,9 @@ class Arrays:
 
 
 class Files(Arrays):
-    """Pictures of any size, decoded and augmented by worker processes, step by step: data sets at full size.
-
-    A picture that cannot be read ends nothing: in training the next one of the draw stands in for it, in testing it is
-    left out of the count. Each is named once on stderr, and in the record (`skipped`).
-    """
+    """Pictures of any size, decoded and augmented by worker processes, step by step: data sets at full size. One that
+    cannot be read is named on stderr and in the record (`skipped`): in training the next one of the draw stands in for
+    it, in testing it is left out of the count."""
 
     def labelled(self, spec: FineTune, data: Data) -> Split | None:
         return data.train
@@ -235,18 +230,10 @@ def train_transform(spec: FineTune, mean: tuple[float, ...], std: tuple[float, .
     from timm.data import create_transform
     from timm.data.auto_augment import RandAugment, posterize
 
-    whole = create_transform(
-        spec.image_size,
-        is_training=True,
-        color_jitter=spec.colour_jitter or None,
-        auto_augment=spec.rand_augment or None,
-        interpolation=spec.interpolation,
-        mean=mean,
-        std=std,
-        re_prob=spec.erasing,
-        re_mode="pixel",  # noise: what the released code fills the box with
-        re_count=1,
-    )
+    how = {"color_jitter": spec.colour_jitter or None, "auto_augment": spec.rand_augment or None}
+    how |= {"interpolation": spec.interpolation, "mean": mean, "std": std, "re_prob": spec.erasing, "re_count": 1}
+    # what is erased is filled with noise, as the released code does
+    whole = create_transform(spec.image_size, is_training=True, re_mode="pixel", **how)
 
     def some_bits(image: Image.Image, bits: int, **options: object) -> Image.Image:
         """timm's may ask for no bits at all: once black, and an error since Pillow 13."""

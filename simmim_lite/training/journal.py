@@ -47,7 +47,7 @@ class Journal(contextlib.AbstractContextManager):
         where = {"pid": os.getpid(), "machine": this_machine(), "device": device, "processes": processes}
         self.writers = [Lines(self.path, {"version": JOURNAL_VERSION, "run": run.to_dict(), **where})]
         self.writers += [WRITERS[name](Path(runs_dir), run) for name in dict.fromkeys(log)]
-        self.told, self.clock = 0, time.monotonic()  # the last point: its step, and when it was
+        self.last, self.clock = 0, time.monotonic()  # the last point: its step, and when it was
 
     def __exit__(self, *error: object) -> None:
         self._tell("close", self.record)
@@ -55,11 +55,9 @@ class Journal(contextlib.AbstractContextManager):
     def on_train_start(self, training) -> None:
         self.start(training.step, training.curve)
 
-    def on_step_start(self, training) -> None: ...
-
     def on_step_end(self, training) -> None:
         if training.at_point() or (training.looks() and time.monotonic() - self.clock >= EVERY):
-            self.point(training.step, training.losses[self.told : training.step].mean().item())
+            self.point(training.step, training.losses[self.last : training.step].mean().item())
 
     def on_validation_end(self, training, val_loss: float) -> None:
         self.validated(training.step, val_loss)
@@ -67,13 +65,13 @@ class Journal(contextlib.AbstractContextManager):
     def start(self, step: int, curve: list[dict]) -> None:
         """The run begins, or goes on, after `step` steps with the points that its curve has by then."""
         self._tell("start", step, curve)
-        self.told, self.clock = step, time.monotonic()
+        self.last, self.clock = step, time.monotonic()
 
     def point(self, step: int, train_loss: float) -> None:
         """The training loss after `step` steps, the mean since the last point."""
         now = time.monotonic()
-        speed = (step - self.told) * self.run.batch_size / max(1e-9, now - self.clock)
-        self.told, self.clock = step, now
+        speed = (step - self.last) * self.run.batch_size / max(1e-9, now - self.clock)
+        self.last, self.clock = step, now
         self._put(step, {"train_loss": train_loss, "images_per_second": speed})
 
     def validated(self, step: int, val_loss: float) -> None:

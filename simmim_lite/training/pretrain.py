@@ -216,9 +216,9 @@ def pretrain_once(
     def make() -> dict:
         where = {"device": device_name(team.device), "processes": team.size}
         journal = Journal(runs_dir, run, **where, log=log) if team.is_main else None
-        told = [Progress(progress), *([journal] if journal else [])]
+        callbacks = [Progress(progress), *([journal] if journal else [])]
         with one_thread(team.device), journal or contextlib.nullcontext():
-            record = _record(run, runs_dir, data, team, runtime, film, told)
+            record = _record(run, runs_dir, data, team, runtime, film, callbacks)
             if journal:
                 journal.record = record
 

@@ -185,24 +185,9 @@ def segmentation_probe(maps_train: Tensor, masks_train: np.ndarray, maps_test: T
     return score | {"n_train": len(maps_train), "n_test": n}
 
 
-class AttentivePooling(nn.Module):
-    """Tokens (B, N, C), weighed by softmax(tokens . query / sqrt(C)), and a linear layer -> logits (B, classes). At the
-    start all tokens weigh the same: the probe begins as a linear one on the mean."""
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.query = nn.Parameter(torch.zeros(width))
-        self.head = nn.Linear(width, classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        weights = (tokens @ self.query / math.sqrt(tokens.shape[2])).softmax(1)
-        return self.head((weights[:, None] @ tokens).squeeze(1))
-
-
 def attentive_probe(maps_train: Tensor, y_train: np.ndarray, maps_test: Tensor, y_test: np.ndarray) -> dict:
-    """Top-1 of an attentive probe on final maps (n, C, h, w), integer labels (n,), as `top1` has it.
+    """Top-1 of an attentive probe on final maps (n, C, h, w), integer labels (n,), as `top1` has it: a linear layer on
+    the mean of an image's tokens, weighed by softmax(tokens . query / sqrt(C)), at first all alike.
 
     Features are standardised jointly: the means of the training images over their maps get mean 0 and, but for
     directions of less than FLOOR of the largest variance, unit covariance (one by one, AdamW would not get through to
@@ -218,8 +203,14 @@ def attentive_probe(maps_train: Tensor, y_train: np.ndarray, maps_test: Tensor, 
         return ((maps.flatten(2).transpose(1, 2).double() - mean) @ whiten).float()
 
     x, labels = tokens(maps_train), torch.as_tensor(np.array(y_train))
-    probe = AttentivePooling(x.shape[2], int(labels.max()) + 1)
-    optimiser = torch.optim.AdamW(probe.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+    width, classes = x.shape[2], int(labels.max()) + 1
+    query, weight, bias = (torch.zeros(shape, requires_grad=True) for shape in (width, (classes, width), classes))
+
+    def probe(x: Tensor) -> Tensor:
+        weights = (x @ query / math.sqrt(width)).softmax(1)
+        return F.linear((weights[:, None] @ x).squeeze(1), weight, bias)
+
+    optimiser = torch.optim.AdamW([query, weight, bias], lr=LR, weight_decay=WEIGHT_DECAY)
     generator, order = torch.Generator().manual_seed(PROBE_SEED), torch.empty(0, dtype=torch.int64)
     for now in range(STEPS):
         while len(order) < BATCH:

@@ -30,11 +30,10 @@ RESAMPLES = 500  # of the test images, for the 95 % interval of a score
 
 
 class UPerNet(nn.Module):
-    """Images (B, 3, H, W) -> logits (B, classes, h, w) at the encoder's first stride.
+    """Images (B, 3, H, W) -> logits (B, classes, h, w) at the encoder's first stride, for two stages or more.
 
-    Maps of each stage but the last (which the encoder normalises) pass a LayerNorm of their own. Works for any number
-    of stages from two. auxiliary: whether there is a second, plain head on the last stage but one, which serves
-    training alone. channels: of the pyramid; the auxiliary head has half of them, as at 512 and 256.
+    Maps of each stage but the last (which the encoder normalises) pass a LayerNorm of their own. auxiliary: whether
+    there is a plain head on the last stage but one, of half the channels, which serves training alone.
     """
 
     def __init__(self, encoder: SwinV2, classes: int, channels: int, *, auxiliary: bool = True) -> None:
@@ -118,12 +117,8 @@ def build_upernet(spec: Dense, classes: int, weights: dict[str, Tensor] | None =
 
 
 class Segmentation:
-    """Segmentation as a task (kind `segment`; see `transfer.work`).
-
-    weights: the pretrained SimMIM's state dict for a spec with a start, else None. Batch normalisation sees the images
-    of one process on CPUs, those of all processes on GPUs (SyncBatchNorm). `UserError` where there are fewer images
-    than asked for, and later where an annotation cannot be used.
-    """
+    """Segmentation as a task (kind `segment`; see `transfer.work`); weights: as `build_encoder` takes them. Batch
+    normalisation sees the images of one process on CPUs, those of all processes on GPUs (SyncBatchNorm)."""
 
     kind = "segment"
 
@@ -252,11 +247,8 @@ def areas(guess: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def miou(total: np.ndarray) -> np.ndarray:
-    """Mean IoU (...,) from areas (..., 3, classes) summed over images.
-
-    The mean is over the classes that occur, in truth or in a prediction (one that is only predicted has IoU 0), as the
-    field's tools do; 0 where no pixel is labelled.
-    """
+    """Mean IoU (...,) from areas (..., 3, classes) summed over images: over the classes that occur, in truth or in a
+    prediction, as the field's tools do; 0 where no pixel is labelled."""
     both = total[..., 0, :]
     union = total[..., 1, :] + total[..., 2, :] - both
     return (both / np.maximum(union, 1)).sum(-1) / np.maximum((union > 0).sum(-1), 1)

@@ -41,7 +41,7 @@ def step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: Sequence, lr
     return loss.detach()
 
 
-def train(training: "Training", batch: Callable[[int], Sequence], callbacks: Iterable["Callback"] = ()) -> None:
+def train(training: "Training", batch: Callable[[int], Sequence], callbacks: Iterable = ()) -> None:
     """All steps that are left; `batch(step)` is this process's share. `Failed` where the loss says so."""
     training.callbacks = list(callbacks)
     training.net.train()
@@ -69,9 +69,12 @@ class Training:
         self.meter = Meter(self.team)
 
     def tell(self, what: str, *about: object) -> None:
-        """Call all callbacks."""
+        """Call a method of all callbacks that have it: on_train_start, on_step_start, on_step_end (training), when
+        `training.step` steps are done, and on_validation_end (training, val_loss). Those that speak to other processes
+        are in all of them."""
         for callback in self.callbacks:
-            getattr(callback, what)(self, *about)
+            if hasattr(callback, what):
+                getattr(callback, what)(self, *about)
 
     def save(self, folder: Path, keep: Collection[int] = ()) -> None:
         """Write FOLDER/step-NNNNNNN.pt, whole tensors also of a sharded model; every process calls it. The newest two
@@ -146,20 +149,7 @@ class Training:
         return found | self.meter.spent() | {"peak_memory_bytes": self.meter.peak_memory()}
 
 
-class Callback:
-    """Told of a training as it goes, when `training.step` steps are done. All processes have the same ones, so they may
-    speak to each other in it."""
-
-    def on_train_start(self, training: Training) -> None: ...
-
-    def on_step_start(self, training: Training) -> None: ...
-
-    def on_step_end(self, training: Training) -> None: ...
-
-    def on_validation_end(self, training: Training, val_loss: float) -> None: ...
-
-
-class Health(Callback):
+class Health:
     """`Failed` where the loss is not finite or, where it can be told (`divergence`), runs away."""
 
     def __init__(self, divergence: bool = True) -> None:
@@ -178,7 +168,7 @@ class Health(Callback):
             raise Failed(f"the training loss ran away: {now:.3g} by step {step} from {first:.3g}; lower lr ({lr:g})")
 
 
-class Progress(Callback):
+class Progress:
     """Calls `report(step, steps)` now and then, in the main process; report: None calls nobody."""
 
     def __init__(self, report: Callable[[int, int], None] | None) -> None:
@@ -189,7 +179,7 @@ class Progress(Callback):
             self.report(training.step, training.spec.steps)
 
 
-class Curve(Callback):
+class Curve:
     """The points of the curve: the training loss or, with `validate` (whose first number is taken), both losses at all
     points but the last, which the record adds."""
 
@@ -203,7 +193,7 @@ class Curve(Callback):
             training.validated(self.validate()[0])
 
 
-class Checkpoints(Callback):
+class Checkpoints:
     """Saves every `CHECKPOINT_SECONDS`, and on SIGTERM and SIGUSR1, which then raise `Preempted`. folder: where a
     checkpoint after so many steps belongs. always: steps at which one is saved, and kept."""
 

@@ -176,10 +176,9 @@ def work(
     """Train and test a task; its record. folder: of checkpoints, None = none.
 
     A task (`Classification`, `Detection`, `Segmentation`) has the kind of its record, its model, AdamW's `groups()`,
-    whose `scale` multiplies the learning rate, `batch(step)`, this process's share, `loss(model, *batch)`, how many
-    training images are unique, the FLOPs of one (None where they differ), and `evaluate()`: the parts of the record
-    that hold its scores, and why there are none, or None. Every process calls it. SIGTERM and SIGUSR1 save and raise
-    `Preempted` where checkpoints are kept.
+    `batch(step)`, this process's share, `loss(model, *batch)`, how many training images are unique, the FLOPs of one
+    (None where they differ), and `evaluate()`: the parts of the record that hold its scores, and why there are none, or
+    None. Every process calls it. Where checkpoints are kept SIGTERM and SIGUSR1 save and raise `Preempted`.
     """
     optimiser = torch.optim.AdamW(task.groups(), lr=spec.lr, betas=spec.betas, fused=True)
     training = Training(spec, Parallel(task.model, team, loss=task.loss), optimiser, data.digest)
