@@ -20,6 +20,7 @@ from ..model.simmim import SimMIM, create_model
 from ..model.sizes import PAPER, SIZES
 from ..model.swin import SwinV2
 from ..processes import device_name, one_thread, timed
+from . import train
 from .film import Camera, film_path
 from .journal import Journal, check_writers, journal_path
 from .parallel import Parallel, Team, join
@@ -38,20 +39,6 @@ from .run import (
     write_record,
 )
 from .specs import Folder, Whole, checked
-from .train import (
-    DIVERGED,
-    Checkpoints,
-    Curve,
-    Failed,
-    Health,
-    Preemption,
-    Progress,
-    Training,
-    decay_groups,
-    step,
-    step_of,
-    train,
-)
 from .tuning import Transfer
 
 #: Windows of the paper's pretraining, a stage: 12, clamped to the last stage's 6 x 6 map at 192 px (docs/facts.md, 3).
@@ -67,7 +54,7 @@ def build(run: Run) -> SimMIM:
 
 def build_optimiser(model: SimMIM, run: Run) -> torch.optim.AdamW:
     """AdamW in its fused form, decay on matrices only."""
-    groups = decay_groups(model.named_parameters(), run.weight_decay)
+    groups = train.decay_groups(model.named_parameters(), run.weight_decay)
     return torch.optim.AdamW(groups, lr=run.lr, betas=run.betas, fused=True)
 
 
@@ -216,7 +203,7 @@ def pretrain_once(
     def make() -> dict:
         where = {"device": device_name(team.device), "processes": team.size}
         journal = Journal(runs_dir, run, **where, log=log) if team.is_main else None
-        callbacks = [Progress(progress), *([journal] if journal else [])]
+        callbacks = [train.Progress(progress), *([journal] if journal else [])]
         with one_thread(team.device), journal or contextlib.nullcontext():
             record = _record(run, runs_dir, data, team, runtime, film, callbacks)
             if journal:
@@ -226,7 +213,7 @@ def pretrain_once(
             write_record(record_path(runs_dir, run), record)
             remove(tail)
             for path in trunk.glob("step-*"):
-                if step_of(path) < run.drop_step:  # its end stays: a longer run can branch off there
+                if train.step_of(path) < run.drop_step:  # its end stays: a longer run can branch off there
                     remove(path)
             remove(journal_path(runs_dir, run.key))
 
@@ -241,21 +228,21 @@ def _record(run: Run, runs_dir: Path, data: Data, team: Team, runtime: Runtime, 
     """Train to the end and say what came of it."""
     mean, std = input_statistics(data, run.statistics)
     net = Parallel(build(run).to(team.device), team, runtime)
-    training = Training(run, net, build_optimiser(net.model, run), data.digest)
+    training = train.Training(run, net, build_optimiser(net.model, run), data.digest)
     how = {} if runtime == Runtime() else {"runtime": dataclasses.asdict(runtime)}
 
     def validate() -> tuple[float, float]:
         return validation_loss(net.whole(), data.val, run, mean, std, team.device, team)
 
     camera = [Camera(film_path(runs_dir, run), run, data, (mean, std), film, validate, team.is_main)] if film else []
-    callbacks, skipped = [*camera, Health(), *callbacks, Curve(validate)], []
+    callbacks, skipped = [*camera, train.Health(), *callbacks, train.Curve(validate)], []
     try:
         if run.steps:
             skipped = _train(training, data, runs_dir, callbacks)
         loss, error = validate()
-        if not math.isfinite(loss) or (run.steps and loss > DIVERGED * training.losses[0].item()):
-            raise Failed(f"the validation loss was {loss:.3g} after step {run.steps}; lower lr ({run.lr:g})")
-    except Failed as failed:
+        if not math.isfinite(loss) or (run.steps and loss > train.DIVERGED * training.losses[0].item()):
+            raise train.Failed(f"the validation loss was {loss:.3g} after step {run.steps}; lower lr ({run.lr:g})")
+    except train.Failed as failed:
         return new_record(run, status="failed", reason=str(failed), where=training.meter.where(data, **how))
     tail = training.losses[min(run.drop_step, max(0, run.steps - 1)) :]
     final = {"train_loss": tail.mean().item() if run.steps else None, "val_loss": loss, "val_loss_se": error}
@@ -280,11 +267,11 @@ def _record(run: Run, runs_dir: Path, data: Data, team: Team, runtime: Runtime, 
     return new_record(run, status="done", **parts, **({"skipped": skipped} if skipped else {}))
 
 
-def _train(training: Training, data: Data, runs_dir: Path, callbacks: list) -> list[list[str]]:
+def _train(training: train.Training, data: Data, runs_dir: Path, callbacks: list) -> list[list[str]]:
     """Take the steps that are left; pictures that could not be read, with the reason."""
     run, team = training.spec, training.team
     trunk, tail = trunk_folder(runs_dir, run), tail_folder(runs_dir, run)
-    before = [path for path in trunk.glob("step-*") if step_of(path) <= run.drop_step]
+    before = [path for path in trunk.glob("step-*") if train.step_of(path) <= run.drop_step]
     training.resume([*tail.glob("step-*"), *before])
     # on a CPU decoding is the small part, and other runs have the other cores
     workers = 0 if team.device.type == "cpu" else team.decoders()
@@ -295,9 +282,9 @@ def _train(training: Training, data: Data, runs_dir: Path, callbacks: list) -> l
         noise = [drop_path_noise(run, now, SIZES[run.model].depths, team)] if run.drop_path else []
         return images, mask, *noise
 
-    with Preemption() as preemption, contextlib.closing(batches):
-        saving = Checkpoints(lambda now: trunk if now <= run.drop_step else tail, preemption, always=[run.drop_step])
-        train(training, batch, [*callbacks, saving])
+    with train.Preemption() as preemption, contextlib.closing(batches):
+        saving = train.Checkpoints(lambda now: trunk if now <= run.drop_step else tail, preemption, [run.drop_step])
+        train.train(training, batch, [*callbacks, saving])
     return sorted(list(item) for item in {pair for part in team.gather(dict(batches.skipped)) for pair in part.items()})
 
 
@@ -313,4 +300,4 @@ def step_seconds(run: Run, device: str = "cpu", steps: int = 4) -> float:
     """Seconds of one optimiser step of a run, batch assembly not counted: the fastest of a few."""
     batch, model = example(run, device), build(run).to(device).train()
     optimiser = build_optimiser(model, run)
-    return min(timed(lambda: step(model, optimiser, batch, 0.0, run), device) for _ in range(steps + 1))
+    return min(timed(lambda: train.step(model, optimiser, batch, 0.0, run), device) for _ in range(steps + 1))

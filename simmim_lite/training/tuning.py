@@ -183,9 +183,7 @@ class Dense(Transfer):
     task: Annotated[str, OneOf(tuple(_ANNOTATED))] = "segment"  # detect | segment
     images: Count | None = None  # annotated training images; None = all there are
     batch_size: Count = 16
-    image_size: _DenseSide = (
-        32  # pixels: short side at test time (detect), side of the training crop and test (segment)
-    )
+    image_size: _DenseSide = 32  # pixels: short side at test time (detect), side of training crop and test (segment)
     long_side: _DenseSide | None = None  # detect: longest side in pixels; None = 5/3 of image_size (1,333 at 800)
     short_sides: tuple[_DenseSide, ...] = ()  # detect: drawn from in training, image_size last; () = image_size
     augment: Annotated[str, OneOf(("flip", "scale", "scale+crop+colour"))] = "flip"  # scale: short_sides (detect)
@@ -205,9 +203,8 @@ class Dense(Transfer):
     @classmethod
     def of(cls, task: str, run: Run, /, **options: object) -> "Dense":
         scratch = options.get("run", run) is None and options.get("weights") is None
-        start = "scratch" if scratch else "pretrained"
-        scenes = options.get("data", run.data) == "scenes" and task in LAPTOP
-        return super().of(run, **{"task": task, **(LAPTOP[task][start] if scenes else {}), **options})
+        laptop = LAPTOP.get(task, {}) if options.get("data", run.data) == "scenes" else {}
+        return super().of(run, **{"task": task, **laptop.get("scratch" if scratch else "pretrained", {}), **options})
 
     @classmethod
     def scratch(cls, task: str, run: Run, /, **options: object) -> "Dense":
