@@ -33,6 +33,7 @@ from simmim_lite.training.detect import (
 )
 from simmim_lite.training.parallel import Team
 from simmim_lite.training.run import Run
+from simmim_lite.training.train import Failed
 from simmim_lite.training.transfer import once
 from simmim_lite.training.tuning import Dense
 
@@ -138,8 +139,8 @@ def test_the_truth_scores_one(coco):  # noqa: F811
             ]
 
     task.model = Knows()
-    parts, reason = task.evaluate()
-    assert reason is None and {s["score"] for s in parts["transfer"].values()} == {1.0}
+    parts = task.evaluate()
+    assert {s["score"] for s in parts["transfer"].values()} == {1.0}
     assert [e["file"] for e in parts["examples"]] == split.files[:6]
     first, known = parts["examples"][0], split[0]
     assert first["labels"] == (known.labels - 1).tolist() and np.allclose(first["boxes"], known.boxes)
@@ -150,12 +151,14 @@ def test_the_truth_scores_one(coco):  # noqa: F811
 def test_scores_that_cannot_be_are_a_reason(coco):  # noqa: F811
     task = detection(coco)
     task.data.test.objects[:] = [[] for _ in task.data.test.objects]
-    assert "none of 12 images has an object" in task.evaluate()[1]
+    with pytest.raises(Failed, match="none of 12 images has an object"):
+        task.evaluate()
     coco_module._open.cache_clear()
     task = detection(coco)
     with torch.no_grad():
         task.model.rpn.head.cls_logits.bias.fill_(torch.nan)
-    assert task.evaluate() == ({}, "the trained network's weights were not finite; lower lr (0.001)")
+    with pytest.raises(Failed, match="weights were not finite"):
+        task.evaluate()
 
 
 @pytest.mark.parametrize(

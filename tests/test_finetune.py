@@ -24,7 +24,7 @@ from simmim_lite.model.weights import save_weights
 from simmim_lite.training.finetune import Classifier, build_classifier, train_transform
 from simmim_lite.training.parallel import Team
 from simmim_lite.training.run import Run
-from simmim_lite.training.train import layer_groups, layer_id
+from simmim_lite.training.train import Failed, layer_groups, layer_id
 from simmim_lite.training.transfer import specs, transfer
 from simmim_lite.training.tuning import FineTune
 
@@ -125,7 +125,8 @@ def test_numbers_that_are_not_finite_are_a_failed_record_without_numbers(monkeyp
     task = classification(tiny_spec(steps=2))
     with torch.no_grad():  # the last step's damage shows in no loss
         task.model.head.bias.fill_(math.nan)
-    assert task.evaluate() == ({}, "the trained network's outputs were not finite; lower lr (0.004)")
+    with pytest.raises(Failed, match=r"outputs were not finite; lower lr \(0.004\)"):
+        task.evaluate()
 
 
 def test_pretrained_weights_are_taken_and_the_head_starts_alike():

@@ -32,7 +32,7 @@ from ..model.swin import SwinV2
 from .parallel import Team
 from .pretrain import build_encoder
 from .probes import input_statistics, interval
-from .train import layer_groups
+from .train import Failed, layer_groups
 from .tuning import EXAMPLES, SMALL_SIDE, Dense
 
 #: Images of a shorter side below this many pixels get the small settings.
@@ -91,15 +91,15 @@ class Detection:
         """uint8 pixels on the device, in 0..1."""
         return pixels.to(self.team.device, non_blocking=True).float().div_(255)
 
-    def evaluate(self) -> tuple[dict, str | None]:
-        """Box and mask AP on the first test images, and examples of small ones; why there are none, or None."""
+    def evaluate(self) -> dict:
+        """Box and mask AP on the first test images, and examples of small ones."""
         spec, team = self.spec, self.team
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            return {}, f"the trained network's weights were not finite; lower lr ({spec.lr:g})"
+            raise Failed(f"the trained network's weights were not finite; lower lr ({spec.lr:g})")
         count = min(spec.test_images or len(self.data.test), len(self.data.test))
         test = self.data.test.select(range(count))
         if all(a["iscrowd"] for objects in test.objects for a in objects):
-            return {}, f"{test.name}: none of {count} images has an object to find; raise test_images"
+            raise Failed(f"{test.name}: none of {count} images has an object to find; raise test_images")
         found = team.gather(detections(self, test, range(team.rank, count, team.size)))
         found = sorted(itertools.chain(*found), key=lambda d: d["image_id"])
         parts = {}
@@ -107,7 +107,7 @@ class Detection:
             parts["transfer"] = average_precision(ground_truth(test, self.data.num_classes), found, n_train=self.unique)
             if max(max(size) for size in test.sizes[:EXAMPLES]) <= SMALL_SIDE:
                 parts["examples"] = _examples(test, found)
-        return team.broadcast(parts), None
+        return team.broadcast(parts)
 
 
 def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:

@@ -20,7 +20,7 @@ from ..model.swin import SwinV2
 from .parallel import Team
 from .pretrain import TRANSFER_DROP_PATH, build_encoder, drop_path_noise
 from .probes import input_statistics, top1
-from .train import layer_groups
+from .train import Failed, layer_groups
 from .tuning import FineTune
 
 _HEAD, _MIX = 6, 12  # streams of random numbers: the head, mixes
@@ -90,9 +90,9 @@ class Classification:
             return F.cross_entropy(logits, target, label_smoothing=self.spec.label_smoothing)
         return -(target * logits.log_softmax(-1)).sum(-1).mean()
 
-    def evaluate(self) -> tuple[dict, str | None]:
-        """{"final": top-1 with its interval} on the first test images (all of them for None), and why there is none, or
-        None. Each process tests its part. `skipped` names pictures that could not be read, if any."""
+    def evaluate(self) -> dict:
+        """{"final": top-1 with its interval} on the first test images (all of them for None); `skipped` names pictures
+        that could not be read, if any. Each process tests its part."""
         team, device, half = self.team, self.team.device, self.spec.precision == "bf16"
         labels = self.input.test_labels
         rows = range(len(labels) * team.rank // team.size, len(labels) * (team.rank + 1) // team.size)
@@ -109,14 +109,14 @@ class Classification:
         self.model.train()
         finites, guesses, good, skipped = zip(*team.gather((finite, guesses, good, self.input.skipped)), strict=True)
         if not all(finites):
-            return {}, f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})"
+            raise Failed(f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})")
         good = np.array(sum(good, []), bool)
         if not good.any():
-            return {}, f"none of the {len(labels)} test images of {self.spec.data} can be read"
+            raise Failed(f"none of the {len(labels)} test images of {self.spec.data} can be read")
         score = top1(np.array(sum(guesses, []))[good], labels[good], self.unique)
         final = {"top1": score["score"], "low": score["low"], "high": score["high"], "n_test": score["n_test"]}
         left_out = sorted({item for part in skipped for item in part.items()})
-        return {"final": final} | ({"skipped": [list(item) for item in left_out]} if left_out else {}), None
+        return {"final": final} | ({"skipped": [list(item) for item in left_out]} if left_out else {})
 
 
 class Arrays:

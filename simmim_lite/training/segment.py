@@ -20,7 +20,7 @@ from ..model.swin import SwinV2
 from .parallel import Team
 from .pretrain import TRANSFER_DROP_PATH, build_encoder, drop_path_noise
 from .probes import input_statistics, interval
-from .train import layer_groups
+from .train import Failed, layer_groups
 from .tuning import EXAMPLES, SMALL_SIDE, Dense
 
 BINS = (1, 2, 3, 6)  # cells a side of the pooled maps
@@ -169,8 +169,8 @@ class Segmentation:
         return total * self.team.size / labelled.clamp(min=1)
 
     @torch.no_grad()
-    def evaluate(self) -> tuple[dict, str | None]:
-        """{"transfer": {"miou", "pixel_accuracy"}, "examples"} on the first test images; why there is none, or None.
+    def evaluate(self) -> dict:
+        """{"transfer": {"miou", "pixel_accuracy"}, "examples"} on the first test images.
 
         Whole images at short side `image_size`, logits enlarged to the annotation's own size; one scale, no flip.
         examples, for small images: {"file", "height", "width", "runs"}, the predicted class of each pixel (a place in
@@ -195,9 +195,9 @@ class Segmentation:
         self.model.train()
         finites, found = zip(*team.gather((finite, found)), strict=True)
         if not all(finites):
-            return {}, f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})"
+            raise Failed(f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})")
         _, per_image, shown = zip(*sorted(sum(found, []), key=lambda item: item[0]), strict=True)
-        return {"transfer": segmentation_scores(np.stack(per_image), self.unique), "examples": sum(shown, [])}, None
+        return {"transfer": segmentation_scores(np.stack(per_image), self.unique), "examples": sum(shown, [])}
 
     def predict(self, image: Tensor, size: tuple[int, int]) -> np.ndarray | None:
         """Classes uint8 (H, W) at a size in pixels of an image uint8 (3, h, w); None where an output is not finite."""

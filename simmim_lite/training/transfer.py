@@ -177,8 +177,8 @@ def work(
 
     A task (`Classification`, `Detection`, `Segmentation`) has the kind of its record, its model, AdamW's `groups()`,
     `batch(step)`, this process's share, `loss(model, *batch)`, how many training images are unique, the FLOPs of one
-    (None where they differ), and `evaluate()`: the parts of the record that hold its scores, and why there are none, or
-    None. Every process calls it. Where checkpoints are kept SIGTERM and SIGUSR1 save and raise `Preempted`.
+    (None where they differ), and `evaluate()`: the parts of the record that hold its scores, or `Failed`. Every process
+    calls it. Where checkpoints are kept SIGTERM and SIGUSR1 save and raise `Preempted`.
     """
     optimiser = torch.optim.AdamW(task.groups(), lr=spec.lr, betas=spec.betas, fused=True)
     training = Training(spec, Parallel(task.model, team, loss=task.loss), optimiser, data.digest)
@@ -190,9 +190,7 @@ def work(
     try:
         with Preemption() if folder else contextlib.nullcontext() as preemption:
             train(training, task.batch, callbacks + ([Checkpoints(lambda _: folder, preemption)] if folder else []))
-        parts, reason = task.evaluate()
-        if reason:
-            raise Failed(reason)
+        parts = task.evaluate()
     except Failed as failed:
         return record | {"reason": str(failed), "where": training.meter.where(data)}
     record |= {"status": "done", "cost": training.cost(task.unique, task.flops), "curve": training.curve}
