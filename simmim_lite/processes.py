@@ -1,30 +1,121 @@
-"""Child processes that end with their parent, torchrun's error files, and a line on stderr for what takes long.
+"""This machine: devices, versions, child processes, torchrun's error files, a line on stderr for what takes long.
 
-Nothing heavy here.
+Nothing heavy here: torch is imported when it is asked for.
 """
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
-from .errors import Interrupted, UserError
+from .errors import Interrupted, UserError, unknown
 
 _watched: set[int] = set()
+
+
+def pick_device(device: str = "auto"):
+    """A torch.device: `auto` is the GPU where there is one, else the CPU; one line for a device that is not there."""
+    import torch
+
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if device == "auto":
+        return torch.device("cuda" if there["cuda"] else "cpu")
+    kind, _, index = device.partition(":")
+    if kind not in there:
+        raise unknown("device", device, ("auto", *there))
+    if (":" in device and not index.isdecimal()) or int(index or 0) >= there[kind]:
+        raise UserError(f"device '{device}' is not there: use --device cpu, or install a torch built for it")
+    return torch.device(device)
+
+
+@contextlib.contextmanager
+def one_thread(device) -> Iterator:
+    """On a CPU, one torch thread inside: sums depend on how they are split, and a Run's numbers must not."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if device.type == "cpu" else before)
+    try:
+        yield device
+    finally:
+        torch.set_num_threads(before)
+
+
+def timed(call: Callable[[], object], device) -> float:
+    """Seconds of a call, the device's own work counted."""
+    import torch
+
+    kind, started = torch.device(device).type, time.perf_counter()
+    call()
+    if kind != "cpu":
+        getattr(torch, kind).synchronize()
+    return time.perf_counter() - started
+
+
+@cache
+def device_name(device) -> str:
+    """`cuda NVIDIA H200`, `cpu AMD EPYC`: the kind, then the maker's name for it."""
+    import torch
+
+    name, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu" and cpuinfo.exists():
+        models = (line for line in cpuinfo.read_text().splitlines() if line.startswith("model name"))
+        name = next((line.split(":", 1)[1].strip() for line in models), name)
+    return f"{device.type} {name}"
+
+
+@cache
+def versions() -> dict:
+    """Versions of Python and of the packages that numbers depend on; None for one that is not installed."""
+    import torch
+
+    found = {"python": platform.python_version()}
+    for name in ("simmim-lite", "torch", "torchvision", "timm", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found | {"torch": torch.__version__}
+
+
+@cache
+def commit() -> dict:
+    """{"commit", "dirty"} of the checkout this package lies in; None and None where it is not one."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
+            changed = git("status", "--porcelain", "--untracked-files=no", "--", "simmim_lite")
+            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    return {"commit": None, "dirty": None}
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
     """Processes that are started inside never hear Ctrl-C, which a terminal sends to all of a group: who started them
-    ends them, and none that is still importing adds its traceback to the one line. One that comes meanwhile is heard
-    here afterwards. Where SIGINT is ignored (a job in a shell script's background), it stays so.
-    """
+    ends them. One that comes meanwhile is heard here afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -40,55 +131,70 @@ def deaf_to_interrupts() -> Iterator[None]:
 
 def end_with(parent: int) -> None:
     """End this process when `parent`, which started it, is gone: what is killed leaves nothing running."""
-    if parent in _watched or os.getpid() == parent:
-        return
-    _watched.add(parent)
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    if parent not in _watched and os.getpid() != parent:
+        _watched.add(parent)
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def each(function: Callable, items: Iterable, workers: int, begin: Callable, *job: object) -> Iterator[tuple]:
+    """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares and that end with this
+    one. Ctrl-C, and a process that is killed, are one line."""
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
+    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(os.getpid(), begin, job))
+    try:
+        with deaf_to_interrupts():
+            calls = {pool.submit(function, item): item for item in items}
+        for call in as_completed(calls):
+            yield calls[call], call.result()
+    except BrokenProcessPool as error:
+        raise UserError("a process was killed (out of memory?): run again with fewer --workers") from error
+    except BaseException as error:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted("interrupted: run the same command again") from None
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(parent: int, begin: Callable, job: tuple) -> None:
+    end_with(parent)
+    begin(*job)
+
+
+def speaks() -> bool:
+    """Whether this process is the one that writes to the screen: the first that torchrun started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def first_to_say(line: str, may: bool = True) -> bool:
-    """Whether this process is to print a line, if it may: the first that has it of those that torchrun started here.
-
-    The line is left for torchrun in any case, which prints it as the cause, at the end of all that it prints.
-    """
+    """Whether this process is to print a line, if it may: the first of those that torchrun started here that has it.
+    The line is left for torchrun in any case, which prints it as the cause, at its end."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")  # FOLDER/LOCAL_RANK/error.json
     if not path:
         return may
     more = {"py_callstack": line, "timestamp": str(int(time.time()))}
-    with contextlib.suppress(OSError):
-        Path(path).write_text(json.dumps({"message": {"message": line, "extraInfo": more}}))
-        try:
-            if may:
-                (Path(path).parents[1] / f"said-{hashlib.sha256(line.encode()).hexdigest()[:12]}").touch(exist_ok=False)
-        except FileExistsError:
-            return False
-    return may
-
-
-def said_by_another() -> str:
-    """The line that another process of the same torchrun, on this machine, ended with; empty where none did."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    for left in Path(path).parents[1].glob("*/error.json") if path else ():
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return json.loads(left.read_text())["message"]["message"]
-    return ""
+    Path(path).write_text(json.dumps({"message": {"message": line, "extraInfo": more}}))
+    said = Path(path).parents[1] / f"said-{hashlib.sha256(line.encode()).hexdigest()[:12]}"
+    try:
+        return may and said.touch(exist_ok=False) is None
+    except FileExistsError:
+        return False
 
 
 @contextlib.contextmanager
 def waiting(text: str, seconds: float = 5.0) -> Iterator[None]:
     """Say on stderr what is waited for, where the block takes longer than some seconds."""
-
-    def say() -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody listens
-            print(f"simmim-lite: {text}", file=sys.stderr, flush=True)
-
-    timer = threading.Timer(seconds, say)
+    timer = threading.Timer(seconds, print, [f"simmim-lite: {text}"], {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()
     try:
@@ -101,38 +207,3 @@ def import_torch() -> None:
     """The first import of torch, which takes long on a slow disk: said where it does."""
     with waiting("importing torch"):
         import torch  # noqa: F401
-
-
-def each(
-    function: Callable, items: Iterable, workers: int, begin: Callable, *job: object, kept: str = ""
-) -> Iterator[tuple[object, object]]:
-    """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares.
-
-    They end with this one, and at Ctrl-C, which is one line: `Interrupted`. kept: what that line, and the one for a
-    process that was killed, says is kept.
-    """
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
-    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(os.getpid(), begin, job))
-    again = f"{kept and f'{kept}; '}run the same command again"
-    try:
-        with deaf_to_interrupts():
-            calls = {pool.submit(function, item): item for item in items}
-        for call in as_completed(calls):
-            yield calls[call], call.result()
-    except BrokenProcessPool as error:
-        raise UserError(f"a process was killed (out of memory?): {again} with fewer --workers") from error
-    except BaseException as error:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"interrupted: {again}") from None
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin(parent: int, begin: Callable, job: tuple) -> None:
-    end_with(parent)
-    begin(*job)

@@ -11,7 +11,7 @@ from pathlib import Path
 from .errors import Everywhere, UserError, check_writable
 from .evidence import imported
 from .model.sizes import PAPER
-from .processes import import_torch, waiting
+from .processes import import_torch, speaks, waiting
 from .studies.parameters import Study, StudyOptions
 from .studies.tiers import STUDIES, TRANSFER, claims_of
 from .training import specs
@@ -19,13 +19,6 @@ from .training.run import Run, Runtime
 from .training.tuning import Dense, FineTune, Probe
 
 _NAMED = 20  # of a kind of problem that are named
-
-
-def speaks() -> bool:
-    """Whether this process says something for all of its run."""
-    from .training import parallel
-
-    return parallel.speaks()
 
 
 @contextlib.contextmanager
@@ -59,8 +52,8 @@ def runtime_of(arguments: argparse.Namespace) -> Runtime:
 def pretrain(arguments: argparse.Namespace) -> None:
     """`simmim-lite pretrain`."""
     import_torch()
+    from .processes import pick_device
     from .training.film import film_path
-    from .training.machine import pick_device
     from .training.pretrain import pretrain as train
     from .training.run import record_path
 

@@ -35,9 +35,9 @@ from simmim_lite.data.packs import pack
 from simmim_lite.data.sources import Split
 from simmim_lite.errors import UserError
 from simmim_lite.model.masking import hash_masks, uniforms
-from simmim_lite.studies.full_size import RECIPE
-from simmim_lite.training.checkpoint import load_final
+from simmim_lite.studies.tiers import RECIPE
 from simmim_lite.training.pretrain import make_batches, pretrain
+from simmim_lite.training.run import load_final
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

@@ -15,8 +15,7 @@ from pycocotools import mask as coco_mask
 from simmim_lite.data import coco, scenes
 from simmim_lite.data.coco import decode_mask, open_coco
 from simmim_lite.errors import UserError
-from simmim_lite.training.detect import ground_truth
-from simmim_lite.training.scores import average_precision
+from simmim_lite.training.detect import average_precision, ground_truth
 
 SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 6.0, 2.0, 6.0]]
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from picture_folders import one_line, picture, root  # noqa: F401 (a data root of its own)
 from PIL import Image, PngImagePlugin
 
-from simmim_lite.course import pilot
 from simmim_lite.data import decode
 from simmim_lite.data.packs import pack
 from simmim_lite.data.sources import catalogue, open_data, open_pictures

@@ -14,10 +14,9 @@ from simmim_lite.data.sources import open_data
 from simmim_lite.errors import UserError
 from simmim_lite.lab import widgets
 from simmim_lite.model.masking import upsample
-from simmim_lite.training.checkpoint import load_final
 from simmim_lite.training.film import Shot, film_path, film_steps, read_film
 from simmim_lite.training.pretrain import build, pretrain
-from simmim_lite.training.run import Run, read_record, record_path
+from simmim_lite.training.run import Run, load_final, read_record, record_path
 
 SHORT = {"steps": 24, "batch_size": 16, "warmup_steps": 4, "eval_every": 8, "val_images": 64, "val_masks": 1}
 SMALL = Run(images=48, **SHORT, probe_labels=0)

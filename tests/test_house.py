@@ -23,7 +23,6 @@ TORCH_FREE = [
     "simmim_lite.data.sources",
     "simmim_lite.data.packs",
     "simmim_lite.data.coco",
-    "simmim_lite.training.recipes",
     "simmim_lite.training.run",
     "simmim_lite.training.tuning",
     "simmim_lite.training.journal",

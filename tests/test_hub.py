@@ -12,7 +12,7 @@ from random_weights import random_model, same_weights
 from simmim_lite import Run, cli, create_model, load_weights, pretrain, save_weights
 from simmim_lite.errors import UserError
 from simmim_lite.studies import scoring
-from simmim_lite.training.checkpoint import weights_path
+from simmim_lite.training.run import weights_path
 
 NAME = "hf://zdaxie/SimMIM/folder/ckpt.pth"
 

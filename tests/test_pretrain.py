@@ -24,12 +24,21 @@ from simmim_lite.studies import notebooks
 from simmim_lite.training import pretrain as module
 from simmim_lite.training import run as run_module
 from simmim_lite.training import train
-from simmim_lite.training.checkpoint import Busy, load_final, tail_folder, trunk_folder, weights_path
-from simmim_lite.training.optim import decay_groups
 from simmim_lite.training.parallel import Team
-from simmim_lite.training.pretrain import build, image_losses, pretrain, step_seconds, validation_loss
+from simmim_lite.training.pretrain import build, image_losses, pretrain, validation_loss
 from simmim_lite.training.probes import input_statistics
-from simmim_lite.training.run import RECIPE_VERSION, Run, read_record, record_path
+from simmim_lite.training.run import (
+    RECIPE_VERSION,
+    Busy,
+    Run,
+    load_final,
+    read_record,
+    record_path,
+    tail_folder,
+    trunk_folder,
+    weights_path,
+)
+from simmim_lite.training.train import decay_groups
 
 SMALL = Run(
     images=48, steps=24, batch_size=16, warmup_steps=4, eval_every=8, val_images=64, val_masks=2, probe_labels=100,
@@ -179,16 +188,10 @@ def test_finished_runs_run_again_only_for_other_images(tmp_path, monkeypatch, ca
     assert "made from other images" in capsys.readouterr().err
     with FileLock(tmp_path / "locks" / f"{run.trunk_key}.lock"), pytest.raises(Busy):
         pretrain(SMALL, runs_dir=tmp_path, wait=False)
-
-
-def test_truncated_weights_get_one_line(tmp_path) -> None:
-    with pytest.raises(UserError, match="no weights of this run"):
-        load_final(tmp_path, SMALL)
-    path = weights_path(tmp_path, SMALL)
-    path.parent.mkdir()
-    path.write_bytes(b"\x10\x00\x00")
-    with pytest.raises(UserError, match="not readable weights"):
-        load_final(tmp_path, SMALL)
+    weights_path(tmp_path, run).write_bytes(b"\x10\x00\x00")
+    for spec, words in ((SMALL, "no weights of this run"), (run, "not readable weights")):
+        with pytest.raises(UserError, match=words):
+            load_final(tmp_path, spec)
 
 
 @pytest.mark.parametrize(("poison", "reason"), [(float("nan"), "not finite at step 9"), (1e4, "ran away")])
@@ -202,7 +205,7 @@ def test_nan_and_divergence_end_in_a_failed_record(poison: float, reason: str, t
     assert pretrain(SMALL, runs_dir=tmp_path) == record  # it would fail again: it is not tried again
 
 
-@pytest.mark.parametrize("loss", [float("nan"), 1e4, None])
+@pytest.mark.parametrize("loss", [float("nan"), None])
 def test_weights_ruined_by_the_last_steps(loss: float | None, tmp_path, monkeypatch) -> None:
     """The losses up to there were sound, what comes of it is not: failed, with a reason and without a number."""
     if loss is None:
@@ -214,15 +217,10 @@ def test_weights_ruined_by_the_last_steps(loss: float | None, tmp_path, monkeypa
     assert ("ran away" if loss is None else "the validation loss was") in record["reason"]
 
 
-def test_random_initialisation_is_a_function_of_the_seed() -> None:
-    one, other = build(Run(seed=3)), build(Run(seed=4))
-    assert same(one.state_dict(), build(Run(seed=3)).state_dict())
-    assert not torch.equal(one.encoder.mask_token, other.encoder.mask_token)
-    assert not torch.equal(one.decoder[0].weight, other.decoder[0].weight)
-
-
-def test_weight_decay_acts_on_matrices_only() -> None:
-    model = build(Run())
+def test_initialisation_is_a_function_of_the_seed_and_weight_decay_acts_on_matrices_only() -> None:
+    model, other = build(Run(seed=3)), build(Run(seed=4))
+    assert same(model.state_dict(), build(Run(seed=3)).state_dict())
+    assert not torch.equal(model.encoder.mask_token, other.encoder.mask_token)
     decayed, free = decay_groups(model.named_parameters(), 0.05)
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
     names = {id(p): n for n, p in model.named_parameters()}
@@ -230,7 +228,3 @@ def test_weight_decay_acts_on_matrices_only() -> None:
     assert kinds == {"proj.weight", "qkv.weight", "fc1.weight", "fc2.weight", "reduction.weight", "0.weight"}
     assert not any("cpb_mlp" in names[id(p)] for p in decayed["params"])
     assert len(decayed["params"]) + len(free["params"]) == len(names)
-
-
-def test_a_step_of_any_size_is_timed() -> None:
-    assert all(step_seconds(Run(model=m, batch_size=8), steps=1) > 0 for m in ("swinv2_atto", "swinv2_nano"))

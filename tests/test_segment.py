@@ -1,33 +1,89 @@
-"""Segmentation as a task: its loss, one code path for all sizes, and what a record holds."""
+"""Segmentation: UPerNet's shapes and arithmetic, its loss, one code path for all sizes, mIoU against loops."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from ade_folders import ade_folder, save
-from tiny import ALONE, NARROW, narrow, segmentation_spec  # noqa: F401 (fixtures)
+from random_weights import close, rand, randomise
+from tiny import NARROW, narrow, segmentation, trained  # noqa: F401 (fixtures)
+from torch.utils.flop_counter import FlopCounterMode
 
-from simmim_lite.data.ade20k import IGNORED, open_ade20k
+from simmim_lite.data.ade20k import IGNORED
 from simmim_lite.data.coco import AnnotatedData
 from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model
+from simmim_lite.model.swin import SwinV2
 from simmim_lite.training.parallel import Team
 from simmim_lite.training.run import Run, read_record, transfer_path
-from simmim_lite.training.scores import areas, segmentation_scores
-from simmim_lite.training.segment import Segmentation, build_upernet, pixel_loss
-from simmim_lite.training.transfer import once, work
+from simmim_lite.training.segment import (
+    Segmentation,
+    UPerNet,
+    areas,
+    enlarge,
+    miou,
+    pixel_accuracy,
+    pixel_loss,
+    run_lengths,
+    segmentation_scores,
+)
+from simmim_lite.training.train import Failed
+from simmim_lite.training.transfer import once
 from simmim_lite.training.tuning import Dense
-from simmim_lite.training.upernet import enlarge
+
+
+def network(depths=(1, 1), window=4, **options):
+    return randomise(UPerNet(SwinV2(32, depths, window), 5, 8, **options))
+
+
+@pytest.mark.parametrize(
+    ("depths", "height", "width", "stage", "second"),
+    [((1, 1), 33, 50, (9, 13), (9, 13)), ((1, 1, 1, 1), 128, 171, (32, 43), (8, 11))],  # 512 x 683, a quarter
+)
+def test_shapes(depths, height, width, stage, second):
+    net = network(depths, 12).train()
+    main, auxiliary = net(rand(2, 3, height, width))
+    assert main.shape == (2, 5, *stage) and auxiliary.shape == (2, 5, *second) and main.isfinite().all()
+    full = enlarge(main, net.strides[0], (height, width))
+    assert full.shape[-2:] == enlarge(auxiliary, net.strides[-2], (height, width)).shape[-2:] == (height, width)
+    with torch.no_grad():
+        assert net.eval()(rand(2, 3, height, width))[1] is None
+
+
+def test_the_pyramid_is_the_papers():
+    """Against the same written out, with the four levels' names."""
+    net = network((1, 1, 1, 1)).eval()
+    c2, c3, c4, c5 = maps = [rand(2, 32 << s, 16 >> s, 16 >> s, seed=s) for s in range(4)]
+    with torch.no_grad():
+        pools = [F.adaptive_avg_pool2d(c5, b) for b in (1, 2, 3, 6)]
+        up = [F.interpolate(net.pools[i](p), (2, 2), mode="bilinear") for i, p in enumerate(pools)]
+        p5 = net.pooled(torch.cat([c5, *up], 1))
+        twice = torch.nn.Upsample(scale_factor=2, mode="bilinear")
+        p4 = net.laterals[2](c4) + twice(p5)
+        p3 = net.laterals[1](c3) + twice(p4)
+        p2 = net.laterals[0](c2) + twice(p3)
+        levels = [net.smooths[0](p2), net.smooths[1](p3), net.smooths[2](p4), p5]
+        same = [F.interpolate(x, (16, 16), mode="bilinear") for x in levels]
+        assert close(net.pyramid(maps), net.fuse(torch.cat(same, 1)), 1e-5)
+    wide = enlarge(torch.arange(7.0).expand(1, 1, 5, 7), 4, (18, 26))[0, 0, 0]
+    assert wide.shape == (26,) and wide[13].item() == pytest.approx((13.5 / 4) - 0.5)  # where its pixel is
+
+
+@pytest.mark.parametrize(("depths", "side"), [((1, 1), 32), ((1, 1, 1, 1), 96)])
+def test_macs_are_those_of_the_convolutions_and_every_parameter_learns(depths, side):
+    net = network(depths).train()
+    with FlopCounterMode(display=False) as counter:
+        main, second = net(rand(2, 3, side, side))
+    counted = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+    assert net.macs(side) == counted / 2 / 2  # two images, and two operations each
+    (main.square().sum() + second.square().sum()).backward()
+    still = {n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert still == {"encoder.mask_token"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return ade_folder(tmp_path_factory.mktemp("ade"), 10, 7)
-
-
-def segmentation(folder, team=ALONE, weights=None, **options) -> Segmentation:
-    spec = segmentation_spec(folder, **options)
-    return Segmentation(spec, open_ade20k(spec.data, spec.image_size), weights, team)
 
 
 def test_the_loss_is_the_mean_over_labelled_pixels(folder):
@@ -38,14 +94,12 @@ def test_the_loss_is_the_mean_over_labelled_pixels(folder):
             module.p = 0.0
     loss = task.loss(task.model, *task.batch(1))
     images, labels = task.loader.batch(1)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (task.mean, task.std))
+    mean, std = (torch.tensor(v)[:, None, None] for v in task.statistics)
     expected = 0.0
     for logits, weight in zip(task.model((images / 255 - mean) / std), (1.0, 0.3), strict=True):
-        probabilities = enlarge(logits, 4, (32, 32)).softmax(1)
+        chances = enlarge(logits, 4, (32, 32)).softmax(1)
         pixels = (labels != IGNORED).nonzero().tolist()  # by hand: pixel by pixel
-        expected += (
-            weight * torch.stack([-probabilities[b, int(labels[b, y, x]), y, x].log() for b, y, x in pixels]).mean()
-        )
+        expected += weight * torch.stack([-chances[b, int(labels[b, y, x]), y, x].log() for b, y, x in pixels]).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     logits, without = torch.randn(4, 11, 8, 8), labels.clone()
     without[0] = IGNORED  # an unlabelled image adds nothing
@@ -63,14 +117,12 @@ def test_a_batch_without_labels_has_loss_0_and_finite_gradients(tmp_path, monkey
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad.isfinite().all() and p.grad.abs().sum() == 0 for p in task.model.parameters() if p.requires_grad)
-    record = work(task.spec, task, ALONE, digest="")
-    assert record["status"] == "done" and record["curve"][-1]["train_loss"] == 0
 
 
 def test_training_lowers_the_loss_and_the_record_is_whole(folder):
     task = segmentation(folder, steps=60, lr=4e-3, eval_every=20, test_images=5)
-    record = work(task.spec, task, ALONE, digest="d")
-    assert record["kind"] == "segment" and record["status"] == "done" and record["where"]["data_digest"] == "d"
+    record = trained(task)
+    assert (record["kind"], record["status"]) == ("segment", "done")
     losses = [point["train_loss"] for point in record["curve"]]
     assert len(losses) == 3 and losses[-1] < 0.8 * losses[0]
     assert record["cost"]["unique_images"] == 10 and record["cost"]["flops"] == task.flops * 60 * 4
@@ -80,16 +132,20 @@ def test_training_lowers_the_loss_and_the_record_is_whole(folder):
     drawn = np.repeat(first["runs"][::2], first["runs"][1::2]).reshape(first["height"], first["width"])
     # the same by hand, an image at a time
     task.model.eval()
-    table, (mean, std) = [], (torch.tensor(v)[:, None, None] for v in (task.mean, task.std))
+    table, (mean, std) = [], (torch.tensor(v)[:, None, None] for v in task.statistics)
     for place in range(5):
         image, labels = task.data.test.load(place)
         with torch.no_grad():
             logits = task.model(((torch.from_numpy(image) / 255 - mean) / std)[None])[0]
         guess = F.interpolate(logits, (32, 32), mode="bilinear").argmax(1)[0].numpy()
         assert place or np.array_equal(guess, drawn)
-        table.append(areas(guess, labels, 11, IGNORED))
+        table.append(areas(guess, labels, 11))
     expected = segmentation_scores(np.stack(table), 10)
     assert record["transfer"]["miou"]["score"] == pytest.approx(expected["miou"]["score"], abs=1e-3)
+    with torch.no_grad():
+        task.model.classifier[1].bias.fill_(torch.nan)
+    with pytest.raises(Failed, match=r"outputs were not finite; lower lr \(0.004\)"):
+        task.evaluate()
 
 
 def test_a_batch_depends_on_the_seed_and_not_on_workers(folder):
@@ -108,10 +164,8 @@ def test_a_batch_depends_on_the_seed_and_not_on_workers(folder):
 def test_a_bad_annotation_is_one_line_from_any_process(tmp_path, size):
     folder = ade_folder(tmp_path, 4, 2)
     save(folder / "annotations/training/ADE_00000001.png", np.full((32, 32), 99, np.uint8))
-    with pytest.raises(UserError, match="ADE_00000001.png: class 99 is out of range") as caught:
-        task = segmentation(folder, image_size=size, statistics="imagenet")
-        work(task.spec, task, ALONE, digest="")
-    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="ADE_00000001.png: class 99 is out of range"):
+        trained(segmentation(folder, image_size=size, statistics="imagenet"))
 
 
 @pytest.mark.parametrize(
@@ -129,28 +183,17 @@ def test_what_cannot_be_is_one_line(folder, options, words):
         segmentation(folder, **options)
 
 
-def test_outputs_that_are_not_finite_fail(folder):
-    task = segmentation(folder)
-    with torch.no_grad():
-        task.model.classifier[1].bias.fill_(torch.nan)
-    assert task.evaluate() == ({}, "the trained network's outputs were not finite; lower lr (0.001)")
-
-
 def test_the_start_is_the_pretrained_encoder_and_heads_are_the_same(folder):
     run, weights = Run(model="swinv2_atto"), create_model("swinv2_atto", seed=7).state_dict()
-    trained = build_upernet(segmentation_spec(folder, run=run), 11, weights).state_dict()
-    scratch = build_upernet(segmentation_spec(folder), 11).state_dict()
-    for name, value in trained.items():
+    task = segmentation(folder, weights, run=run, layer_decay=0.5)
+    scratch = segmentation(folder).model.state_dict()
+    for name, value in task.model.state_dict().items():
         assert torch.equal(value, (weights if name.startswith("encoder.") else scratch)[name])
-    name = "encoder.layers.0.blocks.0.attn.qkv.weight"
-    assert not torch.equal(scratch[name], weights[name])
-    groups = segmentation(folder, run=run, layer_decay=0.5, weights=weights).groups()
-    scale = {n: g["scale"] for g in groups for n in g["names"]}
+    scale = {n: g["scale"] for g in task.groups() for n in g["names"]}
     assert scale["fuse.0.weight"] == scale["norms.0.weight"] == scale["encoder.norm.weight"] == 1
     assert scale["encoder.patch_embed.proj.weight"] == 0.5**5
-    decayed = {n for g in groups if g["weight_decay"] for n in g["names"]}
-    free = [n for n in decayed if "norm" in n or n.endswith("bias") or n == "fuse.1.weight"]
-    assert "fuse.0.weight" in decayed and not free
+    decayed = {n for g in task.groups() if g["weight_decay"] for n in g["names"]}
+    assert "fuse.0.weight" in decayed and not [n for n in decayed if "norm" in n or n.endswith("bias")]
 
 
 def test_the_recipe_at_full_size_takes_a_step(tmp_path, narrow, monkeypatch):  # noqa: F811
@@ -159,11 +202,65 @@ def test_the_recipe_at_full_size_takes_a_step(tmp_path, narrow, monkeypatch):  #
     (folder / "classes.txt").unlink()
     size = {"model": NARROW.name, "steps": 1, "batch_size": 2, "channels": 16}
     spec = Dense.recipe("upernet-160k", 3, data=f"ade20k:{folder}", **size)
-    assert (spec.image_size, spec.lr, spec.weight_decay, spec.auxiliary) == (512, 6e-5, 0.01, 0.4)
-    sides, real = [], Segmentation._predict
-    monkeypatch.setattr(Segmentation, "_predict", lambda s, x, o: sides.append(tuple(x.shape[-2:])) or real(s, x, o))
+    sides, real = [], Segmentation.predict
+    monkeypatch.setattr(Segmentation, "predict", lambda s, x, o: sides.append(tuple(x.shape[-2:])) or real(s, x, o))
     record, new = once(spec, runs_dir=tmp_path, device="cpu")
     assert new and record["status"] == "done" and np.isfinite(record["curve"][0]["train_loss"])
     assert sorted(sides) == [(512, 683), (533, 512)] and record["examples"] == []
     assert record["transfer"]["miou"]["n_test"] == 2
     assert read_record(transfer_path(tmp_path, spec.key)) == record
+
+
+# scores
+
+
+def slow_miou(guesses, labels, classes):
+    """mIoU and pixel accuracy by loops over classes, images and pixels."""
+    ious, right, known = [], 0, 0
+    for c in range(classes):
+        both = either = 0
+        for guess, label in zip(guesses, labels, strict=True):
+            for g, t in zip(guess.flatten().tolist(), label.flatten().tolist(), strict=True):
+                if t != IGNORED:
+                    both += g == c and t == c
+                    either += g == c or t == c
+                    right += g == t == c
+                    known += t == c
+        ious += [both / either] if either else []
+    return sum(ious) / len(ious), right / known
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_equal_the_slow_specification(seed):
+    """Maps of different sizes: ignored pixels, a class in neither, one only predicted, one never predicted."""
+    rng, guesses, labels = np.random.default_rng(seed), [], []
+    for _ in range(5):
+        shape = rng.integers(4, 9, 2)
+        truth = rng.choice([0, 1, 2, 4, IGNORED], shape)
+        guess = np.where(rng.random(shape) < 0.5, truth, rng.choice([0, 1, 3], shape))
+        guesses.append(np.where(np.isin(guess, (4, IGNORED)), 2, guess).astype(np.uint8))
+        labels.append(truth.astype(np.uint8))
+    found = segmentation_scores(np.stack([areas(g, t, 7) for g, t in zip(guesses, labels, strict=True)]), n_train=9)
+    expected = slow_miou(guesses, labels, 7)
+    assert found["miou"]["score"] == pytest.approx(expected[0], abs=1e-12)
+    assert found["pixel_accuracy"]["score"] == pytest.approx(expected[1], abs=1e-12)
+    for score, metric in ((found["miou"], "mIoU"), (found["pixel_accuracy"], "pixel accuracy")):
+        assert 0 <= score["low"] <= score["score"] <= score["high"] <= 1
+        assert (score["metric"], score["n_train"], score["n_test"]) == (metric, 9, 5)
+    nothing = areas(guesses[0], np.full_like(labels[0], IGNORED), 7)
+    assert nothing.sum() == 0 and segmentation_scores(nothing[None], 1)["miou"]["score"] == 0.0
+
+
+def test_intervals_are_a_bootstrap_over_images_and_run_lengths_give_the_map_back():
+    rng = np.random.default_rng(0)
+    labels = [rng.integers(0, 3, (6, 6)).astype(np.uint8) for _ in range(60)]
+    guesses = [np.where(rng.random(t.shape) < rng.random(), t, 0).astype(np.uint8) for t in labels]
+    table = np.stack([areas(g, t, 3) for g, t in zip(guesses, labels, strict=True)])
+    found, draws = segmentation_scores(table, 1), np.random.default_rng(5).integers(0, 60, (4000, 60))
+    for name, score in (("miou", miou), ("pixel_accuracy", pixel_accuracy)):
+        low, high = np.percentile([float(score(table[d].sum(0))) for d in draws], (2.5, 97.5))
+        assert found[name]["low"] == pytest.approx(low, abs=0.01)
+        assert found[name]["high"] == pytest.approx(high, abs=0.01)
+    runs = run_lengths(labels[0])
+    assert all(isinstance(v, int) for v in runs)
+    assert np.array_equal(np.repeat(runs[::2], runs[1::2]).reshape(6, 6), labels[0])

@@ -1,36 +1,35 @@
 """Transfer: a run's weights beside the same network without them, each score computed once and kept; every task."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 from ade_folders import ade_folder
 from photos import imagenet
 from tiny import (  # noqa: F401 (fixtures)
-    ALONE,
+    classification,
     coco,
     detection,
+    numbers,
     recipe,
     same,
-    segmentation_spec,
+    segmentation,
     slim,
     stopped,
     tiny_data,
     tiny_spec,
+    trained,
 )
 
 from simmim_lite.data import scenes
-from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.sources import open_pictures
 from simmim_lite.errors import UserError
 from simmim_lite.training import pretrain as pretrain_module
 from simmim_lite.training import transfer as module
-from simmim_lite.training.checkpoint import load_final, weights_path
-from simmim_lite.training.finetune import Classification
-from simmim_lite.training.run import Run, read_record, record_path
-from simmim_lite.training.segment import Segmentation
-from simmim_lite.training.transfer import begin, in_all, run_task, transfer
-from simmim_lite.training.tuning import FineTune
+from simmim_lite.training.run import Run, read_record, record_path, transfer_path, weights_path
+from simmim_lite.training.transfer import transfer
+from simmim_lite.training.tuning import Dense, FineTune
 
 RUN = Run(image_size=16, images=32, steps=3, batch_size=8, val_images=8, val_masks=1, probe_labels=40, probe_test=30)
 
@@ -38,31 +37,28 @@ RUN = Run(image_size=16, images=32, steps=3, batch_size=8, val_images=8, val_mas
 @pytest.fixture
 def opened(monkeypatch):
     """Every source is a tiny one; the list of runs and specs that were really computed."""
-    data, done = tiny_data(), []
+    done = []
     for where, name in ((module, "open_data"), (pretrain_module, "open_for_training")):
-        monkeypatch.setattr(where, name, lambda *a, **k: data)
+        monkeypatch.setattr(where, name, lambda *a, **k: tiny_data())
     probe, work = module.probe_all, module.work
-    monkeypatch.setattr(module, "probe_all", lambda m, d, run: done.append(run.steps) or probe(m, d, run))
+    monkeypatch.setattr(module, "probe_all", lambda m, d, run, **k: done.append(run.steps) or probe(m, d, run, **k))
     monkeypatch.setattr(module, "work", lambda s, *a, **k: done.append(s.init) or work(s, *a, **k))
     return done
 
 
 def test_transfer_probes_beside_random_initialisation_once(tmp_path, opened, monkeypatch, capsys):
     result = transfer(RUN, "probe", runs_dir=tmp_path)
-    assert result["task"] == "probe" and opened == [3, 0]
-    assert result["trained"]["run"]["steps"] == 3 and result["baseline"]["run"]["steps"] == 0
-    pretrained = read_record(record_path(tmp_path, RUN))
-    scores = dict(result["trained"]["transfer"])
-    assert scores.pop("attentive")["metric"] == "top-1" and "attentive" not in pretrained["transfer"]
-    assert scores == pretrained["transfer"]
+    trained, baseline = result["trained"], result["baseline"]
+    assert opened == [3, 0] and (trained["run"]["steps"], baseline["run"]["steps"]) == (3, 0)
+    scores = dict(trained["transfer"])
+    assert scores.pop("attentive")["metric"] == "top-1"
+    assert scores == read_record(record_path(tmp_path, RUN))["transfer"]
     for name in ("linear", "knn", "segment", "attentive"):
-        lift = result["trained"]["transfer"][name]["score"] - result["baseline"]["transfer"][name]["score"]
+        lift = trained["transfer"][name]["score"] - baseline["transfer"][name]["score"]
         assert result["lift"][name] == lift
     assert transfer(RUN, "probe", runs_dir=tmp_path) == result and opened == [3, 0]
-    kept = sorted(p.name for p in (tmp_path / "transfer").glob("*.json"))
-    assert kept == sorted(f"{result[k]['key']}.json" for k in ("trained", "baseline"))
+    assert read_record(transfer_path(tmp_path, trained["key"])) == trained
     assert transfer(RUN, "probe", runs_dir=tmp_path, labels=20)["trained"]["transfer"]["knn"]["n_train"] == 20
-    assert opened == [3, 0, 3, 0]
     other = dataclasses.replace(tiny_data(n=48), digest="other")  # the images changed
     for where, name in ((module, "open_data"), (pretrain_module, "open_for_training")):
         monkeypatch.setattr(where, name, lambda *a, **k: other)
@@ -72,29 +68,24 @@ def test_transfer_probes_beside_random_initialisation_once(tmp_path, opened, mon
 
 
 def test_transfer_fine_tunes_beside_scratch_once(tmp_path, opened, monkeypatch):
-    pretrain_module.pretrain(RUN, runs_dir=tmp_path)
-    given, task = [], module.Classification
-    monkeypatch.setattr(module, "Classification", lambda s, d, w, team: given.append(w) or task(s, d, w, team))
-    options = {"labels": 40, "steps": 4, "batch_size": 8, "test_images": 30}
-    result = transfer(RUN, "classify", runs_dir=tmp_path, **options, scratch={"lr": 1e-3})
-    assert same(given[0], load_final(tmp_path, RUN)) and given[1] is None
+    said, options = [], {"labels": 40, "steps": 4, "batch_size": 8, "test_images": 30, "scratch": {"lr": 1e-3}}
+    result = transfer(RUN, "classify", runs_dir=tmp_path, progress=lambda *p: said.append(p), **options)
     trained, baseline = result["trained"], result["baseline"]
-    assert trained["run"] == RUN.to_dict() and baseline["run"] is None
+    assert trained["run"] == RUN.to_dict() and baseline["run"] is None and said == [(3, 11), (7, 11), (11, 11)]
     assert (trained["spec"]["layer_decay"], baseline["spec"]["layer_decay"]) == (FineTune().layer_decay, 1.0)
     assert (trained["spec"]["lr"], baseline["spec"]["lr"]) == (FineTune().lr, 1e-3)
     assert result["lift"] == {"top1": trained["final"]["top1"] - baseline["final"]["top1"]}
     assert trained["curve"] != baseline["curve"]
-    assert transfer(RUN, "classify", runs_dir=tmp_path, **options, scratch={"lr": 1e-3}) == result
-    assert opened == ["pretrained", "scratch"]
+    assert transfer(RUN, "classify", runs_dir=tmp_path, **options) == result and opened == ["pretrained", "scratch"]
     # another run of the same size shares the baseline
-    other = transfer(dataclasses.replace(RUN, steps=0), "classify", runs_dir=tmp_path, **options, scratch={"lr": 1e-3})
+    other = transfer(dataclasses.replace(RUN, steps=0), "classify", runs_dir=tmp_path, **options)
     assert other["baseline"] == baseline and opened == ["pretrained", "scratch", "pretrained"]
     # a file in place of the run's weights, by a name of the hub
     file, asked = weights_path(tmp_path, RUN), []
     monkeypatch.setattr(module.hub, "fetch", lambda name: asked.append(name) or file)
     result = transfer(RUN, "classify", runs_dir=tmp_path, weights="hf://own/weights/atto.safetensors", **options)
-    assert asked == ["hf://own/weights/atto.safetensors"]
-    assert result["trained"]["run"] is None and result["trained"]["spec"]["weights"].startswith(f"{file.name}@")
+    assert asked == ["hf://own/weights/atto.safetensors"] and result["trained"]["run"] is None
+    assert result["trained"]["spec"]["weights"].startswith(f"{file.name}@")
 
 
 @pytest.mark.parametrize("task", ["detect", "segment"])
@@ -103,58 +94,48 @@ def test_dense_transfers_beside_scratch(task, coco, tmp_path, monkeypatch):  # n
     monkeypatch.setattr(scenes, "ADE_SPLITS", {"training": (3, 16), "validation": (2, 9)})
     monkeypatch.setattr(pretrain_module, "open_for_training", lambda *a, **k: tiny_data())
     run = dataclasses.replace(RUN, probe_labels=0)
-    options = {"steps": 3, "batch_size": 4, "channels": 8, "images": 8, "test_images": 9}
+    options = {"steps": 3, "batch_size": 4, "channels": 8, "images": 8, "test_images": 9, "scratch": {"lr": 2e-3}}
     options |= {"data": coco} if task == "detect" else {}  # else scenes
-    result = transfer(run, task, runs_dir=tmp_path, **options, scratch={"lr": 2e-3})
+    result = transfer(run, task, runs_dir=tmp_path, **options)
     trained, baseline = result["trained"], result["baseline"]
     assert trained["status"] == baseline["status"] == "done" and trained["run"] == run.to_dict()
     lifts = {"detect": {"box_ap", "box_ap50", "mask_ap", "mask_ap50"}, "segment": {"miou", "pixel_accuracy"}}
     assert set(result["lift"]) == lifts[task] and trained["curve"] != baseline["curve"]
     assert baseline["run"] is None and baseline["spec"]["lr"] == 2e-3 and trained["spec"]["image_size"] == 16
-    assert trained["cost"]["unique_images"] == 8
-    assert transfer(run, task, runs_dir=tmp_path, **options, scratch={"lr": 2e-3}) == result
+    assert trained["cost"]["unique_images"] == 8 and transfer(run, task, runs_dir=tmp_path, **options) == result
 
 
 @pytest.mark.parametrize("kind", ["classify", "pictures", "detect", "segment"])
 def test_a_killed_training_goes_on_bit_for_bit(kind, coco, slim, tmp_path):  # noqa: F811
     """Of every task: what happens in between draws nothing that a step would."""
     pictures, ade = f"imagefolder:{imagenet(tmp_path / 'data')}", ade_folder(tmp_path / "ade", 10, 7)
-
-    def task():
-        if kind == "detect":
-            return detection(coco, precision="bf16")
-        if kind == "segment":
-            spec = segmentation_spec(ade)
-            return spec, Segmentation(spec, open_ade20k(spec.data, 32), None, ALONE)
-        full = recipe(data=pictures, steps=6, image_size=64, window_size=4, batch_size=6)
-        spec, data = (full, open_pictures(pictures)) if kind == "pictures" else (tiny_spec(steps=6), tiny_data())
-        return spec, Classification(spec, data, None, ALONE)
-
+    full = recipe(data=pictures, steps=6, image_size=64, window_size=4, batch_size=6)
+    tasks = {
+        "classify": lambda: classification(tiny_spec(steps=6)),
+        "pictures": lambda: classification(full, open_pictures(pictures)),
+        "detect": lambda: detection(coco, precision="bf16"),
+        "segment": lambda: segmentation(ade),
+    }
     states = []
     for stop, folder in ((None, None), (3, tmp_path / "killed"), (None, tmp_path / "killed")):
-        spec, own = task()
-        training = begin(spec, own, ALONE, "d", folder)
-        assert training.step == (3 if states and stop is None else 0)
-        with stopped(stop):
-            run_task(training, own, folder)
-            states.append((training.curve, own.model.state_dict(), own.evaluate()))
+        task = tasks[kind]()
+        with stopped(stop) as taken:
+            states.append((numbers(trained(task, folder=folder)), task.model.state_dict(), len(taken)))
         torch.rand(7)
-    (curve, weights, found), again = states
-    assert again[0] == curve and len(curve) >= 2 and same(again[1], weights) and again[2] == found
+    (record, weights, _), (again, same_weights, steps) = states
+    assert steps == 3 and again == record and same(same_weights, weights) and len(record["curve"]) >= 2
 
 
 @pytest.mark.parametrize(
     ("task", "options", "words"),
     [
         ("prob", {}, "unknown task 'prob': did you mean 'probe'"),
-        ("classify", {"labls": 3}, "unknown field of classify 'labls': did you mean 'labels'"),
+        ("classify", {"labls": 3}, "unknown field of FineTune 'labls': did you mean 'labels'"),
         ("classify", {"scratch": {"stepz": 3}}, "did you mean 'steps'"),
         ("classify", {"labels": -1}, "labels is -1"),
         ("classify", {"scratch": "lr"}, "scratch is 'lr': give a dictionary"),
         ("segment", {"recipe": "upernet-160k", "batch_size": 0}, "batch_size is 0"),
-        ("probe", {"labels": -1}, "labels is -1"),
         ("detect", {"recipe": "upernet-160k"}, "unknown recipe of detect 'upernet-160k': known are mask-rcnn-1x"),
-        ("classify", {"recipe": "mask-rcnn-1x"}, "unknown recipe of classify 'mask-rcnn-1x'"),
         ("probe", {"steps": 3}, "unknown option of probe 'steps': .*known are labels, test_images"),
         ("probe", {"recipe": "imagenet-100ep"}, "a probe has no recipe"),
     ],
@@ -166,24 +147,52 @@ def test_wrong_transfers_are_one_line_before_any_work(tmp_path, opened, monkeypa
     assert opened == [] and not (tmp_path / "records").exists()
 
 
-def test_what_has_nothing_to_transfer_or_nowhere_to_write_is_one_line(tmp_path, opened, monkeypatch):
+def test_what_has_nothing_to_transfer_is_one_line(tmp_path, opened, monkeypatch):
     with pytest.raises(UserError, match="labels=3000"):
         transfer(dataclasses.replace(RUN, probe_labels=0), "probe", runs_dir=tmp_path)
     failed = {"status": "failed", "reason": "the training loss was not finite at step 7"}
-    monkeypatch.setattr(module, "pretrain", lambda *a, **k: failed)
+    monkeypatch.setattr(module, "pretrain_once", lambda *a, **k: (failed, True))
     with pytest.raises(UserError, match="no weights to transfer: the training loss was not finite at step 7"):
         transfer(RUN, "probe", runs_dir=tmp_path)
     assert not list(tmp_path.glob("transfer/*"))
-    (tmp_path / "file").mkdir()
-    (tmp_path / "file" / "locks").write_text("in the way")
-    with pytest.raises(UserError, match="cannot write"):
-        transfer(RUN, "probe", runs_dir=tmp_path / "file")
 
 
-def test_progress_counts_steps_over_all_trainings():
-    said = []
-    progress = in_all(lambda *p: said.append(p), [10, 0, 4, 4])
-    for steps, marks in ((10, (5, 10)), (4, (4,)), (4, (2, 4)), (3, (3,))):
-        for now in marks:
-            progress(now, steps)
-    assert said == [(5, 18), (10, 18), (14, 18), (16, 18), (18, 18), (21, 21)]
+def test_keys_tell_specs_apart_and_survive_a_round_trip():
+    run = Run(model="swinv2_femto", images=64, precision="bf16", window_size=8)
+    pretrained, scratch = FineTune.of(run, steps=50), FineTune.scratch(run, steps=50, layer_decay=0.5)
+    assert (pretrained.init, scratch.init, scratch.layer_decay) == ("pretrained", "scratch", 1.0)
+    assert pretrained.model == scratch.model == "swinv2_femto" and pretrained.precision == "bf16"
+    assert scratch == FineTune.scratch(dataclasses.replace(run, images=512, steps=7), steps=50)
+    assert pretrained.key.startswith("femto-scenes-pretrained-l4000-t50-s0-")
+    for spec in (pretrained, scratch):
+        assert FineTune.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    changes = ({"mixup": 0.8}, {"cutmix": 1.0}, {"warmup_prefix": False}, {"labels": None}, {"augment": "timm"})
+    changes += ({"augment": "timm", "erasing": 0.25}, {"augment": "timm", "test_crop": 1.0}, {"seed": 1}, {})
+    assert len({spec.key for spec in (pretrained, scratch, *(tiny_spec(**c) for c in changes))}) == 11
+    assert (Dense.of("detect", run).channels, Dense.scratch("detect", run).images) == (32, 512)
+    assert (Dense.of("detect", run).lr, Dense.scratch("detect", run).lr) == (8e-3, 2e-3)
+    elsewhere = Dense.of("detect", run, data="coco:somewhere")
+    assert (elsewhere.channels, elsewhere.images) == (64, None)
+
+
+def test_the_recipes_are_the_released_ones_and_the_papers():
+    spec = FineTune.recipe("imagenet-100ep", 1_281_167, data="imagefolder:DIR")
+    assert (spec.steps, spec.warmup_steps) == (62_557, 12_512)  # 100 and 20 epochs of 625.57 steps
+    assert spec.lr == pytest.approx(5e-3) and spec.lr_at(0) == pytest.approx(1e-6)  # 1.25e-3, 2.5e-7 per 512
+    assert (spec.image_size, spec.window_size, spec.batch_size, spec.layer_decay) == (224, 14, 2048, 0.75)
+    assert spec.key.startswith("base-DIR-scratch-lall-t62557-s0-")
+    half = FineTune.recipe("imagenet-100ep", 1_281_167, batch_size=1024)
+    assert half.lr == pytest.approx(2.5e-3) and half.steps == 125_114
+    assert FineTune.recipe("imagenet-100ep", 1000, batch_size=100, epochs=3, warmup_epochs=1).warmup_steps == 10
+    for name, epochs, at in (("mask-rcnn-1x", 12, (8, 11)), ("mask-rcnn-3x", 36, (27, 33))):
+        spec = Dense.recipe(name, 16_000)
+        assert (spec.steps, spec.batch_size, spec.weight_decay, spec.clip_grad) == (epochs * 1000, 16, 0.05, None)
+        assert (spec.image_size, spec.longest, spec.channels, spec.hidden) == (800, 1333, 256, 1024)
+        rates = [spec.lr_at(now) for m in at for now in (m * 1000 - 1, m * 1000)]
+        assert rates == pytest.approx([1e-4, 1e-5, 1e-5, 1e-6])
+        assert spec.lr_at(0) == pytest.approx(1e-7) and spec.lr_at(250) == pytest.approx(1e-4 * 0.5005)
+    assert spec.short_sides == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    spec = Dense.recipe("upernet-160k", 20_210)
+    assert (spec.steps, spec.batch_size, spec.warmup_steps, spec.clip_grad) == (160_000, 16, 1500, None)
+    assert spec.lr_at(750) == pytest.approx(6e-5 * (1 - 750 / 160_000) * 0.5, rel=1e-5)
+    assert spec.lr_at(80_000) == pytest.approx(3e-5) and spec.lr_at(159_999) == pytest.approx(6e-5 / 160_000)

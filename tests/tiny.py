@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from simmim_lite.data import scenes
+from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.coco import open_coco
 from simmim_lite.data.sources import Data, Split
 from simmim_lite.model import sizes
@@ -15,6 +16,7 @@ from simmim_lite.training import train
 from simmim_lite.training.detect import Detection
 from simmim_lite.training.finetune import Classification
 from simmim_lite.training.parallel import Team
+from simmim_lite.training.segment import Segmentation
 from simmim_lite.training.transfer import work
 from simmim_lite.training.tuning import Dense, FineTune
 
@@ -48,8 +50,9 @@ def stopped(before: int | None) -> Iterator[list]:
 
 
 def numbers(record: dict) -> dict:
-    """What must not depend on when and in how many pieces a run was made."""
-    return {k: record[k] for k in ("key", "status", "run", "curve", "final", "transfer")}
+    """What must not depend on when and in how many pieces a training was made."""
+    names = ("key", "status", "run", "spec", "curve", "final", "transfer", "examples")
+    return {name: record[name] for name in names if name in record}
 
 
 def same(weights: dict, other: dict) -> bool:
@@ -65,15 +68,39 @@ def tiny_data(n=64, size=16, labels=True) -> Data:
         return Split(name, drawn.images, ids, drawn.labels if labels else None, drawn.masks)
 
     train, val, test, probe = (split(name, seed) for seed, name in enumerate(("train", "val", "test", "probe_train")))
-    return Data(
-        spec="scenes", name="scenes", image_size=size, train=train, val=val, probe_train=probe, test=test,
-        classes=scenes.CLASSES, mean=(0.5,) * 3, std=(0.2,) * 3, digest="tiny", skipped=[],
-    )  # fmt: skip
+    about = (scenes.CLASSES, (0.5,) * 3, (0.2,) * 3, "tiny", [])
+    return Data("scenes", "scenes", size, train, val, probe, test, *about)
 
 
 def tiny_spec(**fields) -> FineTune:
     small = {"image_size": 16, "labels": 40, "batch_size": 16, "steps": 20, "warmup_steps": 4, "eval_every": 5}
     return FineTune(**small | {"test_images": 50} | fields)
+
+
+def recipe(images=12, **options) -> FineTune:
+    """The full-size recipe of classification cut to a step."""
+    fields = {"batch_size": 4, "steps": 1, "warmup_steps": 0, "precision": "fp32", "eval_every": 1}
+    return FineTune.recipe("imagenet-100ep", images, **fields | options)
+
+
+def classification(spec, data=None, weights=None, team=ALONE) -> Classification:
+    return Classification(spec, data or tiny_data(), weights, team)
+
+
+def detection(coco, weights=None, team=ALONE, **options) -> Detection:
+    small = {"task": "detect", "channels": 16, "hidden": 32, "batch_size": 4, "test_images": 12, "eval_every": 3}
+    return Detection(Dense(**{**small, "data": coco, "steps": 6, **options}), open_coco(coco, 32), weights, team)
+
+
+def segmentation(folder, weights=None, team=ALONE, **options) -> Segmentation:
+    small = {"task": "segment", "data": f"ade20k:{folder}", "steps": 6, "batch_size": 4, "channels": 8, "eval_every": 2}
+    spec = Dense(**{**small, "warmup_steps": 2, "drop_path": 0.2, **options})
+    return Segmentation(spec, open_ade20k(spec.data, spec.image_size), weights, team)
+
+
+def trained(task, data=None, **options) -> dict:
+    """The record of a task; without a folder it keeps nothing on disk."""
+    return work(task.spec, task, task.team, data or getattr(task, "data", None) or tiny_data(), **options)
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +109,6 @@ def coco(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("coco")
     scenes.write_coco(path, train=24, val=12, size=32)
     return f"coco:{path}"
-
-
-def detection(coco, weights=None, team=ALONE, **options) -> tuple[Dense, Detection]:
-    small = {"task": "detect", "channels": 16, "hidden": 32, "batch_size": 4, "test_images": 12, "eval_every": 3}
-    spec = Dense(**{**small, "data": coco, "steps": 6, **options})
-    return spec, Detection(spec, open_coco(coco, 32), weights, team)
-
-
-def segmentation_spec(folder, **options) -> Dense:
-    small = {"task": "segment", "data": f"ade20k:{folder}", "steps": 6, "batch_size": 4, "channels": 8, "eval_every": 2}
-    return Dense(**{**small, "warmup_steps": 2, "drop_path": 0.2, **options})
 
 
 @pytest.fixture
@@ -108,15 +124,3 @@ def slim(monkeypatch) -> None:
     monkeypatch.setitem(sizes.SIZES, "swinv2_base", size)
     monkeypatch.setitem(sizes.PAPER, "swinv2_base", size)
     monkeypatch.setattr(Team, "decoders", lambda team: 0)
-
-
-def recipe(images=12, **options) -> FineTune:
-    """The full-size recipe of classification cut to a step."""
-    fields = {"batch_size": 4, "steps": 1, "warmup_steps": 0, "precision": "fp32", "eval_every": 1}
-    return FineTune.recipe("imagenet-100ep", images, **fields | options)
-
-
-def finetune(spec: FineTune, data, weights=None, progress=None) -> dict:
-    """The record of a fine-tuning that keeps nothing on disk."""
-    task = Classification(spec, data, weights, ALONE)
-    return work(spec, task, ALONE, digest=data.digest, line=data.line, progress=progress)

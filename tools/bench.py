@@ -33,7 +33,7 @@ from simmim_lite.model import simmim, swin
 from simmim_lite.model.attention import reference_attention, sdpa_attention
 from simmim_lite.model.simmim import create_model
 from simmim_lite.model.sizes import LAPTOP, PAPER, SIZES, full_name
-from simmim_lite.training.machine import commit, device_name, now, one_thread, pick_device, timed, versions
+from simmim_lite.processes import commit, device_name, now, one_thread, pick_device, timed, versions
 from simmim_lite.training.parallel import Parallel, Team
 from simmim_lite.training.pretrain import build, build_optimiser, example, make_batches, step_seconds
 from simmim_lite.training.probes import IMAGENET_MEAN, IMAGENET_STD

@@ -15,11 +15,10 @@ from safetensors.torch import save
 from simmim_lite.data.sources import open_data, open_for_training
 from simmim_lite.lab import networks, widgets
 from simmim_lite.model.sizes import SIZES
-from simmim_lite.training.checkpoint import load_final
 from simmim_lite.training.film import Film, Shot, film_path
 from simmim_lite.training.pretrain import build, pretrain
 from simmim_lite.training.probes import input_statistics
-from simmim_lite.training.run import Run, read_record, record_path, write_atomic
+from simmim_lite.training.run import Run, load_final, read_record, record_path, write_atomic
 
 #: One run, and sizes x data levels. Seeds, pictures and masks are the first ones, never picked.
 FILMED = Run(model="swinv2_femto", images=16384, steps=1000, eval_every=50)

@@ -26,7 +26,7 @@ from ..lab.pictures import hide
 from ..model.masking import upsample
 from ..model.simmim import SimMIM, create_model
 from ..model.weights import load_weights
-from ..training.machine import one_thread
+from ..processes import one_thread
 from ..training.pretrain import build, build_optimiser, make_batches, pretrain
 from ..training.probes import NEIGHBOURS, features, knn_probe
 from ..training.run import Run

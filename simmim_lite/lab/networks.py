@@ -33,7 +33,7 @@ class Network:
         import torch
 
         from ..data.batches import normalise
-        from ..training.machine import one_thread
+        from ..processes import one_thread
 
         side, tokens = self.about["side"], self.about["side"] // self.about["patch_size"]
         if pixels.shape != (3, side, side) or hidden.shape != (tokens, tokens):

@@ -267,7 +267,7 @@ def start(runs: Sequence[Run], how: StudyOptions, cluster: "Cluster | None" = No
     `UserError` with the cost where there is no GPU and device is `auto`, for scenes, which have no photographs, and
     where a processor could not end the runs in a year.
     """
-    from ..training.machine import pick_device
+    from ..processes import pick_device
 
     place = cluster.device if cluster else str(pick_device(how.device))
     known = find_speed(runs, runs_dir=how.runs_dir)

@@ -43,7 +43,7 @@ def score(
     from ..data.sources import open_data, open_streamed
     from ..model.hub import is_hub
     from ..model.weights import load_weights
-    from ..training.machine import one_thread, pick_device
+    from ..processes import one_thread, pick_device
     from ..training.pretrain import build, validation_loss
     from ..training.probes import input_statistics
 

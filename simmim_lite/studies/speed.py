@@ -79,7 +79,7 @@ def time_models(
     bf16 on a GPU, fp32 elsewhere. A batch that does not fit is halved; a size that does not fit at all is left out, and
     on a CPU only the smallest size is timed above 32 px.
     """
-    from ..training.machine import device_name, one_thread, pick_device
+    from ..processes import device_name, one_thread, pick_device
     from ..training.pretrain import step_seconds
 
     place, found = pick_device(device), {}

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.listing import hushed
-from ..data.sources import Data
 from ..errors import Interrupted, Preempted, UserError
 from ..model.sizes import PAPER
 from ..processes import deaf_to_interrupts, end_with
@@ -82,8 +81,8 @@ def make_jobs(items: Sequence[Run | Spec], speeds: Mapping[str, float], log: Seq
 def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
     """The work of one job, in order, in this process. wait: for another process that is at it, else it is busy."""
     from ..data.sources import open_for_training
-    from ..training.checkpoint import Busy
     from ..training.pretrain import pretrain_once
+    from ..training.run import Busy
     from ..training.transfer import once as transfer_once
 
     started, trained, said, first = time.process_time(), 0, {}, job.work[0]
@@ -110,7 +109,7 @@ class Local:
     """This machine's processes; device: as `pick_device` takes it; workers: None is one a core, or one on a GPU."""
 
     def __init__(self, device: str, workers: int | None) -> None:
-        from ..training.machine import pick_device
+        from ..processes import pick_device
 
         self.place = pick_device(device)
         self.device = str(self.place)
@@ -118,7 +117,7 @@ class Local:
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
         """`speed.step_speeds`, here."""
-        from ..training.machine import one_thread
+        from ..processes import one_thread
 
         with one_thread(self.place):
             return step_speeds(runs_dir, models, recipe, self.device)

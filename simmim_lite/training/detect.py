@@ -1,16 +1,20 @@
-"""Detection and instance segmentation as a task: torchvision's Mask R-CNN behind our encoder and a feature pyramid.
+"""Detection and instance segmentation as a task: torchvision's Mask R-CNN behind our encoder and a feature pyramid, and
+average precision by pycocotools.
 
 Full size is the standard one (256 channels, anchors of 32 to 512 px). Below `SMALL` pixels everything that costs per
-image is cut down to what a small picture can hold: see `limits`.
+image is cut down to what a small picture can hold.
 """
 
+import contextlib
+import functools
+import io
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -24,27 +28,28 @@ from ..data.coco import AnnotatedData, CocoSplit, Sample
 from ..data.manifests import subset
 from ..model.sizes import SIZES, Size
 from ..model.swin import SwinV2
-from .finetune import build_encoder
-from .optim import layer_groups
 from .parallel import Team
-from .probes import input_statistics
-from .scores import average_precision
+from .pretrain import build_encoder
+from .probes import input_statistics, interval
+from .train import Failed, layer_groups
 from .tuning import EXAMPLES, SMALL_SIDE, Dense
 
 #: Images of a shorter side below this many pixels get the small settings.
 SMALL = 256
 RATIOS = (0.5, 1.0, 2.0)  # height over width of the anchors
 SHOWN_SCORE = 0.3  # from which on a detection is among a record's examples
+#: A 32 px scene has 252 anchors and two objects at most, so a fraction of torchvision's samples and proposals says the
+#: same.
+SMALL_LIMITS = {f"rpn_pre_nms_top_n_{phase}": 64 for phase in ("train", "test")}
+SMALL_LIMITS |= {f"rpn_post_nms_top_n_{phase}": 24 for phase in ("train", "test")}
+SMALL_LIMITS |= {"rpn_batch_size_per_image": 32, "box_batch_size_per_image": 16, "box_detections_per_img": 10}
 _HEADS, _SAMPLERS = 12, 13  # streams of random numbers
+RESAMPLES = 200  # of the test images, for the 95 % interval of a score
 
 
 class Detection:
-    """Mask R-CNN as a task (kind `detect`).
-
-    weights: the pretrained SimMIM's state dict for a spec with a start, else None. `UserError` where the data have
-    fewer annotated images than asked for. The regions that are trained on are drawn and averaged by each process alone,
-    so another number of processes gives other numbers.
-    """
+    """Mask R-CNN as a task (kind `detect`; see `transfer.work`); weights: as `build_encoder` takes them. Each process
+    draws and averages the regions that it trains on, so another number of processes gives other numbers."""
 
     kind = "detect"
     flops = None  # a region of interest costs what an image's content decides
@@ -54,16 +59,12 @@ class Detection:
         chosen = subset(data.train, spec.images, spec.seed)
         self.unique = len(chosen)
         data.name_unseen(chosen.tolist(), quiet=not team.is_main)
-        mean, std = input_statistics(data, spec.statistics)
-        self.model = build_detector(spec, data.num_classes, mean, std, weights).to(team.device)
-        self.loader = StepLoader(
-            _Flipped(data.train.select(chosen)),
-            Order(data.train.ids[chosen], spec.seed, spec.batch_size),
-            team.share(spec.batch_size),
-            spec.steps,
-            workers=0 if spec.image_size <= SMALL_SIDE else team.decoders(),
-            collate=list,
-        )
+        statistics = input_statistics(data, spec.statistics)
+        self.model = build_detector(spec, data.num_classes, *statistics, weights).to(team.device)
+        train, share = data.train.select(chosen), team.share(spec.batch_size)
+        order, load = Order(train.ids, spec.seed, spec.batch_size), functools.partial(training_sample, train)
+        workers = 0 if spec.image_size <= SMALL_SIDE else team.decoders()
+        self.loader = StepLoader(load, order, share, spec.steps, workers=workers, collate=list)
 
     def groups(self) -> list[dict]:
         """AdamW's groups, with layer decay below the pyramid and the heads."""
@@ -72,11 +73,11 @@ class Detection:
 
     def batch(self, now: int) -> tuple[int, list[Tensor], list[dict]]:
         """The step, images float32 (3, H, W) in 0..1, and their boxes, labels and masks as torchvision has them."""
-        images, targets, device = [], [], self.team.device
-        for image, boxes, labels, masks in self.loader.batch(now):
+        images, targets = [], []
+        for image, *known in self.loader.batch(now):
             images.append(self.image(image))
-            parts = {"boxes": boxes, "labels": labels, "masks": masks}
-            targets.append({name: value.to(device, non_blocking=True) for name, value in parts.items()})
+            known = (value.to(self.team.device, non_blocking=True) for value in known)
+            targets.append(dict(zip(("boxes", "labels", "masks"), known, strict=True)))
         return now, images, targets
 
     def loss(self, model: nn.Module, now: int, images: list[Tensor], targets: list[dict]) -> Tensor:
@@ -89,56 +90,49 @@ class Detection:
         """uint8 pixels on the device, in 0..1."""
         return pixels.to(self.team.device, non_blocking=True).float().div_(255)
 
-    def evaluate(self) -> tuple[dict, str | None]:
-        """Box and mask AP on the first test images, and examples of small ones; why there are none, or None."""
+    def evaluate(self) -> dict:
+        """Box and mask AP on the first test images, and examples of small ones."""
         spec, team = self.spec, self.team
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            return {}, f"the trained network's weights were not finite; lower lr ({spec.lr:g})"
+            raise Failed(f"the trained network's weights were not finite; lower lr ({spec.lr:g})")
         count = min(spec.test_images or len(self.data.test), len(self.data.test))
         test = self.data.test.select(range(count))
         if all(a["iscrowd"] for objects in test.objects for a in objects):
-            return {}, f"{test.name}: none of {count} images has an object to find; raise test_images"
+            raise Failed(f"{test.name}: none of {count} images has an object to find; raise test_images")
         found = team.gather(detections(self, test, range(team.rank, count, team.size)))
         found = sorted(itertools.chain(*found), key=lambda d: d["image_id"])
-        parts = None
+        parts = {}
         if team.is_main:
-            truth = ground_truth(test, self.data.num_classes)
-            parts = {"transfer": average_precision(truth, found, n_train=self.unique)}
+            parts["transfer"] = average_precision(ground_truth(test, self.data.num_classes), found, n_train=self.unique)
             if max(max(size) for size in test.sizes[:EXAMPLES]) <= SMALL_SIDE:
                 parts["examples"] = _examples(test, found)
-        return team.broadcast(parts), None
+        return team.broadcast(parts)
 
 
 def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
-    """What the network finds in the images at these places, as COCO results; `image_id` is the place.
-
-    Only images of one size go through together, so that no image's result depends on its neighbours.
-    """
+    """What the network finds in the images at these places, as COCO results; `image_id` is the place. Only images of
+    one size go through together, so that no image's result depends on its neighbours."""
     from pycocotools import mask as coco_mask
 
     model, spec, device, found = task.model, task.spec, task.team.device, []
     length = max(1, spec.batch_size // task.team.size)
     model.eval()
+    queue = sorted(places, key=lambda i: (split.sizes[i], i))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-        for batch in _by_size(places, split, length):
-            results = model([task.image(torch.from_numpy(split[i].image)) for i in batch])
-            for i, result in zip(batch, results, strict=True):
-                boxes, labels, scores = (result[name].cpu().tolist() for name in ("boxes", "labels", "scores"))
-                masks = (result["masks"][:, 0] > 0.5).byte().cpu().numpy()
-                for (x0, y0, x1, y1), label, score, mask in zip(boxes, labels, scores, masks, strict=True):
-                    encoded = coco_mask.encode(np.asfortranarray(mask))
-                    rle = {"size": [int(s) for s in encoded["size"]], "counts": encoded["counts"].decode()}
-                    one = {"image_id": i, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
-                    found.append(one | {"segmentation": rle})
+        for _, alike in itertools.groupby(queue, key=lambda i: split.sizes[i]):
+            alike = list(alike)
+            for batch in (alike[start : start + length] for start in range(0, len(alike), length)):
+                results = model([task.image(torch.from_numpy(split[i].image)) for i in batch])
+                for i, result in zip(batch, results, strict=True):
+                    masks = (result["masks"][:, 0] > 0.5).byte().cpu().numpy()
+                    columns = (result[name].cpu().tolist() for name in ("boxes", "labels", "scores"))
+                    for (x0, y0, x1, y1), label, score, mask in zip(*columns, masks, strict=True):
+                        encoded = coco_mask.encode(np.asfortranarray(mask))
+                        rle = {"size": [int(s) for s in encoded["size"]], "counts": encoded["counts"].decode()}
+                        one = {"image_id": i, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+                        found.append(one | {"score": score, "segmentation": rle})
     model.train()
     return found
-
-
-def _by_size(places: range, split: CocoSplit, length: int) -> Iterator[list[int]]:
-    queue = sorted(places, key=lambda i: (split.sizes[i], i))
-    for _, same in itertools.groupby(queue, key=lambda i: split.sizes[i]):
-        same = list(same)
-        yield from (same[start : start + length] for start in range(0, len(same), length))
 
 
 def ground_truth(split: CocoSplit, classes: int) -> dict:
@@ -148,15 +142,10 @@ def ground_truth(split: CocoSplit, classes: int) -> dict:
     return {"images": images, "annotations": annotations, "categories": [{"id": c + 1} for c in range(classes)]}
 
 
-class _Flipped:
-    """load(place): a training sample as tensors, half of them mirrored by a draw from numpy's global generator."""
-
-    def __init__(self, split: CocoSplit) -> None:
-        self.split = split
-
-    def __call__(self, place: int) -> tuple[Tensor, ...]:
-        sample = self.split[place]
-        return tuple(map(torch.from_numpy, mirrored(sample) if np.random.random() < 0.5 else sample))
+def training_sample(split: CocoSplit, place: int) -> tuple[Tensor, ...]:
+    """A training sample as tensors, half of them mirrored by a draw from numpy's global generator."""
+    sample = split[place]
+    return tuple(map(torch.from_numpy, mirrored(sample) if np.random.random() < 0.5 else sample))
 
 
 def mirrored(sample: Sample) -> Sample:
@@ -172,33 +161,17 @@ def _examples(test: CocoSplit, found: list[dict]) -> list[dict]:
     shown = []
     for i, file in enumerate(test.files[:EXAMPLES]):
         mine = [d for d in found if d["image_id"] == i and d["score"] >= SHOWN_SCORE]
-        boxes = [(x, y, x + w, y + h) for x, y, w, h in (d["bbox"] for d in mine)]
-        example = {"file": file, "size": list(test.sizes[i]), "boxes": [[round(v, 2) for v in box] for box in boxes]}
+        boxes = [[round(v, 2) for v in (x, y, x + w, y + h)] for x, y, w, h in (d["bbox"] for d in mine)]
+        example = {"file": file, "size": list(test.sizes[i]), "boxes": boxes}
         example["labels"] = [d["category_id"] - 1 for d in mine]
         example["scores"] = [round(d["score"], 4) for d in mine]
         shown.append(example | {"masks": [d["segmentation"]["counts"] for d in mine]})
     return shown
 
 
-def limits(image_size: int) -> dict:
-    """What of Mask R-CNN depends on the image's size: counts an image, and regions of interest.
-
-    At full size torchvision's defaults, which are the standard. A 32 px scene has 252 anchors and two objects at most,
-    so a fraction of the samples and proposals says the same.
-    """
-    if image_size >= SMALL:
-        return {}
-    proposals = {f"rpn_pre_nms_top_n_{phase}": 64 for phase in ("train", "test")}
-    proposals |= {f"rpn_post_nms_top_n_{phase}": 24 for phase in ("train", "test")}
-    return proposals | {"rpn_batch_size_per_image": 32, "box_batch_size_per_image": 16, "box_detections_per_img": 10}
-
-
 class Anchors(AnchorGenerator):
-    """Anchors on the true strides: torchvision's own are guessed from sides, and wrong where a map was rounded up.
-
-    Their side is 8 strides of each level of the pyramid (32 to 512 px), on small images 2. The levels are the stages,
-    and one pooled level above.
-    """
+    """Anchors on the true strides (torchvision guesses them, wrongly where a map was rounded up) of the stages and one
+    pooled level above. Their side is 8 strides (32 to 512 px), on small images 2."""
 
     def __init__(self, size: Size, image_size: int) -> None:
         self.strides = [size.patch_size << level for level in range(len(size.depths) + 1)]
@@ -216,8 +189,7 @@ class Pyramid(nn.Module):
         super().__init__()
         widths = [encoder.embed_dim << s for s in range(len(encoder.depths))]
         self.encoder = encoder
-        # the encoder normalises its last map itself
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[:-1])
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[:-1])  # the encoder normalises its last map
         self.fpn = FeaturePyramidNetwork(widths, channels, extra_blocks=LastLevelMaxPool())
         self.out_channels = channels
 
@@ -231,15 +203,11 @@ class Pyramid(nn.Module):
 def build_detector(
     spec: Dense, classes: int, mean: tuple, std: tuple, weights: dict[str, Tensor] | None = None
 ) -> MaskRCNN:
-    """The network at step 0. classes: without the background; mean, std: of the input, in 0..1 units.
-
-    weights: as `build_encoder` takes them. It takes a list of images (3, H, W) in 0..1 and resizes them to the spec's
-    sides. The heads start the same whatever the encoder starts from.
-    """
-    size = SIZES[spec.model]
-    encoder = build_encoder(spec, weights)
+    """The network at step 0, of images (3, H, W) in 0..1, which it resizes to the spec's sides. classes: without the
+    background; mean, std: of the input, in 0..1 units; weights: as `build_encoder` takes them."""
+    size, encoder, small = SIZES[spec.model], build_encoder(spec, weights), spec.image_size < SMALL
     levels = [str(s) for s in range(len(size.depths))]
-    mask_side, samples = (7, 1) if spec.image_size < SMALL else (14, 2)
+    mask_side, samples = (7, 1) if small else (14, 2)
     with seeded(spec.seed, _HEADS):
         model = MaskRCNN(
             Pyramid(encoder, spec.channels),
@@ -256,17 +224,69 @@ def build_detector(
             mask_head=MaskRCNNHeads(spec.channels, (spec.channels,) * 4, 1),
             mask_predictor=MaskRCNNPredictor(spec.channels, spec.channels, classes + 1),
             size_divisible=size.final_stride,
-            **limits(spec.image_size),
+            **(SMALL_LIMITS if small else {}),
         )
     # below full precision coordinates lose whole pixels: what boxes are computed from leaves autocast
     for module in (model.backbone, model.rpn.head, model.roi_heads.box_predictor, model.roi_heads.mask_predictor):
-        module.register_forward_hook(_full_precision)
+        module.register_forward_hook(lambda module, inputs, outputs: tree_map(Tensor.float, outputs))
     return model
 
 
-def _full_precision(module: nn.Module, inputs: tuple, outputs: object) -> object:
-    if isinstance(outputs, dict):
-        return OrderedDict((name, value.float()) for name, value in outputs.items())
-    if isinstance(outputs, (tuple, list)):
-        return type(outputs)(_full_precision(module, inputs, value) for value in outputs)
-    return outputs.float()
+# --- scores
+
+
+def average_precision(truth: dict, found: list[dict], *, n_train: int) -> dict[str, dict]:
+    """`box_ap`, `mask_ap` (over IoU .50 to .95) and `box_ap50`, `mask_ap50`, in 0..1, by pycocotools, with 95 %
+    percentiles of a bootstrap over the test images, whose seed is fixed.
+
+    truth: a COCO data set of the test images (`images`, `annotations`, `categories`); found: detections with
+    `image_id`, `category_id`, `bbox` (x, y, width, height), `score` and `segmentation` (RLE). At least one object must
+    be there to be found.
+    """
+    scores, count = {}, len(truth["images"])
+    for kind, name in (("bbox", "box"), ("segm", "mask")):
+        judged = judge(truth, found, kind)
+        values, resampled = precisions(judged), resampled_precisions(judged, RESAMPLES)
+        for k, (suffix, at) in enumerate((("ap", "@[.50:.95]"), ("ap50", "@.50"))):
+            drawn = resampled[:, k][~np.isnan(resampled[:, k])]  # a draw may hold no object at all
+            scores[f"{name}_{suffix}"] = interval(values[k], drawn, f"{name} AP{at}", n_train, count)
+    return scores
+
+
+def judge(truth: dict, found: list[dict], kind: str):
+    """pycocotools' COCOeval, evaluated and accumulated over all areas; kind is `bbox` or `segm`."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    # numbered anew: pycocotools takes a match with id 0 for none
+    objects = [dict(a, id=i, iscrowd=a.get("iscrowd", 0)) for i, a in enumerate(truth["annotations"], 1)]
+    detections = [dict(d, id=i, iscrowd=0, area=d["bbox"][2] * d["bbox"][3]) for i, d in enumerate(found, 1)]
+    known, guessed = COCO(), COCO()
+    known.dataset, guessed.dataset = dict(truth, annotations=objects), dict(truth, annotations=detections)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        known.createIndex()
+        guessed.createIndex()
+        judged = COCOeval(known, guessed, kind)
+        judged.params.areaRng, judged.params.areaRngLbl, judged.params.maxDets = [[0, 1e10]], ["all"], [100]
+        judged.evaluate()
+        judged.accumulate()
+    return judged
+
+
+def precisions(judged) -> list[float]:
+    """AP over all thresholds, and at the first one, of what is accumulated; NaN where there is no object."""
+    known = judged.eval["precision"][:, :, :, 0, 0]  # -1: a class without an object
+    return [float(part[part > -1].mean()) if (part > -1).any() else np.nan for part in (known, known[:1])]
+
+
+def resampled_precisions(judged, draws: int) -> np.ndarray:
+    """`precisions` of resamples of the images: (draws, 2). An image that is drawn twice counts twice."""
+    images, each = len(judged.params.imgIds), judged.evalImgs  # a class after the other, its images in order
+    classes, out = range(len(judged.params.catIds)), []
+    for pick in np.random.default_rng(0).integers(images, size=(draws, images)):
+        judged.evalImgs = [each[k * images + i] for k in classes for i in pick]
+        with contextlib.redirect_stdout(io.StringIO()):
+            judged.accumulate()
+        out.append(precisions(judged))
+    judged.evalImgs = each
+    return np.array(out)

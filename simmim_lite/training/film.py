@@ -1,8 +1,5 @@
-"""Films: the same pictures under the same masks through a run, or across runs, each film one PNG that any viewer opens.
-
-The first row of the sheet holds the pictures, every other row is a frame: what the network of that moment fills in. The
-facts (run, masks, steps, losses, where it was made) travel in a text chunk of the same file.
-"""
+"""Films: the same pictures under the same masks through a run, or across runs, each film one PNG: the first row of the
+sheet holds the pictures, every other row is a frame, and the facts travel in a text chunk."""
 
 import contextlib
 import io
@@ -13,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, PngImagePlugin
 
 from ..data.batches import normalise, validation_masks
 from ..data.sources import Data
@@ -20,7 +18,7 @@ from ..errors import UserError, first_line
 from ..model.masking import upsample
 from ..model.simmim import SimMIM
 from .run import Run, remove_unfinished, write_atomic
-from .train import Callback, Training
+from .train import Training
 
 FILM_VERSION = 1
 PICTURES = 6  # the first ones of the validation images: nobody picks them
@@ -36,9 +34,6 @@ class Film:
     frames: np.ndarray  # uint8 (F, P, 3, S, S): hidden pixels filled in, visible ones as they are
 
     def png(self) -> bytes:
-        """The film as the bytes of a PNG."""
-        from PIL import Image, PngImagePlugin
-
         sheet = np.concatenate([self.pictures[None], self.frames])  # (F + 1, P, 3, S, S)
         rows, columns, _, side, _ = sheet.shape
         pixels = sheet.transpose(0, 3, 1, 4, 2).reshape(rows * side, columns * side, 3)
@@ -49,27 +44,22 @@ class Film:
 
 
 def film_path(runs_dir: str | Path, run: Run) -> Path:
-    """Where the film of a run lies: RUNS_DIR/films/KEY.png."""
+    """Where the film of a run lies."""
     return Path(runs_dir) / "films" / f"{run.key}.png"
 
 
 def read_film(path: str | Path) -> Film:
     """The film in a file; one line when there is none, or when it is something else or not whole."""
-    from PIL import Image
-
     try:
         with Image.open(path) as image:
-            pixels, text = np.asarray(image.convert("RGB")), image.text[_CHUNK]
-        facts = json.loads(text)
+            pixels, facts = np.asarray(image.convert("RGB")), json.loads(image.text[_CHUNK])
         side, columns = facts["side"], len(facts["cells"])
         sheet = pixels.reshape(-1, side, columns, side, 3).transpose(0, 2, 4, 1, 3)
         if facts["version"] != FILM_VERSION or len(sheet) != len(facts["frames"]) + 1:
             raise ValueError("made by another version")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no film; make one with pretrain(run, film=12)") from None
     except (OSError, ValueError, KeyError, SyntaxError, AttributeError) as error:  # pillow raises all of these
         why = first_line(error)[:120]
-        raise UserError(f"{path}: not a readable film ({why}); delete the file and film again") from error
+        raise UserError(f"{path}: not a readable film ({why}); delete the file and film again, film=12") from error
     return Film(facts, np.ascontiguousarray(sheet[0]), np.ascontiguousarray(sheet[1:]))
 
 
@@ -83,7 +73,7 @@ def film_steps(run: Run, frames: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Shot:
-    """What is filmed: pictures of a run's validation images under their first validation masks, and its statistics."""
+    """What is filmed: some validation images of a run under their first validation masks, and its statistics."""
 
     pictures: np.ndarray  # uint8 (P, 3, S, S)
     cells: np.ndarray  # bool (P, h, w), True = hidden
@@ -94,8 +84,7 @@ class Shot:
     def of(cls, run: Run, data: Data, mean: tuple, std: tuple) -> "Shot":
         if run.target != "raw":
             raise UserError(f"target '{run.target}' is no colours, so there is nothing to film: use target='raw'")
-        ids = np.asarray(data.val.ids[:PICTURES])
-        grid = (run.image_size // run.mask_patch,) * 2
+        ids, grid = np.asarray(data.val.ids[:PICTURES]), (run.image_size // run.mask_patch,) * 2
         cells = validation_masks(grid, run.mask_ratio, run.mask_strategy, ids, 0)
         return cls(np.array(data.val.images[:PICTURES]), cells, mean, std)
 
@@ -120,17 +109,11 @@ class Shot:
         return Film({**about, **facts}, self.pictures, np.stack(frames))
 
 
-class Camera(Callback):
-    """Films a run while it is trained; the file is written whole after every frame, so a kill loses none but the last.
+class Camera:
+    """Films a run while it is trained, and writes the file after every frame; a resumed run goes on with the frames
+    that are there. All processes have one, to validate together (`validate`), and the main one looks."""
 
-    A resumed run goes on with the frames that are there and takes those again that it passes again, equal to the digit;
-    frames before a checkpoint that was not filmed are missing, and the film says at which steps it looked. All
-    processes have one, to validate together, and the main one looks. validate: the validation loss now.
-    """
-
-    def __init__(
-        self, path: Path, run: Run, data: Data, statistics: tuple, frames: int, validate: Callable, main: bool
-    ) -> None:
+    def __init__(self, path: Path, run: Run, data: Data, statistics: tuple, frames: int, validate: Callable, main=True):
         self.path, self.steps, self.validate, self.main = path, film_steps(run, frames), validate, main
         self.shot = Shot.of(run, data, *statistics)
         self.facts = {"kind": "run", "key": run.key, "run": run.to_dict(), "data_digest": data.digest}
@@ -140,24 +123,17 @@ class Camera(Callback):
                 film = read_film(path)
                 if film.facts["data_digest"] == data.digest:
                     self.frames = {f["step"]: (f, p) for f, p in zip(film.facts["frames"], film.frames, strict=True)}
-            remove_unfinished(path.parent, path.name)
+            remove_unfinished(path)
 
     def on_step_start(self, training: Training) -> None:
         if training.step in self.steps:
             self.look(training.net.whole(), training.step, self.validate()[0])
 
-    def look(self, model: SimMIM, now: int, val_loss: float) -> None:
-        """Keep the frame after so many steps."""
-        if self.main:
-            frame, each = self.shot.take(model)
-            if np.isfinite([val_loss, *each]).all():  # else the run is about to fail, and says so itself
-                self.frames[now] = {"step": now, "val_loss": val_loss, "each": each}, frame
-                self.write()
-
-    def write(self, **more: object) -> None:
-        """Write what there is; `more` are facts that are known at the end."""
+    def look(self, model: SimMIM, now: int, val_loss: float, **more: object) -> None:
+        """Keep the frame after so many steps, and write what there is; more: facts that are known at the end."""
         self.facts |= more
-        found = [self.frames[now] for now in sorted(self.frames)]
-        if found:
-            facts = self.facts | {"frames": [fact for fact, _ in found]}
-            write_atomic(self.path, self.shot.film(facts, [frame for _, frame in found]).png())
+        frame, each = self.shot.take(model) if self.main else (None, [np.nan])
+        if np.isfinite([val_loss, *each]).all():  # else the run is about to fail, and says so itself
+            self.frames[now] = {"step": now, "val_loss": val_loss, "each": each}, frame
+            facts, frames = zip(*(self.frames[step] for step in sorted(self.frames)), strict=True)
+            write_atomic(self.path, self.shot.film(self.facts | {"frames": list(facts)}, frames).png())

@@ -1,79 +1,28 @@
-"""Fine-tuning: the pretrained encoder under a new head. Where a transfer starts, and classification as a task.
+"""Classification as a task: the pretrained encoder under a new head (docs/facts.md, 4)."""
 
-The supervised baseline is the same from a random initialisation, without layer decay (docs/facts.md, 4).
-"""
-
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from ..data.batches import Batches, Order, StepLoader, seeded
+from ..data.batches import Batches, Order, StepLoader, normalise, seeded
 from ..data.manifests import subset
 from ..data.sources import Data, LeftOut, Split, first_readable
 from ..errors import UserError, first_line
 from ..model.masking import stream
-from ..model.sizes import PAPER, SIZES
+from ..model.sizes import SIZES
 from ..model.swin import SwinV2
-from .optim import layer_groups
 from .parallel import Team
-from .pretrain import drop_path_noise
-from .probes import features, input_statistics, top1
-from .tuning import FineTune, Transfer
+from .pretrain import TRANSFER_DROP_PATH, build_encoder, drop_path_noise
+from .probes import input_statistics, top1
+from .train import Failed, layer_groups
+from .tuning import FineTune
 
-#: Windows of the paper's pretraining, a stage: 12, clamped to the last stage's 6 x 6 map at 192 px (docs/facts.md, 3).
-PAPER_WINDOWS = (12, 12, 12, 6)
-TRANSFER_DROP_PATH = 5  # streams of random numbers: drop path in transfers, the head, mixes
-_HEAD, _MIX = 6, 12
-_TEST_BATCH = 128
-
-
-def weights_name(path: str | Path) -> str:
-    """NAME@DIGEST of a checkpoint file: what a spec holds, so that its key is about the content and not the place."""
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    except OSError as error:
-        raise UserError(f"cannot read the weights {path} ({error.strerror}); give a checkpoint file") from error
-    return f"{Path(path).name}@{digest}"
-
-
-def pretrained_windows(spec: Transfer) -> tuple[int, ...] | None:
-    """The window that each stage was pretrained at; None without pretraining.
-
-    Windows are clamped to each stage's map, so the last stage may have seen a smaller one (12, 12, 12, 6).
-    """
-    if spec.run is not None:
-        return tuple(min(spec.run.window_size, g) for g in SIZES[spec.model].stage_grids(spec.run.image_size))
-    if spec.weights is not None:
-        return PAPER_WINDOWS if spec.model in PAPER else (4, 4)
-    return None
-
-
-def build_encoder(spec: Transfer, weights: dict[str, Tensor] | None) -> SwinV2:
-    """The encoder of a transfer at step 0, its mask token frozen: nothing is hidden in a transfer.
-
-    weights: a pretrained SimMIM's state dict, needed just when the spec starts from a run or a file.
-    """
-    wanted = spec.run is not None or spec.weights is not None
-    if (weights is None) == wanted:
-        raise UserError(f"{spec.key}: {spec.init} needs {'the run and its' if wanted else 'no'} weights")
-    size = SIZES[spec.model]
-    windows = spec.window_size, size.patch_size, spec.drop_path, pretrained_windows(spec)
-    encoder = SwinV2(size.embed_dim, size.depths, *windows)
-    encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
-    if weights is not None:
-        prefix = "encoder."
-        encoder.load_state_dict({k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)})
-    encoder.mask_token.requires_grad_(False)
-    return encoder
+_HEAD, _MIX = 6, 12  # streams of random numbers: the head, mixes
 
 
 class Classifier(nn.Module):
@@ -103,21 +52,20 @@ def build_classifier(spec: FineTune, classes: int, weights: dict[str, Tensor] | 
 
 
 class Classification:
-    """Fine-tuning for classification as a task (kind `finetune`).
-
-    data: `Data` at the spec's size, or `Pictures` for a full-size spec. weights: the pretrained SimMIM's state dict for
-    a spec with a start, else None. `UserError` where the source has no labels, or fewer images than asked for.
-    """
+    """Fine-tuning for classification as a task (kind `finetune`; see `transfer.work`). data: at the spec's size, or as
+    `open_pictures` has it for a full-size spec; weights: as `build_encoder` takes them."""
 
     kind = "finetune"
 
     def __init__(self, spec: FineTune, data: Data, weights: dict[str, Tensor] | None, team: Team) -> None:
-        mixes = bool(spec.mixup or spec.cutmix)
-        self.spec, self.team = spec, team
-        self.share = team.pairs(spec.batch_size) if mixes else team.share(spec.batch_size)
-        self.input = (Files if spec.full_size else Arrays)(spec, data, self.share, team)
-        self.unique = self.input.unique
-        self.mixing = Mixing(spec, data.num_classes) if mixes else None
+        self.spec, self.team, self.mixup = spec, team, None
+        if spec.mixup or spec.cutmix:
+            from timm.data import Mixup
+
+            how = {"mixup_alpha": spec.mixup, "cutmix_alpha": spec.cutmix, "label_smoothing": spec.label_smoothing}
+            self.mixup = Mixup(num_classes=data.num_classes, **how)
+        self.input = (Files if spec.full_size else Arrays)(spec, data, team)
+        self.unique = len(self.input.chosen)
         self.model = build_classifier(spec, data.num_classes, weights).to(team.device)
         self.flops = 6e9 * SIZES[spec.model].gmac(spec.image_size, spec.window_size)
 
@@ -128,183 +76,163 @@ class Classification:
     def batch(self, now: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, S, S), labels (B,) or, where the spec mixes, targets (B, classes), and drop path's numbers."""
         images, target = self.input.batch(now)
-        if self.mixing is not None:
-            images, target = self.mixing(images, target, now)
-        depths = self.model.encoder.depths
-        return images, target, drop_path_noise(self.spec, now, depths, self.team, self.share, TRANSFER_DROP_PATH)
+        if self.mixup is not None:
+            with seeded(self.spec.seed, now, _MIX):  # one mix a step, of image j of a share with its mirror image
+                images, target = self.mixup(images, target)
+        noise = drop_path_noise(self.spec, now, self.model.encoder.depths, self.team, TRANSFER_DROP_PATH)
+        return images, target, noise
 
     def loss(self, model: nn.Module, images: Tensor, target: Tensor, noise: Tensor) -> Tensor:
         """Cross-entropy; mixed targets are smoothed already."""
         logits = model(images, noise).float()
-        if self.mixing is None:
+        if self.mixup is None:
             return F.cross_entropy(logits, target, label_smoothing=self.spec.label_smoothing)
         return -(target * logits.log_softmax(-1)).sum(-1).mean()
 
-    def evaluate(self) -> tuple[dict, str | None]:
-        """{"final": top-1 with its interval} on the first test images (all of them for None), and why there is none, or
-        None. Each process tests its part. `skipped` names pictures that could not be read, if any."""
-        n, team = self.input.n_test, self.team
-        rows = slice(n * team.rank // team.size, n * (team.rank + 1) // team.size)
-        pooled, readable = self.input.pooled(self.model, rows)
-        with torch.no_grad():
-            logits = self.model.head(pooled.to(team.device)).cpu()
-        finite = bool(logits.isfinite().all())
-        parts = team.gather((finite, logits.argmax(1).numpy(), readable, self.input.skipped))
-        finites, guesses, good, skipped = zip(*parts, strict=True)
+    def evaluate(self) -> dict:
+        """{"final": top-1 with its interval} on the first test images (all of them for None); `skipped` names pictures
+        that could not be read, if any. Each process tests its part."""
+        team, device, half = self.team, self.team.device, self.spec.precision == "bf16"
+        labels = self.input.test_labels
+        rows = range(len(labels) * team.rank // team.size, len(labels) * (team.rank + 1) // team.size)
+        finite, guesses, good = True, [], []
+        self.model.eval()
+        with torch.inference_mode():
+            for images, readable in self.input.tests(rows):
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    final = self.model.encode(images.to(device))
+                logits = self.model.head(final.float().mean((2, 3)))
+                finite = finite and bool(logits.isfinite().all())
+                guesses += logits.argmax(1).tolist()
+                good += readable
+        self.model.train()
+        finites, guesses, good, skipped = zip(*team.gather((finite, guesses, good, self.input.skipped)), strict=True)
         if not all(finites):
-            return {}, f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})"
-        good = np.concatenate(good)
+            raise Failed(f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})")
+        good = np.array(sum(good, []), bool)
         if not good.any():
-            return {}, f"none of the {n} test images of {self.spec.data} can be read"
-        score = top1(np.concatenate(guesses)[good], self.input.test_labels[good], self.unique)
+            raise Failed(f"none of the {len(labels)} test images of {self.spec.data} can be read")
+        score = top1(np.array(sum(guesses, []))[good], labels[good], self.unique)
         final = {"top1": score["score"], "low": score["low"], "high": score["high"], "n_test": score["n_test"]}
         left_out = sorted({item for part in skipped for item in part.items()})
-        return {"final": final} | ({"skipped": [list(item) for item in left_out]} if left_out else {}), None
+        return {"final": final} | ({"skipped": [list(item) for item in left_out]} if left_out else {})
 
 
-class Labelled:
-    """The labelled splits that a classifier is fed from."""
+class Arrays:
+    """Labelled images of one size in memory: scenes and small data sets at laptop size."""
 
-    def __init__(self, spec: FineTune, data: Data, train: Split | None, team: Team) -> None:
-        test = data.test
-        if train is None or test is None or train.labels is None or test.labels is None:
+    def __init__(self, spec: FineTune, data: Data, team: Team) -> None:
+        self.spec, self.team, self.train, test = spec, team, self.labelled(spec, data), data.test
+        if self.train is None or test is None or self.train.labels is None or test.labels is None:
             raise UserError(f"data '{spec.data}' has no labels to fine-tune on: use a source with classes")
-        if (spec.labels or 0) > len(train):
-            known = f"{spec.data} has {len(train)} labelled images; ask for 1 to {len(train)}"
+        if (spec.labels or 0) > len(self.train):
+            known = f"{spec.data} has {len(self.train)} labelled images; ask for 1 to {len(self.train)}"
             raise UserError(f"labels {spec.labels}: {known}")
-        self.spec, self.team, self.train, self.test = spec, team, train, test
-        self.chosen = subset(train, spec.labels, spec.seed)
-        self.unique, self.n_test = len(self.chosen), min(len(test), spec.test_images or len(test))
-        self.test_labels = np.asarray(test.labels[: self.n_test])
-        self.mean, self.std = input_statistics(data, spec.statistics)
-        self.skipped = LeftOut()
+        self.test, self.chosen = test, subset(self.train, spec.labels, spec.seed)
+        self.test_labels = np.asarray(test.labels[: spec.test_images])
+        self.statistics, self.skipped = input_statistics(data, spec.statistics), LeftOut()
+        self.begin(team.share(spec.batch_size))
 
+    def labelled(self, spec: FineTune, data: Data) -> Split | None:
+        """The split to train on; of scenes the pool for probes is the smaller one, and no test image is in either."""
+        few = data.probe_train is not None and len(data.probe_train) < min(spec.labels or 0, len(data.train))
+        return data.train if few and data.train.labels is not None else data.probe_train
 
-class Arrays(Labelled):
-    """Images of one size in memory: scenes and small data sets at laptop size."""
-
-    def __init__(self, spec: FineTune, data: Data, share: slice | np.ndarray, team: Team) -> None:
-        train = data.probe_train
-        enough = train is None or train.labels is None or (spec.labels or 0) <= len(train)
-        if not enough and data.train.labels is not None and len(data.train) > len(train):
-            train = data.train  # of scenes the pool for probes is the smaller one; no test image is in either
-        super().__init__(spec, data, train, team)
+    def begin(self, share: slice) -> None:
+        spec, (mean, std) = self.spec, self.statistics
         options = {name: getattr(spec, name) for name in ("seed", "batch_size", "image_size", "augment")}
-        options |= {"mean": self.mean, "std": self.std, "device": team.device, "share": share}
+        options |= {"mean": mean, "std": std, "device": self.team.device, "share": share}
         # one cell: nothing is hidden here, and drawing it costs least
-        self.batches = Batches(train, self.chosen, mask_patch=spec.image_size, **options)
-        self.labels = torch.from_numpy(np.asarray(train.labels)[self.chosen])
+        self.batches = Batches(self.train, self.chosen, mask_patch=spec.image_size, **options)
+        self.labels = torch.from_numpy(np.asarray(self.train.labels)[self.chosen])
 
     def batch(self, now: int) -> tuple[Tensor, Tensor]:
         """Images float32 (B, 3, S, S) and labels int64 (B,) of this process's share of a step, on the device."""
         images, _, _ = self.batches.batch(now)
         return images, self.labels[torch.from_numpy(self.batches.positions(now)[1])].to(images.device)
 
-    def pooled(self, model: Classifier, rows: slice) -> tuple[Tensor, np.ndarray]:
-        """Pooled features (n, C) of a range of the test images, on the CPU, and which could be read: bool (n,)."""
-        if rows.start == rows.stop:
-            return torch.empty(0, model.encoder.num_features), np.empty(0, bool)
-        pooled, _ = features(model, self.test.images[rows], self.mean, self.std, precision=self.spec.precision)
-        return pooled, np.ones(len(pooled), bool)
+    def tests(self, rows: range) -> Iterator[tuple[Tensor, list[bool]]]:
+        """Test images of a range, float32 (B, 3, S, S), and which could be read."""
+        for start in range(rows.start, rows.stop, 256):
+            images = self.test.images[start : min(start + 256, rows.stop)]
+            yield normalise(images, *self.statistics, self.team.device), [True] * len(images)
 
 
-class Files(Labelled):
-    """Pictures of any size, decoded and augmented by worker processes, step by step: data sets at full size.
+class Files(Arrays):
+    """Pictures of any size, decoded and augmented by worker processes, step by step: data sets at full size. One that
+    cannot be read is named on stderr and in the record (`skipped`): in training the next one of the draw stands in for
+    it, in testing it is left out of the count."""
 
-    A picture that cannot be read ends nothing: in training the next one of the draw stands in for it, in testing it is
-    left out of the count. Each is named once on stderr, and in the record (`skipped`).
-    """
+    def labelled(self, spec: FineTune, data: Data) -> Split | None:
+        return data.train
 
-    def __init__(self, spec: FineTune, data: Data, share: slice | np.ndarray, team: Team) -> None:
-        super().__init__(spec, data, data.train, team)
-        self.loader = StepLoader(
-            _Training(self.train, self.chosen, train_transform(spec, self.mean, self.std)),
-            Order(self.train.ids[self.chosen], spec.seed, spec.batch_size),
-            share,
-            spec.steps,
-            workers=team.decoders(),
-            collate=_collate,
-        )
+    def begin(self, share: slice) -> None:
+        load = _Pictures(self.train, self.chosen, train_transform(self.spec, *self.statistics))
+        order = Order(self.train.ids[self.chosen], self.spec.seed, self.spec.batch_size)
+        workers = self.team.decoders()
+        self.loader = StepLoader(load, order, share, self.spec.steps, workers=workers, collate=_collate)
 
     def batch(self, now: int) -> tuple[Tensor, Tensor]:
-        """As `Arrays.batch`; `UserError` where picture after picture cannot be read."""
         images, labels, problems = self.loader.batch(now)
         self.skipped.note(problems)
         device = self.team.device
         return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
-    def pooled(self, model: Classifier, rows: slice) -> tuple[Tensor, np.ndarray]:
-        """As `Arrays.pooled`."""
-        test = _Test(self.test, rows, test_transform(self.spec, self.mean, self.std), self.spec.image_size)
-        workers, device = self.team.decoders(), self.team.device
-        loader = DataLoader(test, batch_size=_TEST_BATCH, num_workers=workers, collate_fn=_collate)
-        pooled, good = [torch.empty(0, model.encoder.num_features)], [np.empty(0, bool)]
-        model.eval()
-        for images, readable, problems in loader:
+    def tests(self, rows: range) -> Iterator[tuple[Tensor, list[bool]]]:
+        from timm.data import create_transform
+
+        mean, std = self.statistics  # shorter side to S / test_crop pixels, then a centre crop
+        how = {"interpolation": self.spec.interpolation, "mean": mean, "std": std, "crop_pct": self.spec.test_crop}
+        test = _Tests(self.test, np.array(rows), create_transform(self.spec.image_size, **how), self.spec.image_size)
+        for images, readable, problems in DataLoader(test, 128, num_workers=self.team.decoders(), collate_fn=_collate):
             self.skipped.note(problems)
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, self.spec.precision == "bf16"):
-                final = model.encode(images.to(device))
-            pooled.append(final.float().mean((2, 3)).cpu())
-            good.append(readable.numpy().astype(bool))
-        return torch.cat(pooled), np.concatenate(good)
+            yield images, readable.bool().tolist()
 
 
-@dataclass
-class _Training:
+class _Pictures:
     """place -> (image, label, pictures that could not be read)."""
 
-    split: Split
-    chosen: np.ndarray
-    transform: Callable
+    def __init__(self, split: Split, chosen: np.ndarray, transform: Callable) -> None:
+        self.split, self.chosen, self.transform = split, chosen, transform
 
     def __call__(self, place: int) -> tuple[Tensor, int, list[tuple[str, str]]]:
         image, i, problems = first_readable(self.split, self.chosen, place)
         return self.transform(image), int(self.split.labels[i]), problems
 
 
-class _Test(Dataset):
-    """(image, 1, []) of each picture of a range of a split; (zeros, 0, problem) of one that cannot be read."""
+class _Tests(_Pictures):
+    """(image, 1, []) of each chosen picture; (zeros, 0, problem) of one that cannot be read."""
 
-    def __init__(self, split: Split, rows: slice, transform: Callable, size: int) -> None:
-        self.split, self.rows, self.transform, self.size = split, range(rows.start, rows.stop), transform, size
+    def __init__(self, split: Split, chosen: np.ndarray, transform: Callable, size: int) -> None:
+        super().__init__(split, chosen, transform)
+        self.size = size
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.chosen)
 
     def __getitem__(self, k: int) -> tuple[Tensor, int, list[tuple[str, str]]]:
+        i = int(self.chosen[k])
         try:
-            image = self.split.picture(self.rows[k])
+            return self.transform(self.split.picture(i)), 1, []
         except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
-            return torch.zeros(3, self.size, self.size), 0, [(self.split.title(self.rows[k]), first_line(error))]
-        return self.transform(image), 1, []
+            return torch.zeros(3, self.size, self.size), 0, [(self.split.title(i), first_line(error))]
 
 
 def _collate(samples: list[tuple]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
     images, labels, problems = zip(*samples, strict=True)
-    return torch.stack(images), torch.tensor(labels), [problem for part in problems for problem in part]
+    return torch.stack(images), torch.tensor(labels), sum(problems, [])
 
 
 def train_transform(spec: FineTune, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable:
-    """RGB picture of any size -> float32 (3, S, S), normalised; draws from Python's, numpy's and torch's generators.
-
-    timm's own: random resized crop, flip, RandAugment, colour jitter, random erasing. timm leaves colour jitter out
-    where there is RandAugment, and so did the released code: the recipe's 0.4 changes nothing.
-    """
+    """RGB picture of any size -> float32 (3, S, S), normalised: timm's random resized crop, flip, RandAugment, colour
+    jitter (which it leaves out beside RandAugment, as the released code did) and random erasing."""
     from timm.data import create_transform
     from timm.data.auto_augment import RandAugment, posterize
 
-    whole = create_transform(
-        spec.image_size,
-        is_training=True,
-        color_jitter=spec.colour_jitter or None,
-        auto_augment=spec.rand_augment or None,
-        interpolation=spec.interpolation,
-        mean=mean,
-        std=std,
-        re_prob=spec.erasing,
-        re_mode="pixel",  # noise: what the released code fills the box with
-        re_count=1,
-    )
+    how = {"color_jitter": spec.colour_jitter or None, "auto_augment": spec.rand_augment or None}
+    how |= {"interpolation": spec.interpolation, "mean": mean, "std": std, "re_prob": spec.erasing, "re_count": 1}
+    # what is erased is filled with noise, as the released code does
+    whole = create_transform(spec.image_size, is_training=True, re_mode="pixel", **how)
 
     def some_bits(image: Image.Image, bits: int, **options: object) -> Image.Image:
         """timm's may ask for no bits at all: once black, and an error since Pillow 13."""
@@ -313,30 +241,3 @@ def train_transform(spec: FineTune, mean: tuple[float, ...], std: tuple[float, .
     for op in (op for part in whole.transforms if isinstance(part, RandAugment) for op in part.ops):
         op.aug_fn = some_bits if op.aug_fn is posterize else op.aug_fn
     return whole
-
-
-def test_transform(spec: FineTune, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable:
-    """RGB picture of any size -> float32 (3, S, S), normalised: shorter side to S / test_crop pixels, centre crop."""
-    from timm.data import create_transform
-
-    how = {"interpolation": spec.interpolation, "mean": mean, "std": std, "crop_pct": spec.test_crop}
-    return create_transform(spec.image_size, **how)
-
-
-class Mixing:
-    """Mixup or cutmix of a whole batch, in timm's batch mode: image j with image B - 1 - j, one mix a step.
-
-    The mix is a function of (seed, step). Each process holds both images of its pairs (`Team.pairs`), so that the mix
-    is that of the global batch, whatever the number of processes.
-    """
-
-    def __init__(self, spec: FineTune, classes: int) -> None:
-        from timm.data import Mixup
-
-        how = {"mixup_alpha": spec.mixup, "cutmix_alpha": spec.cutmix, "label_smoothing": spec.label_smoothing}
-        self.seed, self.mixup = spec.seed, Mixup(num_classes=classes, **how)
-
-    def __call__(self, images: Tensor, labels: Tensor, now: int) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W), changed in place, and labels (B,) -> images, targets (B, classes), smoothed."""
-        with seeded(self.seed, now, _MIX):
-            return self.mixup(images, labels)

@@ -2,10 +2,10 @@
 Biases, who are told the same. No torch here.
 
 RUNS_DIR/running/KEY.jsonl has a line for every start of the run (a resumed one goes on in the same file) and one for
-every point, at most about one a second. It is gone when there is a record, which has it all. What a kill leaves is
-readable: a torn line is passed over.
+every point, at most about one a second. It is gone when there is a record, which has it all.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -25,13 +25,11 @@ from .run import Run
 JOURNAL_VERSION = 1
 #: Seconds between two points of the training loss, at least.
 EVERY = 1.0
-PROJECT = "simmim-lite"  # of Weights & Biases
-_STEP = "images_seen"  # their x axis there: runs of different batches compare
-_OFFLINE = ("offline", "dryrun", "disabled", "shared")
+_STEP = "images_seen"  # Weights & Biases' x axis: runs of different batches compare
 
 
 def journal_path(runs_dir: str | Path, key: str) -> Path:
-    """Where the journal of a run in progress lies: RUNS_DIR/running/KEY.jsonl."""
+    """Where the journal of a run in progress lies."""
     return Path(runs_dir) / "running" / f"{key}.jsonl"
 
 
@@ -40,25 +38,16 @@ def this_machine() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
-class Journal:
-    """The callback that keeps the journal of a run and tells the writers; the main process alone has one.
+class Journal(contextlib.AbstractContextManager):
+    """The callback that tells the writers of a run: the journal, and those named in `log`; the main process alone has
+    one. A writer that fails is left out, which is said on stderr: nothing here ends a run."""
 
-    Nothing that goes wrong here ends a run: it is said once on stderr. A full disk is tried again at the next point; a
-    writer that fails is left out. As a context manager it closes the writers.
-    """
-
-    def __init__(
-        self, runs_dir: str | Path, run: Run, *, device: str, processes: int = 1, log: Iterable[str] = ()
-    ) -> None:
-        self.path, self.run = journal_path(runs_dir, run.key), run
-        self.writers = [_WRITERS[name](Path(runs_dir), run) for name in dict.fromkeys(log)]
-        self.where = {"pid": os.getpid(), "machine": this_machine(), "device": device, "processes": processes}
-        self.record: dict | None = None  # set when there is one
-        self.told, self.clock = 0, time.monotonic()  # the last point: its step, and when it was
-        self.complained = False
-
-    def __enter__(self) -> "Journal":
-        return self
+    def __init__(self, runs_dir: str | Path, run: Run, *, device: str, processes: int = 1, log: Iterable[str] = ()):
+        self.run, self.path, self.record = run, journal_path(runs_dir, run.key), None  # the record, when there is one
+        where = {"pid": os.getpid(), "machine": this_machine(), "device": device, "processes": processes}
+        self.writers = [Lines(self.path, {"version": JOURNAL_VERSION, "run": run.to_dict(), **where})]
+        self.writers += [WRITERS[name](Path(runs_dir), run) for name in dict.fromkeys(log)]
+        self.last, self.clock = 0, time.monotonic()  # the last point: its step, and when it was
 
     def __exit__(self, *error: object) -> None:
         self._tell("close", self.record)
@@ -66,28 +55,23 @@ class Journal:
     def on_train_start(self, training) -> None:
         self.start(training.step, training.curve)
 
-    def on_step_start(self, training) -> None: ...
-
     def on_step_end(self, training) -> None:
-        due = training.looks() and time.monotonic() - self.clock >= EVERY
-        if due or training.at_point():
-            self.point(training.step, training.losses[self.told : training.step].mean().item())
+        if training.at_point() or (training.looks() and time.monotonic() - self.clock >= EVERY):
+            self.point(training.step, training.losses[self.last : training.step].mean().item())
 
     def on_validation_end(self, training, val_loss: float) -> None:
         self.validated(training.step, val_loss)
 
     def start(self, step: int, curve: list[dict]) -> None:
         """The run begins, or goes on, after `step` steps with the points that its curve has by then."""
-        about = {"version": JOURNAL_VERSION, "run": self.run.to_dict(), "curve": curve}
-        self._write({"start": step, **about, **self.where, "time": time.time()})
         self._tell("start", step, curve)
-        self.told, self.clock = step, time.monotonic()
+        self.last, self.clock = step, time.monotonic()
 
     def point(self, step: int, train_loss: float) -> None:
-        """train_loss: the mean over the steps since the last point."""
+        """The training loss after `step` steps, the mean since the last point."""
         now = time.monotonic()
-        speed = (step - self.told) * self.run.batch_size / max(1e-9, now - self.clock)
-        self.told, self.clock = step, now
+        speed = (step - self.last) * self.run.batch_size / max(1e-9, now - self.clock)
+        self.last, self.clock = step, now
         self._put(step, {"train_loss": train_loss, "images_per_second": speed})
 
     def validated(self, step: int, val_loss: float) -> None:
@@ -96,21 +80,8 @@ class Journal:
         self._put(step, {"val_loss": val_loss})
 
     def _put(self, step: int, numbers: dict) -> None:
-        point = {"step": step, "images_seen": step * self.run.batch_size, "lr": self.run.lr_at(step - 1), **numbers}
-        self._write(point | {"time": time.time()})
-        self._tell("point", point)
-
-    def _write(self, line: dict) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:
-                torn = file.tell() and (self.complained or "start" in line)  # what was there may end in half a line
-                file.write(b"\n" * bool(torn) + json.dumps(line).encode() + b"\n")
-        except OSError as error:
-            if not self.complained:
-                self.complained = True
-                why = f"{error.strerror or error}; the run goes on, `watch` does not see it"
-                print(f"simmim-lite: cannot write {self.path}: {why}", file=sys.stderr)
+        about = {"step": step, "images_seen": step * self.run.batch_size, "lr": self.run.lr_at(step - 1)}
+        self._tell("point", about | numbers)
 
     def _tell(self, what: str, *arguments: object) -> None:
         for writer in list(self.writers):
@@ -118,12 +89,30 @@ class Journal:
                 getattr(writer, what)(*arguments)
             except Exception as error:  # whatever another library raises, the run is worth more
                 self.writers.remove(writer)
-                line = f"{writer.name} is left out ({first_line(error)}); the run goes on"
-                print(f"simmim-lite: {line}", file=sys.stderr)
+                said = f"{type(writer).__name__} is left out ({first_line(error)}); the run goes on"
+                print(f"simmim-lite: {said}", file=sys.stderr)
+
+
+class Lines:
+    """The journal's file; about: what a start says beside its step and curve."""
+
+    def __init__(self, path: Path, about: dict) -> None:
+        self.path, self.about = path, about
+
+    def start(self, step: int, curve: list[dict]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # what was there may end in half a line
+        self.point({"start": step, "curve": curve, **self.about}, torn=self.path.exists())
+
+    def point(self, point: dict, torn: bool = False) -> None:
+        with self.path.open("ab", buffering=0) as file:
+            file.write(b"\n" * torn + json.dumps(point | {"time": time.time()}).encode() + b"\n")
+
+    def close(self, record: dict | None) -> None: ...
 
 
 @dataclass
-class Story:
+class InProgress:
     """What a journal says: the run, where it runs, and its points so far, by step."""
 
     run: Run
@@ -146,48 +135,42 @@ class Story:
         return next((p[name] for p in reversed(self.points) if p.get(name) is not None), None)
 
 
-def read_journal(path: str | Path) -> Story | None:
-    """The story of a journal; None where there is none, or none that this version can read.
+def read_journal(path: str | Path) -> InProgress | None:
+    """What a journal says; None where there is none, or none that this version can read.
 
     Points beyond the step that a run went on from are taken again, so the older ones are dropped. Points that a
-    branch took over from its trunk are those of its curve.
+    branch took over from its trunk are those of its curve. A torn line is passed over.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last end of a line is torn
     except OSError:
         return None
-    story = None
+    found, points = None, []
     for text in lines:
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, or of another version
             line = json.loads(text)
             if "start" in line:
-                story = _begin(line, story)
-            elif story is not None:
-                story.time = line["time"]
-                story.points.append(line)
-        except (ValueError, KeyError, TypeError):  # torn, or of another version
-            continue
-    return story
-
-
-def _begin(line: dict, before: Story | None) -> Story | None:
-    if line["version"] != JOURNAL_VERSION:
-        return None
-    points = [p for p in before.points if p["step"] <= line["start"]] if before else []
-    known = {p["step"] for p in points if p.get("val_loss") is not None}
-    points += [p for p in line["curve"] if p["step"] not in known]
-    points.sort(key=lambda p: p["step"])
-    where = {name: line[name] for name in ("device", "processes", "pid", "machine", "start", "time")}
-    return Story(Run.from_dict(line["run"]), started=line["time"], points=points, **where)
+                found = None
+                if line["version"] == JOURNAL_VERSION:
+                    points = [p for p in points if p["step"] <= line["start"]]
+                    known = {p["step"] for p in points if p.get("val_loss") is not None}
+                    points += [p for p in line["curve"] if p["step"] not in known]
+                    points.sort(key=lambda p: p["step"])
+                    about = {name: line[name] for name in ("device", "processes", "pid", "machine", "start", "time")}
+                    found = InProgress(Run.from_dict(line["run"]), started=line["time"], points=points, **about)
+            elif found is not None:
+                found.time = line["time"]
+                points.append(line)
+    return found
 
 
 def held(lock: str | Path) -> bool | None:
     """Whether a process holds a lock file now; None where that cannot be told."""
     try:
-        if not Path(lock).exists():
-            return False
-        with FileLock(lock, timeout=0):
-            return False
+        if Path(lock).exists():
+            with FileLock(lock, timeout=0):
+                pass
+        return False
     except Timeout:
         return True
     except OSError:
@@ -197,20 +180,16 @@ def held(lock: str | Path) -> bool | None:
 class TensorBoard:
     """Scalars in RUNS_DIR/tensorboard/KEY, by step; a resumed run overwrites what it takes again."""
 
-    name = "tensorboard"
-
     def __init__(self, runs_dir: Path, run: Run) -> None:
         self.folder, self.run, self.writer = runs_dir / "tensorboard" / run.key, run, None
 
     def start(self, step: int, curve: list[dict]) -> None:
-        """Open the file of events; what an earlier part of the run said beyond `step` is hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
         first = not any(self.folder.glob("events*"))
         self.writer = SummaryWriter(str(self.folder), purge_step=None if first else step + 1, flush_secs=10)
         if first:
-            fields = "\n".join(f"    {name}: {value}" for name, value in self.run.to_dict().items())
-            self.writer.add_text("run", fields)
+            self.writer.add_text("run", "\n".join(f"    {name}: {v}" for name, v in self.run.to_dict().items()))
             for point in curve:  # of the trunk that this run branches off
                 self.point(point)
             self.writer.flush()
@@ -229,8 +208,6 @@ class TensorBoard:
 class WandB:
     """A run of project `simmim-lite` with the id KEY; WANDB_MODE, WANDB_DIR and the rest are the user's own."""
 
-    name = "wandb"
-
     def __init__(self, runs_dir: Path, run: Run) -> None:
         self.folder, self.run, self.session = runs_dir, run, None
 
@@ -238,12 +215,11 @@ class WandB:
         import wandb
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        place = {"project": os.environ.get("WANDB_PROJECT", PROJECT)}
-        if "WANDB_DIR" not in os.environ:
-            place["dir"] = str(self.folder)
-        quiet = wandb.Settings(silent=True, console="off", init_timeout=60)
-        about = {"id": self.run.key, "name": self.run.key, "config": self.run.to_dict()}
-        self.session = wandb.init(**place, **about, resume="allow", settings=quiet)
+        how = {"project": os.environ.get("WANDB_PROJECT", "simmim-lite")}
+        how |= {} if "WANDB_DIR" in os.environ else {"dir": str(self.folder)}
+        how |= {"id": self.run.key, "name": self.run.key, "config": self.run.to_dict(), "resume": "allow"}
+        quiet = wandb.Settings(silent=True, console="off", init_timeout=60, login_timeout=10)
+        self.session = wandb.init(**how, settings=quiet)
         self.session.define_metric("*", step_metric=_STEP)
         for point in () if self.session.resumed else curve:
             self.point(point)
@@ -259,31 +235,18 @@ class WandB:
 
 
 #: Who may be told what the journal is told: start(step, curve), point(point), close(record or None).
-_WRITERS: dict[str, Callable] = {"tensorboard": TensorBoard, "wandb": WandB}
+WRITERS: dict[str, Callable] = {"tensorboard": TensorBoard, "wandb": WandB}
 
 
 def check_writers(names: Sequence[str]) -> None:
-    """`UserError` for a writer that is unknown, is not installed, or would have to ask who you are."""
+    """`UserError` for a writer that is unknown or not installed."""
     if isinstance(names, str):
         raise UserError(f"log is '{names}': give a list, as in log=['{names}']")
     for name in names:
-        if name not in _WRITERS:
-            raise unknown("log", name, _WRITERS)
+        if name not in WRITERS:
+            raise unknown("log", name, WRITERS)
         if importlib.util.find_spec(name) is None:
             raise Everywhere(f"log {name}: {name} is not installed; pip install {name} (or 'simmim-lite[log]')")
-    if "wandb" in names and _would_ask():
-        raise Everywhere("log wandb: nobody is logged in here; run `wandb login`, or set WANDB_MODE=offline")
-
-
-def _would_ask() -> bool:
-    """Whether Weights & Biases goes online and has no key: it would ask for one, and wait."""
-    import wandb
-
-    try:
-        mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
-        return mode not in _OFFLINE and not wandb.Api().api_key
-    except wandb.errors.UsageError:  # no key
-        return True
 
 
 def _numbers(point: dict) -> dict[str, float]:
@@ -293,6 +256,5 @@ def _numbers(point: dict) -> dict[str, float]:
 
 def _scores(record: dict | None) -> dict[str, float]:
     """The last numbers of a finished run: `probe/linear` and the like."""
-    if record is None or record["status"] != "done":
-        return {}
-    return {f"probe/{name}": score["score"] for name, score in record["transfer"].items()}
+    scores = record["transfer"] if record and record["status"] == "done" else {}
+    return {f"probe/{name}": score["score"] for name, score in scores.items()}

@@ -3,21 +3,20 @@
 import atexit
 import contextlib
 import copy
+import functools
 import os
-import shutil
+import sys
+import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import Everywhere, UserError, first_line
-from ..processes import said_by_another
-from .machine import pick_device
-from .optim import decays
+from ..processes import commit, device_name, now, pick_device, versions
 from .run import Runtime
 
 #: How long a process waits for another one: the main one may wait for a lock, or probe, for hours. torchrun sees a dead
@@ -45,19 +44,6 @@ class Team:
             raise Everywhere(f"batch_size {batch_size} does not divide among {self.size} processes: try {near}")
         own = batch_size // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
-
-    def pairs(self, batch_size: int) -> np.ndarray:
-        """As `share`, but both or none of images j and batch_size - 1 - j, in order: int64 (share,).
-
-        Each process can then mix its images with their mirror images as one process mixes the whole batch.
-        """
-        if batch_size % (2 * self.size):
-            near = max(2 * self.size, batch_size // (2 * self.size) * 2 * self.size)
-            line = f"batch_size {batch_size} does not divide into pairs for {self.size} processes: try {near}"
-            raise Everywhere(line)
-        own = batch_size // (2 * self.size)
-        front = np.arange(self.rank * own, (self.rank + 1) * own)
-        return np.concatenate([front, batch_size - 1 - front[::-1]])
 
     def decoders(self) -> int:
         """Worker processes that decode for this process: the cores it has for itself, less the one it computes on."""
@@ -115,25 +101,11 @@ class Team:
         return result
 
 
-def world_size() -> int:
-    """How many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def speaks() -> bool:
-    """Whether this process is the one that writes to the screen: the first that torchrun started, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def join(device: str = "auto") -> Team:
-    """The processes that torchrun started, joined on their devices: NCCL between GPUs, gloo between CPUs.
-
-    Each takes the GPU of its local rank. Without torchrun, this process alone. A group that the caller has set up
-    already is used. The processes stay joined until they end: a second group at the same address would meet what is
-    left of the first.
-    """
-    place = pick_device(device)
-    if world_size() == 1:
+    """The processes that torchrun started, joined on their devices until they end: NCCL between GPUs, each of its local
+    rank, gloo between CPUs. Without torchrun, this process alone."""
+    place, size = pick_device(device), int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
         return Team(place)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -143,33 +115,58 @@ def join(device: str = "auto") -> Team:
         try:
             torch.distributed.init_process_group(backend, timeout=PATIENCE)
         except Exception as error:  # of many kinds, and mostly because another one left, which has said why
-            if line := said_by_another():
-                raise UserError(line.removeprefix("simmim-lite: ")) from error
-            what = f"cannot join the {world_size()} processes of this run ({first_line(error)})"
-            raise Everywhere(f"{what}: check the network between them") from error
+            what = f"cannot join the {size} processes of this run ({first_line(error)})"
+            raise Everywhere(f"{what}: see what another one says, or check the network between them") from error
         atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
     return Team(place, torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+class Meter:
+    """What a team has spent since it was made, on top of what an interrupted training had spent before."""
+
+    def __init__(self, team: Team, before: dict | None = None) -> None:
+        self.team, self.before = team, before or {"seconds": 0.0, "core_seconds": 0.0}
+        self.started = self.before.get("started") or now()
+        self.wall, self.core = time.perf_counter(), time.process_time()
+        if team.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(team.device)
+
+    def spent(self) -> dict:
+        """{"seconds"} by the main process's clock, {"core_seconds"} of all processes, which all call it."""
+        meters = self.team.gather((time.perf_counter() - self.wall, time.process_time() - self.core))
+        core = sum(core for _, core in meters)
+        return {"seconds": self.before["seconds"] + meters[0][0], "core_seconds": self.before["core_seconds"] + core}
+
+    def peak_memory(self) -> int | None:
+        """Bytes of the device on a GPU, of the process on a CPU, the highest of all processes, which all call it; None
+        where the system does not say."""
+        if self.team.device.type == "cuda":
+            return max(self.team.gather(torch.cuda.max_memory_allocated(self.team.device)))
+        with contextlib.suppress(ImportError):  # Windows
+            import resource
+
+            unit = 1 if sys.platform == "darwin" else 1024
+            return max(self.team.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+
+    def where(self, data, **more: object) -> dict:
+        """The provenance of a record: commit, versions, device, threads, data (its digest and line), start and end."""
+        found = {**commit(), "versions": versions(), "device": device_name(self.team.device)}
+        found |= {"threads": torch.get_num_threads(), "data_digest": data.digest}
+        found |= {"data_line": data.line} if data.line else {}
+        found |= {"started": self.started, "finished": now()}
+        return found | ({"processes": self.team.size} if self.team.size > 1 else {}) | more
 
 
 class Parallel(nn.Module):
     """A network whose call on this process's share of a batch is its loss, and whose gradient is that of all of it.
 
-    loss: `loss(model, *batch)`, by default what the model itself returns. Alone and without options nothing is added to
-    the plain call. With `accumulate` the share goes through in parts, and the gradients of all but the last are there
-    when the call returns: its `backward()` completes them.
-
-    fsdp: matrices are sharded over the processes, block by block (FSDP2's `fully_shard`), and in bf16 they travel in
-    bf16, which is what autocast makes of them anyway, and would else keep whole. All that autocast keeps in full
-    precision, and the biases, lie whole in each process (`small`): well under 1 % of the weights.
+    loss: `loss(model, *batch)`, by default what the model itself returns. With `accumulate` the share goes through in
+    parts, and the gradients of all but the last are there when the call returns. fsdp: sharded block by block (FSDP2's
+    `fully_shard`), in full precision: bf16 is autocast's.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        team: Team,
-        runtime: Runtime | None = None,
-        precision: str = "fp32",
-        loss: Callable[..., Tensor] | None = None,
+        self, model: nn.Module, team: Team, runtime: Runtime | None = None, loss: Callable[..., Tensor] | None = None
     ) -> None:
         super().__init__()
         how = runtime or Runtime()
@@ -180,13 +177,19 @@ class Parallel(nn.Module):
             model.encoder.checkpointing = True
         if how.compile:
             compile_blocks(model, team.device)
-        self.small = shard(model, team, precision) if self.sharded else []
+        if self.sharded:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            mesh = init_device_mesh(team.device.type, (team.size,))
+            for part in (*_blocks(model), model):
+                fully_shard(part, mesh=mesh)
         self.net = _WithLoss(model, loss) if loss else model
         if team.size > 1 and not self.sharded:
             ids = [team.device.index] if team.device.type == "cuda" else None
             self.net = nn.parallel.DistributedDataParallel(self.net, device_ids=ids, gradient_as_bucket_view=True)
-        # DDP puts its buckets in another order after the first backward pass. The order of a sum of three or more
-        # terms must not depend on where this process began, so on a CPU, where bits are promised, one pass is for that.
+        # DDP orders its buckets anew after the first backward pass. On a CPU, where bits are promised, the order of a
+        # sum of three or more terms must not depend on where this process began: one pass is for that.
         self._unsettled = runtime is not None and self.net is not model and team.device.type == "cpu" and team.size > 2
 
     def forward(self, *batch: Tensor) -> Tensor:
@@ -201,17 +204,7 @@ class Parallel(nn.Module):
                 loss = self.net(*part) / self.parts
                 _backward(loss)
             done.append(loss.detach())
-        loss = self.net(*last) / self.parts + sum(done) if done else self.net(*last)
-        if self.small:
-            loss.register_hook(lambda _: torch.autograd.Variable._execution_engine.queue_callback(self._average_small))
-        return loss
-
-    def _average_small(self) -> None:
-        """At the end of the backward pass, average what fsdp leaves alone, in one message."""
-        grads = [p.grad for p in self.small if p.grad is not None]
-        flat = self.team.mean(torch.cat([g.flatten() for g in grads]))
-        for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-            grad.copy_(mean.view_as(grad))
+        return self.net(*last) / self.parts + sum(done) if done else self.net(*last)
 
     def whole(self) -> nn.Module:
         """The model with all its weights, to validate and probe with: a copy when sharded. Every process calls it."""
@@ -221,6 +214,23 @@ class Parallel(nn.Module):
         state = {n: v.full_tensor() if hasattr(v, "full_tensor") else v for n, v in self.model.state_dict().items()}
         model.load_state_dict(state)
         return model
+
+    def gathered(self, value: object) -> object:
+        """A sharded tensor, whole, on the main process's CPU; anything else as it is. Every process calls it."""
+        if not hasattr(value, "full_tensor"):
+            return value
+        whole = value.full_tensor()
+        return whole.cpu() if self.team.is_main else None
+
+    def load(self, weights: dict, state: dict, optimiser: torch.optim.Optimizer) -> None:
+        """Load whole tensors of model and optimiser, cut to this process's shards where the model is sharded."""
+        own, parameters = self.model.state_dict(), [p for group in optimiser.param_groups for p in group["params"]]
+        self.model.load_state_dict({name: _cut(value, own[name]) for name, value in weights.items()})
+        moments = {
+            i: {k: v if k == "step" else _cut(v, parameters[i]) for k, v in values.items()}
+            for i, values in state["state"].items()
+        }
+        optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
 
 
 class _WithLoss(nn.Module):
@@ -232,6 +242,15 @@ class _WithLoss(nn.Module):
         return self.loss(self.model, *batch)
 
 
+def _cut(value: Tensor, like: Tensor) -> Tensor:
+    if not hasattr(like, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    # every process has the whole tensor: each takes its part, and none is sent
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
 def _backward(loss: Tensor) -> None:
     """The backward pass outside of autocast, which the caller is in; the next part casts the weights anew."""
     with torch.autocast(loss.device.type, enabled=False):
@@ -239,60 +258,25 @@ def _backward(loss: Tensor) -> None:
     torch.clear_autocast_cache()
 
 
-def shard(model: nn.Module, team: Team, precision: str) -> list[nn.Parameter]:
-    """Shard the matrices of each block, then what is left of the model, in place; the parameters that stay whole."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-    small = [p for name, p in model.named_parameters() if not decays(name, p)]
-    low = torch.bfloat16 if precision == "bf16" else None  # the shards themselves, and the sums, stay in fp32
-    policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    mesh = init_device_mesh(team.device.type, (team.size,))
-    for part in (*_blocks(model), model):
-        fully_shard(part, mesh=mesh, mp_policy=policy, ignored_params=set(small))
-    return small
-
-
-def clip_grad_norm_(parameters: Iterable[nn.Parameter], norm: float) -> None:
-    """torch's own: scale the gradient so that its global norm is at most `norm`; where some parameters are sharded, and
-    others are whole, over all of both."""
-    kinds: dict[bool, list] = {True: [], False: []}
-    for parameter in parameters:
-        kinds[hasattr(parameter, "full_tensor")].append(parameter)
-    if not kinds[True]:
-        nn.utils.clip_grad_norm_(kinds[False], norm)
-        return
-    norms = [nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in kinds.values()]
-    total = torch.stack([norms[0].full_tensor(), norms[1]]).norm()
-    for kind in kinds.values():
-        nn.utils.clip_grads_with_norm_(kind, norm, total)
-
-
 def compile_blocks(model: nn.Module, device: torch.device) -> None:
-    """torch.compile for each block's training pass, in place; validation and probes stay as they are.
-
-    `UserError` where it does not work: it needs a C++ compiler (and on a GPU, Triton).
-    """
-    if not any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")):
-        raise UserError("compile: there is no C++ compiler here; install one (g++, clang++), or leave the option out")
+    """torch.compile for each block's training pass, in place; `UserError` where it does not work."""
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
     except Exception as error:  # whatever the compilers in between have to say
-        raise UserError(
-            f"compile: torch.compile does not work here ({first_line(error)[:160]}); leave the option out"
-        ) from error
+        why = f"compile: torch.compile does not work here ({first_line(error)[:160]})"
+        raise UserError(f"{why}; it needs a C++ compiler; leave the option out") from error
     # the tables that it warns about are a function of sizes alone
     warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)
     blocks, config = _blocks(model), torch._dynamo.config
     # one version a width, a shift and a rate of drop path: more than the few that torch allows by default
     config.recompile_limit = max(config.recompile_limit, 2 * len(blocks) + 8)
-    for block in blocks:
-        block.forward = _compiled(block)
+    for block in blocks:  # validation and probes stay as they are
+        plain, fast = block.forward, torch.compile(block.forward, dynamic=False)
+        block.forward = functools.partial(_either, block, fast, plain)
 
 
-def _compiled(block: nn.Module) -> Callable:
-    plain, fast = block.forward, torch.compile(block.forward, dynamic=False)
-    return lambda *inputs: (fast if block.training else plain)(*inputs)
+def _either(block: nn.Module, training: Callable, testing: Callable, *inputs: Tensor) -> Tensor:
+    return (training if block.training else testing)(*inputs)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

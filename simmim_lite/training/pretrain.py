@@ -1,8 +1,8 @@
-"""Pretraining: from a Run to its model and batches, its validation loss, and its record."""
+"""Pretraining: from a Run to its model and batches, its validation loss, and its record. Where transfers start."""
 
 import contextlib
 import dataclasses
-import inspect
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,54 +14,85 @@ from torch import Tensor
 from ..data.batches import Batches, Streamed, normalise, validation_masks
 from ..data.manifests import check_count, subset
 from ..data.sources import Data, Split, open_for_training
+from ..errors import UserError
 from ..model.masking import hash_masks, uniforms, upsample
 from ..model.simmim import SimMIM, create_model
-from ..model.sizes import SIZES
-from .checkpoint import (
-    clear_checkpoints,
+from ..model.sizes import PAPER, SIZES
+from ..model.swin import SwinV2
+from ..processes import device_name, one_thread, timed
+from . import train
+from .film import Camera, film_path
+from .journal import Journal, check_writers, journal_path
+from .parallel import Parallel, Team, join
+from .probes import input_statistics, probe_all
+from .run import (
+    Run,
+    Runtime,
     made_once,
-    run_checkpoints,
+    new_record,
+    record_path,
+    remove,
     save_final,
     tail_folder,
     trunk_folder,
     weights_path,
+    write_record,
 )
-from .film import Camera, film_path
-from .journal import Journal, check_writers, journal_path
-from .machine import Preemption, device_name, one_thread, timed
-from .optim import decay_groups
-from .parallel import Parallel, Team, join
-from .probes import input_statistics, probe_all
-from .run import Run, Runtime, new_record, record_path, remove, remove_unfinished, write_record
 from .specs import Folder, Whole, checked
-from .train import DIVERGED, Callback, Checkpoints, Failed, Health, Progress, Training, step, train
+from .tuning import Transfer
 
-_DROP_PATH = 4  # stream of random numbers
+#: Windows of the paper's pretraining, a stage: 12, clamped to the last stage's 6 x 6 map at 192 px (docs/facts.md, 3).
+PAPER_WINDOWS = (12, 12, 12, 6)
+_DROP_PATH, TRANSFER_DROP_PATH = 4, 5  # streams of random numbers
 
 
 def build(run: Run) -> SimMIM:
     """The model of a run at step 0, on the CPU: a function of the Run alone."""
-    return create_model(
-        run.model,
-        run.image_size,
-        run.window_size,
-        target=run.target,
-        target_window=run.norm_window,
-        drop_path=run.drop_path,
-        seed=run.seed,
-    )
+    how = {"target": run.target, "target_window": run.norm_window, "drop_path": run.drop_path, "seed": run.seed}
+    return create_model(run.model, run.image_size, run.window_size, **how)
 
 
 def build_optimiser(model: SimMIM, run: Run) -> torch.optim.AdamW:
     """AdamW in its fused form, decay on matrices only."""
-    groups = decay_groups(model.named_parameters(), run.weight_decay)
+    groups = train.decay_groups(model.named_parameters(), run.weight_decay)
     return torch.optim.AdamW(groups, lr=run.lr, betas=run.betas, fused=True)
+
+
+def build_encoder(spec: Transfer, weights: dict[str, Tensor] | None) -> SwinV2:
+    """The encoder of a transfer at step 0, its mask token frozen: nothing is hidden. weights: a pretrained SimMIM's
+    state dict where the spec has a start. Each stage knows the window of its pretraining, clamped to its map then."""
+    if (weights is None) != (spec.init == "scratch"):
+        raise UserError(
+            f"{spec.key}: {spec.init} needs {'no' if spec.init == 'scratch' else 'the run and its'} weights"
+        )
+    size, windows = SIZES[spec.model], None
+    if spec.run is not None:
+        windows = tuple(min(spec.run.window_size, grid) for grid in size.stage_grids(spec.run.image_size))
+    elif spec.weights is not None:
+        windows = PAPER_WINDOWS if spec.model in PAPER else (4, 4)
+    encoder = SwinV2(size.embed_dim, size.depths, spec.window_size, size.patch_size, spec.drop_path, windows)
+    encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
+    if weights is not None:
+        inside = {name: value for name, value in weights.items() if name.startswith("encoder.")}
+        encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in inside.items()})
+    encoder.mask_token.requires_grad_(False)
+    return encoder
+
+
+def weights_name(path: str | Path) -> str:
+    """NAME@DIGEST of a checkpoint file: what a spec holds, so that its key is about the content and not the place."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise UserError(f"cannot read the weights {path} ({error.strerror}); give a checkpoint file") from error
+    return f"{Path(path).name}@{digest}"
 
 
 def make_batches(
     run: Run, data: Data, device: str | torch.device = "cpu", share: slice = slice(None), workers: int = 0
 ) -> Batches | Streamed:
-    """The batches of a run, each a function of (seed, step); `share`: this process's part of each; `workers`: processes
+    """The batches of a run, each a function of (seed, step). share: this process's part of each; workers: processes
     that decode for it where pictures are decoded as training goes."""
     mean, std = input_statistics(data, run.statistics)
     chosen = subset(data.train, run.images, run.draw)
@@ -73,22 +104,15 @@ def make_batches(
     return Batches(data.train, chosen, augment=run.augment, **options)
 
 
-def drop_path_noise(spec, now: int, depths: Sequence[int], team: Team, share=None, stream: int = _DROP_PATH) -> Tensor:
+def drop_path_noise(spec, now: int, depths: Sequence[int], team: Team, stream: int = _DROP_PATH) -> Tensor:
     """Drop path's numbers (share, blocks, 2) in (0, 1), on the device: a function of (seed, step, sample, block).
-
-    spec: its seed and batch_size. depths: blocks of each stage. share: which samples of the batch this process has;
-    `Team.share` by default. stream: of random numbers; a transfer's is another one.
-    """
-    blocks = sum(depths)
-    samples = np.arange(spec.batch_size)[team.share(spec.batch_size) if share is None else share]
+    depths: blocks of each stage."""
+    blocks, samples = sum(depths), np.arange(spec.batch_size)[team.share(spec.batch_size)]
     return torch.from_numpy(uniforms(2 * blocks, spec.seed, now, samples, stream)).to(team.device).view(-1, blocks, 2)
 
 
 def validation_loss(model: SimMIM, split: Split, run: Run, *how: object, **options: object) -> tuple[float, float]:
-    """Mean loss over the first `run.val_images` images x `run.val_masks` masks, and its standard error over images.
-
-    As `image_losses`: the same number for the same weights on every call.
-    """
+    """The mean of `image_losses`, and its standard error: the same number for the same weights on every call."""
     each = image_losses(model, split, run, *how, **options)
     return each.mean().item(), each.std().item() / math.sqrt(len(each)) if len(each) > 1 else math.nan
 
@@ -108,10 +132,9 @@ def image_losses(
 ) -> Tensor:
     """The loss of each of the first `run.val_images` images, its mean over masks: float64 (images,), on the CPU.
 
-    Fixed centre crop (the stored image), masks fixed by image id and number, evaluation mode, the forward pass in the
-    run's own precision, the loss in full. In a `team` each process takes its part of the images, and all get the
-    result. masks: their numbers, by default 0 to `run.val_masks` - 1. `target` asks for `raw` or `normalized` pixels
-    instead of what the model was trained on; the two are different quantities.
+    Whole stored images, masks fixed by image id and number, evaluation mode, the forward pass in the run's own
+    precision, the loss in full. In a `team` each process takes its part, and all get the result. masks: their numbers,
+    by default 0 to `run.val_masks` - 1. target: `raw` or `normalized` in place of what the model was trained on.
     """
     team = team or Team(device)
     was_training, trained_on = model.training, model.target
@@ -119,9 +142,8 @@ def image_losses(
     model.target = target or trained_on
     masks = range(run.val_masks) if masks is None else masks
     grid, cell = (run.image_size // run.mask_patch,) * 2, run.mask_patch // model.patch_size
-    count = min(run.val_images, len(split))
+    count, losses = min(run.val_images, len(split)), []
     first, end = count * team.rank // team.size, count * (team.rank + 1) // team.size
-    losses = []
     for start in range(first, end, 256):
         rows = slice(start, min(start + 256, end))
         images = normalise(split.images[rows], mean, std, device)
@@ -138,6 +160,14 @@ def image_losses(
     return torch.tensor(sum(team.gather(losses), []), dtype=torch.float64)
 
 
+def pretrain(run: Run, **options: object) -> dict:
+    """Train, validate and probe a run, write its record, and return it; a finished run is returned as it is.
+
+    options: those of `pretrain_once`.
+    """
+    return pretrain_once(run, **options)[0]
+
+
 @checked
 def pretrain_once(
     run: Run,
@@ -151,90 +181,69 @@ def pretrain_once(
     runtime: Runtime | None = None,
     log: Sequence[str] = (),
 ) -> tuple[dict, bool]:
-    """`pretrain`, and whether this call did the work: False when the run was finished already."""
-    check_writers(log)
-    data = data or open_for_training(run.data, run.image_size, run.images, streamed=run.streamed)
-    check_count(data.train, run.images)  # of a run of no steps too, which draws none
-    path, lock = record_path(runs_dir, run), Path(runs_dir) / "locks" / f"{run.trunk_key}.lock"
-    runtime, team = runtime or Runtime(), join(device)
-    share = team.share(run.batch_size)
-    runtime.check_share(share.stop - share.start)
-
-    def make() -> dict:
-        def clear_away() -> None:
-            for folder in (trunk_folder(runs_dir, run), tail_folder(runs_dir, run)):
-                remove_unfinished(folder)
-            remove_unfinished(weights_path(runs_dir, run).parent, weights_path(runs_dir, run).name)
-
-        def write() -> None:
-            write_record(path, record)
-            clear_checkpoints(runs_dir, run)
-            remove(journal_path(runs_dir, run.key))
-
-        team.on_main(clear_away)
-        journal = contextlib.nullcontext()
-        if team.is_main:
-            journal = Journal(runs_dir, run, device=device_name(team.device), processes=team.size, log=log)
-        with one_thread(team.device), journal as journal:
-            record = _record(run, Path(runs_dir), data, team, runtime, progress, film, journal)
-            if journal:
-                journal.record = record
-        team.on_main(write)
-        return record
-
-    return made_once(path, lock, data, make, team=team, wait=wait)
-
-
-def pretrain(*run: Run, **options: object) -> dict:
-    """Train, validate and probe a run, write its record, and return it; a finished run is returned as it is.
+    """The record of a run, and whether this call did the work: False when the run was finished already.
 
     An interrupted run goes on from its last checkpoint; runs that differ in length alone branch off one trunk. Only one
     process at a time works on a trunk: another waits, or raises `Busy` with `wait=False`. Under torchrun every process
-    calls this with the same arguments, and all of them are that one process; `runtime` says how they share the work.
-    SIGTERM and SIGUSR1 save a checkpoint after the step in progress and raise `Preempted`. `progress(step, steps)` is
-    called now and then, by the main process. A loss that is not finite or runs away ends in a record with status
-    `failed`; whatever the caller can mend is a `UserError`. On a CPU it runs in one thread, so that equal runs give
-    equal numbers. `film`: how many frames to keep in RUNS_DIR/films/KEY.png (see `film.py`); each costs a validation
-    and changes no number. A run that is finished is not filmed. While it trains its journal can be watched
-    (`journal.py`); `log` names who else is told: tensorboard, wandb.
+    makes the same call; `runtime` says how they share the work. SIGTERM and SIGUSR1 save a checkpoint and raise
+    `Preempted`. A loss that is not finite or runs away ends in a record with status `failed`. On a CPU it runs in one
+    thread, so that equal runs give equal numbers. `progress(step, steps)` is called now and then; film: how many frames
+    to keep in RUNS_DIR/films/KEY.png; log: who is told beside the journal: tensorboard, wandb.
     """
-    return pretrain_once(*run, **options)[0]
+    check_writers(log)
+    data = data or open_for_training(run.data, run.image_size, run.images, streamed=run.streamed)
+    check_count(data.train, run.images)  # of a run of no steps too, which draws none
+    runs_dir, runtime, team = Path(runs_dir), runtime or Runtime(), join(device)
+    share = team.share(run.batch_size)
+    if (share.stop - share.start) % runtime.accumulate:
+        images = f"the {share.stop - share.start} images of a process's share"
+        raise UserError(f"accumulate {runtime.accumulate} does not divide {images}: give a number that does")
+    trunk, tail = trunk_folder(runs_dir, run), tail_folder(runs_dir, run)
+
+    def make() -> dict:
+        where = {"device": device_name(team.device), "processes": team.size}
+        journal = Journal(runs_dir, run, **where, log=log) if team.is_main else None
+        callbacks = [train.Progress(progress), *([journal] if journal else [])]
+        with one_thread(team.device), journal or contextlib.nullcontext():
+            record = _record(run, runs_dir, data, team, runtime, film, callbacks)
+            if journal:
+                journal.record = record
+
+        def write() -> None:
+            write_record(record_path(runs_dir, run), record)
+            remove(tail)
+            for path in trunk.glob("step-*"):
+                if train.step_of(path) < run.drop_step:  # its end stays: a longer run can branch off there
+                    remove(path)
+            remove(journal_path(runs_dir, run.key))
+
+        team.on_main(write)
+        return record
+
+    lock, others = runs_dir / "locks" / f"{run.trunk_key}.lock", (trunk, tail, weights_path(runs_dir, run))
+    return made_once(record_path(runs_dir, run), lock, data, make, *others, team=team, wait=wait)
 
 
-pretrain.__signature__ = inspect.signature(pretrain_once).replace(return_annotation=dict)
-
-
-def _record(
-    run: Run,
-    runs_dir: Path,
-    data: Data,
-    team: Team,
-    runtime: Runtime,
-    progress: Callable | None,
-    film: int,
-    journal: Journal | None,
-) -> dict:
+def _record(run: Run, runs_dir: Path, data: Data, team: Team, runtime: Runtime, film: int, callbacks: list) -> dict:
     """Train to the end and say what came of it."""
     mean, std = input_statistics(data, run.statistics)
-    net = Parallel(build(run).to(team.device), team, runtime, run.precision)
-    training = Training(run, net, build_optimiser(net.model, run), data.digest)
-    training.resume(run_checkpoints(runs_dir, run) if run.steps else ())
+    net = Parallel(build(run).to(team.device), team, runtime)
+    training = train.Training(run, net, build_optimiser(net.model, run), data.digest)
     how = {} if runtime == Runtime() else {"runtime": dataclasses.asdict(runtime)}
 
     def validate() -> tuple[float, float]:
         return validation_loss(net.whole(), data.val, run, mean, std, team.device, team)
 
-    camera = film and Camera(film_path(runs_dir, run), run, data, (mean, std), film, validate, team.is_main)
-    health, report = Health(remedy=" or use fp32"), progress and Progress(progress)
-    callbacks, skipped = filter(None, (camera, health, report, journal, _Validation(validate))), []
+    camera = [Camera(film_path(runs_dir, run), run, data, (mean, std), film, validate, team.is_main)] if film else []
+    callbacks, skipped = [*camera, train.Health(), *callbacks, train.Curve(validate)], []
     try:
         if run.steps:
             skipped = _train(training, data, runs_dir, callbacks)
         loss, error = validate()
-        if not math.isfinite(loss) or (run.steps and loss > DIVERGED * training.losses[0].item()):
-            raise Failed(f"the validation loss was {loss:.3g} after step {run.steps}; lower lr ({run.lr:g})")
-    except Failed as failed:
-        return new_record(run, status="failed", reason=str(failed), where=training.where(data.line, **how))
+        if not math.isfinite(loss) or (run.steps and loss > train.DIVERGED * training.losses[0].item()):
+            raise train.Failed(f"the validation loss was {loss:.3g} after step {run.steps}; lower lr ({run.lr:g})")
+    except train.Failed as failed:
+        return new_record(run, status="failed", reason=str(failed), where=training.meter.where(data, **how))
     tail = training.losses[min(run.drop_step, max(0, run.steps - 1)) :]
     final = {"train_loss": tail.mean().item() if run.steps else None, "val_loss": loss, "val_loss_se": error}
     final |= {"val_images": min(run.val_images, len(data.val)), "val_masks": run.val_masks}
@@ -251,44 +260,32 @@ def _record(
         "curve": training.curve,
         "final": final,
         "transfer": transfer,
-        "where": training.where(data.line, **how),
+        "where": training.meter.where(data, **how),
     }
-    if camera:
-        camera.look(model, run.steps, loss)
-        if team.is_main:
-            camera.write(**{name: parts[name] for name in ("curve", "final", "transfer", "where")})
+    for one in camera:
+        one.look(model, run.steps, loss, **{name: parts[name] for name in ("curve", "final", "transfer", "where")})
     return new_record(run, status="done", **parts, **({"skipped": skipped} if skipped else {}))
 
 
-def _train(training: Training, data: Data, runs_dir: Path, callbacks: list) -> list[list[str]]:
-    """The steps that are left; pictures that could not be read, with the reason, since this process began."""
+def _train(training: train.Training, data: Data, runs_dir: Path, callbacks: list) -> list[list[str]]:
+    """Take the steps that are left; pictures that could not be read, with the reason."""
     run, team = training.spec, training.team
+    trunk, tail = trunk_folder(runs_dir, run), tail_folder(runs_dir, run)
+    before = [path for path in trunk.glob("step-*") if train.step_of(path) <= run.drop_step]
+    training.resume([*tail.glob("step-*"), *before])
     # on a CPU decoding is the small part, and other runs have the other cores
     workers = 0 if team.device.type == "cpu" else team.decoders()
     batches = make_batches(run, data, team.device, team.share(run.batch_size), workers)
 
     def batch(now: int) -> tuple[Tensor, ...]:
         images, mask, _ = batches.batch(now)
-        noise = drop_path_noise(run, now, SIZES[run.model].depths, team) if run.drop_path else None
-        return (images, mask) if noise is None else (images, mask, noise)
+        noise = [drop_path_noise(run, now, SIZES[run.model].depths, team)] if run.drop_path else []
+        return images, mask, *noise
 
-    def folder(now: int) -> Path:
-        return (trunk_folder if now <= run.drop_step else tail_folder)(runs_dir, run)
-
-    with Preemption() as preemption, contextlib.closing(batches):
-        train(training, batch, [*callbacks, Checkpoints(folder, preemption, always=[run.drop_step])])
+    with train.Preemption() as preemption, contextlib.closing(batches):
+        saving = train.Checkpoints(lambda now: trunk if now <= run.drop_step else tail, preemption, [run.drop_step])
+        train.train(training, batch, [*callbacks, saving])
     return sorted(list(item) for item in {pair for part in team.gather(dict(batches.skipped)) for pair in part.items()})
-
-
-class _Validation(Callback):
-    """The validation loss at the points of the curve but the last, which the record adds."""
-
-    def __init__(self, validate: Callable[[], tuple[float, float]]) -> None:
-        self.validate = validate
-
-    def on_step_end(self, training: Training) -> None:
-        if training.at_point() and training.step < training.spec.steps:
-            training.validated(self.validate()[0])
 
 
 def example(run: Run, device: str | torch.device) -> tuple[Tensor, Tensor]:
@@ -303,4 +300,4 @@ def step_seconds(run: Run, device: str = "cpu", steps: int = 4) -> float:
     """Seconds of one optimiser step of a run, batch assembly not counted: the fastest of a few."""
     batch, model = example(run, device), build(run).to(device).train()
     optimiser = build_optimiser(model, run)
-    return min(timed(lambda: step(model, optimiser, batch, 0.0, run), device) for _ in range(steps + 1))
+    return min(timed(lambda: train.step(model, optimiser, batch, 0.0, run), device) for _ in range(steps + 1))

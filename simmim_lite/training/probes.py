@@ -1,9 +1,5 @@
 """What frozen features are good for: a ridge linear probe, k nearest neighbours, a linear segmentation probe, and an
-attentive one, whose learned query weighs the tokens before a linear layer reads them.
-
-The first three are closed forms or plain look-ups, without a learning rate, a length or a seed of their own, so that a
-score says something about the features and nothing about its own training. Equal features give equal scores.
-"""
+attentive one, whose learned query weighs the tokens before a linear layer reads them. Equal features, equal scores."""
 
 import math
 from dataclasses import dataclass
@@ -22,48 +18,71 @@ from .run import Run
 
 PROBE_SEED = 20220609  # draws the labelled images, the same ones for every run whatever its seed
 PENALTIES = tuple(10.0**e for e in range(-5, 2))  # ridge penalties per training row
-NEIGHBOURS = 20
-TEMPERATURE = 0.07
+NEIGHBOURS, TEMPERATURE = 20, 0.07  # the usual protocol (Wu et al. 2018, DINO)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # One schedule of the attentive probe for every run: one that is tuned run by run says less about the features. Chosen
 # among twenty on seed 0 of an untrained and of a trained swinv2_atto on scenes; on seed 100, which no study reports,
-# and validation scenes it is within .017 of the best of nine (200, 400, 800 steps; 1e-2, 3e-2, 1e-1), for both sizes.
-# Channels standardised one by one, and not together, cost eight points at this length: AdamW does not get through to
-# directions that vary little.
+# and validation scenes it is within .017 of the best of nine, for both sizes.
 STEPS, BATCH, LR, WEIGHT_DECAY, FLOOR = 400, 256, 3e-2, 0.05, 1e-3
 _ROWS = 8192  # rows of the ridge in float64 at a time: memory stays flat, caches stay warm
 
 
 @torch.inference_mode()
 def features(
-    model: SimMIM,
-    images: np.ndarray,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    *,
-    batch: int = 256,
-    precision: str = "fp32",
-    maps: bool = False,
+    model: nn.Module, images: np.ndarray, mean: tuple, std: tuple, *, batch=256, precision="fp32", maps=False
 ) -> tuple[Tensor, Tensor | None]:
     """Features of whole images, fp32, on the CPU: the final map's mean (n, C), and if asked for the maps (n, C, h, w).
 
     images uint8 (n, 3, H, W); mean and std in 0..1 units. Nothing is hidden; evaluation mode, which is left as it was.
     """
-    device = next(model.parameters()).device
-    was_training = model.training
+    device, was_training = next(model.parameters()).device, model.training
     model.eval()
     pooled, kept = [], []
-    try:
-        for start in range(0, len(images), batch):
-            x = normalise(images[start : start + batch], mean, std, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                final = model.encode(x).float()
-            pooled.append(final.mean((2, 3)).cpu())
-            if maps:
-                kept.append(final.cpu())
-    finally:
-        model.train(was_training)
+    for start in range(0, len(images), batch):
+        x = normalise(images[start : start + batch], mean, std, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            final = model.encode(x).float()
+        pooled.append(final.mean((2, 3)).cpu())
+        kept += [final.cpu()] if maps else []
+    model.train(was_training)
     return torch.cat(pooled), torch.cat(kept) if maps else None
+
+
+def input_statistics(data: Data, statistics: str) -> tuple[tuple, tuple]:
+    """Mean and standard deviation of the input, in 0..1 units: the `dataset`'s own, or `imagenet`'s."""
+    if statistics == "dataset" and data.mean is None:
+        raise UserError(f"statistics dataset: {data.spec} is not decoded before it is used; give imagenet")
+    return (data.mean, data.std) if statistics == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def probe_all(model: SimMIM, data: Data, run: Run, *, attentive: bool = False) -> dict:
+    """The scores that a run's data allow: {"linear", "knn", "segment"}, each as `top1` has it; absent where impossible.
+
+    Trains on `run.probe_labels` images of `data.probe_train`, the same ones for every run, and tests on the first
+    `run.probe_test` of `data.test`. attentive: with labels, the attentive probe too.
+    """
+    train, test = data.probe_train, data.test
+    there = bool(run.probe_labels) and train is not None and test is not None
+    labelled = there and train.labels is not None and test.labels is not None
+    masked = there and train.masks is not None and test.masks is not None
+    if not labelled and not masked:
+        return {}
+    chosen = np.sort(subset(train, min(run.probe_labels, len(train)), PROBE_SEED))
+    n_test = min(run.probe_test, len(test))
+    how = {"precision": run.precision, "maps": masked or attentive}
+    statistics = input_statistics(data, run.statistics)
+    x_train, maps_train = features(model, train.images[chosen], *statistics, **how)
+    x_test, maps_test = features(model, test.images[:n_test], *statistics, **how)
+    scores = {}
+    if labelled:
+        y_train, y_test = np.asarray(train.labels[chosen]), np.asarray(test.labels[:n_test])
+        scores["linear"] = ridge_probe(x_train, y_train, x_test, y_test)
+        scores["knn"] = knn_probe(x_train, y_train, x_test, y_test)
+    if masked:
+        scores["segment"] = segmentation_probe(maps_train, train.masks[chosen], maps_test, test.masks[:n_test])
+    if labelled and attentive:
+        scores["attentive"] = attentive_probe(maps_train, y_train, maps_test, y_test)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -84,9 +103,9 @@ class Ridge:
 def fit_ridge(x: Tensor, targets: Tensor) -> Ridge:
     """Ridge from features (n, C) to +-1 for boolean targets (n, K), the penalty chosen by exact leave-one-out.
 
-    Features are standardised over all rows, constant ones left at 0; the intercept is not penalised. With the
-    eigenvectors V and eigenvalues s of the Gram matrix, every penalty costs one product more: the residual of row i
-    when it is left out is its residual over 1 - h_i, h_i = 1/n + sum_j (x_i V)_j^2 / (s_j + n * penalty).
+    Features are standardised over all rows, constant ones left at 0; the intercept is not penalised. With eigenvectors
+    V and eigenvalues s of the Gram matrix, the residual of row i when it is left out is its residual over 1 - h_i,
+    h_i = 1/n + sum_j (x_i V)_j^2 / (s_j + n * penalty).
     """
     n = len(x)
     if n < 2:
@@ -126,118 +145,53 @@ def fit_ridge(x: Tensor, targets: Tensor) -> Ridge:
 def ridge_probe(x_train: Tensor, y_train: np.ndarray, x_test: Tensor, y_test: np.ndarray) -> dict:
     """Linear probe: one-vs-all ridge on pooled features (n, C), integer labels (n,) -> top-1, 95 % interval."""
     labels = torch.as_tensor(y_train)
-    classes = F.one_hot(labels, int(labels.max()) + 1).bool()
-    guess = fit_ridge(x_train, classes)(x_test).argmax(1).numpy()
-    return top1(guess, y_test, len(y_train))
+    guess = fit_ridge(x_train, F.one_hot(labels, int(labels.max()) + 1).bool())(x_test).argmax(1)
+    return top1(guess.numpy(), y_test, len(y_train))
 
 
-def knn_probe(
-    x_train: Tensor,
-    y_train: np.ndarray,
-    x_test: Tensor,
-    y_test: np.ndarray,
-    *,
-    k: int = NEIGHBOURS,
-    temperature: float = TEMPERATURE,
-) -> dict:
-    """The k training images nearest by cosine vote with weight exp(cosine / temperature): top-1, as `ridge_probe`.
-
-    k and temperature are those of the usual protocol (Wu et al. 2018, DINO); fewer training images than k all vote.
-    """
-    labels = torch.as_tensor(y_train)
-    bank = F.normalize(x_train, dim=1)
-    guess = []
+def knn_probe(x_train: Tensor, y_train: np.ndarray, x_test: Tensor, y_test: np.ndarray) -> dict:
+    """The NEIGHBOURS training images nearest by cosine vote with weight exp(cosine / TEMPERATURE): as `ridge_probe`."""
+    labels, bank, guess = torch.as_tensor(y_train), F.normalize(x_train, dim=1), []
     for x in F.normalize(x_test, dim=1).split(1024):
-        near, index = (x @ bank.T).topk(min(k, len(bank)), dim=1)
+        near, index = (x @ bank.T).topk(min(NEIGHBOURS, len(bank)), dim=1)
         votes = x.new_zeros(len(x), int(labels.max()) + 1)
-        guess.append(votes.scatter_add_(1, labels[index], ((near - 1) / temperature).exp()).argmax(1))
+        guess.append(votes.scatter_add_(1, labels[index], ((near - 1) / TEMPERATURE).exp()).argmax(1))
     return top1(torch.cat(guess).numpy(), y_test, len(y_train))
 
 
 def segmentation_probe(maps_train: Tensor, masks_train: np.ndarray, maps_test: Tensor, masks_test: np.ndarray) -> dict:
     """One linear decoder for all tokens, from maps (n, C, h, w) to the pixels each token stands for: foreground IoU.
 
-    masks bool (n, H, W), H / h and W / w whole. The decoder is a ridge to +-1 of (H / h) * (W / w) outputs a token,
-    its penalty chosen by leaving single tokens out; a pixel is foreground where its output is above 0. Mean IoU over
-    the test images with its 95 % interval.
+    masks bool (n, H, W), H / h and W / w whole. The decoder is a ridge to +-1 of (H / h) * (W / w) outputs a token; a
+    pixel is foreground where its output is above 0. Mean IoU over the test images with its 95 % interval.
     """
-    ridge = fit_ridge(_tokens(maps_train), _pixels(masks_train, maps_train.shape[2:]))
-    guess = ridge(_tokens(maps_test)) > 0
-    truth = _pixels(masks_test, maps_test.shape[2:])
-    both, union = ((x.view(len(maps_test), -1).sum(1)) for x in (guess & truth, guess | truth))
-    # nothing there and nothing found is right
-    iou = torch.where(union > 0, both / union.clamp_min(1), 1.0).double()
-    mean, half = float(iou.mean()), 1.96 * float(iou.std()) / math.sqrt(len(iou)) if len(iou) > 1 else 1.0
-    score = {"score": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half), "metric": "IoU"}
-    return score | {"n_train": len(maps_train), "n_test": len(maps_test)}
-
-
-def _tokens(maps: Tensor) -> Tensor:
-    """(n, C, h, w) -> (n * h * w, C)."""
-    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
-
-
-def _pixels(masks: np.ndarray, grid: tuple[int, int]) -> Tensor:
-    """bool (n, H, W) -> (n * h * w, (H / h) * (W / w)): the pixels of each token of the grid (h, w)."""
-    n, height, width = masks.shape
-    h, w = grid
+    n, _, h, w = maps_test.shape
+    height, width = masks_test.shape[1:]
     if height % h or width % w:
         raise UserError(f"masks of {height} x {width} px do not divide into the {h} x {w} tokens of the final map")
-    cells = torch.from_numpy(np.array(masks)).view(n, h, height // h, w, width // w)
-    return cells.transpose(2, 3).reshape(n * h * w, -1)
+
+    def tokens(maps: Tensor) -> Tensor:
+        return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+    def pixels(masks: np.ndarray) -> Tensor:
+        cells = torch.from_numpy(np.array(masks)).view(-1, h, height // h, w, width // w)
+        return cells.transpose(2, 3).reshape(len(masks) * h * w, -1)
+
+    guess, truth = fit_ridge(tokens(maps_train), pixels(masks_train))(tokens(maps_test)) > 0, pixels(masks_test)
+    both, union = ((x.view(n, -1).sum(1)) for x in (guess & truth, guess | truth))
+    iou = torch.where(union > 0, both / union.clamp_min(1), 1.0).double()  # nothing there and nothing found is right
+    mean, half = float(iou.mean()), 1.96 * float(iou.std()) / math.sqrt(n) if n > 1 else 1.0
+    score = {"score": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half), "metric": "IoU"}
+    return score | {"n_train": len(maps_train), "n_test": n}
 
 
-def top1(guess: np.ndarray, labels: np.ndarray, n_train: int) -> dict:
-    """Share of right guesses (n,) with its 95 % Wilson interval, as records hold it."""
-    correct = int((np.asarray(guess) == np.asarray(labels)).sum())
-    low, high = wilson(correct, len(labels))
-    score = correct / len(labels)
-    return {"score": score, "low": low, "high": high, "metric": "top-1", "n_train": n_train, "n_test": len(labels)}
-
-
-def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a share, 95 % by default: inside 0..1, and of some width at 0 and at 1 too."""
-    share, extra = correct / n, z * z / n
-    middle = (share + extra / 2) / (1 + extra)
-    half = z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
-    # rounding must not leave the score itself outside
-    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
-
-
-def input_statistics(data: Data, statistics: str) -> tuple[tuple, tuple]:
-    """Mean and standard deviation of the input, in 0..1 units: the `dataset`'s own, or `imagenet`'s."""
-    if statistics == "dataset" and data.mean is None:
-        raise UserError(f"statistics dataset: {data.spec} is not decoded before it is used; give imagenet")
-    return (data.mean, data.std) if statistics == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
-
-
-class AttentivePooling(nn.Module):
-    """Tokens (B, N, C), weighed by softmax(tokens . query / sqrt(C)), and a linear layer -> logits (B, classes).
-
-    Of one query, the usual projections of keys and values change nothing that the query and the linear layer could not
-    hold themselves. At the start all tokens weigh the same: the probe begins as a linear one on the mean.
-    """
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.query = nn.Parameter(torch.zeros(width))
-        self.head = nn.Linear(width, classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        weights = (tokens @ self.query / math.sqrt(tokens.shape[2])).softmax(1)
-        return self.head((weights[:, None] @ tokens).squeeze(1))
-
-
-def attentive_probe(
-    maps_train: Tensor, y_train: np.ndarray, maps_test: Tensor, y_test: np.ndarray, *, seed: int = PROBE_SEED
-) -> dict:
-    """Top-1 of an attentive probe on final maps (n, C, h, w), integer labels (n,), as `top1` has it.
+def attentive_probe(maps_train: Tensor, y_train: np.ndarray, maps_test: Tensor, y_test: np.ndarray) -> dict:
+    """Top-1 of an attentive probe on final maps (n, C, h, w), integer labels (n,), as `top1` has it: a linear layer on
+    the mean of an image's tokens, weighed by softmax(tokens . query / sqrt(C)), at first all alike.
 
     Features are standardised jointly: the means of the training images over their maps get mean 0 and, but for
-    directions of less than FLOOR of the largest variance, unit covariance. Then fp32 on the CPU, AdamW, a cosine to 0
-    over a fixed number of steps. The seed draws the batches; equal features give equal scores.
+    directions of less than FLOOR of the largest variance, unit covariance (one by one, AdamW would not get through to
+    directions that vary little). Then fp32 on the CPU, AdamW, a cosine to 0.
     """
     pooled = maps_train.mean((2, 3), dtype=torch.float64)
     mean = pooled.mean(0)
@@ -249,10 +203,15 @@ def attentive_probe(
         return ((maps.flatten(2).transpose(1, 2).double() - mean) @ whiten).float()
 
     x, labels = tokens(maps_train), torch.as_tensor(np.array(y_train))
-    probe = AttentivePooling(x.shape[2], int(labels.max()) + 1)
-    optimiser = torch.optim.AdamW(probe.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.empty(0, dtype=torch.int64)
+    width, classes = x.shape[2], int(labels.max()) + 1
+    query, weight, bias = (torch.zeros(shape, requires_grad=True) for shape in (width, (classes, width), classes))
+
+    def probe(x: Tensor) -> Tensor:
+        weights = (x @ query / math.sqrt(width)).softmax(1)
+        return F.linear((weights[:, None] @ x).squeeze(1), weight, bias)
+
+    optimiser = torch.optim.AdamW([query, weight, bias], lr=LR, weight_decay=WEIGHT_DECAY)
+    generator, order = torch.Generator().manual_seed(PROBE_SEED), torch.empty(0, dtype=torch.int64)
     for now in range(STEPS):
         while len(order) < BATCH:
             order = torch.cat([order, torch.randperm(len(x), generator=generator)])
@@ -266,46 +225,25 @@ def attentive_probe(
     return top1(guess.numpy(), y_test, len(y_train))
 
 
-def _probed(data: Data, run: Run) -> tuple[np.ndarray, int]:
-    """The images of `data.probe_train` to probe with, int64 (n,), and how many of `data.test` to test on."""
-    chosen = np.sort(subset(data.probe_train, min(run.probe_labels, len(data.probe_train)), PROBE_SEED))
-    return chosen, min(run.probe_test, len(data.test))
+def top1(guess: np.ndarray, labels: np.ndarray, n_train: int) -> dict:
+    """Share of right guesses (n,) with its 95 % Wilson interval, as records hold it."""
+    n, correct = len(labels), int((np.asarray(guess) == np.asarray(labels)).sum())
+    low, high = wilson(correct, n)
+    return {"score": correct / n, "low": low, "high": high, "metric": "top-1", "n_train": n_train, "n_test": n}
 
 
-def probe_all(model: SimMIM, data: Data, run: Run) -> dict:
-    """The scores that a run's data allow: {"linear", "knn", "segment"}, each as `top1` has it; absent where impossible.
-
-    Trains on `run.probe_labels` images of `data.probe_train`, the same ones for every run, and tests on the first
-    `run.probe_test` of `data.test`. No labels: no linear probe and no kNN; no masks: no segmentation.
-    """
-    train, test = data.probe_train, data.test
-    if not run.probe_labels or train is None or test is None:
-        return {}
-    labelled = train.labels is not None and test.labels is not None
-    masked = train.masks is not None and test.masks is not None
-    if not labelled and not masked:
-        return {}
-    chosen, n_test = _probed(data, run)
-    mean, std = input_statistics(data, run.statistics)
-    options = {"mean": mean, "std": std, "precision": run.precision, "maps": masked}
-    x_train, maps_train = features(model, train.images[chosen], **options)
-    x_test, maps_test = features(model, test.images[:n_test], **options)
-    scores = {}
-    if labelled:
-        y_train, y_test = np.asarray(train.labels[chosen]), np.asarray(test.labels[:n_test])
-        scores["linear"] = ridge_probe(x_train, y_train, x_test, y_test)
-        scores["knn"] = knn_probe(x_train, y_train, x_test, y_test)
-    if masked:
-        scores["segment"] = segmentation_probe(maps_train, train.masks[chosen], maps_test, test.masks[:n_test])
-    return scores
+def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval of a share, 95 % by default: inside 0..1, and of some width at 0 and at 1 too."""
+    share, extra = correct / n, z * z / n
+    middle = (share + extra / 2) / (1 + extra)
+    half = z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
+    # rounding must not leave the score itself outside
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
-def attentive_score(model: SimMIM, data: Data, run: Run) -> dict:
-    """The attentive probe of a frozen network, on the images of `probe_all`."""
-    chosen, n_test = _probed(data, run)
-    mean, std = input_statistics(data, run.statistics)
-    options = {"mean": mean, "std": std, "precision": run.precision, "maps": True}
-    _, train = features(model, data.probe_train.images[chosen], **options)
-    _, test = features(model, data.test.images[:n_test], **options)
-    y_train, y_test = data.probe_train.labels[chosen], data.test.labels[:n_test]
-    return attentive_probe(train, np.asarray(y_train), test, np.asarray(y_test))
+def interval(value: float, resampled: np.ndarray, metric: str, n_train: int, n_test: int) -> dict:
+    """A score as records hold it, with 95 % percentiles of what it is on resamples of the test images."""
+    low, high = np.quantile(resampled, (0.025, 0.975)).tolist()
+    # rounding, or a class that few images hold, must not leave the score itself outside of a record's interval
+    ends = {"low": min(low, value), "high": max(high, value)}
+    return {"score": value, **ends, "metric": metric, "n_train": n_train, "n_test": n_test}

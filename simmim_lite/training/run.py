@@ -1,32 +1,35 @@
-"""A pretraining run as data: what defines it (Run), how it is executed (Runtime), what came of it (a record), and the
-atomic write. No torch here."""
+"""A pretraining run as data: what defines it (Run), how it is executed (Runtime), and the files of a runs folder:
+records, weights, where checkpoints lie, atomic writes, one maker at a time. No torch here."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from filelock import FileLock, Timeout
+
 from ..errors import UserError
 from ..model.masking import STRATEGIES, hidden_count
-from ..model.sizes import SIZES, odd_quarter
-from .specs import Count, Inside, LearningRate, Model, OneOf, Positive, Range, Share, Side, Source, Spec, Whole
+from ..model.sizes import SIZES, nearest, odd_quarter
+from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Whole
 
-#: Raised whenever the same Run would give other numbers; part of every key (a golden curve is tested).
-RECIPE_VERSION = 1
-#: Raised whenever a reader of records has to change.
-SCHEMA_VERSION = 1
-
-TARGETS = ("raw", "normalized")
+#: Raised whenever the same Run would give other numbers (part of every key), and whenever a reader of records changes.
+RECIPE_VERSION, SCHEMA_VERSION = 1, 1
 PRECISIONS = ("fp32", "bf16")
 AUGMENTATIONS = ("none", "flip", "crop+flip")
 #: A crop of the picture at its own size, decoded as training goes; `crop+flip` crops what was decoded at `image_size`.
 PICTURE_CROP = "picture-crop+flip"
 
+Model = Annotated[str, OneOf(SIZES, nearest)]
+LearningRate = Annotated[float, Range(0, 10, "()")]
 Precision = Annotated[str, OneOf(PRECISIONS)]
 Statistics = Annotated[str, OneOf(("dataset", "imagenet"))]
 AtLeastTwo = Annotated[int, Range(2, 2**63)]
@@ -50,9 +53,9 @@ class Run(Spec):
     image_size: Side = 32  # pixels a side
     window_size: Side = 4  # tokens a side
     mask_patch: Side = 8  # pixels a side
-    mask_ratio: Inside = 0.6  # share of cells hidden, in (0, 1)
+    mask_ratio: Annotated[float, Range(0, 1, "()")] = 0.6  # share of cells hidden, in (0, 1)
     mask_strategy: Annotated[str, OneOf(STRATEGIES)] = "random"  # random | square | block
-    target: Annotated[str, OneOf(TARGETS)] = "raw"  # raw | normalized
+    target: Annotated[str, OneOf(("raw", "normalized"))] = "raw"  # raw | normalized
     target_window: Annotated[int, Range(3, 2**15, odd=True)] | None = None  # pixels; None = nearest to image_size / 4
     augment: Annotated[str, OneOf((*AUGMENTATIONS, PICTURE_CROP))] = "flip"  # picture-crop+flip: as training goes
     statistics: Statistics = "dataset"  # dataset | imagenet: mean and standard deviation of the input
@@ -73,17 +76,13 @@ class Run(Spec):
     def check(self) -> None:
         """What fields say of each other."""
         if self.streamed and self.probe_labels:
-            raise UserError(
-                f"probe_labels is {self.probe_labels}: with augment {PICTURE_CROP} no training image is decoded ahead "
-                "to probe with; give probe_labels 0 and score the run with simmim-lite transfer"
-            )
+            why = f"with augment {PICTURE_CROP} no image is decoded ahead to probe with"
+            raise UserError(f"probe_labels is {self.probe_labels}: {why}; give 0, and score with simmim-lite transfer")
         SIZES[self.model].check_input(self.image_size, self.window_size, self.mask_patch)
         cells = (self.image_size // self.mask_patch) ** 2
         if hidden_count(cells, self.mask_ratio) >= cells:
-            raise UserError(
-                f"mask_ratio {self.mask_ratio} hides all {cells} cells of {self.mask_patch} px: nothing is left to "
-                "see; use a lower ratio or a smaller mask_patch"
-            )
+            all_of_it = f"mask_ratio {self.mask_ratio} hides all {cells} cells of {self.mask_patch} px"
+            raise UserError(f"{all_of_it}: use a lower ratio or a smaller mask_patch")
 
     @property
     def draw(self) -> int:
@@ -133,13 +132,9 @@ class Runtime(Spec):
     checkpointing: bool = False  # recompute blocks in the backward pass: less memory, about a third more time
     compile: bool = False  # torch.compile, block by block
 
-    def check_share(self, images: int) -> None:
-        """`UserError` where a process's share of the batch does not divide into `accumulate` parts."""
-        if images % self.accumulate:
-            near = max(k for k in range(1, min(images, self.accumulate) + 1) if images % k == 0)
-            raise UserError(
-                f"accumulate {self.accumulate} does not divide the {images} images of a process's share: try {near}"
-            )
+
+class Busy(Exception):
+    """Another process holds the lock, and the caller did not want to wait."""
 
 
 def data_slug(spec: str) -> str:
@@ -147,35 +142,56 @@ def data_slug(spec: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", re.split(r"[:/\\]", spec.rstrip("/"))[-1])[:24]
 
 
-def new_record(run: Run, *, status: str, reason: str | None = None, **parts: object) -> dict:
-    """A Record: the run, its cost, curve, final numbers, transfer scores and where it ran; one JSON file when written.
+def digest(fields: dict) -> str:
+    """Ten hexadecimal digits of plain JSON types: the end of every key."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
 
-    A failed run has a status and a reason, and never a number.
-    """
+
+def new_record(run: Run, *, status: str, reason: str | None = None, **parts: object) -> dict:
+    """A Record: the run, its cost, curve, final numbers, transfer scores and where it ran; of a failed run status and
+    reason, and never a number."""
     record = {"schema": SCHEMA_VERSION, "kind": "pretrain", "key": run.key, "status": status, "reason": reason}
     return record | {"run": run.to_dict()} | parts
 
 
+# --- the files of a runs folder
+
+
 def record_path(runs_dir: str | Path, run: Run) -> Path:
-    """Where the record of a run lies: RUNS_DIR/records/KEY.json."""
+    """Where the record of a run lies."""
     return Path(runs_dir) / "records" / f"{run.key}.json"
 
 
 def transfer_path(runs_dir: str | Path, key: str) -> Path:
-    """Where the record of a transfer lies: RUNS_DIR/transfer/KEY.json."""
+    """Where the record of a transfer lies."""
     return Path(runs_dir) / "transfer" / f"{key}.json"
+
+
+def weights_path(runs_dir: str | Path, spec: Spec) -> Path:
+    """Final weights of a run or a transfer."""
+    return Path(runs_dir) / "weights" / f"{spec.key}.safetensors"
+
+
+def trunk_folder(runs_dir: str | Path, run: Run) -> Path:
+    """Checkpoints before the learning rate drops, shared by all lengths."""
+    return Path(runs_dir) / "checkpoints" / run.trunk_key
+
+
+def tail_folder(runs_dir: str | Path, spec: Spec) -> Path:
+    """Checkpoints of one training alone, of a run those after the drop."""
+    return Path(runs_dir) / "checkpoints" / spec.key
 
 
 def read_record(path: str | Path) -> dict | None:
     """The record at a path, or None when there is none; one line when the file is not a record."""
     try:
         record = json.loads(Path(path).read_text())
+        if record["schema"] != SCHEMA_VERSION or "where" not in record:
+            raise ValueError(f"not of schema {SCHEMA_VERSION}")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a readable record ({error}); delete the file and run again") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA_VERSION or "where" not in record:
-        raise UserError(f"{path}: not a record of schema {SCHEMA_VERSION}; delete the file and run again")
     return record
 
 
@@ -185,34 +201,54 @@ def current_record(path: str | Path, data_digest: str) -> dict | None:
     return record if record is not None and record["where"]["data_digest"] == data_digest else None
 
 
+def write_record(path: str | Path, record: dict) -> None:
+    """Write a record atomically. NaN and infinity are refused: a failed run carries no numbers."""
+    write_atomic(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def save_final(runs_dir: str | Path, spec: Spec, weights: dict) -> None:
+    """Write the final weights of a run or a transfer, tensors by name, as safetensors."""
+    from safetensors.torch import save
+
+    write_atomic(weights_path(runs_dir, spec), save({k: v.detach().cpu().contiguous() for k, v in weights.items()}))
+
+
+def load_final(runs_dir: str | Path, spec: Spec) -> dict:
+    """The final weights of a finished run, tensors by name; one line when the file is missing or not whole."""
+    from safetensors.torch import load
+
+    path = weights_path(runs_dir, spec)
+    try:
+        return load(path.read_bytes())
+    except Exception as error:  # a short file fails in many ways
+        what = "no weights of this run" if isinstance(error, FileNotFoundError) else f"not readable weights ({error})"
+        raise UserError(f"{path}: {what}; delete the run's record, and run again") from error
+
+
 def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it."""
+    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it. One line for
+    a full disk or a read-only folder."""
     path = Path(path)
-    content = content.encode() if isinstance(content, str) else content
+    temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
-        file = temporary.open("wb")
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    try:
-        with file:
-            file.write(content)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cannot_write(path, error) from error
-        raise
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone, if all went well
+            temporary.unlink()
 
 
-def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Delete what a killed write left beside a file, or in a whole folder. Call it under a lock."""
-    for path in folder.glob(f".{name}*"):
-        if _UNFINISHED.search(path.name):
-            remove(path)
+def remove_unfinished(*paths: Path) -> None:
+    """Delete what a killed write left beside files and in folders. Call it under a lock."""
+    for left in (left for path in paths for left in (*path.parent.glob(f".{path.name}.*"), *path.glob(".*"))):
+        if re.search(r"\.\d+\.\d+$", left.name):  # process and thread, as `write_atomic` names its temporary files
+            remove(left)
 
 
 def remove(path: Path) -> None:
@@ -223,22 +259,50 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-_UNFINISHED = re.compile(r"\.\d+\.\d+$")  # process and thread, as write_atomic names its temporary files
+def made_once(
+    path: Path, lock: Path, data, make: Callable, *others: Path, team, wait: bool = True
+) -> tuple[dict, bool]:
+    """The record at `path` if it was made from the images that `data` holds now, else what `make()` writes there.
+
+    Returns the record and whether this call made it. lock: a file that one process at a time holds, in a team the main
+    one, until it ends, however it ends. Another waits, or raises `Busy` with `wait=False`. A team makes it together.
+    others: files and folders that it writes too, where a killed one may have left something.
+    """
+    if not team.is_main:
+        record = team.broadcast()
+        if record is not None:
+            return record, False
+        make()
+        return team.broadcast(), True
+    record = current_record(path, data.digest)
+    if record is not None:
+        return team.broadcast(record), False
+    holder = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            holder.acquire(timeout=0)
+        except Timeout:
+            if not wait and team.size == 1:
+                raise Busy(lock.stem) from None
+            print(f"simmim-lite: another process works on {lock.stem}; waiting for it", file=sys.stderr)
+            holder.acquire()
+    except OSError as error:
+        raise _cannot_write(lock, error) from error
+    try:
+        record = current_record(path, data.digest)  # the process that was waited for may have made it
+        if record is None and path.exists():
+            why = f"was made from other images than {data.spec} holds now; it runs again"
+            print(f"simmim-lite: {path.name} {why}", file=sys.stderr)
+        team.broadcast(record)
+        if record is not None:
+            return record, False
+        remove_unfinished(path, *others)
+        return team.broadcast(make()), True
+    finally:
+        holder.release()
 
 
-def write_record(path: str | Path, record: dict) -> None:
-    """Write a record atomically. NaN and infinity are refused: a failed run carries no numbers."""
-    write_atomic(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
-
-
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """One line for a full disk, a read-only folder, a file where a folder should be."""
-    return UserError(
-        f"cannot write {path}: {error.strerror or error}; free some space or choose another --runs-dir "
-        "(finished runs are kept)"
-    )
-
-
-def digest(fields: dict) -> str:
-    """Ten hexadecimal digits of plain JSON types: the end of every key."""
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    remedy = "free some space or choose another --runs-dir (finished runs are kept)"
+    return UserError(f"cannot write {path}: {error.strerror or error}; {remedy}")

@@ -1,11 +1,12 @@
-"""Semantic segmentation as a task: UPerNet on the pretrained encoder, trained and scored as ADE20K is (mIoU)."""
+"""Semantic segmentation as a task: UPerNet (arXiv 1807.10221) on the pretrained encoder, as the Swin papers use it,
+trained and scored as ADE20K is (mIoU)."""
 
-from collections.abc import Iterator
+import functools
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, cat, nn
 
 from ..data.ade20k import IGNORED, AdeSplit, flipped_crop, full_view, resize
 from ..data.batches import Order, StepLoader, normalise, seeded
@@ -13,18 +14,97 @@ from ..data.coco import AnnotatedData
 from ..data.manifests import subset
 from ..errors import Everywhere
 from ..model.sizes import SIZES
-from .finetune import TRANSFER_DROP_PATH, build_encoder
-from .optim import layer_groups
+from ..model.swin import SwinV2
 from .parallel import Team
-from .pretrain import drop_path_noise
-from .probes import input_statistics
-from .scores import areas, run_lengths, segmentation_scores
+from .pretrain import TRANSFER_DROP_PATH, build_encoder, drop_path_noise
+from .probes import input_statistics, interval
+from .train import Failed, layer_groups
 from .tuning import EXAMPLES, SMALL_SIDE, Dense
-from .upernet import UPerNet, enlarge
 
+BINS = (1, 2, 3, 6)  # cells a side of the pooled maps
 _HEADS = 12  # stream of random numbers
-_PIXELS = 1 << 17  # of a batch of test images; larger images come one at a time
 _VIEWS = {"flip": flipped_crop, "scale+crop+colour": full_view}
+RESAMPLES = 500  # of the test images, for the 95 % interval of a score
+
+
+class UPerNet(nn.Module):
+    """Images (B, 3, H, W) -> logits (B, classes, h, w) at the encoder's first stride, for two stages or more.
+
+    Maps of each stage but the last (which the encoder normalises) pass a LayerNorm of their own. auxiliary: whether
+    there is a plain head on the last stage but one, of half the channels, which serves training alone.
+    """
+
+    def __init__(self, encoder: SwinV2, classes: int, channels: int, *, auxiliary: bool = True) -> None:
+        super().__init__()
+        self.encoder = encoder
+        *lower, last = widths = [encoder.embed_dim << s for s in range(len(encoder.depths))]
+        self.strides = [encoder.patch_embed.patch_size << s for s in range(len(widths))]  # pixels a side of a token
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in lower)
+        self.pools = nn.ModuleList(_conv(last, channels, 1) for _ in BINS)
+        self.pooled = _conv(last + len(BINS) * channels, channels, 3)
+        self.laterals = nn.ModuleList(_conv(width, channels, 1) for width in lower)
+        self.smooths = nn.ModuleList(_conv(channels, channels, 3) for _ in lower)
+        self.fuse = _conv(len(widths) * channels, channels, 3)
+        self.classifier = _classifier(channels, classes)
+        half = max(1, channels // 2)
+        self.auxiliary = nn.Sequential(_conv(widths[-2], half, 3), _classifier(half, classes)) if auxiliary else None
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Logits at the first stage's stride, and in training those of the auxiliary head at the last but one's.
+
+        noise (B, blocks, 2) in (0, 1): see `SwinV2`.
+        """
+        *lower, last = self.encoder.feature_maps(images, None, noise)
+        lower = [norm(m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for norm, m in zip(self.norms, lower, strict=True)]
+        logits = self.classifier(self.pyramid([*lower, last]))
+        return logits, self.auxiliary(lower[-1]) if self.training and self.auxiliary is not None else None
+
+    def pyramid(self, maps: list[Tensor]) -> Tensor:
+        """Maps [(B, C_s, H_s, W_s)] of the stages -> (B, channels, H_1, W_1)."""
+        *lower, last = maps
+        pooled = [
+            F.interpolate(pool(F.adaptive_avg_pool2d(last, bins)), last.shape[-2:], mode="bilinear")
+            for bins, pool in zip(BINS, self.pools, strict=True)
+        ]
+        levels = [self.pooled(cat([last, *pooled], 1))]
+        for lateral, m in zip(reversed(self.laterals), reversed(lower), strict=True):
+            levels.insert(0, lateral(m) + enlarge(levels[0], 2, m.shape[-2:]))
+        smooth = [conv(level) for conv, level in zip(self.smooths, levels, strict=False)]
+        full = levels[0].shape[-2:]
+        return self.fuse(cat([enlarge(x, 1 << s, full) for s, x in enumerate([*smooth, levels[-1]])], 1))
+
+    def macs(self, side: int) -> int:
+        """Multiply-accumulates of the heads' convolutions on one square training image, without the encoder's."""
+        areas = [(-(-side // stride)) ** 2 for stride in self.strides]
+        work = [(bins**2, pool) for bins, pool in zip(BINS, self.pools, strict=True)]
+        work += [(areas[-1], self.pooled), (areas[0], self.fuse), (areas[0], self.classifier)]
+        work += [*zip(areas, self.laterals, strict=False), *zip(areas, self.smooths, strict=False)]
+        work += [(areas[-2], self.auxiliary)] if self.auxiliary is not None else []
+        convs = ((area, m) for area, part in work for m in part.modules() if isinstance(m, nn.Conv2d))
+        return sum(area * conv.weight.numel() for area, conv in convs)
+
+
+def enlarge(maps: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
+    """Maps (B, C, h, w) bilinearly `factor` times as large, cut to `size` (H, W).
+
+    A map of an odd side was padded by one below and to the right before it was halved: what is cut off is that pad.
+    """
+    if factor > 1:
+        maps = F.interpolate(maps, scale_factor=factor, mode="bilinear")
+    return maps[..., : size[0], : size[1]]
+
+
+def _conv(inputs: int, outputs: int, side: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, side, padding=side // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def _classifier(inputs: int, classes: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(conv.bias)
+    return nn.Sequential(nn.Dropout2d(0.1), conv)
 
 
 def build_upernet(spec: Dense, classes: int, weights: dict[str, Tensor] | None = None) -> UPerNet:
@@ -35,12 +115,8 @@ def build_upernet(spec: Dense, classes: int, weights: dict[str, Tensor] | None =
 
 
 class Segmentation:
-    """Segmentation as a task (kind `segment`).
-
-    weights: the pretrained SimMIM's state dict for a spec with a start, else None. Batch normalisation sees the images
-    of one process on CPUs, those of all processes on GPUs (SyncBatchNorm). `UserError` where there are fewer images
-    than asked for, and later where an annotation cannot be used.
-    """
+    """Segmentation as a task (kind `segment`; see `transfer.work`); weights: as `build_encoder` takes them. Batch
+    normalisation sees the images of one process on CPUs, those of all processes on GPUs (SyncBatchNorm)."""
 
     kind = "segment"
 
@@ -54,19 +130,15 @@ class Segmentation:
         self.chosen = subset(data.train, spec.images, spec.seed)
         self.unique = len(self.chosen)
         data.name_unseen(self.chosen.tolist(), quiet=not team.is_main)
-        self.mean, self.std = input_statistics(data, spec.statistics)
-        fill = torch.tensor([round(255 * m) for m in self.mean], dtype=torch.uint8)
-        self.loader = StepLoader(
-            _Views(data.train, self.chosen, spec, fill),
-            Order(data.train.ids[self.chosen], spec.seed, spec.batch_size),
-            share,
-            spec.steps,
-            workers=0 if spec.image_size <= SMALL_SIDE else team.decoders(),
-        )
+        self.statistics = input_statistics(data, spec.statistics)
+        fill = torch.tensor([round(255 * m) for m in self.statistics[0]], dtype=torch.uint8)
+        load = functools.partial(training_view, data.train, self.chosen, spec, fill)
+        order = Order(data.train.ids[self.chosen], spec.seed, spec.batch_size)
+        workers = 0 if spec.image_size <= SMALL_SIDE else team.decoders()
+        self.loader = StepLoader(load, order, share, spec.steps, workers=workers)
         model = build_upernet(spec, len(data.classes), weights)
         self.strides = model.strides
-        encoder = 1e9 * SIZES[spec.model].gmac(spec.image_size, spec.window_size)
-        self.flops = 6 * (encoder + model.macs(spec.image_size, spec.image_size))
+        self.flops = 6 * (1e9 * SIZES[spec.model].gmac(spec.image_size, spec.window_size) + model.macs(spec.image_size))
         self.model = (nn.SyncBatchNorm.convert_sync_batchnorm(model) if synchronised else model).to(team.device)
 
     def groups(self) -> list[dict]:
@@ -76,8 +148,8 @@ class Segmentation:
     def batch(self, now: int) -> tuple[int, Tensor, Tensor, Tensor]:
         """The step, images float32 (B, 3, S, S), labels int64 (B, S, S) and drop path's numbers."""
         images, labels = self.loader.batch(now)
-        images = normalise(images.numpy(), self.mean, self.std, self.team.device)
-        noise = drop_path_noise(self.spec, now, self.model.encoder.depths, self.team, stream=TRANSFER_DROP_PATH)
+        images = normalise(images.numpy(), *self.statistics, self.team.device)
+        noise = drop_path_noise(self.spec, now, self.model.encoder.depths, self.team, TRANSFER_DROP_PATH)
         return now, images, labels.to(self.team.device, torch.long), noise
 
     def loss(self, model: nn.Module, now: int, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
@@ -95,67 +167,54 @@ class Segmentation:
         return total * self.team.size / labelled.clamp(min=1)
 
     @torch.no_grad()
-    def evaluate(self) -> tuple[dict, str | None]:
-        """{"transfer": {"miou", "pixel_accuracy"}, "examples"} on the first test images; why there is none, or None.
+    def evaluate(self) -> dict:
+        """{"transfer": {"miou", "pixel_accuracy"}, "examples"} on the first test images.
 
         Whole images at short side `image_size`, logits enlarged to the annotation's own size; one scale, no flip.
         examples, for small images: {"file", "height", "width", "runs"}, the predicted class of each pixel (a place in
         `data.classes`), row by row, as [class, length, ...].
         """
-        team, test = self.team, self.data.test
+        team, test, found, finite = self.team, self.data.test, [], True
         for buffer in self.model.buffers():  # running statistics: those of the main process, as in its checkpoints
             team.sum(buffer.mul_(int(team.is_main)))
         self.model.eval()
-        found, examples = [], []
         count = min(self.spec.test_images or len(test), len(test))
-        for places, images, truths in self._tests(range(team.rank, count, team.size)):
-            guesses = self._predict(images, truths[0].shape)
-            if guesses is None:
-                found.append(None)
-                break
-            for place, guess, truth in zip(places, guesses, truths, strict=True):
-                found.append((place, areas(guess, truth, len(self.data.classes), IGNORED)))
+        for place in range(team.rank, count, team.size):
+            pixels, truth = test.load(place)
+            guess = self.predict(resize(torch.from_numpy(pixels), None, self.spec.image_size)[0], truth.shape)
+            if finite := guess is not None:
+                example = []
                 if place < EXAMPLES and max(guess.shape) <= SMALL_SIDE:
-                    height, width = guess.shape
-                    runs = {"height": height, "width": width, "runs": run_lengths(guess)}
-                    examples.append((place, {"file": test.files[place]} | runs))
+                    about = {"file": test.files[place], "height": guess.shape[0], "width": guess.shape[1]}
+                    example = [about | {"runs": run_lengths(guess)}]
+                found.append((place, areas(guess, truth, len(self.data.classes)), example))
+            else:
+                break
         self.model.train()
-        found, examples = (sum(team.gather(part), []) for part in (found, examples))
-        if None in found:
-            return {}, f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})"
-        per_image, shown = ([x for _, x in sorted(part, key=lambda item: item[0])] for part in (found, examples))
-        return {"transfer": segmentation_scores(np.stack(per_image), self.unique), "examples": shown}, None
+        finites, found = zip(*team.gather((finite, found)), strict=True)
+        if not all(finites):
+            raise Failed(f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})")
+        _, per_image, shown = zip(*sorted(sum(found, []), key=lambda item: item[0]), strict=True)
+        return {"transfer": segmentation_scores(np.stack(per_image), self.unique), "examples": sum(shown, [])}
 
-    def _tests(self, places: range) -> Iterator[tuple[list[int], Tensor, list[np.ndarray]]]:
-        """Test images of equal size together: places, images uint8 (B, 3, H, W) resized, labels as they are."""
-        waiting: list[tuple[int, Tensor, np.ndarray]] = []
-
-        def together() -> tuple[list[int], Tensor, list[np.ndarray]]:
-            places, images, labels = zip(*waiting, strict=True)
-            return list(places), torch.stack(images), list(labels)
-
-        for place in places:
-            pixels, labels = self.data.test.load(place)
-            image = resize(torch.from_numpy(pixels), None, self.spec.image_size)[0]
-            if waiting and (waiting[0][2].shape != labels.shape or (len(waiting) + 1) * image[0].numel() > _PIXELS):
-                yield together()
-                waiting.clear()
-            waiting.append((place, image, labels))
-        if waiting:
-            yield together()
-
-    def _predict(self, images: Tensor, size: tuple[int, int]) -> np.ndarray | None:
-        """Classes uint8 (B, H, W) at a size in pixels; None where an output is not finite."""
+    def predict(self, image: Tensor, size: tuple[int, int]) -> np.ndarray | None:
+        """Classes uint8 (H, W) at a size in pixels of an image uint8 (3, h, w); None where an output is not finite."""
         device = self.team.device
-        x = normalise(images.numpy(), self.mean, self.std, device)
+        x = normalise(image[None].numpy(), *self.statistics, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
             logits = self.model(x)[0]
         if not bool(logits.isfinite().all()):
             return None
-        logits = enlarge(logits.float(), self.strides[0], images.shape[-2:])
+        logits = enlarge(logits.float(), self.strides[0], image.shape[-2:])
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear")
-        return logits.argmax(1).to(torch.uint8).cpu().numpy()
+        return logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def training_view(split: AdeSplit, chosen: np.ndarray, spec: Dense, fill: Tensor, place: int) -> tuple[Tensor, Tensor]:
+    """A training view by its place in the draw: image uint8 (3, S, S), labels uint8 (S, S)."""
+    image, labels = map(torch.from_numpy, split.load(int(chosen[place])))
+    return _VIEWS[spec.augment](image, labels, spec.image_size, fill)
 
 
 def pixel_loss(logits: Tensor, labels: Tensor, stride: int) -> Tensor:
@@ -164,13 +223,42 @@ def pixel_loss(logits: Tensor, labels: Tensor, stride: int) -> Tensor:
     return F.cross_entropy(full, labels, ignore_index=IGNORED, reduction="sum")
 
 
-class _Views:
-    """Training views by place: image uint8 (3, S, S), labels uint8 (S, S)."""
+# --- scores
 
-    def __init__(self, split: AdeSplit, chosen: np.ndarray, spec: Dense, fill: Tensor) -> None:
-        self.split, self.chosen, self.size, self.fill = split, chosen, spec.image_size, fill
-        self.view = _VIEWS[spec.augment]
 
-    def __call__(self, place: int) -> tuple[Tensor, Tensor]:
-        image, labels = map(torch.from_numpy, self.split.load(int(self.chosen[place])))
-        return self.view(image, labels, self.size, self.fill)
+def segmentation_scores(per_image: np.ndarray, n_train: int) -> dict[str, dict]:
+    """{"miou", "pixel_accuracy"} from `areas` int64 (n, 3, classes) of n images, with 95 % percentiles of a bootstrap
+    over them, whose seed is fixed."""
+    n = len(per_image)
+    # how often each resample drew each image; a product with the areas then sums all resamples at once
+    draws = np.random.default_rng(20220610).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    resampled = (draws.astype(np.float64) @ per_image.reshape(n, -1)).reshape(RESAMPLES, *per_image.shape[1:])
+    metrics, total = (("miou", "mIoU", miou), ("pixel_accuracy", "pixel accuracy", pixel_accuracy)), per_image.sum(0)
+    return {name: interval(float(of(total)), of(resampled), metric, n_train, n) for name, metric, of in metrics}
+
+
+def areas(guess: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Labelled pixels of each class in one image (H, W), int64 (3, classes): rightly found, found, there."""
+    known = labels != IGNORED
+    guess, labels = guess[known], labels[known]
+    return np.stack([np.bincount(x, minlength=classes) for x in (guess[guess == labels], guess, labels)])
+
+
+def miou(total: np.ndarray) -> np.ndarray:
+    """Mean IoU (...,) from areas (..., 3, classes) summed over images: over the classes that occur, in truth or in a
+    prediction, as the field's tools do; 0 where no pixel is labelled."""
+    both = total[..., 0, :]
+    union = total[..., 1, :] + total[..., 2, :] - both
+    return (both / np.maximum(union, 1)).sum(-1) / np.maximum((union > 0).sum(-1), 1)
+
+
+def pixel_accuracy(total: np.ndarray) -> np.ndarray:
+    """Share of labelled pixels that are right (...,) from areas (..., 3, classes) summed over images."""
+    return total[..., 0, :].sum(-1) / np.maximum(total[..., 2, :].sum(-1), 1)
+
+
+def run_lengths(classes: np.ndarray) -> list[int]:
+    """A map of class numbers (H, W), row by row, as [class, length, class, length, ...]."""
+    flat = classes.reshape(-1).astype(np.int64)
+    starts = np.flatnonzero(np.diff(flat, prepend=-1))
+    return np.stack([flat[starts], np.diff(starts, append=len(flat))], 1).reshape(-1).tolist()

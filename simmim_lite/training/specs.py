@@ -1,12 +1,7 @@
-"""What a field or an argument may hold is written in its type and checked here: one mechanism, one line. No torch here.
+"""What a field or an argument may hold is written in its type, and checked in one line. No torch here.
 
-    class Run(Spec):
-        steps: Whole = 1000
-        betas: tuple[Share, Share] = (0.9, 0.95)
-        images: Count | None = None
-
-`Spec` checks the fields of a dataclass, `checked` the arguments of a function, `read` a text of the command line or of
-papermill. Values are made plain before a key is made of them: 1e4, numpy.int64(10000) and 10000 are one number.
+`Spec` checks the fields of a dataclass, `checked` the arguments of a function, `read` a text of the command line.
+Values are made plain before a key is made of them: 1e4, numpy.int64(10000) and 10000 are one number.
 """
 
 import ast
@@ -18,7 +13,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -27,34 +22,31 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import numpy as np
 
 from ..errors import UserError, unknown
-from ..model import sizes
 
 _LARGEST = 2**63  # whole numbers stay below: they seed generators and count bytes
-_SHOWN = 60  # characters of a wrong value in its line
 _NUMBER = re.compile(
     r"([+-]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)(?:\.[0-9]*)?|\.[0-9]+))(?:(e[+-]?[0-9]+)|([kmbt]))?",
     re.IGNORECASE,
 )
-_POWERS = {"": 0, "k": 3, "m": 6, "b": 9, "t": 12}
+_POWERS = {"k": "e3", "m": "e6", "b": "e9", "t": "e12"}
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
-_CALLED = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    dict: "a dictionary",
-    list: "a list",
-}
+_NONE = {"none": None}
+_CALLED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a dictionary"}
+_CALLED |= {list: "a list", types.NoneType: "None"}
+_UNIONS = (typing.Union, types.UnionType)
 _Class = TypeVar("_Class")
 
 
 class Unfit(ValueError):
-    """A value that its type does not take; what is in it is the rule that it breaks, if it breaks one."""
+    """A value that its type does not take; its argument is the rule that is broken, if it is one."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`; ends as in mathematics: of `[)` the lower end is in it, and the upper is not."""
+    """Numbers from `low` to `high`; ends as in mathematics: of `[)` the lower end is in it, and the upper is not.
+
+    As of every rule, `fit` is the value as a key has it (or `Unfit`), and `said` what it takes, to read.
+    """
 
     low: float
     high: float = math.inf
@@ -63,21 +55,17 @@ class Range:
     remedy: str = ""  # what to do in place of a wrong number, where the range does not say it
 
     def fit(self, value: float) -> float:
-        """The value as a key has it; `Unfit`."""
-        above = value >= self.low if self.ends[0] == "[" else value > self.low
-        below = value <= self.high if self.ends[1] == "]" else value < self.high
-        if not (above and below) or (self.odd and value % 2 == 0):
+        inside = self.low < value < self.high or value == {"[": self.low}.get(self.ends[0])
+        if not (inside or value == {"]": self.high}.get(self.ends[1])) or (self.odd and value % 2 == 0):
             raise Unfit(self)
         return value
 
     def said(self, what: str) -> str:
-        """What it takes, to read; what: of which class, as in `a number`."""
         what = what.replace("a ", "an odd ", 1) if self.odd else what
-        text = f"{what} {'from' if self.ends[0] == '[' else 'above'} {self.low:g}"
-        if self.high not in (math.inf, _LARGEST):
-            joint = {"[]": " to", "[)": " to below", "()": " and below", "(]": ", at most"}[self.ends]
-            text += f"{joint} {self.high:g}"
-        return text + (f" ({self.remedy})" if self.remedy else "")
+        joint = {"[]": " to", "[)": " to below", "()": " and below", "(]": ", at most"}[self.ends]
+        end = f"{joint} {self.high:g}" if self.high not in (math.inf, _LARGEST) else ""
+        remedy = f" ({self.remedy})" if self.remedy else ""
+        return f"{what} {'from' if self.ends[0] == '[' else 'above'} {self.low:g}{end}{remedy}"
 
 
 @dataclass(frozen=True)
@@ -119,11 +107,7 @@ Side = Annotated[int, Range(1, 16384, "[]")]  # pixels
 Positive = Annotated[float, Range(0, ends="()")]
 Share = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, 1, "(]")]
-Inside = Annotated[float, Range(0, 1, "()")]
-LearningRate = Annotated[float, Range(0, 10, "()")]
-Model = Annotated[str, OneOf(sizes.SIZES, sizes.nearest)]
 Source = Annotated[str, Text(r"\S(.*\S)?", "a source of images, as in scenes or imagefolder:DIR", end="/")]
-Checkpoint = Annotated[str, Text(r".+@[0-9a-f]+", "NAME@DIGEST of a checkpoint file")]
 Folder = Annotated[str | os.PathLike, Text(r"\S.*", "a folder")]
 
 
@@ -143,20 +127,25 @@ class Spec:
 
     def to_dict(self) -> dict:
         """Plain JSON types; a spec among the fields is its own dict."""
-        held = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
-        kept = {n: v for n, (v, default) in held.items() if n not in self.LATER or v != default}
-        plain = {n: list(v) if isinstance(v, tuple) else v for n, v in kept.items()}
-        return {n: v.to_dict() if isinstance(v, Spec) else v for n, v in plain.items()}
+        plain = {}
+        for field in dataclasses.fields(self):
+            held = getattr(self, field.name)
+            if field.name not in self.LATER or held != field.default:
+                held = list(held) if isinstance(held, tuple) else held
+                plain[field.name] = held.to_dict() if isinstance(held, Spec) else held
+        return plain
 
     @classmethod
     def from_dict(cls: type[_Class], given: Mapping[str, object]) -> _Class:
         """The inverse of `to_dict`; a field this version does not know is an error that names it."""
-        known = {f.name: f.type for f in dataclasses.fields(cls)}
-        for name in given:
-            if name not in known:
-                raise unknown(f"field of {cls.__name__}", name, known)
-        nested = {n: base(known[n]) for n, v in given.items() if isinstance(v, Mapping) and _is_spec(base(known[n]))}
-        return cls(**{n: nested[n].from_dict(v) if n in nested else v for n, v in given.items()})
+        hints, made = {f.name: f.type for f in dataclasses.fields(cls)}, {}
+        for name, held in given.items():
+            if name not in hints:
+                raise unknown(f"field of {cls.__name__}", name, hints)
+            kind = base(hints[name])
+            nested = isinstance(held, Mapping) and isinstance(kind, type) and issubclass(kind, Spec)
+            made[name] = kind.from_dict(held) if nested else held
+        return cls(**made)
 
 
 def fields(kind: type, given: Mapping[str, object]) -> dict[str, object]:
@@ -166,9 +155,10 @@ def fields(kind: type, given: Mapping[str, object]) -> dict[str, object]:
 
 
 def checked(function: Callable) -> Callable:
-    """A function whose arguments are checked, and made plain, by their types; types without a rule let all pass."""
+    """A function whose arguments are checked, and made plain, by their types."""
     signature = inspect.signature(function)
-    hints = {name: p.annotation for name, p in signature.parameters.items() if has_rule(p.annotation)}
+    single = [p for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    hints = {p.name: p.annotation for p in single if p.annotation is not p.empty}
 
     @functools.wraps(function)
     def call(*args: object, **options: object) -> object:
@@ -180,42 +170,35 @@ def checked(function: Callable) -> Callable:
     return call
 
 
-def value(name: str, hint: object, given: object) -> object:
-    """What was given for a field or an argument of this type, made plain; `UserError`, one line, if it does not fit."""
+def value(name: str, hint: object, given: object, text: bool = False) -> object:
+    """What was given for a field or an argument of this type, made plain; `UserError`, one line, if it does not fit.
+    text: it is read as the command line and papermill have it: numbers as by `number`, lists with brackets or without,
+    None as `none`."""
     try:
-        return _fit(hint, given)
+        return _fit(hint, given, text)
     except Unfit as error:
         raise _refusal(name, hint, given, *error.args) from None
 
 
-def read(name: str, hint: object, text: str) -> object:
-    """A text, as the command line and papermill have it, as a value of this type; else as `value`.
-
-    Numbers are read as people write them (`number`), a list with its brackets or without them, None as `none`.
-    """
-    try:
-        return _fit(hint, _read(hint, text))
-    except Unfit as error:
-        raise _refusal(name, hint, text, *error.args) from None
+read = functools.partial(value, text=True)
 
 
 def number(text: str, kind: type = float) -> int | float:
-    """A number as people write it: 64, 1_000, 1,000, 1e4, 200k, 2M, .5. ValueError for any other text.
-
-    kind int: a whole number; 1.000, which is a thousand to some and one to others, is none.
-    """
+    """A number as people write it: 64, 1_000, 1,000, 1e4, 200k, 2M, .5. ValueError for any other text; 1.000, which is
+    a thousand to some and one to others, is no whole number."""
     found = _NUMBER.fullmatch(text.strip())
     if not found:
         raise ValueError(text)
     digits, exponent, power = (part or "" for part in found.groups())
-    try:
-        exact = Decimal(re.sub("[,_]", "", digits) + exponent).scaleb(_POWERS[power.lower()])
-    except ArithmeticError:  # 1e999999999
-        raise ValueError(text) from None
     ambiguous = "." in digits and not exponent and not power
-    if math.isinf(exact) or math.isinf(float(exact)) or (kind is int and (ambiguous or exact % 1)):
+    exact = Decimal(re.sub("[,_]", "", digits) + exponent + _POWERS.get(power.lower(), ""))
+    if math.isinf(float(exact)) or (kind is int and (ambiguous or exact % 1)):
         raise ValueError(text)
     return kind(exact)
+
+
+_READ = {int: functools.partial(number, kind=int), float: number, str: str}
+_READ |= {kind: lambda text, of=of: of[text.strip().lower()] for kind, of in ((bool, _TRUTH), (types.NoneType, _NONE))}
 
 
 def said(hint: object) -> str:
@@ -223,61 +206,69 @@ def said(hint: object) -> str:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return functools.reduce(lambda text, rule: rule.said(text), parts[1:], said(parts[0]))
-    if _is_union(origin):
+    if origin in _UNIONS:
         return ", or ".join(dict.fromkeys(map(said, parts)))
     if origin is tuple:
         return f"{'a list' if parts[-1] is Ellipsis else f'{len(parts)} numbers'}, each {said(parts[0])}"
-    return _CALLED.get(hint, "None" if hint is types.NoneType else f"a {getattr(hint, '__name__', hint)}")
+    return _CALLED.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 
 def base(hint: object) -> object:
     """A type without its rules and without None: what a command line option of it is."""
-    first = typing.get_args(hint)[:1]
-    inner = typing.get_origin(hint) is Annotated or _is_union(typing.get_origin(hint))
-    return base(first[0]) if inner else hint
+    inner = typing.get_origin(hint) is Annotated or typing.get_origin(hint) in _UNIONS
+    return base(typing.get_args(hint)[0]) if inner else hint
 
 
-def has_rule(hint: object) -> bool:
-    """Whether a type says what it takes: a rule, true or false, or a class of ours."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple or _is_union(origin):
-        return all(has_rule(part) for part in parts if part not in (types.NoneType, Ellipsis))
-    return origin is Annotated or hint in (bool, dict) or _is_spec(hint)
-
-
-def _fit(hint: object, given: object) -> object:
-    """A value as its type has it; `Unfit`."""
+def _fit(hint: object, given: object, text: bool) -> object:
+    """A value, or a text that is read, as its type has it; `Unfit`."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return functools.reduce(lambda fitted, rule: rule.fit(fitted), parts[1:], _fit(parts[0], given))
-    if _is_union(origin):
-        return _first(parts, lambda part: _fit(part, given))
+        return functools.reduce(lambda fitted, rule: rule.fit(fitted), parts[1:], _fit(parts[0], given, text))
+    if origin in _UNIONS:
+        broken = Unfit()
+        # texts, which take every text, come last
+        for part in sorted(parts, key=lambda part: (part is not types.NoneType, base(part) is str)):
+            try:
+                return _fit(part, given, text)
+            except Unfit as error:
+                broken = error
+        raise broken
     if origin is tuple or hint in (tuple, list):
-        return _several(hint, parts or (Any, ...), given)
+        return _several(hint, parts or (Any, ...), given, text)
+    if text:
+        try:
+            given = _READ.get(hint, ast.literal_eval)(given)
+        except (ValueError, KeyError, SyntaxError, MemoryError, RecursionError):
+            if hint is not Any:
+                raise Unfit from None
     if hint in (int, float):
         return _number(hint, given)
-    given = bool(given) if isinstance(given, np.bool_) else str(given) if isinstance(given, np.str_) else given
-    if hint is Any or (isinstance(hint, type) and isinstance(given, hint)):
+    given = given.item() if isinstance(given, (np.bool_, np.str_)) else given
+    if hint is Any or not isinstance(hint, type) or isinstance(given, hint):
         return given
     raise Unfit
 
 
-def _several(hint: object, parts: tuple, given: object) -> tuple | list:
-    if isinstance(given, str) and re.fullmatch(r"\s*[\[(].*[\])]\s*", given):  # as papermill's -p leaves a list
-        given = _read(hint, given)
+def _several(hint: object, parts: tuple, given: object, text: bool) -> tuple | list:
+    if isinstance(given, str):
+        bare = given.strip()
+        if bare[:1] + bare[-1:] in ("[]", "()"):  # papermill's -p leaves a list so
+            bare = bare[1:-1].strip().removesuffix(",")
+        elif not text or not bare or set(bare) & set("[]()"):
+            raise Unfit
+        given, text = [one.strip() for one in bare.split(",")] if bare else [], True
     if not (isinstance(given, (tuple, list)) or getattr(given, "ndim", 0) == 1):
         raise Unfit
     wanted = parts[:1] * len(given) if parts[-1] is Ellipsis else parts
     if len(given) != len(wanted):
         raise Unfit
-    return (list if hint is list else tuple)(_fit(part, one) for part, one in zip(wanted, given, strict=True))
+    return (list if hint is list else tuple)(_fit(part, one, text) for part, one in zip(wanted, given, strict=True))
 
 
 def _number(kind: type, given: object) -> int | float:
     if isinstance(given, np.floating):
         given = float(str(given))  # the shortest decimal: 0.1 in single precision is 0.1, and has its key
-    elif getattr(given, "shape", None) == ():  # a scalar of numpy or torch
-        given = given.item()
+    given = given.item() if getattr(given, "shape", None) == () else given  # a scalar of numpy or torch
     if isinstance(given, bool) or not isinstance(given, Real):
         raise Unfit
     try:
@@ -289,57 +280,10 @@ def _number(kind: type, given: object) -> int | float:
     return fitted + 0  # -0.0 is 0.0
 
 
-def _read(hint: object, text: str) -> object:
-    """A text as a value of a type, its rules not yet asked; `Unfit`."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return _read(parts[0], text)
-    if _is_union(origin):
-        return _first(parts, lambda part: _read(part, text))
-    if origin is tuple:
-        found = re.fullmatch(r"\s*(?:\[(.*)\]|\((.*)\)|([^\[\]()]+))\s*", text)
-        if not found:
-            raise Unfit
-        inner = next(part for part in found.groups() if part is not None).strip().removesuffix(",")
-        return tuple(_read(parts[0], part.strip()) for part in inner.split(",")) if inner else ()
-    try:
-        if hint in (int, float):
-            return number(text, hint)
-        if hint is bool:
-            return _TRUTH[text.strip().lower()]
-        if hint is types.NoneType:
-            return {"none": None}[text.strip().lower()]
-        return text if hint is str else ast.literal_eval(text)
-    except (ValueError, KeyError, SyntaxError, MemoryError, RecursionError):
-        if hint is Any:
-            return text
-        raise Unfit from None
-
-
-def _first(parts: Iterable[object], attempt: Callable[[object], object]) -> object:
-    """What the first part of a union makes that takes a value; texts, which take every text, come last."""
-    broken = Unfit()
-    for part in sorted(parts, key=lambda part: (part is not types.NoneType, base(part) is str)):
-        try:
-            return attempt(part)
-        except Unfit as error:
-            broken = error
-    raise broken
-
-
 def _refusal(name: str, hint: object, given: object, rule: object = None) -> UserError:
     if isinstance(rule, OneOf) and isinstance(given, str):
         return unknown(name, given, rule.known, rule.near)
-    given = given.item() if getattr(given, "shape", None) == () else given
-    shown = " ".join(repr(given).split())
-    shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
+    shown = " ".join(repr(given.item() if getattr(given, "shape", None) == () else given).split())
+    shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
     more = ", below 2**63" if isinstance(given, Real) and given >= _LARGEST else ""
     return UserError(f"{name} is {shown}: give {said(hint)}{more}")
-
-
-def _is_union(origin: object) -> bool:
-    return origin in (typing.Union, types.UnionType)
-
-
-def _is_spec(hint: object) -> bool:
-    return isinstance(hint, type) and issubclass(hint, Spec)

@@ -1,56 +1,44 @@
 """Transfers as data: fine-tuning for classification (FineTune), detection and segmentation (Dense), probes (Probe).
 
-Running them is `transfer.py`'s; no torch here. The laptop defaults are ours. `imagenet-100ep` is the released recipe of
-swinv2_base (docs/facts.md, 4); `mask-rcnn-1x`, `mask-rcnn-3x` and `upernet-160k` are the standard recipes of the Swin
-papers (arXiv 2103.14030): those behind the paper's own scores were never released (docs/facts.md, 4 and 9).
+Running them is `transfer.py`'s; no torch here. Recipes by name, and what the laptop's need, are in `recipes.yaml`.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from importlib.resources import files
+from typing import Annotated, ClassVar
+
+import yaml
 
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
-from .recipes import LAPTOP, RECIPES, TUNED, TUNING_RECIPES
-from .run import AUGMENTATIONS, AtLeastTwo, Precision, Run, Statistics, data_slug, digest
-from .specs import (
-    Checkpoint,
-    Count,
-    Inside,
-    LearningRate,
-    Model,
-    OneOf,
-    Part,
-    Positive,
-    Range,
-    Share,
-    Side,
-    Source,
-    Spec,
-    Text,
-    Whole,
-    fields,
-)
+from . import specs
+from .run import AUGMENTATIONS, AtLeastTwo, LearningRate, Model, Precision, Run, Source, Statistics, data_slug, digest
+from .specs import Count, OneOf, Part, Positive, Range, Share, Side, Spec, Text, Whole
 
 #: Raised whenever the same FineTune, Dense or probed features would give other numbers; part of their keys.
 FINETUNE_VERSION, DENSE_VERSION, PROBE_VERSION = 1, 1, 1
 #: As in Run, on images decoded once at the input's size; and `timm`, on pictures at their own size.
 TUNING_AUGMENTATIONS = (*AUGMENTATIONS, "timm")
-DENSE_TASKS = ("detect", "segment")
 #: Test images whose predictions a record keeps; up to which side, in pixels. Up to it images are also kept decoded, and
 #: no process of its own decodes them.
 EXAMPLES, SMALL_SIDE = 6, 64
 #: By task; scale+crop+colour: ratio .5 to 2, a crop of image_size, colours.
 DENSE_AUGMENTATIONS = {"detect": ("flip", "scale"), "segment": ("flip", "scale+crop+colour")}
-#: Data of a task beside scenes.
-_ANNOTATED = {"detect": "coco:", "segment": "ade20k:"}
+_ANNOTATED = {"detect": "coco:", "segment": "ade20k:"}  # data of a task beside scenes
 _RAND_AUGMENT = Text(r"(rand(-(m|n|p|mstd|mmax|inc|t)[0-9.a-z]+)+)?", "it as timm does, as in rand-m9-mstd0.5-inc1")
+_Checkpoint = Annotated[str, Text(r".+@[0-9a-f]+", "NAME@DIGEST of a checkpoint file")]
 _Alpha = Annotated[float, Range(0, 10, "[]")]
 _Chance = Annotated[float, Range(0, 1, "[]")]
+_Inside = Annotated[float, Range(0, 1, "()")]
 _FLOOR = 1 / 5000  # of the peak learning rate: where warm-up starts and the cosine ends (docs/facts.md, 4)
-DenseSide = Annotated[int, Range(16, 16384, "[]")]  # pixels
-Width = Annotated[int, Range(1, 65536, "[]")]  # channels
+_DenseSide = Annotated[int, Range(16, 16384, "[]")]  # pixels
+_Width = Annotated[int, Range(1, 65536, "[]")]  # channels
+_SHARED = ("model", "data", "image_size", "window_size", "statistics", "precision")  # of a run and its transfers
+
+_YAML = yaml.safe_load(files(__package__).joinpath("recipes.yaml").read_text("utf-8"))
+#: Recipes at full size by name; and by task and start, fields of a laptop's on scenes.
+TUNING_RECIPES, RECIPES, LAPTOP = _YAML["classify"], _YAML["dense_tasks"], _YAML["laptop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +46,7 @@ class Transfer(Spec):
     """What every training from pretrained weights has, or from none; equal specs give equal numbers."""
 
     run: Run | None = None  # the pretraining run whose weights it starts from; None = random, or `weights`
-    weights: Checkpoint | None = None  # NAME@DIGEST of a file it starts from, as `finetune.weights_name` gives
+    weights: _Checkpoint | None = None  # NAME@DIGEST of a file it starts from, as `pretrain.weights_name` gives
     model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
     data: Source = "scenes"  # as in Run, with labels; coco:DIR (detect), ade20k:DIR (segment)
     steps: Count = 600  # optimiser steps; far fewer measure how fast it learns, not how well
@@ -74,6 +62,36 @@ class Transfer(Spec):
     precision: Precision = "fp32"  # fp32 | bf16 (autocast)
     eval_every: Count = 50  # steps between points of the curve
 
+    KNOWN: ClassVar[dict[str, dict]] = {}  # recipes by name
+
+    @classmethod
+    def of(cls, run: Run, /, **options: object) -> "Transfer":
+        """From a run's weights, on its data at its size and window unless the options say otherwise."""
+        return cls.from_dict({"run": run, **{name: getattr(run, name) for name in _SHARED}, **options})
+
+    @classmethod
+    def scratch(cls, run: Run, /, **options: object) -> "Transfer":
+        """The baseline of `of(run, ...)`: the same from random weights, without layer decay; it does not hold the run,
+        so that all runs of one size on one source share one baseline."""
+        return cls.of(run, **{**options, "run": None, "weights": None, "layer_decay": 1.0})
+
+    @classmethod
+    def recipe(cls, name: str, images: int, /, **options: object) -> "Transfer":
+        """A full-size recipe by name for a training set of so many images, at swinv2_base unless the options differ.
+
+        Epochs become steps of the images and of the batch, and a rate per 512 images scales with the batch. options:
+        fields, or `epochs`, `warmup_epochs`, `lr_per_512`.
+        """
+        if name not in cls.KNOWN:
+            raise unknown("recipe", name, cls.KNOWN)
+        given = {**cls.KNOWN[name], **specs.fields(cls, options)}
+        for steps, epochs in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
+            if count := given.pop(epochs, None):
+                given.setdefault(steps, math.ceil(count * images / given["batch_size"]))
+        if rate := given.pop("lr_per_512", None):
+            given.setdefault("lr", rate * given["batch_size"] / 512)
+        return cls.from_dict(given)
+
     @property
     def init(self) -> str:
         """`pretrained` or `scratch`."""
@@ -81,8 +99,7 @@ class Transfer(Spec):
 
     @property
     def key(self) -> str:
-        """Readable, unique, and a function of every field: `atto-scenes-pretrained-l4000-t600-s0-1f2e3d4c5b`, or
-        `atto-scenes-detect-pretrained-nall-t600-s0-1f2e3d4c5b`."""
+        """Readable, unique, and a function of every field: `atto-scenes-pretrained-l4000-t600-s0-1f2e3d4c5b`."""
         name = f"{self.model.removeprefix('swinv2_')}-{data_slug(self.data)}{self._named}"
         return f"{name}-t{self.steps}-s{self.seed}-{digest(self.to_dict())}"
 
@@ -96,10 +113,7 @@ class Transfer(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune(Transfer):
-    """One fine-tuning for classification. `FineTune.of(run)` and `FineTune.scratch(run)` fill it in.
-
-    Labelled images come from the source's labelled training split, drawn class-balanced by `seed`.
-    """
+    """One fine-tuning for classification, on labelled images drawn class-balanced by `seed`."""
 
     labels: Count | None = 4000  # labelled training images; None = all there are
     image_size: Side = 32  # pixels a side
@@ -122,39 +136,13 @@ class FineTune(Transfer):
 
     _TIMM = ("rand_augment", "colour_jitter", "erasing", "interpolation", "test_crop")
     LATER = ("weights", "mixup", "cutmix", *_TIMM, "warmup_prefix")
+    KNOWN = TUNING_RECIPES
+    task = "classify"
 
     @classmethod
-    def of(cls, run: Run, **options: object) -> "FineTune":
-        """Fine-tuning of a run's weights on its own data, at its own size unless the options say otherwise."""
-        return cls(**{"run": run, **_shared(run), "augment": _augment(run), **options})
-
-    @classmethod
-    def scratch(cls, run: Run, **options: object) -> "FineTune":
-        """The supervised baseline of `of(run, ...)`: same network, data and budget, random weights, no layer decay.
-
-        It does not hold the run, so that all runs of one size on one source share one baseline.
-        """
-        given = {**_shared(run), "augment": _augment(run), **options}
-        return cls(**{**given, "run": None, "weights": None, "layer_decay": 1.0})
-
-    @classmethod
-    def recipe(cls, name: str, images: int, **options: object) -> "FineTune":
-        """A full-size recipe by name (`TUNING_RECIPES`) for a training set of so many images.
-
-        For swinv2_base at batch 2048, on all labels, unless the options say otherwise. Epochs become steps of the
-        images there are and of the batch, and the learning rate is scaled with the batch; options may be fields, or
-        `epochs`, `warmup_epochs` and `lr_per_512`. What the other sizes were fine-tuned with, and on other data than
-        ImageNet-1K, was never released: they get the same here.
-        """
-        given = {**_recipe(name, TUNING_RECIPES), **fields(cls, options)}
-        epochs, warmup, lr = (given.pop(part) for part in ("epochs", "warmup_epochs", "lr_per_512"))
-        batch = given["batch_size"]
-        scaled = {"steps": math.ceil(epochs * images / batch), "warmup_steps": math.ceil(warmup * images / batch)}
-        return cls(**{**scaled, "lr": lr * batch / 512, **given})
-
-    @property
-    def task(self) -> str:
-        return "classify"
+    def of(cls, run: Run, /, **options: object) -> "FineTune":
+        # images are decoded once, whatever the run did
+        return super().of(run, **{"augment": "crop+flip" if run.streamed else run.augment, **options})
 
     @property
     def full_size(self) -> bool:
@@ -169,15 +157,13 @@ class FineTune(Transfer):
         """Learning rate of the head at a step: linear warm-up, then a cosine to the floor, as timm's CosineLRScheduler.
 
         With `warmup_prefix` the floor is reached at the last step; without, one step after it, and the rate falls where
-        the warm-up ends, to where the cosine is by then. Layer decay scales warm-up and floor along with the peak.
+        the warm-up ends, to where the cosine is by then.
         """
-        low = self.lr * _FLOOR
-        if step < self.warmup_steps:
-            return low + (self.lr - low) * step / self.warmup_steps
-        if not self.warmup_prefix:
-            return low + (self.lr - low) * (1 + math.cos(math.pi * step / self.steps)) / 2
-        done = (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps)
-        return low + (self.lr - low) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+        low, done = self.lr * _FLOOR, step / self.steps
+        if self.warmup_prefix:
+            done = min(1.0, (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps))
+        share = step / self.warmup_steps if step < self.warmup_steps else (1 + math.cos(math.pi * done)) / 2
+        return low + (self.lr - low) * share
 
     def check(self) -> None:
         size = SIZES[self.model]
@@ -186,60 +172,47 @@ class FineTune(Transfer):
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise UserError(f"batch_size {self.batch_size}: mixup and cutmix mix images in pairs; give an even number")
         for name in self._TIMM:
-            value = getattr(self, name)
-            if not self.full_size and value != getattr(FineTune, name):
-                raise UserError(f"{name} is {value!r}, but augment is {self.augment!r}: it needs augment=timm")
+            if not self.full_size and getattr(self, name) != getattr(FineTune, name):
+                raise UserError(f"{name} is {getattr(self, name)!r}: it needs augment=timm, not {self.augment!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dense(Transfer):
-    """One training of Mask R-CNN (`detect`) or UPerNet (`segment`).
+    """One training of Mask R-CNN (`detect`) or UPerNet (`segment`)."""
 
-    `Dense.of(task, run)` and `Dense.scratch(task, run)` fill it in for a laptop, `Dense.recipe(name, ...)` for
-    full size.
-    """
-
-    task: Annotated[str, OneOf(DENSE_TASKS)] = "segment"  # detect | segment
+    task: Annotated[str, OneOf(tuple(_ANNOTATED))] = "segment"  # detect | segment
     images: Count | None = None  # annotated training images; None = all there are
     batch_size: Count = 16
-    image_size: DenseSide = 32  # pixels: short side at test time (detect), side of the training crop and test (segment)
-    long_side: DenseSide | None = None  # detect: longest side in pixels; None = 5/3 of image_size (1,333 at 800)
-    short_sides: tuple[DenseSide, ...] = ()  # detect: drawn from in training, image_size last; () = image_size
+    image_size: _DenseSide = 32  # pixels: short side at test time (detect), side of training crop and test (segment)
+    long_side: _DenseSide | None = None  # detect: longest side in pixels; None = 5/3 of image_size (1,333 at 800)
+    short_sides: tuple[_DenseSide, ...] = ()  # detect: drawn from in training, image_size last; () = image_size
     augment: Annotated[str, OneOf(("flip", "scale", "scale+crop+colour"))] = "flip"  # scale: short_sides (detect)
-    channels: Width = 64  # of the pyramid and the heads; 256 for Mask R-CNN, 512 for UPerNet at full size
-    hidden: Width = 128  # detect: width of the box head; 1,024 at full size
+    channels: _Width = 64  # of the pyramid and the heads; 256 for Mask R-CNN, 512 for UPerNet at full size
+    hidden: _Width = 128  # detect: width of the box head; 1,024 at full size
     lr: LearningRate = 1e-3  # peak learning rate of the heads at this batch size
     warmup_steps: Whole = 50  # linear
     warmup_start: Part = 1e-3  # of the peak: where the warm-up begins
     schedule: Annotated[str, OneOf(("linear", "step"))] = "linear"  # to 0 at the end | x0.1 at each milestone
-    milestones: tuple[Inside, ...] = ()  # step: shares of all steps
+    milestones: tuple[_Inside, ...] = ()  # step: shares of all steps
     auxiliary: Annotated[float, Range(0)] = 0.4  # segment: weight of the auxiliary head's loss; 0 = no such head
     test_images: Count | None = 1000  # images of the test split; None = all
     version: Count = DENSE_VERSION
 
-    @classmethod
-    def of(cls, task: str, run: Run, **options: object) -> "Dense":
-        """Training from a run's weights, at its size and window unless the options say otherwise."""
-        return cls(**{"task": task, "run": run, **_shared(run), **_laptop(task, "pretrained", run, options), **options})
+    KNOWN = RECIPES
 
     @classmethod
-    def scratch(cls, task: str, run: Run, **options: object) -> "Dense":
-        """The same from random initialisation, without layer decay; it does not hold the run (see `FineTune`)."""
-        given = {"task": task, **_shared(run), **_laptop(task, "scratch", run, options), **options}
-        return cls(**{**given, "run": None, "weights": None, "layer_decay": 1.0})
+    def of(cls, task: str, run: Run, /, **options: object) -> "Dense":
+        scratch = options.get("run", run) is None and options.get("weights") is None
+        laptop = LAPTOP.get(task, {}) if options.get("data", run.data) == "scenes" else {}
+        return super().of(run, **{"task": task, **laptop.get("scratch" if scratch else "pretrained", {}), **options})
 
     @classmethod
-    def recipe(cls, name: str, images: int, **options: object) -> "Dense":
-        """A standard recipe of the Swin papers by name (`RECIPES`) for a training set of so many images.
+    def scratch(cls, task: str, run: Run, /, **options: object) -> "Dense":
+        return cls.of(task, run, **{**options, "run": None, "weights": None, "layer_decay": 1.0})
 
-        For swinv2_base at the pretraining window of 12, unless the options say otherwise. Epochs become steps of the
-        images there are and of the batch; options may be fields, or `epochs`. What the papers set by the size of the
-        network (drop path) is the same default for all of them here.
-        """
-        given = {**_recipe(name, RECIPES), "images": images, **fields(cls, options)}
-        if epochs := given.pop("epochs", None):
-            given.setdefault("steps", math.ceil(epochs * images / given["batch_size"]))
-        return cls(**given)
+    @classmethod
+    def recipe(cls, name: str, images: int, /, **options: object) -> "Dense":
+        return super().recipe(name, images, **{"images": images, **options})
 
     @property
     def longest(self) -> int:
@@ -252,10 +225,8 @@ class Dense(Transfer):
 
     def lr_at(self, step: int) -> float:
         """Learning rate of the heads at a step: the schedule, times a linear warm-up."""
-        if self.schedule == "linear":
-            lr = self.lr * (1 - step / self.steps)
-        else:
-            lr = self.lr * 0.1 ** sum(step >= round(m * self.steps) for m in self.milestones)
+        passed = sum(step >= round(m * self.steps) for m in self.milestones)
+        lr = self.lr * {"linear": 1 - step / self.steps, "step": 0.1**passed}[self.schedule]
         if step < self.warmup_steps:
             lr *= 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_start)
         return lr
@@ -266,10 +237,8 @@ class Dense(Transfer):
         if self.long_side is not None and self.long_side < self.image_size:
             raise UserError(f"long_side is {self.long_side}: give at least image_size, {self.image_size}, or None")
         if self.short_sides and (self.augment != "scale" or self.short_sides[-1] != self.image_size):
-            raise UserError(
-                f"short_sides {self.short_sides} go with augment scale and end with image_size {self.image_size}, the "
-                "side at test time: give all three so"
-            )
+            line = f"short_sides {self.short_sides} go with augment scale and end with image_size {self.image_size}"
+            raise UserError(f"{line}, the side at test time: give all three so")
         super().check()
         if any(self.data.startswith(kind) for task, kind in _ANNOTATED.items() if task != self.task):
             fits = f"{_ANNOTATED[self.task]}DIR"
@@ -291,9 +260,7 @@ class Probe(Spec):
         """On as many images as the run's own probes had, unless other numbers are given."""
         labels = run.probe_labels if labels is None else labels
         if not run.probe_labels and labels == 0:
-            raise UserError(
-                f"run {run.key} has probe_labels 0: say how many labelled images to probe with, labels=3000"
-            )
+            raise UserError(f"run {run.key} has probe_labels 0: say how many images to probe with, labels=3000")
         return cls(run=run, labels=labels, test_images=run.probe_test if test_images is None else test_images)
 
     @property
@@ -316,26 +283,3 @@ class Probe(Spec):
     image_size = property(lambda self: self.run.image_size)
     model = property(lambda self: self.run.model)
     precision = property(lambda self: self.run.precision)
-
-
-def _shared(run: Run) -> dict:
-    """The fields of a run that its transfers share."""
-    names = ("model", "data", "image_size", "window_size", "statistics", "precision")
-    return {name: getattr(run, name) for name in names}
-
-
-def _augment(run: Run) -> str:
-    """A run's, for images that are decoded once."""
-    return "crop+flip" if run.streamed else run.augment
-
-
-def _laptop(task: str, start: str, run: Run, options: Mapping[str, object]) -> dict:
-    """The laptop's fields of a dense task where the data are scenes."""
-    scenes = options.get("data", run.data) == "scenes" and task in DENSE_TASKS
-    return LAPTOP[task] | TUNED[task][start] if scenes else {}
-
-
-def _recipe(name: str, known: Mapping[str, dict]) -> dict:
-    if name not in known:
-        raise unknown("recipe", name, known)
-    return known[name]
