@@ -12,7 +12,7 @@ import typing
 from . import verbs
 from .data.sources import KINDS
 from .errors import UserError, nearest, unknown
-from .evidence import imported, trial
+from .evidence import imported
 from .lab import monitor
 from .model.hub import FILES
 from .processes import first_to_say
@@ -128,9 +128,6 @@ VERBS = {
         ("--engine", "local (default), or ray: each a task of a cluster", "local"),
         ("--address", "with --engine ray: of a running cluster; without it, this machine"),
         ("--device", "with --engine ray: auto (default), cpu or cuda", "auto"),
-    ]),
-    "laws": (trial.show, "put laws of loss and accuracy on trial: held-out errors, regret, coverage", [
-        trial.options,
     ]),
     "watch": (monitor.show, "what is running, stopped and finished in a runs folder, while it trains; in place, until "
               "Ctrl-C", [
@@ -276,8 +273,6 @@ def _parser() -> argparse.ArgumentParser:
         for option in options:
             if option is Run:
                 run_options(sub)
-            elif callable(option):
-                option(sub)
             else:
                 _add(sub, *option)
         if call is verbs.records_import:

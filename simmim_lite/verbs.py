@@ -203,7 +203,7 @@ def records_import(arguments: argparse.Namespace) -> None:
     for note in notes:
         print(note)
     where = f"from {arguments.file} into {arguments.runs_dir}"
-    print(f"{count} run{'s' * (count > 1)} taken {where}; the studies' notebooks, plan and laws show them")
+    print(f"{count} run{'s' * (count > 1)} taken {where}; the studies' notebooks and plan show them")
 
 
 def gallery(arguments: argparse.Namespace) -> None:

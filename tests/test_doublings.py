@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simmim_lite.evidence.doublings import doublings, omega, turning_point
+from simmim_lite.evidence.proxy import doublings, omega, turning_point
 
 
 def run(steps: int, val_loss: float, linear: float | None, *, images: int = 64, seed: int = 0, model="m") -> dict:

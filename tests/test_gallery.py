@@ -3,7 +3,7 @@
 import pytest
 
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import shipped, tables
+from simmim_lite.evidence import tables
 from simmim_lite.studies import site as gallery
 
 
@@ -38,6 +38,6 @@ def test_without_a_browser_or_records(tmp_path, monkeypatch) -> None:
 
     with pytest.raises(UserError, match=r"Chromium or Chrome \(no browser\): pip install kaleido"):
         gallery._png(Figure(), tmp_path / "a.png")
-    monkeypatch.setattr(shipped, "names", lambda: [])
+    monkeypatch.setattr(tables, "beside", lambda data: [])
     with pytest.raises(UserError, match="no records are shipped"):
         gallery.make_gallery(tmp_path)

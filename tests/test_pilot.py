@@ -10,7 +10,8 @@ from PIL import Image
 
 from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import law_charts, published, shipped
+from simmim_lite.evidence import figures, published
+from simmim_lite.evidence.records import shipped
 from simmim_lite.studies import basis, pilot, planner, report
 from simmim_lite.studies.grids import TIERS
 from simmim_lite.studies.planner import plan
@@ -40,7 +41,7 @@ def test_seeds_for_an_effect() -> None:
 def test_the_spread_comes_from_own_records_or_shipped_ones() -> None:
     spread = pilot.seed_spread(data="scenes")
     assert 0.001 < spread < 0.05
-    records = [r for r in shipped.records("laptop-scenes") if (r.get("run") or {}).get("images") in (1024, 16384)]
+    records = [r for r in shipped("laptop-scenes") if (r.get("run") or {}).get("images") in (1024, 16384)]
     assert pilot.seed_spread(records) != spread
     assert pilot.seed_spread([]) == pilot.seed_spread()
 
@@ -120,7 +121,7 @@ def test_one_page_for_a_colleague(tmp_path) -> None:
     design = pilot.design("imagefolder:x", 50_000, core_minutes=9, effect=0.02, spread=0.008)
     found = {"images": 50_000, "held out": 10_000, "classes": 10, "paths": []}
     here = plan(256_233, budget_flops=1e20)
-    chart = law_charts.plan(here.options, here.rule, here.measure)
+    chart = figures.plan(here.options, here.rule, here.measure)
     page = pilot.write_page(
         tmp_path / "page.html", data="imagefolder:/x/my <cats>", found=found, design=design,
         claims=published.claims()[:2], plan=here, charts=[chart],
@@ -150,15 +151,15 @@ def test_figures_of_laws_have_named_axes() -> None:
     fits = {target: (one.points, one.law) for target, one in both.items()}
     errors = pd.DataFrame({"target": ["loss", "accuracy"], "form": "fixed", "split": "size", "mean": [0.002, 0.12]})
     for chart in (
-        law_charts.overfitting(fits),
-        law_charts.lengths(fits, "swinv2_base"),
-        law_charts.errors(errors, 0.2),
+        figures.overfitting(fits),
+        figures.law_lengths(fits, "swinv2_base"),
+        figures.law_errors(errors, 0.2),
     ):
         assert "chosen looking at all 63" in chart.layout.title.text
         assert chart.layout.xaxis.title.text and chart.layout.xaxis2.title.text
-    assert "no runs of nano" in law_charts.lengths(fits, "swinv2_nano").layout.annotations[0].text.lower()
+    assert "no runs of nano" in figures.law_lengths(fits, "swinv2_nano").layout.annotations[0].text.lower()
     refused = plan(5_000, budget_flops=1e20)
-    assert "order alone" in law_charts.plan(refused.options, refused.rule, "x").layout.annotations[0].text
+    assert "order alone" in figures.plan(refused.options, refused.rule, "x").layout.annotations[0].text
 
 
 def test_an_effect_beyond_all_seeds_is_said_and_not_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import imported, published
-from simmim_lite.evidence.doublings import doublings
+from simmim_lite.evidence.proxy import doublings
 from simmim_lite.studies import basis, plan_text, speed
 from simmim_lite.studies.planner import plan
 
@@ -264,8 +264,6 @@ def test_imported_runs_are_planned_on(tmp_path, capsys) -> None:
     status, out, errors = _command(capsys, "plan", *words, "--budget-flops", 1e20)
     assert status == 0, errors
     assert f"on the imported runs runs in {tmp_path}" in out and "base" in out
-    status, out, _ = _command(capsys, "laws", "--runs-dir", tmp_path, "--resamples", 0)
-    assert status == 0 and "the imported runs runs" in out
     # a second set: the larger one is taken, and which is said
     (tmp_path / "more.csv").write_text("".join(EXAMPLE.read_text().splitlines(keepends=True)[:9]))
     imported.import_csv(tmp_path / "more.csv", tmp_path)

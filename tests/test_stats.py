@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
+from simmim_lite.evidence.findings import judge
 
 from simmim_lite.evidence import stats
-from simmim_lite.evidence.findings import judge
 from simmim_lite.evidence.rules import FAILS, HOLDS, OPEN, RULES, TABLE
 
 DRAWS = 10_000

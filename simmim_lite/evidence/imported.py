@@ -4,24 +4,23 @@ A line a run; its columns by the names of COLUMNS, or the usual others, in any o
 """
 
 import csv
-import difflib
 import io
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import UserError, unknown
 from ..model.sizes import PAPER, SIZES
 from ..training.run import write_atomic
 from .claims import claims_of
+from .laws import score_of as first_score
 from .records import OVERFIT, SCORES
 from .rules import Claim
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """What a column holds, and what else it may be called."""
 
     text: str
@@ -33,16 +32,15 @@ class Column:
 
 _PARAMS = ("parameters", "backbone_params", "backbone_parameters", "n_params")
 _SCORES = ("finetune_top1", "top1", "top1_accuracy", "accuracy", "acc", "finetune", "linear", "knn", "segment")
+_SHARE = "what the network is worth afterwards, as a share of 1 or in per cent"
 COLUMNS = {
     "model": Column("the network's name", ("name", "size", "architecture")),
-    "params": Column("parameters of the backbone; may be left out for the sizes of this project", _PARAMS, 1, True),
+    "params": Column("parameters of the backbone; may be left out for the sizes of this project", _PARAMS, 1000, True),
     "unique_images": Column("training images, each once", ("images", "train_images", "data_size"), 1, True, True),
     "iterations": Column("optimiser steps", ("steps", "iters", "train_steps"), 1, True, True),
     "batch_size": Column("images a step", ("batch",), 1, True, True),
     "val_loss": Column("validation loss", ("validation_loss", "valid_loss", "loss"), 0, needed=True),
-    "score": Column(
-        "what the network is worth afterwards, as a share of 1 or in per cent", (*_SCORES, "linear_probe"), 0
-    ),
+    "score": Column(_SHARE, (*_SCORES, "linear_probe"), 0),
     "train_loss": Column("training loss", ("training_loss",), 0),
     "seed": Column("a whole number; 0 where there is none", (), 0, True),
     "dataset": Column("a name, where runs are of several sets of images", ("data",)),
@@ -58,10 +56,8 @@ _PERCENT = re.compile(r"%|\bper[ _]?cent\b|_percent\b|_pct\b|\bpct\b", re.I)
 
 def help_text() -> str:
     """The columns, for --help."""
-    parts = []
-    for name, column in COLUMNS.items():
-        others = f" (or {', '.join(column.others)})" if column.others else ""
-        parts.append(f"{name}{others}: {column.text}")
+    others = {name: f" (or {', '.join(column.others)})" if column.others else "" for name, column in COLUMNS.items()}
+    parts = [f"{name}{others[name]}: {column.text}" for name, column in COLUMNS.items()]
     return f"Columns, in any order: {'; '.join(parts)}. Needed are {', '.join(_NEEDED)} and model or params."
 
 
@@ -81,8 +77,10 @@ def read(file: str | Path, scores: str | None = None) -> tuple[list[dict], list[
         raise unknown("unit of scores", scores, UNITS)
     file = Path(file)
     header, lines = _cells(file)
-    where, score, notes = _columns(file, header)
-    rows, first = [], {}
+    where, notes = _columns(file, header)
+    title = header[where["score"]].strip() if "score" in where else ""
+    score = next((own for name, own in _SCORE.items() if _plain(title) == _plain(name)), "finetune")
+    rows, numbers = [], {}
     for number, line in lines:
         at = f"{file}, line {number}"
         if len(line) < len(header) or any(cell.strip() for cell in line[len(header) :]):
@@ -90,25 +88,33 @@ def read(file: str | Path, scores: str | None = None) -> tuple[list[dict], list[
             raise UserError(f"{what}: write numbers without commas in them, and what is not known as an empty cell")
         row = _row(at, {column: line[k].strip() for column, k in where.items()})
         same = tuple(row[k] for k in ("model", "dataset", "images", "steps", "seed"))
-        if same in first:
-            raise UserError(f"{at}: the same run as line {first[same]}; give each its seed, or leave one out")
-        first[same] = number
+        if same in numbers:
+            raise UserError(f"{at}: the same run as line {numbers[same]}; give each its seed, or leave one out")
+        numbers[same] = number
         rows.append(row)
     if not rows:
         raise UserError(f"{file}: has no runs below its first line")
-    title = header[where["score"]] if "score" in where else ""
-    percent = _percent(file, title, [(row["_score"], n) for row, n in zip(rows, first.values(), strict=True)], scores)
+    percent = _percent(file, title, [row["_score"] for row in rows if row["_score"]], scores)
     name = _name(file)
     for row in rows:
         row |= {"data": name, "target": "unknown", "recipe": f"imported {name}", "reference": False}
-        row |= dict.fromkeys(["val_loss_se", "seconds", "core_seconds", *SCORES, *(f"{one}_lift" for one in SCORES)])
+        row |= dict.fromkeys(
+            ["val_loss_se", "probe_images", "seconds", "core_seconds", *SCORES, *(f"{one}_lift" for one in SCORES)]
+        )
         value = row.pop("_score")
         row[score] = value / 100 if percent and value is not None else value
         row["key"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "steps", "seed"))
         row["trunk"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "seed"))
     most = max(row["images"] for row in rows)
     flag_overfit(rows, lambda row: row["images"] == most)
-    return rows, [_summary(rows, score, percent), *notes]
+    # how the numbers were read, with their ranges: a wrong unit shows there
+    spans = {"params": "parameters", "images": "images", "steps": "iterations", "batch_size": "images a step"}
+    parts = [f"{_span(rows, column, ',')} {unit}" for column, unit in spans.items()]
+    read_as = f"(read as {'per cent' if percent else 'shares of 1'})"
+    known = any(row[score] is not None for row in rows)
+    parts += [f"validation loss {_span(rows, 'val_loss', '.4g')}"]
+    parts += [f"scores {_span(rows, score, '.2%')} {read_as}" if known else "no scores"]
+    return rows, [f"{len(rows)} run{'s' * (len(rows) > 1)}: {', '.join(parts)}", *notes]
 
 
 def flag_overfit(rows: list[dict], whole: Callable[[dict], bool]) -> None:
@@ -118,7 +124,8 @@ def flag_overfit(rows: list[dict], whole: Callable[[dict], bool]) -> None:
         own = [r for r in rows if (r["model"], r["seed"]) == (row["model"], row["seed"])]
         others = [r for r in own if whole(r) and r["steps"] == row["steps"]]
         others += [r for r in own if r["trunk"] == row["trunk"] and r["steps"] < row["steps"]]
-        row["overfit"] = any(row["val_loss"] - r["val_loss"] > OVERFIT + 1e-9 for r in others)  # .0040 is not more
+        # losses have four digits: a difference of .0040 is none of more than .004
+        row["overfit"] = any(row["val_loss"] - r["val_loss"] > OVERFIT + 1e-9 for r in others)
 
 
 def import_csv(file: str | Path, runs_dir: str | Path, scores: str | None = None) -> int:
@@ -147,7 +154,7 @@ def load(runs_dir: str | Path) -> dict[str, list[dict]]:
 
 def score_of(rows: list[dict]) -> str:
     """The score that imported rows have; `finetune` where they have none."""
-    return next((s for s in SCORES if any(row[s] is not None for row in rows)), "finetune")
+    return first_score(rows) or "finetune"
 
 
 def claims(rows: list[dict]) -> list[Claim]:
@@ -159,77 +166,56 @@ def _cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header of a file and its lines, numbered; empty ones are left out."""
     try:
         text = file.read_text(encoding="utf-8-sig")
-        header = text.partition("\n")[0]
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=text.partition("\n")[0].count))
         lines = [(reader.line_num, line) for line in reader]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is no UTF-8 text: save it as CSV in UTF-8") from error
-    except (OSError, csv.Error) as error:
-        raise UserError(
-            f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}): give a CSV file"
-        ) from error
-    if not lines or not any(cell.strip() for cell in lines[0][1]):
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UserError(f"{file}: cannot be read ({what}): give a CSV file in UTF-8") from error
+    lines = [line for line in lines if any(cell.strip() for cell in line[1])]
+    if not lines:
         raise UserError(f"{file}: is empty: the first line must name the columns, as in {', '.join(COLUMNS)}")
-    return lines[0][1], [line for line in lines[1:] if any(cell.strip() for cell in line[1])]
+    return lines[0][1], lines[1:]
 
 
-def _columns(file: Path, header: list[str]) -> tuple[dict[str, int], str, list[str]]:
-    """Where each column is, which score of ours the score is, and what is not used."""
-    names = [_plain(_PERCENT.sub("", cell)) for cell in header]
-    where, score = {}, "finetune"
+def _columns(file: Path, header: list[str]) -> tuple[dict[str, int], list[str]]:
+    """Where each column is, and a line on what is not used."""
+    names, where = [_plain(cell) for cell in header], {}
     for column, known in COLUMNS.items():
-        found = [name for name in (column, *known.others) if _plain(name) in names]
-        if not found:
-            continue
-        if (count := names.count(_plain(found[0]))) > 1:
-            raise UserError(f"{file}: has {count} columns {found[0]}: keep one")
-        where[column] = names.index(_plain(found[0]))
-        score = _SCORE.get(found[0], score) if column == "score" else score
+        found = next((_plain(name) for name in (column, *known.others) if _plain(name) in names), None)
+        if names.count(found) > 1:
+            raise UserError(f"{file}: has {names.count(found)} columns {found}: keep one")
+        where |= {column: names.index(found)} if found else {}
     missing = [name for name in _NEEDED if name not in where]
-    if not {"model", "params"} & where.keys():
-        missing.insert(0, "model or params")
+    if missing or not {"model", "params"} & where.keys():
+        missing += [] if {"model", "params"} & where.keys() else ["model or params"]
+        raise UserError(f"{file}: no column {', '.join(missing)}; its columns are {', '.join(header)}")
     spare = [cell.strip() for k, cell in enumerate(header) if k not in where.values() and cell.strip()]
-    if missing:
-        texts = [f"{m} (or {', '.join(c.others)})" if (c := COLUMNS.get(m)) and c.others else m for m in missing]
-        columns = f"column{'s' * (len(missing) > 1)} {', '.join(texts)}"
-        raise UserError(f"{file}: no {columns}; its columns are {', '.join(cell.strip() for cell in header)}")
-    notes = [f"not used: {', '.join(spare)}"] if spare else []
-    every = [name for column, known in COLUMNS.items() if column not in where for name in (column, *known.others)]
-    for cell in spare:
-        if near := difflib.get_close_matches(cell.lower(), every, n=1, cutoff=0.75):
-            notes.append(f"column {cell}: if it is {near[0]}, call it so")
-    return where, score, notes
+    return where, [f"not used: {', '.join(spare)}"] if spare else []
 
 
 def _plain(name: str) -> str:
-    """A column's name in small letters and digits alone: `Top-1` is top1."""
-    return re.sub(r"[\W_]+", "", name.lower())
+    """A column's name without its unit, in small letters and digits alone: `Top-1 (%)` is top1."""
+    return re.sub(r"[\W_]+", "", _PERCENT.sub("", name).lower())
 
 
 def _row(at: str, cells: dict[str, str]) -> dict:
     """The row of a line (`at`), from its cells by column."""
-    numbers = {
-        name: _number(at, name, cells.get(name, "")) for name, column in COLUMNS.items() if column.low is not None
-    }
-    model, params = cells.get("model", ""), numbers["params"]
+    numbers = {name: _number(at, name, cells.get(name, "")) for name, c in COLUMNS.items() if c.low is not None}
+    model, params, flops = cells.get("model", ""), numbers["params"], numbers["flops"]
     known = SIZES.get(model) or SIZES.get(f"swinv2_{model}")
     if params is None and known is None:
         remedy = f"give the backbone's parameters, or one of {', '.join(SIZES)}"
         raise UserError(f"{at}: model '{model}' has no params: {remedy}")
-    if params is None:
-        params = known.parameters
-    elif params < 1000 or known and not 0.5 < params / known.parameters < 2:
-        right = f"{known.name} has {known.parameters:,}" if known else f"{params} million are {params}000000"
-        raise UserError(f"{at}: params is {params}: give the number itself ({right})")
+    params = params or known.parameters
+    if known and not 0.5 < params / known.parameters < 2:
+        raise UserError(f"{at}: params is {params}: give the number itself ({known.name} has {known.parameters:,})")
     images, steps, batch, side = (numbers[name] for name in (*_NEEDED[:3], "image_size"))
-    seen, flops = steps * batch, numbers["flops"]
+    seen = steps * batch
     if flops is None and side and known:
-        flops = 6e9 * known.gmac(side, 12 if known.name in PAPER else 4, head=True) * steps * batch
+        flops = 6e9 * known.gmac(side, 12 if known.name in PAPER else 4, head=True) * seen
     elif flops is not None and flops < params * seen:
         less = f"less than parameters times images seen, {params * seen:.2g}"
-        raise UserError(
-            f"{at}: flops is {cells['flops']}, {less}: give floating-point operations of the whole training, in ones"
-        )
+        raise UserError(f"{at}: flops is {flops:g}, {less}: give those of the whole training, in ones")
     return {
         "model": known.name if known else model or f"{params / 1e6:.3g} M",
         "params": params,
@@ -251,59 +237,33 @@ def _row(at: str, cells: dict[str, str]) -> dict:
 def _number(at: str, name: str, given: str) -> float | None:
     """A cell as the number that its column asks for; None where it is empty and may be."""
     column = COLUMNS[name]
-    if not given and column.needed:
-        raise UserError(f"{at}: no {name}; fill it in or leave the line out")
-    if not given:
+    if not given and not column.needed:
         return None
     try:
         found = float(given.replace("_", ""))
     except ValueError:
         found = math.nan
     if not math.isfinite(found) or found < column.low or (column.whole and found != int(found)):
-        kind = f"a {'whole ' if column.whole else ''}number from {column.low:g}"
-        more = ", with a point and no unit" if re.search(r"\d\s*[,%kKmM]", given) else ""
-        raise UserError(f"{at}: {name} is '{given}': give {kind}{more}")
+        kind = f"{'whole ' if column.whole else ''}number from {column.low:g}"
+        raise UserError(f"{at}: {name} is '{given}': give a {kind}, with a point and no unit, or leave the line out")
     return int(found) if column.whole else found
 
 
-def _percent(file: Path, title: str, found: list[tuple[float | None, int]], scores: str | None) -> bool:
-    """Whether scores (with their lines) are in per cent; `UserError` where that cannot be told, or does not fit."""
-    found = [pair for pair in found if pair[0]]  # 0 is 0 in both
-    if not found:
-        return scores == "percent"
-    (low, at), (high, top) = min(found), max(found)
-    if scores is None and low <= 1 < high:
-        raise UserError(
-            f"{file}: scores in two units, {low:g} in line {at} and {high:g} in line {top}: write all as shares of 1 "
-            f"or all in per cent, or add --scores percent if {low:g} is meant as {low:g} %"
-        )
-    if scores is None and high <= 1 and _PERCENT.search(title):
-        raise UserError(
-            f"{file}: column {title.strip()} says per cent, and no score is above {high:g} (line {top}): add --scores "
-            f"percent if that is {high:g} %, or --scores share if it is {100 * high:g} %"
-        )
+def _percent(file: Path, title: str, found: list[float], scores: str | None) -> bool:
+    """Whether scores other than 0 are in per cent; `UserError` where that cannot be told, or does not fit."""
+    low, high = min(found, default=0), max(found, default=0)
+    if scores is None and found and (low <= 1 < high or (high <= 1 and _PERCENT.search(title))):
+        both = f"{file}: column {title} has scores from {low:g} to {high:g}"
+        raise UserError(f"{both}: its unit is not told; add --scores percent, or --scores share (of 1)")
     percent = scores == "percent" or scores is None and high > 1
     if high > (100 if percent else 1):
-        raise UserError(f"{file}, line {top}: score is {high:g}: give a fraction of 1 or per cent")
+        raise UserError(f"{file}: score is {high:g}: give a fraction of 1 or per cent")
     return percent
 
 
-def _summary(rows: list[dict], score: str, percent: bool) -> str:
-    """How the numbers were read, with their ranges: a wrong unit shows there."""
-
-    def span(name: str, unit: str, form: str = ",") -> str:
-        values = [row[name] for row in rows if row[name] is not None]
-        both = dict.fromkeys(f"{value:{form}}" for value in (min(values), max(values)))
-        return f"{' to '.join(both)} {unit}"
-
-    parts = [span("params", "parameters"), span("images", "images"), span("steps", "iterations")]
-    parts += [span("batch_size", "images a step"), f"validation loss {span('val_loss', '', '.4g').strip()}"]
-    read = f"({'read as per cent' if percent else 'read as shares of 1'})"
-    known = any(row[score] is not None for row in rows)
-    parts.append(f"scores {span(score, read, '.2%')}" if known else "no scores")
-    few = sum(row["images"] < row["batch_size"] for row in rows)
-    more = f"; {few} of them with fewer images than a step takes: are they counted in thousands?" if few else ""
-    return f"{len(rows)} run{'s' * (len(rows) > 1)}: {', '.join(parts)}{more}"
+def _span(rows: list[dict], name: str, form: str) -> str:
+    values = [row[name] for row in rows if row[name] is not None]
+    return " to ".join(dict.fromkeys(f"{value:{form}}" for value in (min(values), max(values))))
 
 
 def _name(file: str | Path) -> str:

@@ -2,30 +2,26 @@
 
 N are backbone parameters, T iterations, D unique images, S images seen, Omega = N S / D^2 (docs/facts.md, 7). A law
 predicts y: the validation loss, or the error 100 - top-1 in per cent. It is fitted by least sum of Huber's loss on log
-residuals: the linear coefficients are projected out on a grid of starts, then all parameters are polished together,
-within bounds.
+residuals: the linear coefficients are projected out on a grid of starts, then all parameters are polished together.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
+import pandas as pd
 
 from ..errors import UserError, unknown
-from .doublings import omega
 from .records import SCORES, trained
+from .stats import drawn
 
 TARGETS = ("loss", "accuracy")
-#: Exponents of the saturating laws. They, and Omega's own form, were chosen looking at all 63
-#: published runs (docs/facts.md, 7).
+#: Exponents of the saturating laws. They, and Omega's own form, were chosen looking at all 63 published runs, after
+#: about 35 forms were tried (docs/facts.md, 7): the form `free` refits them, and is the honest one.
 SHAPES = {"loss": {"a": 0.2, "b": 0.2, "p": 2.0}, "accuracy": {"a": 0.8, "b": 0.5, "p": 1.25}}
 #: Where Huber's loss turns from square to linear, in log residuals: near the noise of the published runs.
 DELTA = {"loss": 0.002, "accuracy": 0.005}
-HONESTY = (
-    "the exponents of the fixed laws, and Omega's own form, were chosen looking at all 63 published runs, after about "
-    "35 forms were tried; the row with exponents free in every fold is the honest one"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +44,12 @@ class Points:
         return len(self.y)
 
     def __getitem__(self, index) -> "Points":
-        arrays = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "target"}
-        return Points(**arrays, target=self.target)
+        return Points(**{f.name: getattr(self, f.name)[index] for f in fields(self)[:-1]}, target=self.target)
 
     @property
     def omega(self) -> np.ndarray:
         """N S / D^2."""
-        return omega({"params": self.n, "images_seen": self.seen, "images": self.d})
+        return self.n * self.seen / self.d**2
 
 
 def score_of(rows: Iterable[dict]) -> str | None:
@@ -74,8 +69,6 @@ def points(rows: Iterable[dict], target: str = "loss", score: str | None = None)
 
     `UserError` for an unknown target, for rows without a score, and for a number that is not finite or out of range.
     """
-    import pandas as pd
-
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
     rows = trained(rows)
@@ -85,24 +78,33 @@ def points(rows: Iterable[dict], target: str = "loss", score: str | None = None)
     rows = [row for row in rows if row[name] is not None]
     if not rows:
         raise UserError(f"no finished run has a {SCORES.get(name, name)}: train some first, or choose the other target")
-    for row in rows:
-        for what in ("params", "steps", "images", "images_seen", name):
-            if not np.isfinite(row[what]) or row[what] < 0 or (row[what] == 0 and what not in SCORES):
-                raise UserError(f"{row['key']}: {what} is {row[what]}: give a number above 0, or leave the run out")
-        if target == "accuracy" and row[name] >= 1:
-            raise UserError(f"{row['key']}: {name} is {row[name]}: give a fraction below 1")
+    for row, what in itertools.product(rows, ("params", "steps", "images", "images_seen", name)):
+        value = row[what]
+        if not np.isfinite(value) or not (0 <= value < 1 if what in SCORES else value > 0):
+            remedy = "give a number above 0 (a score: a fraction below 1), or leave the run out"
+            raise UserError(f"{row['key']}: {what} is {value}: {remedy}")
+    return _arrays(rows, target, lambda row: row[name] if target == "loss" else 100 * (1 - row[name]))
+
+
+def at(row: dict, target: str) -> Points:
+    """One run that was not made, as a point whose truth is unknown: model, params, steps, images, images_seen."""
+    return _arrays([row], target, lambda row: np.nan)
+
+
+def _arrays(rows: list[dict], target: str, y: Callable[[dict], float]) -> Points:
     frame = pd.DataFrame(rows)
-    frame = frame.assign(dataset=frame.get("dataset"), level=[level_of(row) for row in rows])
+    frame = frame.assign(
+        dataset=frame.get("dataset"), level=[level_of(row) for row in rows], y=[y(row) for row in rows]
+    )
     cell, unit = (
-        frame.groupby(names, dropna=False, sort=False).ngroup()
+        frame.groupby(names, dropna=False, sort=False).ngroup().to_numpy()
         for names in (["model", "dataset", "images"], ["model", "dataset", "images", "steps"])
     )
-    n, t, d, seen, value = (frame[k].to_numpy(float) for k in ("params", "steps", "images", "images_seen", name))
-    return Points(
-        n=n, t=t, d=d, seen=seen, other=np.array([not row.get("on_axis", True) for row in rows], float),
-        y=value if target == "loss" else 100 * (1 - value), size=frame["model"].to_numpy(str),
-        level=frame["level"].to_numpy(str), cell=cell.to_numpy(), unit=unit.to_numpy(), target=target,
-    )  # fmt: skip
+    names = {"n": "params", "t": "steps", "d": "images", "seen": "images_seen", "y": "y"}
+    numbers = {name: frame[column].to_numpy(float) for name, column in names.items()}
+    other = np.array([not row.get("on_axis", True) for row in rows], float)
+    texts = {"size": frame["model"].to_numpy(str), "level": frame["level"].to_numpy(str)}
+    return Points(**numbers, other=other, **texts, cell=cell, unit=unit, target=target)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,6 @@ class Form:
     """A law's form: shapes (searched, on a log scale but for `log_g`) and columns, whose coefficients are linear."""
 
     title: str
-    equation: str
     columns: Callable[[dict, Points, tuple[float, float]], dict[str, np.ndarray]]
     shapes: dict[str, tuple[float, float, tuple[float, ...]]]  # name: lowest, highest, starts
     fixed: tuple[str, ...] = ()  # shapes taken from SHAPES
@@ -128,8 +129,8 @@ def _chinchilla(s: dict, x: Points, scale: tuple) -> dict[str, np.ndarray]:
 def _constrained(s: dict, x: Points, _: tuple) -> dict[str, np.ndarray]:
     """Muennighoff et al. 2023 in images: repeats, and parameters beyond the size optimal for U, wear out.
 
-    The size optimal for U unique images follows from A, B, a, b; their ratio is searched as g = log(aA / bB), so that
-    E and B stay linear. Parameters and images count in 1e8.
+    E + A/N'^a + B/D'^b; the size optimal for U unique images follows from A, B, a, b, whose ratio is searched as
+    g = log(aA / bB), so that E and B stay linear. Parameters and images count in 1e8.
     """
     u, n = np.log(x.d / 1e8), np.log(x.n / 1e8)
     best = np.minimum((s["log_g"] + s["b"] * u) / s["a"], n)
@@ -143,7 +144,7 @@ def _constrained(s: dict, x: Points, _: tuple) -> dict[str, np.ndarray]:
 
 
 def _saturating(s: dict, x: Points, scale: tuple) -> dict[str, np.ndarray]:
-    """Chinchilla's form plus what overfitting costs, h / (1 + h) with h = (Omega / Omega0)^p, which saturates."""
+    """E + A N^-a + B T^-b, and what overfitting costs, C h / (1 + h) with h = (Omega / Omega0)^p, which saturates."""
     u = s["p"] * (np.log(x.omega) - np.log(s["Omega0"]))
     found = _chinchilla(s, x, scale) | {"C": 1 / (1 + np.exp(-np.clip(u, -60, 60)))}
     # the published loss is higher on ImageNet-22K at equal length, why is not known; the error is always ImageNet-1K's
@@ -155,28 +156,21 @@ def _exponent(*starts: float) -> tuple[float, float, tuple[float, ...]]:
 
 
 _TURN = (1e4, 1e9, (3e5, 1e6, 3e6, 1e7, 3e7))
-_OMEGA = "E + A N^-a + B T^-b + C h/(1+h), h = (Omega/Omega0)^p"
 FORMS = {
-    "fixed": Form(
-        "saturating in Omega, exponents fixed", f"{_OMEGA}, a, b, p given", _saturating,
-        {"Omega0": _TURN}, fixed=("a", "b", "p"),
-    ),
+    "fixed": Form("saturating in Omega, exponents fixed", _saturating, {"Omega0": _TURN}, fixed=("a", "b", "p")),
     "free": Form(
-        "saturating in Omega, exponents free", _OMEGA, _saturating,
+        "saturating in Omega, exponents free", _saturating,
         {"a": _exponent(0.2, 0.8), "b": _exponent(0.2, 0.6), "p": (0.3, 6.0, (1.0, 2.0)), "Omega0": _TURN},
     ),
     "constrained": Form(
-        "data-constrained (Muennighoff et al. 2023)", "E + A/N'^a + B/D'^b", _constrained,
-        {
-            "a": _exponent(0.2, 0.8), "b": _exponent(0.1, 0.5), "R_D": (0.05, 1.6e5, (3.0, 50.0, 1e3)),
-            "R_N": (3e-4, 1.6e5, (0.1, 3.0, 50.0)), "log_g": (-20.0, 20.0, (-1.0, 2.0)),
-        },
+        "data-constrained (Muennighoff et al. 2023)", _constrained,
+        {"a": _exponent(0.2, 0.8), "b": _exponent(0.1, 0.5), "R_D": (0.05, 1.6e5, (3.0, 50.0, 1e3)),
+         "R_N": (3e-4, 1.6e5, (0.1, 3.0, 50.0)), "log_g": (-20.0, 20.0, (-1.0, 2.0))},
     ),
     "chinchilla": Form(
-        "Chinchilla in N, T", "E + A N^-a + B T^-b", _chinchilla,
-        {"a": _exponent(0.1, 0.3, 0.8), "b": _exponent(0.1, 0.3, 0.8)},
+        "Chinchilla in N, T", _chinchilla, {"a": _exponent(0.1, 0.3, 0.8), "b": _exponent(0.1, 0.3, 0.8)}
     ),
-    "product": Form("product", "c + k log(N D T)", _product, {}, signed=True),
+    "product": Form("product", _product, {}, signed=True),
 }  # fmt: skip
 
 
@@ -198,26 +192,23 @@ class Fit:
         return sum(self.coefficients[name] * column for name, column in columns.items())
 
 
-def fit(form: str, x: Points, *, near: Fit | None = None, delta: float | None = None, most: int | None = None) -> Fit:
+def fit(form: str, x: Points, *, near: Fit | None = None, most: int | None = None) -> Fit:
     """Fit a form (a name in FORMS) to runs. near: a fit of almost the same runs, from which to start as well.
 
     most: steps of the last search; by default 200, and 60 near another fit, which settles predictions though not flat
-    directions. delta: of Huber's loss; by default DELTA, or the spread between seeds where that is larger. `UserError`
-    for an unknown form and for fewer runs than parameters.
+    directions. `UserError` for an unknown form and for fewer runs than parameters.
     """
     if form not in FORMS:
         raise unknown("form", form, FORMS)
     law = FORMS[form]
-    delta = delta or max(DELTA[x.target], seed_spread(x))
+    delta = max(DELTA[x.target], seed_spread(x))
     scale = near.scale if near else tuple(10.0 ** round(float(np.log10(v).mean())) for v in (x.n, x.t))
     given = {name: SHAPES[x.target][name] for name in law.fixed}
     first = {name: shape[2][0] for name, shape in law.shapes.items()}
     needed, runs = len(law.shapes) + len(law.columns(given | first, x, scale)), len(np.unique(x.unit))
     if runs < needed:
-        raise UserError(
-            f"{runs} different runs are too few for the form '{law.title}', which has {needed} parameters: "
-            "train more sizes, lengths or data levels"
-        )
+        few = f"{runs} different runs are too few for the form '{law.title}', which has {needed} parameters"
+        raise UserError(f"{few}: train more sizes, lengths or data levels")
     grid = itertools.product(*(shape[2] for shape in law.shapes.values()))
     starts = [dict(zip(law.shapes, values, strict=True)) for values in grid]
     if near:  # the neighbour's optimum, and others in case this fold's is elsewhere
@@ -225,39 +216,16 @@ def fit(form: str, x: Points, *, near: Fit | None = None, delta: float | None = 
     projected = [(*_project(law, given | start, x, scale, delta), start) for start in starts]
     order = sorted(projected, key=lambda found: found[1])
     chosen = [projected[0], *(found for found in order[:1] if found is not projected[0])] if near else order[:6]
-    best = None
+    best = (np.inf, {}, {})
     for coefficients, _, start in chosen:
         found = _polish(law, given, start, coefficients, x, scale, delta, most or (60 if near else 200))
-        if best is None or found[0] < best[0] - 1e-12:
-            best = found
+        best = found if found[0] < best[0] - 1e-12 else best
     objective, shapes, coefficients = best
     hit = [f"{n} at {b:g}" for n, v in shapes.items() for b in law.shapes[n][:2] if abs(v - b) < 1e-3 * max(1, abs(b))]
     if not law.signed:
         used = law.columns(given | shapes, x, scale)
         hit += [f"{n} at 0" for n, v in coefficients.items() if v * abs(used[n]).max() < 1e-6 and used[n].any()]
     return Fit(form, x.target, scale, given | shapes, coefficients, objective, tuple(hit))
-
-
-def bootstrap(form: str, x: Points, *, resamples: int = 100, seed: int = 0, most: int = 400) -> list[Fit]:
-    """Fits to runs drawn again, whole (size, data) cells at a time; draws with too few different runs are left out.
-
-    most: steps of a fit's search; 60 do for predictions, intervals of parameters that trade with one another need more.
-    """
-    rng, whole, found = np.random.default_rng(seed), fit(form, x), []
-    cells = np.unique(x.cell)
-    for _ in range(resamples):
-        index = np.concatenate([np.flatnonzero(x.cell == cell) for cell in rng.choice(cells, len(cells))])
-        try:
-            found.append(fit(form, x[index], near=whole, most=most))
-        except UserError:
-            continue
-    return found
-
-
-def interval(fits: Sequence[Fit], name: str) -> tuple[float, float]:
-    """The middle 95 % of a parameter over bootstrap fits."""
-    low, high = np.percentile([(f.shapes | f.coefficients)[name] for f in fits], [2.5, 97.5])
-    return float(low), float(high)
 
 
 def seed_spread(x: Points) -> float:
@@ -296,7 +264,7 @@ def _polish(law: Form, given: dict, start: dict, c: np.ndarray, x: Points, scale
     unit = np.where(size > 0, x.y.mean() / np.maximum(size, 1e-30), 1.0)  # coefficients in shares of y
     logs = np.array([not name.startswith("log_") for name in names], bool)  # these are searched as logarithms
 
-    def search(values: Sequence[float], rest: Sequence[float]) -> np.ndarray:
+    def search(values: list[float], rest: list[float] | np.ndarray) -> np.ndarray:
         values = np.array(values, float)
         return np.concatenate([np.where(logs, np.log(np.where(logs, values, 1)), values), rest])
 
@@ -318,3 +286,31 @@ def _polish(law: Form, given: dict, start: dict, c: np.ndarray, x: Points, scale
     found = least_squares(residuals, begin, bounds=(low, high), **options)
     shapes, coefficients = split(found.x)
     return float(found.cost) * delta**2, shapes, {n: float(v) for n, v in coefficients.items()}
+
+
+def slopes(x: Points) -> dict | None:
+    """Slopes of -y on log N, log T, log D, and whether they are equal (C9); None where a factor does not vary.
+
+    Each of n, t, d is [value, low, high], in units of y for a factor of e, 95 % by bootstrap over (size, data) cells;
+    `share` is d over the mean of n and t, with its interval; `p` of equal slopes by an F-test of independent runs.
+    """
+    from scipy.stats import f
+
+    factors = np.stack([np.log(x.n), np.log(x.t), np.log(x.d)], 1)
+    full, one = (np.concatenate([np.ones((len(x), 1)), v], 1) for v in (factors, factors.sum(1, keepdims=True)))
+    if len(x) < 6 or np.linalg.matrix_rank(full - [0, *factors.mean(0)]) < 4:
+        return None
+    fits = [np.linalg.lstsq(a, x.y, rcond=None)[0] for a in (full, one)]
+    rest = [((x.y - a @ fit) ** 2).sum() for a, fit in zip((full, one), fits, strict=True)]
+    free, whole = len(x) - 4, -fits[0][1:]
+    cells, cell = np.unique(x.cell, return_inverse=True)
+    weights = drawn(len(cells))[:, cell].astype(float)
+    least = np.where(weights[..., None] > 0, factors, np.inf).min(1)  # (resamples, 3)
+    weights = weights[(np.where(weights[..., None] > 0, factors, -np.inf).max(1) > least).all(1)]
+    gram, cross = np.einsum("rn,ni,nj->rij", weights, full, full), np.einsum("rn,ni,n->ri", weights, full, x.y)
+    again = -np.einsum("rij,rj->ri", np.linalg.pinv(gram, hermitian=True), cross)[:, 1:]
+    values = {name: (whole[k], again[:, k]) for k, name in enumerate("ntd")}
+    values["share"] = (whole[2] / whole[:2].mean(), again[:, 2] / again[:, :2].mean(1))
+    said = {name: [float(value), *np.percentile(some, [2.5, 97.5]).tolist()] for name, (value, some) in values.items()}
+    p = float(f.sf((rest[1] - rest[0]) / 2 / (rest[0] / free), 2, free))
+    return said | {"p": p, "runs": len(x), "cells": len(cells)}

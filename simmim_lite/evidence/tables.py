@@ -3,7 +3,7 @@
 No torch here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -11,16 +11,28 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import UserError
-from . import imported, published, shipped
+from ..training.run import Run
+from . import imported, published, records
 from .claims import claims as claims_of
-from .records import SCORES, finetunings, groups, load, table
-from .rules import FAILS, HOLDS, OPEN, UNTESTED, Claim
-from .stats import t_interval
+from .records import SCORES, beside, finetunings, groups, load, table
+from .rules import FAILS, HOLDS, MIN_RANKED, OPEN, RULES, UNTESTED, Claim, judge
+from .stats import Interval, spearman, t_interval
 
 #: The shipped sets by the names that readers see.
 SHIPPED = {"laptop-scenes": "shipped, scenes", "laptop-cifar10": "shipped, CIFAR-10"}
 NAMES = {"published": "published runs", "yours": "your runs"}
 _VERBS = {HOLDS: "holds on", FAILS: "does not hold on", OPEN: "cannot be said on", UNTESTED: "is not tested on"}
+_NOTHING = "There are no finished runs to compare."
+#: Scores of the tasks: the task, and what they are called. All lie in 0 to 1.
+MEASURES = {
+    "top1": ("finetune", "classification, top-1"),
+    "box_ap": ("detect", "detection, box AP"),
+    "mask_ap": ("detect", "instance segmentation, mask AP"),
+    "miou": ("segment", "semantic segmentation, mIoU"),
+}
+#: Scores of frozen features; they count from the same network at random initialisation.
+FROZEN = {"linear": "linear probe", "attentive": "attentive probe", "knn": "kNN", "segment": "segmentation probe"}
+_START = ["model", "data", "annotations", "steps", "seed", "image_size"]
 
 
 def runs(
@@ -43,17 +55,17 @@ def frame(sources: Mapping[str, list[dict]], score: str | None = None) -> pd.Dat
     if not len(found):
         return found
     found["on_axis"] = found["on_axis"].eq(False).eq(False) if "on_axis" in found else True
-    found["regime"] = [{True: "overfit", False: "clean"}.get(flag, "not known") for flag in found["overfit"]]
+    found["regime"] = found["overfit"].map({True: "overfit", False: "clean"}).fillna("not known")
     order = [score] if score else list(SCORES)
     found["score"], found["score_name"] = float("nan"), None
     for name, part in found.groupby("source"):
-        for column in [f"{one}_lift" for one in order] + order:
-            if part[column].notna().any():
-                what, at = SCORES[column.removesuffix("_lift")], found["source"] == name
-                said = f"lift of the {what} (points)" if column.endswith("_lift") else f"{what} (%)"
-                found.loc[at, "score"] = 100 * part[column].astype(float)
-                found.loc[at, "score_name"] = said
-                break
+        column = next((c for c in (*(f"{one}_lift" for one in order), *order) if part[c].notna().any()), None)
+        if column:
+            what, here = SCORES[column.removesuffix("_lift")], found["source"] == name
+            found.loc[here, "score"] = 100 * part[column].astype(float)
+            found.loc[here, "score_name"] = (
+                f"lift of the {what} (points)" if column.endswith("_lift") else f"{what} (%)"
+            )
     return found
 
 
@@ -67,8 +79,8 @@ def longest(runs: pd.DataFrame) -> pd.DataFrame:
     """Of every source, the runs at the longest length that most of its cells (size x images) were run at."""
     chosen = []
     for _, part in runs[runs["val_loss"].notna()].groupby("source", sort=False):
-        cells = part.drop_duplicates(["model", "images", "steps"])["steps"].value_counts()
-        chosen.append(part[part["steps"] == cells[cells == cells.max()].index.max()])
+        cells = part.drop_duplicates(["model", "images", "steps"])["steps"]
+        chosen.append(part[part["steps"] == cells.mode().max()])
     return pd.concat(chosen) if chosen else runs
 
 
@@ -81,21 +93,30 @@ def main_source(runs: pd.DataFrame) -> str:
 def rows(records: Iterable[dict] = (), *, data: str = "scenes", runs_dir: str | Path | None = None) -> dict[str, list]:
     """Rows of `records.table` by source, as `runs` takes them."""
     found = {"published": published.rows()}
-    if some := shipped.beside(data):
+    if some := beside(data):
         found["shipped"] = main_rows(some)
-    found |= _imported(runs_dir)
-    return found | {"yours": main_rows(list(records))}
+    return found | _imported(runs_dir) | {"yours": main_rows(list(records))}
 
 
-def claims(records: Iterable[dict] = (), *, runs_dir: str | Path | None = None) -> dict[str, list[Claim]]:
+def claims(own: Iterable[dict] = (), *, runs_dir: str | Path | None = None) -> dict[str, list[Claim]]:
     """C1 to C9 by source, of the recipe with most runs of each: published, every shipped set, imported ones, yours."""
     found = {"published": published.claims()}
-    for name in shipped.names():
-        called = SHIPPED.get(name, name) + (" (design data)" if shipped.is_design(name) else "")
-        found[called] = list(_shipped_claims(name))
+    for name in records.shipped_names():
+        called = SHIPPED.get(name, name) + (" (design data)" if records.is_design(name) else "")
+        found[called] = _shipped_claims(name)
     found |= {name: imported.claims(some) for name, some in _imported(runs_dir).items()}
-    own = claims_of(list(records))
-    return found | ({"yours": [c for c in own if c.recipe == own[0].recipe]} if own else {})
+    yours = _main_claims(list(own))
+    return found | ({"yours": yours} if yours else {})
+
+
+@cache
+def _shipped_claims(name: str) -> list[Claim]:
+    return _main_claims(records.shipped(name))
+
+
+def _main_claims(some: list[dict]) -> list[Claim]:
+    found = claims_of(some)
+    return [claim for claim in found if claim.recipe == found[0].recipe]
 
 
 def main_rows(records: list[dict]) -> list[dict]:
@@ -126,30 +147,26 @@ def supervised(records: Iterable[dict]) -> pd.DataFrame:
     if not len(found):
         return found
     images = {row["key"]: (row["images"], row["steps"]) for row in table(records)}
-    scratch = found[found["scratch"]].groupby("model")[["labels", "steps"]].agg(lambda part: part.nunique()).sum(axis=1)
+    scratch = found[found["scratch"]].groupby("model")[["labels", "steps"]].nunique().sum(axis=1)
     found = found[found["model"] == scratch.idxmax()] if len(scratch) else found
-    lines = []
-    for (run, labels, steps), some in found.groupby(
-        [found["run"].map(images).fillna(0).map(lambda pair: pair or (0, 0)), "labels", "steps"]
-    ):
-        first = f"{run[0]:,} unlabelled images for {run[1]:,} steps, then " if run[0] else "from scratch: "
-        value, low, high = t_interval(100 * some["top1"])
-        lines.append((f"{first}{labels:,} labels for {steps:,}", value, low, high))
+    start, lines = found["run"].map(lambda key: images.get(key, (0, 0))), []
+    for ((unlabelled, before), labels, steps), some in found.groupby([start, "labels", "steps"]):
+        first = f"{unlabelled:,} unlabelled images for {before:,} steps, then " if unlabelled else "from scratch: "
+        lines.append((f"{first}{labels:,} labels for {steps:,}", *t_interval(100 * some["top1"])))
     return pd.DataFrame(lines[::-1], columns=["name", "value", "low", "high"])
 
 
 def verdicts(claims: dict[str, list[Claim]], *ids: str) -> str:
     """Claims as a table in Markdown, a row a claim and source: the verdict, and the sentence with its numbers."""
     lines = ["| | claim | on | verdict | what the runs say |", "|---|---|---|---|---|"]
-    order = ids or dict.fromkeys(claim.id for found in claims.values() for claim in found)
-    for id_ in order:
-        named = f"**{id_}**", next((c.statement for found in claims.values() for c in found if c.id == id_), "")
-        for source, found in claims.items():
-            for claim in (c for c in found if c.id == id_):
-                cells = *named, NAMES.get(source, source), f"**{claim.verdict}**", escape(claim.evidence, quote=False)
-                lines.append(f"| {' | '.join(cells)} |")
-                named = "", ""
-    return "\n".join(lines) if len(lines) > 2 else "There are no finished runs to compare."
+    for id_ in ids or dict.fromkeys(claim.id for found in claims.values() for claim in found):
+        last = None
+        for source, claim in [(source, c) for source, found in claims.items() for c in found if c.id == id_]:
+            named = (f"**{id_}**", claim.statement) if last is None else ("", "")
+            cells = *named, NAMES.get(source, source), f"**{claim.verdict}**", escape(claim.evidence, quote=False)
+            lines.append(f"| {' | '.join(cells)} |")
+            last = claim
+    return "\n".join(lines) if len(lines) > 2 else _NOTHING
 
 
 def agreement(claims: dict[str, list[Claim]], *ids: str) -> str:
@@ -161,25 +178,17 @@ def agreement(claims: dict[str, list[Claim]], *ids: str) -> str:
             continue
         by = {word: [source for source, c in said.items() if c.verdict == word] for word in _VERBS}
         statement = next(iter(said.values())).statement
-        parts = [f"{verb} {_and(by[word])}" for word, verb in _VERBS.items() if by[word]]
-        differ = ""
-        if by[HOLDS] and by[FAILS]:
-            differ = " **They disagree.**"
-        elif "published runs" in by[HOLDS] and by[OPEN]:
-            sizes = [f"{source} {_effect(said[source])}" for source in by[OPEN] if said[source].effect is not None]
-            differ = f" The effect there: {'; '.join(sizes)}." if sizes else ""
-        lines.append(f"- **{id_}, {escape(statement[0].lower() + statement[1:])}**: {'; '.join(parts)}.{differ}")
-    return "\n".join(lines) or "There are no finished runs to compare."
-
-
-@cache
-def _shipped_claims(name: str) -> tuple[Claim, ...]:
-    found = claims_of(shipped.records(name))
-    return tuple(c for c in found if c.recipe == found[0].recipe)
+        parts = "; ".join(f"{verb} {_and(by[word])}" for word, verb in _VERBS.items() if by[word])
+        differ = " **They disagree.**" if by[HOLDS] and by[FAILS] else ""
+        effects = [f"{source} {_effect(said[source])}" for source in by[OPEN] if said[source].effect is not None]
+        if not differ and effects and "published runs" in by[HOLDS]:
+            differ = f" The effect there: {'; '.join(effects)}."
+        lines.append(f"- **{id_}, {escape(statement[0].lower() + statement[1:])}**: {parts}.{differ}")
+    return "\n".join(lines) or _NOTHING
 
 
 def _imported(runs_dir: str | Path | None) -> dict[str, list[dict]]:
-    return {f"imported, {name}": rows_ for name, rows_ in imported.load(runs_dir).items()} if runs_dir else {}
+    return {f"imported, {name}": some for name, some in imported.load(runs_dir).items()} if runs_dir else {}
 
 
 def _effect(claim: Claim) -> str:
@@ -187,5 +196,129 @@ def _effect(claim: Claim) -> str:
     return f"{claim.effect:+.3g}{interval}"
 
 
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _and(names: list[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def trainings(records: list[dict]) -> pd.DataFrame:
+    """One row a finished training of a task and score; no rows, and the columns, where there are none.
+
+    measure (a key of `MEASURES`), name, score (0 to 1), model, data, annotations (images with labels, boxes or masks),
+    steps, seed, image_size, scratch, run (key of the pretraining run, or None), key, and, joined from the pretraining
+    record where it is there: images (unique, without labels), val_loss, train_loss, params. `gain`: points above the
+    same network from scratch with the same annotations, steps and seed (the strongest of several), else missing.
+    """
+    rows = []
+    for record in records:
+        tasks = {measure: name for measure, (kind, name) in MEASURES.items() if kind == record.get("kind")}
+        if not tasks or record.get("status") != "done":
+            continue
+        try:
+            spec, run = record["spec"], record["run"]
+            row = {name: spec[name] for name in ("model", "data", "steps", "seed", "image_size")}
+            asked = spec["labels" if "top1" in tasks else "images"]
+            row |= {"annotations": record["cost"]["unique_images"] if asked is None else asked, "key": record["key"]}
+            row |= {"scratch": run is None and not spec.get("weights"), "run": run and Run.from_dict(run).key}
+            found = {"top1": {"score": record["final"]["top1"]}} if "top1" in tasks else record["transfer"]
+            scores = {measure: float(found[measure]["score"]) for measure in tasks if measure in found}
+            rows += [{"measure": m, "name": tasks[m], "score": score, **row} for m, score in scores.items()]
+        except (KeyError, TypeError, ValueError) as error:
+            said = f"record {record.get('key')}: not a whole transfer ({error}); delete the file and run again"
+            raise UserError(said) from error
+    frame = pd.DataFrame(rows, columns=["measure", "name", "score", "scratch", "run", "key", *_START])
+    own = pd.DataFrame(table(records), columns=["key", "images", "val_loss", "train_loss", "params"])
+    frame = frame.merge(own.rename(columns={"key": "run"}), on="run", how="left")
+    base = frame[frame["scratch"].eq(True)].groupby(["measure", *_START])["score"].max()
+    frame = frame.join(base.rename("base"), on=["measure", *_START])
+    frame["gain"] = 100 * (frame["score"] - frame["base"]).where(frame["scratch"].eq(False))
+    return frame.sort_values(["measure", "key"], ignore_index=True)
+
+
+def main_budget(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of every score, the rows with the annotations and steps that most of its pretrained rows have."""
+    chosen = []
+    for _, some in frame.groupby("measure"):
+        counts = some[some["scratch"].eq(False)].groupby(["annotations", "steps"]).size()
+        if len(counts):
+            annotations, steps = counts[counts == counts.max()].index.max()
+            chosen.append(some[(some["annotations"] == annotations) & (some["steps"] == steps)])
+    return pd.concat(chosen) if chosen else frame[:0]
+
+
+def gains(frame: pd.DataFrame) -> pd.DataFrame:
+    """What a pretrained start gains over a random one, in points: the pretrained rows of the main budget, by name."""
+    frame = main_budget(frame)
+    frame = frame[frame["gain"].notna() & frame["images"].notna()].astype({"images": int, "params": int})
+    order = list(MEASURES)
+    frame = frame.sort_values(["params", "images"])
+    return frame.sort_values("measure", key=lambda some: some.map(order.index), kind="stable")
+
+
+def differences(frame: pd.DataFrame) -> pd.DataFrame:
+    """The mean gain of every score, size and number of unlabelled images, in points, with its 95 % interval over seeds.
+
+    Indexed by these; columns pretrained, scratch (per cent), gain, low, high (missing for one seed), seeds.
+    """
+    lines = {}
+    for cell, some in gains(frame).groupby(["name", "model", "images"], sort=False):
+        gain, low, high = t_interval(some["gain"])
+        score = 100 * some["score"].mean()
+        lines[cell] = [score, score - gain, gain, low, high, len(some)]
+    columns = ["pretrained", "scratch", "gain", "low", "high", "seeds"]
+    index = pd.MultiIndex.from_tuples(lines, names=["score", "size", "unlabelled images"])
+    return pd.DataFrame(lines.values(), index=index, columns=columns)
+
+
+def rankings(records: list[dict]) -> pd.DataFrame:
+    """C5a for every score: how both losses of pretraining rank its gains, within a seed.
+
+    Two rows a score, of validation and of training loss: score, loss, value (Spearman's correlation, mean over seeds),
+    low, high (95 %), runs, seeds, verdict.
+    """
+    own = {row["key"]: row for row in table(records)}
+    frames = []
+    attentive = {
+        Run.from_dict(record["run"]).key: record["transfer"]["attentive"]["score"]
+        for record in records
+        if record.get("kind") == "probe" and record.get("status") == "done" and "attentive" in record["transfer"]
+    }
+    network = {key: tuple(own[key][k] for k in ("model", "seed", "data")) for key in attentive if key in own}
+    base = {network[key]: attentive[key] for key in network if own[key]["reference"]}
+    lifts = {key: attentive[key] - base[network[key]] for key in network if network[key] in base}
+    trained = pd.DataFrame([row | {"attentive_lift": lifts.get(row["key"])} for row in own.values()])
+    for measure, name in FROZEN.items() if len(trained) else ():
+        some = trained[~trained["reference"]]
+        frames.append((name, some.assign(gain=some[f"{measure}_lift"])))
+    frames += [
+        (some["name"].iloc[0], some) for _, some in main_budget(trainings(records)).groupby("measure", sort=False)
+    ]
+    found = []
+    for name, frame in frames:
+        frame = frame.dropna(subset=["gain", "val_loss", "train_loss"])
+        seeds = [some for _, some in frame.groupby("seed") if len(some) >= 3]
+        verdict = UNTESTED
+        for loss, words in (("val_loss", "validation loss"), ("train_loss", "training loss")) if seeds else ():
+            values = [spearman(some[loss], some["gain"]) for some in seeds]
+            known = pd.Series(values).notna().all()
+            interval = t_interval(values) if known else Interval(None, None, None)
+            if loss == "val_loss" and known and min(map(len, seeds)) >= MIN_RANKED:
+                verdict = judge(RULES["C5a"], values, interval)
+            found.append([name, words, *interval, sum(map(len, seeds)), len(seeds), verdict])
+    columns = ["score", "loss", "value", "low", "high", "runs", "seeds", "verdict"]
+    return pd.DataFrame(found, columns=columns).astype(dict.fromkeys(("value", "low", "high"), float))
+
+
+def few_labels(frame: pd.DataFrame) -> pd.DataFrame:
+    """Classification with ever fewer labels: rows of the size with most numbers of labels, at the usual steps.
+
+    start: from scratch, or on how many unlabelled images it was pretrained; `top-1 (%)`; columns of `trainings`.
+    """
+    frame = frame[(frame["measure"] == "top1") & (frame["scratch"].eq(True) | frame["images"].notna())]
+    if not len(frame):
+        return frame.assign(start=None, **{"top-1 (%)": None})
+    numbers = frame.groupby("model")["annotations"].nunique()
+    frame = frame[(frame["model"] == numbers[numbers == numbers.max()].index.max())]
+    frame = frame[frame["steps"] == frame["steps"].mode().max()].sort_values("images", na_position="first")
+    start = ["scratch" if pd.isna(n) else f"pretrained, {n:,.0f}" for n in frame["images"]]
+    return frame.assign(start=start, labels=frame["annotations"], **{"top-1 (%)": 100 * frame["score"]})

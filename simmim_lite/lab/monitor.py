@@ -321,9 +321,9 @@ def curves(found: Sequence[Status]):
     """Losses against images seen, a panel a target, a colour a size: validation, and training of runs in progress."""
     import pandas as pd
     import plotly.express as px
+    from plotly.graph_objects import Figure
 
     from ..evidence.drawing import COLOURS, TEMPLATE
-    from ..evidence.figure import Figure
 
     told, lines = [status for status in found if status.points], []
     past = [status for status in told if status.state == "finished"][-_CURVES:]

@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 
 from ..errors import UserError
 from ..evidence.drawing import INK, TEMPLATE
-from ..evidence.figure import Figure
 from ..model.masking import upsample
 from .charts import WIDEST
 
@@ -126,7 +125,7 @@ def _sheet(cells: list, rows: int, columns: int, title: str, side: int, row_name
     lines = max((label.count("<br>") + 1 for _, label, _, _ in cells if label), default=0)
     head = 0.06 + _HEAD * lines * 90 / side if lines else 0
     step = 1 + _GAP + (0 if row_names else head)
-    figure = Figure()
+    figure = go.Figure()
     for image, label, row, column in cells:
         pixels = as_rgb(image)
         factor = max(1, -(-_SIDE // max(pixels.shape[:2])))

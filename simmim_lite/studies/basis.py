@@ -12,10 +12,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..evidence import published, tables
-from ..evidence.doublings import doublings
-from ..evidence.laws import FORMS, Fit, Points, fit, points, score_of
+from ..evidence.laws import FORMS, Fit, Points, at, fit, points, score_of
+from ..evidence.proxy import doublings
 from ..evidence.records import SCORES, short
-from ..evidence.regret import at
 from ..evidence.trial import HeldOut, better_by_gap, coverage, held_out
 from ..processes import waiting
 

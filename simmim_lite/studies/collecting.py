@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..evidence import shipped
-from ..evidence.records import flops_text, millions, short
+from ..evidence.records import TRANSFER as TRANSFER_SET
+from ..evidence.records import beside, flops_text, millions, shipped, shipped_names, short
 from ..model.sizes import SIZES
 from ..training.run import PRECISIONS, Run, record_path, transfer_path
 from ..training.specs import checked
@@ -46,7 +46,7 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
         return pd.DataFrame(costs.rows(costs.costs(runs, costs.find_speed(runs, runs_dir=runs_dir).images, runs_dir)))
     made = {}
     if tier == "shipped" and runs:
-        known = {r["key"]: r["cost"]["core_seconds"] for r in shipped.beside(runs[0].data) if r["kind"] == "pretrain"}
+        known = {r["key"]: r["cost"]["core_seconds"] for r in beside(runs[0].data) if r["kind"] == "pretrain"}
         made = known if all(run.key in known for run in runs) else {}
     lines = []
     for model, some in [*groups.items(), *([("all", list(runs))] if len(groups) > 1 else [])]:
@@ -230,9 +230,9 @@ def _line(name: str, cost: dict[str, float], what: str = "model size") -> dict[s
 def _preview_shipped(study: str) -> list[dict[str, str]]:
     tasks = {"finetune": ": classify", "segment": ": segment", "detect": ": detect"} if study == TRANSFER else {}
     lines = []
-    for name in [shipped.TRANSFER] if study == TRANSFER else shipped.names():
+    for name in [TRANSFER_SET] if study == TRANSFER else shipped_names():
         for kind, task in ({"pretrain": ""} | tasks).items():
-            records = [r for r in shipped.records(name) if r["kind"] == kind]
+            records = [r for r in shipped(name) if r["kind"] == kind]
             some = [r for r in records if (r["run"] if kind == "pretrain" else r["spec"])["steps"]]
             steps = sum((r["run"] if kind == "pretrain" else r["spec"])["steps"] for r in some)
             cost = {"runs": len(some), "done": len(some), "steps": steps}

@@ -165,11 +165,11 @@ def _train(name: str, how: StudyOptions) -> tuple[list, list[dict]]:
 
 def _shipped(name: str) -> tuple[list, list]:
     """Print what the shipped records say; the notebooks show it beside the reader's own runs."""
-    from ..evidence import shipped
+    from ..evidence import records as evidence
     from ..evidence.claims import claims
 
-    for of in [shipped.TRANSFER] if name == TRANSFER else shipped.names():
-        records = shipped.records(of)
+    for of in [evidence.TRANSFER] if name == TRANSFER else evidence.shipped_names():
+        records = evidence.shipped(of)
         print(f"shipped records {of}: {len(records)}")
         print("".join(f"{claim}\n" for claim in claims(records) if claim.id in claims_of(name)), end="")
     return [], []

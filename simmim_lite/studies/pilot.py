@@ -18,8 +18,7 @@ import yaml
 from ..data import decode, manifests, scenes
 from ..data.sources import catalogue, say_layout
 from ..errors import UserError
-from ..evidence import shipped
-from ..evidence.records import groups, table
+from ..evidence.records import groups, shipped, table
 from ..evidence.rules import SMOKE_STEPS, Claim
 from ..evidence.stats import power
 from ..evidence.tables import verdicts
@@ -53,7 +52,7 @@ def seed_spread(records: Iterable[dict] | None = None, measure: str = "val_loss"
     """
     if measure not in MEASURES:
         raise UserError(f"measure is '{measure}': give one of {', '.join(MEASURES)}")
-    for source in (list(records or ()), shipped.records("laptop-scenes" if data == "scenes" else "laptop-cifar10")):
+    for source in (list(records or ()), shipped("laptop-scenes" if data == "scenes" else "laptop-cifar10")):
         rows = next(iter(groups(table(source)).values()), [])
         cells: dict[tuple, dict[int, float]] = defaultdict(dict)
         for row in rows:

@@ -195,7 +195,7 @@ def _said(
         if on.form == "fixed":
             notes.append("the law's exponents and Omega's form were chosen looking at all 63 published runs")
         if on.target == "loss":
-            notes.append("the lowest loss is not the best score: simmim-lite laws prints the regret of both")
+            notes.append("the lowest loss is not the best score: notebook 09 shows the regret of both")
         if not refused:
             notes.append(
                 "numbers are of photographs at 192 px, fine-tuned on ImageNet-1K; on your images trust the order"
@@ -254,11 +254,11 @@ def answers(
     that level which the budget allows, with the law fitted on the other levels: `picked`, `rule` (rows) and `regret`,
     `rule_regret`; None where no published run is that cheap, or only one.
     """
-    from ..evidence import published, regret
+    from ..evidence import published, trial
 
     rows, found = published.rows(), []
     for level in levels:
-        predict = regret.fitted(rows, "accuracy", form, level, published.SCORE)
+        predict = trial.fitted(rows, "accuracy", form, level)
         here = [row for row in rows if row["dataset"] == level]
         for budget in budgets:
             line = {"level": level, "budget": budget} | dict.fromkeys(("picked", "rule", "regret", "rule_regret"))
@@ -268,8 +268,8 @@ def answers(
                 line["plan"] = str(error)
             options = tuple(row for row in here if row["flops"] <= budget)
             if len(options) > 1:
-                problem = regret.Problem(level, budget, options, published.SCORE)
-                line["picked"], line["rule"] = min(options, key=predict), regret.pick(options, RULE)
-                line["regret"], line["rule_regret"] = (problem.regret(line[name]) for name in ("picked", "rule"))
+                line["picked"], line["rule"] = min(options, key=predict), trial.pick(options, RULE)
+                picked = (line["picked"], line["rule"])
+                line["regret"], line["rule_regret"] = (trial.lost(options, row, published.SCORE) for row in picked)
             found.append(line)
     return found

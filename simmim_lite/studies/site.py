@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..evidence import figures, shipped, tables, transfers
+from ..evidence import figures, records, tables
 from ..evidence.rules import HOLDS, OPEN, TABLE, UNTESTED
 from ..training.run import write_atomic
 from . import notebooks as running
@@ -199,7 +199,7 @@ def make_gallery(out: str | Path = "gallery") -> list[Path]:
     if "shipped" not in set(frame["source"]):
         raise UserError("no records are shipped with this version: there is nothing to draw the gallery from")
     longest, ours = tables.longest(frame), frame[frame["source"] == "shipped"]
-    gains = transfers.gains(transfers.table(shipped.records(shipped.TRANSFER)))
+    gains = tables.gains(tables.trainings(records.shipped(records.TRANSFER)))
     drawn = {
         "data-scale": figures.lines(longest, "images", "val_loss", "model"),
         "model-size": figures.lines(longest, "params", "val_loss", "images"),
