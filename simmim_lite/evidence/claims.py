@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..errors import UserError
 from . import laws, proxy
-from .records import finetunings, groups, short, table
+from .records import finetunings, groups, millions, short, table
 from .rules import FAILS, HOLDS, OPEN, TABLE, CannotTell, Claim, Rule, Runs, conclude, judge, listed, seed_list, side
 from .stats import t_interval
 
@@ -158,23 +158,14 @@ def _sentence(rule: Rule, runs: Runs, units: Units, value: float) -> str:
     roles = [one for lengths in units.values() for one in lengths]
     models = list(dict.fromkeys(one[key] for one in roles for key in ("small", "large", "size") if key in one))
     levels, lengths = (list(dict.fromkeys(one[key] for one in roles)) for key in ("level", "t"))
-    steps = listed(sorted(lengths))
-    return rule.sentence.format_map(
-        {
-            "effect": f"{abs(value):.4f}",
-            "above": side(value),
-            "more": "more" if value >= 0 else "less",
-            "small": runs.name(models[0]) if runs.by_seed else "the next smaller size",
-            "large": runs.name(models[-1]) if runs.by_seed else "a size",
-            "sizes": ", ".join(map(short, models)) if len(models) > 1 else runs.name(models[0]),
-            "level": listed(levels),
-            "most": f"{roles[0]['most']:,}",
-            "lengths": steps,
-            "T": f"{max(lengths):,}",
-            "T/2": f"{max(lengths) // 2:,}",
-            "at": f", mean of {steps} steps" if len(lengths) > 1 else f" after {steps} steps",
-        }
-    )
+    steps, names = listed(sorted(lengths)), [f"{short(m)} ({millions(runs.params[m])} parameters)" for m in models]
+    words = {"effect": f"{abs(value):.4f}", "above": side(value), "more": "more" if value >= 0 else "less"}
+    words |= {"small": names[0], "large": names[-1]}
+    words |= {} if runs.by_seed else {"small": "the next smaller size", "large": "a size"}
+    words |= {"sizes": ", ".join(map(short, models)) if len(models) > 1 else names[0], "level": listed(levels)}
+    words |= {"most": f"{roles[0]['most']:,}", "T": f"{max(lengths):,}", "T/2": f"{max(lengths) // 2:,}"}
+    words |= {"at": f", mean of {steps} steps" if len(lengths) > 1 else f" after {steps} steps", "lengths": steps}
+    return rule.sentence.format_map(words)
 
 
 def _top1(rule: Rule, runs: Runs) -> dict:

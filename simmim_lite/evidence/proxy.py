@@ -4,6 +4,7 @@ Omega is parameters x images seen / unique images squared (docs/facts.md, 7): ho
 image, against how many images there are.
 """
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -115,15 +116,14 @@ def accuracy(runs: pd.DataFrame | list[dict], score="linear", by="val_loss", amo
 
 def shares(found: dict[str, dict]) -> pd.DataFrame:
     """What `accuracy` found by source, as rows for `figures.intervals`: per cent, groups without pairs left out."""
+    kinds = itertools.product(found, GROUPS.items())
     lines = [
-        {"source": source, "name": f"{source}, {name}", "n": some[group]["n"]}
-        | {"value": 100 * some[group]["share"]}
-        | {end: None if some[group][end] is None else 100 * some[group][end] for end in ("low", "high")}
-        for source, some in found.items()
-        for group, name in GROUPS.items()
-        if some.get(group)
+        {"source": source, "name": f"{source}, {name}", **found[source][group]}
+        for source, (group, name) in kinds
+        if found[source][group]
     ]
-    return pd.DataFrame(lines)
+    frame = pd.DataFrame(lines).rename(columns={"share": "value"})
+    return frame.assign(**{name: 100 * frame[name].astype(float) for name in ("value", "low", "high") if len(frame)})
 
 
 def misleading(runs: pd.DataFrame | list[dict], score: str = "linear", top: int = 10) -> pd.DataFrame:
@@ -147,7 +147,7 @@ def misleading(runs: pd.DataFrame | list[dict], score: str = "linear", top: int 
     pairs = pairs.sort_values(["score_lost", "picked_key", "better_key"], ascending=[False, True, True])
     # the same two cells by another seed teach nothing new
     cells = [f"{run}_{name}" for run in ("picked", "better") for name in ("model", "images", "steps")]
-    pairs = pairs.drop_duplicates(cells).head(top).rename(columns={"picked_name": "picked", "better_name": "better"})
+    pairs = pairs.drop_duplicates(cells).head(top).rename(columns=lambda name: name.removesuffix("_name"))
     return pairs[columns].reset_index(drop=True)
 
 

@@ -140,10 +140,11 @@ def table(records: list[dict]) -> list[dict]:
     another, runs off one `trunk` share their first steps. A number that is missing or not finite is None, never 0.
     """
     runs = [(Run.from_dict(record["run"]), _row(record)) for record in finished(records)]
+    networks = {row["key"]: tuple(getattr(run, name) for name in (*REFERENCE, "recipe_version")) for run, row in runs}
     references, recipes = defaultdict(list), defaultdict(list)
     for run, row in runs:
         if row["reference"]:
-            references[_reference(run)].append((run, row))
+            references[networks[row["key"]]].append((run, row))
         recipes[_digest({k: v for k, v in run.to_dict().items() if k not in (*SWEPT, *BY_SIZE)})].append((run, row))
     for name, members in recipes.items():
         cells = Counter(tuple(row[k] for k in SWEPT) for _, row in members if not row["reference"])
@@ -152,7 +153,7 @@ def table(records: list[dict]) -> list[dict]:
             row["recipe"] = _digest({k: v for k, v in run.to_dict().items() if k not in SWEPT}) if twice else name
     for run, row in runs:
         # of several references (they differ in fields that cannot matter), the same arithmetic first
-        same = sorted(references[_reference(run)], key=lambda r: (r[0].precision != run.precision, r[1]["key"]))
+        same = sorted(references[networks[row["key"]]], key=lambda r: (r[0].precision != run.precision, r[1]["key"]))
         for score in PROBES:
             row[f"{score}_lift"] = _less(row[score], same[0][1][score] if same else None)
     _join([row for _, row in runs], finetunings(records))
@@ -205,38 +206,25 @@ def _row(record: dict, where: str | None = None) -> dict | None:
     if record.get("kind") != "pretrain":
         return None
     try:
-        run, final = Run.from_dict(record["run"]), record.get("final")
+        run = Run.from_dict(record["run"])
         if record["status"] == "failed":
             return None
         if record["status"] != "done":
             raise ValueError(f"status is {record['status']!r}")
-        cost, transfer = record["cost"], record.get("transfer", {})
+        cost, final, probes = record["cost"], record["final"], record.get("transfer", {})
         curve = [loss for loss in (_number(point["val_loss"]) for point in record["curve"]) if loss is not None]
-        row = {
-            "model": run.model,
-            "params": int(record["model"]["parameters"]),
-            "images": int(cost["unique_images"] if run.images is None else run.images),
-            "steps": run.steps,
-            "images_seen": int(cost["images_seen"]),
-            "epochs": _number(cost.get("epochs")),
-            "seed": run.seed,
-            "data": run.data,
-            "target": run.target,
-            "image_size": run.image_size,
-            "batch_size": run.batch_size,
-            "val_loss": _number(final["val_loss"]),
-            "val_loss_se": _number(final.get("val_loss_se")),
-            "train_loss": _number(final.get("train_loss")),
-            **{score: _number(transfer.get(score, {}).get("score")) for score in PROBES},
-            "probe_images": max((probe.get("n_train", 0) for probe in transfer.values()), default=None),
-            **{name: _number(cost.get(name)) for name in ("flops", "seconds", "core_seconds")},
-            "trunk": run.trunk_key,
-            "key": record["key"],
-            "reference": run.steps == 0,
-        }
+        names = ("model", "steps", "seed", "data", "target", "image_size", "batch_size")
+        row = {name: getattr(run, name) for name in names}
+        row |= {"params": int(record["model"]["parameters"]), "images_seen": int(cost["images_seen"])}
+        row |= {"images": int(cost["unique_images"] if run.images is None else run.images)}
+        row |= {"val_loss": _number(final["val_loss"])}
+        row |= {name: _number(final.get(name)) for name in ("val_loss_se", "train_loss")}
+        row |= {name: _number(cost.get(name)) for name in ("epochs", "flops", "seconds", "core_seconds")}
+        row |= {score: _number(probes.get(score, {}).get("score")) for score in PROBES}
+        row |= {"probe_images": max((probe.get("n_train", 0) for probe in probes.values()), default=None)}
+        row |= {"trunk": run.trunk_key, "key": record["key"], "reference": run.steps == 0, "overfit": None}
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # a UserError is one: a field unknown here
-        raise _broken(record, error, where) from error
-    row["overfit"] = None
+        raise broken(record, error, where) from error
     if row["val_loss"] is not None and curve and not row["reference"]:
         overfit = row["val_loss"] - min(curve) > OVERFIT
         row["overfit"] = overfit if overfit or len(curve) >= VALIDATIONS else None
@@ -260,11 +248,12 @@ def finetunings(records: list[dict]) -> list[dict]:
                 row["labels"] = record["cost"]["unique_images"]
             rows[row["key"]] = row | {"top1": float(final["top1"]), "n_test": int(final["n_test"])}
         except (KeyError, TypeError, ValueError) as error:
-            raise _broken(record, error) from error
+            raise broken(record, error) from error
     return [rows[key] for key in sorted(rows)]
 
 
-def _broken(record: dict, error: Exception, where: str | None = None) -> UserError:
+def broken(record: dict, error: Exception, where: str | None = None) -> UserError:
+    """One line on a file that is no whole record."""
     where, what = where or f"record {record.get('key')}", f"no {error}" if isinstance(error, KeyError) else error
     return UserError(f"{where}: not a whole record ({what}); delete the file and run again")
 
@@ -292,10 +281,6 @@ def _less(score: float | None, base: float | None) -> float | None:
 def _number(value: float | None) -> float | None:
     """A finite float, or None."""
     return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _reference(run: Run) -> tuple:
-    return tuple(getattr(run, name) for name in (*REFERENCE, "recipe_version"))
 
 
 def _digest(fields: dict) -> str:

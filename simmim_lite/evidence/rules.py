@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .records import millions, short
 from .stats import MIN_UNITS, MOST_UNITS, Interval, t_interval, units_needed
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "too small to say", "not tested here"
@@ -156,9 +155,13 @@ GATES = {
 class CannotTell(Exception):
     """Why a claim has no number on these runs; `verdict` stands in its place."""
 
-    def __init__(self, reason: str, verdict: str = UNTESTED) -> None:
-        super().__init__(reason)
-        self.verdict = verdict
+    verdict = UNTESTED
+
+
+class Smoke(CannotTell):
+    """Runs that are too short to say anything."""
+
+    verdict = OPEN
 
 
 class Runs:
@@ -177,7 +180,7 @@ class Runs:
         if not self.rows:
             longest = max(row["steps"] for row in rows)
             text = f"Runs of {longest} steps test the machinery only: the claim needs runs of at least {SMOKE_STEPS}"
-            raise CannotTell(text, OPEN)
+            raise Smoke(text)
         self.frame = pd.DataFrame(self.rows)
         self.params = {model: params for params, model in sorted({(row["params"], row["model"]) for row in self.rows})}
         self.sizes = list(self.params)
@@ -188,10 +191,6 @@ class Runs:
         self.loss, self.overfit = (main.pivot_table(values=name, **cells) for name in ("val_loss", "overfit"))
         self.levels, self.lengths = (sorted(main[name].unique().tolist()) for name in ("images", "steps"))
         self.by_seed = not score or self.frame["seed"].nunique() >= MIN_UNITS
-
-    def name(self, model: str) -> str:
-        """`femto (0.54 M parameters)`."""
-        return f"{short(model)} ({millions(self.params[model])} parameters)"
 
     @property
     def complete(self):
@@ -276,9 +275,9 @@ def seed_list(seeds: list[int]) -> str:
     return f"{len(seeds)} seeds: {f'{seeds[0]} to {seeds[-1]}' if run else ', '.join(map(str, seeds))}"
 
 
-def listed(numbers: Iterable[int]) -> str:
+def listed(parts: Iterable[str | int]) -> str:
     """`16, 64 and 1,024`."""
-    *first, last = (f"{n:,}" for n in numbers)
+    *first, last = (f"{part:,}" if isinstance(part, int) else part for part in parts)
     return f"{', '.join(first)} and {last}" if first else last
 
 

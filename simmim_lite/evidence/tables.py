@@ -12,10 +12,10 @@ import pandas as pd
 
 from ..errors import UserError
 from ..training.run import Run
-from . import imported, published, records
+from . import imported, published
 from .claims import claims as claims_of
-from .records import SCORES, beside, finetunings, groups, load, table
-from .rules import FAILS, HOLDS, MIN_RANKED, OPEN, RULES, UNTESTED, Claim, judge
+from .records import SCORES, beside, broken, finetunings, groups, is_design, load, shipped, shipped_names, table
+from .rules import FAILS, HOLDS, MIN_RANKED, OPEN, RULES, UNTESTED, Claim, judge, listed
 from .stats import Interval, spearman, t_interval
 
 #: The shipped sets by the names that readers see.
@@ -101,8 +101,8 @@ def rows(records: Iterable[dict] = (), *, data: str = "scenes", runs_dir: str | 
 def claims(own: Iterable[dict] = (), *, runs_dir: str | Path | None = None) -> dict[str, list[Claim]]:
     """C1 to C9 by source, of the recipe with most runs of each: published, every shipped set, imported ones, yours."""
     found = {"published": published.claims()}
-    for name in records.shipped_names():
-        called = SHIPPED.get(name, name) + (" (design data)" if records.is_design(name) else "")
+    for name in shipped_names():
+        called = SHIPPED.get(name, name) + (" (design data)" if is_design(name) else "")
         found[called] = _shipped_claims(name)
     found |= {name: imported.claims(some) for name, some in _imported(runs_dir).items()}
     yours = _main_claims(list(own))
@@ -111,7 +111,7 @@ def claims(own: Iterable[dict] = (), *, runs_dir: str | Path | None = None) -> d
 
 @cache
 def _shipped_claims(name: str) -> list[Claim]:
-    return _main_claims(records.shipped(name))
+    return _main_claims(shipped(name))
 
 
 def _main_claims(some: list[dict]) -> list[Claim]:
@@ -135,9 +135,8 @@ def of_folder(runs_dir: str | Path) -> tuple[list[dict], str]:
         name = max(sets, key=lambda name: len(sets[name]))
         more = f" (the largest of {', '.join(sets)})" if len(sets) > 1 else ""
         return sets[name], f"the imported runs {name} in {runs_dir}{more}"
-    nowhere = "" if Path(runs_dir).is_dir() else " (no such folder)"
     makers = "simmim-lite study all makes some, and records import FILE.csv takes others' in"
-    raise UserError(f"{runs_dir}: no finished runs there{nowhere}; {makers}")
+    raise UserError(f"{runs_dir}: no finished runs there; {makers}")
 
 
 def supervised(records: Iterable[dict]) -> pd.DataFrame:
@@ -178,7 +177,7 @@ def agreement(claims: dict[str, list[Claim]], *ids: str) -> str:
             continue
         by = {word: [source for source, c in said.items() if c.verdict == word] for word in _VERBS}
         statement = next(iter(said.values())).statement
-        parts = "; ".join(f"{verb} {_and(by[word])}" for word, verb in _VERBS.items() if by[word])
+        parts = "; ".join(f"{verb} {listed(by[word])}" for word, verb in _VERBS.items() if by[word])
         differ = " **They disagree.**" if by[HOLDS] and by[FAILS] else ""
         effects = [f"{source} {_effect(said[source])}" for source in by[OPEN] if said[source].effect is not None]
         if not differ and effects and "published runs" in by[HOLDS]:
@@ -194,11 +193,6 @@ def _imported(runs_dir: str | Path | None) -> dict[str, list[dict]]:
 def _effect(claim: Claim) -> str:
     interval = f" [{claim.low:+.3g}, {claim.high:+.3g}]" if claim.low is not None else ", no interval"
     return f"{claim.effect:+.3g}{interval}"
-
-
-def _and(names: list[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def trainings(records: list[dict]) -> pd.DataFrame:
@@ -224,8 +218,7 @@ def trainings(records: list[dict]) -> pd.DataFrame:
             scores = {measure: float(found[measure]["score"]) for measure in tasks if measure in found}
             rows += [{"measure": m, "name": tasks[m], "score": score, **row} for m, score in scores.items()]
         except (KeyError, TypeError, ValueError) as error:
-            said = f"record {record.get('key')}: not a whole transfer ({error}); delete the file and run again"
-            raise UserError(said) from error
+            raise broken(record, error) from error
     frame = pd.DataFrame(rows, columns=["measure", "name", "score", "scratch", "run", "key", *_START])
     own = pd.DataFrame(table(records), columns=["key", "images", "val_loss", "train_loss", "params"])
     frame = frame.merge(own.rename(columns={"key": "run"}), on="run", how="left")
