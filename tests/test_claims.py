@@ -122,12 +122,11 @@ def test_c6_is_not_tested_where_most_seeds_overfit():
         assert found.verdict == verdict and ("overfit in most seeds" in found.evidence) == (verdict == UNTESTED)
 
 
-def test_few_seeds_decide_nothing():
-    for seeds in ((4,), (4, 5)):
-        for found in claims(study(levels=(16, 16384), lengths=(250, 500), seeds=seeds)):
-            assert found.verdict in (OPEN, UNTESTED, FAILS)
-            if found.id in BY_LOSS and found.verdict == OPEN:
-                assert ("one seed gives no interval" if len(seeds) == 1 else "fewer than 3") in found.evidence
+@pytest.mark.parametrize(("seeds", "said"), [((4,), "one seed gives no interval"), ((4, 5), "fewer than 3")])
+def test_few_seeds_decide_nothing(seeds, said):
+    for found in claims(study(levels=(16, 16384), lengths=(250, 500), seeds=seeds)):
+        assert found.verdict in (OPEN, UNTESTED, FAILS)
+        assert found.verdict != OPEN or found.id not in BY_LOSS or said in found.evidence
 
 
 @pytest.mark.parametrize(
@@ -319,10 +318,9 @@ def test_a_csv_of_three_seeds_is_by_seed_and_of_one_by_cell():
 
 
 def test_data_targets_and_image_sizes_are_never_mixed():
-    others = [{}, {"data": "torchvision:CIFAR10"}, {"target": "normalized"}, {"image_size": 64}]
-    parts = [study(seeds=(0, 1), lengths=(250, 500), **other) for other in others]
+    parts = [study(seeds=(0, 1), lengths=(250, 500), **other) for other in ({}, {"target": "normalized"})]
     found = claims([r for part in parts for r in part])
-    assert len(found) == 4 * len(IDS) and len({(c.data, c.target, c.image_size) for c in found}) == 4
+    assert [c.id for c in found] == 2 * IDS
     for part in parts:
         alone = claims(part)
         assert [c for c in found if c.recipe == alone[0].recipe] == alone

@@ -5,8 +5,6 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from simmim_lite.evidence import stats
@@ -16,23 +14,13 @@ DRAWS = 10_000
 BY_T = [rule for rule in TABLE if rule.test in ("above", "below")]
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=40).filter(lambda v: np.std(v) > 1e-6))
-def test_t_interval_is_scipys_at_every_n(values) -> None:
-    found = stats.t_interval(values)
-    low, high = scipy_stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=scipy_stats.sem(values))
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+@pytest.mark.parametrize("n", [2, 3, 8, 40])
+def test_t_interval_is_scipys_at_every_n(n) -> None:
+    values = np.random.default_rng(n).normal(size=n)
+    low, high = scipy_stats.t.interval(0.95, n - 1, loc=np.mean(values), scale=scipy_stats.sem(values))
+    assert stats.t_interval(values) == pytest.approx((values.mean(), low, high))
     assert stats.t_interval(values[:1]) == (values[0], None, None)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=20))
-def test_spearman_is_scipys(pairs) -> None:
-    x, y = np.array(pairs).T
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        assert np.isnan(stats.spearman(x, y))
-    else:
-        assert stats.spearman(x, y) == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
+    assert np.isnan(stats.spearman(values, np.ones(n)))
 
 
 def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:

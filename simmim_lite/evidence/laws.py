@@ -1,8 +1,6 @@
-"""Laws of loss and error in model size, length and data: their forms, and how they are fitted. No torch here.
+"""Laws of the validation loss, or of the error 100 - top-1 in per cent, and how they are fitted. No torch here.
 
-N are backbone parameters, T iterations, D unique images, S images seen, Omega = N S / D^2 (docs/facts.md, 7). A law
-predicts y: the validation loss, or the error 100 - top-1 in per cent. It is fitted by least sum of Huber's loss on log
-residuals: the linear coefficients are projected out on a grid of starts, then all parameters are polished together.
+N are backbone parameters, T iterations, D unique images, S images seen, Omega = N S / D^2 (docs/facts.md, 7).
 """
 
 import itertools
@@ -28,10 +26,10 @@ DELTA = {"loss": 0.002, "accuracy": 0.005}
 class Points:
     """Runs as arrays (n,): what a law is fitted to. `y` is the loss or the error in per cent."""
 
-    n: np.ndarray  # backbone parameters
-    t: np.ndarray  # iterations
-    d: np.ndarray  # unique images
-    seen: np.ndarray  # images seen, repeats counted
+    n: np.ndarray
+    t: np.ndarray
+    d: np.ndarray
+    seen: np.ndarray
     other: np.ndarray  # 1 where the images are another set than the main one (ImageNet-22K), else 0
     y: np.ndarray
     size: np.ndarray  # model names
@@ -53,8 +51,7 @@ class Points:
 
 
 def score_of(rows: Iterable[dict]) -> str | None:
-    """The score that accuracy means for these rows: the first of linear probe, kNN, segmentation probe and fine-tuning
-    that they have (published ones: fine-tuning); None where there is none."""
+    """The score that accuracy means for these rows: the first of SCORES that they have; None where there is none."""
     rows = list(rows)
     return next((s for s in SCORES if any(row[s] is not None for row in rows)), None)
 
@@ -65,10 +62,7 @@ def level_of(row: dict) -> str:
 
 
 def points(rows: Iterable[dict], target: str = "loss", score: str | None = None) -> Points:
-    """Rows of `records.table` (or published, or imported ones) as arrays; runs without the quantity are left out.
-
-    `UserError` for an unknown target, for rows without a score, and for a number that is not finite or out of range.
-    """
+    """Rows of `records.table` as arrays, runs without the quantity left out; `UserError` for a number out of range."""
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
     rows = trained(rows)
@@ -127,11 +121,8 @@ def _chinchilla(s: dict, x: Points, scale: tuple) -> dict[str, np.ndarray]:
 
 
 def _constrained(s: dict, x: Points, _: tuple) -> dict[str, np.ndarray]:
-    """Muennighoff et al. 2023 in images: repeats, and parameters beyond the size optimal for U, wear out.
-
-    E + A/N'^a + B/D'^b; the size optimal for U unique images follows from A, B, a, b, whose ratio is searched as
-    g = log(aA / bB), so that E and B stay linear. Parameters and images count in 1e8.
-    """
+    """Muennighoff et al. 2023, E + A/N'^a + B/D'^b: repeats, and parameters beyond the size optimal for U images, wear
+    out. That size follows from g = log(aA / bB), which is searched: E and B stay linear. Units of 1e8."""
     u, n = np.log(x.d / 1e8), np.log(x.n / 1e8)
     best = np.minimum((s["log_g"] + s["b"] * u) / s["a"], n)
     spare = np.expm1(np.minimum(n - best, 50.0))  # N / U_N - 1
@@ -151,25 +142,16 @@ def _saturating(s: dict, x: Points, scale: tuple) -> dict[str, np.ndarray]:
     return found | ({"s": x.other} if x.target == "loss" else {})
 
 
-def _exponent(*starts: float) -> tuple[float, float, tuple[float, ...]]:
-    return 0.02, 2.5, starts
-
-
 _TURN = (1e4, 1e9, (3e5, 1e6, 3e6, 1e7, 3e7))
+_A, _B = (0.02, 2.5, (0.2, 0.8)), (0.02, 2.5, (0.2, 0.6))  # lowest, highest, starts
 FORMS = {
     "fixed": Form("saturating in Omega, exponents fixed", _saturating, {"Omega0": _TURN}, fixed=("a", "b", "p")),
-    "free": Form(
-        "saturating in Omega, exponents free", _saturating,
-        {"a": _exponent(0.2, 0.8), "b": _exponent(0.2, 0.6), "p": (0.3, 6.0, (1.0, 2.0)), "Omega0": _TURN},
-    ),
-    "constrained": Form(
-        "data-constrained (Muennighoff et al. 2023)", _constrained,
-        {"a": _exponent(0.2, 0.8), "b": _exponent(0.1, 0.5), "R_D": (0.05, 1.6e5, (3.0, 50.0, 1e3)),
-         "R_N": (3e-4, 1.6e5, (0.1, 3.0, 50.0)), "log_g": (-20.0, 20.0, (-1.0, 2.0))},
-    ),
-    "chinchilla": Form(
-        "Chinchilla in N, T", _chinchilla, {"a": _exponent(0.1, 0.3, 0.8), "b": _exponent(0.1, 0.3, 0.8)}
-    ),
+    "free": Form("saturating in Omega, exponents free", _saturating,
+                 {"a": _A, "b": _B, "p": (0.3, 6.0, (1.0, 2.0)), "Omega0": _TURN}),
+    "constrained": Form("data-constrained (Muennighoff et al. 2023)", _constrained,
+                        {"a": _A, "b": (0.02, 2.5, (0.1, 0.5)), "R_D": (0.05, 1.6e5, (3.0, 50.0, 1e3)),
+                         "R_N": (3e-4, 1.6e5, (0.1, 3.0, 50.0)), "log_g": (-20.0, 20.0, (-1.0, 2.0))}),
+    "chinchilla": Form("Chinchilla in N, T", _chinchilla, dict.fromkeys("ab", (0.02, 2.5, (0.1, 0.3, 0.8)))),
     "product": Form("product", _product, {}, signed=True),
 }  # fmt: skip
 
@@ -193,11 +175,9 @@ class Fit:
 
 
 def fit(form: str, x: Points, *, near: Fit | None = None, most: int | None = None) -> Fit:
-    """Fit a form (a name in FORMS) to runs. near: a fit of almost the same runs, from which to start as well.
-
-    most: steps of the last search; by default 200, and 60 near another fit, which settles predictions though not flat
-    directions. `UserError` for an unknown form and for fewer runs than parameters.
-    """
+    """Fit a form of FORMS by Huber's loss on log residuals: coefficients are projected out on a grid of starts, then
+    all parameters polished. near: a fit of almost the same runs, from which to start as well. most: its
+    steps (200, near a fit 60). `UserError` for an unknown form and for fewer runs than parameters."""
     if form not in FORMS:
         raise unknown("form", form, FORMS)
     law = FORMS[form]
@@ -230,8 +210,7 @@ def fit(form: str, x: Points, *, near: Fit | None = None, most: int | None = Non
 
 def seed_spread(x: Points) -> float:
     """Pooled standard deviation of log y between seeds of one setting; 0 where no setting has two."""
-    logs = np.log(x.y)
-    groups = [logs[x.unit == unit] for unit in np.unique(x.unit)] if len(np.unique(x.unit)) < len(x) else []
+    groups = [np.log(x.y[x.unit == unit]) for unit in np.unique(x.unit)]
     free = sum(len(g) - 1 for g in groups)
     return float(np.sqrt(sum(((g - g.mean()) ** 2).sum() for g in groups) / free)) if free else 0.0
 
@@ -252,10 +231,7 @@ def _project(law: Form, shapes: dict, x: Points, scale: tuple, delta: float) -> 
 
 
 def _polish(law: Form, given: dict, start: dict, c: np.ndarray, x: Points, scale: tuple, delta: float, most: int):
-    """All parameters together from a start, within bounds, in at most so many steps: objective, shapes, coefficients.
-
-    Flat directions (a floor and an exponent that trade) make the last steps endless, and change no prediction.
-    """
+    """All parameters together from a start, within bounds: objective, shapes, coefficients."""
     from scipy.optimize import least_squares
 
     first = law.columns(given | start, x, scale)
@@ -289,10 +265,9 @@ def _polish(law: Form, given: dict, start: dict, c: np.ndarray, x: Points, scale
 
 
 def slopes(x: Points) -> dict | None:
-    """Slopes of -y on log N, log T, log D, and whether they are equal (C9); None where a factor does not vary.
+    """Slopes of -y on log N, log T, log D (C9), each [value, low, high], 95 % by bootstrap over (size, data) cells.
 
-    Each of n, t, d is [value, low, high], in units of y for a factor of e, 95 % by bootstrap over (size, data) cells;
-    `share` is d over the mean of n and t, with its interval; `p` of equal slopes by an F-test of independent runs.
+    None where a factor does not vary. `share` is d over the mean of n and t; `p` of equal slopes by an F-test.
     """
     from scipy.stats import f
 

@@ -1,8 +1,4 @@
-"""Is validation loss a good proxy of the score? Ranks of runs (C5), doublings of the length (C7), pairs. No torch here.
-
-Omega is parameters x images seen / unique images squared (docs/facts.md, 7): how often a network of this size sees each
-image, against how many images there are.
-"""
+"""Does validation loss tell the score? Ranks of runs (C5), doublings of the length (C7), pairs. No torch here."""
 
 import itertools
 from collections.abc import Callable
@@ -25,7 +21,8 @@ _CELL = ["model", "dataset", "images"]
 
 
 def omega(row: dict) -> float:
-    """Parameters x images seen / unique images squared of a run, or of a DataFrame of runs (docs/facts.md, 7)."""
+    """Parameters x images seen / unique images squared of a run, or of a DataFrame of runs (docs/facts.md, 7): how
+    often a network of this size sees each image, against how many images there are."""
     return row["params"] * row["images_seen"] / row["images"] ** 2
 
 
@@ -54,8 +51,7 @@ def doublings(runs: pd.DataFrame | list[dict], score: str = "linear") -> pd.Data
 def turning_point(found: pd.DataFrame, of: str = "loss") -> float | None:
     """The Omega at which a doubling is as likely to raise the loss (`of="loss"`) or lower the score ("score") as not.
 
-    By logistic regression on log Omega; halfway between the two where they do not overlap. None where a side is
-    empty, or where the event does not become likelier with Omega.
+    By logistic regression on log Omega; halfway where the two do not overlap; None where it gets no likelier.
     """
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -84,13 +80,12 @@ def turning_points(found: pd.DataFrame) -> dict[str, float | None]:
 
 
 def accuracy(runs: pd.DataFrame | list[dict], score="linear", by="val_loss", among="all") -> dict:
-    """The share of pairs of runs in which `by` names the one with the higher score.
+    """The share of pairs of runs in which `by` names the one with the higher score; ties do not count.
 
-    by: "val_loss" or "train_loss" (the lower is taken to be better), "params" or "images_seen" (the larger).
-    among: "all" pairs, "size" (pairs that differ in model size alone), "length" (in iterations alone).
-    Returns overall, non_overfit (both runs are not) and overfit (both are), each a dict of share, low, high (95 %,
-    bootstrap over cells of size x data level) and n pairs, or None without pairs; and by_gap, a list of
-    such with `gap` (from, to), for losses. Pairs that are equal in one of the two do not count.
+    by: "val_loss" or "train_loss" (the lower is taken to be better), "params" or "images_seen" (the larger). among:
+    "all" pairs, "size" or "length" (pairs that differ in that alone). Returns overall, non_overfit and overfit (both
+    runs), each a dict of share, low, high (95 %, bootstrap over cells of size x data level) and n pairs, or None; and
+    for losses by_gap, a list of such with `gap` (from, to).
     """
     frame = _known(runs, score, by)
     if not len(frame):
@@ -129,8 +124,7 @@ def shares(found: dict[str, dict]) -> pd.DataFrame:
 def misleading(runs: pd.DataFrame | list[dict], score: str = "linear", top: int = 10) -> pd.DataFrame:
     """The pairs in which the lower validation loss misleads most, one a pair of cells, the largest loss of score first.
 
-    Columns: picked and better (the run of lower loss, the run of higher score, by name), loss_gap (how much lower
-    the picked one's loss is), score_lost (0 to 1), picked_overfit, better_overfit.
+    picked and better are the run of lower loss and that of higher score; score_lost lies in 0 to 1.
     """
     columns = ["picked", "picked_overfit", "better", "better_overfit", "loss_gap", "score_lost"]
     frame = _known(runs, score, "val_loss")

@@ -22,9 +22,8 @@ OTHER = "imagenet22k"  # not a part of ImageNet-1K: its losses have no place on 
 def rows() -> list[dict]:
     """The 63 runs in the columns of `records.table`, and `dataset` and `on_axis` (False for ImageNet-22K).
 
-    `finetune` is ImageNet-1K top-1 in 0 to 1 after fine-tuning; lifts, training losses and other scores are unknown and
-    None. A run is overfit when its loss lies more than .004 above that of the same size and length on all of
-    ImageNet-1K, or of a shorter run of the same size and data (docs/facts.md, 7). One seed a run, numbered 0.
+    `finetune` is ImageNet-1K top-1 in 0 to 1; lifts, training losses and other scores are unknown and None. Overfit is
+    what `imported.flag_overfit` says, the whole data being ImageNet-1K. One seed a run, numbered 0.
     """
     return [dict(row) for row in _rows()]
 
@@ -50,11 +49,8 @@ def claims() -> list[Claim]:
 
 @cache
 def facts() -> dict:
-    """What the published runs say (docs/facts.md, 7), computed: correlations with 95 % intervals (bootstrap over the 21
-    cells of size x data), pairwise accuracies, doublings, turning points of Omega, and 22K against 1K.
-
-    A correlation is a dict of value, low, high, n; an accuracy one of `proxy.accuracy`.
-    """
+    """What the published runs say (docs/facts.md, 7): correlations (value, low, high, n; 95 %, bootstrap over the 21
+    cells of size x data), accuracies (`proxy.accuracy`), doublings, turning points of Omega, and 22K against 1K."""
     runs = rows()
     frame, found = pd.DataFrame(runs), proxy.doublings(runs, SCORE)
     sets = {

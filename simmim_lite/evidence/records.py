@@ -5,7 +5,6 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -35,10 +34,8 @@ FOLDER = files(__package__) / "shipped_records"
 
 
 def load(runs_dir: str | Path) -> list[dict]:
-    """All runs under RUNS_DIR/records and transfers under RUNS_DIR/transfer, by file name; [] when there are none.
-
-    Raises `UserError`, one line naming the file, on the first file that is no whole record.
-    """
+    """All runs under RUNS_DIR/records and transfers under RUNS_DIR/transfer, by file name; `UserError`, which names the
+    file, for one that is no whole record."""
     records = []
     for folder, kinds in (("records", ("pretrain",)), ("transfer", ("finetune", "detect", "segment", "probe"))):
         for path in sorted((Path(runs_dir) / folder).glob("*.json")):
@@ -56,18 +53,10 @@ def shipped_names() -> list[str]:
 
 
 def shipped(name: str) -> list[dict]:
-    """The records of a shipped set (of `shipped_names()`, or TRANSFER), as `load` gives those of a runs folder.
-
-    `UserError` for an unknown name.
-    """
+    """The records of a shipped set (of `shipped_names()`, or TRANSFER), as `load` gives those of a runs folder."""
     path = FOLDER / f"{name}.json"
     if not path.is_file():
         raise unknown("shipped set", name, [*shipped_names(), TRANSFER])
-    return list(_read(path))
-
-
-@cache
-def _read(path: Path) -> list[dict]:
     return unpack(json.loads(path.read_text()))
 
 
@@ -94,8 +83,7 @@ def unpack(packed: dict) -> list[dict]:
 def pack(records: Iterable[dict], path: str | Path) -> int:
     """Write all finished records (runs and transfers, as `load` gives them) as one file; how many.
 
-    Numbers are kept to seven significant digits, which no table or claim can see; everything else is kept as it is.
-    Provenance that many records share is written once.
+    Numbers are kept to seven significant digits, which no table or claim can see; shared provenance is written once.
     """
     found = [record for record in records if record["status"] == "done"]
     if not found:
@@ -199,10 +187,7 @@ def flops_text(flops: float | None) -> str:
 
 
 def _row(record: dict, where: str | None = None) -> dict | None:
-    """The row of a pretraining record, lifts and recipe still to come; None when it has failed, or is a transfer.
-
-    `UserError`, which names `where`, for what is no whole record.
-    """
+    """The row of a pretraining record, lifts and recipe still to come; None when it has failed, or is a transfer."""
     if record.get("kind") != "pretrain":
         return None
     try:
@@ -259,10 +244,8 @@ def broken(record: dict, error: Exception, where: str | None = None) -> UserErro
 
 
 def _join(rows: list[dict], tuned: list[dict]) -> None:
-    """Give every row of `table` its `finetune` (top-1) and `finetune_lift` (minus scratch, same seed), or None.
-
-    Of fine-tunings with several budgets the one that most runs have counts, so that all scores have one budget.
-    """
+    """Give every row of `table` its `finetune` (top-1) and `finetune_lift` (minus scratch, same seed), or None, by the
+    budget that most fine-tunings have."""
     budgets = Counter((t["labels"], t["steps"]) for t in tuned if not t["scratch"])
     budget = max(budgets, key=lambda b: (budgets[b], b), default=None)
     tuned = [t for t in tuned if (t["labels"], t["steps"]) == budget]

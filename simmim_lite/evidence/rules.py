@@ -1,8 +1,6 @@
 """The ten claims as data, what a rule sees of runs, and how runs are judged by it. No torch here.
 
-The table was frozen before the runs that decide it were made: docs/settings.md says what was seen before. *Holds* means
-that the whole interval lies beyond the margin, *does not hold* that all of it lies on the other side, *too small to
-say* that it holds the margin, and *not tested here* that these runs cannot test the claim, with the reason.
+The table was frozen before the runs that decide it were made: docs/settings.md says what was seen before.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +10,7 @@ import numpy as np
 
 from .stats import MIN_UNITS, MOST_UNITS, Interval, t_interval, units_needed
 
+#: The whole interval lies beyond the margin; all of it on the other side; it holds the margin; there is no test.
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "too small to say", "not tested here"
 
 SMOKE_STEPS = 100  # shorter runs test the machinery and say nothing about the question
@@ -153,23 +152,18 @@ GATES = {
 
 
 class CannotTell(Exception):
-    """Why a claim has no number on these runs; `verdict` stands in its place."""
+    """Why a claim has no number on these runs, and the verdict that stands in its place."""
 
-    verdict = UNTESTED
-
-
-class Smoke(CannotTell):
-    """Runs that are too short to say anything."""
-
-    verdict = OPEN
+    def __init__(self, reason: str, verdict: str = UNTESTED) -> None:
+        super().__init__(reason)
+        self.verdict = verdict
 
 
 class Runs:
-    """What rules see: runs of one recipe that are long enough to say anything, as a DataFrame and as cells by seed.
+    """What rules see: runs of one recipe that are long enough to say anything (`claims.claims_of`).
 
-    frame: in the columns of `records.table`; records: where fine-tunings are; score: of runs that were not trained
-    here; note: what a sentence about cells says of them. loss, overfit: (model, images, steps) by seed; sizes, levels,
-    lengths in order; by_seed: where runs were made once, the unit is a cell: a size, a pair of sizes, a data level.
+    frame: in the columns of `records.table`; loss, overfit: (model, images, steps) by seed; sizes, levels, lengths in
+    order; by_seed: where runs were made once, the unit is a cell: a size, a pair of sizes, a data level.
     """
 
     def __init__(self, rows: list[dict], records: Iterable[dict], score: str | None, note: str) -> None:
@@ -180,7 +174,7 @@ class Runs:
         if not self.rows:
             longest = max(row["steps"] for row in rows)
             text = f"Runs of {longest} steps test the machinery only: the claim needs runs of at least {SMOKE_STEPS}"
-            raise Smoke(text)
+            raise CannotTell(text, OPEN)
         self.frame = pd.DataFrame(self.rows)
         self.params = {model: params for params, model in sorted({(row["params"], row["model"]) for row in self.rows})}
         self.sizes = list(self.params)
@@ -212,12 +206,9 @@ class Runs:
 
 
 def judge(rule: Rule, values: Sequence[float], interval: Interval, margin: float | np.ndarray | None = None) -> str:
-    """*holds* where the whole interval lies beyond the margin, *does not hold* where all of it lies on the other side.
-
-    Fewer than three units decide nothing, nor do units without any spread, except ranks: a seed's correlation, of five
-    runs or more, may well be -1 in all seeds. A test *within* asks whether values lie between -margin and margin (by
-    unit), by two one-sided tests at 5 %.
-    """
+    """The verdict. Fewer than three units decide nothing, nor do units without any spread, except ranks: a seed's
+    correlation, of five runs or more, may well be -1 in all seeds. A test *within* asks whether values lie between
+    -margin and margin (by unit), by two one-sided tests at 5 %."""
     values, margin = np.asarray(values, float), rule.margin if margin is None else margin
     if len(values) < MIN_UNITS or not (rule.measure.startswith("rank") or np.std(values) > 1e-12):
         return OPEN
@@ -237,9 +228,8 @@ def conclude(
 ) -> dict:  # fmt: skip
     """From values by unit (a seed, or a cell of runs made once) to the fields of a `Claim` that runs decide.
 
-    text: the sentence's beginning; said: the margin in words; seeds: of the values. margin, interval: where they are
-    not the rule's own and Student's t. form, scale: how the ends of the interval are written. more: what comes before
-    that which would decide an open claim, at the spread between seeds just seen.
+    text: the sentence's beginning; said: the margin in words; margin, interval: where they are not the rule's own and
+    Student's t; form, scale: of the interval's ends; more: what comes before that which would decide an open claim.
     """
     interval = interval or t_interval(values, confidence)
     margin = rule.margin if margin is None else margin

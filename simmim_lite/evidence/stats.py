@@ -52,8 +52,8 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], units: Iterable[int]) -> tuple[np.ndarray, Interval]:
-    """A statistic of indices into the data by leaving out whole units in turn: its pseudo-values (units,), and itself
-    with their 95 % interval, which is centred where the estimate is with its bias taken out."""
+    """A statistic of indices by leaving out whole units in turn: its pseudo-values (units,), and itself with theirs as
+    95 % interval, which is centred where the estimate is with its bias taken out."""
     _, unit = np.unique(list(units), return_inverse=True)
     n, value = int(unit.max()) + 1, float(statistic(np.arange(len(unit))))
     pseudo = np.array([n * value - (n - 1) * statistic(np.flatnonzero(unit != k)) for k in range(n)])
@@ -61,20 +61,14 @@ def jackknife(statistic: Callable[[np.ndarray], float], units: Iterable[int]) ->
 
 
 def drawn(units: int) -> np.ndarray:
-    """How often each unit is drawn, (RESAMPLES, units), in a bootstrap of whole units.
-
-    For correlations and shares of many runs (docs/facts.md, 7); no claim rests on it.
-    """
+    """How often each unit is drawn, (RESAMPLES, units), in a bootstrap of whole units: of many runs, for no claim."""
     draws = np.random.default_rng(0).integers(0, units, (RESAMPLES, units))
     return np.stack([(draws == k).sum(1) for k in range(units)], 1)
 
 
 def reliability(frame: pd.DataFrame, score: str) -> float | None:
-    """Share of a score's variance within a size that lies between cells (images x steps), and not between their seeds.
-
-    Between-cell over between-cell plus between-seed variance, the components averaged over sizes; None where no size
-    has two cells and a cell of two seeds.
-    """
+    """Share of a score's variance within a size that lies between cells (images x steps), and not between their seeds;
+    components are averaged over sizes; None where no size has two cells and a cell of two seeds."""
     parts = []
     for _, runs in frame[frame[score].notna()].groupby("model"):
         cells = runs.groupby(["images", "steps"])[score]
@@ -90,10 +84,7 @@ def reliability(frame: pd.DataFrame, score: str) -> float | None:
 
 
 def power(effect: float, spread: float, units: int, confidence: float = 0.95) -> float:
-    """The chance that a t interval over this many units lies wholly on one side of 0; 0 for a single unit.
-
-    effect: the true mean; spread: the standard deviation between units, taken as known.
-    """
+    """The chance that a t interval over this many units, with this true mean and standard deviation, excludes 0."""
     from scipy.special import chdtri, ndtr
 
     if units < 2:

@@ -40,11 +40,9 @@ def runs(
 ) -> pd.DataFrame:
     """Trained runs of every source, in the columns of `records.table`, and source, regime, score and score_name.
 
-    records: the reader's own; of several recipes of a source the one with most runs is taken. data: decides which
-    shipped set is shown, scenes or photographs. runs_dir: where runs were imported to. score: the transfer score that
-    is drawn, a name in `records.SCORES` (by default the first that a source has): points of lift over the same network
-    untrained (fine-tuning: from scratch), or per cent where there is no lift, as of the published runs. regime: clean,
-    overfit (by the run's own curve) or not known.
+    records: the reader's own; of several recipes the one with most runs is taken. data: which shipped set is shown.
+    runs_dir: where runs were imported to. score: of `records.SCORES`, by default the first that a source has: points of
+    lift, or per cent where there is none. regime: clean, overfit or not known.
     """
     return frame(rows(records, data=data, runs_dir=runs_dir), score)
 
@@ -125,10 +123,8 @@ def main_rows(records: list[dict]) -> list[dict]:
 
 
 def of_folder(runs_dir: str | Path) -> tuple[list[dict], str]:
-    """The runs that a law is fitted to, and their name: the reader's own, by `main_rows`, else the imported ones.
-
-    Of several imported sets the one with most runs is taken. `UserError` for a folder with neither.
-    """
+    """The runs that a law is fitted to, and their name: the reader's own, else the largest imported set; `UserError`
+    for a folder with neither."""
     if found := main_rows(load(runs_dir)):
         return found, f"your runs in {runs_dir}"
     if sets := imported.load(runs_dir):
@@ -196,12 +192,11 @@ def _effect(claim: Claim) -> str:
 
 
 def trainings(records: list[dict]) -> pd.DataFrame:
-    """One row a finished training of a task and score; no rows, and the columns, where there are none.
+    """One row a finished training of a transfer task and score (0 to 1); a `measure` is a key of `MEASURES`.
 
-    measure (a key of `MEASURES`), name, score (0 to 1), model, data, annotations (images with labels, boxes or masks),
-    steps, seed, image_size, scratch, run (key of the pretraining run, or None), key, and, joined from the pretraining
-    record where it is there: images (unique, without labels), val_loss, train_loss, params. `gain`: points above the
-    same network from scratch with the same annotations, steps and seed (the strongest of several), else missing.
+    annotations: images with labels, boxes or masks; run: key of the pretraining run, from whose record images (without
+    labels), val_loss, train_loss and params are joined. gain: points above the same network from scratch with the same
+    annotations, steps and seed (the strongest of several), else missing.
     """
     rows = []
     for record in records:
@@ -249,10 +244,8 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
-    """The mean gain of every score, size and number of unlabelled images, in points, with its 95 % interval over seeds.
-
-    Indexed by these; columns pretrained, scratch (per cent), gain, low, high (missing for one seed), seeds.
-    """
+    """The mean gain of every score, size and number of unlabelled images, in points, with its 95 % interval over seeds
+    (missing for one seed); pretrained and scratch are per cent."""
     lines = {}
     for cell, some in gains(frame).groupby(["name", "model", "images"], sort=False):
         gain, low, high = t_interval(some["gain"])
@@ -264,11 +257,8 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def rankings(records: list[dict]) -> pd.DataFrame:
-    """C5a for every score: how both losses of pretraining rank its gains, within a seed.
-
-    Two rows a score, of validation and of training loss: score, loss, value (Spearman's correlation, mean over seeds),
-    low, high (95 %), runs, seeds, verdict.
-    """
+    """C5a for every score: how both losses of pretraining rank its gains, a row each. value: Spearman's correlation
+    within a seed, mean over seeds, with its 95 % interval; the verdict is validation loss's."""
     own = {row["key"]: row for row in table(records)}
     frames = []
     attentive = {
@@ -303,10 +293,8 @@ def rankings(records: list[dict]) -> pd.DataFrame:
 
 
 def few_labels(frame: pd.DataFrame) -> pd.DataFrame:
-    """Classification with ever fewer labels: rows of the size with most numbers of labels, at the usual steps.
-
-    start: from scratch, or on how many unlabelled images it was pretrained; `top-1 (%)`; columns of `trainings`.
-    """
+    """Classification with ever fewer labels: `trainings` of the size with most numbers of labels, at the usual steps;
+    start: from scratch, or on how many unlabelled images it was pretrained."""
     frame = frame[(frame["measure"] == "top1") & (frame["scratch"].eq(True) | frame["images"].notna())]
     if not len(frame):
         return frame.assign(start=None, **{"top-1 (%)": None})

@@ -1,8 +1,7 @@
 """The laws on trial: errors on runs held out, coverage of intervals, parameters, and regret. No torch here.
 
-Regret (docs/facts.md, 7): of one data level take the sorted distinct training costs of its runs; each but the smallest
-is a budget; the options are the runs that cost no more. A rule is fitted on the other data levels and picks one. Its
-regret is the best score among the options less that of the one picked. The published runs give 58 such problems.
+Regret (docs/facts.md, 7): each distinct training cost on a data level but the smallest is a budget, the runs that cost
+no more are options. A rule is fitted on the other levels and picks one: the best score less its own is the regret.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,20 +24,16 @@ SPLITS = {
 }
 NOMINAL = 0.9  # of intervals from held-out errors
 #: Rules without a fit, on (model size, length, cost) of the options: the one with the largest key is picked.
-SIMPLE: dict[str, Callable[[dict], tuple]] = {
+SIMPLE = {
     "longest, then largest": lambda row: (row["steps"], row["params"]),
     "largest, then longest": lambda row: (row["params"], row["steps"]),
-    "most compute": lambda row: (row["flops"],),
 }
 #: Rules by a law fitted on the other data levels: target and form.
 LAWS = {
     "accuracy law, exponents fixed": ("accuracy", "fixed"),
     "accuracy law, exponents free": ("accuracy", "free"),
-    "loss law, exponents fixed": ("loss", "fixed"),
     "loss law, exponents free": ("loss", "free"),
-    "data-constrained law of accuracy": ("accuracy", "constrained"),
     "Chinchilla law of accuracy": ("accuracy", "chinchilla"),
-    "product law of accuracy": ("accuracy", "product"),
 }
 MEASURED, RANDOM = "measured loss of every option", "random"
 
@@ -60,7 +55,7 @@ class HeldOut:
 
     @property
     def half_width(self) -> float:
-        """Half the width of a 90 % interval: the quantile of the absolute errors."""
+        """Half the width of a 90 % interval."""
         return quantile(self.error)
 
 
@@ -96,8 +91,7 @@ def held_out(form: str, x: Points, split: str, *, whole: Fit | None = None) -> H
 def quantile(error: np.ndarray) -> float:
     """The half width that covers NOMINAL of errors (n,), NaN left out: the k-th smallest, k = NOMINAL x (n + 1).
 
-    One more than the plain quantile would take, which covers too little in small samples (split conformal).
-    """
+    One more than the plain quantile would take, which covers too little in small samples (split conformal)."""
     size = np.sort(np.abs(error[~np.isnan(error)]))
     return float(size[min(len(size), int(np.ceil(NOMINAL * (len(size) + 1)))) - 1])
 
