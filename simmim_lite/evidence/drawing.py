@@ -122,8 +122,10 @@ def means_of(rows: pd.DataFrame, x: str, y: str, interval: bool) -> pd.DataFrame
 
 
 def end_labels(figure: go.Figure, column: int, ends: list[tuple], low: float, high: float, height: float) -> None:
-    """Name lines at their ends (x as log10, y, text, colour), moved apart where they would overlap; low, high: the range
-    of the y axis; height: of the panel in pixels."""
+    """Name lines at their ends (x as log10, y, text, colour), moved apart where they would overlap.
+
+    low, high: the range of the y axis; height: of the panel in pixels.
+    """
     gap, scale = 15, height / (high - low)
     ends = sorted(ends, key=lambda end: end[1])
     places = [(end[1] - low) * scale for end in ends]

@@ -14,7 +14,7 @@ from ..errors import UserError, unknown
 from ..model.sizes import PAPER, SIZES
 from ..training.run import write_atomic
 from .claims import claims_of
-from .laws import score_of as first_score
+from .laws import score_of
 from .records import OVERFIT, SCORES
 from .rules import Claim
 
@@ -123,11 +123,10 @@ def import_csv(file: str | Path, runs_dir: str | Path, scores: str | None = None
     target = Path(runs_dir) / "imported" / f"{_name(file)}.csv"
     if target.exists() and read_csv(target) != rows:
         raise UserError(f"{target} holds other runs than {file}: delete it, or give {file} another name")
-    score, held = score_of(rows), io.StringIO()
+    score, held = score_of(rows) or "finetune", io.StringIO()
     keys = {"unique_images": "images", "iterations": "steps", "score": score}
-    writer = csv.writer(held, lineterminator="\n")
-    writer.writerow([score if name == "score" else name for name in COLUMNS])
-    writer.writerows([row[keys.get(name, name)] for name in COLUMNS] for row in rows)  # None is an empty cell
+    table = [[row[keys.get(name, name)] for name in COLUMNS] for row in rows]  # None is an empty cell
+    csv.writer(held, lineterminator="\n").writerows([[score if k == "score" else k for k in COLUMNS], *table])
     write_atomic(target, held.getvalue())
     return len(rows)
 
@@ -137,14 +136,9 @@ def load(runs_dir: str | Path) -> dict[str, list[dict]]:
     return {path.stem: read_csv(path) for path in sorted((Path(runs_dir) / "imported").glob("*.csv"))}
 
 
-def score_of(rows: list[dict]) -> str:
-    """The score that imported rows have; `finetune` where they have none."""
-    return first_score(rows) or "finetune"
-
-
 def claims(rows: list[dict]) -> list[Claim]:
     """C1 to C9 on imported rows: by seed where there are three or more, else by cell."""
-    return claims_of(rows, score=score_of(rows))
+    return claims_of(rows, score=score_of(rows) or "finetune")
 
 
 def _cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

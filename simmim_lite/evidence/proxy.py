@@ -178,7 +178,7 @@ def _share(right: np.ndarray, i: np.ndarray, j: np.ndarray, cells: np.ndarray, u
 def rank(rule: Rule, runs: Runs) -> dict:
     """C5a: does validation loss rank the runs of a seed by what their features are worth?"""
     frame, said = _scored(runs)
-    confidence = GATES[_kind(runs)].confidence if runs.by_seed and not runs.score else 0.95
+    confidence = GATES[runs.kind].confidence if runs.by_seed and not runs.score else 0.95
     values, interval = _by_unit(runs, frame, lambda some: _rho(some, "val_loss"), 1, confidence)
     text = f"Spearman correlation of validation loss with the score over {frame.groupby('seed').size().max()} runs"
     text += f"{' of a seed' if runs.by_seed else f' ({said})'}: {interval.value:+.2f}"
@@ -220,10 +220,6 @@ def _by_unit(
     )
 
 
-def _kind(runs: Runs) -> str:
-    return "scenes" if runs.rows[0]["data"] == "scenes" else "photographs"
-
-
 def _rho(frame: pd.DataFrame, loss: str) -> float:
     return stats.spearman(frame[loss], frame["merit"])
 
@@ -236,7 +232,7 @@ def _scored(runs: Runs) -> tuple[pd.DataFrame, str]:
         if few < (MIN_RANKED if runs.by_seed else 8):
             raise CannotTell(f"{few} runs have a score ({SCORES[runs.score]}): too few to be ranked")
         return frame.assign(merit=frame[runs.score]), SCORES[runs.score]
-    frame, kind = runs.complete, _kind(runs)
+    frame, kind = runs.complete, runs.kind
     gate, labels = GATES[kind], frame["probe_images"].fillna(0).min()
     if frame[list(PROBES)].isna().all(axis=None):
         raise CannotTell("No run has a probe (it needs labelled images)")

@@ -110,15 +110,6 @@ def _rounded(value):
     return [_rounded(v) for v in value] if isinstance(value, list) else value
 
 
-def finished(records: list[dict]) -> list[dict]:
-    """The pretraining records that are done, one a key, in an order that does not depend on the input's."""
-    done = [r for r in records if r.get("kind") == "pretrain" and r.get("status") == "done"]
-    found: dict[str, dict] = {}
-    for record in sorted(done, key=lambda r: (r["key"], json.dumps(r, sort_keys=True))):
-        found.setdefault(record["key"], record)
-    return list(found.values())
-
-
 def table(records: list[dict]) -> list[dict]:
     """One flat row a finished run: what it was, what it cost, its losses, its transfer scores.
 
@@ -127,7 +118,11 @@ def table(records: list[dict]) -> list[dict]:
     `steps=0`, flagged `reference`), or from scratch for `finetune`. Runs with equal `recipe` may be compared with one
     another, runs off one `trunk` share their first steps. A number that is missing or not finite is None, never 0.
     """
-    runs = [(Run.from_dict(record["run"]), _row(record)) for record in finished(records)]
+    done = [record for record in records if record.get("kind") == "pretrain" and record.get("status") == "done"]
+    done.sort(
+        key=lambda record: json.dumps(record, sort_keys=True), reverse=True
+    )  # of several of a key always the same
+    runs = [(Run.from_dict(record["run"]), _row(record)) for record in {r["key"]: r for r in done}.values()]
     networks = {row["key"]: tuple(getattr(run, name) for name in (*REFERENCE, "recipe_version")) for run, row in runs}
     references, recipes = defaultdict(list), defaultdict(list)
     for run, row in runs:

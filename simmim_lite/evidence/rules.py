@@ -177,7 +177,7 @@ class Runs:
             raise CannotTell(text, OPEN)
         self.frame = pd.DataFrame(self.rows)
         self.params = {model: params for params, model in sorted({(row["params"], row["model"]) for row in self.rows})}
-        self.sizes = list(self.params)
+        self.sizes, self.kind = list(self.params), "scenes" if rows[0]["data"] == "scenes" else "photographs"
         # other images have another loss: a set that is no part of the main one has no place among its levels
         main = self.frame[[row.get("on_axis", True) for row in self.rows]]
         main = main.assign(overfit=main["overfit"].map(bool))

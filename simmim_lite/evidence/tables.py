@@ -4,7 +4,6 @@ No torch here.
 """
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -101,20 +100,12 @@ def claims(own: Iterable[dict] = (), *, runs_dir: str | Path | None = None) -> d
     found = {"published": published.claims()}
     for name in shipped_names():
         called = SHIPPED.get(name, name) + (" (design data)" if is_design(name) else "")
-        found[called] = _shipped_claims(name)
-    found |= {name: imported.claims(some) for name, some in _imported(runs_dir).items()}
-    yours = _main_claims(list(own))
-    return found | ({"yours": yours} if yours else {})
-
-
-@cache
-def _shipped_claims(name: str) -> list[Claim]:
-    return _main_claims(shipped(name))
-
-
-def _main_claims(some: list[dict]) -> list[Claim]:
-    found = claims_of(some)
-    return [claim for claim in found if claim.recipe == found[0].recipe]
+        found[called] = claims_of(shipped(name))
+    found |= {name: imported.claims(some) for name, some in _imported(runs_dir).items()} | {
+        "yours": claims_of(list(own))
+    }
+    # of several recipes the one with most runs
+    return {name: [c for c in some if c.recipe == some[0].recipe] for name, some in found.items() if some}
 
 
 def main_rows(records: list[dict]) -> list[dict]:
@@ -175,7 +166,10 @@ def agreement(claims: dict[str, list[Claim]], *ids: str) -> str:
         statement = next(iter(said.values())).statement
         parts = "; ".join(f"{verb} {listed(by[word])}" for word, verb in _VERBS.items() if by[word])
         differ = " **They disagree.**" if by[HOLDS] and by[FAILS] else ""
-        effects = [f"{source} {_effect(said[source])}" for source in by[OPEN] if said[source].effect is not None]
+        effects = [
+            f"{source} {c.effect:+.3g}{f' [{c.low:+.3g}, {c.high:+.3g}]' if c.low is not None else ', no interval'}"
+            for source, c in said.items() if c.verdict == OPEN and c.effect is not None
+        ]  # fmt: skip
         if not differ and effects and "published runs" in by[HOLDS]:
             differ = f" The effect there: {'; '.join(effects)}."
         lines.append(f"- **{id_}, {escape(statement[0].lower() + statement[1:])}**: {parts}.{differ}")
@@ -184,11 +178,6 @@ def agreement(claims: dict[str, list[Claim]], *ids: str) -> str:
 
 def _imported(runs_dir: str | Path | None) -> dict[str, list[dict]]:
     return {f"imported, {name}": some for name, some in imported.load(runs_dir).items()} if runs_dir else {}
-
-
-def _effect(claim: Claim) -> str:
-    interval = f" [{claim.low:+.3g}, {claim.high:+.3g}]" if claim.low is not None else ", no interval"
-    return f"{claim.effect:+.3g}{interval}"
 
 
 def trainings(records: list[dict]) -> pd.DataFrame:

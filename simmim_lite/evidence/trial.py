@@ -4,6 +4,7 @@ Regret (docs/facts.md, 7): each distinct training cost on a data level but the s
 no more are options. A rule is fitted on the other levels and picks one: the best score less its own is the regret.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -131,60 +132,63 @@ def better_by_gap(x: Points, found: HeldOut, gaps: tuple[float, ...]) -> list[di
     return lines
 
 
+def _fits(rows: list[dict], forms: Iterable[str]) -> Iterator[tuple[dict, Points, Fit | str]]:
+    """Of each target and form: their names, the runs, and the fit, or why there is none."""
+    for target, form in itertools.product(TARGETS if score_of(rows) else TARGETS[:1], forms):
+        x = points(rows, target)
+        try:
+            yield {"target": target, "form": form}, x, fit(form, x)
+        except UserError as error:
+            yield {"target": target, "form": form}, x, str(error)
+
+
 def errors(
-    rows: Iterable[dict], forms: Iterable[str] = tuple(FORMS), splits: Iterable[str] = tuple(SPLITS)
+    rows: list[dict], forms: Iterable[str] = tuple(FORMS), splits: Iterable[str] = tuple(SPLITS)
 ) -> pd.DataFrame:
     """Held-out errors: a row a target, form and split, in their order; what the rows do not allow is missing.
 
     mean: mean absolute error (loss, or points of accuracy); half_width: of a 90 % interval; folds; bounds: which were
     hit in how many folds. A form that the rows are too few for has one row, with `why`.
     """
-    rows, lines = list(rows), []
-    for target in TARGETS if score_of(rows) else TARGETS[:1]:
-        x = points(rows, target)
-        for form in forms:
-            head = {"target": target, "form": form}
+    lines = []
+    for head, x, whole in _fits(rows, forms):
+        if isinstance(whole, str):
+            lines.append(head | {"why": whole})
+            continue
+        for split in splits:
             try:
-                whole = fit(form, x)
-            except UserError as error:
-                lines.append(head | {"why": str(error)})
+                found = held_out(head["form"], x, split, whole=whole)
+            except UserError:
                 continue
-            for split in splits:
-                try:
-                    found = held_out(form, x, split, whole=whole)
-                except UserError:
-                    continue
-                bounds = ", ".join(f"{name} in {n}" for name, n in found.hits.items())
-                line = {"split": split, "mean": found.mean, "half_width": found.half_width, "folds": found.folds}
-                lines.append(head | line | {"bounds": bounds, "why": ""})
-    columns = ["target", "form", "split", "mean", "half_width", "folds", "bounds", "why"]
-    return pd.DataFrame(lines, columns=columns)
+            line = {"split": split, "mean": found.mean, "half_width": found.half_width, "folds": found.folds}
+            bounds = ", ".join(f"{name} in {n}" for name, n in found.hits.items())
+            lines.append(head | line | {"bounds": bounds, "why": ""})
+    return pd.DataFrame(lines, columns=["target", "form", "split", "mean", "half_width", "folds", "bounds", "why"])
 
 
-def parameters(rows: Iterable[dict], forms: Iterable[str] = ("fixed", "free"), *, resamples: int = 100) -> pd.DataFrame:
+def parameters(rows: list[dict], forms: Iterable[str] = ("fixed", "free"), *, resamples: int = 100) -> pd.DataFrame:
     """Parameters of laws fitted to all rows: target, form, parameter, value, and their 95 % interval.
 
-    The interval is by bootstrap over whole (size, data) cells, those with too few different runs left out; missing with
-    no resamples. bound: which bound the fit hit.
+    The interval is by bootstrap over whole (size, data) cells, draws with too few different runs left out; missing
+    without resamples. bound: which bound the fit hit.
     """
-    rows, lines = list(rows), []
-    for target in TARGETS if score_of(rows) else TARGETS[:1]:
-        x = points(rows, target)
-        for form in forms:
-            law, rng, drawn = fit(form, x), np.random.default_rng(0), []
-            cells = np.unique(x.cell)
-            for _ in range(resamples):
-                index = np.concatenate([np.flatnonzero(x.cell == cell) for cell in rng.choice(cells, len(cells))])
-                try:
-                    again = fit(form, x[index], near=law, most=400)  # parameters trade with one another
-                except UserError:
-                    continue
-                drawn.append(again.shapes | again.coefficients)
-            for name, value in (law.shapes | law.coefficients).items():
-                low, high = np.percentile([one[name] for one in drawn], [2.5, 97.5]) if drawn else (None, None)
-                bound = next((hit for hit in law.hit if hit.split(" ")[0] == name), "")
-                lines.append([target, form, name, value, low, high, bound])
-    return pd.DataFrame(lines, columns=["target", "form", "parameter", "value", "low", "high", "bound"])
+    lines = []
+    for head, x, law in _fits(rows, forms):
+        if isinstance(law, str):
+            continue
+        rng, cells, drawn = np.random.default_rng(0), np.unique(x.cell), []
+        for _ in range(resamples):
+            index = np.concatenate([np.flatnonzero(x.cell == cell) for cell in rng.choice(cells, len(cells))])
+            try:
+                again = fit(head["form"], x[index], near=law, most=400)  # parameters trade with one another
+            except UserError:
+                continue
+            drawn.append(again.shapes | again.coefficients)
+        for name, value in (law.shapes | law.coefficients).items():
+            low, high = np.percentile([one[name] for one in drawn], [2.5, 97.5]) if drawn else (None, None)
+            bound = next((hit for hit in law.hit if hit.split(" ")[0] == name), "")
+            lines.append(head | {"parameter": name, "value": value, "low": low, "high": high, "bound": bound})
+    return pd.DataFrame(lines)
 
 
 def fitted(rows: Iterable[dict], target: str, form: str, level: str) -> Callable[[dict], float]:
