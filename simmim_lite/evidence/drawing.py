@@ -170,7 +170,7 @@ def power(value: float, digits: int = 1) -> str:
 def decades(low: float, high: float) -> dict:
     """Round numbers from low to high as ticks of a logarithmic axis: powers of ten, of few also 2 and 5 times these."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    values = [k * 10.0**e for e in exponents for k in ((1, 2, 5) if len(exponents) <= 3 else (1,))]
+    values = [k * 10.0**e for e in exponents for k in ((1, 2, 5) if high < 300 * low else (1,))]
     values = [v for v in values if low <= v <= high]
     return {"type": "log", "tickvals": values, "ticktext": [power(v, 0) for v in values]}
 

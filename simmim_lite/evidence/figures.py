@@ -1,7 +1,5 @@
-"""Figures of the studies: one call on a DataFrame, a panel a source of runs. The look is in `drawing`. No torch here.
-
-Losses of different data or recipes never share an axis. Hollow marks are runs that were not trained here.
-"""
+"""Figures of the studies: one call on a DataFrame, a panel a source of runs; losses of different data never share an
+axis, hollow marks are runs that were not trained here. The look is in `drawing`. No torch here."""
 
 import itertools
 import math
@@ -65,8 +63,9 @@ def lines(
         if guess is not None and name == own:
             xs, dash = [10 ** (left - 0.07 * span), 10**right], {"color": INK, "dash": "dash", "width": 1.6}
             chart.add_scatter(x=xs, y=[guess] * 2, mode="lines", name="your guess", line=dash, **_SILENT, **place)
-            outside = f" {guess:g} {'↑' if guess >= high else '↓'}" if not low < guess < high else ""
-            ends.append((right, min(max(guess, low), high), f"your guess{outside}", INK))
+            outside = "" if low < guess < high else f" {guess:g} {'↑' if guess >= high else '↓'}"
+            at = (left + right) / 2 if outside else right
+            ends.append((at, min(max(guess, low), high), f"your guess{outside}", INK))
         ticks = drawing.run_ticks(part, x, _APART.get(len(parts), 0.4)) | {"tickangle": 0, "tickfont": {"size": 12}}
         spread = [left - 0.07 * span, right + 0.27 * span]
         chart.update_xaxes(type="log", title_text=TITLES.get(x, x), range=spread, **ticks, **place)
