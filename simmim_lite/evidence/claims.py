@@ -64,9 +64,7 @@ def _contrast(rule: Rule, runs: Runs) -> dict:
         raise CannotTell("No seed has all the runs that are compared")
     margin, said, confidence = rule.margin, f"{rule.margin:+.3f}", 0.95
     if rule.test == "within":  # a share of what the last doubling of the length gains, on runs that are not overfit
-        cells = {
-            name: [cell for roles in some for _, cell in _cells(rule.terms, roles)] for name, some in units.items()
-        }
+        cells = {k: [cell for roles in some for _, cell in _cells(rule.terms, roles)] for k, some in units.items()}
         overfit = pd.DataFrame({name: sum(runs.overfit.loc[cell] for cell in some) > 0 for name, some in cells.items()})
         if runs.by_seed and (flags := overfit.iloc[:, 0][values.index]).mean() > 0.5:
             raise CannotTell(f"The runs compared are overfit in most seeds ({flags.sum()} of {len(values)})")
@@ -171,14 +169,13 @@ def _top1(rule: Rule, runs: Runs) -> dict:
     tuned = pd.DataFrame(finetunings(runs.records), columns=columns)
     tuned = tuned[tuned["data"].isin(runs.frame["data"])]
     own = runs.frame[["key", "params", "images", "steps"]].rename(columns={"key": "run", "steps": "before"})
-    names = ["params", "model", "images", "before", "labels", "steps"]
-    pretrained, scratch = (
-        {cell: f.drop_duplicates("seed", keep="last").set_index("seed")["top1"] for cell, f in some.groupby(by)}
-        for some, by in (
-            (tuned.merge(own, on="run"), names),
-            (tuned[tuned["scratch"].eq(True)], [names[1], *names[4:]]),
-        )
-    )
+
+    def by_seed(some: pd.DataFrame, *names: str) -> dict[tuple, pd.Series]:
+        cells = some.drop_duplicates([*names, "seed"], keep="last").set_index("seed").groupby(list(names))
+        return dict(list(cells["top1"]))
+
+    pretrained = by_seed(tuned.merge(own, on="run"), "params", "model", "images", "before", "labels", "steps")
+    scratch = by_seed(tuned[tuned["scratch"].eq(True)], "model", "labels", "steps")
     if not pretrained:
         raise CannotTell("No run is fine-tuned (tier laptop does it; it needs labelled images)")
     pairs = [
@@ -187,10 +184,8 @@ def _top1(rule: Rule, runs: Runs) -> dict:
         if other[0] == one[1] and other[1] > one[4] and other[2] == one[3] + one[5] and one[2] < runs.levels[-1]
     ]
     if not pairs:
-        text = (
-            "No network of the size is trained on more labels, from scratch, for as long as pretraining and fine-tuning"
-        )
-        raise CannotTell(f"{text} together")
+        text = "No network of the size is trained on more labels, from scratch, for as long as pretraining"
+        raise CannotTell(f"{text} and fine-tuning together")
     # the largest size, the most labels, the fewest images
     one, other = max(pairs, key=lambda pair: (pair[0][0], pair[1][1], -pair[0][2], pair))
     values, (_, model, images, before, labels, steps), (_, many, long) = pretrained[one] - scratch[other], one, other

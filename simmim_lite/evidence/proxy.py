@@ -215,9 +215,8 @@ def _by_unit(
         values, interval = stats.jackknife(lambda index: statistic(frame.iloc[index]), cells)
     if not np.isfinite([interval.value, *values]).all():
         raise CannotTell("A loss or the score is the same in all runs that are ranked: there is no rank")
-    return values, Interval(
-        interval.value, *(None if end is None else np.clip(end, -most, most) for end in interval[1:])
-    )
+    ends = (None if end is None else float(np.clip(end, -most, most)) for end in interval[1:])
+    return values, Interval(interval.value, *ends)
 
 
 def _rho(frame: pd.DataFrame, loss: str) -> float:

@@ -95,9 +95,8 @@ def pack(records: Iterable[dict], path: str | Path) -> int:
         if place not in where:
             where.append(place)
         packed.append(_rounded(record) | {"where": where.index(place), "times": times})
-    text = json.dumps(
-        {"schema": SCHEMA_VERSION, "where": where, "records": packed}, allow_nan=False, separators=(",", ":")
-    )
+    content = {"schema": SCHEMA_VERSION, "where": where, "records": packed}
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     write_atomic(path, text.replace('},{"schema"', '},\n{"schema"') + "\n")
     return len(packed)
 
@@ -119,9 +118,7 @@ def table(records: list[dict]) -> list[dict]:
     another, runs off one `trunk` share their first steps. A number that is missing or not finite is None, never 0.
     """
     done = [record for record in records if record.get("kind") == "pretrain" and record.get("status") == "done"]
-    done.sort(
-        key=lambda record: json.dumps(record, sort_keys=True), reverse=True
-    )  # of several of a key always the same
+    done.sort(key=lambda record: json.dumps(record, sort_keys=True), reverse=True)  # of one key always the same one
     runs = [(Run.from_dict(record["run"]), _row(record)) for record in {r["key"]: r for r in done}.values()]
     networks = {row["key"]: tuple(getattr(run, name) for name in (*REFERENCE, "recipe_version")) for run, row in runs}
     references, recipes = defaultdict(list), defaultdict(list)

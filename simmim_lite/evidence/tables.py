@@ -58,11 +58,9 @@ def frame(sources: Mapping[str, list[dict]], score: str | None = None) -> pd.Dat
     for name, part in found.groupby("source"):
         column = next((c for c in (*(f"{one}_lift" for one in order), *order) if part[c].notna().any()), None)
         if column:
-            what, here = SCORES[column.removesuffix("_lift")], found["source"] == name
+            what, here, lift = SCORES[column.removesuffix("_lift")], found["source"] == name, column.endswith("_lift")
             found.loc[here, "score"] = 100 * part[column].astype(float)
-            found.loc[here, "score_name"] = (
-                f"lift of the {what} (points)" if column.endswith("_lift") else f"{what} (%)"
-            )
+            found.loc[here, "score_name"] = f"lift of the {what} (points)" if lift else f"{what} (%)"
     return found
 
 
@@ -101,9 +99,8 @@ def claims(own: Iterable[dict] = (), *, runs_dir: str | Path | None = None) -> d
     for name in shipped_names():
         called = SHIPPED.get(name, name) + (" (design data)" if is_design(name) else "")
         found[called] = claims_of(shipped(name))
-    found |= {name: imported.claims(some) for name, some in _imported(runs_dir).items()} | {
-        "yours": claims_of(list(own))
-    }
+    found |= {name: imported.claims(some) for name, some in _imported(runs_dir).items()}
+    found["yours"] = claims_of(list(own))
     # of several recipes the one with most runs
     return {name: [c for c in some if c.recipe == some[0].recipe] for name, some in found.items() if some}
 
@@ -262,9 +259,8 @@ def rankings(records: list[dict]) -> pd.DataFrame:
     for measure, name in FROZEN.items() if len(trained) else ():
         some = trained[~trained["reference"]]
         frames.append((name, some.assign(gain=some[f"{measure}_lift"])))
-    frames += [
-        (some["name"].iloc[0], some) for _, some in main_budget(trainings(records)).groupby("measure", sort=False)
-    ]
+    for _, some in main_budget(trainings(records)).groupby("measure", sort=False):
+        frames.append((some["name"].iloc[0], some))
     found = []
     for name, frame in frames:
         frame = frame.dropna(subset=["gain", "val_loss", "train_loss"])
