@@ -12,7 +12,7 @@ import typing
 from . import verbs
 from .data.sources import KINDS
 from .errors import UserError, nearest, unknown
-from .evidence import imported, trial
+from .evidence import imported
 from .lab import monitor
 from .model.hub import FILES
 from .processes import first_to_say
@@ -122,7 +122,6 @@ VERBS = {
         ("--workers", "notebooks at a time; one a core by default", int),
         *ENGINE, DEVICE,
     ]),
-    "laws": (trial.show, "put laws of loss and accuracy on trial: held-out errors, regret, coverage", [trial.options]),
     "watch": (monitor.show, "what is running, stopped and finished in a runs folder; in place, until Ctrl-C", [
         ("--runs-dir", "the folder to look at (runs)", "runs"),
         ("--once", "print the table once; so does a pipe", False),
@@ -249,8 +248,6 @@ def _parser() -> argparse.ArgumentParser:
         for option in options:
             if option is Run:
                 run_options(sub)
-            elif callable(option):
-                option(sub)
             else:
                 _add(sub, *option)
         if call is verbs.records_import:

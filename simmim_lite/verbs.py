@@ -120,13 +120,13 @@ def study(arguments: argparse.Namespace) -> None:
 
 def _claims(name: str, how: StudyOptions) -> tuple[list, list[dict]]:
     """Train what is missing, or at tier shipped nothing, and print what came of it; claims, and records of failures."""
-    from .evidence import shipped
+    from .evidence import records as evidence
     from .evidence.claims import claims
     from .studies import engine
 
     if how.tier == "shipped":  # the notebooks show it beside the reader's own runs
-        for of in [shipped.TRANSFER] if name == TRANSFER else shipped.names():
-            records = shipped.records(of)
+        for of in [evidence.TRANSFER] if name == TRANSFER else evidence.shipped_names():
+            records = evidence.shipped(of)
             print(f"shipped records {of}: {len(records)}")
             print("".join(f"{claim}\n" for claim in claims(records) if claim.id in claims_of(name)), end="")
         return [], []
@@ -279,7 +279,7 @@ def records_import(arguments: argparse.Namespace) -> None:
     count = imported.import_csv(arguments.file, arguments.runs_dir, arguments.scores)
     print(*imported.claims(rows), *notes, sep="\n")
     where = f"from {arguments.file} into {arguments.runs_dir}"
-    print(f"{count} run{'s' * (count > 1)} taken {where}; the studies' notebooks, plan and laws show them")
+    print(f"{count} run{'s' * (count > 1)} taken {where}; the studies' notebooks and plan show them")
 
 
 def convert(arguments: argparse.Namespace) -> None:

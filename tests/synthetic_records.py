@@ -1,5 +1,6 @@
 """Records as pretraining writes them, made up: for the tests of evidence and of the report."""
 
+import itertools
 import zlib
 
 import numpy as np
@@ -14,46 +15,29 @@ ATTO, FEMTO, PICO = "swinv2_atto", "swinv2_femto", "swinv2_pico"
 def record(*, val=0.3, train=0.3, scores=None, curve=None, status="done", reason=None, metric_low=0.01, **fields):
     """A record of Run(**fields). `val`, `train`: final losses; `scores`: {"linear": .5, ...}; `curve`: losses."""
     run = Run(**{"images": 64, "steps": 1000, "seed": 0, "model": ATTO} | fields)
-    where = {
-        "commit": "0123456789abcdef0123456789abcdef01234567",
-        "dirty": False,
-        "versions": {"simmim-lite": "0.1.0", "python": "3.11.2", "torch": "2.15.0"},
-        "device": "cpu (2 cores)",
-        "threads": 1,
-        "data_digest": "5f3a",
-        "started": "2026-11-23T10:00:00+00:00",
-        "finished": "2026-11-23T10:00:42+00:00",
-    }
+    where = {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False, "device": "cpu (2 cores)"}
+    where |= {"versions": {"simmim-lite": "0.1.0", "python": "3.11.2", "torch": "2.15.0"}, "threads": 1}
+    where |= {"data_digest": "5f3a", "started": "2026-11-23T10:00:00+00:00", "finished": "2026-11-23T10:00:42+00:00"}
     if status == "failed":
         return new_record(run, status="failed", reason=reason or "loss is NaN at step 312", where=where)
-    size = SIZES[run.model]
+    size, seen, images = SIZES[run.model], run.steps * run.batch_size, run.images or 16384
     losses = list(curve) if curve is not None else [val + 0.1, val + 0.02, val]
-    steps = [round(run.steps * (i + 1) / len(losses)) for i in range(len(losses))]
-    seen = run.steps * run.batch_size
     gmac = size.gmac(run.image_size, run.window_size, head=True)
-    seconds = 6.0 + run.steps * gmac * 3.0
     points = [
         {"step": s, "images_seen": s * run.batch_size, "train_loss": train, "val_loss": v, "lr": run.lr}
-        for s, v in zip(steps, losses, strict=True)
+        for s, v in ((round(run.steps * k / len(losses)), v) for k, v in enumerate(losses, 1))
     ]
-    images = run.images or 16384
     cost = {"images_seen": seen, "epochs": seen / images, "unique_images": images, "flops": 6e9 * gmac * seen}
-    cost |= {"seconds": seconds, "core_seconds": seconds, "peak_memory_bytes": 400_000_000}
+    cost |= dict.fromkeys(("seconds", "core_seconds"), 6.0 + run.steps * gmac * 3.0) | {"peak_memory_bytes": 4e8}
     transfer = {
         name: {"score": score, "low": score - metric_low, "high": score + metric_low}
         | {"metric": "IoU" if name == "segment" else "top-1", "n_train": 3000, "n_test": 2000}
         for name, score in (scores or {}).items()
     }
-    return new_record(
-        run,
-        status="done",
-        cost=cost,
-        model={"parameters": size.parameters, "total_parameters": size.simmim_parameters, "gmac": gmac},
-        curve=points,
-        final={"train_loss": train, "val_loss": val, "val_loss_se": 0.002, "val_images": 1024, "val_masks": 4},
-        transfer=transfer,
-        where=where,
-    )
+    model = {"parameters": size.parameters, "total_parameters": size.simmim_parameters, "gmac": gmac}
+    final = {"train_loss": train, "val_loss": val, "val_loss_se": 0.002, "val_images": 1024, "val_masks": 4}
+    fields = {"cost": cost, "model": model, "curve": points, "final": final, "transfer": transfer, "where": where}
+    return new_record(run, status="done", **fields)
 
 
 def tuning(run, top1, *, scratch=False, **options):
@@ -77,37 +61,23 @@ def losses(model, images, steps, seed):
 
 
 def study(
-    sizes=(ATTO, FEMTO),
-    levels=(64, 1024, 16384),
-    lengths=(250, 500, 1000),
-    seeds=(0, 1, 2),
-    probes=("linear", "knn", "segment"),
-    **fields,
-):
+    sizes=(ATTO, FEMTO), levels=(64, 1024, 16384), lengths=(250, 500, 1000), seeds=(0, 1, 2),
+    probes=("linear", "knn", "segment"), **fields,
+):  # fmt: skip
     """The records of all four studies on made-up numbers, references included."""
-    found = []
-    for model in sizes:
-        for seed in seeds:
-            base = {"linear": 0.38, "knn": 0.31, "segment": 0.42}
-            draw = np.random.default_rng(seed + 7)
-            common = {"model": model, "seed": seed} | fields
-            found.append(record(steps=0, images=levels[-1], val=0.8, scores={p: base[p] for p in probes}, **common))
-            for images in levels:
-                for steps in lengths:
-                    _, train = losses(model, images, steps, seed)
-                    points = np.arange(50, steps + 1, 50) if steps >= 50 else [steps]
-                    curve = [losses(model, images, s, seed)[0] for s in points]
-                    val = curve[-1] = curve[-1] + draw.normal(0, 0.0008)
-                    gain = 1.6 * (0.42 - val)
-                    scores = {
-                        p: base[p] + gain * g + draw.normal(0, 0.012)
-                        for p, g in (("linear", 1.0), ("knn", 0.9), ("segment", 1.4))
-                        if p in probes
-                    }
-                    made = record(
-                        images=images, steps=steps, val=val, train=train, scores=scores, curve=curve, **common
-                    )
-                    for point, s in zip(made["curve"], points, strict=True):
-                        point["train_loss"] = losses(model, images, s, seed)[1]
-                    found.append(made)
+    found, base = [], {"linear": (0.38, 1.0), "knn": (0.31, 0.9), "segment": (0.42, 1.4)}
+    for model, seed in itertools.product(sizes, seeds):
+        draw, common = np.random.default_rng(seed + 7), {"model": model, "seed": seed} | fields
+        scores = {p: base[p][0] for p in probes}
+        found.append(record(steps=0, images=levels[-1], val=0.8, scores=scores, **common))
+        for images, steps in itertools.product(levels, lengths):
+            points = np.arange(50, steps + 1, 50) if steps >= 50 else [steps]
+            curve = [losses(model, images, s, seed) for s in points]
+            val, train = curve[-1][0] + draw.normal(0, 0.0008), curve[-1][1]
+            scores = {p: base[p][0] + 1.6 * (0.42 - val) * base[p][1] + draw.normal(0, 0.012) for p in probes}
+            shape = [*(v for v, _ in curve[:-1]), val]
+            made = record(images=images, steps=steps, val=val, train=train, scores=scores, curve=shape, **common)
+            for point, (_, loss) in zip(made["curve"], curve, strict=True):
+                point["train_loss"] = loss
+            found.append(made)
     return found

@@ -6,7 +6,7 @@ import pytest
 from tiny_notebooks import write_notebook
 
 from simmim_lite.evidence import published
-from simmim_lite.evidence.doublings import doublings
+from simmim_lite.evidence.proxy import doublings
 from simmim_lite.lab import explorer
 from simmim_lite.studies import report
 

@@ -1,5 +1,6 @@
 """claims.py: every rule and every branch of it, on made-up records whose answer is known."""
 
+import itertools
 import random
 
 import numpy as np
@@ -14,19 +15,16 @@ from simmim_lite.evidence.rules import FAILS, GATES, HOLDS, OPEN, RULES, TABLE, 
 IDS = ["C1", "C2", "C3", "C4", "C5a", "C5b", "C6", "C7", "C8", "C9"]
 BY_LOSS = ("C1", "C2", "C3", "C4", "C6")
 SEEDS = (200, 201, 202)
+LEVELS = (16, 1024, 16384)
 
 
-def grid(change, *, sizes=(ATTO, FEMTO), levels=(16, 1024, 16384), lengths=(250, 500), seeds=SEEDS, **fields):
+def grid(change, *, sizes=(ATTO, FEMTO), levels=LEVELS, lengths=(250, 500), seeds=SEEDS, **fields):
     """Records whose validation loss is .3 + change(model, images, steps, seed); None leaves the run out."""
     made = []
-    for model in sizes:
-        for images in levels:
-            for steps in lengths:
-                for seed in seeds:
-                    shift = change(model, images, steps, seed)
-                    if shift is not None:
-                        cell = {"model": model, "images": images, "steps": steps, "seed": seed}
-                        made.append(record(val=0.3 + shift, curve=[0.4, 0.35, 0.33, 0.3 + shift], **cell, **fields))
+    for model, images, steps, seed in itertools.product(sizes, levels, lengths, seeds):
+        if (shift := change(model, images, steps, seed)) is not None:
+            cell = {"model": model, "images": images, "steps": steps, "seed": seed}
+            made.append(record(val=0.3 + shift, curve=[0.4, 0.35, 0.33, 0.3 + shift], **cell, **fields))
     return made
 
 
@@ -65,25 +63,11 @@ def test_verdict_effect_and_interval(claim):
 
         found = one(grid(change), claim)
         low, high = slow_t([effect + spread * noise(seed) for seed in SEEDS])
-        assert found.effect == pytest.approx(effect, abs=1e-12)
-        assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-        assert (found.verdict, found.n) == (verdict, 3)
+        assert (found.effect, found.low, found.high) == pytest.approx((effect, low, high), abs=1e-12)
+        assert (found.verdict, found.n, found.data, found.image_size) == (verdict, 3, "scenes", 32)
         for number in (f"{abs(found.effect):.4f}", f"{low:+.4f}", f"{high:+.4f}", "3 seeds: 200, 201, 202", "500"):
             assert number in found.evidence
-        assert (found.data, found.target, found.image_size) == ("scenes", "raw", 32)
         assert ("seeds would decide it" in found.evidence or "no 1,000 seeds" in found.evidence) == (verdict == OPEN)
-
-
-def test_c1_is_an_interaction_and_prints_the_corner():
-    # the larger is better at 16 images, only less so than at 16,384
-    records = grid(
-        lambda m, n, t, s: (m == FEMTO) * (-0.01 if n == 16 else -0.03) + noise(s) * (m == FEMTO and n == 16)
-    )
-    found = one(records, "C1")
-    assert found.verdict == HOLDS and found.effect == pytest.approx(0.02)
-    assert "0.0100 below the smaller" in found.evidence and "gains less from data" in found.evidence
-    records = grid(lambda m, n, t, s: (m == FEMTO and n == 16) * (0.02 + noise(s)))
-    assert "it is worse" in one(records, "C1").evidence
 
 
 RISE = {250: 0.0, 500: 0.03, 1000: 0.04, 2000: 0.04}
@@ -91,24 +75,25 @@ RISE = {250: 0.0, 500: 0.03, 1000: 0.04, 2000: 0.04}
 
 @pytest.mark.parametrize(
     ("claim", "change", "options", "effect", "said"),
-    [  # C3: the mean over both sizes within a seed; C4: over all doublings
+    [
+        # an interaction: the larger is better at 16 images, only less so than at 16,384
+        ("C1", lambda m, n, t, s: (m == FEMTO) * ((noise(s) - 0.01) if n == 16 else -0.03), {}, 0.02,
+         ("0.0100 below the smaller", "gains less from data")),
+        ("C1", lambda m, n, t, s: (m == FEMTO and n == 16) * (0.02 + noise(s)), {}, 0.02, ("it is worse",)),
+        # C3: the mean over both sizes within a seed; C4: over all doublings
         ("C3", lambda m, n, t, s: -(0.01 if m == ATTO else 0.03) + noise(s) if t == 500 else 0.0, {}, -0.02,
-         "mean of atto, femto"),
+         ("mean of atto, femto",)),
         ("C4", lambda m, n, t, s: (n == 16) * RISE[t] + (t == 2000) * noise(s), {"lengths": tuple(RISE)}, 0.04 / 3,
-         "doublings to 500, 1,000 and 2,000 steps"),
+         ("doublings to 500, 1,000 and 2,000 steps",)),
+        # large is the largest size that has every seed
+        ("C1", lambda m, n, t, s: None if m == PICO and s == 202 else (m == FEMTO and n == 16) * (0.02 + noise(s)),
+         {"sizes": (ATTO, FEMTO, PICO)}, 0.02, ("femto",)),
     ],
 )  # fmt: skip
-def test_means_within_a_seed(claim, change, options, effect, said):
+def test_what_a_contrast_is_made_of(claim, change, options, effect, said):
     found = one(grid(change, **options), claim)
-    assert found.effect == pytest.approx(effect) and said in found.evidence and found.n == 3
-
-
-def test_large_is_the_largest_size_that_has_every_seed():
-    def change(m, n, t, s):
-        return None if m == PICO and s == 202 else (m == FEMTO and n == 16) * (0.02 + noise(s)) - 0.1 * (m == PICO)
-
-    found = one(grid(change, sizes=(ATTO, FEMTO, PICO)), "C1")
-    assert found.n == 3 and "femto" in found.evidence and "pico" not in found.evidence
+    assert found.effect == pytest.approx(effect) and found.n == 3
+    assert all(words in found.evidence for words in said) and "pico" not in found.evidence
 
 
 @pytest.mark.parametrize(
@@ -117,17 +102,14 @@ def test_large_is_the_largest_size_that_has_every_seed():
      (-0.02, 1, FAILS), (0.0, 40, OPEN)],
 )  # fmt: skip
 def test_c6_is_an_equivalence_within_a_quarter_of_the_gain(d, spread, verdict):
-    gain = 0.02  # of the last doubling: the margin is .005
-
-    def change(m, n, t, s):
-        return (n != 16) * (0.0 if t == 500 else gain) + (d + spread * noise(s) if n == 16384 else 0.0)
+    def change(m, n, t, s):  # the last doubling gains .02: the margin is .005
+        return (n != 16) * (0.0 if t == 500 else 0.02) + (d + spread * noise(s) if n == 16384 else 0.0)
 
     found = one(grid(change), "C6")
     assert found.verdict == verdict and found.n == 3 and found.margin == pytest.approx(0.005)
     low, high = slow_t([d + spread * noise(s) for s in SEEDS], 0.9)
     assert (found.effect, found.low, found.high) == pytest.approx((d, low, high), abs=1e-9)
-    assert "1,024" in found.evidence and "90 % interval" in found.evidence and "±0.0050" in found.evidence
-    assert ("seeds would decide it" in found.evidence or "no 1,000 seeds" in found.evidence) == (verdict == OPEN)
+    assert all(words in found.evidence for words in ("1,024", "90 % interval", "±0.0050"))
 
 
 def test_c6_is_not_tested_where_most_seeds_overfit():
@@ -140,16 +122,11 @@ def test_c6_is_not_tested_where_most_seeds_overfit():
         assert found.verdict == verdict and ("overfit in most seeds" in found.evidence) == (verdict == UNTESTED)
 
 
-def test_few_seeds_decide_nothing():
-    """Grids of two or three runs, of one seed and of two."""
-    for seeds in ((4,), (4, 5)):
-        for found in claims(study(levels=(16, 16384), lengths=(250, 500), seeds=seeds)):
-            assert found.verdict in (OPEN, UNTESTED, FAILS) and found.verdict != HOLDS
-            if found.id in BY_LOSS and found.verdict == OPEN:
-                assert ("one seed gives no interval" if len(seeds) == 1 else "fewer than 3") in found.evidence
-    for some in ([0, 1], [0, 1, 2], [0, 7]):
-        records = [study(levels=(16, 16384), lengths=(250, 500), seeds=(3,))[k] for k in some]
-        assert not any(found.verdict == HOLDS for found in claims(records))
+@pytest.mark.parametrize(("seeds", "said"), [((4,), "one seed gives no interval"), ((4, 5), "fewer than 3")])
+def test_few_seeds_decide_nothing(seeds, said):
+    for found in claims(study(levels=(16, 16384), lengths=(250, 500), seeds=seeds)):
+        assert found.verdict in (OPEN, UNTESTED, FAILS)
+        assert found.verdict != OPEN or found.id not in BY_LOSS or said in found.evidence
 
 
 @pytest.mark.parametrize(
@@ -163,21 +140,17 @@ def test_few_seeds_decide_nothing():
     ],
 )
 def test_missing_runs_are_named(claim, missing, said):
-    lengths = (500,) if missing[2] == 500 else (250, 500)
-    levels = (16, 16384) if claim == "C4" else (16, 1024, 16384)
+    lengths, levels = (500,) if missing[2] == 500 else (250, 500), (16, 16384) if claim == "C4" else LEVELS
     found = one(grid(lambda m, n, t, s: None if (m, n, t) == missing else 0.0, lengths=lengths, levels=levels), claim)
     assert (found.verdict, found.effect, found.n) == (UNTESTED, None, 0)
     assert "Missing runs" in found.evidence and said in found.evidence
 
 
-def test_a_seed_without_its_partner_is_left_out_and_named():
+def test_a_seed_without_its_partner_and_a_loss_that_is_not_finite():
     found = one(grid(lambda m, n, t, s: None if (m, n, s) == (FEMTO, 16, 202) else noise(s)), "C1")
-    assert found.n == 2 and "seed 202 left out, a run of the comparison is missing" in found.evidence
+    assert found.n == 2 and "seed 202 left out" in found.evidence
     records = grid(lambda m, n, t, s: None if (n == 16 and (s == 200) != (m == ATTO)) else 0.0)
     assert "No seed has all the runs" in one(records, "C1").evidence
-
-
-def test_a_loss_that_is_not_finite_is_a_missing_run():
     records = grid(lambda m, n, t, s: 0.01 + noise(s) if m == FEMTO and n == 16384 else 0.0)
     for r in records:
         if (r["run"]["model"], r["run"]["seed"]) == (FEMTO, 200):
@@ -188,8 +161,7 @@ def test_a_loss_that_is_not_finite_is_a_missing_run():
 
 def test_one_size_or_one_level_cannot_be_tested():
     records = grid(lambda *cell: 0.0, sizes=(ATTO,))
-    assert "two model sizes" in one(records, "C1").evidence and "two model sizes" in one(records, "C2").evidence
-    assert one(records, "C4").n == 3  # of the size there is
+    assert "two model sizes" in one(records, "C1").evidence and one(records, "C4").n == 3  # of the size there is
     by_id = {claim.id: claim for claim in claims(grid(lambda *cell: 0.0, levels=(64,)))}
     assert "No run is fine-tuned" in by_id["C8"].evidence and "needs labelled images" in by_id["C7"].evidence
     for found in by_id.values():
@@ -202,8 +174,7 @@ def test_smoke_runs_always_read_too_small_to_say():
     assert all(c.verdict == OPEN and "20 steps test the machinery only" in c.evidence for c in found)
     # half of 150 steps is too short, though 150 is not
     records = grid(lambda m, n, t, s: (0.02 + noise(s)) * (m == FEMTO and n == 16), lengths=(75, 150))
-    assert one(records, "C1").verdict == HOLDS
-    assert one(records, "C4").verdict == UNTESTED and "75 steps" in one(records, "C4").evidence
+    assert one(records, "C1").verdict == HOLDS and one(records, "C4").verdict == UNTESTED
     good = study()  # a smoke run among the others changes nothing
     assert claims(good) == claims([*good, *study(levels=(16,), lengths=(20,))])
 
@@ -211,29 +182,20 @@ def test_smoke_runs_always_read_too_small_to_say():
 # --- ranks: a score that follows validation loss, and a training loss that does or does not ---
 
 
-def ranked(
-    rho=1.0, overfit=True, seeds=(0, 1, 2, 3, 4), labels=3000, data="scenes", probes=("linear", "segment"), **own
-):
+def ranked(rho=1.0, overfit=True, labels=3000, data="scenes", probes=("linear", "segment")):
     """Runs whose scores fall with validation loss (noise grows as rho falls), and with training loss the reverse."""
     made, rng = [], np.random.default_rng(3)
-    for seed in seeds:
-        for model in (ATTO, FEMTO):
-            start = 0.3 + 0.1 * (model == FEMTO) + rng.normal(0, 0.01)  # untrained networks of a size differ by seed
-            shared = {"model": model, "seed": seed, "data": data, "probe_labels": labels} | own
-            made.append(record(steps=0, images=16384, scores=dict.fromkeys(probes, start), **shared))
-            for images in (16, 16384):
-                for steps in (250, 500):
-                    val = 0.3 + 0.05 * (images == 16) - 0.01 * (steps == 500) - 0.005 * (model == FEMTO)
-                    val += rng.normal(0, 0.0005)
-                    merit = -(val - 0.3) + rng.normal(0, 0.08 * (1 - rho))
-                    scores = dict.fromkeys(probes, 0.3 + 0.1 * (model == FEMTO) + merit)
-                    low = val - 0.01 * (overfit and images == 16)
-                    made.append(
-                        record(
-                            images=images, steps=steps, val=val, train=0.3 - (val - 0.3), scores=scores,
-                            curve=[0.4, low, 0.36, val], **shared,
-                        )
-                    )  # fmt: skip
+    for seed, model in itertools.product(range(5), (ATTO, FEMTO)):
+        start = 0.3 + 0.1 * (model == FEMTO) + rng.normal(0, 0.01)  # untrained networks of a size differ by seed
+        shared = {"model": model, "seed": seed, "data": data, "probe_labels": labels}
+        made.append(record(steps=0, images=16384, scores=dict.fromkeys(probes, start), **shared))
+        for images, steps in itertools.product((16, 16384), (250, 500)):
+            val = 0.3 + 0.05 * (images == 16) - 0.01 * (steps == 500) - 0.005 * (model == FEMTO)
+            val += rng.normal(0, 0.0005)
+            score = 0.3 + 0.1 * (model == FEMTO) - (val - 0.3) + rng.normal(0, 0.08 * (1 - rho))
+            curve = [0.4, val - 0.01 * (overfit and images == 16), 0.36, val]
+            fields = {"val": val, "train": 0.6 - val, "scores": dict.fromkeys(probes, score), "curve": curve}
+            made.append(record(images=images, steps=steps, **fields, **shared))
     for r in made:
         for score in r["transfer"].values():
             score["n_train"] = labels
@@ -244,68 +206,59 @@ def test_c5_holds_where_validation_loss_ranks_and_training_loss_does_not():
     records = ranked()
     a, b = one(records, "C5a"), one(records, "C5b")
     assert (a.verdict, b.verdict, a.n, b.n) == (HOLDS, HOLDS, 5, 5)
-    rows = [r for r in table(records) if not r["reference"]]
     zero = [(r["run"]["model"], r["transfer"]["linear"]["score"]) for r in records if not r["run"]["steps"]]
     reference = {m: np.mean([score for model, score in zero if model == m]) for m in (ATTO, FEMTO)}
     rho = []
     for seed in range(5):
-        some = [r for r in rows if r["seed"] == seed]
+        some = [r for r in table(records) if r["seed"] == seed and not r["reference"]]
         merit = [r["linear"] - reference[r["model"]] for r in some]
         rho.append([stats.spearmanr([r[k] for r in some], merit).statistic for k in ("val_loss", "train_loss")])
     val, train = np.array(rho).T
     assert a.effect == pytest.approx(val.mean()) and b.effect == pytest.approx((train - val).mean())
     assert (a.low, a.high) == pytest.approx(np.clip(slow_t(val), -1, 1))
-    assert "8 runs of a seed" in a.evidence and "linear probe and segmentation probe" in a.evidence
-    assert GATES["scenes"].source in a.evidence and "in these runs: linear probe" in a.evidence
-    assert "4.0 runs of a seed are overfit" in b.evidence and "at 16,384 images" in a.evidence
+    for words in ("8 runs of a seed", "linear probe and segmentation probe", "in these runs: linear probe"):
+        assert words in a.evidence
+    assert GATES["scenes"].source in a.evidence and "at 16,384 images" in a.evidence
+    assert "4.0 runs of a seed are overfit" in b.evidence
 
 
 @pytest.mark.parametrize(
-    ("claim", "change", "said"),
+    ("claim", "change", "keep", "said"),
     [
-        ("C5b", {"overfit": False}, "0.0 runs of a seed are overfit"),
-        ("C5a", {"probes": ()}, "No run has a probe"),
-        ("C5a", {"data": "imagefolder:cats"}, "10,000 labels or more, here it has 3,000"),
-        ("C5b", {"data": "imagefolder:cats"}, "10,000 labels or more"),
-        ("C5a", {"probes": ("knn",), "labels": 3000}, "No run has a linear probe or segmentation probe"),
+        ("C5b", {"overfit": False}, None, "0.0 runs of a seed are overfit"),
+        ("C5a", {"probes": ()}, None, "No run has a probe"),
+        ("C5a", {"data": "imagefolder:cats"}, None, "10,000 labels or more, here it has 3,000"),
+        ("C5b", {"data": "imagefolder:cats"}, None, "10,000 labels or more"),
+        ("C5a", {"probes": ("knn",)}, None, "No run has a linear probe or segmentation probe"),
+        ("C5a", {}, lambda r: r["run"]["steps"], "random initialisation"),
+        ("C5a", {}, lambda r: r["run"]["images"] == 16384, "A rank needs 5 runs of a seed, these have 4"),
+        ("C5a", {}, lambda r: not r["final"].update(val_loss=0.3), "no rank"),
     ],
 )
-def test_what_ranks_cannot_test_is_not_tested_and_says_why(claim, change, said):
-    found = one(ranked(**change), claim)
+def test_what_ranks_cannot_test_is_not_tested_and_says_why(claim, change, keep, said):
+    found = one([r for r in ranked(**change) if keep is None or keep(r)], claim)
     assert found.verdict == UNTESTED and said in found.evidence and found.effect is None
 
 
-def test_photographs_and_incomplete_seeds():
+def test_photographs_incomplete_seeds_and_noise():
     found = one(ranked(data="imagefolder:cats", labels=10_000, probes=("linear", "knn")), "C5a")
     assert found.verdict == HOLDS and "mean rank of linear probe," in found.evidence
     assert "97 % interval" in found.evidence  # two looks are declared
     assert one(ranked()[:-1], "C5a").n == 4
-
-
-def test_c5_without_references_or_with_a_constant_loss():
-    records = [r for r in ranked() if r["run"]["steps"]]
-    assert "random initialisation" in one(records, "C5a").evidence and one(records, "C5a").verdict == UNTESTED
-    records = ranked()
-    for r in records:
-        r["final"]["val_loss"] = 0.3
-    assert "no rank" in one(records, "C5a").evidence
     assert one(ranked(rho=0.2), "C5a").verdict in (OPEN, FAILS)
-    assert one([r for r in ranked() if r["run"]["images"] == 16384], "C5a").verdict == UNTESTED  # four runs a seed
 
 
 # --- C7 and C8 ---
 
 
-def doubled(rise, change, seeds=SEEDS, levels=(16, 16384), spread=0.001):
+def doubled(rise, change, levels=(16, 16384)):
     """Two lengths whose loss rises by `rise` and whose linear score changes by `change` at the fewest images."""
     made = []
-    for seed in seeds:
-        for images in levels:
-            for steps in (250, 500):
-                last, few = steps == 500, images == levels[0]
-                val = 0.3 + (rise(seed) if few else -0.01) * last
-                score = 0.5 + (change + spread * (seed % 3 - 1) if few else 0.02) * last
-                made.append(record(images=images, steps=steps, seed=seed, val=val, scores={"linear": score}))
+    for seed, images, steps in itertools.product(SEEDS, levels, (250, 500)):
+        last, few = steps == 500, images == levels[0]
+        val = 0.3 + (rise(seed) if few else -0.01) * last
+        score = 0.5 + (change + 0.001 * (seed % 3 - 1) if few else 0.02) * last
+        made.append(record(images=images, steps=steps, seed=seed, val=val, scores={"linear": score}))
     return made
 
 
@@ -313,8 +266,8 @@ def doubled(rise, change, seeds=SEEDS, levels=(16, 16384), spread=0.001):
 def test_c7_is_the_mean_change_of_the_score_on_few_images(change, verdict):
     found = one(doubled(lambda seed: 0.02, change), "C7")
     low, high = slow_t([change + 0.001 * k for k in (-1, 0, 1)])
-    assert found.verdict == verdict and found.n == 3 and found.effect == pytest.approx(change)
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert found.verdict == verdict and found.n == 3
+    assert (found.effect, found.low, found.high) == pytest.approx((change, low, high))
     assert "3 of which raise" in found.evidence and f"{100 * change:+.2f} points" in found.evidence
 
 
@@ -324,14 +277,14 @@ def test_c7_is_not_tested_where_the_loss_seldom_rose():
     assert "No size and data level" in one(grid(lambda *c: 0.0, lengths=(500,), scores={"linear": 0.5}), "C7").evidence
     # 16 and 64 images are short of data, 256 are not
     levels = (16, 64, 256, 16384)
-    records = [*doubled(lambda s: 0.02, 0.01, levels=levels), *doubled(lambda s: 0.02, 0.01, levels=levels[1:])]
+    records = [*doubled(lambda s: 0.02, 0.01, levels), *doubled(lambda s: 0.02, 0.01, levels[1:])]
     assert "6 doublings of the length at 16 and 64 images" in one(records, "C7").evidence
 
 
-def supervised(difference, scratch_steps=1600, seeds=SEEDS):
+def supervised(difference, scratch_steps=1600):
     """Femto, pretrained on 1,024 images and fine-tuned, against scratch on 16,384 labels for as long."""
     made = []
-    for seed in seeds:
+    for seed in SEEDS:
         runs = [record(model=FEMTO, images=n, steps=1000, seed=seed) for n in (1024, 16384)]
         top = 0.6 + difference + 0.001 * (seed % 3 - 1)
         made += [*runs, tuning(runs[0], top, labels=4000, steps=600)]
@@ -344,9 +297,8 @@ def supervised(difference, scratch_steps=1600, seeds=SEEDS):
 def test_c8_compares_equal_lengths(difference, verdict):
     found = one(supervised(difference), "C8")
     assert found.verdict == verdict and found.n == 3 and found.effect == pytest.approx(difference)
-    assert "1,000 steps on 1,024 images" in found.evidence and "16,384 labels for 1,600" in found.evidence
-    assert "4,000 labels for 1,600 50.0 %" in found.evidence and "16,384 labels for 600 40.0 %" in found.evidence
-
+    for words in ("1,000 steps on 1,024 images", "16,384 labels for 1,600", "4,000 labels for 1,600 50.0 %"):
+        assert words in found.evidence
     assert "for as long as pretraining and fine-tuning together" in one(supervised(difference, 601), "C8").evidence
 
 
@@ -354,9 +306,8 @@ def test_c8_compares_equal_lengths(difference, verdict):
 
 
 def test_a_csv_of_three_seeds_is_by_seed_and_of_one_by_cell():
-    rows = [
-        r | {"train_loss": None, "finetune": 0.5} for r in table(grid(lambda m, n, t, s: PLUS["C1"](m, n, t) * 0.02))
-    ]
+    rows = table(grid(lambda m, n, t, s: PLUS["C1"](m, n, t) * 0.02))
+    rows = [r | {"train_loss": None, "finetune": 0.5} for r in rows]
     by_seed = {c.id: c for c in claims_of(rows, score="finetune")}
     assert by_seed["C1"].n == 3 and "3 seeds" in by_seed["C1"].evidence
     by_cell = {c.id: c for c in claims_of([r for r in rows if r["seed"] == 200], score="finetune")}
@@ -367,25 +318,20 @@ def test_a_csv_of_three_seeds_is_by_seed_and_of_one_by_cell():
 
 
 def test_data_targets_and_image_sizes_are_never_mixed():
-    others = [{}, {"data": "torchvision:CIFAR10"}, {"target": "normalized"}, {"image_size": 64}]
-    parts = [study(seeds=(0, 1), lengths=(250, 500), **other) for other in others]
+    parts = [study(seeds=(0, 1), lengths=(250, 500), **other) for other in ({}, {"target": "normalized"})]
     found = claims([r for part in parts for r in part])
-    assert len(found) == 4 * len(IDS) and len({(c.data, c.target, c.image_size) for c in found}) == 4
+    assert [c.id for c in found] == 2 * IDS
     for part in parts:
         alone = claims(part)
         assert [c for c in found if c.recipe == alone[0].recipe] == alone
 
 
-def test_no_runs_no_claims():
-    assert claims([]) == [] == claims([record(status="failed"), record(steps=0)])
-
-
-@pytest.mark.parametrize(("seed", "failures"), [(1, 0), (2, 3)])
-def test_order_and_failed_records_change_nothing(seed, failures):
-    records = study(seeds=(0, 1, 2), lengths=(250, 500))
-    shuffled = records + [record(status="failed", seed=90 + k, images=7) for k in range(failures)]
-    random.Random(seed).shuffle(shuffled)
+def test_order_and_failed_records_change_nothing():
+    records = study(lengths=(250, 500))
+    shuffled = records + [record(status="failed", seed=90 + k, images=7) for k in range(3)]
+    random.Random(2).shuffle(shuffled)
     assert claims(shuffled) == claims(records)
+    assert claims([]) == [] == claims([record(status="failed"), record(steps=0)])
 
 
 def test_the_table_is_what_was_frozen():

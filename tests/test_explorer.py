@@ -9,7 +9,7 @@ from plotly.offline import get_plotlyjs
 from synthetic_records import ATTO, FEMTO, record
 
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import doublings, imported, published, records, tables
+from simmim_lite.evidence import imported, proxy, published, records, tables
 from simmim_lite.lab import explorer, live
 
 
@@ -36,16 +36,16 @@ def test_runs_doublings_and_turning_points_are_evidences(data) -> None:
     for run, row in zip(data["runs"], rows, strict=True):
         same = ("model", "dataset", "steps", "overfit", "images", "images_seen", "params", "val_loss")
         assert {name: run[name] for name in same} == {name: row[name] for name in same}
-        assert run["finetune"] == pytest.approx(100 * row["finetune"]) and run["omega"] == doublings.omega(row)
+        assert run["finetune"] == pytest.approx(100 * row["finetune"]) and run["omega"] == proxy.omega(row)
         assert f"{row['steps']:,} steps" in run["text"]
-    found = doublings.doublings(rows, "finetune").to_dict("records")
+    found = proxy.doublings(rows, "finetune").to_dict("records")
     assert data["turns"] == published.facts()["omega"] and len(data["doublings"]) == len(found) == 42
     for drawn, own in zip(data["doublings"], found, strict=True):
         shorter, longer = (rows[k] for k in drawn["runs"])
         assert longer["steps"] == 2 * shorter["steps"] == own["steps"]
         assert drawn["loss_change"] == pytest.approx(100 * (longer["val_loss"] / shorter["val_loss"] - 1))
         assert drawn["score_change"] == pytest.approx(100 * (longer["finetune"] - shorter["finetune"]))
-        assert drawn["omega"] == own["omega"] == doublings.omega(longer)
+        assert drawn["omega"] == own["omega"] == proxy.omega(longer)
     for facet in data["facets"]:  # every run passes one option of every filter
         values = [option["value"] for option in facet["options"]]
         assert len(set(values)) == len(values) and {run[facet["field"]] for run in data["runs"]} == set(values)
@@ -62,7 +62,7 @@ def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own(data, tmp_p
     own, csv, shipped = found["own"]
     assert (own["name"], shipped["name"]) == ("Your runs", "Shipped runs")
     assert len(shipped["runs"]) == len(tables.rows()["shipped"])
-    assert [run["omega"] for run in own["runs"]] == [doublings.omega(row) for row in records.trained(rows)]
+    assert [run["omega"] for run in own["runs"]] == [proxy.omega(row) for row in records.trained(rows)]
     assert [d["loss_change"] for d in own["doublings"]] == pytest.approx([10, 25])
     assert [d["score_change"] for d in own["doublings"]] == pytest.approx([5, -8])
     assert [d["score_change"] for d in csv["doublings"]] == [None]  # without scores

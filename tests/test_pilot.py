@@ -11,7 +11,8 @@ from PIL import Image
 from simmim_lite.course import pilot
 from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import law_charts, published, shipped
+from simmim_lite.evidence import figures, published
+from simmim_lite.evidence.records import shipped
 from simmim_lite.studies import basis, report
 from simmim_lite.studies.planner import plan
 from simmim_lite.studies.tiers import TIERS
@@ -34,7 +35,7 @@ def test_power_is_that_of_a_paired_t_test() -> None:
 
 def test_the_spread_comes_from_own_records_or_shipped_ones() -> None:
     assert 0.001 < pilot.seed_spread(data="scenes") < 0.05
-    records = [r for r in shipped.records("laptop-scenes") if (r.get("run") or {}).get("images") in (1024, 16384)]
+    records = [r for r in shipped("laptop-scenes") if (r.get("run") or {}).get("images") in (1024, 16384)]
     assert pilot.seed_spread(records) != pilot.seed_spread() == pilot.seed_spread([])
 
 
@@ -102,7 +103,7 @@ def test_one_page_for_a_colleague(tmp_path) -> None:
     about = {"data": "imagefolder:/x/my <cats>", "found": {"images": 50_000, "held out": 10_000, "classes": 10}}
     about["design"] = pilot.design("imagefolder:x", 50_000, core_minutes=9, effect=0.02, spread=0.008)
     here = plan(256_233, budget_flops=1e20)
-    chart, claims = law_charts.plan(here.options, here.rule, here.measure), published.claims()[:2]
+    chart, claims = figures.plan(here.options, here.rule, here.measure), published.claims()[:2]
     page = pilot.write_page(tmp_path / "page.html", **about, claims=claims, plan=here, charts=[chart]).read_text()
     texts = ("my &lt;cats&gt;", "50,000 to train on", "C1", "what binds", "data (a doubling", "large")
     for text in (*texts, f'class="{report.FIGURE_CLASS}"'):
@@ -116,8 +117,8 @@ def test_figures_of_laws_have_named_axes() -> None:
     both = {target: basis.of_published(target) for target in ("loss", "accuracy")}
     fits = {target: (one.points, one.law) for target, one in both.items()}
     errors = pd.DataFrame({"target": ["loss", "accuracy"], "form": "fixed", "split": "size", "mean": [0.002, 0.12]})
-    drawn = law_charts.overfitting(fits), law_charts.lengths(fits, "swinv2_base"), law_charts.errors(errors, 0.2)
+    drawn = figures.overfitting(fits), figures.law_lengths(fits, "swinv2_base"), figures.law_errors(errors, 0.2)
     for chart in drawn:
         assert "chosen looking at all 63" in chart.layout.title.text
         assert chart.layout.xaxis.title.text and chart.layout.xaxis2.title.text
-    assert "no runs of nano" in law_charts.lengths(fits, "swinv2_nano").layout.annotations[0].text.lower()
+    assert "no runs of nano" in figures.law_lengths(fits, "swinv2_nano").layout.annotations[0].text.lower()

@@ -10,8 +10,8 @@ from test_cli import call
 
 from simmim_lite.course.answers import answers
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import imported, law_charts, published
-from simmim_lite.evidence.doublings import doublings
+from simmim_lite.evidence import figures, imported, published
+from simmim_lite.evidence.proxy import doublings
 from simmim_lite.studies import basis, planner
 from simmim_lite.studies.planner import plan
 
@@ -85,7 +85,7 @@ def test_outside_its_range_it_gives_the_order_alone() -> None:
     assert "the order is all the law can give" in text and "90 % interval" not in text
     assert [o.omega for o in found.options] == sorted(o.omega for o in found.options)
     assert (found.best.model, found.best.steps) == ("swinv2_small", 125_000)
-    chart = law_charts.plan(found.options, found.rule, "x")
+    chart = figures.plan(found.options, found.rule, "x")
     assert "order alone" in chart.layout.annotations[0].text
 
 

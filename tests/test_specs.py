@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import shipped
+from simmim_lite.evidence.records import TRANSFER, shipped, shipped_names
 from simmim_lite.studies import parameters
 from simmim_lite.studies.parameters import PARAMETERS, StudyOptions
 from simmim_lite.training import run as run_module
@@ -92,8 +92,8 @@ def test_one_value_has_one_key_however_it_is_given(name: str, given: object, pla
 def test_keys_of_all_shipped_records_are_those_that_their_specs_have_now() -> None:
     kinds = {"pretrain": Run, "finetune": FineTune, "detect": Dense, "segment": Dense}
     seen = set()
-    for name in (*shipped.names(), shipped.TRANSFER):
-        for record in shipped.records(name):
+    for name in (*shipped_names(), TRANSFER):
+        for record in shipped(name):
             run, kind = record["run"], kinds.get(record["kind"])
             if kind is None:
                 counts = record["spec"]

@@ -1,27 +1,27 @@
-"""The transfer study's evidence: rows with gains, differences with intervals, C5 task by task, few labels, figures."""
+"""The transfer study: rows with gains, differences with intervals, C5 task by task, few labels, figures, its grid."""
 
 import numpy as np
 import pytest
 from synthetic_records import ATTO, FEMTO, record, tuning
 
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import figures, shipped, transfers
-from simmim_lite.evidence.records import load
+from simmim_lite.evidence import figures, records, tables
 from simmim_lite.evidence.rules import FAILS, HOLDS, OPEN, UNTESTED
-from simmim_lite.evidence.stats import spearman, t_interval, t_quantile
+from simmim_lite.evidence.stats import spearman, t_interval
 from simmim_lite.studies.costs import preview
 from simmim_lite.studies.grids import plan_of
 from simmim_lite.training.run import Run, record_path, transfer_path, write_record
 from simmim_lite.training.tuning import Dense, FineTune, Probe
 
 LEVELS = (64, 1024, 16384)
+MIOU = "semantic segmentation, mIoU"
 
 
 def dense(run, task, *, scratch=False, **scores):
-    """A record of detection or segmentation, as training/loop.py writes it."""
-    fields = run["run"]
-    make = Dense.scratch if scratch else Dense.of
-    spec = make(task, Run.from_dict(fields), seed=fields["seed"], images=500)
+    """A record of detection or segmentation, as training writes it."""
+    spec = (Dense.scratch if scratch else Dense.of)(
+        task, Run.from_dict(run["run"]), seed=run["run"]["seed"], images=500
+    )
     whole = spec.to_dict()
     made = {"schema": 1, "kind": task, "key": spec.key, "status": "done", "reason": None, "run": whole.pop("run")}
     found = {m: {"score": s, "low": None, "high": None, "metric": "AP", "n_test": 100} for m, s in scores.items()}
@@ -38,19 +38,21 @@ def everything(models=(ATTO, FEMTO), seeds=range(4), follow=True):
                 val = 0.45 - 0.03 * k - 0.01 * (model == FEMTO) + rng.normal(0, 0.001)
                 run = record(model=model, images=images, seed=seed, val=val, train=rng.uniform(0.3, 0.4))
                 gain = 2 * (0.5 - val) if follow else rng.normal(0, 0.1)
-                made += [run, dense(run, "segment", miou=0.3 + gain)]
+                made += [run, dense(run, "segment", miou=0.3 + gain), tuning(run, 0.5 + gain / 2)]
                 made.append(dense(run, "detect", box_ap=0.2 + rng.normal(0, 0.05), mask_ap=0.2))
-                made.append(tuning(run, 0.5 + gain / 2))
-            made.append(dense(run, "segment", scratch=True, miou=0.3))
+            made += [dense(run, "segment", scratch=True, miou=0.3), tuning(run, 0.5, scratch=True)]
             made.append(dense(run, "detect", scratch=True, box_ap=0.2, mask_ap=0.2))
-            made.append(tuning(run, 0.5, scratch=True))
     return made
 
 
-def test_a_row_knows_its_gain_and_the_losses_of_its_pretraining():
-    made = everything()
-    rows = transfers.table(made)
-    assert len(rows) == 8 * (3 * 4 + 4) and set(rows.measure) == set(transfers.MEASURES)
+@pytest.fixture(scope="module")
+def made():
+    return everything()
+
+
+def test_a_row_knows_its_gain_and_the_losses_of_its_pretraining(made):
+    rows = tables.trainings(made)
+    assert len(rows) == 8 * (3 * 4 + 4) and set(rows.measure) == set(tables.MEASURES)
     runs = {r["key"]: r for r in made if r["kind"] == "pretrain"}
     scratch, tuned = rows[rows.scratch], rows[~rows.scratch]
     assert scratch[["gain", "run", "val_loss"]].isna().all().all()
@@ -58,49 +60,43 @@ def test_a_row_knows_its_gain_and_the_losses_of_its_pretraining():
         assert (row.val_loss, row.images) == (runs[row.run]["final"]["val_loss"], runs[row.run]["run"]["images"])
         base = {"miou": 0.3, "box_ap": 0.2, "mask_ap": 0.2, "top1": 0.5}[row.measure]
         assert row.gain == pytest.approx(100 * (row.score - base))
-    assert rows.equals(transfers.table(made[::-1])), "the order of records matters"
-    assert list(transfers.table([]).columns) == list(rows.columns) and not len(transfers.table([]))
+    assert rows.equals(tables.trainings(made[::-1])), "the order of records matters"
+    assert list(tables.trainings([]).columns) == list(rows.columns) and not len(tables.trainings([]))
     # without a baseline of its own seed there is no gain
-    made = [r for r in made if not (r["kind"] == "segment" and r["run"] is None and r["spec"]["seed"] == 2)]
-    rows = transfers.table(made).query("measure == 'miou' and not scratch").groupby("seed").gain.count()
+    some = [r for r in made if not (r["kind"] == "segment" and r["run"] is None and r["spec"]["seed"] == 2)]
+    rows = tables.trainings(some).query("measure == 'miou' and not scratch").groupby("seed").gain.count()
     assert (rows[2], rows[1]) == (0, 6)
-    broken = next(r for r in made if r["kind"] == "segment")
-    del broken["transfer"]
-    with pytest.raises(UserError, match=f"record {broken['key']}: not a whole transfer"):
-        transfers.table(made)
+    broken = {k: v for k, v in next(r for r in made if r["kind"] == "segment").items() if k != "transfer"}
+    with pytest.raises(UserError, match=f"record {broken['key']}: not a whole record"):
+        tables.trainings([broken])
 
 
-def test_a_difference_is_paired_by_seed_with_its_interval():
-    rows = transfers.table(everything())
-    found = transfers.differences(rows)
+def test_a_difference_is_paired_by_seed_with_its_interval(made):
+    rows = tables.trainings(made)
+    found = tables.differences(rows)
     assert len(found) == 4 * 2 * 3
-    one = found.loc["semantic segmentation, mIoU", FEMTO, 1024]
+    one = found.loc[MIOU, FEMTO, 1024]
     gains = rows.query("measure == 'miou' and model == @FEMTO and images == 1024").gain
-    half = t_quantile(0.975, 3) * gains.std(ddof=1) / 2
-    assert one.seeds == 4 and one.gain == pytest.approx(gains.mean())
-    assert (one.low, one.high) == pytest.approx((one.gain - half, one.gain + half))
+    assert one.seeds == 4 and (one.gain, one.low, one.high) == pytest.approx(tuple(t_interval(gains)))
     assert one.pretrained - one.scratch == pytest.approx(one.gain)
 
 
-def test_c5_is_asked_of_every_score_and_can_fail():
-    made = everything()
-    found = transfers.rankings(made).set_index(["score", "loss"])
-    assert len(found) == 2 * len(transfers.MEASURES)
-    rows = transfers.table(made).query("measure == 'miou' and not scratch")
+def test_c5_is_asked_of_every_score_and_can_fail(made):
+    found = tables.rankings(made).set_index(["score", "loss"])
+    assert len(found) == 2 * len(tables.MEASURES)
+    rows = tables.trainings(made).query("measure == 'miou' and not scratch")
     rho = [spearman(some.val_loss, some.gain) for _, some in rows.groupby("seed")]
-    miou = found.loc["semantic segmentation, mIoU", "validation loss"]
+    miou = found.loc[MIOU, "validation loss"]
     assert tuple(miou[["value", "low", "high"]]) == pytest.approx(tuple(t_interval(rho))) and np.mean(rho) < -0.9
     assert (miou.verdict, miou.seeds, miou.runs) == (HOLDS, 4, 24)
     box, mask = (found.loc[name, "validation loss"] for name in ("detection, box AP", "instance segmentation, mask AP"))
     assert box.verdict in (FAILS, OPEN) and box.value > -0.5
     assert np.isnan(mask.value) and mask.verdict == UNTESTED, "equal scores have no rank"
-
-    def verdict(records):
-        return transfers.rankings(records).set_index("score").verdict["semantic segmentation, mIoU"].iloc[0]
-
-    assert verdict(everything(seeds=range(2))) == OPEN, "two seeds are too few"
-    assert verdict(everything(follow=False)) != HOLDS
-    assert not len(transfers.rankings([]))
+    few, none = (
+        tables.rankings(some).set_index("score").verdict[MIOU].iloc[0]
+        for some in (everything(seeds=range(2)), everything(follow=False))
+    )
+    assert few == OPEN and none != HOLDS and not len(tables.rankings([]))
 
 
 def test_attentive_probes_count_from_the_untrained_network():
@@ -111,7 +107,7 @@ def test_attentive_probes_count_from_the_untrained_network():
         for k, r in enumerate([zero, *runs]):
             probe = {"kind": "probe", "key": f"{r['key']}-probe", "status": "done", "run": r["run"]}
             made += [r, probe | {"where": r["where"], "transfer": {"attentive": {"score": 0.3 + 0.1 * k}}}]
-    found = transfers.rankings(made).set_index(["score", "loss"]).loc["attentive probe", "validation loss"]
+    found = tables.rankings(made).set_index(["score", "loss"]).loc["attentive probe", "validation loss"]
     assert found.runs == 24 and found.value == pytest.approx(-1)
 
 
@@ -123,7 +119,7 @@ def test_few_labels_compare_starts_at_equal_steps():
             made += [tuning(r, 0.4 + 0.1 * k, labels=labels) for k, r in enumerate(runs)]
             made.append(tuning(runs[0], 0.3, scratch=True, labels=labels))
         made += [*runs, tuning(runs[0], 0.9, labels=64, steps=10)]
-    found = transfers.few_labels(transfers.table(made))
+    found = tables.few_labels(tables.trainings(made))
     assert found.start.drop_duplicates().tolist() == ["scratch", *(f"pretrained, {n:,}" for n in LEVELS)]
     means = found[found.labels == 64].groupby("start", sort=False)["top-1 (%)"].mean()
     assert means.tolist() == pytest.approx([30, 40, 50, 60])
@@ -133,51 +129,36 @@ def test_few_labels_compare_starts_at_equal_steps():
 def test_records_of_all_kinds_are_read_and_packed(tmp_path, monkeypatch):
     made = everything(models=(ATTO,), seeds=(0,))
     for r in made:
-        path = record_path(tmp_path, Run.from_dict(r["run"])) if r["kind"] == "pretrain" else None
-        write_record(path or transfer_path(tmp_path, r["key"]), r)
-    back = load(tmp_path)
-    assert sorted(r["key"] for r in back) == sorted(r["key"] for r in made)
-    monkeypatch.setattr(shipped, "_FOLDER", tmp_path)
-    shipped._read.cache_clear()
-    assert shipped.pack(load(tmp_path), tmp_path / f"{shipped.TRANSFER}.json") == len(made)
-    assert shipped.names() == [], "the transfer set is not one of the four studies'"
-    assert len(transfers.table(shipped.records(shipped.TRANSFER))) == len(transfers.table(made))
-    shipped._read.cache_clear()
+        pretrain = r["kind"] == "pretrain"
+        write_record(
+            record_path(tmp_path, Run.from_dict(r["run"])) if pretrain else transfer_path(tmp_path, r["key"]), r
+        )
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    assert records.pack(records.load(tmp_path), tmp_path / f"{records.TRANSFER}.json") == len(made)
+    assert records.shipped_names() == [], "the transfer set is not one of the four studies'"
+    assert len(tables.trainings(records.shipped(records.TRANSFER))) == len(tables.trainings(made))
 
 
-def test_figures_show_every_row_and_say_when_there_is_none():
-    made = everything()
-    gains = transfers.gains(transfers.table(made))
+def test_figures_show_every_row_and_say_when_there_is_none(made):
+    gains, ranks = tables.gains(tables.trainings(made)), tables.rankings(made).rename(columns={"score": "name"})
     chart = figures.lines(gains, "images", "gain", "model", panel="name", interval=True)
-    means = [t for t in chart.data if t.mode == "lines+markers"]
-    assert sum(len(t.x) for t in means) == len(transfers.differences(transfers.table(made))) == 24
-    ranks = transfers.rankings(made).rename(columns={"score": "name"})
+    assert sum(len(t.x) for t in chart.data if t.mode == "lines+markers") == 24
     assert [t.name for t in figures.intervals(ranks, "rho", colour="loss").data] == ["validation loss", "training loss"]
-    for nothing in (
-        figures.lines(gains[:0], "images", "gain", "model", panel="name"),
-        figures.intervals(ranks[:0], ""),
-    ):
-        assert nothing.layout.annotations[0].text
+    nothing = figures.lines(gains[:0], "images", "gain", "model", panel="name"), figures.intervals(ranks[:0], "")
+    assert all(chart.layout.annotations[0].text for chart in nothing)
 
 
 @pytest.mark.parametrize("tier", ["smoke", "quick", "laptop"])
 def test_the_grid_pairs_every_start_with_its_baseline(tier):
     runs, specs = plan_of("transfer", tier, precision="bf16")
-    assert len({s.key for s in specs}) == len(specs)
-    for spec in specs:
-        assert spec.run is None or spec.run in runs
-        if isinstance(spec, Probe):
-            zero = [s.run for s in specs if isinstance(s, Probe) and not s.run.steps]
-            assert [(r.model, r.seed) for r in zero].count((spec.run.model, spec.run.seed)) == 1
-        elif spec.run is not None:
-            same = {"seed": spec.seed, "model": spec.model}
-            same |= {"labels": spec.labels} if isinstance(spec, FineTune) else {"task": spec.task}
-            trained = [s for s in specs if not isinstance(s, Probe) and s.run is None]
-            partners = [s for s in trained if all(getattr(s, k, None) == v for k, v in same.items())]
-            assert len(partners) == 1, spec.key
-            assert (partners[0].steps, partners[0].batch_size) == (spec.steps, spec.batch_size)
-    tasks = {s.task for s in specs}
-    assert tasks == {"probe", "classify", "detect", "segment"}
+    probes, tuned = ([s for s in specs if isinstance(s, Probe) == probe] for probe in (True, False))
+    assert len({s.key for s in specs}) == len(specs) and all(s.run is None or s.run in runs for s in specs)
+    zero = [(s.run.model, s.run.seed) for s in probes if not s.run.steps]
+    assert all(zero.count((s.run.model, s.run.seed)) == 1 for s in probes)
+    for spec in (s for s in tuned if s.run is not None):
+        same = ["seed", "model", "steps", "batch_size", "labels" if isinstance(spec, FineTune) else "task"]
+        found = [s for s in tuned if s.run is None and all(getattr(s, k, None) == getattr(spec, k) for k in same)]
+        assert len(found) == 1, spec.key
 
 
 def test_other_data_is_classified_only_and_the_preview_names_every_task(tmp_path):
@@ -194,17 +175,10 @@ def test_other_data_is_classified_only_and_the_preview_names_every_task(tmp_path
 def test_tier_paper_takes_the_recipes_and_the_folders(monkeypatch):
     from simmim_lite.training import transfer as module
 
-    opened = []
-
-    def open_for(task, spec, size):
-        opened.append((task, spec))
-        return type("Data", (), {"train": range(160)})
-
-    monkeypatch.setattr(module, "open_for", open_for)
+    monkeypatch.setattr(module, "open_for", lambda task, spec, size: type("Data", (), {"train": range(160)}))
     folders = {"coco": "COCO", "ade20k": "ADE"}
     runs, specs = plan_of("transfer", "paper", data="imagefolder:IN", precision="bf16", labelled=2048, **folders)
     assert {run.model for run in runs} == {"swinv2_small", "swinv2_base", "swinv2_large"}
-    assert opened == [("detect", "coco:COCO"), ("segment", "ade20k:ADE")]
     base = [s for s in specs if s.model == "swinv2_base" and s.run is not None]
     one = {s.task: s for s in base}
     assert {task: s.data for task, s in one.items()} == {

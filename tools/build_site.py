@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from simmim_lite.errors import UserError, check_writable, first_line
-from simmim_lite.evidence import figures, shipped, tables, transfers
+from simmim_lite.evidence import figures, records, tables
 from simmim_lite.evidence.rules import HOLDS, OPEN, TABLE, UNTESTED
 from simmim_lite.studies import notebooks as running
 from simmim_lite.studies import report
@@ -163,7 +163,7 @@ def make_gallery(out: str | Path = "gallery") -> list[Path]:
     """
     out, frame = Path(out), tables.runs()
     longest, ours = tables.longest(frame), frame[frame["source"] == "shipped"]
-    gains = transfers.gains(transfers.table(shipped.records(shipped.TRANSFER)))
+    gains = tables.gains(tables.trainings(records.shipped(records.TRANSFER)))
     drawn = {
         "data-scale": figures.lines(longest, "images", "val_loss", "model"),
         "model-size": figures.lines(longest, "params", "val_loss", "images"),

@@ -14,20 +14,19 @@ import json
 from pathlib import Path
 
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import shipped
-from simmim_lite.evidence.records import load
+from simmim_lite.evidence import records
 from simmim_lite.studies.tiers import TIERS
 from simmim_lite.training.run import Run, record_path, transfer_path, write_record
 
-FOLDER = Path(shipped.__file__).parent / "shipped_records"
+FOLDER = Path(str(records.FOLDER))
 
 
 def keep(name: str, runs_dir: Path) -> str:
     """Pack the finished records of a runs folder, and those kept before, into partial/NAME.json."""
     path = FOLDER / "partial" / f"{name}.json"
     before = {record["key"]: record for record in kept(path)}
-    now = {record["key"]: record for record in load(runs_dir) if record["status"] == "done"}
-    return f"{path}: {shipped.pack((before | now).values(), path)} records, {len(now.keys() - before)} of them new"
+    now = {record["key"]: record for record in records.load(runs_dir) if record["status"] == "done"}
+    return f"{path}: {records.pack((before | now).values(), path)} records, {len(now.keys() - before)} of them new"
 
 
 def fill(name: str, runs_dir: Path) -> str:
@@ -35,10 +34,10 @@ def fill(name: str, runs_dir: Path) -> str:
 
     Left out is a run whose weights are still to be fine-tuned: weights are not kept, so it is trained again.
     """
-    records, start = kept(FOLDER / "partial" / f"{name}.json"), TIERS["laptop"].supervised
-    tuned = {Run.from_dict(r["run"]).key for r in records if r["kind"] == "finetune" and r["run"]}
+    found, start = kept(FOLDER / "partial" / f"{name}.json"), TIERS["laptop"].supervised
+    tuned = {Run.from_dict(r["run"]).key for r in found if r["kind"] == "finetune" and r["run"]}
     count = 0
-    for record in records:
+    for record in found:
         path = transfer_path(runs_dir, record["key"])
         if record["kind"] == "pretrain":
             run = Run.from_dict(record["run"])
@@ -48,20 +47,20 @@ def fill(name: str, runs_dir: Path) -> str:
         if not path.exists():
             write_record(path, record)
             count += 1
-    return f"{runs_dir}: {count} of {len(records)} kept records written; the others are there, or will be made again"
+    return f"{runs_dir}: {count} of {len(found)} kept records written; the others are there, or will be made again"
 
 
 def ship(name: str, runs_dir: Path) -> str:
     """Pack all finished records as the shipped set NAME, and remove the partial one."""
     path = FOLDER / f"{name}.json"
-    count = shipped.pack(load(runs_dir), path)
+    count = records.pack(records.load(runs_dir), path)
     (FOLDER / "partial" / f"{name}.json").unlink(missing_ok=True)
     return f"{path}: {count} records"
 
 
 def kept(path: Path) -> list[dict]:
     """The records of a partial set; none where there is none."""
-    return shipped.unpack(json.loads(path.read_text())) if path.exists() else []
+    return records.unpack(json.loads(path.read_text())) if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ import yaml
 from ..data import decode, manifests, scenes
 from ..data.sources import catalogue, open_data
 from ..errors import UserError
-from ..evidence import shipped
-from ..evidence.records import groups, table
+from ..evidence.records import groups, shipped, table
 from ..evidence.rules import SMOKE_STEPS, Claim
 from ..evidence.stats import power
 from ..evidence.tables import verdicts
@@ -45,7 +44,7 @@ _SHORT = 1e7  # Omega of the larger size at the smallest level: well past where 
 def seed_spread(records: Iterable[dict] = (), data: str = "photographs") -> float:
     """Standard deviation over seeds of the difference of validation loss between two settings of one length, the median
     over pairs: of the shipped runs (on photographs or on scenes) where the records have no two seeds."""
-    for source in (list(records), shipped.records("laptop-scenes" if data == "scenes" else "laptop-cifar10")):
+    for source in (list(records), shipped("laptop-scenes" if data == "scenes" else "laptop-cifar10")):
         cells: dict[tuple, dict[int, float]] = defaultdict(dict)
         for row in next(iter(groups(table(source)).values()), []):
             cells[row["model"], row["images"], row["steps"]][row["seed"]] = row["val_loss"]

@@ -1,31 +1,28 @@
 """The ten claims on runs: records in, sentences with numbers, intervals and verdicts out. No torch here.
 
 What each claim compares stands in `rules.TABLE`, and nowhere else. A measure finds its values by unit (a seed, or a
-cell of runs that were made once); `findings.conclude` makes interval, verdict and sentence of them.
+cell of runs that were made once); `rules.conclude` makes interval, verdict and sentence of them.
 """
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import pandas as pd
 
 from ..errors import UserError
-from . import product, stats
-from .contrasts import contrast
-from .doublings import doublings
-from .findings import CannotTell, Finding, Runs, conclude, listed, side
-from .records import PROBES, SCORES, finetunings, groups, short, table
-from .rules import FEW, GATES, MIN_OVERFIT, MIN_RANKED, MIN_ROSE, TABLE, Claim, Rule
-from .stats import Interval, t_interval
+from . import laws, proxy, rules
+from .records import finetunings, groups, millions, short, table
+from .rules import CannotTell, Claim, Rule, Runs, conclude, judge, listed, seed_list, side
+from .stats import t_interval
 
 CONSISTENCY = "one seed: the interval tells consistency over cells, not repetition"
+#: By unit, one dictionary a length: the sizes (small, large or size), level, most, t and t/2 that terms name.
+Units = dict[str, list[dict]]
 
 
 def claims(records: list[dict]) -> list[Claim]:
-    """C1 to C9 for every recipe among the records, the recipe with most runs first; none without finished runs.
-
-    Runs of different data, target, image size or recipe are never mixed; failed runs and the order of records do not
-    matter.
-    """
+    """C1 to C9 for every recipe among the records, the recipe with most runs first; recipes are never mixed."""
     return [claim for rows in groups(table(records)).values() for claim in claims_of(rows, records)]
 
 
@@ -34,200 +31,161 @@ def claims_of(
 ) -> list[Claim]:
     """C1 to C9 on rows in the columns of `records.table`, all comparable with one another; none without rows.
 
-    records: where fine-tunings are (C8). score: of runs that were not trained here, the score they have; runs then have
-    no network at random initialisation to count from, and where they have fewer than three seeds the unit is a cell.
-    note: what a sentence about cells says of them.
+    records: where fine-tunings are (C8). score: of runs that were not trained here: they have no untrained network to
+    count from, and with fewer than three seeds the unit is a cell. note: what a sentence about cells says of them.
     """
     rows = [row for row in rows if row["val_loss"] is not None]
     if not rows:
         return []
-    same = {name: rows[0][name] for name in ("data", "target", "image_size", "recipe")}
-    runs = smoke = None
-    try:
-        runs = Runs(rows, list(records), score, note)
-    except CannotTell as error:
-        smoke = Finding(str(error), error.verdict)
-    found = []
-    for rule in TABLE:
+    same, runs, found = {name: rows[0][name] for name in ("data", "target", "image_size", "recipe")}, None, []
+    for rule in rules.TABLE:
         try:
-            finding = smoke or MEASURES[rule.measure](rule, runs)
+            runs = runs or Runs(rows, records, score, note)
+            fields = MEASURES[rule.measure](rule, runs)
         except CannotTell as error:
-            finding = Finding(str(error), error.verdict)
-        numbers = dict(zip(("effect", "low", "high"), finding.interval, strict=True)) | {"n": finding.n}
-        numbers |= {"margin": rule.margin if finding.margin is None else finding.margin, "verdict": finding.verdict}
-        found.append(Claim(id=rule.id, statement=rule.statement, evidence=finding.evidence, **numbers, **same))
+            fields = {"evidence": str(error), "verdict": error.verdict}
+        found.append(Claim(**{"id": rule.id, "statement": rule.statement, "margin": rule.margin} | same | fields))
     return found
 
 
-def _rank(rule: Rule, runs: Runs) -> Finding:
-    """C5a: does validation loss rank the runs of a seed by what their features are worth?"""
-    frame, said = _scored(runs)
-    confidence = GATES[_kind(runs)].confidence if runs.by_seed and not runs.score else 0.95
-    values, interval = _by_unit(runs, frame, lambda some: _rho(some, "val_loss"), 1, confidence)
-    text = f"Spearman correlation of validation loss with the score over {frame.groupby('seed').size().max()} runs"
-    text += f"{' of a seed' if runs.by_seed else f' ({said})'}: {interval.value:+.2f}"
-    more = f"; the score is the {said}{_beside(frame)}" if runs.by_seed else ""
-    options = {"interval": interval, "confidence": confidence, "more": lambda verdict: more}
-    return conclude(rule, runs, values, text, f"{rule.margin:+.1f}", seeds=frame["seed"].unique(), **options)
+def _contrast(rule: Rule, runs: Runs) -> dict:
+    """C1 to C4 and C6: contrasts of validation losses between cells of a grid, by seed or by cell."""
+    if len(runs.levels) < 2:
+        raise CannotTell(f"All runs have {runs.levels[0]:,} images: the claim needs two data levels")
+    if len(runs.sizes) < 2 and any(size == "large" for _, size, *_ in rule.terms):
+        raise CannotTell(f"All runs are of {short(runs.sizes[0])}: the claim needs two model sizes")
+    # large is the largest of those that have the most seeds; where there is one size, it stands for both
+    found = [_units(rule, runs, large) for large in runs.sizes[:0:-1] or runs.sizes]
+    found = [(units, _values(rule.terms, units, runs)) for units in found if units]
+    if not found:
+        raise CannotTell(_missing(rule, runs))
+    units, values = max(found, key=lambda pair: len(pair[1]))
+    if not len(values):
+        raise CannotTell("No seed has all the runs that are compared")
+    margin, said, confidence = rule.margin, f"{rule.margin:+.3f}", 0.95
+    if rule.test == "within":  # a share of what the last doubling of the length gains, on runs that are not overfit
+        cells = {k: [cell for roles in some for _, cell in _cells(rule.terms, roles)] for k, some in units.items()}
+        overfit = pd.DataFrame({name: sum(runs.overfit.loc[cell] for cell in some) > 0 for name, some in cells.items()})
+        if runs.by_seed and (flags := overfit.iloc[:, 0][values.index]).mean() > 0.5:
+            raise CannotTell(f"The runs compared are overfit in most seeds ({flags.sum()} of {len(values)})")
+        if not runs.by_seed and not len(values := values[~overfit.any()[values.index]]):
+            raise CannotTell("The runs compared are overfit in every size")
+        units = units if runs.by_seed else {name: units[name] for name in values.index}
+        margin, confidence = rule.margin * _values(rule.scale, units, runs)[values.index], 0.9
+        said = f"±{margin.mean():.4f}, a quarter of what the last doubling of the length gains"
+    left = sorted(set(runs.loss.columns) - set(values.index)) if runs.by_seed else []
+    more = f"; {seed_list(left)} left out, a run of the comparison is missing" if left else ""
+    if rule.id == "C1":  # where the excess alone is above, the larger size gains less from data
+        few = f"at {next(iter(units.values()))[0]['level']:,} images" if runs.by_seed else "there"
+        corner, low, high = t_interval(_values((rule.terms[0], rule.terms[2]), units, runs))
+        more += f"; {few} the larger is {abs(corner):.4f} {side(corner)} the smaller"
+        more += "" if low is None else f" [{low:+.4f}, {high:+.4f}]"
+        if judge(rule, values, t_interval(values)) == rules.HOLDS:
+            gains = "it gains less from data, and is not shown to be worse"
+            more += f": {'it is worse' if low > rule.margin else gains}"
+    options = {"seeds": values.index, "margin": margin, "confidence": confidence, "form": "+.4f", "more": more}
+    return conclude(rule, runs, values, _sentence(rule, runs, units, float(np.mean(values))), said, **options)
 
 
-def _rank_difference(rule: Rule, runs: Runs) -> Finding:
-    """C5b: training loss ranks the runs less than validation loss does, once some of them overfit."""
-    frame, _ = _scored(runs)
-    if frame["train_loss"].isna().any():
-        raise CannotTell("The training losses of these runs are not known")
-    overfit = frame["overfit"].map(bool).sum() / frame["seed"].nunique()
-    if overfit < MIN_OVERFIT:
-        raise CannotTell(f"{overfit:.1f} runs of a seed are overfit: the claim needs {MIN_OVERFIT}")
-    values, interval = _by_unit(runs, frame, lambda some: _rho(some, "train_loss") - _rho(some, "val_loss"), 2)
-    text = f"The Spearman correlation of training loss with the score is {abs(interval.value):.2f} "
-    text += f"{side(interval.value)} that of validation loss"
-    options = {"interval": interval, "more": lambda verdict: f"; {overfit:.1f} runs of a seed are overfit"}
-    return conclude(rule, runs, values, text, f"{rule.margin:.0f}", seeds=frame["seed"].unique(), **options)
+def _cells(terms: tuple, roles: dict) -> list[tuple[float, tuple]]:
+    return [(weight, (roles[size], roles[level], roles[length])) for weight, size, level, length in terms]
 
 
-def _by_unit(runs: Runs, frame, statistic, most: float, confidence: float = 0.95) -> tuple[np.ndarray, Interval]:
-    """A statistic by seed, or its pseudo-values by cell, and its interval within +- most."""
-    if runs.by_seed:
-        values = np.array([statistic(some) for _, some in frame.groupby("seed")])
-        interval = t_interval(values, confidence)
-    else:
-        data = frame["dataset"] if "dataset" in frame else frame["images"]
-        units = [f"{m} {d} {n}" for m, d, n in zip(frame["model"], data, frame["images"], strict=True)]
-        values, interval = stats.jackknife(lambda index: statistic(frame.iloc[index]), units)
-    if not np.isfinite([interval.value, *values]).all():
-        raise CannotTell("A loss or the score is the same in all runs that are ranked: there is no rank")
-    ends = (None if end is None else float(np.clip(end, -most, most)) for end in interval[1:])
-    return values, Interval(interval.value, *ends)
+def _units(rule: Rule, runs: Runs, large: str) -> Units:
+    """The units that a rule compares on the cells there are; none where a cell is missing."""
+    over_sizes, over_levels, over_lengths = rule.seeds if runs.by_seed else rule.cells
+    sizes, below, most = runs.sizes, runs.levels[:-1], runs.levels[-1]
+    choices = {
+        "ends": [{"small": sizes[0], "large": large}],
+        "adjacent": [{"small": a, "large": b} for a, b in itertools.pairwise(sizes)],
+        "both": [{"size": size} for size in dict.fromkeys((sizes[0], large))],
+        "each": [{"size": size} for size in sizes],
+        "large": [{"size": large}],
+        "small": [{"size": sizes[0]}],
+    }[over_sizes]
+    tries = {"most": [[most]], "fewest": [[n] for n in below], "next": [[n] for n in below[::-1]], "short": [below]}
+    for levels in tries[over_levels]:
+        units: Units = {}
+        for choice, level in itertools.product(choices, levels):
+            roles = choice | {"level": level, "most": most}
+            lengths = [roles | {"t": t, "t/2": t // 2} for t in runs.lengths]
+            terms = rule.terms + rule.scale
+            if there := [one for one in lengths if all(cell in runs.loss.index for _, cell in _cells(terms, one))]:
+                units[" ".join(map(str, roles.values()))] = there
+        if over_lengths == "longest" and units:  # that all of them have
+            common = set.intersection(*({one["t"] for one in lengths} for lengths in units.values()))
+            longest = max(common, default=0)
+            units = {name: [one for one in lengths if one["t"] == longest] for name, lengths in units.items() if common}
+        if units and (over_sizes in ("adjacent", "each") or len(units) == len(choices)):
+            return units
+    return {}
 
 
-def _kind(runs: Runs) -> str:
-    return "scenes" if runs.rows[0]["data"] == "scenes" else "photographs"
+def _values(terms: tuple, units: Units, runs: Runs) -> pd.Series:
+    """Weighted sums of losses, the mean over lengths: by seed, their mean over units, or by unit, over seeds."""
+
+    def total(lengths: list[dict]) -> pd.Series:
+        sums = [sum(weight * runs.loss.loc[cell] for weight, cell in _cells(terms, roles)) for roles in lengths]
+        return sum(sums) / len(sums)
+
+    found = pd.DataFrame({name: total(lengths) for name, lengths in units.items()})  # (seeds, units)
+    return (found.mean(axis=1, skipna=False) if runs.by_seed else found.mean()).dropna()
 
 
-def _rho(frame, loss: str) -> float:
-    return stats.spearman(frame[loss], frame["merit"])
+def _missing(rule: Rule, runs: Runs) -> str:
+    """Which runs a rule lacks, of the cells that it would compare first."""
+    sizes, levels, _ = rule.seeds if runs.by_seed else rule.cells
+    small, large, t = runs.sizes[0], runs.sizes[-1], runs.lengths[-1]
+    roles = {"small": small, "large": large, "most": runs.levels[-1], "t": t, "t/2": t // 2}
+    roles["level"] = runs.levels[-2 if levels == "next" else 0]
+    lacking = [
+        f"{short(model)} at {images:,} images and {steps:,} steps"
+        for size in {"both": (small, large), "small": (small,)}.get(sizes, (large,))
+        for _, (model, images, steps) in _cells(rule.terms + rule.scale, roles | {"size": size})
+        if (model, images, steps) not in runs.loss.index
+    ]
+    return f"Missing runs: {'; '.join(dict.fromkeys(lacking)) or 'sizes, levels and lengths that meet in one grid'}"
 
 
-def _scored(runs: Runs):
-    """The runs to rank, with their `merit`, and how it is made."""
-    if runs.score:
-        frame = runs.frame[runs.frame[runs.score].notna()]
-        few = frame.groupby("seed").size().max() if len(frame) else 0
-        if few < (MIN_RANKED if runs.by_seed else 8):
-            raise CannotTell(f"{few} runs have a score ({SCORES[runs.score]}): too few to be ranked")
-        return frame.assign(merit=frame[runs.score]), SCORES[runs.score]
-    frame, kind = runs.complete, _kind(runs)
-    gate, labels = GATES[kind], frame["probe_images"].fillna(0).min()
-    if all(frame[probe].isna().all() for probe in PROBES):
-        raise CannotTell("No run has a probe (it needs labelled images)")
-    if (most := frame.groupby("seed").size().max()) < MIN_RANKED:
-        raise CannotTell(f"A rank needs {MIN_RANKED} runs of a seed, these have {most}")
-    here = _reliabilities(frame, PROBES)
-    if labels < gate.labels:
-        raise CannotTell(
-            f"On {kind} a probe ranks runs where it has {gate.labels:,} labels or more, here it has {labels:,.0f}: "
-            f"with so few, seeds moved it more than cells on design data (share of variance between cells here: {here})"
-        )
-    probes = [probe for probe in gate.probes if frame[probe].notna().all()]
-    if not probes:
-        raise CannotTell(f"No run has a {' or '.join(PROBES[probe] for probe in gate.probes)}")
-    merits = []
-    for probe in probes:
-        untrained = (frame[probe] - frame[f"{probe}_lift"]).groupby(frame["model"]).mean()
-        if untrained.isna().any():
-            raise CannotTell("Missing runs: the networks at random initialisation (0 steps), from which lift counts")
-        merits.append((frame[probe] - frame["model"].map(untrained)).groupby(frame["seed"]).rank())
-    said = f"mean rank of {' and '.join(PROBES[probe] for probe in probes)}, each less the mean of untrained networks"
-    known = ", ".join(f"{PROBES[probe]} {value:.2f}" for probe, value in gate.reliability.items())
-    said += f" of the size; reliability (share of variance between cells) on design data, {gate.source}: {known}"
-    return frame.assign(merit=sum(merits) / len(merits)), f"{said}; in these runs: {here}"
+def _sentence(rule: Rule, runs: Runs, units: Units, value: float) -> str:
+    roles = [one for lengths in units.values() for one in lengths]
+    models = list(dict.fromkeys(one[key] for one in roles for key in ("small", "large", "size") if key in one))
+    levels, lengths = (list(dict.fromkeys(one[key] for one in roles)) for key in ("level", "t"))
+    steps, names = listed(sorted(lengths)), [f"{short(m)} ({millions(runs.params[m])} parameters)" for m in models]
+    words = {"effect": f"{abs(value):.4f}", "above": side(value), "more": "more" if value >= 0 else "less"}
+    words |= {"small": names[0], "large": names[-1]}
+    words |= {} if runs.by_seed else {"small": "the next smaller size", "large": "a size"}
+    words |= {"sizes": ", ".join(map(short, models)) if len(models) > 1 else names[0], "level": listed(levels)}
+    words |= {"most": f"{roles[0]['most']:,}", "T": f"{max(lengths):,}", "T/2": f"{max(lengths) // 2:,}"}
+    words |= {"at": f", mean of {steps} steps" if len(lengths) > 1 else f" after {steps} steps", "lengths": steps}
+    return rule.sentence.format_map(words)
 
 
-def _reliabilities(frame, scores: Iterable[str]) -> str:
-    parts = []
-    for score in scores:
-        some = frame[frame[score].notna()]
-        cells = zip(some["images"], some["steps"], strict=True)
-        known = stats.reliability(zip(some["model"], cells, some[score], strict=True))
-        parts += [f"{SCORES[score]} {known:.2f}"] if known is not None else []
-    return ", ".join(parts) or "unknown"
-
-
-def _beside(frame) -> str:
-    """What C5a prints without deciding by it: both losses among runs that are not overfit, and at the most images."""
-    clean, most = frame["overfit"].map(lambda value: not value), frame["images"].max()
-    parts = []
-    for name, use in (("among runs not found overfit", clean), (f"at {most:,} images", frame["images"] == most)):
-        seeds = [some for _, some in frame[use].groupby("seed") if len(some) >= 3]
-        val, train = ([_rho(some, loss) for some in seeds] for loss in ("val_loss", "train_loss"))
-        if seeds and np.isfinite([*val, *train]).all():
-            parts.append(f"{name} {np.mean(val):+.2f}, and {np.mean(train):+.2f} for training loss")
-    if not parts:
-        return ""
-    return f"; beside it, {'; '.join(parts)}: over all runs it says mostly that runs short of data are worse"
-
-
-def _score_change(rule: Rule, runs: Runs) -> Finding:
-    """C7: what the score does in doublings of the length that raise the validation loss."""
-    score = runs.score or "linear"
-    if all(row[score] is None for row in runs.rows):
-        raise CannotTell(f"No run has a score ({SCORES[score]}, which needs labelled images)")
-    frame = runs.frame
-    if runs.by_seed:
-        frame = runs.complete[runs.complete["images"] <= max(FEW, runs.levels[0])]
-    found = doublings(frame, score)
-    if not len(found):
-        raise CannotTell("No size and data level was run at a length and at twice that length")
-    rose, margin = found["loss_change"] > 0, rule.margin
-    counted, said = f"{len(found)} doublings of the length", ""
-    if runs.by_seed:
-        counted += f" at {listed(sorted(set(found['images'])))} images"
-        if rose.mean() < MIN_ROSE:
-            raise CannotTell(f"Validation loss rose in {rose.sum()} of {counted}: too few")
-        values = found.groupby("seed")["score_change"].mean()
-        text = f"Over {counted}, {rose.sum()} of which raise the validation loss"
-    else:
-        if not rose.any() or rose.all():
-            raise CannotTell(f"Validation loss rose in {rose.sum()} of {counted}: the claim compares both kinds")
-        # a point could not fail where no change is as large: the scale is what a falling loss gains here
-        values, margin = found["score_change"][rose], -0.5 * float(found["score_change"][~rose].mean())
-        text = f"In the {rose.sum()} of {counted} that raise the validation loss"
-        said = ", half of what a doubling that lowers the loss gains"
-    text += f", the score ({SCORES[score]}) changes by {100 * float(np.mean(values)):+.2f} points"
-    options = {"margin": margin, "scale": 100, "unit": "doubling", "seeds": found["seed"].unique()}
-    return conclude(rule, runs, values, text, f"{100 * margin:+.2f}{said}", **options)
-
-
-def _top1(rule: Rule, runs: Runs) -> Finding:
+def _top1(rule: Rule, runs: Runs) -> dict:
     """C8: pretrained on little and fine-tuned on few labels, against supervised for as long on many labels."""
-    import pandas as pd
-
-    def by_seed(frame, *names: str) -> dict[tuple, pd.Series]:
-        cells = frame.groupby(list(names))
-        return {cell: some.drop_duplicates("seed", keep="last").set_index("seed")["top1"] for cell, some in cells}
-
     if runs.score:
         raise CannotTell("No supervised networks were trained beside these runs")
     columns = ["model", "data", "labels", "steps", "seed", "scratch", "run", "top1"]
     tuned = pd.DataFrame(finetunings(runs.records), columns=columns)
     tuned = tuned[tuned["data"].isin(runs.frame["data"])]
     own = runs.frame[["key", "params", "images", "steps"]].rename(columns={"key": "run", "steps": "before"})
+
+    def by_seed(some: pd.DataFrame, *names: str) -> dict[tuple, pd.Series]:
+        cells = some.drop_duplicates([*names, "seed"], keep="last").set_index("seed").groupby(list(names))
+        return dict(list(cells["top1"]))
+
     pretrained = by_seed(tuned.merge(own, on="run"), "params", "model", "images", "before", "labels", "steps")
     scratch = by_seed(tuned[tuned["scratch"].eq(True)], "model", "labels", "steps")
     if not pretrained:
         raise CannotTell("No run is fine-tuned (tier laptop does it; it needs labelled images)")
     pairs = [
         (one, other)
-        for one in pretrained
-        for other in scratch
+        for one, other in itertools.product(pretrained, scratch)
         if other[0] == one[1] and other[1] > one[4] and other[2] == one[3] + one[5] and one[2] < runs.levels[-1]
     ]
     if not pairs:
-        raise CannotTell(
-            "No network of the size is trained on more labels, from scratch, for as long as pretraining and "
-            "fine-tuning together"
-        )
+        text = "No network of the size is trained on more labels, from scratch, for as long as pretraining"
+        raise CannotTell(f"{text} and fine-tuning together")
     # the largest size, the most labels, the fewest images
     one, other = max(pairs, key=lambda pair: (pair[0][0], pair[1][1], -pair[0][2], pair))
     values, (_, model, images, before, labels, steps), (_, many, long) = pretrained[one] - scratch[other], one, other
@@ -243,25 +201,41 @@ def _top1(rule: Rule, runs: Runs) -> Finding:
     for n, length in ((many, long), (labels, long), (many, steps)):
         if (model, n, length) in scratch:
             more += f", from scratch on {n:,} labels for {length:,} {100 * scratch[model, n, length].mean():.1f} %"
-    options = {"seeds": values.index, "form": "+.1f", "scale": 100, "more": lambda verdict: more}
+    options = {"seeds": values.index, "form": "+.1f", "scale": 100, "more": more}
     return conclude(rule, runs, values, text, f"{100 * rule.margin:+.1f}", **options)
 
 
-def _product(rule: Rule, runs: Runs) -> Finding:
-    """C9, which `product.claim` tries on runs that are not overfit."""
+def _product(rule: Rule, runs: Runs) -> dict:
+    """C9: the slope of data as a share of the mean slope of size and length, which the product says is 1.
+
+    On runs that are not overfit, where the product has its best chance; accuracy where they have a score, else loss.
+    """
+    score = runs.score or laws.score_of(runs.rows)
+    clean = [row for row in runs.rows if not row["overfit"] and row[score or "val_loss"] is not None]
     try:
-        found = product.claim(runs.rows, score=runs.score)
-    except UserError as error:  # no run has what a law needs
+        found = laws.slopes(laws.points(clean, "accuracy" if score else "loss", score)) if clean else None
+    except UserError as error:  # a number that no law can take
         raise CannotTell(str(error)) from error
-    return Finding(found.evidence, found.verdict, Interval(found.effect, found.low, found.high), found.n)
+    if found is None:
+        raise CannotTell("Size, length and data do not all vary among the runs that are not overfit")
+    (effect, low, high), n, least, most = found["share"], found["cells"], 1 - rule.margin, 1 + rule.margin
+    gains = ", ".join(f"{name} {found[k][0]:+.3g}" for k, name in (("n", "size"), ("t", "length"), ("d", "data")))
+    evidence = (
+        f"Gain in {'points of accuracy' if score else 'loss'} for a factor of e, {found['runs']} runs that are not "
+        f"overfit: {gains}; data is worth {effect:.2f} of the mean of the other two, 95 % interval {low:+.2f} to "
+        f"{high:+.2f} ({n} cells; margin 1±{rule.margin}); equal slopes: p = {found['p']:.1g}"
+    )
+    inside, outside = least < low and high < most, high < least or most < low
+    verdict = rules.HOLDS if inside else rules.FAILS if outside else rules.OPEN
+    return {"evidence": evidence, "verdict": verdict, "effect": effect, "low": low, "high": high, "n": n}
 
 
 #: Who computes a rule, by its `measure`.
-MEASURES: dict[str, Callable[[Rule, Runs], Finding]] = {
-    "loss": contrast,
-    "rank": _rank,
-    "rank difference": _rank_difference,
-    "score": _score_change,
+MEASURES: dict[str, Callable[[Rule, Runs], dict]] = {
+    "loss": _contrast,
+    "rank": proxy.rank,
+    "rank difference": proxy.rank_difference,
+    "score": proxy.score_change,
     "top-1": _top1,
     "product": _product,
 }

@@ -1,15 +1,15 @@
-"""What the figures share: the template, colours, axes, legends, hover texts, and a line over seeds. No torch here."""
+"""What figures share: template, colours, panels, and what axes, legends and hover texts say. No torch here."""
 
 import math
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from .figure import Figure
 from .records import SCORES, millions, short
 
 #: Whose runs a panel shows.
@@ -19,37 +19,33 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "2px,6px")
 INK, FAINT, RULE, PALE = "#1F2430", "#5F6672", "#B9BEC8", "#E7E9EE"
+REGIMES = {"clean": COLOURS[0], "overfit": COLOURS[1], "not known": FAINT}
+_NAMED = REGIMES | {"fell": COLOURS[0], "rose": COLOURS[1]}
+#: Losses and scores in words, by column.
+LABELS = {"val_loss": "validation loss", "train_loss": "training loss"}
+LABELS |= {f"{score}_lift": f"lift of {'' if score == 'finetune' else 'the '}{name}" for score, name in SCORES.items()}
+LABELS |= {score: f"{name}, {'IoU' if score == 'segment' else 'top-1'}" for score, name in SCORES.items()}
+LABELS |= {"gain": "gain over scratch"}
+#: Titles of axes and of legends, by column.
+TITLES = LABELS | {
+    "images": "unique training images", "params": "backbone parameters", "steps": "optimiser steps",
+    "images_seen": "images seen in training", "model": "model size", "omega": "Omega of the longer run",
+    "labels": "labelled images", "gain": "gain over scratch (points)", "name": "score", "start": "start",
+    "score": "transfer score",
+}  # fmt: skip
 
-_AXIS = {
-    "gridcolor": PALE,
-    "linecolor": RULE,
-    "showline": True,
-    "zeroline": False,
-    "ticks": "outside",
-    "tickcolor": RULE,
-    "automargin": True,
-    "title": {"standoff": 12, "font": {"size": 13}},
-}
+_AXIS = {"gridcolor": PALE, "linecolor": RULE, "showline": True, "zeroline": False, "ticks": "outside"}
+_AXIS |= {"tickcolor": RULE, "automargin": True, "title": {"standoff": 12, "font": {"size": 13}}}
+_LEGEND = {"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top", "tracegroupgap": 14}
+_FAMILY = "Inter, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 TEMPLATE = go.layout.Template(
     layout={
         "colorway": COLOURS,
-        "font": {"family": "Inter, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif", "size": 13, "color": INK},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
+        "font": {"family": _FAMILY, "size": 13, "color": INK},
+        **{"paper_bgcolor": "white", "plot_bgcolor": "white", "height": 410, "hovermode": "closest"},
         "margin": {"l": 70, "r": 20, "t": 58, "b": 60},
-        "height": 410,
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
-        "legend": {
-            "x": 1.02,
-            "y": 1,
-            "xanchor": "left",
-            "yanchor": "top",
-            "tracegroupgap": 14,
-            "title": {"font": {"size": 13}},
-        },
+        **{"xaxis": _AXIS, "yaxis": _AXIS, "legend": _LEGEND},
         "hoverlabel": {"bgcolor": "white", "bordercolor": RULE, "font": {"color": INK}, "align": "left"},
-        "hovermode": "closest",
         # plotly 7 would offer to upload the chart
         "modebar": {"remove": ["sendChartToCloud", "lasso2d", "select2d"], "bgcolor": "rgba(255,255,255,0)"},
     }
@@ -58,33 +54,20 @@ TEMPLATE = go.layout.Template(
 
 def panels(*titles: str, shared_yaxes: bool = False) -> go.Figure:
     """An empty figure of one row of panels, each with a title at its left edge."""
-    apart = 0.06 if shared_yaxes else 0.12
-    figure = make_subplots(1, len(titles), horizontal_spacing=apart, shared_yaxes=shared_yaxes, figure=Figure())
+    figure = make_subplots(1, len(titles), horizontal_spacing=0.06 if shared_yaxes else 0.12, shared_yaxes=shared_yaxes)
     for column, title in enumerate(titles, 1):
+        text = {"text": f"<b>{title}</b>", "showarrow": False, "align": "left", "font": {"size": 14}}
         axis = "" if column == 1 else str(column)
-        place = {"xref": f"x{axis} domain", "yref": f"y{axis} domain", "x": 0, "y": 1.03}
-        anchor = {"xanchor": "left", "yanchor": "bottom", "showarrow": False, "align": "left"}
-        anchor["font"] = {"size": 14}
-        figure.add_annotation(text=f"<b>{title}</b>", **place, **anchor)
+        place = {"xref": f"x{axis} domain", "yref": f"y{axis} domain", "xanchor": "left", "yanchor": "bottom"}
+        figure.add_annotation(x=0, y=1.03, **place, **text)
     return figure.update_layout(template=TEMPLATE)
 
 
 def empty(reason: str = "no finished runs yet") -> go.Figure:
     """A figure that says why there is nothing to see."""
-    figure = Figure(layout={"template": TEMPLATE, "height": 160, "margin": {"t": 20, "b": 20}})
-    figure.update_xaxes(visible=False).update_yaxes(visible=False)
-    return figure.add_annotation(
-        text=reason[:1].upper() + reason[1:], showarrow=False, font={"size": 15, "color": FAINT}
-    )
-
-
-def decades(low: float, high: float) -> dict[int, str]:
-    """Round numbers from low to high for a logarithmic axis: 1, 2, 5, 10 ... or 1, 10, 100 ... when there are many."""
-    exponents = range(math.floor(math.log10(max(1, low))), math.ceil(math.log10(max(1, high))) + 1)
-    steps = (1, 2, 5) if len(exponents) <= 3 else (1,)
-    return {v: count(v) for v in (k * 10**e for e in exponents for k in steps) if low <= v <= high} or {
-        int(low): count(int(low))
-    }
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 160, "margin": {"t": 20, "b": 20}})
+    text = {"text": reason[:1].upper() + reason[1:], "font": {"size": 15, "color": FAINT}}
+    return figure.update_xaxes(visible=False).update_yaxes(visible=False).add_annotation(showarrow=False, **text)
 
 
 def shades(levels: Sequence[int]) -> dict[int, str]:
@@ -98,12 +81,11 @@ def cycle(styles: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     return {name: styles[k % len(styles)] for k, name in enumerate(names)}
 
 
-def key(figure: go.Figure, name: str, group: str, *, marker: dict | None = None, line: dict | None = None) -> None:
-    """An entry of the legend that stands for no trace, under its group's title."""
-    mode = "+".join([*(["lines"] if line else []), *(["markers"] if marker else [])])
-    title = {"text": f"<b>{group}</b>", "font": {"size": 13}}
-    style = {"marker": marker, "line": line, "name": name, "legendgroup": group, "legendgrouptitle": title}
-    figure.add_trace(go.Scatter(x=[None], y=[None], mode=mode, **style))
+def colours(frame: pd.DataFrame, by: str) -> dict[object, str]:
+    """A colour for each value of a column: numbers from warm (few) to dark."""
+    values = ordered(frame, by)
+    found = shades(values) if by in ("images", "steps") else cycle(COLOURS, values) | _NAMED
+    return {value: found[value] for value in values}
 
 
 def outline(marker: dict, size: int = 8) -> dict:
@@ -111,10 +93,38 @@ def outline(marker: dict, size: int = 8) -> dict:
     return marker | {"color": "white", "size": size, "line": {"color": marker["color"], "width": 1.8}}
 
 
-def end_labels(figure: go.Figure, column: int, ends: list[tuple], low: float, high: float, height: float) -> None:
-    """Name lines at their ends (x, y, text, colour), moved apart where they would overlap.
+def marks(chart: go.Figure, column: int, x, y, text: list[str], marker: dict, name: str = "") -> None:
+    """A mark a run; with a name, in the legend once."""
+    style = {"mode": "markers", "marker": marker, "text": text, "hoverinfo": "text", "row": 1, "col": column}
+    chart.add_scatter(x=x, y=y, name=name, legendgroup=name, showlegend=bool(name) and column == 1, **style)
 
-    low, high: the range of the y axis; height: of the panel in pixels. On a logarithmic axis x is given as log10.
+
+def resize(chart: go.Figure, height: int, note: str = "", legend_y: float | None = None, **margin: int) -> go.Figure:
+    """Height and margins; where the legend is, below the panels; and a line below it, what a law was chosen on."""
+    if note:
+        place = {"xref": "paper", "yref": "container", "x": 0, "y": 0.01, "xanchor": "left", "yanchor": "bottom"}
+        style = {"font": {"size": 11.5, "color": FAINT}, "pad": {"l": -50, "b": 4}}
+        chart.update_layout(title={"text": note, **place, **style})
+    below = {"orientation": "h", "x": 0, "y": legend_y, "yanchor": "top"}
+    return chart.update_layout(height=height, margin=margin, legend=below if legend_y is not None else {})
+
+
+def means_of(rows: pd.DataFrame, x: str, y: str, interval: bool) -> pd.DataFrame:
+    """By x: mean, count, bar (a standard error, or half of the 95 % interval), its ends, and whether x is on_axis."""
+    means = rows.groupby(x)[y].agg(["mean", "sem", "count"])
+    means["bar"] = means["sem"].fillna(0)
+    if interval:
+        from scipy import stats
+
+        means["bar"] *= stats.t.ppf(0.975, (means["count"] - 1).clip(lower=1))
+    means["on_axis"] = rows.groupby(x)["on_axis"].all() if x == "images" and "on_axis" in rows else True
+    return means.assign(low=means["mean"] - means["bar"], high=means["mean"] + means["bar"])
+
+
+def end_labels(figure: go.Figure, column: int, ends: list[tuple], low: float, high: float, height: float) -> None:
+    """Name lines at their ends (x as log10, y, text, colour), moved apart where they would overlap.
+
+    low, high: the range of the y axis; height: of the panel in pixels.
     """
     gap, scale = 15, height / (high - low)
     ends = sorted(ends, key=lambda end: end[1])
@@ -125,15 +135,8 @@ def end_labels(figure: go.Figure, column: int, ends: list[tuple], low: float, hi
                 places[k], places[k + 1] = places[k] - lacking / 2, places[k + 1] + lacking / 2
         places = [min(max(place, 2), height - 2) for place in places]
     for (x, y, text, colour), place in zip(ends, places, strict=True):
-        shift = {"xshift": 9, "yshift": round(place - (y - low) * scale, 1), "xanchor": "left"}
-        font = {"color": colour, "size": 12}
-        figure.add_annotation(x=x, y=y, text=text, showarrow=False, font=font, **shift, row=1, col=column)
-
-
-LABELS = {"val_loss": "validation loss", "train_loss": "training loss"}
-LABELS |= {f"{score}_lift": f"lift of {'' if score == 'finetune' else 'the '}{name}" for score, name in SCORES.items()}
-LABELS |= {score: f"{name}, {'IoU' if score == 'segment' else 'top-1'}" for score, name in SCORES.items()}
-LABELS |= {"gain": "gain over scratch"}
+        shift = {"xshift": 9, "yshift": round(place - (y - low) * scale, 1), "xanchor": "left", "showarrow": False}
+        figure.add_annotation(x=x, y=y, text=text, font={"color": colour, "size": 12}, **shift, row=1, col=column)
 
 
 def data_name(dataset: str) -> str:
@@ -152,16 +155,113 @@ def size_name(row: dict) -> str:
 
 def count(n: int) -> str:
     """A count for an axis: `64`, `16,384`, `64k`, `641k`, `1.28M`, `1.02B`."""
-    if n >= 1_000_000_000:
-        return f"{n / 1e9:.3g}B"
-    if n >= 1_000_000:
-        return f"{n / 1e6:.3g}M"
+    for unit, letter in ((1e9, "B"), (1e6, "M")):
+        if n >= unit:
+            return f"{n / unit:.3g}{letter}"
     return f"{n / 1e3:.3g}k" if n >= 100_000 or (n >= 10_000 and n % 1000 == 0) else f"{n:,}"
+
+
+def power(value: float, digits: int = 1) -> str:
+    """A number as mantissa and exponent: `2.9e6`."""
+    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def decades(low: float, high: float) -> dict:
+    """Round numbers from low to high as ticks of a logarithmic axis: powers of ten, of few also 2 and 5 times these."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values = [k * 10.0**e for e in exponents for k in ((1, 2, 5) if high < 300 * low else (1,))]
+    values = [v for v in values if low <= v <= high]
+    return {"type": "log", "tickvals": values, "ticktext": [power(v, 0) for v in values]}
 
 
 def loss_unit(rows: list[dict]) -> str:
     """The unit of the losses: pixels are standardised, or normalised in a window around each."""
-    units = {"normalized": "L1, locally normalised pixels", "unknown": "as published"}
-    if rows[0]["target"] == "unknown" and rows[0]["data"] != "published":
-        return "as imported"
-    return units.get(rows[0]["target"], "L1, standard deviations")
+    if rows[0]["target"] == "unknown":
+        return "as published" if rows[0]["data"] == "published" else "as imported"
+    return "L1, locally normalised pixels" if rows[0]["target"] == "normalized" else "L1, standard deviations"
+
+
+def ordered(frame: pd.DataFrame, by: str) -> list:
+    """Values of a column in their natural order: sizes by parameters, numbers by size, texts as they come."""
+    if by == "model":
+        return list(frame.sort_values("params")["model"].drop_duplicates())
+    if by == "regime":
+        return [name for name in REGIMES if (frame[by] == name).any()]
+    values = frame[by].dropna().drop_duplicates()
+    return sorted(values) if pd.api.types.is_numeric_dtype(values) else list(values)
+
+
+def label(by: str, value: object) -> str:
+    """A value of a column in words: `femto`, `16,384`."""
+    return short(value) if by == "model" else count(value) if by in ("images", "steps") else str(value)
+
+
+def axis_title(part: pd.DataFrame, column: str) -> str:
+    """Title of an axis with its unit."""
+    title = TITLES.get(column, column)
+    if column.endswith("_loss") and "target" in part:
+        return f"{title} ({loss_unit([part.iloc[0]])})"
+    return " or ".join(part["score_name"].dropna().unique()) or title if column == "score" else title
+
+
+def hover(frame: pd.DataFrame) -> list[str]:
+    """What a run was, and its losses, scores (0 to 1) and gain (points), for hover texts."""
+    texts = []
+    for row in frame.to_dict("records"):
+        row = {name: value for name, value in row.items() if pd.notna(value)}
+        first = [f"{name} {row[name]:,.0f}" for name in ("images", "steps", "seed") if name in row]
+        numbers = [f"{words} {row[name]:.4g}" for name, words in LABELS.items() if name in row]
+        overfit = ["overfit"] if row.get("regime") == "overfit" else []
+        texts.append("<br>".join([f"<b>{short(row['model'])}</b>, {', '.join(first)}", *numbers, *overfit]))
+    return texts
+
+
+def heading(part: pd.DataFrame, name: object, panel: str, x: str, by: str) -> str:
+    """Title of a panel: whose runs or which size, and below it what was run and what a line is."""
+    lines = f"a line: {TITLES[by]}" if by in ("images", "steps") else ""
+    if panel != "source":
+        first, _, more = label(panel, name).partition(", ")
+        return f"{escape(first)}<br>{small(lines or escape(more) or what_ran(part))}"
+    said = [what_ran(part, "steps" not in (x, by)), lines]
+    return f"{escape(SOURCES.get(name, name))}<br>{small(', '.join(filter(None, said)))}"
+
+
+def what_ran(part: pd.DataFrame, steps: bool = True) -> str:
+    """What was run: data, lengths, seeds."""
+    said, seeds = [], part["seed"].nunique() if "seed" in part else 0
+    if part["data"].iloc[0] != "published":
+        said.append(data_name(part["data"].iloc[0]))
+    if steps and "steps" in part:
+        said.append(" to ".join(f"{t:,}" for t in sorted({part["steps"].min(), part["steps"].max()})) + " steps")
+    return ", ".join([*said, *(["one seed" if seeds == 1 else f"{seeds} seeds"] if seeds else [])])
+
+
+def small(text: str) -> str:
+    """Text in the size of a second line of a title."""
+    return f"<span style='font-size:11.5px;font-weight:normal;color:{FAINT}'>{text}</span>"
+
+
+def value_range(values: np.ndarray, guess: float | None = None) -> list[float]:
+    """A range around values; room for a guess, unless it would squeeze them to less than half."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    span = (high - low) or abs(high) or 1
+    if guess is not None and low - span < guess < high + span:
+        low, high = min(low, guess), max(high, guess)
+    return [low - 0.08 * span, high + 0.08 * span]
+
+
+def run_ticks(part: pd.DataFrame, x: str, apart: float) -> dict:
+    """The values that were run as ticks of a logarithmic axis, without those that are too close to another."""
+    values = sorted(part[x].unique().tolist())
+    span = math.log10(values[-1] / values[0]) * 1.34 or 1
+    taken = [values[0], values[-1]]
+    for value in values[1:-1]:
+        if all(abs(math.log10(value / other)) / span > apart for other in taken):
+            taken.append(value)
+    ticks = {value: count(value) for value in sorted(taken)}
+    if x == "params":
+        names = part.drop_duplicates("params").set_index("params")["model"]
+        numbers = {v: millions(v).replace(" ", "") if v < 1e9 else text for v, text in ticks.items()}
+        ticks = {v: f"{short(names[v])}<br>{number}" for v, number in numbers.items()}
+    return {"tickvals": list(ticks), "ticktext": list(ticks.values())}

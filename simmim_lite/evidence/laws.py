@@ -1,41 +1,35 @@
-"""Laws of loss and error in model size, length and data: their forms, and how they are fitted. No torch here.
+"""Laws of the validation loss, or of the error 100 - top-1 in per cent, and how they are fitted. No torch here.
 
-N are backbone parameters, T iterations, D unique images, S images seen, Omega = N S / D^2 (docs/facts.md, 7). A law
-predicts y: the validation loss, or the error 100 - top-1 in per cent. It is fitted by least sum of Huber's loss on log
-residuals: the linear coefficients are projected out on a grid of starts, then all parameters are polished together,
-within bounds.
+N are backbone parameters, T iterations, D unique images, S images seen, Omega = N S / D^2 (docs/facts.md, 7).
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
+import pandas as pd
 
 from ..errors import UserError, unknown
-from .doublings import omega
 from .records import SCORES, trained
+from .stats import drawn
 
 TARGETS = ("loss", "accuracy")
-#: Exponents of the saturating laws. They, and Omega's own form, were chosen looking at all 63
-#: published runs (docs/facts.md, 7).
+#: Exponents of the saturating laws. They, and Omega's own form, were chosen looking at all 63 published runs, after
+#: about 35 forms were tried (docs/facts.md, 7): the form `free` refits them, and is the honest one.
 SHAPES = {"loss": {"a": 0.2, "b": 0.2, "p": 2.0}, "accuracy": {"a": 0.8, "b": 0.5, "p": 1.25}}
 #: Where Huber's loss turns from square to linear, in log residuals: near the noise of the published runs.
 DELTA = {"loss": 0.002, "accuracy": 0.005}
-HONESTY = (
-    "the exponents of the fixed laws, and Omega's own form, were chosen looking at all 63 published runs, after about "
-    "35 forms were tried; the row with exponents free in every fold is the honest one"
-)
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
     """Runs as arrays (n,): what a law is fitted to. `y` is the loss or the error in per cent."""
 
-    n: np.ndarray  # backbone parameters
-    t: np.ndarray  # iterations
-    d: np.ndarray  # unique images
-    seen: np.ndarray  # images seen, repeats counted
+    n: np.ndarray
+    t: np.ndarray
+    d: np.ndarray
+    seen: np.ndarray
     other: np.ndarray  # 1 where the images are another set than the main one (ImageNet-22K), else 0
     y: np.ndarray
     size: np.ndarray  # model names
@@ -48,18 +42,16 @@ class Points:
         return len(self.y)
 
     def __getitem__(self, index) -> "Points":
-        arrays = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "target"}
-        return Points(**arrays, target=self.target)
+        return Points(**{f.name: getattr(self, f.name)[index] for f in fields(self)[:-1]}, target=self.target)
 
     @property
     def omega(self) -> np.ndarray:
         """N S / D^2."""
-        return omega({"params": self.n, "images_seen": self.seen, "images": self.d})
+        return self.n * self.seen / self.d**2
 
 
 def score_of(rows: Iterable[dict]) -> str | None:
-    """The score that accuracy means for these rows: the first of linear probe, kNN, segmentation probe and fine-tuning
-    that they have (published ones: fine-tuning); None where there is none."""
+    """The score that accuracy means for these rows: the first of SCORES that they have; None where there is none."""
     rows = list(rows)
     return next((s for s in SCORES if any(row[s] is not None for row in rows)), None)
 
@@ -70,12 +62,7 @@ def level_of(row: dict) -> str:
 
 
 def points(rows: Iterable[dict], target: str = "loss", score: str | None = None) -> Points:
-    """Rows of `records.table` (or published, or imported ones) as arrays; runs without the quantity are left out.
-
-    `UserError` for an unknown target, for rows without a score, and for a number that is not finite or out of range.
-    """
-    import pandas as pd
-
+    """Rows of `records.table` as arrays, runs without the quantity left out; `UserError` for a number out of range."""
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
     rows = trained(rows)
@@ -85,24 +72,33 @@ def points(rows: Iterable[dict], target: str = "loss", score: str | None = None)
     rows = [row for row in rows if row[name] is not None]
     if not rows:
         raise UserError(f"no finished run has a {SCORES.get(name, name)}: train some first, or choose the other target")
-    for row in rows:
-        for what in ("params", "steps", "images", "images_seen", name):
-            if not np.isfinite(row[what]) or row[what] < 0 or (row[what] == 0 and what not in SCORES):
-                raise UserError(f"{row['key']}: {what} is {row[what]}: give a number above 0, or leave the run out")
-        if target == "accuracy" and row[name] >= 1:
-            raise UserError(f"{row['key']}: {name} is {row[name]}: give a fraction below 1")
+    for row, what in itertools.product(rows, ("params", "steps", "images", "images_seen", name)):
+        value = row[what]
+        if not np.isfinite(value) or not (0 <= value < 1 if what in SCORES else value > 0):
+            remedy = "give a number above 0 (a score: a fraction below 1), or leave the run out"
+            raise UserError(f"{row['key']}: {what} is {value}: {remedy}")
+    return _arrays(rows, target, lambda row: row[name] if target == "loss" else 100 * (1 - row[name]))
+
+
+def at(row: dict, target: str) -> Points:
+    """One run that was not made, as a point whose truth is unknown: model, params, steps, images, images_seen."""
+    return _arrays([row], target, lambda row: np.nan)
+
+
+def _arrays(rows: list[dict], target: str, y: Callable[[dict], float]) -> Points:
     frame = pd.DataFrame(rows)
-    frame = frame.assign(dataset=frame.get("dataset"), level=[level_of(row) for row in rows])
+    frame = frame.assign(
+        dataset=frame.get("dataset"), level=[level_of(row) for row in rows], y=[y(row) for row in rows]
+    )
     cell, unit = (
-        frame.groupby(names, dropna=False, sort=False).ngroup()
+        frame.groupby(names, dropna=False, sort=False).ngroup().to_numpy()
         for names in (["model", "dataset", "images"], ["model", "dataset", "images", "steps"])
     )
-    n, t, d, seen, value = (frame[k].to_numpy(float) for k in ("params", "steps", "images", "images_seen", name))
-    return Points(
-        n=n, t=t, d=d, seen=seen, other=np.array([not row.get("on_axis", True) for row in rows], float),
-        y=value if target == "loss" else 100 * (1 - value), size=frame["model"].to_numpy(str),
-        level=frame["level"].to_numpy(str), cell=cell.to_numpy(), unit=unit.to_numpy(), target=target,
-    )  # fmt: skip
+    names = {"n": "params", "t": "steps", "d": "images", "seen": "images_seen", "y": "y"}
+    numbers = {name: frame[column].to_numpy(float) for name, column in names.items()}
+    other = np.array([not row.get("on_axis", True) for row in rows], float)
+    texts = {"size": frame["model"].to_numpy(str), "level": frame["level"].to_numpy(str)}
+    return Points(**numbers, other=other, **texts, cell=cell, unit=unit, target=target)
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,6 @@ class Form:
     """A law's form: shapes (searched, on a log scale but for `log_g`) and columns, whose coefficients are linear."""
 
     title: str
-    equation: str
     columns: Callable[[dict, Points, tuple[float, float]], dict[str, np.ndarray]]
     shapes: dict[str, tuple[float, float, tuple[float, ...]]]  # name: lowest, highest, starts
     fixed: tuple[str, ...] = ()  # shapes taken from SHAPES
@@ -126,11 +121,8 @@ def _chinchilla(s: dict, x: Points, scale: tuple) -> dict[str, np.ndarray]:
 
 
 def _constrained(s: dict, x: Points, _: tuple) -> dict[str, np.ndarray]:
-    """Muennighoff et al. 2023 in images: repeats, and parameters beyond the size optimal for U, wear out.
-
-    The size optimal for U unique images follows from A, B, a, b; their ratio is searched as g = log(aA / bB), so that
-    E and B stay linear. Parameters and images count in 1e8.
-    """
+    """Muennighoff et al. 2023, E + A/N'^a + B/D'^b: repeats, and parameters beyond the size optimal for U images, wear
+    out. That size follows from g = log(aA / bB), which is searched: E and B stay linear. Units of 1e8."""
     u, n = np.log(x.d / 1e8), np.log(x.n / 1e8)
     best = np.minimum((s["log_g"] + s["b"] * u) / s["a"], n)
     spare = np.expm1(np.minimum(n - best, 50.0))  # N / U_N - 1
@@ -143,40 +135,24 @@ def _constrained(s: dict, x: Points, _: tuple) -> dict[str, np.ndarray]:
 
 
 def _saturating(s: dict, x: Points, scale: tuple) -> dict[str, np.ndarray]:
-    """Chinchilla's form plus what overfitting costs, h / (1 + h) with h = (Omega / Omega0)^p, which saturates."""
+    """E + A N^-a + B T^-b, and what overfitting costs, C h / (1 + h) with h = (Omega / Omega0)^p, which saturates."""
     u = s["p"] * (np.log(x.omega) - np.log(s["Omega0"]))
     found = _chinchilla(s, x, scale) | {"C": 1 / (1 + np.exp(-np.clip(u, -60, 60)))}
     # the published loss is higher on ImageNet-22K at equal length, why is not known; the error is always ImageNet-1K's
     return found | ({"s": x.other} if x.target == "loss" else {})
 
 
-def _exponent(*starts: float) -> tuple[float, float, tuple[float, ...]]:
-    return 0.02, 2.5, starts
-
-
 _TURN = (1e4, 1e9, (3e5, 1e6, 3e6, 1e7, 3e7))
-_OMEGA = "E + A N^-a + B T^-b + C h/(1+h), h = (Omega/Omega0)^p"
+_A, _B = (0.02, 2.5, (0.2, 0.8)), (0.02, 2.5, (0.2, 0.6))  # lowest, highest, starts
 FORMS = {
-    "fixed": Form(
-        "saturating in Omega, exponents fixed", f"{_OMEGA}, a, b, p given", _saturating,
-        {"Omega0": _TURN}, fixed=("a", "b", "p"),
-    ),
-    "free": Form(
-        "saturating in Omega, exponents free", _OMEGA, _saturating,
-        {"a": _exponent(0.2, 0.8), "b": _exponent(0.2, 0.6), "p": (0.3, 6.0, (1.0, 2.0)), "Omega0": _TURN},
-    ),
-    "constrained": Form(
-        "data-constrained (Muennighoff et al. 2023)", "E + A/N'^a + B/D'^b", _constrained,
-        {
-            "a": _exponent(0.2, 0.8), "b": _exponent(0.1, 0.5), "R_D": (0.05, 1.6e5, (3.0, 50.0, 1e3)),
-            "R_N": (3e-4, 1.6e5, (0.1, 3.0, 50.0)), "log_g": (-20.0, 20.0, (-1.0, 2.0)),
-        },
-    ),
-    "chinchilla": Form(
-        "Chinchilla in N, T", "E + A N^-a + B T^-b", _chinchilla,
-        {"a": _exponent(0.1, 0.3, 0.8), "b": _exponent(0.1, 0.3, 0.8)},
-    ),
-    "product": Form("product", "c + k log(N D T)", _product, {}, signed=True),
+    "fixed": Form("saturating in Omega, exponents fixed", _saturating, {"Omega0": _TURN}, fixed=("a", "b", "p")),
+    "free": Form("saturating in Omega, exponents free", _saturating,
+                 {"a": _A, "b": _B, "p": (0.3, 6.0, (1.0, 2.0)), "Omega0": _TURN}),
+    "constrained": Form("data-constrained (Muennighoff et al. 2023)", _constrained,
+                        {"a": _A, "b": (0.02, 2.5, (0.1, 0.5)), "R_D": (0.05, 1.6e5, (3.0, 50.0, 1e3)),
+                         "R_N": (3e-4, 1.6e5, (0.1, 3.0, 50.0)), "log_g": (-20.0, 20.0, (-1.0, 2.0))}),
+    "chinchilla": Form("Chinchilla in N, T", _chinchilla, dict.fromkeys("ab", (0.02, 2.5, (0.1, 0.3, 0.8)))),
+    "product": Form("product", _product, {}, signed=True),
 }  # fmt: skip
 
 
@@ -198,26 +174,21 @@ class Fit:
         return sum(self.coefficients[name] * column for name, column in columns.items())
 
 
-def fit(form: str, x: Points, *, near: Fit | None = None, delta: float | None = None, most: int | None = None) -> Fit:
-    """Fit a form (a name in FORMS) to runs. near: a fit of almost the same runs, from which to start as well.
-
-    most: steps of the last search; by default 200, and 60 near another fit, which settles predictions though not flat
-    directions. delta: of Huber's loss; by default DELTA, or the spread between seeds where that is larger. `UserError`
-    for an unknown form and for fewer runs than parameters.
-    """
+def fit(form: str, x: Points, *, near: Fit | None = None, most: int | None = None) -> Fit:
+    """Fit a form of FORMS by Huber's loss on log residuals: coefficients are projected out on a grid of starts, then
+    all parameters polished. near: a fit of almost the same runs, from which to start as well. most: its
+    steps (200, near a fit 60). `UserError` for an unknown form and for fewer runs than parameters."""
     if form not in FORMS:
         raise unknown("form", form, FORMS)
     law = FORMS[form]
-    delta = delta or max(DELTA[x.target], seed_spread(x))
+    delta = max(DELTA[x.target], seed_spread(x))
     scale = near.scale if near else tuple(10.0 ** round(float(np.log10(v).mean())) for v in (x.n, x.t))
     given = {name: SHAPES[x.target][name] for name in law.fixed}
     first = {name: shape[2][0] for name, shape in law.shapes.items()}
     needed, runs = len(law.shapes) + len(law.columns(given | first, x, scale)), len(np.unique(x.unit))
     if runs < needed:
-        raise UserError(
-            f"{runs} different runs are too few for the form '{law.title}', which has {needed} parameters: "
-            "train more sizes, lengths or data levels"
-        )
+        few = f"{runs} different runs are too few for the form '{law.title}', which has {needed} parameters"
+        raise UserError(f"{few}: train more sizes, lengths or data levels")
     grid = itertools.product(*(shape[2] for shape in law.shapes.values()))
     starts = [dict(zip(law.shapes, values, strict=True)) for values in grid]
     if near:  # the neighbour's optimum, and others in case this fold's is elsewhere
@@ -225,11 +196,10 @@ def fit(form: str, x: Points, *, near: Fit | None = None, delta: float | None = 
     projected = [(*_project(law, given | start, x, scale, delta), start) for start in starts]
     order = sorted(projected, key=lambda found: found[1])
     chosen = [projected[0], *(found for found in order[:1] if found is not projected[0])] if near else order[:6]
-    best = None
+    best = (np.inf, {}, {})
     for coefficients, _, start in chosen:
         found = _polish(law, given, start, coefficients, x, scale, delta, most or (60 if near else 200))
-        if best is None or found[0] < best[0] - 1e-12:
-            best = found
+        best = found if found[0] < best[0] - 1e-12 else best
     objective, shapes, coefficients = best
     hit = [f"{n} at {b:g}" for n, v in shapes.items() for b in law.shapes[n][:2] if abs(v - b) < 1e-3 * max(1, abs(b))]
     if not law.signed:
@@ -238,32 +208,9 @@ def fit(form: str, x: Points, *, near: Fit | None = None, delta: float | None = 
     return Fit(form, x.target, scale, given | shapes, coefficients, objective, tuple(hit))
 
 
-def bootstrap(form: str, x: Points, *, resamples: int = 100, seed: int = 0, most: int = 400) -> list[Fit]:
-    """Fits to runs drawn again, whole (size, data) cells at a time; draws with too few different runs are left out.
-
-    most: steps of a fit's search; 60 do for predictions, intervals of parameters that trade with one another need more.
-    """
-    rng, whole, found = np.random.default_rng(seed), fit(form, x), []
-    cells = np.unique(x.cell)
-    for _ in range(resamples):
-        index = np.concatenate([np.flatnonzero(x.cell == cell) for cell in rng.choice(cells, len(cells))])
-        try:
-            found.append(fit(form, x[index], near=whole, most=most))
-        except UserError:
-            continue
-    return found
-
-
-def interval(fits: Sequence[Fit], name: str) -> tuple[float, float]:
-    """The middle 95 % of a parameter over bootstrap fits."""
-    low, high = np.percentile([(f.shapes | f.coefficients)[name] for f in fits], [2.5, 97.5])
-    return float(low), float(high)
-
-
 def seed_spread(x: Points) -> float:
     """Pooled standard deviation of log y between seeds of one setting; 0 where no setting has two."""
-    logs = np.log(x.y)
-    groups = [logs[x.unit == unit] for unit in np.unique(x.unit)] if len(np.unique(x.unit)) < len(x) else []
+    groups = [np.log(x.y[x.unit == unit]) for unit in np.unique(x.unit)]
     free = sum(len(g) - 1 for g in groups)
     return float(np.sqrt(sum(((g - g.mean()) ** 2).sum() for g in groups) / free)) if free else 0.0
 
@@ -284,10 +231,7 @@ def _project(law: Form, shapes: dict, x: Points, scale: tuple, delta: float) -> 
 
 
 def _polish(law: Form, given: dict, start: dict, c: np.ndarray, x: Points, scale: tuple, delta: float, most: int):
-    """All parameters together from a start, within bounds, in at most so many steps: objective, shapes, coefficients.
-
-    Flat directions (a floor and an exponent that trade) make the last steps endless, and change no prediction.
-    """
+    """All parameters together from a start, within bounds: objective, shapes, coefficients."""
     from scipy.optimize import least_squares
 
     first = law.columns(given | start, x, scale)
@@ -296,7 +240,7 @@ def _polish(law: Form, given: dict, start: dict, c: np.ndarray, x: Points, scale
     unit = np.where(size > 0, x.y.mean() / np.maximum(size, 1e-30), 1.0)  # coefficients in shares of y
     logs = np.array([not name.startswith("log_") for name in names], bool)  # these are searched as logarithms
 
-    def search(values: Sequence[float], rest: Sequence[float]) -> np.ndarray:
+    def search(values: list[float], rest: list[float] | np.ndarray) -> np.ndarray:
         values = np.array(values, float)
         return np.concatenate([np.where(logs, np.log(np.where(logs, values, 1)), values), rest])
 
@@ -318,3 +262,30 @@ def _polish(law: Form, given: dict, start: dict, c: np.ndarray, x: Points, scale
     found = least_squares(residuals, begin, bounds=(low, high), **options)
     shapes, coefficients = split(found.x)
     return float(found.cost) * delta**2, shapes, {n: float(v) for n, v in coefficients.items()}
+
+
+def slopes(x: Points) -> dict | None:
+    """Slopes of -y on log N, log T, log D (C9), each [value, low, high], 95 % by bootstrap over (size, data) cells.
+
+    None where a factor does not vary. `share` is d over the mean of n and t; `p` of equal slopes by an F-test.
+    """
+    from scipy.stats import f
+
+    factors = np.stack([np.log(x.n), np.log(x.t), np.log(x.d)], 1)
+    full, one = (np.concatenate([np.ones((len(x), 1)), v], 1) for v in (factors, factors.sum(1, keepdims=True)))
+    if len(x) < 6 or np.linalg.matrix_rank(full - [0, *factors.mean(0)]) < 4:
+        return None
+    fits = [np.linalg.lstsq(a, x.y, rcond=None)[0] for a in (full, one)]
+    rest = [((x.y - a @ fit) ** 2).sum() for a, fit in zip((full, one), fits, strict=True)]
+    free, whole = len(x) - 4, -fits[0][1:]
+    cells, cell = np.unique(x.cell, return_inverse=True)
+    weights = drawn(len(cells))[:, cell].astype(float)
+    least = np.where(weights[..., None] > 0, factors, np.inf).min(1)  # (resamples, 3)
+    weights = weights[(np.where(weights[..., None] > 0, factors, -np.inf).max(1) > least).all(1)]
+    gram, cross = np.einsum("rn,ni,nj->rij", weights, full, full), np.einsum("rn,ni,n->ri", weights, full, x.y)
+    again = -np.einsum("rij,rj->ri", np.linalg.pinv(gram, hermitian=True), cross)[:, 1:]
+    values = {name: (whole[k], again[:, k]) for k, name in enumerate("ntd")}
+    values["share"] = (whole[2] / whole[:2].mean(), again[:, 2] / again[:, :2].mean(1))
+    said = {name: [float(value), *np.percentile(some, [2.5, 97.5]).tolist()] for name, (value, some) in values.items()}
+    p = float(f.sf((rest[1] - rest[0]) / 2 / (rest[0] / free), 2, free))
+    return said | {"p": p, "runs": len(x), "cells": len(cells)}

@@ -7,10 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ..model.sizes import SIZES
-from . import pairs
+from . import imported, proxy
 from .claims import CONSISTENCY, claims_of
-from .doublings import doublings, turning_point
-from .imported import flag_overfit, read_csv
 from .rules import Claim
 from .stats import drawn
 
@@ -24,24 +22,22 @@ OTHER = "imagenet22k"  # not a part of ImageNet-1K: its losses have no place on 
 def rows() -> list[dict]:
     """The 63 runs in the columns of `records.table`, and `dataset` and `on_axis` (False for ImageNet-22K).
 
-    `finetune` is ImageNet-1K top-1 in 0 to 1 after fine-tuning; lifts, training losses and other scores are unknown and
-    None. A run is overfit when its loss lies more than .004 above that of the same size and length on all of
-    ImageNet-1K, or of a shorter run of the same size and data (docs/facts.md, 7). One seed a run, numbered 0.
+    `finetune` is ImageNet-1K top-1 in 0 to 1; lifts, training losses and other scores are unknown and None. Overfit is
+    what `imported.flag_overfit` says, the whole data being ImageNet-1K. One seed a run, numbered 0.
     """
     return [dict(row) for row in _rows()]
 
 
 @cache
 def _rows() -> tuple[dict, ...]:
-    found = read_csv(files(__package__) / "published_runs.csv", "percent")
+    found = imported.read_csv(files(__package__) / "published_runs.csv", "percent")
     for row in found:
         gmac = SIZES[row["model"]].gmac(IMAGE_SIZE, WINDOW, head=True)
         row |= {"image_size": IMAGE_SIZE, "flops": 6e9 * gmac * row["images_seen"]}
         row |= {"data": "published", "recipe": "published", "on_axis": row["dataset"] != OTHER}
         row["trunk"] = f"published-{row['model']}-{row['dataset']}"
         row["key"] = f"{row['trunk']}-{row['steps']}"
-    # losses have four digits: a difference of .0040 is none of more than .004
-    flag_overfit(found, lambda row: row["dataset"] == WHOLE)
+    imported.flag_overfit(found, lambda row: row["dataset"] == WHOLE)
     return tuple(found)
 
 
@@ -53,13 +49,10 @@ def claims() -> list[Claim]:
 
 @cache
 def facts() -> dict:
-    """What the published runs say (docs/facts.md, 7), computed: correlations with 95 % intervals (bootstrap over the 21
-    cells of size x data), pairwise accuracies, doublings, turning points of Omega, and 22K against 1K.
-
-    A correlation is a dict of value, low, high, n; an accuracy one of `pairs.accuracy`.
-    """
+    """What the published runs say (docs/facts.md, 7): correlations (value, low, high, n; 95 %, bootstrap over the 21
+    cells of size x data), accuracies (`proxy.accuracy`), doublings, turning points of Omega, and 22K against 1K."""
     runs = rows()
-    frame, found = pd.DataFrame(runs), doublings(runs, SCORE)
+    frame, found = pd.DataFrame(runs), proxy.doublings(runs, SCORE)
     sets = {
         "all": frame,
         "whole": frame[frame["dataset"] == WHOLE],
@@ -72,14 +65,14 @@ def facts() -> dict:
     counts = {"n": rose | ~rose, "fell": ~rose, "fell_and_gained": ~rose & gained, "rose": rose}
     counts |= {"rose_and_lost": rose & lost, "rose_and_gained": rose & gained}
     shifts = sets["22k"].merge(sets["whole"], on=["model", "steps"], suffixes=("", "_whole"))
-    accuracy = partial(pairs.accuracy, runs, SCORE)
+    accuracy = partial(proxy.accuracy, runs, SCORE)
     return {
         "pearson": {name: _pearson(some) for name, some in sets.items()},
         "pairs": accuracy(),
         "size": {by: accuracy(by, "size")["overall"] for by in ("val_loss", "params")},
         "length": {by: accuracy(by, "length")["overall"] for by in ("val_loss", "images_seen")},
         "doublings": {name: int(which.sum()) for name, which in counts.items()},
-        "omega": {of: turning_point(found, of) for of in ("loss", "score")},
+        "omega": {of: proxy.turning_point(found, of) for of in ("loss", "score")},
         "22k_against_1k": {
             of: (shifts[name] - shifts[f"{name}_whole"]).tolist()
             for of, name in (("loss", "val_loss"), ("score", SCORE))
@@ -91,11 +84,9 @@ def _pearson(chosen: pd.DataFrame) -> dict:
     """Pearson correlation of validation loss and accuracy; its interval by bootstrap over size x data cells."""
     x, y = (chosen[name].to_numpy() for name in ("val_loss", SCORE))
     cells, cell = np.unique(chosen["trunk"], return_inverse=True)
-
-    def correlation(w: np.ndarray) -> np.ndarray:
-        w = w / w.sum(1, keepdims=True)
-        a, b = (v - (w * v).sum(1, keepdims=True) for v in (x, y))
-        return (w * a * b).sum(1) / np.sqrt((w * a * a).sum(1) * (w * b * b).sum(1))
-
-    low, high = np.percentile(correlation(drawn(len(cells))[:, cell].astype(float)), [2.5, 97.5])
-    return {"value": float(np.corrcoef(x, y)[0, 1]), "low": float(low), "high": float(high), "n": len(chosen)}
+    w = drawn(len(cells))[:, cell].astype(float)
+    w = w / w.sum(1, keepdims=True)
+    a, b = (v - (w * v).sum(1, keepdims=True) for v in (x, y))
+    again = (w * a * b).sum(1) / np.sqrt((w * a * a).sum(1) * (w * b * b).sum(1))
+    low, high = np.percentile(again, [2.5, 97.5]).tolist()
+    return {"value": float(np.corrcoef(x, y)[0, 1]), "low": low, "high": high, "n": len(chosen)}

@@ -1,13 +1,15 @@
-"""Finished runs as a table: read the records of a folder, flatten them, find the grid they fill. No torch here."""
+"""Finished runs: the records of a folder and those that come with the package, as rows of a table. No torch here."""
 
 import hashlib
 import json
 import math
 from collections import Counter, defaultdict
+from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
 
-from ..errors import UserError
-from ..training.run import Run, read_record
+from ..errors import UserError, unknown
+from ..training.run import SCHEMA_VERSION, Run, read_record, write_atomic
 
 #: A run is overfit when its final validation loss lies more than this above the lowest of its own curve
 #: (docs/facts.md, 7).
@@ -18,41 +20,93 @@ VALIDATIONS = 4
 PROBES = {"linear": "linear probe", "knn": "kNN", "segment": "segmentation probe"}
 #: All transfer scores; `finetune` in top-1, its lift is over the same network from scratch.
 SCORES = PROBES | {"finetune": "fine-tuning"}
-#: Kinds of record under RUNS_DIR/transfer.
-TRANSFER_KINDS = ("finetune", "detect", "segment", "probe")
 #: What a study varies. Everything else is the recipe.
 SWEPT = ("model", "images", "steps", "seed")
 #: What a recipe may set by model size or by machine; it tells recipes apart only where one cell was run both ways.
 BY_SIZE = ("lr", "drop_path", "window_size", "precision", "subset_seed", "eval_every", "probe_labels", "probe_test")
 #: What the probes of a network at random initialisation depend on: runs that share these share their reference.
 REFERENCE = ("model", "seed", "data", "image_size", "window_size", "statistics", "probe_labels", "probe_test")
+#: Seeds that were looked at while rules and grids were made: runs of these are design data, and decide nothing.
+DESIGN_SEEDS = range(101)
+#: The shipped set of the transfer study: pretraining runs, and every task from them and from scratch.
+TRANSFER = "transfer-scenes"
+FOLDER = files(__package__) / "shipped_records"
 
 
 def load(runs_dir: str | Path) -> list[dict]:
-    """All runs under RUNS_DIR/records and transfers under RUNS_DIR/transfer, by file name; [] when there are none.
-
-    Raises `UserError`, one line naming the file, on the first file that is no whole record.
-    """
+    """All runs under RUNS_DIR/records and transfers under RUNS_DIR/transfer, by file name; `UserError`, which names the
+    file, for one that is no whole record."""
     records = []
-    for path in sorted((Path(runs_dir) / "records").glob("*.json")):
-        record = read_record(path)
-        if record is None:
-            continue  # removed since the folder was listed
-        _row(record, str(path))
-        records.append(record)
-    for path in sorted((Path(runs_dir) / "transfer").glob("*.json")):
-        record = read_record(path)
-        if record is not None and record.get("kind") in TRANSFER_KINDS:
-            records.append(record)
+    for folder, kinds in (("records", ("pretrain",)), ("transfer", ("finetune", "detect", "segment", "probe"))):
+        for path in sorted((Path(runs_dir) / folder).glob("*.json")):
+            record = read_record(path)  # None: removed since the folder was listed
+            if record is not None and (folder == "records" or record.get("kind") in kinds):
+                _row(record, str(path))
+                records.append(record)
     finetunings(records)
     return records
 
 
-def finished(records: list[dict]) -> list[dict]:
-    """The pretraining records that are done, one a key, in an order that does not depend on the input's."""
-    done = [r for r in records if r.get("kind") == "pretrain" and r.get("status") == "done"]
-    done.sort(key=lambda r: (r["key"], json.dumps(r, sort_keys=True)))
-    return list({r["key"]: r for r in reversed(done)}.values())[::-1]
+def shipped_names() -> list[str]:
+    """The sets of the four studies that are shipped: `laptop-scenes`, `laptop-cifar10`."""
+    return sorted(p.name.removesuffix(".json") for p in FOLDER.iterdir() if p.suffix == ".json" and p.stem != TRANSFER)
+
+
+def shipped(name: str) -> list[dict]:
+    """The records of a shipped set (of `shipped_names()`, or TRANSFER), as `load` gives those of a runs folder."""
+    path = FOLDER / f"{name}.json"
+    if not path.is_file():
+        raise unknown("shipped set", name, [*shipped_names(), TRANSFER])
+    return unpack(json.loads(path.read_text()))
+
+
+def beside(data: str) -> list[dict]:
+    """The records that are shown beside runs on this data: of scenes, else of photographs; [] where none are there."""
+    name = "laptop-scenes" if data == "scenes" else "laptop-cifar10"
+    return shipped(name) if name in shipped_names() else []
+
+
+def is_design(name: str) -> bool:
+    """Whether a set is of seeds that were looked at while the rules were made (docs/settings.md)."""
+    return any(record["run"] and record["run"]["seed"] in DESIGN_SEEDS for record in shipped(name))
+
+
+def unpack(packed: dict) -> list[dict]:
+    """The records of a file that `pack` has written, each with its own provenance again."""
+    found = []
+    for record in packed["records"]:
+        times = record.pop("times")
+        found.append({**record, "where": packed["where"][record["where"]] | times})
+    return found
+
+
+def pack(records: Iterable[dict], path: str | Path) -> int:
+    """Write all finished records (runs and transfers, as `load` gives them) as one file; how many.
+
+    Numbers are kept to seven significant digits, which no table or claim can see; shared provenance is written once.
+    """
+    found = [record for record in records if record["status"] == "done"]
+    if not found:
+        raise UserError(f"{path}: no finished records to pack; run a study first")
+    where, packed = [], []
+    for record in sorted(found, key=lambda r: (r["kind"], r["key"])):
+        place = {k: v for k, v in record["where"].items() if k not in ("started", "finished")}
+        times = {k: record["where"].get(k) for k in ("started", "finished")}
+        if place not in where:
+            where.append(place)
+        packed.append(_rounded(record) | {"where": where.index(place), "times": times})
+    content = {"schema": SCHEMA_VERSION, "where": where, "records": packed}
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    write_atomic(path, text.replace('},{"schema"', '},\n{"schema"') + "\n")
+    return len(packed)
+
+
+def _rounded(value):
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {k: v if k in ("run", "spec") else _rounded(v) for k, v in value.items()}  # they make the key
+    return [_rounded(v) for v in value] if isinstance(value, list) else value
 
 
 def table(records: list[dict]) -> list[dict]:
@@ -63,25 +117,28 @@ def table(records: list[dict]) -> list[dict]:
     `steps=0`, flagged `reference`), or from scratch for `finetune`. Runs with equal `recipe` may be compared with one
     another, runs off one `trunk` share their first steps. A number that is missing or not finite is None, never 0.
     """
-    rows = [row for row in (_row(record) for record in finished(records)) if row]
-    references = defaultdict(list)
-    for row in rows:
+    done = [record for record in records if record.get("kind") == "pretrain" and record.get("status") == "done"]
+    done.sort(key=lambda record: json.dumps(record, sort_keys=True), reverse=True)  # of one key always the same one
+    runs = [(Run.from_dict(record["run"]), _row(record)) for record in {r["key"]: r for r in done}.values()]
+    networks = {row["key"]: tuple(getattr(run, name) for name in (*REFERENCE, "recipe_version")) for run, row in runs}
+    references, recipes = defaultdict(list), defaultdict(list)
+    for run, row in runs:
         if row["reference"]:
-            references[row["_reference"]].append(row)
-    _name_recipes(rows)
-    for row in rows:
+            references[networks[row["key"]]].append((run, row))
+        recipes[_digest({k: v for k, v in run.to_dict().items() if k not in (*SWEPT, *BY_SIZE)})].append((run, row))
+    for name, members in recipes.items():
+        cells = Counter(tuple(row[k] for k in SWEPT) for _, row in members if not row["reference"])
+        twice = max(cells.values(), default=0) > 1
+        for run, row in members:
+            row["recipe"] = _digest({k: v for k, v in run.to_dict().items() if k not in SWEPT}) if twice else name
+    for run, row in runs:
         # of several references (they differ in fields that cannot matter), the same arithmetic first
-        same = sorted(references[row.pop("_reference")], key=lambda r: (r["_precision"] != row["_precision"], r["key"]))
+        same = sorted(references[networks[row["key"]]], key=lambda r: (r[0].precision != run.precision, r[1]["key"]))
         for score in PROBES:
-            base = same[0][score] if same else None
-            known = row[score] is not None and base is not None
-            row[f"{score}_lift"] = row[score] - base if known else None
-    _join(rows, records)
-    for row in rows:
-        del row["_precision"]
-    return sorted(
-        rows, key=lambda r: (r["recipe"], r["params"], r["model"], r["images"], r["steps"], r["seed"], r["key"])
-    )
+            row[f"{score}_lift"] = _less(row[score], same[0][1][score] if same else None)
+    _join([row for _, row in runs], finetunings(records))
+    order = ("recipe", "params", "model", "images", "steps", "seed", "key")
+    return sorted((row for _, row in runs), key=lambda row: [row[k] for k in order])
 
 
 def trained(rows: list[dict]) -> list[dict]:
@@ -122,56 +179,32 @@ def flops_text(flops: float | None) -> str:
 
 
 def _row(record: dict, where: str | None = None) -> dict | None:
-    """The row of a record, lifts and recipe still to come; None when it is no finished pretraining run."""
-    where = where or f"record {record.get('key')}"
+    """The row of a pretraining record, lifts and recipe still to come; None when it has failed, or is a transfer."""
     if record.get("kind") != "pretrain":
         return None
-    if record.get("status") not in ("done", "failed"):
-        raise UserError(
-            f"{where}: status is {record.get('status')!r}, not done or failed; delete the file and run again"
-        )
     try:
         run = Run.from_dict(record["run"])
         if record["status"] == "failed":
             return None
-        cost, final = record["cost"], record["final"]
+        if record["status"] != "done":
+            raise ValueError(f"status is {record['status']!r}")
+        cost, final, probes = record["cost"], record["final"], record.get("transfer", {})
         curve = [loss for loss in (_number(point["val_loss"]) for point in record["curve"]) if loss is not None]
-        row = {
-            "model": run.model,
-            "params": int(record["model"]["parameters"]),
-            "images": int(cost["unique_images"] if run.images is None else run.images),
-            "steps": run.steps,
-            "images_seen": int(cost["images_seen"]),
-            "epochs": _number(cost.get("epochs")),
-            "seed": run.seed,
-            "data": run.data,
-            "target": run.target,
-            "image_size": run.image_size,
-            "batch_size": run.batch_size,
-            "val_loss": _number(final["val_loss"]),
-            "val_loss_se": _number(final.get("val_loss_se")),
-            "train_loss": _number(final.get("train_loss")),
-            **{score: _number(record.get("transfer", {}).get(score, {}).get("score")) for score in PROBES},
-            "probe_images": max((p.get("n_train", 0) for p in record.get("transfer", {}).values()), default=None),
-            "flops": _number(cost.get("flops")),
-            "seconds": _number(cost.get("seconds")),
-            "core_seconds": _number(cost.get("core_seconds")),
-            "trunk": run.trunk_key,
-            "key": record["key"],
-            "reference": run.steps == 0,
-        }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        # UserError is a ValueError: a field that this version does not know is named by it
-        what = f"no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{where}: not a whole record ({what}); delete the file and run again") from error
-    known = row["val_loss"] is not None and curve
-    row["overfit"] = row["val_loss"] - min(curve) > OVERFIT if known and not row["reference"] else None
-    if row["overfit"] is False and len(curve) < VALIDATIONS:
-        row["overfit"] = None
-    fields = run.to_dict()
-    row["_recipe"] = {k: v for k, v in fields.items() if k not in SWEPT}
-    row["_reference"] = tuple(fields[k] for k in (*REFERENCE, "recipe_version"))
-    row["_precision"] = run.precision
+        names = ("model", "steps", "seed", "data", "target", "image_size", "batch_size")
+        row = {name: getattr(run, name) for name in names}
+        row |= {"params": int(record["model"]["parameters"]), "images_seen": int(cost["images_seen"])}
+        row |= {"images": int(cost["unique_images"] if run.images is None else run.images)}
+        row |= {"val_loss": _number(final["val_loss"])}
+        row |= {name: _number(final.get(name)) for name in ("val_loss_se", "train_loss")}
+        row |= {name: _number(cost.get(name)) for name in ("epochs", "flops", "seconds", "core_seconds")}
+        row |= {score: _number(probes.get(score, {}).get("score")) for score in PROBES}
+        row |= {"probe_images": max((probe.get("n_train", 0) for probe in probes.values()), default=None)}
+        row |= {"trunk": run.trunk_key, "key": record["key"], "reference": run.steps == 0, "overfit": None}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # a UserError is one: a field unknown here
+        raise broken(record, error, where) from error
+    if row["val_loss"] is not None and curve and not row["reference"]:
+        overfit = row["val_loss"] - min(curve) > OVERFIT
+        row["overfit"] = overfit if overfit or len(curve) >= VALIDATIONS else None
     return row
 
 
@@ -183,57 +216,41 @@ def finetunings(records: list[dict]) -> list[dict]:
         if record.get("kind") != "finetune" or record.get("status") != "done":
             continue
         try:
-            spec, run = record["spec"], record["run"]
+            spec, run, final = record["spec"], record["run"], record["final"]
             if spec.get("weights"):
                 continue
             row = {name: spec[name] for name in ("model", "data", "labels", "steps", "seed", "image_size")}
             row |= {"scratch": run is None, "run": run and Run.from_dict(run).key, "key": record["key"]}
             if row["labels"] is None:  # all there were
                 row["labels"] = record["cost"]["unique_images"]
-            row |= {"top1": float(record["final"]["top1"]), "n_test": int(record["final"]["n_test"])}
+            rows[row["key"]] = row | {"top1": float(final["top1"]), "n_test": int(final["n_test"])}
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"record {record.get('key')}: not a whole fine-tuning ({error}); delete the file and run again"
-            ) from error
-        rows[row["key"]] = row
+            raise broken(record, error) from error
     return [rows[key] for key in sorted(rows)]
 
 
-def _join(rows: list[dict], records: list[dict]) -> None:
-    """Give every row of `records.table` its `finetune` (top-1) and `finetune_lift` (minus scratch, same seed), or None.
+def broken(record: dict, error: Exception, where: str | None = None) -> UserError:
+    """One line on a file that is no whole record."""
+    where, what = where or f"record {record.get('key')}", f"no {error}" if isinstance(error, KeyError) else error
+    return UserError(f"{where}: not a whole record ({what}); delete the file and run again")
 
-    Of fine-tunings with several budgets the one that most runs have counts, so that all scores have one budget.
-    """
-    tuned = finetunings(records)
+
+def _join(rows: list[dict], tuned: list[dict]) -> None:
+    """Give every row of `table` its `finetune` (top-1) and `finetune_lift` (minus scratch, same seed), or None, by the
+    budget that most fine-tunings have."""
     budgets = Counter((t["labels"], t["steps"]) for t in tuned if not t["scratch"])
     budget = max(budgets, key=lambda b: (budgets[b], b), default=None)
-    mine = [t for t in tuned if (t["labels"], t["steps"]) == budget]
-    scores = {t["run"]: t for t in mine if not t["scratch"]}
-    scratch = {_network(t): t["top1"] for t in mine if t["scratch"]}
+    tuned = [t for t in tuned if (t["labels"], t["steps"]) == budget]
+    network = ("model", "data", "image_size", "seed")
+    scratch = {tuple(t[k] for k in network): t["top1"] for t in tuned if t["scratch"]}
+    scores = {t["run"]: (t["top1"], scratch.get(tuple(t[k] for k in network))) for t in tuned if not t["scratch"]}
     for row in rows:
-        own = scores.get(row["key"])
-        base = scratch.get(_network(own)) if own else None
-        row["finetune"] = own["top1"] if own else None
-        row["finetune_lift"] = own["top1"] - base if own and base is not None else None
+        row["finetune"], base = scores.get(row["key"], (None, None))
+        row["finetune_lift"] = _less(row["finetune"], base)
 
 
-def _network(row: dict) -> tuple:
-    return row["model"], row["data"], row["image_size"], row["seed"]
-
-
-def _name_recipes(rows: list[dict]) -> None:
-    """Give every row its `recipe`. Settings of BY_SIZE split a recipe only where a cell was run more than one way."""
-    coarse = defaultdict(list)
-    for row in rows:
-        fields = row.pop("_recipe")
-        row["_fine"] = fields
-        coarse[_digest({k: v for k, v in fields.items() if k not in BY_SIZE})].append(row)
-    for name, members in coarse.items():
-        cells = Counter((r["model"], r["images"], r["steps"], r["seed"]) for r in trained(members))
-        twice = any(n > 1 for n in cells.values())
-        for row in members:
-            fine = row.pop("_fine")
-            row["recipe"] = _digest(fine) if twice else name
+def _less(score: float | None, base: float | None) -> float | None:
+    return score - base if score is not None and base is not None else None
 
 
 def _number(value: float | None) -> float | None:

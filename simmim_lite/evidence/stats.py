@@ -1,17 +1,17 @@
 """Statistics of the claims: Student's t, rank correlation, jackknife, reliability, power. No torch here.
 
 There is no bootstrap of few units: percentiles of eight units drawn again and again cover 88 % in place of 95 %.
-scipy is imported when it is needed: it takes a quarter of a second.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-BOOTSTRAP_SEED, RESAMPLES = 0, 2000
+RESAMPLES = 2000
 #: Units (seeds or cells) that an interval needs before it may decide anything: two have one degree of freedom.
 MIN_UNITS = 3
 MOST_UNITS = 1000  # more are never asked for
@@ -20,7 +20,7 @@ MOST_UNITS = 1000  # more are never asked for
 class Interval(NamedTuple):
     """An estimate with its interval; low and high are None where there is one unit."""
 
-    value: float
+    value: float | None
     low: float | None
     high: float | None
 
@@ -28,7 +28,7 @@ class Interval(NamedTuple):
 @cache
 def t_quantile(p: float, free: int) -> float:
     """Quantile of Student's t with `free` degrees of freedom."""
-    from scipy.special import stdtrit
+    from scipy.special import stdtrit  # scipy takes a quarter of a second to import
 
     return float(stdtrit(free, p))
 
@@ -51,72 +51,52 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
         return float(np.corrcoef(*(rankdata(np.asarray(v, float)) for v in (x, y)))[0, 1])
 
 
-def jackknife(statistic: Callable[[np.ndarray], float], units: Sequence[Hashable]) -> tuple[np.ndarray, Interval]:
-    """A statistic of indices into the data by leaving out whole units in turn: its pseudo-values (units,), and itself
-    with their 95 % interval, which is centred where the estimate is with its bias taken out."""
-    _, unit = np.unique(np.array([str(u) for u in units]), return_inverse=True)
+def jackknife(statistic: Callable[[np.ndarray], float], units: Iterable[int]) -> tuple[np.ndarray, Interval]:
+    """A statistic of indices by leaving out whole units in turn: its pseudo-values (units,), and itself with theirs as
+    95 % interval, which is centred where the estimate is with its bias taken out."""
+    _, unit = np.unique(list(units), return_inverse=True)
     n, value = int(unit.max()) + 1, float(statistic(np.arange(len(unit))))
-    found = np.array([n * value - (n - 1) * statistic(np.flatnonzero(unit != k)) for k in range(n)])
-    return found, Interval(value, *t_interval(found)[1:])
+    pseudo = np.array([n * value - (n - 1) * statistic(np.flatnonzero(unit != k)) for k in range(n)])
+    return pseudo, Interval(value, *t_interval(pseudo)[1:])
 
 
 def drawn(units: int) -> np.ndarray:
-    """How often each unit is drawn, (RESAMPLES, units), in a bootstrap of whole units.
-
-    For correlations and shares of many runs (docs/facts.md, 7); no claim rests on it.
-    """
-    draws = np.random.default_rng(BOOTSTRAP_SEED).integers(0, units, (RESAMPLES, units))
+    """How often each unit is drawn, (RESAMPLES, units), in a bootstrap of whole units: of many runs, for no claim."""
+    draws = np.random.default_rng(0).integers(0, units, (RESAMPLES, units))
     return np.stack([(draws == k).sum(1) for k in range(units)], 1)
 
 
-def reliability(values: Iterable[tuple[Hashable, Hashable, float]]) -> float | None:
-    """Share of a score's variance within a size that lies between cells, and not between the seeds of a cell.
-
-    values: (size, cell, score) of each run. Between-cell over between-cell plus between-seed variance, the components
-    averaged over sizes; None where no size has two cells and a cell of two seeds.
-    """
-    import pandas as pd
-
-    frame, parts = pd.DataFrame(list(values), columns=["size", "cell", "score"]), []
-    for _, runs in frame.groupby("size"):
-        cells = runs.groupby("cell")["score"].agg(["size", "mean"])
-        count, mean, n, k = cells["size"], cells["mean"], len(runs), len(cells)
+def reliability(frame: pd.DataFrame, score: str) -> float | None:
+    """Share of a score's variance within a size that lies between cells (images x steps), and not between their seeds;
+    components are averaged over sizes; None where no size has two cells and a cell of two seeds."""
+    parts = []
+    for _, runs in frame[frame[score].notna()].groupby("model"):
+        cells = runs.groupby(["images", "steps"])[score]
+        count, n, k = cells.size(), len(runs), cells.ngroups
         if k < 2 or n <= k:
             continue
-        within = ((runs["score"] - runs["cell"].map(mean)) ** 2).sum() / (n - k)
-        between = (count * (mean - runs["score"].mean()) ** 2).sum() / (k - 1)
+        within = ((runs[score] - cells.transform("mean")) ** 2).sum() / (n - k)
+        between = (count * (cells.mean() - runs[score].mean()) ** 2).sum() / (k - 1)
         seeds = (n - (count**2).sum() / n) / (k - 1)  # of a cell, also where they are not equal
         parts.append((max(0.0, (between - within) / seeds), within))
-    if not parts:
-        return None
-    between, within = np.mean(parts, 0)
+    between, within = np.mean(parts, 0) if parts else (0.0, 0.0)
     return float(between / (between + within)) if between + within > 0 else None
 
 
 def power(effect: float, spread: float, units: int, confidence: float = 0.95) -> float:
-    """The chance that a t interval over this many units lies wholly on one side of 0; 0 for a single unit.
-
-    effect: the true mean; spread: the standard deviation between units, taken as known.
-    """
-    from scipy.special import ndtr
+    """The chance that a t interval over this many units, with this true mean and standard deviation, excludes 0."""
+    from scipy.special import chdtri, ndtr
 
     if units < 2:
         return 0.0
     if spread <= 0:
         return float(effect != 0)
-    away, edges = abs(effect) / spread * np.sqrt(units), _edges(units - 1, confidence)
+    free = units - 1
+    # what a mean must exceed in units of its true standard error, over equal slices of the variance's distribution:
+    # scipy's noncentral t, which would spare the slices, is wrong far out
+    edges = t_quantile(0.5 + confidence / 2, free) * np.sqrt(chdtri(free, (np.arange(1000) + 0.5) / 1000) / free)
+    away = abs(effect) / spread * np.sqrt(units)
     return float((ndtr(away - edges) + ndtr(-away - edges)).mean())
-
-
-@cache
-def _edges(free: int, confidence: float) -> np.ndarray:
-    """What a mean must exceed in units of its true standard error, over equal slices of the variance's distribution.
-
-    scipy's noncentral t, which would spare the slices, is wrong far out.
-    """
-    from scipy.special import chdtri
-
-    return t_quantile(0.5 + confidence / 2, free) * np.sqrt(chdtri(free, (np.arange(1000) + 0.5) / 1000) / free)
 
 
 def units_needed(effect: float, spread: float, wanted: float = 0.8, confidence: float = 0.95) -> int | None:

@@ -1,21 +1,19 @@
-"""The laws on trial: errors on runs held out, intervals and their coverage, parameters, regret; `simmim-lite laws`.
+"""The laws on trial: errors on runs held out, coverage of intervals, parameters, and regret. No torch here.
 
-No torch here.
+Regret (docs/facts.md, 7): each distinct training cost on a data level but the smallest is a budget, the runs that cost
+no more are options. A rule is fitted on the other levels and picks one: the best score less its own is the regret.
 """
 
-import argparse
-import json
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from ..errors import UserError, unknown
-from ..processes import waiting
-from . import imported, laws, product, published, regret, tables
-from .doublings import doublings, turning_point
-from .laws import FORMS, TARGETS, Fit, Points, fit, points, score_of
+from .laws import FORMS, TARGETS, Fit, Points, at, fit, level_of, points, score_of
+from .records import trained
 
 #: Ways to hold runs out, by what a planner would be asked to predict.
 SPLITS = {
@@ -26,16 +24,25 @@ SPLITS = {
     "length": "train on the shorter runs, predict the longest",
 }
 NOMINAL = 0.9  # of intervals from held-out errors
-#: The two forms whose intervals are looked at closer: exponents given, and refitted in every fold.
-CLOSER = ("fixed", "free")
-_COLUMNS = ["target", "form", "split", "mean", "half_width", "folds", "bounds", "why"]
+#: Rules without a fit, on (model size, length, cost) of the options: the one with the largest key is picked.
+SIMPLE = {
+    "longest, then largest": lambda row: (row["steps"], row["params"]),
+    "largest, then longest": lambda row: (row["params"], row["steps"]),
+}
+#: Rules by a law fitted on the other data levels: target and form.
+LAWS = {
+    "accuracy law, exponents fixed": ("accuracy", "fixed"),
+    "accuracy law, exponents free": ("accuracy", "free"),
+    "loss law, exponents free": ("loss", "free"),
+    "Chinchilla law of accuracy": ("accuracy", "chinchilla"),
+}
+MEASURED, RANDOM = "measured loss of every option", "random"
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
     """Errors of a form on held-out runs: prediction less truth, NaN where a run was in every fold's fit."""
 
-    form: str
     split: str
     error: np.ndarray  # (n,)
     predicted: np.ndarray  # (n,)
@@ -49,7 +56,7 @@ class HeldOut:
 
     @property
     def half_width(self) -> float:
-        """Half the width of a 90 % interval: the quantile of the absolute errors."""
+        """Half the width of a 90 % interval."""
         return quantile(self.error)
 
 
@@ -57,18 +64,14 @@ def folds(x: Points, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(runs to fit, runs to predict) as index arrays. Seeds of one setting are held out together."""
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    if split == "length":
-        longest = x.t == x.t.max()
-        if longest.all():
-            raise UserError(f"all runs have {x.t.max():,.0f} steps: predicting longer runs needs two lengths")
-        yield np.flatnonzero(~longest), np.flatnonzero(longest)
-        return
-    name = {"one": "unit"}.get(split, split)
-    group = getattr(x, name)
-    if len(np.unique(group)) < 2:
-        raise UserError(f"all runs share one {name}: to {SPLITS[split]}, two are needed")
-    for one in dict.fromkeys(group.tolist()):
-        yield np.flatnonzero(group != one), np.flatnonzero(group == one)
+    groups = [x.t == x.t.max()]
+    if split != "length":
+        name = {"one": "unit"}.get(split, split)
+        groups = [getattr(x, name) == one for one in dict.fromkeys(getattr(x, name).tolist())]
+    if groups[0].all():
+        raise UserError(f"all runs share one {split}: to {SPLITS[split]}, two are needed")
+    for held in groups:
+        yield np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def held_out(form: str, x: Points, split: str, *, whole: Fit | None = None) -> HeldOut:
@@ -78,29 +81,27 @@ def held_out(form: str, x: Points, split: str, *, whole: Fit | None = None) -> H
     """
     whole = whole or fit(form, x)
     predicted, hits, count = np.full(len(x), np.nan), {}, 0
-    for count, (train, test) in enumerate(folds(x, split), 1):  # noqa: B007
+    for train, test in folds(x, split):
         law = fit(form, x[train], near=whole)
-        predicted[test] = law.predict(x[test])
+        predicted[test], count = law.predict(x[test]), count + 1
         for name in law.hit:
             hits[name] = hits.get(name, 0) + 1
-    return HeldOut(form, split, predicted - x.y, predicted, count, hits)
+    return HeldOut(split, predicted - x.y, predicted, count, hits)
 
 
-def quantile(error: np.ndarray, nominal: float = NOMINAL) -> float:
-    """The half width that covers this share of errors (n,), NaN left out: the k-th smallest, k = share x (n + 1).
+def quantile(error: np.ndarray) -> float:
+    """The half width that covers NOMINAL of errors (n,), NaN left out: the k-th smallest, k = NOMINAL x (n + 1).
 
-    One more than the plain quantile would take, which covers too little in small samples (split conformal).
-    """
+    One more than the plain quantile would take, which covers too little in small samples (split conformal)."""
     size = np.sort(np.abs(error[~np.isnan(error)]))
-    return float(size[min(len(size), int(np.ceil(nominal * (len(size) + 1)))) - 1])
+    return float(size[min(len(size), int(np.ceil(NOMINAL * (len(size) + 1)))) - 1])
 
 
 def coverage(x: Points, found: HeldOut, by: str) -> dict[str, dict]:
     """How often the 90 % interval holds the truth, a line a group (`by` = "size", "level" or "t").
 
-    Of each: `own`, with the half width from the errors of all held-out runs, and `others`, with that from the other
-    groups' alone, which is what a reader outside the grid gets; n runs; `under`, whether `others` is so low that it
-    would happen by chance less than once in ten.
+    Of each: `others`, with the half width from the other groups' errors alone, which is what a reader outside the grid
+    gets; n runs; `under`, whether it is so low that it would happen by chance less than once in ten.
     """
     from scipy.stats import binom
 
@@ -108,173 +109,134 @@ def coverage(x: Points, found: HeldOut, by: str) -> dict[str, dict]:
     for one in dict.fromkeys(group[known].tolist()):
         inside = known & (group == one)
         size, rest = np.abs(found.error[inside]), found.error[known & ~inside]
-        other = size <= (quantile(rest) if len(rest) else found.half_width)
-        under = binom.cdf(other.sum(), len(size), NOMINAL) < 0.1
-        own = float((size <= found.half_width).mean())
-        lines[str(one)] = {"own": own, "others": float(other.mean()), "n": len(size), "under": bool(under)}
+        held = size <= (quantile(rest) if len(rest) else found.half_width)
+        under = bool(binom.cdf(held.sum(), len(size), NOMINAL) < 0.1)
+        lines[str(one)] = {"others": float(held.mean()), "n": len(size), "under": under}
     return lines
 
 
-def better_by_gap(x: Points, found: HeldOut, gaps: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, np.inf)) -> list[dict]:
+def better_by_gap(x: Points, found: HeldOut, gaps: tuple[float, ...]) -> list[dict]:
     """How often, of two held-out runs, the one of the better prediction is the better one, by the gap predicted.
 
     gaps in the unit of y (points of error, or loss); pairs that tie in truth, and seeds of one setting, do not count.
     """
     i, j = np.triu_indices(len(x), 1)
-    use = ~np.isnan(found.predicted[i] + found.predicted[j]) & (x.y[i] != x.y[j]) & (x.unit[i] != x.unit[j])
-    gap = found.predicted[i] - found.predicted[j]
-    right, lines = gap * (x.y[i] - x.y[j]) > 0, []
+    gap, lines = found.predicted[i] - found.predicted[j], []
+    use = ~np.isnan(gap) & (x.y[i] != x.y[j]) & (x.unit[i] != x.unit[j])
+    right = gap * (x.y[i] - x.y[j]) > 0
     for low, high in zip(gaps, gaps[1:], strict=False):
         some = use & (np.abs(gap) >= low) & (np.abs(gap) < high)
         if some.any():
-            line = {"from": low, "to": None if np.isinf(high) else high, "n": int(some.sum())}
-            lines.append(line | {"share": float(right[some].mean())})
+            share = {"n": int(some.sum()), "share": float(right[some].mean())}
+            lines.append({"from": low, "to": None if np.isinf(high) else high} | share)
     return lines
 
 
+def _fits(rows: list[dict], forms: Iterable[str]) -> Iterator[tuple[dict, Points, Fit | str]]:
+    """Of each target and form: their names, the runs, and the fit, or why there is none."""
+    for target, form in itertools.product(TARGETS if score_of(rows) else TARGETS[:1], forms):
+        x = points(rows, target)
+        try:
+            yield {"target": target, "form": form}, x, fit(form, x)
+        except UserError as error:
+            yield {"target": target, "form": form}, x, str(error)
+
+
 def errors(
-    rows: Iterable[dict],
-    forms: Iterable[str] = tuple(FORMS),
-    splits: Iterable[str] = tuple(SPLITS),
-    score: str | None = None,
+    rows: list[dict], forms: Iterable[str] = tuple(FORMS), splits: Iterable[str] = tuple(SPLITS)
 ) -> pd.DataFrame:
     """Held-out errors: a row a target, form and split, in their order; what the rows do not allow is missing.
 
     mean: mean absolute error (loss, or points of accuracy); half_width: of a 90 % interval; folds; bounds: which were
     hit in how many folds. A form that the rows are too few for has one row, with `why`.
     """
-    return pd.DataFrame([line for line, *_ in _trials(list(rows), forms, splits, score)], columns=_COLUMNS)
-
-
-def _trials(rows: list[dict], forms: Iterable[str], splits: Iterable[str], score: str | None) -> Iterator[tuple]:
-    """Of every trial: the row of `errors`, the runs, and what was held out (None where the form cannot be fitted)."""
-    score = score or score_of(rows)
-    for target in TARGETS if score else ("loss",):
-        x = points(rows, target, score)
-        for form in forms:
-            head = {"target": target, "form": form}
+    lines = []
+    for head, x, whole in _fits(rows, forms):
+        if isinstance(whole, str):
+            lines.append(head | {"why": whole})
+            continue
+        for split in splits:
             try:
-                whole = fit(form, x)
-            except UserError as error:
-                yield head | {"why": str(error)}, x, None
-                continue
-            for split in splits:
-                try:
-                    found = held_out(form, x, split, whole=whole)
-                except UserError:
-                    continue
-                bounds = ", ".join(f"{name} in {n}" for name, n in found.hits.items())
-                line = head | {"split": split, "mean": found.mean, "half_width": found.half_width}
-                yield line | {"folds": found.folds, "bounds": bounds, "why": ""}, x, found
-
-
-def parameters(
-    rows: Iterable[dict], forms: Iterable[str] = CLOSER, *, resamples: int = 100, score: str | None = None
-) -> pd.DataFrame:
-    """Parameters of laws fitted to all rows: target, form, parameter, value, and their 95 % interval.
-
-    The interval is by bootstrap over (size, data) cells; missing with no resamples. bound: which bound the fit hit.
-    """
-    rows, lines = list(rows), []
-    score = score or score_of(rows)
-    for target in TARGETS if score else ("loss",):
-        x = points(rows, target, score)
-        for form in forms:
-            try:
-                law = fit(form, x)
+                found = held_out(head["form"], x, split, whole=whole)
             except UserError:
                 continue
-            drawn = laws.bootstrap(form, x, resamples=resamples) if resamples else []
-            for name, value in (law.shapes | law.coefficients).items():
-                low, high = laws.interval(drawn, name) if drawn else (None, None)
-                bound = next((hit for hit in law.hit if hit.split(" ")[0] == name), "")
-                lines.append([target, form, name, value, low, high, bound])
-    return pd.DataFrame(lines, columns=["target", "form", "parameter", "value", "low", "high", "bound"])
+            line = {"split": split, "mean": found.mean, "half_width": found.half_width, "folds": found.folds}
+            bounds = ", ".join(f"{name} in {n}" for name, n in found.hits.items())
+            lines.append(head | line | {"bounds": bounds, "why": ""})
+    return pd.DataFrame(lines, columns=["target", "form", "split", "mean", "half_width", "folds", "bounds", "why"])
 
 
-def report(rows: Iterable[dict], *, resamples: int = 100, score: str | None = None) -> dict[str, pd.DataFrame | str]:
-    """All there is to say, as tables by their titles, and lines of text. Seeds are fixed."""
-    rows = [row for row in rows if not row["reference"]]
-    score = score or score_of(rows)
-    trials = list(_trials(rows, FORMS, SPLITS, score))
-    closer = [(line, x, found) for line, x, found in trials if found and line["form"] in CLOSER]
-    covered = [
-        {name: line[name] for name in ("target", "form", "split")} | {"group": group} | one
-        for line, x, found in closer if line["split"] != "length"
-        for by in ("level", "size", "t") for group, one in coverage(x, found, by).items()
-    ]  # fmt: skip
-    gaps = [
-        {"form": line["form"]} | one
-        for line, x, found in closer if (line["split"], line["target"]) == ("cell", "accuracy")
-        for one in better_by_gap(x, found)
-    ]  # fmt: skip
-    try:
-        regrets = regret.table(rows, score) if score else "no run has a score"
-    except UserError as error:
-        regrets = str(error)
-    said = {
-        "runs": str(len(rows)),
-        "held-out errors": pd.DataFrame([line for line, *_ in trials], columns=_COLUMNS),
-        "note": laws.HONESTY,
-        "regret in points, fitted on the other data levels": regrets,
-        "coverage of 90 % intervals (under: do not trust the interval there)": pd.DataFrame(covered),
-        "how often the better prediction is the better run, by the gap predicted": pd.DataFrame(gaps),
-    }
-    if resamples:  # a parameter is never quoted without its interval
-        said["parameters, 95 % intervals over cells"] = parameters(rows, resamples=resamples, score=score)
-    some = doublings(rows if score else [], score)
-    turns = {of: turning_point(some, of) for of in ("loss", "score")}
-    if any(turns.values()):
-        text = ", ".join(f"{of} {at:.1e}" for of, at in turns.items() if at)
-        title = "Omega where a doubling of the length turns from gain to harm"
-        said[title] = f"{text}; no sharper than a factor of 1.5"
-    said["product of data, size and length (C9)"] = product.claim(rows, score=score).evidence if rows else ""
-    return said
+def parameters(rows: list[dict], forms: Iterable[str] = ("fixed", "free"), *, resamples: int = 100) -> pd.DataFrame:
+    """Parameters of laws fitted to all rows: target, form, parameter, value, and their 95 % interval.
+
+    The interval is by bootstrap over whole (size, data) cells, draws with too few different runs left out; missing
+    without resamples. bound: which bound the fit hit.
+    """
+    lines = []
+    for head, x, law in _fits(rows, forms):
+        if isinstance(law, str):
+            continue
+        rng, cells, drawn = np.random.default_rng(0), np.unique(x.cell), []
+        for _ in range(resamples):
+            index = np.concatenate([np.flatnonzero(x.cell == cell) for cell in rng.choice(cells, len(cells))])
+            try:
+                again = fit(head["form"], x[index], near=law, most=400)  # parameters trade with one another
+            except UserError:
+                continue
+            drawn.append(again.shapes | again.coefficients)
+        for name, value in (law.shapes | law.coefficients).items():
+            low, high = np.percentile([one[name] for one in drawn], [2.5, 97.5]) if drawn else (None, None)
+            bound = next((hit for hit in law.hit if hit.split(" ")[0] == name), "")
+            lines.append(head | {"parameter": name, "value": value, "low": low, "high": high, "bound": bound})
+    return pd.DataFrame(lines)
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    parser.add_argument("--json", action="store_true", help="numbers instead of text")
-    parser.add_argument("--resamples", type=int, default=100, help="of the bootstrap over cells (100)")
-    parser.add_argument("--runs-dir", help="your own runs, in place of the published ones")
-    parser.add_argument("--file", help="runs of a CSV file, as `records import` takes it")
-    parser.add_argument("--scores", help="with --file: percent or share, as `records import` takes it")
+def fitted(rows: Iterable[dict], target: str, form: str, level: str) -> Callable[[dict], float]:
+    """A predictor of rows (loss, or error in per cent: lower is better) that was fitted on all other data levels."""
+    law = fit(form, points([row for row in rows if level_of(row) != level], target))
+    return lambda row: float(law.predict(at(row, target))[0])
 
 
-def show(arguments: argparse.Namespace) -> None:
-    """Print the report that the options ask for."""
-    if arguments.resamples < 0:
-        raise UserError(f"resamples is {arguments.resamples}: give a whole number from 0")
-    rows, source = _rows(arguments)
-    with waiting(f"fitting the laws, to held-out parts and {arguments.resamples} resamples too: this takes minutes"):
-        said = {"source": source} | report(rows, resamples=arguments.resamples)
-    frames = {name: value for name, value in said.items() if isinstance(value, pd.DataFrame)}
-    if arguments.json:
-        print(
-            json.dumps(
-                said
-                | {
-                    k: json.loads(
-                        v.reset_index(names="rule" if k.startswith("regret") else "row").to_json(orient="records")
-                    )
-                    for k, v in frames.items()
-                },
-                indent=1,
-            )
-        )
-        return
-    for name, value in said.items():
-        text = f"\n{value.to_string(index=name.startswith('regret'))}" if name in frames else f" {value}"
-        print(f"\n{name}:{text}" if name in frames else f"{name}:{text}")
+def pick(options: Iterable[dict], rule: str, predict: Callable[[dict], float] | None = None) -> dict:
+    """The option that a rule picks; predict: of a law in LAWS."""
+    if rule in SIMPLE:
+        return max(options, key=SIMPLE[rule])
+    return min(options, key=predict or (lambda row: row["val_loss"]))
 
 
-def _rows(arguments: argparse.Namespace) -> tuple[list[dict], str]:
-    if arguments.runs_dir and arguments.file:
-        raise UserError("--runs-dir and --file both given: choose one table of runs")
-    if arguments.file:
-        return imported.read_csv(arguments.file, arguments.scores), arguments.file
-    if arguments.scores:
-        raise UserError("--scores is about a CSV file: give one with --file")
-    if arguments.runs_dir:
-        return tables.of_folder(arguments.runs_dir)
-    return published.rows(), "published"
+def lost(options: Iterable[dict], row: dict, score: str) -> float:
+    """Points of score lost by picking this row and not the best of the options."""
+    return 100 * (max(option[score] for option in options) - row[score])
+
+
+def regret(rows: Iterable[dict], rules: Iterable[str] = (*LAWS, MEASURED, *SIMPLE, RANDOM)) -> pd.DataFrame:
+    """Regret in points of every rule, a row each: mean, worst and n over all problems, and the mean by data level.
+
+    A setting (size, data, length) counts once, its loss and score averaged over seeds. `UserError` without a choice.
+    """
+    rows = trained(rows)
+    score, names = score_of(rows) or "linear", ["val_loss", "flops"]
+    settings: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if all(row[name] is not None for name in (*names, score)):
+            settings.setdefault((row["model"], level_of(row), row["images"], row["steps"]), []).append(row)
+    some = [
+        same[0] | {name: float(np.mean([row[name] for row in same])) for name in (*names, score)}
+        for same in settings.values()
+    ]
+    problems = []
+    for level in dict.fromkeys(map(level_of, some)):
+        here = [row for row in some if level_of(row) == level]
+        budgets = sorted({row["flops"] for row in here})[1:]
+        problems += [(level, [row for row in here if row["flops"] <= budget * (1 + 1e-9)]) for budget in budgets]
+    if not problems:
+        raise UserError("no budget problem: no data level has two runs of different cost with a score")
+    lines = []
+    for rule in rules:
+        predict = {level: fitted(rows, *LAWS[rule], level) if rule in LAWS else None for level, _ in problems}
+        for level, options in problems:
+            picked = options if rule == RANDOM else [pick(options, rule, predict[level])]
+            lines.append((rule, level, float(np.mean([lost(options, row, score) for row in picked]))))
+    frame = pd.DataFrame(lines, columns=["rule", "level", "regret"])
+    by_level = frame.groupby(["rule", "level"], sort=False)["regret"].mean().unstack(sort=False)
+    return frame.groupby("rule", sort=False)["regret"].agg(mean="mean", worst="max", n="count").join(by_level)

@@ -7,7 +7,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..evidence.drawing import COLOURS, DASHES, FAINT, PALE, SYMBOLS, TEMPLATE
-from ..evidence.figure import Figure
 
 _DASHED = {"dash": "dash", "color": COLOURS[1]}
 WIDEST = 780  # pixels: what JupyterLab beside its table of contents, and a page of the site, leave at 1,280
@@ -26,7 +25,7 @@ def bars(
     series: names of several bars a name, whose numbers are given in this order; the last one is the dark one.
     """
     names, columns = list(values), np.atleast_2d(np.array(list(values.values()), float).T)
-    chart = Figure()
+    chart = go.Figure()
     for name, numbers, colour in zip(series, columns, ("#C9D8E6", COLOURS[0])[-len(series) :], strict=True):
         hover = f"%{{y}}: {f'{name}: ' if name else ''}%{{x:{form}}}<extra></extra>"
         style = {"marker": {"color": colour}, "textposition": "outside", "cliponaxis": False, "hovertemplate": hover}
@@ -61,7 +60,7 @@ def lines(
     guess: a dashed line at this value of the axis `guess_on`. band: (low, high, text), shaded. log, log_x: a
     logarithmic y or x axis. form: of the y values in hover texts.
     """
-    chart = Figure()
+    chart = go.Figure()
     if band:
         low, high, text = band
         chart.add_hrect(y0=low, y1=high, fillcolor=PALE, line_width=0, layer="below")
@@ -102,7 +101,7 @@ def slider(figures: Mapping[object, go.Figure], name: str, first: object = None)
     labels, forms = list(figures), [f.to_plotly_json()["layout"] for f in figures.values()]
     start = labels.index(first) if first is not None else len(labels) - 1
     of = [k for k, f in enumerate(figures.values()) for _ in f.data]
-    chart = Figure([t for f in figures.values() for t in f.data], forms[start])
+    chart = go.Figure([t for f in figures.values() for t in f.data], forms[start])
     for k, trace in zip(of, chart.data, strict=True):
         trace.visible = k == start
     varies = {key for form in forms for key in form if any(form[key] != other.get(key) for other in forms)}
@@ -131,7 +130,7 @@ def maps(
     """
     names, arrays = list(values), [np.asarray(a, float) for a in values.values()]
     side = min(side, (WIDEST - 190) // len(names))
-    chart = make_subplots(1, len(names), subplot_titles=names, horizontal_spacing=0.16 / len(names), figure=Figure())
+    chart = make_subplots(1, len(names), subplot_titles=names, horizontal_spacing=0.16 / len(names), figure=go.Figure())
     for column, (name, array) in enumerate(zip(names, arrays, strict=True), 1):
         hover = f"{name.replace('<br>', ' ')}<br>{y} %{{y}}, {x} %{{x}}<br>{unit}: %{{z:.4g}}<extra></extra>"
         style = {"coloraxis": "coloraxis", "hovertemplate": hover, "xgap": 1, "ygap": 1}

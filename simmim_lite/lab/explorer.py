@@ -15,10 +15,10 @@ from plotly.offline import get_plotlyjs
 
 from ..errors import UserError
 from ..evidence import published
-from ..evidence.doublings import doublings, omega, power, turning_point
-from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, loss_unit, shades, size_name
+from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, loss_unit, power, shades, size_name
 from ..evidence.drawing import SOURCES as KINDS
 from ..evidence.laws import score_of
+from ..evidence.proxy import doublings, omega, turning_point
 from ..evidence.records import OVERFIT, SCORES, groups, millions, short, sizes_of, trained
 from .widgets import Widget, module, source
 

@@ -261,7 +261,6 @@ def curves(found: "pd.DataFrame"):
     import plotly.express as px
 
     from ..evidence.drawing import COLOURS, TEMPLATE
-    from ..evidence.figure import Figure
 
     targets = {"raw": "raw target (L1, standard deviations)", "normalized": "normalised target (L1)"}
     loss, lines, finished = "loss on hidden pixels", [], found["state"] == "finished"
@@ -283,4 +282,4 @@ def curves(found: "pd.DataFrame"):
     chart.for_each_annotation(lambda a: a.update(text=a.text.partition("=")[2]))
     chart.update_xaxes(tickformat="~s", rangemode="tozero")
     chart.update_yaxes(matches=None, showticklabels=True, title_text=loss)
-    return Figure(chart.update_layout(legend_title_text="", margin={"t": 40}))
+    return chart.update_layout(legend_title_text="", margin={"t": 40})

@@ -15,7 +15,6 @@ from PIL import Image, ImageOps
 from ..data import decode, scenes
 from ..errors import UserError
 from ..evidence.drawing import INK, TEMPLATE
-from ..evidence.figure import Figure
 from ..model.masking import upsample
 from .charts import WIDEST
 
@@ -188,7 +187,7 @@ def _sheet(cells: list, rows: int, columns: int, title: str, side: int, row_name
     lines = max((label.count("<br>") + 1 for _, label, _, _ in cells if label), default=0)
     head = 0.06 + _HEAD * lines * 90 / side if lines else 0
     step = 1 + _GAP + (0 if row_names else head)
-    figure, text = Figure(), {"showarrow": False, "font": {"size": 12, "color": INK}}
+    figure, text = go.Figure(), {"showarrow": False, "font": {"size": 12, "color": INK}}
     for image, label, row, column in cells:
         shown = as_rgb(image)
         factor = max(1, -(-_LARGE // max(shown.shape[:2])))

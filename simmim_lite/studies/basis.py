@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..evidence import published, regret, tables
-from ..evidence.doublings import doublings
-from ..evidence.laws import FORMS, Fit, Points, fit, points, score_of
+from ..evidence import published, tables
+from ..evidence.laws import FORMS, Fit, Points, at, fit, points, score_of
+from ..evidence.proxy import doublings
 from ..evidence.records import SCORES
 from ..evidence.trial import HeldOut, coverage, held_out
 from ..processes import waiting
@@ -81,7 +81,7 @@ class Basis:
 
     def predict(self, row: dict) -> float:
         """What the law says of a run: loss, or error in per cent; lower is better."""
-        return float(self.law.predict(regret.at(row, self.target))[0])
+        return float(self.law.predict(at(row, self.target))[0])
 
     @property
     def measure(self) -> str:

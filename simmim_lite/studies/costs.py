@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..errors import UserError
-from ..evidence import shipped
+from ..evidence import records as evidence
 from ..evidence.records import flops_text, millions, short
 from ..model.sizes import SIZES
 from ..training.run import PRECISIONS, Run, record_path, transfer_path
@@ -161,7 +161,7 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
     if tier != "shipped" and TIERS[tier].full_size:
         return shown(costs(runs, find_speed(runs, runs_dir=runs_dir).images, runs_dir), 1)
     frame = costs(runs, None, runs_dir)
-    made = {r["key"]: r["cost"]["core_seconds"] for r in shipped.beside(runs[0].data) if r["kind"] == "pretrain"}
+    made = {r["key"]: r["cost"]["core_seconds"] for r in evidence.beside(runs[0].data) if r["kind"] == "pretrain"}
     if tier == "shipped" and all(run.key in made for run in runs):
         seconds = [sum(made[run.key] for run in runs if run.model == model) for model in models_of(runs)]
         frame["seconds"], frame["done"] = [*seconds, sum(seconds)], frame.runs
@@ -209,8 +209,8 @@ def _shipped(study: str) -> pd.DataFrame:
             "name": name + kinds[r["kind"]], "steps": r["run" if r["kind"] == "pretrain" else "spec"]["steps"],
             "images": r["cost"]["images_seen"], "flops": r["cost"]["flops"], "seconds": r["cost"]["core_seconds"],
         }
-        for name in ([shipped.TRANSFER] if study == TRANSFER else shipped.names())
-        for r in shipped.records(name)
+        for name in ([evidence.TRANSFER] if study == TRANSFER else evidence.shipped_names())
+        for r in evidence.shipped(name)
         if r["kind"] in (kinds if study == TRANSFER else ("pretrain",))
     )  # fmt: skip
     groups = found.groupby(pd.Index(found.name, name="shipped records"), sort=False)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, check_writable
-from ..evidence import shipped, tables
+from ..evidence import tables
 from ..evidence.claims import claims
-from ..evidence.records import load
+from ..evidence.records import beside, load
 from ..evidence.rules import Claim
 from ..training.run import PRECISIONS, Run, current_record, read_record, record_path
 from ..training.specs import Positive, Whole, checked, value
@@ -169,7 +169,7 @@ def axes(tier: str = "shipped", *, minutes: Positive | None = None, **options: o
     how = StudyOptions.from_dict({"tier": tier, **options})
     if tier == "shipped":
         keys = {row["key"] for row in tables.rows(data=how.data).get("shipped", [])}
-        return Axes.of(Run.from_dict(record["run"]) for record in shipped.beside(how.data) if record["key"] in keys)
+        return Axes.of(Run.from_dict(record["run"]) for record in beside(how.data) if record["key"] in keys)
     chosen, said = choose("all", how, minutes=minutes)
     print(said, end="\n" if said else "")
     return Axes.of(planned("all", tier, data=how.data, seeds=chosen)[0])
