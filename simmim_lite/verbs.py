@@ -234,12 +234,14 @@ def manifest(arguments: argparse.Namespace) -> None:
 
 def pack(arguments: argparse.Namespace) -> None:
     """`simmim-lite data pack`."""
-    from .data import packs
+    from .data import packs, sources
 
     names = ("short_side", "quality", "shard_pictures")
     options = {name: getattr(arguments, name) for name in names}
     specs.value("workers", specs.Count | None, arguments.workers)
-    done = packs.pack(arguments.source, arguments.out, workers=arguments.workers, **options)
+    with waiting(f"listing the pictures of {arguments.source}"):
+        source = sources.catalogue(arguments.source)
+    done = packs.pack(source, arguments.out, workers=arguments.workers, **options)
     left_out, shards = done.info["left_out"], done.info["shards"]
     if left_out:
         names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_NAMED])

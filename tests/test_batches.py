@@ -32,7 +32,7 @@ from simmim_lite.data.batches import (
     validation_masks,
 )  # fmt: skip
 from simmim_lite.data.packs import pack
-from simmim_lite.data.sources import Split
+from simmim_lite.data.sources import Split, catalogue
 from simmim_lite.errors import UserError
 from simmim_lite.model.masking import hash_masks, uniforms
 from simmim_lite.studies.tiers import RECIPE
@@ -226,7 +226,7 @@ def tree(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def packed(tree, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("packs") / "few"
-    pack(f"imagefolder:{tree}", out, shard_pictures=10, workers=1)
+    pack(catalogue(f"imagefolder:{tree}"), out, shard_pictures=10, workers=1)
     return out
 
 

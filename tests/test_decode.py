@@ -204,7 +204,7 @@ def stored(folder: Path, spec: str = "") -> dict[str, np.ndarray | str]:
 
 
 def packed(folder: Path) -> dict[str, np.ndarray | str]:
-    held = pack(f"imagefolder:{folder}", folder.parent / "pack", short_side=64, workers=1)
+    held = pack(catalogue(f"imagefolder:{folder}"), folder.parent / "pack", short_side=64, workers=1)
     spec = f"packed:{folder.parent / 'pack'}"
     as_files, as_store = own_size(spec), stored(folder, spec)
     assert all(np.array_equal(pixels, as_store[name]) for name, pixels in as_files.items())

@@ -11,6 +11,7 @@ from picture_folders import fill, one_line, photos, picture, root  # noqa: F401 
 from simmim_lite.data import folders, listing, sources
 from simmim_lite.data.listing import describe
 from simmim_lite.data.packs import pack
+from simmim_lite.data.sources import catalogue
 
 
 def by(top: str, count: int, classes: str = "cat dog") -> dict[str, int]:
@@ -237,7 +238,7 @@ def test_the_line_is_said_once_and_kept(photos, tmp_path, capsys, monkeypatch) -
     whole = "1 passed over (train/ant/001.png: cannot be read)"
     assert said() == [data.line] == [f"data: 3 classes, 23 train / 6 val / 6 test pictures of {spec}; {whole}"]
     sources.open_pictures(spec)
-    pack(spec, tmp_path / "pack", workers=1)
+    pack(catalogue(spec), tmp_path / "pack", workers=1)
     assert said() == []
     packed = sources.open_data(f"packed:{tmp_path / 'pack'}", 16)
     assert said() == [packed.line] and "001.png: could not be read when it was packed" in packed.line

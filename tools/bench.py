@@ -162,11 +162,12 @@ def loader(rounds: int, pictures: int = PICTURES) -> Iterator[str]:
     """Pictures a second of one core, decoded, cropped, flipped, normalised, and how many times torchvision's: of
     collages of the photographs that the project ships, in files as ImageNet's."""
     from simmim_lite.data.packs import pack
+    from simmim_lite.data.sources import catalogue
 
     with tempfile.TemporaryDirectory(prefix="simmim-lite-") as folder:
         root, out, turns = collages(Path(folder) / "files", pictures), Path(folder) / "pack", pictures // LOADED
         yield f"JPEGs ({pictures} collages, {SIDES[0]} x {SIDES[1]} px) to batches of {LOADED} at {SIZE} px, one core"
-        pack(f"imagefolder:{root}", out, workers=1)
+        pack(catalogue(f"imagefolder:{root}"), out, workers=1)
         ways = {
             "torchvision: ImageFolder, DataLoader": theirs(root / "train", turns),
             "ours, the same files": ours(f"imagefolder:{root}", turns),

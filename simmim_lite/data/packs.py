@@ -141,7 +141,7 @@ def _wrong(pack: Pack, k: int) -> list[str]:
 
 
 def pack(
-    spec: str,
+    source: Catalogue,
     out: str | Path,
     *,
     short_side: int = 256,
@@ -149,24 +149,20 @@ def pack(
     shard_pictures: int = 10_000,
     workers: int | None = None,
 ) -> Pack:
-    """Pack a source (`imagefolder:DIR`, `inaturalist:DIR`, `torchvision:NAME`, `hf:NAME`) into a folder.
+    """Pack what a source lists (`sources.catalogue(SPEC)`) into a folder.
 
     Pictures are shrunk to a short side of `short_side` px, smaller ones stay as they are; quality: of JPEG. Ids, labels
     and splits are the source's, so that its manifests draw the same images. What cannot be read is named in pack.json.
     Killed, the same call begins again. `UserError` for what the caller can mend."""
-    from .sources import catalogue  # which reads packs
-
     settings = {"short_side": short_side, "quality": quality, "shard_pictures": shard_pictures}
     for name, least, most in (("short_side", 16, 1 << 16), ("quality", 1, 95), ("shard_pictures", 1, 1 << 30)):
         if not least <= settings[name] <= most:
             raise UserError(f"{name} is {settings[name]}: give a whole number from {least} to {most}")
     root = Path(out).expanduser().absolute()
     begun = root / "plan.json"  # there while a pack is unfinished
-    if spec.startswith("packed:"):
-        raise UserError(f"{spec} is a pack already; pack the source that it was made from")
+    if source.spec.startswith("packed:"):
+        raise UserError(f"{source.spec} is a pack already; pack the source that it was made from")
     check_writable(root)
-    with waiting(f"listing the pictures of {spec}"):
-        source = catalogue(spec)
     source.say()
     plan = {"format": FORMAT, "source": source.digest, **settings}
     try:
