@@ -130,6 +130,8 @@ def test_the_rule(case) -> None:
         (by("train", 9) | by("test", 5, "cat yak"), r"test/yak/0.jpg: class 'yak' is not in train \(cat, dog\); give"),
         (by("val", 9) | by("test", 5), "test/ and val/ without pictures to train on; add a folder called train"),
         ({"trainA": 9, "trainB": 9, "testA": 5, "testB": 5}, "several sets of splits"),
+        (by("cat/train", 9, "a b") | by("dog/train", 9, "a b") | by("cat/test", 5, "a b") | by("dog/test", 5, "a b"),
+         "each class has splits of its own"),
         (by("", 2), "4 images are too few to hold some of them out"),
     ],
 )  # fmt: skip

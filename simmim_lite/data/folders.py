@@ -163,8 +163,7 @@ def read(
     """What a folder holds, by the relative paths of its pictures (with forward slashes).
 
     annotations: texts of `*_annotations.txt` by path, lines of a picture's name and its class. files: for each path a
-    number, equal where two lead to one file, which is listed once, and whether a link is on its way. `UserError` for
-    held-out pictures of a class that train does not have, and for splits without train."""
+    number, equal where two lead to one file, which is listed once, and whether a link is on its way."""
     reading, top = _Reading(names, annotations or {}, root), _Folder()
     for row, name in enumerate(names):
         folder, above = top, name.split("/")[:-1]
@@ -218,6 +217,8 @@ class _Reading:
             if loose := sum(len(folder.pictures) for folder in folders if len(folder.folders) > 1):
                 self.notes.append(f"folders are not taken as classes: {loose:,} pictures lie outside of them")
             return
+        if all(_order(inner) == "splits" for folder in folders for inner in folder.folders.values()):
+            raise UserError(f"{self.root}: each class has splits of its own; give train/CLASS and test/CLASS")
         self.classes = {name: k for k, name in enumerate(names)}
         for name, k in self.classes.items():
             self.by_case[name.casefold()] = None if name.casefold() in self.by_case else k
@@ -236,8 +237,8 @@ class _Reading:
         kept = [folder for folders in splits.values() for folder in folders]
         self.pass_over(top, kept, "beside the splits")
         spelled = {split: [folder.name for folder in splits.get(split, ())] for split in _SPLITS}
-        if odd := [f"{split} is {listed(names)}" for split, names in spelled.items() if not _PLAIN.issuperset(names)]:
-            self.notes.append(", ".join(odd))
+        odd = [f"{split} is {listed(names)}" for split, names in spelled.items() if not _PLAIN.issuperset(names)]
+        self.notes += [", ".join(odd)] * bool(odd)
         if "train" not in splits:
             there = " and ".join(folder.path for folder in kept)
             raise UserError(f"{self.root or 'folder'}: {there} without pictures to train on; add a folder called train")
