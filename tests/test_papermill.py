@@ -206,7 +206,7 @@ def test_a_batch_is_every_combination_and_goes_on(tmp_path, monkeypatch, capsys)
         and "out/sums-a=2-b=9.ipynb was executed with {'a': 2, 'b': 9, 'c': '/a/x'}" in errors
         and "--again" in errors
     )
-    assert call(capsys, *command, "-p", "c", "/a/x")[1] == "1 of 1 in out, 1 executed now\n"
+    assert call(capsys, *command, "-p", "c", "/a/x")[1].startswith("1 of 1 in out, 1 executed now\npages, ")
     assert printed(out / "sums-a=2-b=9.ipynb") == "18\n"
     named = notebooks.copies([str(path)], {}, {"c": "imagefolder:/a/photos,scenes"})
     assert [copy.name for copy in named] == ["sums-c=imagefolder_a_photos", "sums-c=scenes"]

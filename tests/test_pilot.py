@@ -1,4 +1,4 @@
-"""Power and the pilot: seeds for an effect, a grid for the time, a folder's manifest, one page for a colleague."""
+"""Power and the pilot: seeds for an effect, a grid for the time, a folder's manifest."""
 
 import math
 
@@ -11,10 +11,9 @@ from PIL import Image
 from simmim_lite.course import pilot
 from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import figures, published
+from simmim_lite.evidence import figures
 from simmim_lite.evidence.records import shipped
-from simmim_lite.studies import basis, report
-from simmim_lite.studies.planner import plan
+from simmim_lite.studies import basis
 from simmim_lite.studies.tiers import TIERS
 
 
@@ -97,20 +96,6 @@ def test_a_folder_is_looked_at_and_its_levels_are_written_down(tmp_path) -> None
     (root / "train" / "a" / "0.png").unlink()
     assert manifests.verify(path, root)
     assert pilot.manifest("scenes", (4,), tmp_path) is None and pilot.look("scenes")["images"] == pilot.SCENES
-
-
-def test_one_page_for_a_colleague(tmp_path) -> None:
-    about = {"data": "imagefolder:/x/my <cats>", "found": {"images": 50_000, "held out": 10_000, "classes": 10}}
-    about["design"] = pilot.design("imagefolder:x", 50_000, core_minutes=9, effect=0.02, spread=0.008)
-    here = plan(256_233, budget_flops=1e20)
-    chart, claims = figures.plan(here.options, here.rule, here.measure), published.claims()[:2]
-    page = pilot.write_page(tmp_path / "page.html", **about, claims=claims, plan=here, charts=[chart]).read_text()
-    texts = ("my &lt;cats&gt;", "50,000 to train on", "C1", "what binds", "data (a doubling", "large")
-    for text in (*texts, f'class="{report.FIGURE_CLASS}"'):
-        assert text in page
-    assert "src=" not in page.split("</script>")[-1]
-    said = pilot.write_page(tmp_path / "b.html", **about, claims=[], plan="no runs yet")
-    assert "no runs yet" in said.read_text()
 
 
 def test_figures_of_laws_have_named_axes() -> None:

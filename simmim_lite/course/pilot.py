@@ -1,13 +1,11 @@
-"""A pilot study of one's own images: what is there, the seeds an effect needs, the grid that fits the time, one page
-for a colleague. No torch here. Power is that of the paired t-test over seeds, the test behind the claims.
+"""A pilot study of one's own images: what is there, the seeds an effect needs, the grid that fits the time.
+No torch here. Power is that of the paired t-test over seeds, the test behind the claims.
 """
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from itertools import combinations
 from pathlib import Path
 
@@ -18,11 +16,10 @@ from ..data import decode, manifests, scenes
 from ..data.sources import catalogue, open_data
 from ..errors import UserError
 from ..evidence.records import groups, shipped, table
-from ..evidence.rules import SMOKE_STEPS, Claim
+from ..evidence.rules import SMOKE_STEPS
 from ..evidence.stats import power
-from ..evidence.tables import verdicts
 from ..model.sizes import SIZES
-from ..studies import engine, planner, report
+from ..studies import engine
 from ..studies.costs import cost_of
 from ..studies.grids import with_references
 from ..studies.tiers import TIERS
@@ -203,42 +200,3 @@ def pictures(data: str, side: int = 32) -> np.ndarray:
     if not found:
         raise UserError(f"{data}: none of {len(paths)} pictures can be shown")
     return np.stack(found)
-
-
-def write_page(
-    path: str | Path, *, data: str, found: dict, design: Design, claims: Iterable[Claim], plan: planner.Plan | str,
-    charts: Iterable = (),
-) -> Path:  # fmt: skip
-    """One page to show a colleague, readable without a network: what was asked, what was run, verdicts, the plan.
-
-    plan: the reason in one line where there is none. charts: plotly figures.
-    """
-    import nbformat
-    from plotly.offline import get_plotlyjs
-
-    v4, levels, lengths = (
-        nbformat.v4,
-        ", ".join(f"{n:,}" for n in design.levels),
-        " and ".join(map(str, design.lengths)),
-    )
-    texts = [
-        f"# What size, how long, how much data?\n\nA pilot on {escape(Path(data.split(':')[-1]).name)}",
-        f"- images: {found['images']:,} to train on, {found['held out']:,} held out\n"
-        f"- classes: {found['classes'] or 'not known'}\n- pilot: levels {levels}, {lengths} steps\n"
-        f"- seeds: {design.seeds}, which see a difference of {design.detects:.2g} in 80 of 100 studies",
-        f"## What these runs say\n\n{verdicts({'yours': list(claims)})}",
-        "## What to run",
-    ]
-    if isinstance(plan, str):
-        texts.append(escape(plan))
-    else:
-        texts.append(f"{plan.images:,} images, {plan.budget}; {plan.measure} by {plan.basis}")
-        texts.append(planner.table(plan).to_html(border=0))
-        said = [*planner.sayings(plan).items(), *(("note", note) for note in plan.notes)]
-        texts.append("\n".join(f"- **{name}**: {escape(text)}" for name, text in said))
-    shown = [v4.new_output("display_data", {report.PLOTLY: json.loads(chart.to_json())}) for chart in charts]
-    cells = [v4.new_markdown_cell(text) for text in texts]
-    content = v4.new_notebook(cells=[*cells[:3], v4.new_code_cell(outputs=shown), *cells[3:]])
-    report.prepare(content)
-    write_atomic(path, report.page(content, plotly=get_plotlyjs()))
-    return Path(path)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..errors import Interrupted, UserError, check_writable, first_line, unknown
 from ..training.run import write_atomic
+from . import report
 from .parameters import StudyOptions, check_parameters
 from .workers import in_processes
 
@@ -209,7 +210,7 @@ def copies(names: Sequence[str], fixed: Mapping[str, str], each: Mapping[str, st
 
 
 def show_batch(arguments: argparse.Namespace) -> None:
-    """`simmim-lite papermill`."""
+    """`simmim-lite papermill`: executed copies in a folder, and a page of each in its `pages/`."""
     where = {name: getattr(arguments, name) for name in ("workers", "engine", "address", "device")}
     StudyOptions(**where)  # checks them
     check_writable(arguments.out)
@@ -223,4 +224,5 @@ def show_batch(arguments: argparse.Namespace) -> None:
             missing.append(copy)
     failures = execute(missing, arguments.out, **where)[1] if missing else {}
     print(f"{len(planned) - len(failures)} of {len(planned)} in {arguments.out}, {len(missing)} executed now")
+    print(f"pages, readable without a network: {report.write(arguments.out, Path(arguments.out) / 'pages')}")
     raise_first(failures)
