@@ -13,7 +13,7 @@ from .evidence import imported
 from .model.sizes import PAPER
 from .processes import import_torch, speaks, waiting
 from .studies.parameters import Study, StudyOptions
-from .studies.tiers import STUDIES, TRANSFER, claims_of
+from .studies.tiers import NAMED, STUDIES, TRANSFER, claims_of
 from .training import specs
 from .training.run import Run, Runtime
 from .training.tuning import Dense, FineTune, Probe
@@ -154,7 +154,7 @@ def _copies(arguments: argparse.Namespace, how: StudyOptions) -> tuple[list, str
         given["tier"] = "shipped"
     try:
         studies = STUDIES if arguments.name == "all" else (arguments.name,)
-        paths = [notebooks.find(notebooks.NOTEBOOKS[name]) for name in studies]
+        paths = [notebooks.find(NAMED[name].notebook) for name in studies]
     except UserError as error:
         return [], str(error)
     return [notebooks.Copy.of(path, given | dict(arguments.parameter)) for path in paths], ""
@@ -239,6 +239,7 @@ def pack(arguments: argparse.Namespace) -> None:
     names = ("short_side", "quality", "shard_pictures")
     options = {name: getattr(arguments, name) for name in names}
     specs.value("workers", specs.Count | None, arguments.workers)
+    check_writable(arguments.out)
     with waiting(f"listing the pictures of {arguments.source}"):
         source = sources.catalogue(arguments.source)
     done = packs.pack(source, arguments.out, workers=arguments.workers, **options)

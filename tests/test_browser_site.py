@@ -9,7 +9,6 @@ from tiny_notebooks import write_notebook
 
 from simmim_lite.lab import explorer
 from simmim_lite.lab.mask_lab import MaskLab
-from simmim_lite.studies import report
 
 pytestmark = pytest.mark.xdist_group("site in a browser")  # built once
 FIGURES = ".js-plotly-plot .main-svg"
@@ -32,9 +31,9 @@ def root(tmp_path_factory):
     path.write_text(json.dumps(content))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site, "execute", lambda *_, **__: {path.stem: path})
-        index = report.build(
+        index = site.build(
             folder / "out",
-            lambda path: MaskLab(scenes=2, offer=("photos",)).write_html(path, "The mask lab", report.lab_head()),
+            lambda path: MaskLab(scenes=2, offer=("photos",)).write_html(path, "The mask lab", site.lab_head()),
             work=folder / "work",
             notebooks=[path],
             settings=["packages=model"],

@@ -11,6 +11,7 @@ from simmim_lite.evidence.records import SCORES, beside
 from simmim_lite.evidence.rules import UNTESTED
 from simmim_lite.lab import charts
 from simmim_lite.studies import grids, notebooks
+from simmim_lite.studies.tiers import NAMED
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +145,7 @@ def test_the_comparison_by_hand_is_the_claim_to_the_last_digit(name, frame) -> N
 @pytest.mark.parametrize("study", ["data-scale", "model-size", "schedule", "proxy"])
 @pytest.mark.parametrize("tier", ["smoke", "quick", "laptop"])
 def test_the_runs_of_a_notebook_are_the_studys(study, tier) -> None:
-    cells = json.loads(notebooks.find(notebooks.NOTEBOOKS[study]).read_text("utf-8"))["cells"]
+    cells = json.loads(notebooks.find(NAMED[study].notebook).read_text("utf-8"))["cells"]
     (line,) = [s for c in cells for s in c["source"] if c["cell_type"] == "code" and s.startswith("runs = ")]
     names = {"axes": grids.tier_axes(tier, seeds=5)}
     exec(line, names)

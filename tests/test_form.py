@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from simmim_lite.studies import notebooks, parameters
+from simmim_lite.studies.tiers import NAMED
 
 NAMES = sorted(path.stem for path in notebooks.folder().glob("[0-9][0-9]_*.ipynb"))
-STUDIES = sorted(notebooks.NOTEBOOKS.values())
+STUDIES = sorted(study.notebook for study in NAMED.values())
 MOST_LINES = 25  # of a cell
 MOST_COLUMNS = 88  # of code that the site shows: a longer line is cut at the right edge
 NARROW = ("00", "01", "02", "03", "04", "05", "06", "07", "08", "11")

@@ -28,7 +28,7 @@ WRONG = [
     ({"strategy": "blocks"}, "did you mean 'block'", "strategy", "x"),
     ({"network": "foto"}, "photos", "network", "x"),
     ({"tab": "windoes"}, "did you mean 'windows'", "tab", "x"),
-    ({"picture": "nowhere.jpg"}, "nowhere.jpg: no picture that can be read .no such file", "picture", 99),
+    ({"picture": "nowhere.jpg"}, "nowhere.jpg: no picture that can be read .No such file", "picture", 99),
     ({"picture": np.zeros((4, 4), int)}, "no known range", "statistics", "x"),
 ]
 

@@ -8,6 +8,9 @@ import nbformat
 import pytest
 
 from simmim_lite.studies import notebooks, parameters
+from simmim_lite.studies.tiers import NAMED
+
+STUDIES = sorted(study.notebook for study in NAMED.values())
 
 NAMES = [
     "00_start",
@@ -39,7 +42,7 @@ def outputs(path: Path) -> list[dict]:
 
 def test_all_notebooks_are_here() -> None:
     assert sorted(path.stem for path in notebooks.folder().glob("*.ipynb")) == NAMES
-    assert set(notebooks.NOTEBOOKS.values()) <= set(NAMES)
+    assert set(STUDIES) <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,7 +60,7 @@ def test_a_notebook_runs_at_tier_smoke(name: str, shared, tmp_path, monkeypatch)
     assert not left, f"{name} leaves {left} in the working directory"
 
 
-@pytest.mark.parametrize("name", [*sorted(notebooks.NOTEBOOKS.values()), "10_full_scale"])
+@pytest.mark.parametrize("name", [*STUDIES, "10_full_scale"])
 def test_a_study_at_tier_shipped_needs_no_torch_and_trains_nothing(name: str, tmp_path, monkeypatch) -> None:
     """With its own parameters, in an empty folder; torch is looked for in the kernel itself, after all cells."""
     monkeypatch.chdir(tmp_path)

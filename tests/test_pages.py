@@ -18,7 +18,8 @@ from tiny_notebooks import write_notebook
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.claims import claims
-from simmim_lite.studies import notebooks, report
+from simmim_lite.studies import report
+from simmim_lite.studies.tiers import NAMED
 
 pytestmark = pytest.mark.xdist_group("site as files")  # built once
 TEXT = (
@@ -88,7 +89,7 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     first = write_notebook(folder / "in" / "01_masks.ipynb", ["1"], parameters="seed = 0", text="# First")
     further = [write_notebook(folder / "in" / f"{name}.ipynb", [], text="# More") for name in ("09_a", "10_b", "is_c")]
-    some = [folder / "in" / f"{name}.ipynb" for name in notebooks.NOTEBOOKS.values()]
+    some = [folder / "in" / f"{name}.ipynb" for name in sorted(study.notebook for study in NAMED.values())]
     paths = [first, *further, *(executed(path, PLOT, BARE, exercise=True) for path in some)]
     with contextlib.redirect_stderr(io.StringIO()) as complaints, pytest.MonkeyPatch.context() as patch:
         patch.setattr(build_site, "execute", lambda found, *_, **__: {path.stem: path for path in found})

@@ -6,10 +6,11 @@ import subprocess
 import pytest
 import torch
 from child_processes import until
-from random_weights import assert_blocks_act, random_model
+from random_weights import assert_blocks_act, close, random_model
 from test_engine import COMMAND, numbers
-from test_parity import SETTINGS, TOLERANCE, difference, hf_twin, images, official_masks, timm_twin
+from test_parity import SETTINGS, images, timm_features, twin_of
 
+from simmim_lite.model.masking import MaskGenerator
 from simmim_lite.studies.engine import study
 
 pytestmark = pytest.mark.slow
@@ -19,15 +20,14 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(("side", "window", "moved"), SETTINGS)
 def test_the_whole_swinv2_small_equals_timm_and_transformers(side: int, window: int, moved: dict) -> None:
     model = random_model("swinv2_small", img_size=side, window_size=window, **moved)
-    x, mask = images(side), official_masks(side, 1)
+    x, mask = images(side), torch.from_numpy(MaskGenerator(side, seed=3)())[None]
     assert_blocks_act(model, x)
-    theirs = timm_twin(model, side, window, **moved).forward_features(x).permute(0, 3, 1, 2)
-    assert difference(model.encode(x), theirs) < TOLERANCE
-    twin = hf_twin(model, side, window, **moved)
+    assert close(model.encode(x), timm_features(twin_of(model, side, window, "timm", **moved), x))
+    twin = twin_of(model, side, window, "hf", **moved)
     flat = mask.flatten(1)
     features = twin.swinv2(x, bool_masked_pos=flat).last_hidden_state
-    assert difference(model.encode(x, mask).flatten(2).transpose(1, 2), features) < TOLERANCE
-    assert difference(model.reconstruct(x, mask), twin(x, bool_masked_pos=flat).reconstruction) < TOLERANCE
+    assert close(model.encode(x, mask).flatten(2).transpose(1, 2), features)
+    assert close(model.reconstruct(x, mask), twin(x, bool_masked_pos=flat).reconstruction)
 
 
 def test_a_study_killed_again_and_again(tmp_path) -> None:

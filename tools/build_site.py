@@ -24,7 +24,7 @@ from simmim_lite.evidence.rules import HOLDS, OPEN, TABLE, UNTESTED
 from simmim_lite.studies import notebooks as running
 from simmim_lite.studies import report
 from simmim_lite.studies.parameters import parameters
-from simmim_lite.studies.tiers import CLAIMS, TRANSFER
+from simmim_lite.studies.tiers import NAMED, TRANSFER
 from simmim_lite.training.run import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +146,7 @@ def findings(notebooks: set[str]) -> str:
             title = re.sub(r"(?<![\w-])-(?=\d)", "−", escape(claim.evidence))
             badge = f'<span class="badge {tone}">{sign} {claim.verdict}</span>'
             cells += f'<td data-kind="{escape(kind)}" title="{title}">{badge}</td>'
-        notebook = next((running.NOTEBOOKS[study] for study, ids in CLAIMS.items() if rule.id in ids), None)
+        notebook = next((study.notebook for study in NAMED.values() if rule.id in study.claims), None)
         words = escape(rule.statement)
         words = f'<a href="notebooks/{notebook}.html">{words}</a>' if notebook in notebooks else words
         lines.append(f"<tr><td>{rule.id}</td><td>{words}</td>{cells}</tr>")
@@ -189,7 +189,7 @@ def gallery_page(frame: pd.DataFrame) -> str:
         "transfer tasks 95 % intervals.\n",
     ]
     for study, question in QUESTIONS.items():
-        link = f"[Read the study](../notebooks/{running.NOTEBOOKS[study]}.ipynb)"
+        link = f"[Read the study](../notebooks/{NAMED[study].notebook}.ipynb)"
         parts.append(f"## {question}\n\n![{question}]({study}.png)\n\n{link}\n")
     return "\n".join(parts)
 

@@ -10,7 +10,7 @@ from ..errors import UserError, unknown
 from ..model.sizes import SIZES
 from ..training.run import Run
 from ..training.tuning import Dense, FineTune, Probe
-from .tiers import CLASSIFY, FULL_SIZE, LEVELS, STUDIES, TIERS, TRANSFER, TWO_SOURCES, tier_of
+from .tiers import ALL, CLASSIFY, FULL_SIZE, LEVELS, NAMED, STUDIES, TIERS, TRANSFER, TWO_SOURCES, tier_of
 
 Spec = FineTune | Dense | Probe
 #: A data set of which a few images cannot be read still fills its level.
@@ -54,7 +54,7 @@ def grid(study: str, tier: str, **options: object) -> list[Run]:
     if study not in (*STUDIES, "all"):
         raise unknown("study", study, (*STUDIES, "all"))
     axes = tier_axes(tier, **options)
-    longest = study in ("data-scale", "model-size")
+    longest = study in STUDIES and STUDIES[study].longest
     return with_references(run for run in axes.runs if not longest or run.steps == axes.lengths[-1])
 
 
@@ -155,7 +155,7 @@ def tunings(study: str, tier: str, *, labelled: int | None = None, **options: ob
     `tier_axes` has them. All have the run's seed, so that pairs over seeds share the head, the labels and the order.
     """
     axes = TIERS[tier].supervised
-    if axes is None or study not in ("data-scale", "proxy", "all") or labelled == 0:
+    if axes is None or labelled == 0 or not (study == ALL or NAMED[study].supervised):
         return []
     much = min(axes.much, labelled or axes.much)
     labels, long = min(axes.labels, much // 4), axes.steps + axes.tuning

@@ -22,15 +22,6 @@ from . import report
 from .parameters import StudyOptions, check_parameters
 from .workers import in_processes
 
-#: The notebook of each study.
-NOTEBOOKS = {
-    "data-scale": "04_data_scale",
-    "model-size": "05_model_size",
-    "schedule": "06_schedule",
-    "proxy": "07_proxy_loss",
-    "transfer": "08_transfer",
-}
-
 
 def folder() -> Path:
     """Where the notebooks lie: `notebooks/` beside the package in a checkout, else in the working directory."""

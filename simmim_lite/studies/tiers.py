@@ -3,24 +3,33 @@
 from dataclasses import dataclass, field, replace
 
 from ..errors import unknown
-from ..model.sizes import PAPER
 from ..training.run import PICTURE_CROP, Run
 
-STUDIES = ("data-scale", "model-size", "schedule", "proxy")
-TRANSFER = "transfer"  # `all` means the four of STUDIES
-#: The claims that a study is about.
-CLAIMS = {
-    "data-scale": ("C1", "C6", "C8"),
-    "model-size": ("C1", "C2"),
-    "schedule": ("C3", "C4", "C7"),
-    "proxy": ("C5a", "C5b"),
-    TRANSFER: ("C5a", "C5b", "C8"),
+
+@dataclass(frozen=True)
+class Study:
+    """A slice of a tier's grid, and what it is for."""
+
+    notebook: str
+    claims: tuple[str, ...]
+    longest: bool = False  # data and size are compared at the longest length alone
+    supervised: bool = False  # with the fine-tunings of C8
+
+
+STUDIES = {
+    "data-scale": Study("04_data_scale", ("C1", "C6", "C8"), longest=True, supervised=True),
+    "model-size": Study("05_model_size", ("C1", "C2"), longest=True),
+    "schedule": Study("06_schedule", ("C3", "C4", "C7")),
+    "proxy": Study("07_proxy_loss", ("C5a", "C5b"), supervised=True),
 }
+#: The four together, which share the tier's grid; and the study of transfers, whose runs are its own.
+ALL, TRANSFER = "all", "transfer"
+NAMED = STUDIES | {TRANSFER: Study("08_transfer", ("C5a", "C5b", "C8"))}
 
 
 def claims_of(study: str) -> set[str]:
     """The claims that a study, or `all`, is about."""
-    return {claim for name, ids in CLAIMS.items() if study in (name, "all") for claim in ids}
+    return {claim for name, one in NAMED.items() if study in (name, ALL) for claim in one.claims}
 
 
 # --- the published grid (docs/facts.md, 2 and 3) ------------------------------------------------------------------
@@ -39,7 +48,7 @@ RECIPE = Run(
     eval_every=12_500, val_images=25_000, val_masks=4, probe_labels=0,
 )  # fmt: skip
 #: What may be set by size. Only base's values were released; they are our defaults for all, and to be changed here.
-BY_SIZE = {model: {"lr": 4e-4, "drop_path": 0.1} for model in PAPER}
+BY_SIZE = {f"swinv2_{size}": {"lr": 4e-4, "drop_path": 0.1} for size in ("small", "base", "large", "huge", "giant")}
 TWO_SOURCES = "'imagefolder:IMAGENET1K + imagefolder:IMAGENET22K'"
 
 # --- tiers ----------------------------------------------------------------------------------------------------------
@@ -142,7 +151,7 @@ TIERS = {
     # data-scale and model-size take the 21 cells at the longest length; schedule, proxy and all take all 63 runs:
     # 5 sizes x 5 data sets x 3 lengths less the cells that were never published
     "paper": Tier(
-        models=tuple(PAPER), images=LEVELS, second_images=(WHOLE_22K,), lengths=(125_000, 250_000, 500_000),
+        models=tuple(BY_SIZE), images=LEVELS, second_images=(WHOLE_22K,), lengths=(125_000, 250_000, 500_000),
         recipe=RECIPE, by_size=BY_SIZE, first_seed=0, full_size=True,
         holes=frozenset({
             ("swinv2_small", WHOLE_22K), ("swinv2_huge", LEVELS[0]), ("swinv2_giant", LEVELS[0]),

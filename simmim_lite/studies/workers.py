@@ -17,7 +17,6 @@ from pathlib import Path
 
 from ..data.listing import hushed
 from ..errors import Interrupted, Preempted, UserError
-from ..model.sizes import PAPER
 from ..processes import deaf_to_interrupts, end_with
 from ..training.run import RECIPE_VERSION, Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
@@ -187,7 +186,7 @@ def runtime_of(run: Run, gpus: int = 1) -> Runtime:
     """
     if run.batch_size % gpus:
         raise UserError(f"gpus_per_run {gpus} does not divide the batch of {run.batch_size}: give a divisor of it")
-    if run.model not in PAPER:
+    if run.model not in PART:
         return Runtime()
     share, large = run.batch_size // gpus, run.model in LARGE
     parts = next(k for k in range(1, share + 1) if share % k == 0 and share // k <= PART[run.model])

@@ -50,6 +50,8 @@ def film_path(runs_dir: str | Path, run: Run) -> Path:
 
 def read_film(path: str | Path) -> Film:
     """The film in a file; one line when there is none, or when it is something else or not whole."""
+    if not Path(path).exists():
+        raise UserError(f"{path}: no film; make one with pretrain(run, film=12)")
     try:
         with Image.open(path) as image:
             pixels, facts = np.asarray(image.convert("RGB")), json.loads(image.text[_CHUNK])

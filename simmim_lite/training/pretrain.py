@@ -69,7 +69,7 @@ def build_encoder(spec: Transfer, weights: dict[str, Tensor] | None) -> SwinV2:
     if spec.run is not None:
         windows = tuple(min(spec.run.window_size, grid) for grid in size.stage_grids(spec.run.image_size))
     elif spec.weights is not None:
-        windows = PAPER_WINDOWS if spec.model in PAPER else (4, 4)
+        windows = PAPER_WINDOWS if spec.model in PAPER else (4,) * len(size.depths)
     encoder = SwinV2(size.embed_dim, size.depths, spec.window_size, size.patch_size, spec.drop_path, windows)
     encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
     if weights is not None:
@@ -291,7 +291,9 @@ def _train(training: train.Training, data: Data, runs_dir: Path, callbacks: list
 def example(run: Run, device: str | torch.device) -> tuple[Tensor, Tensor]:
     """Images of noise (B, 3, S, S) and masks of a run's kind (B, S/p, S/p), on the device."""
     images = torch.randn(run.batch_size, 3, run.image_size, run.image_size, generator=torch.Generator().manual_seed(0))
-    cells = hash_masks((run.image_size // run.mask_patch,) * 2, run.mask_ratio, 0, np.arange(run.batch_size))
+    cells = hash_masks(
+        (run.image_size // run.mask_patch,) * 2, run.mask_ratio, 0, np.arange(run.batch_size), 0, run.mask_strategy
+    )
     mask = torch.from_numpy(upsample(cells, run.mask_patch // SIZES[run.model].patch_size))
     return images.to(device), mask.to(device)
 
