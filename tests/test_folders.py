@@ -230,7 +230,7 @@ def test_the_line_is_said_once_and_kept(photos, tmp_path, capsys, monkeypatch) -
     def said() -> list[str]:
         return [line for line in capsys.readouterr().err.splitlines() if line.startswith("data: ")]
 
-    with listing.hushed():
+    with listing.quietly():
         sources.open_data(spec, 16)
     monkeypatch.setenv("RANK", "1")
     sources.open_data(spec, 16)

@@ -141,7 +141,11 @@ def test_a_notebook_becomes_a_page_of_the_site(built) -> None:
 @pytest.mark.slow
 def test_docstrings_of_all_packages_can_be_read(tmp_path, capsys) -> None:
     index = build_site.build(tmp_path / "out", lambda path: path.write_text(""), work=tmp_path / "work", notebooks=[])
-    said = [line for line in capsys.readouterr().err.splitlines() if "toctree glob pattern" not in line and "gallery.md" not in line]
+    said = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if "toctree glob pattern" not in line and "gallery.md" not in line
+    ]
     assert not [line for line in said if "WARNING" in line or "ERROR" in line or "myst" in line]
     packages = {path.parent.name for path in build_site.PACKAGE.glob("*/__init__.py")}
     assert {path.stem for path in (index.parent / "api").glob("*.html")} == {"index", *packages}

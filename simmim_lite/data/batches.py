@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..errors import UserError, unknown
 from ..model.masking import hash_masks, hashes, splitmix64, stream, uniforms, upsample
-from .listing import LeftOut, Split, first_readable
+from .listing import Skipped, Split, first_readable
 
 #: Seed of every validation mask: two runs are judged on the same hidden cells.
 VAL_SEED = 20220608
@@ -177,7 +177,7 @@ class Steps:
         self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
         self.order, self.share, self.device = Order(self.ids, seed, batch_size), share, torch.device(device)
         self.grid, self.cell = (image_size // mask_patch,) * 2, mask_patch // patch_size
-        self.mask_ratio, self.mask_strategy, self.skipped = mask_ratio, mask_strategy, LeftOut()
+        self.mask_ratio, self.mask_strategy, self.skipped = mask_ratio, mask_strategy, Skipped()
 
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Epoch and place in `indices` of each image of this process's share: int64 (B,)."""

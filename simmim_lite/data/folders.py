@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .listing import Catalogue, Files, Passed, image_ids, listed, signature
+from .listing import Catalogue, Files, PassedOver, image_ids, listed, signature
 
 _SPLITS = {
     "train": "train training trainset trn",
@@ -52,7 +52,7 @@ class Listing(NamedTuple):
     sizes: list[int]  # bytes
     files: list[tuple[int, bool]] | None  # as `read` takes them; None: no two paths lead to one file
     annotations: dict[str, str]  # texts by path
-    passed: tuple[Passed, ...]
+    passed: tuple[PassedOver, ...]
     stamp: str  # changes when a file may have
 
 

@@ -16,7 +16,7 @@ from ..model.masking import splitmix64
 from . import decode
 
 #: What was passed over: its name (a folder's ends in a slash), why, and how many files that are.
-Passed = tuple[str, str, int]
+PassedOver = tuple[str, str, int]
 _STAND_INS = 10  # unreadable pictures in a row before training gives up
 _HOLDOUT_SEED = 1  # which tenth of a source without a test split is held out, and how a test split is halved
 
@@ -74,7 +74,7 @@ class Catalogue:
     sizes: np.ndarray | None = None  # int64 (N,), bytes of each picture's file; None where it is in none
     left_out: np.ndarray | None = None  # bool (N,): known not to be readable; None = nobody has looked
     notes: tuple[str, ...] = ()  # how the source was read, for its line
-    passed: tuple[Passed, ...] = ()
+    passed: tuple[PassedOver, ...] = ()
 
     train = property(lambda self: self.splits["train"])
 
@@ -233,7 +233,7 @@ def first_readable(split: Split, chosen: np.ndarray, place: int) -> tuple[Image.
     raise UserError(f"{split.name}: {last}; is the disk there? Run again to go on from the last checkpoint")
 
 
-class LeftOut(dict):
+class Skipped(dict):
     """Pictures that could not be read, name -> reason. Each is named once on stderr."""
 
     def note(self, problems: list[tuple[str, str]]) -> None:
@@ -244,7 +244,7 @@ class LeftOut(dict):
 
 
 def describe(
-    title: str, classes: int, counts: Mapping[str, int], notes: Iterable[str] = (), passed: Iterable[Passed] = ()
+    title: str, classes: int, counts: Mapping[str, int], notes: Iterable[str] = (), passed: Iterable[PassedOver] = ()
 ) -> str:
     """The one line about a source: classes, pictures by split, how it was read, what was passed over and why."""
     passed, reasons = list(passed), {}
@@ -275,7 +275,7 @@ def say(line: str, spec: str, stamp: str = "") -> None:
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Nothing is said of sources that are opened here."""
     global _quiet
     _quiet += 1

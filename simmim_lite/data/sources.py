@@ -18,15 +18,13 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError, first_line, unknown
-from . import decode, listing, scenes
+from . import decode, scenes
 from .coco import id_order, one_line
 from .folders import of_folder, scan
-from .listing import Catalogue, Files, Passed, describe, image_ids, picture_digest, say, signature
+from .listing import Catalogue, Data, Files, PassedOver, Split, describe, image_ids, picture_digest, say, signature
 from .packs import of_pack
 from .scenes import SCENE_BLOCK, SCENE_COUNTS, SCENE_SPLITS
 from .store import STORE_VERSION, Chunk, Store, StorePlan, data_root, ensure
-
-Data, Split, LeftOut, first_readable = listing.Data, listing.Split, listing.LeftOut, listing.first_readable
 
 SCENE_SIZE = 32  # pixels: scenes have no size of their own; they are drawn as the studies draw them
 _CHUNK = 256  # images decoded between two writes
@@ -305,7 +303,7 @@ def _data(
     spec: str,
     store: Store,
     stamp: str = "",
-    passed: Iterable[Passed] = (),
+    passed: Iterable[PassedOver] = (),
     train: Split | None = None,
     block: int | None = None,
     name: str | None = None,

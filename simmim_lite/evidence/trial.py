@@ -115,23 +115,6 @@ def coverage(x: Points, found: HeldOut, by: str) -> dict[str, dict]:
     return lines
 
 
-def better_by_gap(x: Points, found: HeldOut, gaps: tuple[float, ...]) -> list[dict]:
-    """How often, of two held-out runs, the one of the better prediction is the better one, by the gap predicted.
-
-    gaps in the unit of y (points of error, or loss); pairs that tie in truth, and seeds of one setting, do not count.
-    """
-    i, j = np.triu_indices(len(x), 1)
-    gap, lines = found.predicted[i] - found.predicted[j], []
-    use = ~np.isnan(gap) & (x.y[i] != x.y[j]) & (x.unit[i] != x.unit[j])
-    right = gap * (x.y[i] - x.y[j]) > 0
-    for low, high in zip(gaps, gaps[1:], strict=False):
-        some = use & (np.abs(gap) >= low) & (np.abs(gap) < high)
-        if some.any():
-            share = {"n": int(some.sum()), "share": float(right[some].mean())}
-            lines.append({"from": low, "to": None if np.isinf(high) else high} | share)
-    return lines
-
-
 def _fits(rows: list[dict], forms: Iterable[str]) -> Iterator[tuple[dict, Points, Fit | str]]:
     """Of each target and form: their names, the runs, and the fit, or why there is none."""
     for target, form in itertools.product(TARGETS if score_of(rows) else TARGETS[:1], forms):

@@ -19,6 +19,7 @@ from ..evidence.records import millions, short
 from ..model.sizes import SIZES
 from ..training.journal import held, read_journal, this_machine
 from ..training.run import Run, read_record
+from ..training.specs import Positive, value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,9 +144,9 @@ def show(arguments: argparse.Namespace) -> None:
     """`simmim-lite watch`: the table, in place on a terminal until Ctrl-C or until all that was planned is finished."""
     from ..studies.grids import planned
 
-    if not Path(arguments.runs_dir).is_dir() or not arguments.every > 0:
-        place = f"--runs-dir {arguments.runs_dir} --every {arguments.every:g}"
-        raise UserError(f"{place}: give the folder of the runs, and seconds above 0")
+    value("every", Positive, arguments.every)
+    if not Path(arguments.runs_dir).is_dir():
+        raise UserError(f"{arguments.runs_dir}: no such folder; give the --runs-dir that the runs were started with")
     of = {"data": arguments.data, "seeds": arguments.seeds}
     runs = planned(arguments.study, arguments.tier, **of)[0] if arguments.study else ()
     if arguments.once or not sys.stdout.isatty():

@@ -3,11 +3,13 @@
 `Local` is this machine; `cluster.Cluster` has the same face. No torch here before a job is done.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
 import shlex
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +17,7 @@ from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.listing import hushed
+from ..data.listing import quietly
 from ..errors import Interrupted, Preempted, UserError
 from ..processes import deaf_to_interrupts, end_with
 from ..training.run import RECIPE_VERSION, Run, Runtime, record_path, transfer_path
@@ -76,7 +78,7 @@ def make_jobs(items: Sequence[Run | Spec], speeds: Mapping[str, float], log: Seq
     return sorted(jobs, key=lambda job: -job.seconds)
 
 
-@hushed()
+@quietly()
 def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
     """The work of one job, in order, in this process. wait: for another process that is at it, else it is busy."""
     from ..data.sources import open_for_training
@@ -149,26 +151,51 @@ def in_processes(function: Callable, items: Sequence, workers: int, threads: int
         raise
 
 
+@contextlib.contextmanager
+def reported(costs: Mapping[Path, float], about: float, unit: str) -> Iterator[None]:
+    """Inside, a line on stderr every ten seconds, every second in place on a terminal: how many of these records are
+    there, time spent, and time left by their shares of the cost (`about` seconds until there is one)."""
+    began, end, terminal = time.time(), threading.Event(), sys.stderr.isatty()
+
+    def show(last: bool = False) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal ends no training
+            done = [cost for path, cost in costs.items() if path.exists() and path.stat().st_mtime >= began - 1]
+            spent, share = time.time() - began, sum(done) / max(sum(costs.values()), 1e-9)
+            left = spent / share - spent if share else max(0.0, about - spent)
+            line = f"{len(done)} of {len(costs)} {unit}, {clock(spent)} spent, about {clock(left)} left"
+            start, stop = ("\r\x1b[K", "\n" * last) if terminal else ("", "\n")
+            print(start + line, end=stop, file=sys.stderr, flush=True)
+
+    def report() -> None:
+        while not end.wait(1 if terminal else 10):
+            show()
+
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
+    try:
+        yield
+    finally:
+        end.set()
+        reporter.join()
+        show(last=True)
+
+
 def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs to train") -> tuple[int, float]:
     """Do jobs by `Local` or a cluster: how many records this made, and core seconds. What another process holds is
     waited for only when nothing else is left; the first error is raised when all jobs are over."""
-    from tqdm import tqdm
-
-    paths, outcomes = [path_of(item, runs_dir) for job in jobs for item in job.work], []
-    workers, unit = min(pool.workers, len(jobs)), what.split()[0]
-    about = clock(sum(job.seconds for job in jobs) / workers)
-    print(f"{len(paths)} {what} in {workers} process{'es' * (workers > 1)}, about {about}", file=sys.stderr)
-    with tqdm(total=len(paths), unit=f" {unit}", mininterval=1.0 if sys.stderr.isatty() else 10.0) as bar:
+    costs = {path_of(item, runs_dir): job.seconds / len(job.work) for job in jobs for item in job.work}
+    workers, unit, outcomes = min(pool.workers, len(jobs)), what.split()[0], []
+    about = sum(costs.values()) / workers
+    print(f"{len(costs)} {what} in {workers} process{'es' * (workers > 1)}, about {clock(about)}", file=sys.stderr)
+    with reported(costs, about, unit):
         try:
             for wait in (False, True):
                 busy = {outcome.name for outcome in outcomes if outcome.busy}
-                left = {job.name: job for job in jobs if job.name in busy or not wait}
-                for outcome in pool.do(list(left.values()), runs_dir, wait) if left else ():
-                    outcomes.append(outcome)
-                    bar.update(0 if outcome.busy else len(left[outcome.name].work))
+                left = [job for job in jobs if job.name in busy or not wait]
+                outcomes += pool.do(left, runs_dir, wait) if left else ()
         except KeyboardInterrupt:
-            kept = f"{sum(path.exists() for path in paths)} of {len(paths)} {unit} are finished and kept in {runs_dir}"
-            raise Interrupted(f"interrupted: {kept}; run the same command to go on") from None
+            done = f"{sum(path.exists() for path in costs)} of {len(costs)} {unit} are finished and kept in {runs_dir}"
+            raise Interrupted(f"interrupted: {done}; run the same command to go on") from None
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data.batches import Batches, Order, StepLoader, normalise, seeded
+from ..data.listing import Skipped, first_readable
 from ..data.manifests import subset
-from ..data.sources import Data, LeftOut, Split, first_readable
+from ..data.sources import Data, Split
 from ..errors import UserError, first_line
 from ..model.masking import stream
 from ..model.sizes import SIZES
@@ -130,7 +131,7 @@ class Arrays:
             raise UserError(f"labels {spec.labels}: {known}")
         self.test, self.chosen = test, subset(self.train, spec.labels, spec.seed)
         self.test_labels = np.asarray(test.labels[: spec.test_images])
-        self.statistics, self.skipped = input_statistics(data, spec.statistics), LeftOut()
+        self.statistics, self.skipped = input_statistics(data, spec.statistics), Skipped()
         self.begin(team.share(spec.batch_size))
 
     def labelled(self, spec: FineTune, data: Data) -> Split | None:
