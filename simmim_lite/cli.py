@@ -14,7 +14,6 @@ from .data.sources import KINDS
 from .errors import UserError, nearest, unknown
 from .evidence import imported
 from .lab import monitor
-from .model.hub import FILES
 from .processes import first_to_say
 from .studies import notebooks, scoring
 from .training import specs
@@ -147,7 +146,7 @@ VERBS = {
     "weights": (None, "show, convert or score weights", []),
     "weights convert": (verbs.convert, "convert weights between layouts", [
         ("source", "official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH"),
-        ("target", f"the file to write ({', '.join(FILES)}); for layout hf a folder"),
+        ("target", "the file to write (.safetensors, .pth, …); for layout hf a folder"),
         ("--model", "the size, as in swinv2_base", None, {"required": True}),
         ("--layout", "simmim (default), timm, official, or hf: a folder that from_pretrained opens", "simmim"),
         ("--image-size", f"pixels a side {HF}", int),

@@ -289,15 +289,14 @@ def convert(arguments: argparse.Namespace) -> None:
     """`simmim-lite weights convert`."""
     import_torch()
     from .model import weights
-    from .model.hub import check_target, is_hub
     from .model.simmim import create_model
 
     source, target, layout = arguments.source, arguments.target, arguments.layout
     sides = {"img_size": arguments.image_size, "window_size": arguments.window_size}
     if layout != "hf" and any(sides.values()):
         raise UserError("--image-size and --window-size go into the config.json of layout hf: leave them out")
-    check_target(target, layout, weights.LAYOUTS, source)
-    if not is_hub(source) and not Path(source).exists():
+    weights.check_target(target, layout, source)
+    if not weights.is_hub(source) and not Path(source).exists():
         raise UserError(f"{source}: no such file; give the weights to convert")
     with waiting(f"reading {source}"):
         model = create_model(arguments.model, **sides)

@@ -36,9 +36,6 @@ _HF = (
     ("mlp.fc1", "intermediate.dense"),
     ("mlp.fc2", "output.dense"),
 )
-#: What follows `attention.` in the next transformers, whose Swin V1 has these names already (read, never written).
-_HF_NEXT = {"q_proj": "self.query", "k_proj": "self.key", "v_proj": "self.value", "o_proj": "output.dense"}
-_HF_NEXT |= {name: f"self.{name}" for name in ("logit_scale", "continuous_position_bias_mlp")}
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Found:
     layout: str  # simmim | backbone | timm | hf
     state: dict[str, Tensor]  # what has no name in a SimMIM keeps its own
     unused: tuple[str, ...]  # names of buffers, classifiers, and of what stands beside the network
-    wrapping: str  # prefixes that were taken off, and copies that were passed over, as text
+    notes: tuple[str, ...]  # prefixes that were taken off, and copies that were passed over
     windows: tuple[tuple[int, int], ...]  # by stage: window, and that of its coordinates; where the file has buffers
 
     @property
@@ -72,23 +69,19 @@ def find(content: object, name: str = "the state dict") -> Found:
     places = dict(_places(content))
     copies = [(path, prefix) for path, tensors in places.items() for prefix in _prefixes(tensors)]
     if not copies:
-        keys = [f"{path}{key}" for path, tensors in places.items() for key in tensors]
-        keys = keys or list(map(str, content if isinstance(content, Mapping) else [type(content).__name__]))
+        keys = [f"{path}{key}" for path, tensors in places.items() for key in tensors] or [type(content).__name__]
         raise UserError(f"{name} holds no Swin V2 in a known layout ({', '.join(LAYOUTS)}): it holds {some(keys)}")
     average = re.compile(r"(^|[._])ema([._]|$)", re.IGNORECASE)
-    chosen = [copy for copy in copies if not average.search("".join(copy))] or copies
-    if len(chosen) > 1:
-        networks = f"{len(chosen)} networks, under {some(repr(''.join(copy)) for copy in chosen)}"
+    chosen, *more = [copy for copy in copies if not average.search("".join(copy))] or copies
+    if more:
+        networks = f"{len(more) + 1} networks, under {some(repr(''.join(copy)) for copy in (chosen, *more))}"
         raise UserError(f"{name} holds {networks}: save the one you mean in a file of its own")
-    path, prefix = chosen[0]
-    own, buffers, unused, beside = {}, {}, [], []
+    path, prefix = chosen
+    root, own, buffers, unused, beside = re.sub(r"(encoder|swinv2)\.$", "", prefix), {}, {}, [], []
     for key, value in places[path].items():
         plain = _plain(key)
-        head = re.fullmatch(r"((?:[^.]+\.)*?)(decoder\..+)", plain)
-        if head and prefix.startswith(head[1]):
-            plain = head[2]
-        else:
-            plain = plain.removeprefix(prefix) if plain.startswith(prefix) else ""
+        start = root if plain.startswith(f"{root}decoder.") else prefix
+        plain = plain.removeprefix(start) if plain.startswith(start) else ""
         if not plain or plain in own:
             beside.append(key)
         elif plain.endswith(BUFFERS):
@@ -103,11 +96,11 @@ def find(content: object, name: str = "the state dict") -> Found:
     usual = {"hf": "swinv2.", "simmim": "encoder."}.get(layout, "")
     off = [part for part in (path + prefix.removesuffix(usual)).split(".") if part]
     off += [wrapper for wrapper in _WRAPPERS if any(wrapper in key.split(".") for key in places[path])]
-    wrapping = [f"taken off: {', '.join(f'{part}.' for part in off)}"] if off else []
-    if others := ["".join(copy) for copy in copies if copy != chosen[0]]:
-        wrapping.append(f"passed over: the weights under {some(others)}")
+    notes = (f"taken off: {', '.join(f'{part}.' for part in off)}",) if off else ()
+    if others := ["".join(copy) for copy in copies if copy != chosen]:
+        notes += (f"passed over: the weights under {some(others)}",)
     unused = (*(usual + key for key in [*buffers, *unused]), *beside)
-    return Found(layout, _own_names(own, layout), unused, "; ".join(wrapping), _windows(buffers))
+    return Found(layout, _own_names(own, layout), unused, notes, _windows(buffers))
 
 
 def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -173,11 +166,8 @@ def _own_names(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
     """Tensors of a layout, their prefix taken off, under our names, with query, key and value as one matrix."""
     state = {}
     for key, value in tensors.items():
-        if layout == "timm":
-            key = _move_merge(key, -1)
-        if layout == "hf":
-            key = re.sub(r"(?<=\.attention\.)\w+", lambda m: _HF_NEXT.get(m[0], m[0]), key)
-            key = _renamed(key, [pair[::-1] for pair in _HF])
+        key = _move_merge(key, -1) if layout == "timm" else key
+        key = _renamed(key, [pair[::-1] for pair in _HF]) if layout == "hf" else key
         key = key.replace(".rpe_mlp.", ".cpb_mlp.")  # as some official files call it
         state[key if key.startswith("decoder.") else f"encoder.{key}"] = value
     for stem in [key.removesuffix(_QKV[0]) for key in state if key.endswith(_QKV[0])]:
@@ -187,6 +177,7 @@ def _own_names(tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
 
 
 def _move_merge(key: str, by: int) -> str:
+    """A name with its merge moved to another stage."""
     return re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + by}.downsample", key)
 
 
@@ -198,8 +189,9 @@ def _renamed(key: str, pairs: Iterable[tuple[str, str]]) -> str:
 
 def _windows(buffers: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
     """Window of each stage, and the window that its coordinates were made for, as far as buffers tell."""
-    stages = {re.search(r"layers\.(\d+)\.", key)[1]: v for key, v in buffers.items() if key.endswith(BUFFERS[0])}
-    windows = {stage: (table.shape[1] + 1) // 2 for stage, table in stages.items()}
-    farthest = {stage: 2 ** (3 * table.abs().max().item()) - 1 for stage, table in stages.items()}
-    # the largest coordinate is 8 (window - 1) / (pretrained - 1)
-    return tuple((w, 1 + round(8 * (w - 1) / max(farthest[stage], 1e-9))) for stage, w in sorted(windows.items()))
+    found = {}
+    for key, table in sorted(buffers.items()):
+        if key.endswith(BUFFERS[0]):  # the largest coordinate is 8 (window - 1) / (pretrained - 1)
+            window, farthest = (table.shape[1] + 1) // 2, 2 ** (3 * table.abs().max().item()) - 1
+            found[re.search(r"layers\.(\d+)", key)[1]] = window, 1 + round(8 * (window - 1) / max(farthest, 1e-9))
+    return tuple(found.values())

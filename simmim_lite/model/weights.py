@@ -1,8 +1,9 @@
-"""Weights in and out, from and to files, in the layouts of `layouts`: never a part of them without a word."""
+"""Weights in and out, from files and the Hugging Face hub, in the layouts of `layouts`: never a part without a word."""
 
 import argparse
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -17,13 +18,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import UserError
-from . import hub
+from ..errors import UserError, check_writable, first_line, unknown
+from ..processes import speaks, waiting
 from .layouts import LAYOUTS, Found, find, some
 from .simmim import SimMIM
 from .sizes import HEAD_DIM, MLP_RATIO, SIZES, Size
 from .swin import SwinV2
 
+FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # as which weights are written; all but the first by torch
+WEIGHTS = "model.safetensors"  # as transformers calls the file in a folder
 #: What other trainers keep beside the weights and is data alone: read as plain data, by `weights_only=True` too.
 _DATA = [
     argparse.Namespace,
@@ -41,79 +44,120 @@ _TARGET = (r'target(?:": {"enable)?": "?(raw|normalized|true|false)',)
 _MISSHAPED = "of another shape or kind"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Loaded:
     """What `load_weights` did, in the model's names as far as it has them. As text, one line."""
 
     layout: str  # simmim (own or official), backbone (official without head), timm, hf
     loaded: tuple[str, ...]  # tensors of the model that were filled
-    kept: tuple[str, ...]  # tensors of the model that the file does not hold (with strict: mask token and head at most)
+    kept: tuple[str, ...]  # tensors of the model that the file does not hold (mask token and head at most)
     unused: tuple[str, ...]  # tensors of the file without a place here: buffers, classifiers, and what stands beside
-    notes: str = ""  # what was taken off or passed over, and a window that is another one
+    notes: tuple[str, ...] = ()  # what was taken off or passed over, and a window that is another one
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} of {len(self.loaded) + len(self.kept)} tensors from the {self.layout} layout"]
-        parts += [self.notes] if self.notes else []
-        parts += [f"kept as they were: {some(self.kept)}"] if self.kept else []
-        parts += [f"not used: {some(self.unused)}"] if self.unused else []
-        return "; ".join(parts)
-
-    __repr__ = __str__
+        rest = {"kept as they were": self.kept, "not used": self.unused}
+        rest = [f"{what}: {some(names)}" for what, names in rest.items() if names]
+        count = f"{len(self.loaded)} of {len(self.loaded) + len(self.kept)} tensors"
+        return "; ".join([f"{count} from the {self.layout} layout", *self.notes, *rest])
 
 
-def compare(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """The tensors of a file and of a model by how they fit: fits, absent (mask token and head, each as a whole, may
-    be), missing, unknown to the model, of another shape or no floating-point numbers."""
-    optional = ("encoder.mask_token", *(() if any(k.startswith("decoder.") for k in state) else ("decoder.",)))
+def is_hub(name: object) -> bool:
+    """Whether a text names a file of the hub."""
+    return isinstance(name, str) and name.startswith("hf://")
+
+
+def fetch(name: str) -> Path:
+    """The local copy of `hf://OWNER/REPOSITORY[@REVISION]/PATH`, downloaded at the first time (into `HF_HOME`).
+
+    `UserError`, one line, for a name that is none, and for what cannot be fetched.
+    """
+    found = re.fullmatch(r"hf://([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?/(.+)", name)
+    if not found:
+        raise UserError(f"'{name}' names no file of the hub: give hf://OWNER/REPOSITORY/PATH")
+    try:
+        import huggingface_hub
+
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would come before our one line
+        with waiting(f"asking the hub for {name}"):
+            return Path(huggingface_hub.hf_hub_download(found[1], found[3], revision=found[2]))
+    except ImportError as error:
+        raise UserError(f"{name} needs the package huggingface_hub: pip install 'simmim-lite[hf]'") from error
+    except Exception as error:  # the hub raises errors of many libraries
+        raise UserError(f"{name} cannot be fetched ({first_line(error)}); check the name and the network") from error
+
+
+def _local(source: str | os.PathLike) -> Path:
+    """The weights file that a path, a folder as transformers writes it, or a name of the hub means."""
+    path = fetch(source) if is_hub(source) else Path(source)
+    files = [path / name for name in (WEIGHTS, "pytorch_model.bin")] if path.is_dir() else [path]
+    if found := next((file for file in files if file.is_file()), None):
+        return found
+    raise UserError(f"{path}: no such file; give a .safetensors file, one by torch.save, or a folder of {WEIGHTS}")
+
+
+def check_target(target: str | os.PathLike, layout: str, source: str | os.PathLike = "") -> Path:
+    """The path that weights of a layout are written to: for `hf` a folder (or its WEIGHTS), else a file, by FILES.
+
+    `UserError` for an unknown layout, another suffix, a place that cannot be written, and the file `source` itself.
+    """
+    if layout not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
+    path = Path(target).expanduser()
+    path = path.parent if layout == "hf" and path.name == WEIGHTS else path
+    if layout == "hf" and path.is_file():
+        raise UserError(f"{path} is a file, and layout hf is a folder of {WEIGHTS} and config.json")
+    if layout != "hf" and (path.is_dir() or path.suffix not in FILES):
+        raise UserError(f"{path}: its suffix says no kind of file: give one of {', '.join(FILES)}")
+    if source and Path(source).expanduser().resolve() in {p.resolve() for p in (path, path / WEIGHTS)}:
+        raise UserError(f"{path} is the file to read, too: give the target another name")
+    check_writable(path)
+    return path
+
+
+def _compare(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The tensors of a file and of a model by how they fit; mask token and head, each as a whole, may be absent."""
     kinds = {kind: [] for kind in ("fits", "absent", "missing", "unknown", _MISSHAPED)}
+    optional = ("encoder.mask_token", *(() if any(k.startswith("decoder.") for k in state) else ("decoder.",)))
     for key, value in own.items():
-        if key not in state:
-            kind = "absent" if key.startswith(optional) else "missing"
-        else:
+        kind = "absent" if key.startswith(optional) else "missing"
+        if key in state:
             kind = "fits" if state[key].shape == value.shape and state[key].is_floating_point() else _MISSHAPED
         kinds[kind].append(key)
     return kinds | {"unknown": [key for key in state if key not in own]}
 
 
-def load_weights(
-    model: SimMIM, path_or_state_dict: str | os.PathLike | Mapping, strict: bool = True, head: bool = False
-) -> Loaded:
+def load_weights(model: SimMIM, path_or_state_dict: str | os.PathLike | Mapping, head: bool = False) -> Loaded:
     """Fill a model from a file (safetensors or torch's), `hf://OWNER/REPOSITORY/PATH` or a state dict, in any layout.
 
-    The weights may lie under any prefix or key; one line on stderr says what was taken off, kept or not used. strict:
-    the file must fill the whole backbone and hold nothing unknown, mask token and head may be absent, but not with
-    `head`; else whatever fits is loaded. No code in a file runs. `UserError`, one line, for a file that is absent, cut
-    short, of another size or design, or not finite; the model is then as it was.
+    The weights may lie under any prefix or key; one line on stderr says what was taken off, kept or not used. Mask
+    token and head may be absent, but not with `head`. No code in a file runs. `UserError`, one line, for a file that is
+    absent, cut short, of another size or design, or not finite; the model is then as it was.
     """
     given = isinstance(path_or_state_dict, Mapping)
     name = "the state dict" if given else str(path_or_state_dict)
-    found = find(path_or_state_dict if given else read(hub.local(path_or_state_dict)), name)
+    found = find(path_or_state_dict if given else read(_local(path_or_state_dict)), name)
     state, own = found.state, model.state_dict()
-    kinds = compare(state, own)
+    kinds = _compare(state, own)
     faults = {kind: kinds[kind] for kind in ("missing", "unknown", _MISSHAPED) if kinds[kind]}
-    if not kinds["fits"] or strict and faults:
+    if faults or not kinds["fits"]:
         said = ", ".join(f"{len(keys)} {kind} (first {keys[0]})" for kind, keys in faults.items())
-        size, here, there = _size_of(found), _shape(model.encoder), _shape(found)
-        remedy = f"load it into {size.name}" if there != here and size.name in SIZES else "is it whole?"
-        raise UserError(
-            f"{name} ({found.layout} layout) does not fit: {said}; the file has {there}, the model {here}: {remedy}"
-        )
+        said = f"{name} ({found.layout} layout) does not fit: {said}; the file has {_shape(found)}"
+        size, here = _size_of(found), _shape(model.encoder)
+        remedy = f"load it into {size.name}" if here != _shape(found) and size.name in SIZES else "is it whole?"
+        raise UserError(f"{said}, the model {here}: {remedy}")
     if head and kinds["absent"]:
         what = f"{name} holds no {kinds['absent'][0]}: to predict pixels needs the mask token and the head"
         raise UserError(f"{what}; give the file of the pretrained model")
     values = {k: state[k].to(own[k].dtype) for k in kinds["fits"]}
     if wrong := not_finite(values):
         raise UserError(f"{name}: {wrong}; its training diverged, or it overflows here: take an earlier checkpoint")
-    with torch.no_grad():
-        for key, value in values.items():
-            own[key].copy_(value)
-    kept = tuple(k for k in own if k not in values)
-    stage, there = model.encoder.layers[0], tuple(window for _, window in found.windows)
-    here, notes = stage.blocks[0].attn.pretrained_window or stage.window, [found.wrapping] if found.wrapping else []
+    model.load_state_dict(values, strict=False)
+    stage, there, notes = model.encoder.layers[0], tuple(window for _, window in found.windows), found.notes
+    here = stage.blocks[0].attn.pretrained_window or stage.window
     if there and there[0] != here:
-        notes.append(f"pretrained with windows of {there[0]}, not {here}: give pretrained_window_sizes={there}")
-    loaded = Loaded(found.layout, tuple(values), kept, (*found.unused, *kinds["unknown"]), "; ".join(notes))
-    if os.environ.get("RANK", "0") == "0":  # of a team one process says it
+        notes += (f"pretrained with windows of {there[0]}, not {here}: give pretrained_window_sizes={there}",)
+    loaded = Loaded(found.layout, tuple(values), tuple(kinds["absent"]), found.unused, notes)
+    if speaks():  # of a team one process says it
         print(f"simmim-lite: {name}: {loaded}", file=sys.stderr)
     return loaded
 
@@ -132,8 +176,8 @@ def save_weights(
     a folder that `Swinv2ForMaskedImageModeling.from_pretrained` opens, with image_size (pixels; 192, or 32 for two
     stages) in its config.json. without: tensors to leave out, such as a head that no file filled (`Loaded.kept`).
     """
-    target = hub.check_target(path, layout, LAYOUTS)
-    path = target / hub.WEIGHTS if layout == "hf" else target
+    target = check_target(path, layout)
+    path = target / WEIGHTS if layout == "hf" else target
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if k not in without}
     state, config = LAYOUTS[layout](state), target / "config.json"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -191,28 +235,24 @@ def show(source: str) -> list[str]:
 
     source: a file, a folder as transformers writes it, or hf://OWNER/REPOSITORY/PATH. `UserError` without a Swin V2.
     """
-    path = hub.local(source)
-    content = read(path)
+    content = read(path := _local(source))
     found = find(content, source)
-    size, own = _size_of(found), {}
+    size, own, (window, target) = _size_of(found), {}, _settings(path, content)
     if size.embed_dim and size.embed_dim % HEAD_DIM == 0:
         with torch.device("meta"):
             own = SimMIM(SwinV2(size.embed_dim, size.depths)).state_dict()
-    kinds, settings = compare(found.state, own), _settings(path, content)
-    own_windows, of = ("-".join(str(window[i]) for window in found.windows) for i in (0, 1))
+    kinds = _compare(found.state, own)
+    if found.windows:
+        window = "{} by stage, coordinates of {}".format(
+            *("-".join(map(str, w)) for w in zip(*found.windows, strict=True))
+        )
     dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values()})
-    count = sum(found.state[k].numel() for k in kinds["fits"])
-    rows = {
-        "layout": "; ".join(filter(None, (found.layout, found.wrapping))),
-        "size": f"{size.name} ({_shape(found)})",
-        "window": f"{own_windows} by stage, coordinates of {of}" if of else _first(_WINDOW, settings),
-        "target": _first(_TARGET, settings),
-        "missing": some(kinds["missing"] + kinds["absent"]) or "none",
-        "extra": some([*kinds["unknown"], *found.unused]) or "none",
-        "wrong": f"{some(kinds[_MISSHAPED])} ({_MISSHAPED})" if kinds[_MISSHAPED] else "none",
-        "numbers": f"{count:,} parameters in {len(kinds['fits'])} of {len(own)} tensors, {', '.join(dtypes)}; "
-        + (not_finite(found.state) or "all finite"),
-    }
+    count = f"{sum(found.state[k].numel() for k in kinds['fits']):,} parameters in {len(kinds['fits'])} of {len(own)}"
+    rows = {"layout": "; ".join((found.layout, *found.notes)), "size": f"{size.name} ({_shape(found)})"}
+    rows |= {"window": window, "target": target, "missing": some(kinds["missing"] + kinds["absent"]) or "none"}
+    rows["extra"] = some([*kinds["unknown"], *found.unused]) or "none"
+    rows["wrong"] = f"{some(kinds[_MISSHAPED])} ({_MISSHAPED})" if kinds[_MISSHAPED] else "none"
+    rows["numbers"] = f"{count} tensors, {', '.join(dtypes)}; {not_finite(found.state) or 'all finite'}"
     return [source, *(f"  {title:8s} {text}" for title, text in rows.items())]
 
 
@@ -227,23 +267,16 @@ def _size_of(found: Found) -> Size:
     return next(same, Size("none of ours", width, depths))
 
 
-def _settings(path: Path, content: object) -> str:
-    """What stands in a file beside its tensors, beside the file, and its name, as text."""
-
-    def plain(value: object) -> object:
-        return vars(value) if isinstance(value, argparse.Namespace) else ""
-
-    texts = [json.dumps(content, default=plain, skipkeys=True).lower()]
+def _settings(path: Path, content: object) -> list[str]:
+    """Window and target, as far as the file's settings beside the tensors, files beside it, or its name say them."""
+    texts = [json.dumps(content, default=lambda x: vars(x) if isinstance(x, argparse.Namespace) else "", skipkeys=True)]
     with contextlib.suppress(SafetensorError), safe_open(path, "pt") as file:
         texts += (file.metadata() or {}).values()
     beside = path.with_name("config.json"), path.parent.parent / "records" / f"{path.stem}.json"
-    return "\n".join([*texts, *(p.read_text(errors="replace") for p in beside if p.is_file()), path.name])
-
-
-def _first(patterns: tuple[str, ...], text: str) -> str:
-    """What the first pattern that is there captures."""
-    found = next(filter(None, (re.search(pattern, text) for pattern in patterns)), None)
-    return {"true": "normalized", "false": "raw"}.get(found[1], found[1]) if found else "not in the file"
+    text = "\n".join([*texts, *(p.read_text(errors="replace") for p in beside if p.is_file()), path.name]).lower()
+    found = [next(filter(None, (re.search(p, text) for p in patterns)), None) for patterns in (_WINDOW, _TARGET)]
+    said = [one[1] if one else "not in the file" for one in found]
+    return [{"true": "normalized", "false": "raw"}.get(one, one) for one in said]
 
 
 def _hf_config(model: SimMIM, image_size: int) -> str:

@@ -41,8 +41,7 @@ def score(
     """
     import_torch()
     from ..data.sources import open_data, open_streamed
-    from ..model.hub import is_hub
-    from ..model.weights import load_weights
+    from ..model.weights import is_hub, load_weights
     from ..processes import one_thread, pick_device
     from ..training.pretrain import build, validation_loss
     from ..training.probes import input_statistics

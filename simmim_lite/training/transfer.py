@@ -12,9 +12,8 @@ import torch
 from ..data.listing import say
 from ..data.sources import open_data, open_pictures
 from ..errors import UserError, unknown
-from ..model import hub
 from ..model.simmim import create_model
-from ..model.weights import load_weights
+from ..model.weights import fetch, is_hub, load_weights
 from ..processes import one_thread
 from .parallel import Meter, Parallel, Team, join
 from .pretrain import build, pretrain_once, weights_name
@@ -68,7 +67,7 @@ def transfer(
     RUNS_DIR/transfer/KEY.json and never computed twice; `lift` is trained minus baseline. A run that is not finished is
     pretrained first. Under torchrun every process makes the same call.
     """
-    own, base = specs(run, task, weights := hub.fetch(weights) if hub.is_hub(weights) else weights, recipe, **options)
+    own, base = specs(run, task, weights := fetch(weights) if is_hub(weights) else weights, recipe, **options)
     stages, done, found = [spec for spec in (own.run, own, base) if spec is not None], 0, []
     for stage in stages:
 
