@@ -46,18 +46,15 @@ def exercise(grader: Callable[[object], Iterator[dict]]) -> Callable[[object], b
 
     @functools.wraps(grader)
     def check(answer: object) -> bool:
-        passed = False
+        passed, text, within = False, texts["right"], texts.get("within", 0.01)
         try:
             if untouched(answer):
                 raise NotImplementedError
             for facts in grader(answer):
-                value, within = facts["found"], texts.get("within", 0.01)
-                known = [
-                    texts["mistakes"][name] for name, made in facts["mistakes"].items() if same(value, made, within)
-                ]
-                passed = facts.get("passed", same(value, facts["truth"], within))
-                text = texts["right"] if passed else (known or [texts[facts["otherwise"]]])[0]
+                passed = facts.get("passed", same(facts["found"], facts["truth"], within))
                 if not passed:
+                    known = [name for name, made in facts["mistakes"].items() if same(facts["found"], made, within)]
+                    text = texts["mistakes"][known[0]] if known else texts[facts["otherwise"]]
                     break
             line = f"{'right' if passed else 'not right yet'}: {text.format(**facts)}"
         except NotImplementedError:
@@ -99,11 +96,9 @@ def same(found: object, truth: object, within: float = 0.01) -> bool:
 
 def untouched(answer: object) -> bool:
     """Whether an answer is still a stub: None, `...`, NotImplemented, or a non-empty container that holds one."""
-    if answer is None or answer is ... or answer is NotImplemented:
-        return True
-    if isinstance(answer, Mapping):
-        return any(untouched(value) for value in answer.values())
-    return isinstance(answer, (list, tuple)) and any(untouched(value) for value in answer)
+    if isinstance(answer, (Mapping, list, tuple)):
+        return any(map(untouched, answer.values() if isinstance(answer, Mapping) else answer))
+    return answer is None or answer is ... or answer is NotImplemented
 
 
 def call(function: Callable, *arguments: object) -> object:
@@ -133,11 +128,12 @@ def number(answer: object) -> float:
 def numbers(answer: object, *names: str) -> tuple[float, ...]:
     """The numbers of an answer, one a name, from a tuple, list or array; anything else ends the check with one line."""
     try:
-        found = tuple(float(value) for value in answer)
+        found = tuple(map(float, answer))
     except (TypeError, ValueError):
-        found = None
-    if found is None or len(found) != len(names):
-        yours = f"one {type(answer).__name__}" if found is None else f"{len(found)} numbers"
+        found, yours = (), f"one {type(answer).__name__}"
+    else:
+        yours = f"{len(found)} numbers"
+    if len(found) != len(names):
         raise WrongForm(f"{len(names)} numbers are wanted, ({', '.join(names)}): yours is {yours}")
     return found
 
