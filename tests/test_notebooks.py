@@ -1,73 +1,72 @@
-"""Every notebook of the repository runs: at tier smoke from end to end, at tier shipped without torch."""
+"""Every notebook of the repository runs: at tier smoke from end to end, at tier shipped without torch.
 
-import json
-import os
+All of a tier run in one kernel, one after another, each with names and a folder of its own: how papermill executes
+them, each in a kernel of its own, is test_papermill's.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import AsyncKernelManager
+from nbclient import NotebookClient
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from simmim_lite.studies import notebooks, parameters
 from simmim_lite.studies.tiers import NAMED
 
+pytestmark = pytest.mark.xdist_group("notebooks")
 STUDIES = sorted(study.notebook for study in NAMED.values())
+NAMES = ["00_start", "01_masks", "02_swin", "03_one_run", *STUDIES, "09_scaling_law"]
+NAMES += ["10_full_scale", "11_your_study", "is_this_normal"]
+#: A study's jobs are done in the kernel: a process of their own would import torch again, for each study.
+ALONE = "from simmim_lite.studies import workers\nworkers.in_processes = lambda work, items, *_: map(work, items)"
+LOOK = "import sys\nassert not {'torch', 'timm', 'torchvision'} & set(sys.modules), 'torch was imported'"
 
-NAMES = [
-    "00_start",
-    "01_masks",
-    "02_swin",
-    "03_one_run",
-    "04_data_scale",
-    "05_model_size",
-    "06_schedule",
-    "07_proxy_loss",
-    "08_transfer",
-    "09_scaling_law",
-    "10_full_scale",
-    "11_your_study",
-    "is_this_normal",
-]
+
+@pytest.fixture(scope="module")
+def execute() -> Callable:
+    """execute(kernel, name, folder, params, first, last): the outputs of a notebook, run in a folder of its own."""
+    managers: dict[str, AsyncKernelManager] = {}
+
+    def run(kernel: str, name: str, folder: Path, params: dict, first: str = "", last: str = "") -> list[dict]:
+        content, cell = load_notebook_node(str(notebooks.find(name))), nbformat.v4.new_code_cell
+        content = parameterize_notebook(content, params) if params else content
+        content.cells = [cell(first), cell(f"%reset -f\n%cd -q {folder}"), *content.cells, cell(last)]
+        manager = managers.setdefault(kernel, AsyncKernelManager(kernel_name="python3"))
+        NotebookClient(content, km=manager, timeout=None).execute(cwd=folder)
+        return [output for cell in content.cells for output in cell.get("outputs", ())]
+
+    yield run
+    for manager in managers.values():
+        NotebookClient(nbformat.v4.new_notebook(), km=manager)._cleanup_kernel()
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Path:
-    """One runs folder for all, also where several test processes take the notebooks: they share their records."""
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "notebook-runs"
-
-
-def outputs(path: Path) -> list[dict]:
-    return [o for cell in json.loads(path.read_text())["cells"] for o in cell.get("outputs", ())]
+    """One runs folder for all: they share their records."""
+    return tmp_path_factory.mktemp("notebook-runs")
 
 
 def test_all_notebooks_are_here() -> None:
     assert sorted(path.stem for path in notebooks.folder().glob("*.ipynb")) == NAMES
-    assert set(STUDIES) <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_at_tier_smoke(name: str, shared, tmp_path, monkeypatch) -> None:
-    """From a working directory that is not the repository's; it ends without an error and shows figures."""
-    monkeypatch.chdir(tmp_path)
+def test_a_notebook_runs_at_tier_smoke(name: str, execute, shared, tmp_path) -> None:
+    """It ends without an error, shows figures, and leaves nothing in the working directory."""
     known = parameters.parameters(notebooks.find(name))
     wanted = {"tier": "smoke", "runs_dir": str(shared), "workers": 1, "seeds": 1}
-    params = {key: value for key, value in wanted.items() if key in known}
-    executed = notebooks.run([name], params, tmp_path / "executed", workers=1)
-    found = outputs(executed[name])
-    assert not [output for output in found if output["output_type"] == "error"]
+    found = execute("smoke", name, tmp_path, {key: wanted[key] for key in wanted.keys() & known.keys()}, first=ALONE)
     assert any("application/vnd.plotly.v1+json" in output.get("data", {}) for output in found), "no figure"
-    left = {path.name for path in tmp_path.iterdir()} - {"executed"}
-    assert not left, f"{name} leaves {left} in the working directory"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", [*STUDIES, "10_full_scale"])
-def test_a_study_at_tier_shipped_needs_no_torch_and_trains_nothing(name: str, tmp_path, monkeypatch) -> None:
+def test_a_study_at_tier_shipped_needs_no_torch_and_trains_nothing(name: str, execute, tmp_path) -> None:
     """With its own parameters, in an empty folder; torch is looked for in the kernel itself, after all cells."""
-    monkeypatch.chdir(tmp_path)
-    content = nbformat.read(notebooks.find(name), as_version=4)
     assert parameters.parameters(notebooks.find(name))["tier"] == "shipped"
-    look = "import sys\nassert not {'torch', 'timm', 'torchvision'} & set(sys.modules), 'torch was imported'"
-    content.cells.append(nbformat.v4.new_code_cell(look, id="look"))
-    nbformat.write(content, tmp_path / f"{name}.ipynb")
-    notebooks.run([tmp_path / f"{name}.ipynb"], {}, tmp_path / "executed")
+    execute("shipped", name, tmp_path, {}, last=LOOK)
     assert not list(tmp_path.glob("runs/records/*")), "something was trained"
