@@ -1,5 +1,6 @@
 """The mask lab as a visitor uses it: what the tests in a page, Voila and JupyterLab have in common."""
 
+import base64
 import io
 
 import numpy as np
@@ -11,6 +12,13 @@ _DRAWN = """g => { const b = document.querySelector('.sl-main'), at = (k) => (k 
   return [...Array(g * g).keys()].map((i) => colour(at(i % g), at(Math.floor(i / g)))); }"""
 _TILE = """name => { const t = document.querySelector(`[data-tile=${name}]`);
   return [t.width, [...t.getContext('2d').getImageData(0, 0, t.width, t.height).data]]; }"""
+
+
+def pixels(entry: dict, side: int) -> np.ndarray:
+    """uint8 (3, side, side) of an entry of the lab's pictures: its 192 px averaged down in blocks, as the page does."""
+    picture = Image.open(io.BytesIO(base64.b64decode(entry["data"])))
+    picture = picture.resize((side, side), Image.Resampling.BOX)
+    return np.asarray(picture.convert("RGB")).transpose(2, 0, 1).copy()
 
 
 def opened(page, address: str):

@@ -15,7 +15,7 @@ from simmim_lite.lab import explorer, live
 
 @pytest.fixture(scope="module")
 def data() -> dict:
-    return explorer.data()
+    return explorer.data({})
 
 
 def own_rows() -> list[dict]:
@@ -27,7 +27,7 @@ def own_rows() -> list[dict]:
 
 def own_page(path):
     """The explorer with own runs as a page, plotly.js in it."""
-    return explorer.show(own_rows()).write_html(path, "Runs", head=f"<script>{get_plotlyjs()}</script>")
+    return explorer.show({"yours": own_rows()}).write_html(path, "Runs", head=f"<script>{get_plotlyjs()}</script>")
 
 
 def test_runs_doublings_and_turning_points_are_evidences(data) -> None:
@@ -71,8 +71,8 @@ def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own(data, tmp_p
     new = set(views) - {view["id"] for view in data["views"]}
     assert new == {"own-0-loss", "own-0-score", "own-1-loss", "own-2-loss", "own-2-score"}
     assert views["own-0-score"]["y"]["title"] == "change of linear probe (points)"
-    assert len(explorer.data(rows[-1:])["views"]) == len(data["views"])  # no doubling
-    for wrong, said in (([record()], "row 0 of yours has no"), ({"mine": [3]}, "row 0 of mine has no")):
+    assert len(explorer.data({"yours": rows[-1:]})["views"]) == len(data["views"])  # no doubling
+    for wrong, said in (({"yours": [record()]}, "row 0 of yours has no"), ({"mine": [3]}, "row 0 of mine has no")):
         with pytest.raises(UserError, match=said):
             explorer.data(wrong)
 

@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from lab_walk import pixels as pixels_of
 from random_weights import block_outputs, random_model, randomise
 from reach import blind_groups, blocks_until_seen
 from safetensors.torch import save
 
 from simmim_lite.data.batches import normalise
-from simmim_lite.lab import networks, pictures
-from simmim_lite.lab.mask_lab import STATISTICS
+from simmim_lite.lab import pictures
+from simmim_lite.lab.mask_lab import NETWORKS, STATISTICS, shipped_network
 from simmim_lite.lab.widgets import GEOMETRIES, module
 from simmim_lite.model.masking import (
     STRATEGIES,
@@ -145,12 +146,12 @@ def as_bytes(prediction, x, counted, about: dict, statistics: str) -> np.ndarray
     return np.clip(np.rint(255 * (values * std + mean)), 0, 255)
 
 
-@pytest.mark.parametrize("name", networks.names())
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_shipped_network_says_the_same_in_the_page(script, name: str) -> None:
     """Predictions, target, losses of cells, and the picture by each kind of statistics; visible ones do not leak."""
-    network = networks.shipped(name)
+    network = shipped_network(name)
     about, mask = network.about, hash_masks((4, 4), 0.6, 5, [0])[0]
-    pixels = pictures.pixels(pictures.photographs()[1], 32)
+    pixels = pixels_of(pictures.photographs()[1], 32)
     tokens, hidden = upsample(mask, 2), upsample(mask, 8)
     x = normalise(pixels[None], tuple(about["mean"]), tuple(about["std"]))
     x = goal = x[0].double().numpy()

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from simmim_lite.errors import UserError
-from simmim_lite.lab import networks
-from simmim_lite.lab.mask_lab import MaskLab
+from simmim_lite.lab.mask_lab import MaskLab, shipped_network
 from simmim_lite.training.run import write_atomic
 
 BROWSERS = (
@@ -100,7 +99,7 @@ def bench(browser=None) -> Iterator[str]:
         page.get_by_label("network", exact=True).select_option("")
         page.get_by_label("mask patch").select_option("32")
         yield _line("slider to picture, 192 px", page.evaluate(_SLIDER, _MOVES))
-    network, times = networks.shipped("photos"), []
+    network, times = shipped_network("photos"), []
     for k in range(_MOVES):
         pixels = np.full((3, 32, 32), k, np.uint8)
         start = time.perf_counter()

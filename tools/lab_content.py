@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import save
 
 from simmim_lite.data.sources import open_data, open_for_training
-from simmim_lite.lab import networks, widgets
+from simmim_lite.lab import mask_lab, widgets
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.training.film import Film, Shot, film_path
 from simmim_lite.training.pretrain import build, pretrain
@@ -71,7 +71,7 @@ def network(run_file: str, runs_dir: str, name: str, title: str) -> list[Path]:
     about["final"] = {k: record["final"][k] for k in ("val_loss", "val_loss_se")}
     about |= {k: record["cost"][k] for k in ("images_seen", "seconds")}
     state = {k: v.half().contiguous() for k, v in load_final(runs_dir, run).items()}
-    path = networks.FOLDER / f"{name}.safetensors"
+    path = mask_lab.FOLDER / f"{name}.safetensors"
     write_atomic(path, save(state, {"about": json.dumps(about)}))
     return [path]
 

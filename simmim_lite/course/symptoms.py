@@ -21,7 +21,7 @@ from ..data import scenes
 from ..data.batches import normalise, validation_masks
 from ..data.sources import Data, Split
 from ..errors import UserError
-from ..lab import networks
+from ..lab.mask_lab import shipped_network
 from ..lab.pictures import hide
 from ..model.masking import upsample
 from ..model.simmim import SimMIM, create_model
@@ -63,13 +63,13 @@ def source() -> Data:
     for name, seed, count, first in (("train", 0, RUN.images, 0), ("val", 1, 512, 1 << 40)):
         drawn, ids = scenes.render(seed, range(count)), np.arange(count, dtype=np.uint64) + np.uint64(first)
         parts.append(Split(f"{name} of scenes", drawn.images, ids, drawn.labels, drawn.masks))
-    mean, std = (tuple(networks.shipped("scenes").about[name]) for name in ("mean", "std"))
+    mean, std = (tuple(shipped_network("scenes").about[name]) for name in ("mean", "std"))
     return Data("scenes", "scenes", 32, *parts, None, None, scenes.CLASSES, mean, std, "symptoms", [])
 
 
 def scenes_network(trained: bool = True) -> SimMIM:
     """The network that ships for scenes, which is the picture of health; or the same before its first step."""
-    shipped = networks.shipped("scenes")
+    shipped = shipped_network("scenes")
     about = shipped.about
     return shipped.loaded() if trained else create_model(about["model"], 32, about["window"], target="raw", seed=0)
 

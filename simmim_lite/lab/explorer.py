@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from ..errors import UserError
 from ..evidence import published
-from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, loss_unit, power, shades, size_name
+from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, power, shades, size_name
 from ..evidence.drawing import SOURCES as KINDS
 from ..evidence.laws import score_of
 from ..evidence.proxy import doublings, omega, turning_point
@@ -23,8 +23,7 @@ from ..evidence.records import OVERFIT, SCORES, groups, millions, short, sizes_o
 from .widgets import Widget, module, source
 
 Rows = list[dict]
-#: A turning point of Omega is known to no better than this factor, either way (docs/facts.md, 7).
-KNOWN_TO = 1.5
+KNOWN_TO = 1.5  # a turning point of Omega is known to no better than this factor, either way (docs/facts.md, 7)
 #: Colours of the reader's sets of runs on white and on black.
 OWN = tuple(zip(COLOURS[:4], ("#5AB4E8", "#F08A3C", "#3CC79E", "#E39AC2"), strict=True))
 _NEEDED = {"model", "params", "images", "images_seen", "steps", "seed", "val_loss", "data", "recipe", "reference"}
@@ -57,32 +56,28 @@ class Explorer(Widget):
         return [rows[k] for k in self.selected or self.shown]
 
 
-def show(rows: Rows | Mapping[str, Rows] | None = None) -> Explorer:
+def show(rows: Mapping[str, Rows] | None = None) -> Explorer:
     """The explorer, as the last value of a cell; rows: as in `data`."""
-    return Explorer(data(rows))
+    return Explorer(data(rows or {}))
 
 
-def data(rows: Rows | Mapping[str, Rows] | None = None) -> dict:
+def data(rows: Mapping[str, Rows]) -> dict:
     """The whole explorer: runs (63), doublings (42), turns, facets (filters), views (panels), measures, own.
 
-    rows: the reader's own, as `records.table` or `imported.read_csv` give them, or several sets by name ("published" is
-    left out: it is there already). They appear on the Omega axis and in panels of their own: their losses are another
+    rows: sets of the reader's own by name, as `records.table` or `imported.read_csv` give them ("published" is left
+    out: it is there already). They appear on the Omega axis and in panels of their own: their losses are another
     quantity. Scores in % and their changes in points, changes of the loss in % of the shorter run's. `UserError` for
     other rows.
     """
     runs = published.rows()
-    found = doublings(runs, published.SCORE)
-    turns = {of: turning_point(found, of) for of in ("loss", "score")}
-    place = {(_unit(row), row["steps"]): k for k, row in enumerate(runs)}
-    pairs = [
-        _doubling(d, runs) | {"runs": [place[d["unit"], steps] for steps in (d["steps"] // 2, d["steps"])]}
-        for d in found.to_dict("records")
-    ]
-    sets = rows if isinstance(rows, Mapping) else {"yours": rows or []}
-    sets = {KINDS.get(kind, kind): _usable(kind, given) for kind, given in sets.items() if kind != "published"}
-    sets = {name: usable for name, usable in sets.items() if usable}
-    own = [_own(name, usable, turns, *OWN[k % len(OWN)]) for k, (name, usable) in enumerate(sets.items())]
-    loss = {"field": "val_loss", "label": "validation loss", "title": f"validation loss ({loss_unit(runs)})"}
+    found, place = doublings(runs, published.SCORE), {(_unit(row), row["steps"]): k for k, row in enumerate(runs)}
+    turns, pairs = {of: turning_point(found, of) for of in ("loss", "score")}, []
+    for d in found.to_dict("records"):
+        pairs.append(_doubling(d, runs) | {"runs": [place[d["unit"], n] for n in (d["steps"] // 2, d["steps"])]})
+    sets = {KINDS.get(kind, kind): _usable(kind, given) for kind, given in rows.items() if kind != "published"}
+    sets = [(name, usable) for name, usable in sets.items() if usable]
+    own = [_own(name, usable, turns, *OWN[k % len(OWN)]) for k, (name, usable) in enumerate(sets)]
+    loss = {"field": "val_loss", "label": "validation loss", "title": "validation loss (as published)"}
     score = {"field": published.SCORE, "label": "accuracy", "title": "top-1 after fine-tuning (%)"}
     views = [*_views(runs, score["title"], loss["title"]), *_own_views(own)]
     found = {"runs": [_run(row) for row in runs], "doublings": pairs, "turns": turns, "known_to": KNOWN_TO}
@@ -128,23 +123,21 @@ def _doubling(d: dict, runs: Rows, of: str = "top-1") -> dict:
 
 def _facets(runs: Rows) -> list[dict]:
     """The filters, which are the legend too: a symbol a size, a colour a data set, a dot for overfit."""
-    params = {row["model"]: row["params"] for row in runs}
+    params, sets = {row["model"]: row["params"] for row in runs}, []
     images = dict(sorted({(row["dataset"], row["images"]) for row in runs}, key=lambda pair: pair[1]))
     seen = dict(sorted({(row["steps"], row["images_seen"]) for row in runs}))
     day = shades(sorted(images.values()))
-    night = dict(zip(sorted(images.values()), sample_colorscale("plasma", np.linspace(*_DARK, len(day))), strict=True))
+    night = dict(zip(day, sample_colorscale("plasma", np.linspace(*_DARK, len(day))), strict=True))
     sizes = zip(sizes_of(runs), SYMBOLS, strict=False)
     sizes = [{"value": m, "label": short(m), "more": millions(params[m]), "symbol": symbol} for m, symbol in sizes]
-    sets = [{"value": d, "label": data_name(d), "more": f"{count(n)} images"} for d, n in images.items()]
-    sets = [one | {"colour": day[n], "dark": night[n]} for one, n in zip(sets, images.values(), strict=True)]
+    for d, n in images.items():
+        about = {"value": d, "label": data_name(d), "more": f"{count(n)} images"}
+        sets.append(about | {"colour": day[n], "dark": night[n]})
     lengths = [{"value": t, "label": f"{count(t)} steps", "more": f"{count(n)} seen"} for t, n in seen.items()]
     overfit = [{"value": False, "label": "not overfit"}, {"value": True, "label": "overfit", "dot": True}]
-    return [
-        {"field": "model", "title": "Model size", "options": sizes},
-        {"field": "dataset", "title": "Data set", "options": sets},
-        {"field": "steps", "title": "Length", "options": lengths},
-        {"field": "overfit", "title": "Overfitting", "options": overfit},
-    ]
+    options = {"Model size": ("model", sizes), "Data set": ("dataset", sets), "Length": ("steps", lengths)}
+    options["Overfitting"] = "overfit", overfit
+    return [{"field": field, "title": title, "options": some} for title, (field, some) in options.items()]
 
 
 def _axis(field: str, title: str, ticks: Mapping[float, str] | None = None) -> dict:
@@ -158,37 +151,31 @@ _LOSS_CHANGE = _axis("loss_change", "change of validation loss (%)")
 
 def _views(runs: Rows, score: str, loss: str) -> list[dict]:
     """The panels. `join`: what the runs on one line share; y "measure": the one that the reader chose."""
-    sizes = {r["params"]: f"{short(r['model'])}<br>{count(round(r['params'], -6))}" for r in runs}
+    params = {r["params"]: f"{short(r['model'])}<br>{count(round(r['params'], -6))}" for r in runs}
     images, seen = ({r[name]: count(r[name]) for r in runs} for name in ("images", "images_seen"))
-    measure, views = _axis("measure", ""), []
-
-    def add(name: str, title: str, note: str, x: dict, y: dict = measure, **more: object) -> None:
-        views.append({"id": name, "title": title, "note": note, "x": x, "y": y} | more)
-
-    losses, scores = _axis("val_loss", loss), _axis(published.SCORE, score)
-    add("proxy", "Accuracy against validation loss", "a mark: a run", losses, scores)
-    x, note = _axis("images_seen", "images seen in training", seen), "a line: one size on one data set"
-    add("length", "Length", note, x, join=["model", "dataset"])
-    x, note = (
-        _axis("images", "unique training images", images),
-        "a line: one size at one length, on parts of ImageNet-1K",
+    losses, scores, chosen = _axis("val_loss", loss), _axis(published.SCORE, score), _axis("measure", "")
+    length, size = _axis("images_seen", "images seen in training", seen), _axis("params", "backbone parameters", params)
+    data, gain = _axis("images", "unique training images", images), _axis("score_change", "change of top-1 (points)")
+    parts, twice = "a line: one size at one length, on parts of ImageNet-1K", "a mark: a run, against one half as long"
+    views = (
+        ("proxy", "Accuracy against validation loss", "a mark: a run", losses, scores, {}),
+        ("length", "Length", "a line: one size on one data set", length, chosen, {"join": ["model", "dataset"]}),
+        ("data", "Data", parts, data, chosen, {"join": ["model", "steps"]}),
+        ("size", "Model size", "a line: one data set at one length", size, chosen, {"join": ["dataset", "steps"]}),
+        ("omega-loss", "Twice as long: does the loss rise?", twice, _OMEGA, _LOSS_CHANGE, {"of": "doublings"}),
+        ("omega-score", "Twice as long: does accuracy fall?", twice, _OMEGA, gain, {"of": "doublings"}),
     )
-    add("data", "Data", note, x, join=["model", "steps"])
-    x, note = _axis("params", "backbone parameters", sizes), "a line: one data set at one length"
-    add("size", "Model size", note, x, join=["dataset", "steps"])
-    scores, note = _axis("score_change", "change of top-1 (points)"), "a mark: a run, against one half as long"
-    add("omega-loss", "Twice as long: does the loss rise?", note, _OMEGA, _LOSS_CHANGE, of="doublings")
-    add("omega-score", "Twice as long: does accuracy fall?", note, _OMEGA, scores, of="doublings")
-    return views
+    names = ("id", "title", "note", "x", "y")
+    return [dict(zip(names, view, strict=True)) | more for *view, more in views]
 
 
 def _own_views(own: list[dict]) -> list[dict]:
     """Panels of the reader's own doublings: their changes have axes of their own."""
     found = []
     for k, one in enumerate(own):
-        score = one["score"]
         ys = {"loss": (_LOSS_CHANGE, "validation loss")}
-        ys |= {"score": (_axis("score_change", f"change of {score} (points)"), score)} if score else {}
+        if score := one["score"]:
+            ys["score"] = _axis("score_change", f"change of {score} (points)"), score
         for turn, (y, what) in ys.items() if one["doublings"] else ():
             turned = f"; solid line: turns near {power(one['turns'][turn])}" if one["turns"][turn] else ""
             view = {"id": f"own-{k}-{turn}", "title": f"{one['name']}: {what}", "of": "own", "own": k, "turn": turn}
@@ -202,16 +189,17 @@ def _own(name: str, rows: Rows, published_turns: dict, day: str, night: str) -> 
     found, what = doublings(rows, score or "val_loss"), SCORES.get(score, "")
     turns = {"loss": turning_point(found), "score": turning_point(found, "score") if score else None}
     names = {"loss": "validation loss turns up", "score": f"{LABELS.get(score, '')} turns down"}
-    turned = " and ".join(f"{names[of]} near Omega {power(value)}" for of, value in turns.items() if value)
     said = f"{len(rows)} run{'s' * (len(rows) != 1)} ({str(rows[0]['data']).split('/')[-1]}), "
     said += f"{len(found) or 'no'} doubling{'s' * (len(found) != 1)} of the length"
+    turned = [f"{names[of]} near Omega {power(value)}" for of, value in turns.items() if value]
     known, runs = [turn for turn in published_turns.values() if turn], []
     for row in rows:
-        at, steps = omega(row), f"{row['steps']:,} steps, seed {row['seed']}"
+        at = omega(row)
         side = "below both" if at < min(known) else "above both" if at > max(known) else "between the"
-        lines = [f"<b>{escape(name)}</b>", size_name(row), f"{row['images']:,} images", steps]
+        lines = [f"<b>{escape(name)}</b>", size_name(row), f"{row['images']:,} images"]
+        lines += [f"{row['steps']:,} steps, seed {row['seed']}"]
         lines += [f"Omega {power(at)}: {side}", "published turning points"]
         runs.append({"omega": at, "text": "<br>".join(lines)})
     pairs = [_doubling(d, rows, what) for d in found.to_dict("records")]
-    about = {"name": name, "score": what, "colour": day, "dark": night, "turns": turns}
-    return about | {"runs": runs, "doublings": pairs, "said": said + (f"; {turned}" if turned else "")}
+    about = {"name": name, "score": what, "colour": day, "dark": night, "turns": turns, "runs": runs}
+    return about | {"doublings": pairs, "said": "; ".join([said, *([" and ".join(turned)] if turned else [])])}

@@ -32,11 +32,10 @@ def course_run(tier: str, data: str, seed: int, runs_dir: str | Path) -> tuple[R
     A folder of its own, `RUNS_DIR/course`: a run made for looking at is no part of a study. bf16 where it is measured
     faster on this machine (kept there too), else fp32.
     """
-    import torch
-
+    from ..processes import one_thread, pick_device
     from ..studies.speed import faster_precision, step_speeds
 
-    folder = Path(runs_dir) / "course"
+    folder, device = Path(runs_dir) / "course", pick_device()
     small = {"batch_size": 16, "warmup_steps": 5, "val_images": 64, "probe_labels": 200, "probe_test": 100}
     usual = {"steps": 300, "eval_every": 50, "val_images": 256, "probe_labels": 2000, "probe_test": 1000}
     large = usual | {"steps": 1000, "eval_every": 100, "val_images": 1024}
@@ -44,12 +43,8 @@ def course_run(tier: str, data: str, seed: int, runs_dir: str | Path) -> tuple[R
     run = Run(model="swinv2_femto", data=data, seed=seed, **fields)
     if tier == "smoke":
         return run, folder
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as `pretrain` runs on a CPU
-    try:
-        speeds = step_speeds(folder, [run.model], run, "cuda" if torch.cuda.is_available() else "cpu")
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(device):  # as `pretrain` runs
+        speeds = step_speeds(folder, [run.model], run, str(device))
     return replace(run, precision=faster_precision(speeds, run.model)), folder
 
 
@@ -124,8 +119,8 @@ class Curve:
         for name, style in zip(self.points, (thin, marked), strict=True):
             chart.update_traces(selector={"name": name}, **style)
         for x, text in self.marks.items():
-            style = {"annotation_text": text, "annotation_position": "top left"}
-            chart.add_vline(x=x, line={"dash": "dot", "color": FAINT}, **style)
+            line = {"dash": "dot", "color": FAINT}
+            chart.add_vline(x=x, line=line, annotation_text=text, annotation_position="top left")
         end = self.steps * self.batch_size
         chart.update_xaxes(range=[-0.02 * end, 1.02 * end], tickformat="~s")
         legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
@@ -137,14 +132,11 @@ def knob(function: Callable, **controls: object) -> None:
 
     No widget is made where no browser answers its messages: that can hang a kernel.
     """
-    if in_notebook() and executed_unseen():
-        from IPython.display import display
+    from IPython.display import display
+    from ipywidgets import interact
 
-        display(function())
-    elif in_notebook():
-        import ipywidgets
-
-        ipywidgets.interact(function, **controls)
+    if in_notebook():
+        display(function()) if executed_unseen() else interact(function, **controls)
 
 
 def executed_unseen() -> bool:

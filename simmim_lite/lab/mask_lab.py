@@ -1,7 +1,7 @@
 """The mask lab: hide cells of a picture, see what the mask does at once, and what a network makes of it.
 
     MaskLab()                                    # photographs and scenes, and the networks that ship
-    MaskLab(picture="holiday.jpg", network=networks.of_checkpoint("swinv2_base.pth"))
+    MaskLab(picture="holiday.jpg", network=of_checkpoint("swinv2_base.pth"))
     MaskLab().write_html("lab.html", "Mask lab")  # one file, live without a kernel or a network connection
 
 The mask is drawn in the browser, by the same integers as `masking.hash_masks`; reconstructions come from the kernel, in
@@ -9,29 +9,102 @@ the static twin from the same network computed in the page.
 """
 
 import base64
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import traitlets as t
 
 from ..errors import UserError, first_line, unknown
-from ..model.masking import hash_masks
-from . import networks, pictures
-from .networks import Network
-from .widgets import Widget, check_mask, module
+from ..model.masking import STRATEGIES, hash_masks
+from ..model.sizes import SIZES, odd_quarter
+from . import pictures
+from .widgets import Widget, check_patch, module
 
-TABS = ("explore", "guess", "windows")
 STATISTICS = ("visible", "normalised", "true")
+FOLDER = Path(__file__).with_name("networks")
+#: Small networks that ship, FOLDER/NAME.safetensors in half precision; what each is, is in its metadata.
+NETWORKS = ("scenes", "photos", "photos-normalised")
+
+
+@dataclass(eq=False)
+class Network:
+    """A SimMIM and what a picture needs to know of it.
+
+    about: name, title, text, model, side (pixels), patch_size, window, depths, target, target_window, mean, std (0 to
+    1), mask_patch (pixels, of its training).
+    """
+
+    about: dict
+    weights: bytes | None = field(default=None, repr=False)  # the safetensors file, where it is small enough for a page
+    model: object = field(default=None, repr=False)
+
+    def predict(self, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        """float32 (3, S, S) in the space of the target, from uint8 (3, S, S) and hidden tokens (S / 4, S / 4)."""
+        import torch
+
+        from ..data.batches import normalise
+        from ..processes import one_thread
+
+        images = normalise(pixels[None], tuple(self.about["mean"]), tuple(self.about["std"]))
+        with torch.inference_mode(), one_thread(torch.device("cpu")):  # a small network loses by sharing its work
+            mask = torch.from_numpy(np.asarray(hidden, bool)[None])
+            return self.loaded().reconstruct(images, mask)[0].float().numpy()
+
+    def loaded(self):
+        """The SimMIM itself, in evaluation mode."""
+        if self.model is None:
+            from safetensors.torch import load
+
+            from ..model.simmim import create_model
+
+            about = self.about
+            options = {"target": about["target"], "target_window": about["target_window"]}
+            model = create_model(about["model"], about["side"], about["window"], **options)
+            model.load_state_dict({name: value.float() for name, value in load(self.weights).items()})
+            self.model = model.eval()
+        return self.model
+
+
+@cache
+def shipped_network(name: str) -> Network:
+    """A network of the package; `UserError` with the nearest name for an unknown one."""
+    if name not in NETWORKS:
+        raise unknown("network", name, NETWORKS)
+    weights = (FOLDER / f"{name}.safetensors").read_bytes()
+    header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
+    return Network(json.loads(header["__metadata__"]["about"]), weights)
+
+
+def of_checkpoint(
+    path: str | Path, model: str = "swinv2_base", img_size: int = 192, window_size: int = 12, target: str = "normalized"
+) -> Network:
+    """Any checkpoint that `load_weights` reads, with its head; the defaults, mask patches of 32 px and ImageNet's
+    statistics are those of the released swinv2_base (docs/facts.md, 3). Sizes in pixels, the window in tokens."""
+    from ..model.simmim import create_model
+    from ..model.weights import load_weights
+    from ..training.probes import IMAGENET_MEAN, IMAGENET_STD
+
+    made = create_model(model, img_size, window_size, target=target)
+    load_weights(made, path, head=True)
+    name, size = Path(path).name, SIZES[model]
+    about = {"name": Path(path).stem, "title": f"{name} ({model})", "text": f"{model} from {name}.", "model": model}
+    about |= {"side": img_size, "window": window_size, "patch_size": size.patch_size, "depths": list(size.depths)}
+    about |= {"target": target, "target_window": odd_quarter(img_size), "mask_patch": min(32, size.final_stride)}
+    return Network(about | {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}, model=made.eval())
 
 
 class MaskLab(Widget):
     """An interactive picture of masked image modelling. Every trait can be set from Python, and follows the reader.
 
-    picture: a file, bytes, PIL image or array shown first, beside those that ship. network: a name of
-    `networks.names()`, a `Network`, or "" for masks alone at 192 px. offer: which shipped networks can be chosen, all
-    by default; each makes the static twin 1.5 MB larger. `UserError` for a picture that cannot be read, a
-    mask patch that does not divide, a ratio outside 0 to 1, an unknown strategy or network.
+    picture: a file, bytes, PIL image or array shown first, beside those that ship. network: a name of NETWORKS, a
+    `Network`, or "" for masks alone at 192 px. offer: which shipped networks can be chosen; each makes the static twin
+    1.5 MB larger. `UserError` for a picture that cannot be read, a mask patch that does not divide, a ratio outside 0
+    to 1, an unknown strategy or network.
     """
 
     _esm = module("core", "net", "parts", "pixels", "windows", "mask_lab", "mask_lab_draw", "mask_lab_views")
@@ -40,25 +113,24 @@ class MaskLab(Widget):
     picture = t.Int(0, help="number of the chosen picture").tag(sync=True)
     networks = t.List(help="what the page needs to know of each network").tag(sync=True)
     network = t.Unicode("", help="name of the chosen network, or '' for masks at 192 px").tag(sync=True)
-    strategy = t.Unicode("random", help="random | square | block").tag(sync=True)
-    ratio = t.Float(0.6, help="share of cells hidden, 0 to 1").tag(sync=True)
+    strategy = t.Enum(list(STRATEGIES), "random").tag(sync=True)
+    ratio = t.Float(0.6, min=0, max=1, help="share of cells hidden").tag(sync=True)
     patch = t.Int(8, help="side of a mask cell in pixels").tag(sync=True)
     seed = t.Int(0, help="of the mask").tag(sync=True)
     edits = t.List(t.Int(), help="cells flipped by hand, by number in rows").tag(sync=True)
-    statistics = t.Unicode("visible", help="visible | normalised | true").tag(sync=True)
-    tab = t.Unicode("explore", help="explore | guess | windows").tag(sync=True)
+    statistics = t.Enum(STATISTICS, "visible").tag(sync=True)
+    tab = t.Enum(("explore", "guess", "windows"), "explore").tag(sync=True)
 
     def __init__(
         self,
         picture: object = None,
         network: str | Network | None = None,
         *,
-        patch: int | None = None,
         scenes: int = 12,
         offer: Sequence[str] | None = None,
         **state: object,
     ) -> None:
-        found = [networks.shipped(name) for name in (networks.names() if offer is None else offer)]
+        found = [shipped_network(name) for name in (NETWORKS if offer is None else offer)]
         if isinstance(network, Network):
             found, network = [*found, network], network.about["name"]
         self._networks: dict[str, Network] = {one.about["name"]: one for one in found}
@@ -67,29 +139,27 @@ class MaskLab(Widget):
         if network and network not in self._networks:
             raise unknown("network", network, self._networks)
         about = self._networks[network].about if network else {"side": pictures.SIDE, "mask_patch": 32}
-        patch = patch or about["mask_patch"]
-        check_mask(about["side"], patch, state.get("ratio", 0.6), state.get("strategy", "random"))
+        state.setdefault("patch", about["mask_patch"])
+        check_patch(about["side"], state["patch"])
         entries = [*pictures.photographs(), *pictures.scene_pictures(0, scenes)]
         first = next((k for k, one in enumerate(entries) if network == "scenes" and one["kind"] == "scene"), 0)
         if picture is not None:
             first = len(entries)
             entries.append(pictures.own_picture(picture))
         known = [one.about for one in found]
-        super().__init__(pictures=entries, picture=first, networks=known, network=network, patch=patch, **state)
+        super().__init__(pictures=entries, picture=first, networks=known, network=network, **state)
         self.on_msg(self._answer)
 
-    @t.validate("strategy", "ratio", "patch", "network", "statistics", "tab", "picture")
+    @t.validate("patch", "network", "picture")
     def _checked(self, proposal: dict) -> object:
         """What is set from Python is as good as what the constructor takes; the page offers nothing else."""
         name, value = proposal["trait"].name, proposal["value"]
-        known = {"network": ("", *self._networks), "statistics": STATISTICS, "tab": TABS}
-        if name in known and value not in known[name]:
-            raise unknown(name, value, known[name])
+        if name == "network" and value and value not in self._networks:
+            raise unknown(name, value, self._networks)
         if name == "picture" and not 0 <= value < max(1, len(self.pictures)):
             raise UserError(f"picture {value}: there are {len(self.pictures)}, numbered from 0")
-        if name in ("strategy", "ratio", "patch"):
-            mask = {"patch": self.patch, "ratio": self.ratio, "strategy": self.strategy} | {name: value}
-            check_mask(self.side, **mask)
+        if name == "patch":
+            check_patch(self.side, value)
         return value
 
     @property
@@ -103,8 +173,8 @@ class MaskLab(Widget):
         grid = self.side // self.patch
         mask = hash_masks((grid, grid), self.ratio, self.seed, np.array([0]), strategy=self.strategy)[0]
         for cell in self.edits:
-            if 0 <= cell < grid * grid:
-                mask[divmod(cell, grid)] ^= True
+            if 0 <= cell < mask.size:
+                mask.flat[cell] ^= True
         return mask
 
     def twin_state(self) -> dict:

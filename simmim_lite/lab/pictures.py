@@ -1,11 +1,10 @@
 """Pictures: those that ship (photographs, scenes), your own, and figures of sheets, masks and reconstructions.
-
-Numpy and plotly; torch only where a network predicts.
-"""
+Torch only where a network predicts."""
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +48,12 @@ def scene_pictures(seed: int = 0, count: int = 12) -> list[dict]:
     for k in range(count):
         covered = np.asarray(drawn.masks[k], bool).reshape(TOKENS, SIDE // TOKENS, TOKENS, -1).any((1, 3))
         title = f"scene {k}: {scenes.CLASSES[int(drawn.labels[k])]}"
-        jpeg = _encoded(Image.fromarray(as_rgb(drawn.images[k])), "JPEG", quality=90)
-        found.append(_entry(f"scene-{k}", title, "scene", jpeg, np.packbits(covered).tobytes()))
+        picture = Image.fromarray(as_rgb(drawn.images[k]))
+        found.append(_entry(f"scene-{k}", title, "scene", picture, np.packbits(covered).tobytes()))
     return found
 
 
-def own_picture(source: "str | Path | bytes | np.ndarray | Image.Image", title: str = "your picture") -> dict:
+def own_picture(source: "str | Path | bytes | np.ndarray | Image.Image") -> dict:
     """Any picture as an entry: its centre square at 192 px, read as `data.decode` reads every picture.
 
     source: a file, its bytes, a PIL image, or an array as `as_rgb` takes it. `UserError` for what holds no picture.
@@ -65,39 +64,26 @@ def own_picture(source: "str | Path | bytes | np.ndarray | Image.Image", title: 
         name = f"{source}" if isinstance(source, (str, Path)) else f"the {type(source).__name__}"
         raise UserError(f"{name}: no picture that can be read ({error}); give a JPEG or PNG") from error
     picture = ImageOps.fit(picture, (SIDE, SIDE), Image.Resampling.LANCZOS)
-    return _entry("own", title, "own", _encoded(picture.convert("RGB"), "JPEG", quality=90))
+    return _entry("own", "your picture", "own", picture.convert("RGB"))
 
 
-def pixels(entry: dict, side: int) -> np.ndarray:
-    """uint8 (3, side, side) of an entry: its 192 px averaged down in blocks (`side` a divisor), else resampled."""
-    picture = Image.open(io.BytesIO(base64.b64decode(entry["data"])))
-    if side != picture.width:
-        how = Image.Resampling.BOX if picture.width % side == 0 else Image.Resampling.LANCZOS
-        picture = picture.resize((side, side), how)
-    return np.asarray(picture.convert("RGB")).transpose(2, 0, 1).copy()
-
-
-def _entry(name: str, title: str, kind: str, jpeg: bytes, outline: bytes = b"", note: str = "") -> dict:
+def _entry(name: str, title: str, kind: str, jpeg: bytes | Image.Image, outline: bytes = b"", note: str = "") -> dict:
     """A picture for the widget: data a JPEG in base64; outline the object's tokens (48 x 48 bits) in base64 or ''."""
+    if isinstance(jpeg, Image.Image):
+        jpeg.save(held := io.BytesIO(), "JPEG", quality=90)
+        jpeg = held.getvalue()
     held = {"data": base64.b64encode(jpeg).decode(), "outline": base64.b64encode(outline).decode()}
     return {"name": name, "title": title, "kind": kind, "note": note, **held}
 
 
-def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def png_address(picture: np.ndarray) -> str:
     """A picture uint8 (H, W, 3) as a PNG inside an address: figures stay whole without files beside them."""
-    png = _encoded(Image.fromarray(np.ascontiguousarray(picture)), "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    Image.fromarray(np.ascontiguousarray(picture)).save(png := io.BytesIO(), "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """A picture as uint8 (H, W, 3): from (3, H, W), (H, W, 3) or grey (H, W); uint8, uint16, bool, or floats cut
-    to 0..1.
+    """A picture as uint8 (H, W, 3): from (3, H, W), (H, W, 3) or grey (H, W); uint8, bool, or floats cut to 0..1.
 
     `UserError` for another shape, and for numbers of no known range.
     """
@@ -106,9 +92,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     if image.ndim != 3 or 3 not in (image.shape[0], image.shape[2]):
         raise UserError(f"a picture of shape {image.shape}: give (3, H, W), (H, W, 3) or (H, W)")
     image = image if image.shape[2] == 3 else image.transpose(1, 2, 0)
-    if image.dtype == np.uint16:
-        image = (image // 257).astype(np.uint8)
-    elif image.dtype == bool or image.dtype.kind == "f":
+    if image.dtype == bool or image.dtype.kind == "f":
         image = (np.clip(image, 0, 1) * np.float32(255) + 0.5).astype(np.uint8)
     if image.dtype != np.uint8:
         raise UserError(f"a picture of {image.dtype} has no known range: give uint8, or floats from 0 to 1")
@@ -147,62 +131,46 @@ def predict(model, images: np.ndarray, masks: np.ndarray, mean: Sequence[float],
     return Shot(images, np.asarray(masks, bool), mean, std).take(model)[0]
 
 
-def reconstruction(
-    model, images, mask, mean, std, titles: Sequence[str] | None = None, *, title: str = ""
-) -> go.Figure:
+def reconstruction(model, images, mask, mean, std, titles: Sequence[str], *, title: str = "") -> go.Figure:
     """Three rows: the picture, what the network sees, and the hidden part filled in by it. Arguments as `predict`."""
     rows = {"picture": images, "what the<br>network sees": hide(images, mask)}
     rows["hidden part<br>filled in"] = predict(model, images, mask, mean, std)
     return sheet(rows, titles, title=title)
 
 
-def strip(images: Sequence, titles: Sequence[str], *, columns: int = 8, title: str = "", side: int = 118) -> go.Figure:
-    """Pictures as `as_rgb` takes them, in rows of at most `columns`, titles above; side: of each, in pixels."""
-    columns = max(1, min(columns, len(images)))
-    pairs = zip(images, map(str, titles), strict=True)
-    cells = [(image, label, *divmod(k, columns)) for k, (image, label) in enumerate(pairs)]
-    return _sheet(cells, -(-len(images) // columns), columns, title, side)
-
-
 def sheet(
-    rows: Mapping[str, Sequence], titles: Sequence[str] | None = None, *, title: str = "", side: int = 104
+    rows: Mapping[str, Sequence], titles: Iterable[str] | None = None, *, title: str = "", side: int = 104
 ) -> go.Figure:
-    """Rows of pictures with the row's name at the left, and a title above each column: {name: N pictures}."""
-    columns = max(map(len, rows.values()), default=0)
-    if any(len(row) != columns for row in (*rows.values(), titles or [""] * columns)):
-        raise UserError(f"rows of {[len(row) for row in rows.values()]} pictures: every row, and titles, need as many")
-    heads = [[str(t) for t in titles or [""] * columns], *[[""] * columns] * (len(rows) - 1)]
-    cells = [(image, heads[r][c], r, c) for r, row in enumerate(rows.values()) for c, image in enumerate(row)]
-    return _sheet(cells, len(rows), columns, title, side, tuple(rows))
+    """Rows of pictures as `as_rgb` takes them, {name: N pictures}: the row's name at the left, titles above the first.
 
-
-def _sheet(cells: list, rows: int, columns: int, title: str, side: int, row_names: Sequence[str] = ()) -> go.Figure:
-    """All pictures on one pair of axes, in units of a picture's side; text is laid beside them, so nothing overlaps.
-
-    cells: (picture, title, row, column). Where rows have names, only the first one has room for titles.
+    side: of a picture, in pixels. All pictures are on one pair of axes, in units of a picture's side; text is laid
+    beside them, so nothing overlaps.
     """
-    width = columns * (1 + _GAP) - _GAP
-    letters = max((max(map(len, n.split("<br>"))) for n in row_names), default=0) * 7.4
+    columns = max(map(len, rows.values()), default=0)
+    heads = [""] * columns if titles is None else list(map(str, titles))
+    if any(len(row) != columns for row in (*rows.values(), heads)):
+        raise UserError(f"rows of {[len(row) for row in rows.values()]} pictures: every row, and titles, need as many")
+    width, step = columns * (1 + _GAP) - _GAP, 1 + _GAP
+    letters = max((max(map(len, name.split("<br>"))) for name in rows), default=0) * 7.4
     side = min(side, int((WIDEST - 16 - letters) / (width + 0.15)))
-    lines = max((label.count("<br>") + 1 for _, label, _, _ in cells if label), default=0)
+    lines = max((label.count("<br>") + 1 for label in heads if label), default=0)
     head = 0.06 + _HEAD * lines * 90 / side if lines else 0
-    step = 1 + _GAP + (0 if row_names else head)
     figure, text = go.Figure(), {"showarrow": False, "font": {"size": 12, "color": INK}}
-    for image, label, row, column in cells:
-        shown = as_rgb(image)
+    for (row, (name, images)), column in itertools.product(enumerate(rows.items()), range(columns)):
+        shown = as_rgb(images[column])
         factor = max(1, -(-_LARGE // max(shown.shape[:2])))
         shown = shown.repeat(factor, 0).repeat(factor, 1)
-        x, y = column * (1 + _GAP), head + row * step
         dx, dy = 1 / shown.shape[1], 1 / shown.shape[0]  # the first pixel's centre lies half a pixel inside
-        named = ", ".join(t.replace("<br>", " ") for t in (row_names[row] if row_names else "", label) if t)
-        place = {"x0": x + dx / 2, "dx": dx, "y0": y + dy / 2, "dy": dy}
+        place = {"x0": column * step + dx / 2, "dx": dx, "y0": head + row * step + dy / 2, "dy": dy}
+        named = ", ".join(t.replace("<br>", " ") for t in (name, heads[column] if row == 0 else "") if t)
         figure.add_image(source=png_address(shown), **place, hovertemplate=f"{named}<extra></extra>")
-        if label:
-            figure.add_annotation(text=label, x=x + 0.5, y=y - 0.04, xanchor="center", yanchor="bottom", **text)
-    for row, name in enumerate(row_names):
+    for column, label in enumerate(heads if lines else ()):
+        place = {"x": column * step + 0.5, "y": head - 0.04, "xanchor": "center", "yanchor": "bottom"}
+        figure.add_annotation(text=label, **place, **text)
+    for row, name in enumerate(rows):
         place = {"x": -0.1, "y": head + row * step + 0.5, "xanchor": "right", "yanchor": "middle", "align": "right"}
         figure.add_annotation(text=name, **place, **text)
-    left, height, top = 0.1 + letters / side, head + (rows - 1) * step + 1, 46 if title else 8
+    left, height, top = 0.1 + letters / side, head + len(rows) * step - _GAP, 46 if title else 8
     hidden = {"visible": False, "fixedrange": True}
     figure.update_xaxes(range=[-left, width + 0.05], **hidden)
     figure.update_yaxes(range=[height + 0.05, -0.05], scaleanchor="x", constrain="domain", **hidden)

@@ -53,6 +53,12 @@ class Widget(anywidget.AnyWidget):
     unless = ""  # what the twin says where it cannot come alive
     width = 1100  # pixels of a page of its own, at most
 
+    def __init__(self, **state: object) -> None:
+        try:
+            super().__init__(**state)
+        except traitlets.TraitError as error:
+            raise UserError(str(error)) from error
+
     def twin_state(self) -> dict:
         """State of the static twin: names to values that JSON holds."""
         own = [name for name in self.traits(sync=True) if not name.startswith("_")]
@@ -80,13 +86,9 @@ class Widget(anywidget.AnyWidget):
         return ({**data, "text/html": self.static_html()} if executed_unseen() else data), metadata
 
 
-def check_mask(side: int, patch: int, ratio: float, strategy: str, patches: Sequence[int] = ()) -> None:
-    """`UserError` for a mask that cannot be: the page says the same. patches: those to choose from, by default all that
-    hold whole tokens and divide the side (pixels)."""
-    if strategy not in STRATEGIES:
-        raise unknown("mask_strategy", strategy, STRATEGIES)
-    if not 0 <= ratio <= 1:
-        raise UserError(f"ratio {ratio} is outside 0 to 1: it is the share of cells that are hidden")
+def check_patch(side: int, patch: int, patches: Sequence[int] = ()) -> None:
+    """`UserError` for a mask patch (pixels) that cannot be: the page says the same. patches: those to choose from, by
+    default all that hold whole tokens and divide the side."""
     fit = patches or [p for p in range(TOKEN, side + 1, TOKEN) if side % p == 0]
     if patch not in fit:
         raise UserError(f"patch {patch} does not divide: at {side} px give one of {', '.join(map(str, fit))}")
@@ -97,22 +99,19 @@ class WindowView(Widget):
     has heard of a visible one. The mask is `hash_masks(grid, ratio, seed, [0], 0, strategy)`."""
 
     _esm = module("core", "parts", "windows", "window_view")
-    geometry = traitlets.Unicode("192-12").tag(sync=True)
+    geometry = traitlets.Enum(list(GEOMETRIES), "192-12").tag(sync=True)
     mask_patch = traitlets.Int(32).tag(sync=True)  # pixels
-    ratio = traitlets.Float(0.6).tag(sync=True)
-    strategy = traitlets.Unicode("random").tag(sync=True)
+    ratio = traitlets.Float(0.6, min=0, max=1).tag(sync=True)
+    strategy = traitlets.Enum(list(STRATEGIES), "random").tag(sync=True)
     seed = traitlets.Int(0).tag(sync=True)
     picture = traitlets.Unicode("").tag(sync=True)  # an address, `data:` here; stretched over the board
 
-    def __init__(self, **settings: object) -> None:
-        geometry = str(settings.get("geometry", "192-12"))
-        if geometry not in GEOMETRIES:
-            raise unknown("geometry", geometry, GEOMETRIES)
+    def __init__(self, geometry: str = "192-12", **settings: object) -> None:
+        super().__init__(geometry=geometry, **settings)
         pixels, _, _, patches = GEOMETRIES[geometry]
-        settings.setdefault("mask_patch", 32 if pixels == 192 else 8)
-        given = {"ratio": 0.6, "strategy": "random"} | settings
-        check_mask(pixels, settings["mask_patch"], given["ratio"], given["strategy"], patches)
-        super().__init__(picture=png_address(scenes.render(0, [17], 192).images[0].transpose(1, 2, 0)), **settings)
+        self.mask_patch = settings.get("mask_patch", 32 if pixels == 192 else 8)
+        check_patch(pixels, self.mask_patch, patches)
+        self.picture = png_address(scenes.render(0, [17], 192).images[0].transpose(1, 2, 0))
 
 
 class FilmStrip(Widget):
@@ -122,11 +121,11 @@ class FilmStrip(Widget):
     films = traitlets.List(traitlets.Dict()).tag(sync=True)  # [{name, sheet: an address of a PNG, **facts}]
 
     def __init__(self, films: "Mapping | None" = None) -> None:
-        films = films or {"Through a run": shipped_film("scenes"), "Sizes and data": shipped_film("scenes-grid")}
-        sheets = {
-            name: f"data:image/png;base64,{base64.b64encode(film.png()).decode()}" for name, film in films.items()
-        }
-        super().__init__(films=[{"name": name, "sheet": sheets[name], **film.facts} for name, film in films.items()])
+        films, found = films or {"Through a run": shipped_film(), "Sizes and data": shipped_film("scenes-grid")}, []
+        for name, film in films.items():
+            sheet = f"data:image/png;base64,{base64.b64encode(film.png()).decode()}"
+            found.append({"name": name, "sheet": sheet, **film.facts})
+        super().__init__(films=found)
 
 
 def shipped_film(name: str = "scenes"):
