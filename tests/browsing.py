@@ -1,13 +1,10 @@
-"""What the browser tests share: one Chromium and one JupyterLab a worker, pages that ask nobody but this machine."""
+"""What the browser tests share: one Chromium a worker, pages that ask nobody but this machine."""
 
 import re
 from urllib.parse import urlparse
 
 import pytest
 from headless import chromium
-from labserver import jupyterlab
-
-from simmim_lite.studies import notebooks
 
 
 @pytest.fixture(scope="session")
@@ -28,17 +25,6 @@ def pages(tmp_path_factory) -> dict[str, str]:
     widgets = {"lab": MaskLab(scenes=4), "windows": WindowView(), "film": FilmStrip()}
     made = {name: widget.write_html(folder / f"{name}.html", name) for name, widget in widgets.items()}
     return {name: path.as_uri() for name, path in (made | {"explorer": own_page(folder / "e.html")}).items()}
-
-
-@pytest.fixture(scope="session")
-def lab_server(tmp_path_factory):
-    """A JupyterLab on copies of the notebooks, with tier smoke for quick (a browser may save what it opens)."""
-    served, scratch, working = (tmp_path_factory.mktemp(name) for name in ("notebooks", "lab", "working"))
-    for path in notebooks.folder().glob("*.ipynb"):
-        text = path.read_text("utf-8").replace('tier = \\"quick\\"', 'tier = \\"smoke\\"')
-        (served / path.name).write_text(text, "utf-8")
-    with jupyterlab(served, scratch, working) as server:
-        yield server
 
 
 @pytest.fixture
@@ -72,8 +58,7 @@ def fits(page, width: int = 400, scheme: str = "dark") -> None:
     """On a phone with a theme and no motion wanted, the page does not scroll sideways."""
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     page.set_viewport_size({"width": width, "height": 800})
-    page.wait_for_timeout(200)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.wait_for_function("w => document.documentElement.scrollWidth <= w", arg=width)
 
 
 def contrast(page, scheme: str) -> float:

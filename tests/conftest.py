@@ -32,11 +32,7 @@ def one_thread():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a server go to one worker, so that it starts once; those that need a browser are marked."""
+    """Tests that need a browser are marked."""
     for item in items:
-        wanted = getattr(item, "fixturenames", ())
-        for name in ("lab_server",):
-            if name in wanted:
-                item.add_marker(pytest.mark.xdist_group(name))
-        if "browser" in wanted:
+        if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)

@@ -75,20 +75,12 @@ def test_every_filter_leaves_the_numbers_that_python_has(shown) -> None:
         shown.locator(f".chip input[value={name}]").check()
     left = [r for r in ROWS if r["model"] == "swinv2_large" and r["dataset"] in ("imagenet1k-10", "imagenet1k-50")]
     assert said(shown) == numbers(left) and len(shown.evaluate(STRONG)["proxy"]) == len(left) == 6
-    shown.get_by_role("button", name="Show all runs").click()
-    for name in ("imagenet22k", "swinv2_small"):  # small was never trained on it
-        shown.locator(f".chip input[value={name}]").check()
-    assert said(shown) == numbers([])
 
 
 def test_a_run_is_chosen_by_keyboard(shown) -> None:
-    chip = shown.locator(".chip input[value=imagenet1k-10]")
-    chip.press("Space")
-    assert said(shown) == numbers([row for row in ROWS if row["dataset"] == "imagenet1k-10"])
-    chip.press("Space")
     select = shown.locator(".sl-explorer select")
-    select.press("ArrowDown")
-    select.press("ArrowDown")
+    for _ in range(2):
+        select.press("ArrowDown")
     assert shown.evaluate(STRONG)["length"] == [1] and shown.locator("tbody tr").count() == 1
     select.press("Escape")
     assert shown.locator("table").is_hidden()

@@ -77,8 +77,6 @@ def test_lab_and_explorer_are_live_and_follow_the_theme(page, root) -> None:
     assert len(colours) == 2
     page.goto(f"{root}/explorer.html")
     page.wait_for_selector(".sl-explorer.dark .main-svg")
-    page.get_by_text("giant").first.click()
-    page.get_by_text("of 63 runs").wait_for()
     choose("light")
     page.wait_for_selector(".sl-explorer:not(.dark)")
     for name in ("index", "mask_lab", "explorer", "gallery/gallery", "notebooks/04_data_scale"):

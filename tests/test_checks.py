@@ -15,46 +15,21 @@ from simmim_lite.course import checks, grading
 from simmim_lite.studies import notebooks
 
 SOLUTIONS = Path(__file__).parent / "solutions"
-#: What the line on the wrong answer has to name.
+#: What the line on the wrong answer to each exercise has to name.
 CASES = {
-    ("00_start", 1): "rounded down",
-    ("00_start", 2): "leaked",
-    ("00_start", 3): "the whole picture",
-    ("01_masks", 1): "rounded down",
-    ("01_masks", 2): "tile",
-    ("01_masks", 3): "the same ratio",
-    ("02_swin", 1): "windows a side",
-    ("02_swin", 2): "bias is missing",
-    ("02_swin", 3): "reshape alone",
-    ("03_one_run", 1): "not one image",
-    ("03_one_run", 2): "that step included",
-    ("03_one_run", 3): "different images",
-    ("04_data_scale", 1): "a batch held one image",
-    ("04_data_scale", 2): "shorter runs",
-    ("04_data_scale", 3): "margin is 0.004",
-    ("05_model_size", 1): "width 16",
-    ("05_model_size", 2): "forward pass only",
-    ("05_model_size", 3): "largest affordable",
-    ("06_schedule", 1): "twice",
-    ("06_schedule", 2): "in most of them the loss fell",
-    ("06_schedule", 3): "red at Omega",
-    ("07_proxy_loss", 1): "only neighbours",
-    ("07_proxy_loss", 2): "leave ties out",
-    ("07_proxy_loss", 3): "all pairs of runs",
-    ("08_transfer", 1): "24 powers",
-    ("08_transfer", 2): "does not count as 0",
-    ("08_transfer", 3): "never rise again",
-    ("09_scaling_law", 1): "saturates",
-    ("09_scaling_law", 2): "a fold for every run",
-    ("09_scaling_law", 3): "the best of all runs",
-    ("10_full_scale", 1): "the branches are missing",
-    ("10_full_scale", 2): "do not divide into",
-    ("10_full_scale", 3): "from its first step",
-    ("11_your_study", 1): "a step is a batch",
-    ("11_your_study", 2): "the root is missing",
-    ("11_your_study", 3): "own intervals were forgotten",
+    "00_start": ("rounded down", "leaked", "the whole picture"),
+    "01_masks": ("rounded down", "tile", "the same ratio"),
+    "02_swin": ("windows a side", "bias is missing", "reshape alone"),
+    "03_one_run": ("not one image", "that step included", "different images"),
+    "04_data_scale": ("a batch held one image", "shorter runs", "margin is 0.004"),
+    "05_model_size": ("width 16", "forward pass only", "largest affordable"),
+    "06_schedule": ("twice", "in most of them the loss fell", "red at Omega"),
+    "07_proxy_loss": ("only neighbours", "leave ties out", "all pairs of runs"),
+    "08_transfer": ("24 powers", "does not count as 0", "never rise again"),
+    "09_scaling_law": ("saturates", "a fold for every run", "the best of all runs"),
+    "10_full_scale": ("the branches are missing", "do not divide into", "from its first step"),
+    "11_your_study": ("a step is a batch", "the root is missing", "own intervals were forgotten"),
 }
-BOOKS = {book: sum(b == book for b, _ in CASES) for book, _ in CASES}  # exercises of each
 
 
 def exercises(book: str) -> list[str]:
@@ -63,8 +38,7 @@ def exercises(book: str) -> list[str]:
 
 
 def solutions(book: str):
-    path = SOLUTIONS / f"s{book}.py"
-    spec = spec_from_file_location(path.stem, path)
+    spec = spec_from_file_location(book, SOLUTIONS / f"s{book}.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -83,27 +57,17 @@ def said(call) -> tuple[object, str]:
     return result, out.getvalue().strip()
 
 
-@pytest.mark.parametrize(("book", "number"), CASES)
-def test_an_exercise(book: str, number: int) -> None:
-    sources = exercises(book)
-    assert len(sources) == BOOKS[book]
-    source, answers = sources[number - 1], solutions(book)
-    check = getattr(checks, name_of(source))
-    _, line = said(lambda: exec(source, {"checks": checks}))  # noqa: S102
-    assert line == f"not done yet: {check.task}"
-    passed, line = said(lambda: check(getattr(answers, f"solution_{number}")()))
-    assert passed is True, line
-    assert line.startswith("right: ")
-    passed, line = said(lambda: check(getattr(answers, f"wrong_{number}")()))
-    assert passed is False
-    assert line.startswith("not right yet: ")
-    assert CASES[book, number] in line
-
-
-def test_every_solution_belongs_to_an_exercise() -> None:
-    for book, count in BOOKS.items():
-        named = {name for name in vars(solutions(book)) if re.fullmatch(r"(solution|wrong)_\d+", name)}
-        assert named == {f"{kind}_{k}" for kind in ("solution", "wrong") for k in range(1, count + 1)}
+@pytest.mark.parametrize("book", CASES)
+def test_exercises(book: str) -> None:
+    """Stubs are not done, solutions pass, and a plausible wrong answer names its case; each of the three of a book."""
+    answers = solutions(book)
+    for number, (source, case) in enumerate(zip(exercises(book), CASES[book], strict=True), 1):
+        check = getattr(checks, name_of(source))
+        assert said(lambda s=source: exec(s, {"checks": checks}))[1] == f"not done yet: {check.task}"  # noqa: S102
+        passed, line = said(lambda c=check, n=number: c(getattr(answers, f"solution_{n}")))
+        assert passed is True and line.startswith("right: "), line
+        passed, line = said(lambda c=check, n=number: c(getattr(answers, f"wrong_{n}")))
+        assert passed is False and line.startswith("not right yet: ") and case in line, line
 
 
 @pytest.mark.parametrize("name", [name for name, texts in grading.TEXTS.items() if "truth" in texts])
@@ -165,7 +129,7 @@ def test_one_line_for_any_answer(answer, line: str) -> None:
 ANYTHING = ("text", 0, -1.5, (1, 2), [], [1, 2, 3], np.ones((2, 2)), {"a": 1}, float("nan"))
 
 
-@pytest.mark.parametrize("name", [n for book in BOOKS for n in map(name_of, exercises(book))])
+@pytest.mark.parametrize("name", [n for book in CASES for n in map(name_of, exercises(book))])
 def test_a_check_survives_any_answer_and_never_leaks_pythons_words(name: str) -> None:
     for answer in (*ANYTHING, *(lambda *_, value=value: value for value in (*ANYTHING, [[1]]))):
         passed, line = said(lambda answer=answer: getattr(checks, name)(answer))
@@ -175,22 +139,23 @@ def test_a_check_survives_any_answer_and_never_leaks_pythons_words(name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("answer", "yours"), [(5, "one int"), ("ab", "one str"), ((1, 2, 3), "3 numbers"), (np.ones(1), "1 numbers")]
+    ("check", "answer", "line"),
+    [
+        ("cells_at_224", 5, "2 numbers are wanted, (hidden cells, hidden share): yours is one int"),
+        ("cells_at_224", np.ones(1), "2 numbers are wanted, (hidden cells, hidden share): yours is 1 numbers"),
+        ("choosing_the_size", lambda *_: "ab", "2 numbers are wanted, (share by lower loss, share by larger size)"),
+        ("pairs_right", np.arange(5), "one number is wanted: yours is one ndarray of 5"),
+        ("overfit_runs", lambda rows: [0] * 5, "one number is wanted: yours is one list of 5"),
+        ("traffic_light", lambda omega: "green", "green at Omega 7.6e+05, where a doubling has raised the loss"),
+    ],
 )
-def test_a_pair_is_asked_for_where_one_is_wanted(answer, yours: str) -> None:
+def test_the_form_that_is_wanted_is_named(check: str, answer, line: str) -> None:
     """Not Python's `cannot unpack`; also where a learner's function returns it."""
-    for check, given in ((checks.cells_at_224, answer), (checks.choosing_the_size, lambda *_: answer)):
-        passed, line = said(lambda check=check, given=given: check(given))
-        assert passed is False
-        assert re.match(rf"not right yet: 2 numbers are wanted, \(.*\): yours is {yours}$", line)
+    passed, found = said(lambda: getattr(checks, check)(answer))
+    assert passed is False and found.startswith(f"not right yet: {line}")
 
 
-def test_one_number_is_asked_for_where_one_is_wanted() -> None:
-    for check, answer in ((checks.pairs_right, np.arange(5)), (checks.overfit_runs, lambda rows: [0] * 5)):
-        _, line = said(lambda check=check, answer=answer: check(answer))
-        assert re.match(r"not right yet: one number is wanted: yours is one (ndarray|list) of 5$", line)
-    _, line = said(lambda: checks.traffic_light(lambda omega: "green"))
-    assert "green is wanted below 7.6e+05" in line and "red above 3.1e+06" in line
+def test_no_other_check_is_there() -> None:
     with pytest.raises(AttributeError, match="no check is named 'nonsense'"):
         checks.nonsense  # noqa: B018
 

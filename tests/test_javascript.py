@@ -15,15 +15,8 @@ from simmim_lite.data.batches import normalise
 from simmim_lite.lab import pictures
 from simmim_lite.lab.mask_lab import NETWORKS, STATISTICS, shipped_network
 from simmim_lite.lab.widgets import GEOMETRIES, module
-from simmim_lite.model.masking import (
-    STRATEGIES,
-    average_distance,
-    fully_masked_windows,
-    hash_masks,
-    hidden_count,
-    uniforms,
-    upsample,
-)
+from simmim_lite.model import masking
+from simmim_lite.model.masking import STRATEGIES, average_distance, fully_masked_windows, hash_masks, upsample
 from simmim_lite.model.swin import SwinV2
 
 FILES = ("core", "net", "parts", "pixels", "windows", "window_view")
@@ -53,7 +46,7 @@ def test_masks_agree_in_a_thousand_settings(script) -> None:
     assert script("Object.keys(STRATEGIES)") == list(STRATEGIES)
     for (rows, columns, ratio, seed, image, visit, strategy), text in zip(settings, theirs, strict=True):
         (ours,) = hash_masks((rows, columns), ratio, seed, np.array([image], np.uint64), visit, strategy)
-        assert text == "".join(map(str, ours.ravel().astype(int))) and text.count("1") == hidden_count(ours.size, ratio)
+        assert text == "".join(map(str, ours.ravel().astype(int))) and text.count("1") == masking.hidden_count(ours.size, ratio)
 
 
 def test_distances_and_windows_agree(script) -> None:
@@ -115,7 +108,7 @@ def test_swin_in_the_page_equals_the_librarys_on_random_weights(script, name: st
     model = random_model(name, img_size=side, window_size=window, target="raw")
     about = {"side": side, "patch_size": 4, "window": window, "depths": [2, 2], "target": "raw"}
     weights = save({k: v.contiguous() for k, v in model.state_dict().items()}, {"about": json.dumps(about)})
-    x = uniforms(3 * side * side, 1).reshape(3, side, side) * 4 - 2
+    x = masking.uniforms(3 * side * side, 1).reshape(3, side, side) * 4 - 2
     hidden = upsample(hash_masks((side // 8, side // 8), 0.6, 1, [0])[0], 2)
     with torch.inference_mode():
         ours = model.reconstruct(torch.from_numpy(x)[None], torch.from_numpy(hidden)[None])[0].numpy()

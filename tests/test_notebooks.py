@@ -23,6 +23,11 @@ NAMES = ["00_start", "01_masks", "02_swin", "03_one_run", *STUDIES, "09_scaling_
 NAMES += ["10_full_scale", "11_your_study", "is_this_normal"]
 #: A study's jobs are done in the kernel: a process of their own would import torch again, for each study.
 ALONE = "from simmim_lite.studies import workers\nworkers.in_processes = lambda work, items, *_: map(work, items)"
+#: The symptoms are made once: what the notebook shows of them is what test_symptoms checks.
+KEEP = "from functools import cache\nfrom simmim_lite.course import symptoms\n"
+KEEP += "symptoms.SYMPTOMS = {name: cache(make) for name, make in symptoms.SYMPTOMS.items()}"
+CHECK = f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_symptoms\n"
+CHECK += "for name in symptoms.SYMPTOMS:\n    test_symptoms.check(name)"
 LOOK = "import sys\nassert not {'torch', 'timm', 'torchvision'} & set(sys.modules), 'torch was imported'"
 
 
@@ -41,7 +46,7 @@ def execute() -> Callable:
 
     yield run
     for manager in managers.values():
-        NotebookClient(nbformat.v4.new_notebook(), km=manager)._cleanup_kernel()
+        NotebookClient(nbformat.v4.new_notebook(), km=manager, shutdown_kernel="immediate")._cleanup_kernel()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,8 @@ def test_a_notebook_runs_at_tier_smoke(name: str, execute, shared, tmp_path) -> 
     """It ends without an error, shows figures, and leaves nothing in the working directory."""
     known = parameters.parameters(notebooks.find(name))
     wanted = {"tier": "smoke", "runs_dir": str(shared), "workers": 1, "seeds": 1}
-    found = execute("smoke", name, tmp_path, {key: wanted[key] for key in wanted.keys() & known.keys()}, first=ALONE)
+    first, last = (KEEP, CHECK) if name == "is_this_normal" else (ALONE, "")
+    found = execute("smoke", name, tmp_path, {key: wanted[key] for key in wanted.keys() & known.keys()}, first, last)
     assert any("application/vnd.plotly.v1+json" in output.get("data", {}) for output in found), "no figure"
     assert not list(tmp_path.iterdir())
 

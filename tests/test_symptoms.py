@@ -1,11 +1,9 @@
 """Every symptom is really there, its remedy really removes it, and the library says in one line what it can notice."""
 
 import numpy as np
-import pytest
 import torch
 
 from simmim_lite.course import symptoms
-from simmim_lite.lab import pictures
 
 #: after / before, between these: what the remedy must do to the number. What the library says.
 REMEDIES = {
@@ -20,8 +18,8 @@ REMEDIES = {
 }
 
 
-@pytest.mark.parametrize("name", symptoms.SYMPTOMS)
-def test_a_symptom_and_its_remedy(name: str) -> None:
+def check(name: str) -> None:
+    """What notebook is_this_normal shows of a symptom: called in its kernel by test_notebooks, once all are made."""
     symptom = symptoms.SYMPTOMS[name]()
     low, high, says = REMEDIES[name]
     assert low < symptom.after / symptom.before < high, (symptom.before, symptom.after)
@@ -29,7 +27,6 @@ def test_a_symptom_and_its_remedy(name: str) -> None:
     first, *others = symptom.rows.values()
     assert all(row.shape == (6, 3, 32, 32) and row.dtype == np.uint8 for row in (first, *others))
     assert not any((row == first).all() for row in others)
-    assert len(pictures.sheet(symptom.rows, title=symptom.name).data) >= 24
     text = symptoms.card(symptom)
     assert text.count("**") == 10 and "{" not in text and "  " not in text
     if name == "loss_does_not_fall":  # the text says what predicting the mean costs: where the slow run stays

@@ -1,24 +1,6 @@
 """Exercises of 06_schedule: a solution of each, and a plausible wrong answer."""
 
 
-def solution_1():
-    return 49e6 * 500_000 * 2048 / 128_117**2
-
-
-def wrong_1():
-    """Divided once."""
-    return 49e6 * 500_000 * 2048 / 128_117
-
-
-def solution_2():
-    return _counter(lambda loss, score: loss > 0 and score > 0)
-
-
-def wrong_2():
-    """All that gained accuracy."""
-    return _counter(lambda loss, score: score > 0)
-
-
 def _counter(counts):
     def rose_and_gained(rows):
         runs = {(r["model"], r["dataset"], r["steps"]): r for r in rows}
@@ -28,10 +10,17 @@ def _counter(counts):
     return rose_and_gained
 
 
-def solution_3():
-    return lambda omega: "green" if omega < 7e5 else "amber" if omega < 4e6 else "red"
+solution_1 = 49e6 * 500_000 * 2048 / 128_117**2
+wrong_1 = 49e6 * 500_000 * 2048 / 128_117  # divided once
+
+solution_2 = _counter(lambda loss, score: loss > 0 and score > 0)
+wrong_2 = _counter(lambda loss, score: score > 0)  # all that gained accuracy
 
 
-def wrong_3():
+def solution_3(omega):
+    return "green" if omega < 7e5 else "amber" if omega < 4e6 else "red"
+
+
+def wrong_3(omega):
     """Red as soon as the loss rises."""
-    return lambda omega: "green" if omega < 7e5 else "red"
+    return "green" if omega < 7e5 else "red"

@@ -3,42 +3,6 @@
 from itertools import combinations
 
 
-def solution_1():
-    return 9
-
-
-def wrong_1():
-    """Neighbours alone."""
-    return 3
-
-
-def solution_2():
-    def pairwise(losses, scores):
-        pairs = [(a, b) for a, b in combinations(zip(losses, scores, strict=True), 2) if a[0] != b[0] and a[1] != b[1]]
-        return sum((a[0] < b[0]) == (a[1] > b[1]) for a, b in pairs) / len(pairs)
-
-    return pairwise
-
-
-def wrong_2():
-    """Ties are counted."""
-
-    def pairwise(losses, scores):
-        pairs = list(combinations(zip(losses, scores, strict=True), 2))
-        return sum((a[0] - b[0]) * (a[1] - b[1]) < 0 for a, b in pairs) / len(pairs)
-
-    return pairwise
-
-
-def solution_3():
-    return _rules(lambda a, b: a["dataset"] == b["dataset"] and a["steps"] == b["steps"] and a["model"] != b["model"])
-
-
-def wrong_3():
-    """All pairs of runs."""
-    return _rules(lambda a, b: True)
-
-
 def _rules(comparable):
     def share(rows, rule):
         pairs = [(a, b) for a, b in combinations(rows, 2) if comparable(a, b)]
@@ -49,3 +13,22 @@ def _rules(comparable):
         return share(rows, lambda r: -r["val_loss"]), share(rows, lambda r: r["params"])
 
     return two_rules
+
+
+solution_1 = 9
+wrong_1 = 3  # neighbours alone
+
+
+def solution_2(losses, scores):
+    pairs = [(a, b) for a, b in combinations(zip(losses, scores, strict=True), 2) if a[0] != b[0] and a[1] != b[1]]
+    return sum((a[0] < b[0]) == (a[1] > b[1]) for a, b in pairs) / len(pairs)
+
+
+def wrong_2(losses, scores):
+    """Ties are counted."""
+    pairs = list(combinations(zip(losses, scores, strict=True), 2))
+    return sum((a[0] - b[0]) * (a[1] - b[1]) < 0 for a, b in pairs) / len(pairs)
+
+
+solution_3 = _rules(lambda a, b: a["dataset"] == b["dataset"] and a["steps"] == b["steps"] and a["model"] != b["model"])
+wrong_3 = _rules(lambda a, b: True)  # all pairs of runs

@@ -3,44 +3,6 @@
 import numpy as np
 
 
-def solution_1():
-    return 1.25e-3 * 0.75**25
-
-
-def wrong_1():
-    """One step too few."""
-    return 1.25e-3 * 0.75**24
-
-
-def solution_2():
-    def miou(confusion):
-        inside = np.diag(confusion)
-        union = confusion.sum(0) + confusion.sum(1) - inside
-        return np.mean(inside[union > 0] / union[union > 0])
-
-    return miou
-
-
-def wrong_2():
-    """A class that never occurs counts as 0."""
-
-    def miou(confusion):
-        inside = np.diag(confusion)
-        union = confusion.sum(0) + confusion.sum(1) - inside
-        return np.mean(inside / np.maximum(union, 1))
-
-    return miou
-
-
-def solution_3():
-    return _average_precision(True)
-
-
-def wrong_3():
-    """Precision may rise again."""
-    return _average_precision(False)
-
-
 def _average_precision(envelope):
     def ap(scores, hits, truths):
         pairs = sorted(zip(scores, hits, strict=True), key=lambda pair: -pair[0])
@@ -55,3 +17,24 @@ def _average_precision(envelope):
         return total / 101
 
     return ap
+
+
+solution_1 = 1.25e-3 * 0.75**25
+wrong_1 = 1.25e-3 * 0.75**24  # one step too few
+
+
+def solution_2(confusion):
+    inside = np.diag(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - inside
+    return np.mean(inside[union > 0] / union[union > 0])
+
+
+def wrong_2(confusion):
+    """A class that never occurs counts as 0."""
+    inside = np.diag(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - inside
+    return np.mean(inside / np.maximum(union, 1))
+
+
+solution_3 = _average_precision(True)
+wrong_3 = _average_precision(False)  # precision may rise again
