@@ -34,7 +34,7 @@ def new_page(browser):
 
     def make(width: int = 1280, height: int = 900, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_default_timeout(300_000)  # only what hangs takes as long
+        context.set_default_timeout(90_000)  # only what hangs takes as long
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: asked.append(urlparse(request.url)))

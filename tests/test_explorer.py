@@ -72,7 +72,7 @@ def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own(data, tmp_p
     assert new == {"own-0-loss", "own-0-score", "own-1-loss", "own-2-loss", "own-2-score"}
     assert views["own-0-score"]["y"]["title"] == "change of linear probe (points)"
     assert len(explorer.data({"yours": rows[-1:]})["views"]) == len(data["views"])  # no doubling
-    for wrong, said in (({"yours": [record()]}, "row 0 of yours has no"), ({"mine": [3]}, "row 0 of mine has no")):
+    for wrong, said in (({"yours": [record()]}, "yours are no rows of"), ({"mine": [3]}, "mine are no rows of")):
         with pytest.raises(UserError, match=said):
             explorer.data(wrong)
 

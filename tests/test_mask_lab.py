@@ -6,16 +6,14 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from lab_walk import pixels
 from PIL import Image
 from traitlets import TraitError
 
-import simmim_lite as sl
 from simmim_lite.data.batches import normalise
 from simmim_lite.errors import UserError
 from simmim_lite.lab import pictures
-from simmim_lite.lab.mask_lab import NETWORKS, MaskLab, of_checkpoint, shipped_network
+from simmim_lite.lab.mask_lab import NETWORKS, MaskLab, shipped_network
 from simmim_lite.model.masking import hash_masks, upsample
 
 
@@ -85,7 +83,7 @@ def test_shipped_networks_do_their_work() -> None:
         for k, entry in enumerate(pictures.scene_pictures(7, 24) if name == "scenes" else pictures.photographs()):
             picture, mask = pixels(entry, 32), hash_masks((4, 4), 0.6, 0, [k])[0]
             x = normalise(picture[None], tuple(about["mean"]), tuple(about["std"]))
-            goal, hidden = network.loaded().make_target(x)[0].numpy(), upsample(mask, 8)
+            goal, hidden = network.model.make_target(x)[0].numpy(), upsample(mask, 8)
             ours.append(np.abs(network.predict(picture, upsample(mask, 2)) - goal)[:, hidden].mean())
             lazy.append(np.abs(goal)[:, hidden].mean())
         assert np.mean(ours) < 0.9 * np.mean(lazy)
@@ -104,19 +102,6 @@ def test_the_kernel_answers_the_page_and_says_what_is_wrong(lab, monkeypatch) ->
     lab._handle_custom_msg({"kind": "predict", "id": 5, "network": "photos"}, [b"short", tokens.tobytes()])
     (message, _) = sent.pop()
     assert message["kind"] == "problem" and "no reconstruction" in message["text"]
-
-
-def test_any_checkpoint(tmp_path) -> None:
-    model = sl.create_model("swinv2_atto", 32, 4, target="normalized", seed=1)
-    path = sl.save_weights(model, tmp_path / "mine.safetensors")
-    lab = MaskLab(network=of_checkpoint(path, "swinv2_atto", 32, 4), scenes=1, offer=())
-    assert (lab.side, lab.patch, lab.network) == (32, 8, "mine")
-    assert not lab.twin_state()["networks"]  # too large for a page, in general
-    picture, hidden, about = np.full((3, 32, 32), 90, np.uint8), np.ones((8, 8), bool), lab.networks[-1]
-    x = normalise(picture[None], tuple(about["mean"]), tuple(about["std"]))
-    with torch.inference_mode():
-        expected = model.eval().reconstruct(x, torch.from_numpy(hidden)[None])[0]
-    assert np.allclose(lab._networks["mine"].predict(picture, hidden), expected, atol=1e-6)
 
 
 def test_the_twin_holds_all_it_needs(lab, tmp_path) -> None:

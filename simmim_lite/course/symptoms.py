@@ -71,7 +71,7 @@ def scenes_network(trained: bool = True) -> SimMIM:
     """The network that ships for scenes, which is the picture of health; or the same before its first step."""
     shipped = shipped_network("scenes")
     about = shipped.about
-    return shipped.loaded() if trained else create_model(about["model"], 32, about["window"], target="raw", seed=0)
+    return shipped.model if trained else create_model(about["model"], 32, about["window"], target="raw", seed=0)
 
 
 @cache

@@ -26,7 +26,6 @@ Rows = list[dict]
 KNOWN_TO = 1.5  # a turning point of Omega is known to no better than this factor, either way (docs/facts.md, 7)
 #: Colours of the reader's sets of runs on white and on black.
 OWN = tuple(zip(COLOURS[:4], ("#5AB4E8", "#F08A3C", "#3CC79E", "#E39AC2"), strict=True))
-_NEEDED = {"model", "params", "images", "images_seen", "steps", "seed", "val_loss", "data", "recipe", "reference"}
 _DARK = (0.97, 0.42)  # from little data to much on a dark page: the part of plasma with a contrast above 3
 
 
@@ -87,11 +86,11 @@ def data(rows: Mapping[str, Rows]) -> dict:
 
 def _usable(kind: str, rows: Rows) -> Rows:
     """The reader's trained rows, those of the recipe with most runs."""
-    for k, row in enumerate(rows):
-        if lacking := sorted(_NEEDED - set(row if isinstance(row, Mapping) else ())):
-            raise UserError(f"explorer: row {k} of {kind} has no {lacking[0]}: give rows of records.table(records)")
-    usable = [row for row in trained(rows) if row["val_loss"] is not None]
-    return next(iter(groups(usable).values())) if usable else []
+    try:
+        usable = [row for row in trained(rows) if row["val_loss"] is not None and omega(row)]
+        return next(iter(groups(usable).values())) if usable else []
+    except (KeyError, TypeError) as error:
+        raise UserError(f"explorer: {kind} are no rows of records.table(records): they have no {error}") from error
 
 
 def _run(row: dict) -> dict:

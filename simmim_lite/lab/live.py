@@ -1,7 +1,7 @@
 """Training as it happens: a curve that grows in a live kernel, and stays as a figure in an executed notebook.
 
-A plain figure takes the place of the one before, at most once a second: JupyterLab's plotly renderer ignores updates of
-a figure that is on the page, and a `FigureWidget` would cost five megabytes in every saved notebook. No torch here.
+A plain figure takes the place of the one before, at most once a second: JupyterLab ignores updates of a figure that is
+on the page, and a `FigureWidget` would cost five megabytes in every saved notebook. No torch here.
 """
 
 import time
@@ -12,9 +12,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from ..errors import unknown
-from ..evidence.drawing import COLOURS, FAINT
+from ..evidence.drawing import COLOURS, FAINT, TEMPLATE
 from ..training.run import Run
-from . import charts
 
 LOSS = "loss on hidden pixels<br>(L1, standard deviations)"
 
@@ -111,20 +110,21 @@ class Curve:
 
     def figure(self) -> go.Figure:
         """The curve as it is now: training thin, validation with marks."""
-        series = {name: tuple(zip(*points, strict=True)) for name, points in self.points.items() if points}
-        chart = charts.lines(series, "images seen", LOSS, title=self.title, form=".4f")
-        thin = {"mode": "lines", "line": {"color": FAINT, "width": 1}}
-        marked = {"mode": "lines+markers", "line": {"color": COLOURS[0], "dash": "solid"}}
-        marked["marker"] = {"color": COLOURS[0], "symbol": "circle"}
-        for name, style in zip(self.points, (thin, marked), strict=True):
-            chart.update_traces(selector={"name": name}, **style)
+        chart, end = go.Figure(), self.steps * self.batch_size
+        looks = (
+            {"mode": "lines", "line": {"color": FAINT, "width": 1}},
+            {"mode": "lines+markers", "line_color": COLOURS[0]},
+        )
+        for (name, points), look in zip(self.points.items(), looks, strict=True):
+            chart.add_scatter(x=[x for x, _ in points], y=[y for _, y in points], name=name, **look)
         for x, text in self.marks.items():
             line = {"dash": "dot", "color": FAINT}
             chart.add_vline(x=x, line=line, annotation_text=text, annotation_position="top left")
-        end = self.steps * self.batch_size
-        chart.update_xaxes(range=[-0.02 * end, 1.02 * end], tickformat="~s")
+        chart.update_xaxes(title_text="images seen", range=[-0.02 * end, 1.02 * end], tickformat="~s")
+        chart.update_yaxes(title_text=LOSS, hoverformat=".4f")
         legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
-        return chart.update_layout(legend=legend, showlegend=True, margin={"t": 84 if self.title else 50})
+        top = {"t": 84 if self.title else 50}
+        return chart.update_layout(template=TEMPLATE, title_text=self.title, legend=legend, margin=top)
 
 
 def knob(function: Callable, **controls: object) -> None:

@@ -1,7 +1,7 @@
 """The mask lab: hide cells of a picture, see what the mask does at once, and what a network makes of it.
 
     MaskLab()                                    # photographs and scenes, and the networks that ship
-    MaskLab(picture="holiday.jpg", network=of_checkpoint("swinv2_base.pth"))
+    MaskLab(picture="holiday.jpg", network="photos-normalised")
     MaskLab().write_html("lab.html", "Mask lab")  # one file, live without a kernel or a network connection
 
 The mask is drawn in the browser, by the same integers as `masking.hash_masks`; reconstructions come from the kernel, in
@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ import traitlets as t
 
 from ..errors import UserError, first_line, unknown
 from ..model.masking import STRATEGIES, hash_masks
-from ..model.sizes import SIZES, odd_quarter
 from . import pictures
 from .widgets import Widget, check_patch, module
 
@@ -40,8 +39,7 @@ class Network:
     """
 
     about: dict
-    weights: bytes | None = field(default=None, repr=False)  # the safetensors file, where it is small enough for a page
-    model: object = field(default=None, repr=False)
+    weights: bytes = field(repr=False)  # the safetensors file
 
     def predict(self, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
         """float32 (3, S, S) in the space of the target, from uint8 (3, S, S) and hidden tokens (S / 4, S / 4)."""
@@ -53,21 +51,20 @@ class Network:
         images = normalise(pixels[None], tuple(self.about["mean"]), tuple(self.about["std"]))
         with torch.inference_mode(), one_thread(torch.device("cpu")):  # a small network loses by sharing its work
             mask = torch.from_numpy(np.asarray(hidden, bool)[None])
-            return self.loaded().reconstruct(images, mask)[0].float().numpy()
+            return self.model.reconstruct(images, mask)[0].float().numpy()
 
-    def loaded(self):
+    @cached_property
+    def model(self):
         """The SimMIM itself, in evaluation mode."""
-        if self.model is None:
-            from safetensors.torch import load
+        from safetensors.torch import load
 
-            from ..model.simmim import create_model
+        from ..model.simmim import create_model
 
-            about = self.about
-            options = {"target": about["target"], "target_window": about["target_window"]}
-            model = create_model(about["model"], about["side"], about["window"], **options)
-            model.load_state_dict({name: value.float() for name, value in load(self.weights).items()})
-            self.model = model.eval()
-        return self.model
+        about = self.about
+        options = {"target": about["target"], "target_window": about["target_window"]}
+        model = create_model(about["model"], about["side"], about["window"], **options)
+        model.load_state_dict({name: value.float() for name, value in load(self.weights).items()})
+        return model.eval()
 
 
 @cache
@@ -80,31 +77,12 @@ def shipped_network(name: str) -> Network:
     return Network(json.loads(header["__metadata__"]["about"]), weights)
 
 
-def of_checkpoint(
-    path: str | Path, model: str = "swinv2_base", img_size: int = 192, window_size: int = 12, target: str = "normalized"
-) -> Network:
-    """Any checkpoint that `load_weights` reads, with its head; the defaults, mask patches of 32 px and ImageNet's
-    statistics are those of the released swinv2_base (docs/facts.md, 3). Sizes in pixels, the window in tokens."""
-    from ..model.simmim import create_model
-    from ..model.weights import load_weights
-    from ..training.probes import IMAGENET_MEAN, IMAGENET_STD
-
-    made = create_model(model, img_size, window_size, target=target)
-    load_weights(made, path, head=True)
-    name, size = Path(path).name, SIZES[model]
-    about = {"name": Path(path).stem, "title": f"{name} ({model})", "text": f"{model} from {name}.", "model": model}
-    about |= {"side": img_size, "window": window_size, "patch_size": size.patch_size, "depths": list(size.depths)}
-    about |= {"target": target, "target_window": odd_quarter(img_size), "mask_patch": min(32, size.final_stride)}
-    return Network(about | {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}, model=made.eval())
-
-
 class MaskLab(Widget):
     """An interactive picture of masked image modelling. Every trait can be set from Python, and follows the reader.
 
-    picture: a file, bytes, PIL image or array shown first, beside those that ship. network: a name of NETWORKS, a
-    `Network`, or "" for masks alone at 192 px. offer: which shipped networks can be chosen; each makes the static twin
-    1.5 MB larger. `UserError` for a picture that cannot be read, a mask patch that does not divide, a ratio outside 0
-    to 1, an unknown strategy or network.
+    picture: a file, bytes, PIL image or array shown first, beside those that ship. network: a name of NETWORKS, or ""
+    for masks alone at 192 px. offer: which networks can be chosen; each makes the static twin 1.5 MB larger.
+    `UserError` for what cannot be: a picture that is none, a mask patch that does not divide, an unknown strategy.
     """
 
     _esm = module("core", "net", "parts", "pixels", "windows", "mask_lab", "mask_lab_draw", "mask_lab_views")
@@ -124,16 +102,13 @@ class MaskLab(Widget):
     def __init__(
         self,
         picture: object = None,
-        network: str | Network | None = None,
+        network: str | None = None,
         *,
         scenes: int = 12,
         offer: Sequence[str] | None = None,
         **state: object,
     ) -> None:
-        found = [shipped_network(name) for name in (NETWORKS if offer is None else offer)]
-        if isinstance(network, Network):
-            found, network = [*found, network], network.about["name"]
-        self._networks: dict[str, Network] = {one.about["name"]: one for one in found}
+        self._networks = {name: shipped_network(name) for name in (NETWORKS if offer is None else offer)}
         if network is None:
             network = "photos" if "photos" in self._networks else next(iter(self._networks), "")
         if network and network not in self._networks:
@@ -146,7 +121,7 @@ class MaskLab(Widget):
         if picture is not None:
             first = len(entries)
             entries.append(pictures.own_picture(picture))
-        known = [one.about for one in found]
+        known = [one.about for one in self._networks.values()]
         super().__init__(pictures=entries, picture=first, networks=known, network=network, **state)
         self.on_msg(self._answer)
 
@@ -178,11 +153,9 @@ class MaskLab(Widget):
         return mask
 
     def twin_state(self) -> dict:
-        """The twin computes reconstructions itself: it gets the weights of the networks that are small enough."""
-        held = {name: one.weights for name, one in self._networks.items() if one.weights is not None}
-        state = super().twin_state() | {"weights": {k: base64.b64encode(v).decode() for k, v in held.items()}}
-        state["networks"] = [about for about in self.networks if about["name"] in held]
-        return state | ({} if self.network in held else {"network": ""})
+        """The twin computes reconstructions itself: it gets the networks' weights."""
+        held = {name: base64.b64encode(one.weights).decode() for name, one in self._networks.items()}
+        return super().twin_state() | {"weights": held}
 
     def _answer(self, _: object, message: dict, buffers: Sequence) -> None:
         """The page asks for a prediction; it gets one, or a sentence."""
@@ -196,6 +169,6 @@ class MaskLab(Widget):
             hidden = np.frombuffer(buffers[1], np.uint8).reshape(tokens, tokens)
             data = [network.predict(pixels, hidden).tobytes()]
             reply["kind"] = "predicted"
-        except Exception as error:  # whatever a reader's checkpoint does, the widget must say it and live on
+        except Exception as error:  # whatever happens, the widget must say it and live on
             reply |= {"kind": "problem", "text": f"no reconstruction: {first_line(error)}"}
         self.send(reply, data)
