@@ -45,7 +45,8 @@ def test_windows_step_by_step(page, pages) -> None:
     assert "One window of 12 × 12 spans the map." in story.inner_text()
     step.press("End")
     assert heading.inner_text() == "Stage 4, block 2, not shifted" and "window of 6 × 6" in story.inner_text()
-    found, pick, box = blocks_until_seen(upsample(hash_masks((6, 6), 0.6, 0, [0])[0], 8), 12, (2, 2, 18, 2)), page.locator(".sl-pick"), main.bounding_box()
+    hidden, pick, box = upsample(hash_masks((6, 6), 0.6, 0, [0])[0], 8), page.locator(".sl-pick"), main.bounding_box()
+    found = blocks_until_seen(hidden, 12, (2, 2, 18, 2))
     main.click(position={"x": box["width"] * 46.5 / 48, "y": box["height"] * 2.5 / 48})
     assert "row 3, column 47" in pick.inner_text() and f"after {found[2, 46]} blocks" in pick.inner_text()
     for key in ("ArrowLeft", "ArrowDown"):  # the board has the focus now

@@ -1,9 +1,7 @@
 """The gallery: what it draws and says, from the shipped records."""
 
 import build_site as gallery
-import pytest
 
-from simmim_lite.errors import UserError
 from simmim_lite.evidence import tables
 
 
@@ -27,14 +25,3 @@ def test_every_picture_is_drawn(tmp_path, monkeypatch) -> None:
     files = gallery.make_gallery(tmp_path)
     assert [file.name for file in files] == [*(f"{s}.png" for s in gallery.QUESTIONS), "readme.png", "gallery.md"]
     assert all(traces > 4 for _, traces in drawn)
-
-
-def test_without_a_browser(tmp_path) -> None:
-    class Figure:
-        layout = type("Layout", (), {"height": 1})
-
-        def to_image(self, *_, **__):
-            raise RuntimeError("no browser\nsecond line")
-
-    with pytest.raises(UserError, match=r"Chromium or Chrome .*no browser"):
-        gallery._png(Figure(), tmp_path / "a.png")

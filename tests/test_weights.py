@@ -174,14 +174,12 @@ def test_what_no_file_filled_is_not_written(tmp_path, capsys, layout):
     assert "holds no encoder.mask_token: to predict pixels needs" in refusal(SOURCE, path, head=True)
 
 
-def test_values_are_cast_to_the_models_dtype(tmp_path):
+def test_values_are_cast_to_the_models_dtype():
     half = random_model(seed=1).bfloat16()
     load_weights(half, state())
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert same_weights(half.float(), random_model().bfloat16().float())
-    model = random_model(seed=1)
-    load_weights(model, save_weights(random_model().bfloat16(), tmp_path / "hf", "hf"))
-    assert {p.dtype for p in model.parameters()} == {torch.float32} and same_weights(model, half)
+    assert "192 of 192" in refusal(random_model().half(), like(HEAD[1], 1e9))  # overflows here
 
 
 def like(key: str, value: object):
@@ -219,10 +217,6 @@ REFUSED = [
 def test_what_does_not_fit_is_named_and_leaves_the_model_as_it_was(content, words):
     model = random_model(seed=1)
     assert words in refusal(model, content) and same_weights(model, random_model(seed=1))
-
-
-def test_numbers_that_overflow_in_the_models_dtype_are_refused():
-    assert "192 of 192" in refusal(random_model().half(), like(HEAD[1], 1e9))
 
 
 class Boom:
@@ -277,8 +271,6 @@ def test_show_says_what_a_file_is(tmp_path, monkeypatch, capsys):
     assert (rows["layout"], rows["window"]) == ("hf", "4") and "bfloat16" in rows["numbers"]
     rows = shown(tmp_path / "simmim_pretrain__swinv2_base__img192_window12__800ep.pth", to_timm(state()))
     assert rows["window"] == "12" and rows["missing"] == ", ".join((TOKEN, *HEAD)) and rows["layout"] == "timm"
-    rows = shown(tmp_path / "timm.pth", {"arch": "swinv2_base_window16_256", "state_dict": to_timm(state())})
-    assert rows["window"] == "16"
     rows = shown(FOLDER / "photos-normalised.safetensors")
     assert rows["target"] == "normalized" and rows["window"] == "4"
     content = official_checkpoint(monkeypatch)

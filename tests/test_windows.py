@@ -1,14 +1,13 @@
 """Windows, shift and merging as sets: against the network itself, and by hand. Against JavaScript: test_javascript."""
 
-import numpy as np
 import pytest
 import torch
 from random_weights import block_outputs, randomise
-from reach import attention_groups, blocks_until_seen, steps
+from reach import steps
 
 from simmim_lite.errors import UserError
 from simmim_lite.lab.widgets import WindowView
-from simmim_lite.model.masking import MaskGenerator, hash_masks, upsample
+from simmim_lite.model.masking import hash_masks, upsample
 from simmim_lite.model.swin import SwinV2
 
 
@@ -25,23 +24,6 @@ def test_the_sets_are_what_the_network_does(side: int, window: int, depths: tupl
     for output, step in zip(found, steps(hidden, window, depths), strict=True):
         differs = ((output[0] - output[1]).abs().amax(1) > 1e-12).view(step.after.shape).numpy()
         assert (differs == step.after).all(), (step.stage, step.block)
-
-
-def test_by_hand() -> None:
-    """Nothing hidden, everything, all but a corner; and the paper's stages: stage 3 is one window, stage 4 clamps."""
-    assert (blocks_until_seen(np.zeros((8, 8)), 4, (2, 2)) == 0).all()
-    assert (blocks_until_seen(np.ones((8, 8)), 4, (2, 2)) == -1).all()
-    corner = np.ones((8, 8), bool)
-    corner[0, 0] = False
-    # block 1 reaches the corner's window, block 2 the four pieces it touches, stage 2 is one window
-    expected = np.full((8, 8), 3)
-    expected[:6, :6], expected[:4, :4], expected[0, 0] = 2, 1, 0
-    assert (blocks_until_seen(corner, 4, (2, 2)) == expected).all()
-    found = list(steps(MaskGenerator(seed=0)(), 12, (2, 2, 18, 2)))
-    first = [(12, 0, 48), (12, 6, 48), (12, 0, 24), (12, 6, 24), (12, 0, 12), (12, 0, 12)]
-    assert [(s.window, s.shift, len(s.after)) for s in found[:6]] == first
-    assert {(s.window, s.shift, len(s.after)) for s in found[22:]} == {(6, 0, 6)}
-    assert len(np.unique(attention_groups(48, 12, 6))) == 25
 
 
 def test_widget_and_its_twin() -> None:
