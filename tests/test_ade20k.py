@@ -13,7 +13,7 @@ from PIL import Image
 from simmim_lite.data import ade20k, scenes
 from simmim_lite.data.ade20k import IGNORED, distort, flipped_crop, full_view, open_ade20k, resize
 from simmim_lite.data.batches import seeded
-from simmim_lite.data.listing import image_ids
+from simmim_lite.data.manifests import image_ids
 
 FIRST = "ADE_00000000"
 
@@ -208,13 +208,13 @@ def test_a_crop_of_almost_one_class_is_drawn_again():
 
     def share(tries):
         with seeded(0):
-            parts = [ade20k._crop(image, labels, 24, FILL, tries)[1] for _ in range(300)]
+            parts = [ade20k._view(image, labels, 24, FILL, tries)[1] for _ in range(300)]
         return sum(float((p == 0).float().mean()) < 0.75 for p in parts) / len(parts)
 
     assert share(1) < 0.15 and share(10) > 4 * share(1)
     labels[:] = IGNORED  # nothing is labelled: the last draw is taken
     with seeded(0):
-        assert ade20k._crop(image, labels, 24, FILL, 10)[1].shape == (24, 24)
+        assert ade20k._view(image, labels, 24, FILL, 10)[1].shape == (24, 24)
 
 
 def test_colours_are_distorted_within_their_ranges():

@@ -217,7 +217,7 @@ def test_scenes_become_a_folder_of_their_own(tmp_path):
 def test_scenes_are_written_once(monkeypatch, tmp_path):
     monkeypatch.setenv("SIMMIM_DATA", str(tmp_path))
     monkeypatch.setattr(coco, "SCENE_COUNTS", {"probe_train": 12, "test": 5})
-    (tmp_path / "stores" / "scenes_coco-16px-old.tmp-x").mkdir(parents=True)  # what a killed call left
+    (tmp_path / "stores" / "scenes-coco-16px-old.tmp-x").mkdir(parents=True)  # what a killed call left
     data = open_coco("scenes", 16)
     assert (len(data.train), len(data.test)) == (12, 5) and data.train[0].image.shape == (3, 16, 16)
     assert [p.name for p in (tmp_path / "stores").iterdir() if p.is_dir()] == [data.train.folder.parent.name]
@@ -233,7 +233,7 @@ def test_scenes_are_written_once(monkeypatch, tmp_path):
     monkeypatch.setattr(scenes, "write_coco", fails)
     assert open_coco("scenes", 16).digest == data.digest
     one_line("cannot write .*No space left", open_coco, "scenes", 24)
-    assert not list((tmp_path / "stores").glob("scenes_coco-24px-*"))
+    assert not list((tmp_path / "stores").glob("scenes-coco-24px-*"))
 
 
 # --- broken files, generated

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from trees import image_tree
+from picture_folders import image_tree
 
 from simmim_lite.cli import main
 from simmim_lite.model import sizes

@@ -162,12 +162,12 @@ def loader(rounds: int, pictures: int = PICTURES) -> Iterator[str]:
     """Pictures a second of one core, decoded, cropped, flipped, normalised, and how many times torchvision's: of
     collages of the photographs that the project ships, in files as ImageNet's."""
     from simmim_lite.data.packs import pack
-    from simmim_lite.data.sources import catalogue
+    from simmim_lite.data.sources import listing
 
     with tempfile.TemporaryDirectory(prefix="simmim-lite-") as folder:
         root, out, turns = collages(Path(folder) / "files", pictures), Path(folder) / "pack", pictures // LOADED
         yield f"JPEGs ({pictures} collages, {SIDES[0]} x {SIDES[1]} px) to batches of {LOADED} at {SIZE} px, one core"
-        pack(catalogue(f"imagefolder:{root}"), out, workers=1)
+        pack(listing(f"imagefolder:{root}"), out, workers=1)
         ways = {
             "torchvision: ImageFolder, DataLoader": theirs(root / "train", turns),
             "ours, the same files": ours(f"imagefolder:{root}", turns),
@@ -192,12 +192,12 @@ def theirs(root: Path, turns: int) -> Callable[[], None]:
 
 def ours(spec: str, turns: int) -> Callable[[], None]:
     """The loader of pretraining at full size, in this process."""
-    from simmim_lite.data.batches import Streamed
+    from simmim_lite.data.batches import Batches
     from simmim_lite.data.sources import open_pictures
 
     train = open_pictures(spec).train
     options = {"seed": 0, "batch_size": LOADED, "image_size": SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    batches, count = Streamed(train, np.arange(len(train)), steps=1 << 30, **options), iter(range(1 << 30))
+    batches, count = Batches(train, np.arange(len(train)), steps=1 << 30, **options), iter(range(1 << 30))
     return lambda: [batches.batch(next(count)) for _ in range(turns)] and None
 
 

@@ -4,8 +4,8 @@ import contextlib
 import functools
 import math
 import random
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,16 +14,43 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..errors import UserError, unknown
+from ..errors import UserError, first_line, unknown
 from ..model.masking import hash_masks, hashes, splitmix64, stream, uniforms, upsample
-from .listing import Skipped, Split, first_readable
+from .manifests import Split
 
 #: Seed of every validation mask: two runs are judged on the same hidden cells.
 VAL_SEED = 20220608
 
-AUGMENTATIONS = ("none", "flip", "crop+flip")  # `Streamed` crops pictures at their own size
+AUGMENTATIONS = ("none", "flip", "crop+flip")  # of pictures of one size
 _ORDER, _AUGMENT, _SAMPLE = 1, 2, 11  # streams of random numbers
 _TRIES, _SCALE, _RATIO = 10, (0.67, 1.0), (3 / 4, 4 / 3)  # of random crops; docs/facts.md, 3
+
+
+_STAND_INS = 10  # unreadable pictures in a row before training gives up
+
+
+def first_readable(split: Split, chosen: np.ndarray, place: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
+    """The picture at a place of a draw (`chosen`: numbers in the split), or the next one that can be read; its
+    number in the split; and those that could not (name, reason). `UserError` after ten in a row."""
+    problems = []
+    for further in range(_STAND_INS):
+        i = int(chosen[(place + further) % len(chosen)])
+        try:
+            return split.picture(i), i, problems
+        except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
+            problems.append((split.title(i), first_line(error)))
+    last = f"{_STAND_INS} pictures in a row cannot be read (the last: {': '.join(problems[-1])})"
+    raise UserError(f"{split.name}: {last}; is the disk there? Run again to go on from the last checkpoint")
+
+
+class Skipped(dict):
+    """Pictures that could not be read, name -> reason. Each is named once on stderr."""
+
+    def note(self, problems: list[tuple[str, str]]) -> None:
+        for name, reason in problems:
+            if name not in self:
+                self[name] = reason
+                print(f"simmim-lite: {name} cannot be read ({reason}); it is left out", file=sys.stderr, flush=True)
 
 
 class Order:
@@ -145,73 +172,72 @@ def _same(batch: object) -> object:
     return batch
 
 
-class Steps:
-    """What all training batches have in common: which image comes when, and what is hidden of it (docs/facts.md, 3).
+class Batches:
+    """Training batches of the images `indices` (N,) of a split: which image comes when, and what is hidden of it.
 
-    The order depends on (seed, epoch), an image's crop, flip and mask on (seed, epoch, image id). `share`: which of the
-    batch's images this process takes. `image_size`, `mask_patch` and `patch_size` (of the model) are in pixels.
-    """
+    The order depends on (seed, epoch), an image's crop, flip and mask on (seed, epoch, image id): docs/facts.md, 3.
+    `image_size`, `mask_patch` and `patch_size` (of the model) are in pixels; `mean`, `std` in 0..1 units; share: which
+    of the batch's images this process takes. A split with a reader is decoded as training goes, by `workers` processes,
+    in `steps` steps: a RandomResizedCrop of each picture at its own size; one that cannot be read is named once on
+    stderr, and the next one of the draw stands in for it."""
 
     def __init__(
         self,
-        source: Split,
+        split: Split,
         indices: np.ndarray,
         *,
         seed: int,
         batch_size: int,
         image_size: int,
+        mean: tuple,
+        std: tuple,
+        augment: str = "flip",
         mask_patch: int = 8,
         mask_ratio: float = 0.6,
         mask_strategy: str = "random",
         patch_size: int = 4,
         device: str | torch.device = "cpu",
         share: slice | np.ndarray = slice(None),
+        steps: int = 0,
+        workers: int = 0,
     ) -> None:
         if not len(indices):
-            raise UserError(f"images 0: a batch needs at least one training image of {len(source)}")
+            raise UserError(f"images 0: a batch needs at least one training image of {len(split)}")
         if image_size % mask_patch or mask_patch % patch_size:
             fit = f"it must divide image_size {image_size} and be a multiple of the model's patch {patch_size}"
             raise UserError(f"mask_patch {mask_patch} does not fit: {fit}")
-        self.indices = np.asarray(indices, np.int64)
-        self.ids = np.asarray(source.ids)[self.indices]
-        self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
+        self.indices, self.seed, self.image_size = np.asarray(indices, np.int64), seed, image_size
+        self.ids, self.augment, self.mean, self.std = np.asarray(split.ids)[self.indices], augment, mean, std
         self.order, self.share, self.device = Order(self.ids, seed, batch_size), share, torch.device(device)
         self.grid, self.cell = (image_size // mask_patch,) * 2, mask_patch // patch_size
-        self.mask_ratio, self.mask_strategy, self.skipped = mask_ratio, mask_strategy, Skipped()
+        self.mask_ratio, self.mask_strategy, self.skipped, self.loader = mask_ratio, mask_strategy, Skipped(), None
+        if split.reader is not None:
+            level, scale = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
+            self.factor, self.level = (x.float().to(self.device) for x in (1 / (255 * scale), level / scale))
+            load = functools.partial(load_crops, split, self.indices, seed, image_size)
+            self.loader = StepLoader(load, self.order, share, steps, workers=workers, whole=True)
+        elif augment not in AUGMENTATIONS:
+            raise unknown("augment", augment, AUGMENTATIONS)
+        elif split.images.shape[-1] != image_size:
+            opened = f"{split.name} was opened at {split.images.shape[-1]} px"
+            raise UserError(f"image_size {image_size}: {opened}; reopen it")
+        else:
+            self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
 
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Epoch and place in `indices` of each image of this process's share: int64 (B,)."""
         epochs, places = self.order.positions(step)
         return epochs[self.share], places[self.share]
 
-    def masks(self, ids: np.ndarray, epochs: np.ndarray) -> Tensor:
-        """bool (B, S/patch_size, S/patch_size), True = hidden, on the device."""
-        cells = hash_masks(self.grid, self.mask_ratio, self.seed, ids, epochs, self.mask_strategy)
-        return torch.from_numpy(upsample(cells, self.cell)).to(self.device)
-
-    def close(self) -> None:
-        """End the processes that decode, where there are any."""
-
-
-class Batches(Steps):
-    """Training batches of the images `indices` (N,) of a split; see `Steps`. `mean`, `std` in 0..1 units."""
-
-    def __init__(
-        self, split: Split, indices: np.ndarray, *, mean: tuple, std: tuple, augment: str = "flip", **draw: object
-    ) -> None:
-        super().__init__(split, indices, **draw)
-        if augment not in AUGMENTATIONS:
-            raise unknown("augment", augment, AUGMENTATIONS)
-        if split.images.shape[-1] != self.image_size:
-            opened = f"{split.name} was opened at {split.images.shape[-1]} px"
-            raise UserError(f"image_size {self.image_size}: {opened}; reopen it")
-        self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
-        self.augment, self.mean, self.std = augment, tuple(mean), tuple(std)
-
     def batch(self, step: int) -> tuple[Tensor, Tensor, np.ndarray]:
         """Images float32 (B, 3, S, S), normalised; masks bool (B, S/patch, S/patch), True = hidden; ids uint64 (B,)."""
         epochs, places = self.positions(step)
         ids = self.ids[places]
+        images = self._stored(ids, epochs, places) if self.loader is None else self._decoded(step, ids, epochs)
+        cells = hash_masks(self.grid, self.mask_ratio, self.seed, ids, epochs, self.mask_strategy)
+        return images, torch.from_numpy(upsample(cells, self.cell)).to(self.device), ids
+
+    def _stored(self, ids: np.ndarray, epochs: np.ndarray, places: np.ndarray) -> Tensor:
         pixels = self.images[self.indices[places]]
         if self.augment == "flip":
             flip = np.flatnonzero(uniforms(1, self.seed, ids, epochs, _AUGMENT)[:, 0] < 0.5)
@@ -219,71 +245,41 @@ class Batches(Steps):
         images = normalise(pixels, self.mean, self.std, self.device)
         if self.augment == "crop+flip":
             images = crop(images, *crop_boxes(crop_draws(self.seed, ids, epochs), pixels.shape[-1]))
-        return images, self.masks(ids, epochs), ids
+        return images
 
-
-class Streamed(Steps):
-    """As `Batches`, of a split with a reader: a RandomResizedCrop of the picture at its own size (docs/facts.md, 3).
-
-    One that cannot be read is named once on stderr, and the next one of the draw stands in for it.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        indices: np.ndarray,
-        *,
-        steps: int,
-        mean: tuple,
-        std: tuple,
-        workers: int = 0,
-        **draw: object,
-    ) -> None:
-        super().__init__(split, indices, **draw)
-        level, scale = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
-        self.factor, self.level = (x.float().to(self.device) for x in (1 / (255 * scale), level / scale))
-        self.crops = Crops(split, self.indices, self.seed, self.image_size)
-        self.loader = StepLoader(self.crops, self.order, self.share, steps, workers=workers, whole=True)
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        epochs, places = self.positions(step)
-        ids = self.ids[places]
+    def _decoded(self, step: int, ids: np.ndarray, epochs: np.ndarray) -> Tensor:
         pixels, problems = self.loader.batch(step)
         self.skipped.note(problems)
         flips = torch.from_numpy(np.flatnonzero(crop_draws(self.seed, ids, epochs)[:, 0] < 0.5)).to(self.device)
         pixels = pixels.to(self.device, non_blocking=True)
         pixels[flips] = pixels[flips].flip(3)
         # one pass from bytes to floats and one more, where `normalise` takes three
-        return torch.mul(pixels, self.factor).sub_(self.level), self.masks(ids, epochs), ids
+        return torch.mul(pixels, self.factor).sub_(self.level)
 
     def close(self) -> None:
-        self.loader.close()
+        """End the processes that decode, where there are any."""
+        if self.loader is not None:
+            self.loader.close()
 
 
-@dataclass
-class Crops:
-    """(epochs, places) of a batch -> its crops uint8 (B, 3, S, S), and the pictures that could not be read."""
+def load_crops(
+    split: Split, indices: np.ndarray, seed: int, size: int, epochs: np.ndarray, places: np.ndarray
+) -> tuple[Tensor, list[tuple[str, str]]]:
+    """The crops of a batch, uint8 (B, 3, size, size), and the pictures that could not be read."""
+    tries = crop_tries(crop_draws(seed, np.asarray(split.ids)[indices[places]], epochs))
+    pixels, problems = torch.empty(len(places), 3, size, size, dtype=torch.uint8), []
+    for k, place in enumerate(places.tolist()):
+        picture, _, unread = first_readable(split, indices, place)
+        pixels[k] = crop_picture(picture, tries[k], size)
+        problems += unread
+    return pixels, problems
 
-    split: Split
-    indices: np.ndarray
-    seed: int
-    size: int
 
-    def __call__(self, epochs: np.ndarray, places: np.ndarray) -> tuple[Tensor, list[tuple[str, str]]]:
-        ids = np.asarray(self.split.ids)[self.indices[places]]
-        tries = crop_tries(crop_draws(self.seed, ids, epochs))
-        pixels, problems = torch.empty(len(places), 3, self.size, self.size, dtype=torch.uint8), []
-        for k, place in enumerate(places.tolist()):
-            picture, _, unread = first_readable(self.split, self.indices, place)
-            pixels[k] = self.crop(picture, tries[k])
-            problems += unread
-        return pixels, problems
-
-    def crop(self, picture: Image.Image, tries: list[tuple[float, float, float, float]]) -> Tensor:
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        top, left, tall, wide = crop_box(tries, *pixels.shape[1:])
-        part = pixels[None, :, top : top + tall, left : left + wide]
-        return F.interpolate(part, size=(self.size, self.size), mode="bilinear", antialias=True)[0]
+def crop_picture(picture: Image.Image, tries: list[tuple[float, float, float, float]], size: int) -> Tensor:
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    top, left, tall, wide = crop_box(tries, *pixels.shape[1:])
+    part = pixels[None, :, top : top + tall, left : left + wide]
+    return F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)[0]
 
 
 def normalise(
