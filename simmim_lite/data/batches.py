@@ -54,10 +54,7 @@ class Skipped(dict):
 
 
 class Order:
-    """The order of N images with ids uint64 (N,) in batches of `batch_size`: position p is of epoch p // N.
-
-    A batch may span epochs, so N may be smaller than the batch.
-    """
+    """The order of N images with ids uint64 (N,): position p is of epoch p // N, so a batch may span epochs."""
 
     def __init__(self, ids: np.ndarray, seed: int, batch_size: int) -> None:
         self.ids, self.seed, self.batch_size = np.asarray(ids, np.uint64), seed, batch_size
@@ -77,13 +74,10 @@ class Order:
 
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Python's, numpy's and torch's global generators as a function of the numbers; put back afterwards.
-
-    For pieces of other libraries that draw from them. A GPU's generator is set too where this process uses one, and
-    stays as it then is: reading its state would wait for the GPU.
-    """
+    """Python's, numpy's and torch's global generators as a function of the numbers; put back afterwards. A GPU's is set
+    too where this process uses one, and stays as it then is: reading its state would wait for the GPU."""
     first, second, third = hashes(stream(*numbers), 3)[0].tolist()
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(first)
     np.random.seed(second)
     torch.default_generator.manual_seed(third)  # torch.manual_seed costs ten times as much
@@ -92,37 +86,37 @@ def seeded(*numbers: int) -> Iterator[None]:
     try:
         yield
     finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
+        for put_back, state in zip((random.setstate, np.random.set_state, torch.set_rng_state), states, strict=True):
+            put_back(state)
 
 
-class _Batches(Dataset):
+class _Loaded(Dataset):
     """(epochs, places) -> a batch, or a `UserError` as a value: DataLoader would make it a long traceback."""
 
-    def __init__(self, load: Callable, order: Order, collate: Callable[[list], object], whole: bool) -> None:
-        self.load, self.ids, self.seed, self.collate, self.whole = load, order.ids, order.seed, collate, whole
+    def __init__(self, load: Callable) -> None:
+        self.load = load
 
     def __getitem__(self, key: tuple[np.ndarray, np.ndarray]) -> object:
         try:
-            if self.whole:
-                return self.load(*key)
-            samples = []
-            for epoch, place in zip(*(k.tolist() for k in key), strict=True):
-                with seeded(self.seed, epoch, int(self.ids[place]), _SAMPLE):
-                    samples.append(self.load(place))
-            return self.collate(samples)
+            return self.load(*key)
         except UserError as error:
             return error
+
+
+def _samples(load: Callable, ids: np.ndarray, seed: int, collate: Callable, epochs: np.ndarray, places: np.ndarray):
+    samples = []
+    for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True):
+        with seeded(seed, epoch, int(ids[place]), _SAMPLE):
+            samples.append(load(place))
+    return collate(samples)
 
 
 class StepLoader:
     """`batch(step)`: this process's share of a step's samples, collated; steps in sequence are prepared ahead.
 
     load(place) returns one sample and may draw from global generators: they are seeded by (seed, epoch, id), so a batch
-    does not depend on the number of workers (processes that decode; 0 = none but this one) or processes, nor on where a
-    run was interrupted. whole: `load(epochs, places)` returns a batch at once.
-    """
+    depends neither on workers (processes that decode; 0 = none but this one) nor on where a run was interrupted.
+    whole: `load(epochs, places)` returns a batch at once."""
 
     def __init__(
         self,
@@ -132,11 +126,11 @@ class StepLoader:
         steps: int,
         *,
         workers: int = 0,
-        collate: Callable[[list], object] | None = None,
+        collate: Callable[[list], object] = default_collate,
         whole: bool = False,
     ) -> None:
-        self.dataset = _Batches(load, order, collate or default_collate, whole)
         self.order, self.share, self.steps, self.workers = order, share, steps, workers
+        self.load = load if whole else functools.partial(_samples, load, order.ids, order.seed, collate)
         self.close()
 
     def batch(self, step: int) -> object:
@@ -158,7 +152,7 @@ class StepLoader:
     def _loader(self, start: int) -> DataLoader:
         positions = map(self.order.positions, range(start, self.steps))
         return DataLoader(
-            self.dataset,
+            _Loaded(self.load),
             sampler=((epochs[self.share], places[self.share]) for epochs, places in positions),
             batch_size=None,
             collate_fn=_same,
@@ -244,7 +238,9 @@ class Batches:
             pixels[flip] = pixels[flip, ..., ::-1]
         images = normalise(pixels, self.mean, self.std, self.device)
         if self.augment == "crop+flip":
-            images = crop(images, *crop_boxes(crop_draws(self.seed, ids, epochs), pixels.shape[-1]))
+            draws, sides = crop_draws(self.seed, ids, epochs), pixels.shape[-2:]
+            boxes = np.array([crop_box(tries, *sides) for tries in crop_tries(draws)])
+            images = crop(images, boxes, draws[:, 0] < 0.5)
         return images
 
     def _decoded(self, step: int, ids: np.ndarray, epochs: np.ndarray) -> Tensor:
@@ -292,19 +288,13 @@ def normalise(
 
 
 def crop_draws(seed: int, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    """What `crop_boxes` takes: uniforms float32 (B, 4 * tries + 1)."""
+    """What a flip (the first) and `crop_tries` (the others) take: uniforms float32 (B, 4 * tries + 1)."""
     return uniforms(4 * _TRIES + 1, seed, ids, epochs, _AUGMENT)
 
 
-def crop_boxes(draws: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of RandomResizedCrop on square images of `size` pixels, scale (.67, 1), ratio (3/4, 4/3): docs/facts.md, 3.
-
-    From `crop_draws` -> int64 (B, 4): top, left, height, width; and flips: bool (B,)."""
-    return np.array([crop_box(tries, size, size) for tries in crop_tries(draws)]), draws[:, 0] < 0.5
-
-
 def crop_tries(draws: np.ndarray) -> list[list[tuple[float, float, float, float]]]:
-    """What `crop_box` takes, for each image: share of the area, ratio, and place from top and left, of every try."""
+    """What `crop_box` takes, for each image: share of the area (.67 to 1), ratio (3/4 to 4/3), and place from top and
+    left, of every try of a RandomResizedCrop: docs/facts.md, 3."""
     share, ratio, top, left = draws[:, 1:].astype(np.float64).reshape(len(draws), -1, 4).transpose(2, 0, 1)
     low, high = np.log(_RATIO)
     share, ratio = _SCALE[0] + (_SCALE[1] - _SCALE[0]) * share, np.exp(low + (high - low) * ratio)
