@@ -43,14 +43,11 @@ class AdeSplit(AnnotatedSplit):
     _cache: dict = field(default_factory=dict, init=False, repr=False)
 
     def pixels(self, place: int) -> np.ndarray:
-        """The image alone: uint8 (3, H, W)."""
         return self.load(place)[0]
 
     def load(self, place: int) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 (3, H, W) and labels uint8 (H, W): 0..K-1, `IGNORED` where there is none. Not to be written to.
-
-        `UserError` names a file that is unreadable, of another size, not 8-bit grey, or with a number above K.
-        """
+        `UserError` names a file that is unreadable, of another size, not 8-bit grey, or with a number above K."""
         if place in self._cache:
             return self._cache[place]
         numbers = self._numbers(place)
@@ -60,7 +57,6 @@ class AdeSplit(AnnotatedSplit):
         return pair
 
     def numbers(self, places: Iterable[int]) -> Iterator[set[int]]:
-        """The numbers in the annotations at these places: classes from 1, 0 where there is none."""
         return (set(np.flatnonzero(np.bincount(self._numbers(place).ravel())).tolist()) for place in places)
 
     def _numbers(self, place: int) -> np.ndarray:
@@ -86,8 +82,7 @@ def _annotation(image: str) -> str:
 
 def open_ade20k(spec: str, image_size: int) -> AnnotatedData:
     """Open `ade20k:DIR`, or `scenes`, which are first written as such a folder at `image_size` pixels a side.
-
-    Images are read when they are asked for. `UserError` for a folder without images, or an image without annotation."""
+    `UserError` for a folder without images, or an image without annotation."""
     root = coco.annotated_folder(spec, "ade20k", image_size, scenes.write_ade20k, scenes.ADE_SPLITS)
     classes = _classes(root)
     digest = hashlib.sha256(repr(classes).encode())

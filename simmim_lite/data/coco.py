@@ -35,7 +35,10 @@ _IMAGES = 1024  # at most, that mean and standard deviation are taken from
 
 @dataclass(frozen=True)
 class AnnotatedSplit:
-    """Images of one split, read when they are asked for; what is annotated in them is up to the kind of data set."""
+    """Images of one split, read when they are asked for.
+
+    Of each kind of data set: `pixels(place)`, the image alone, uint8 (3, H, W); and `numbers(places)`, which classes,
+    counted from 1, the annotations at some places hold, a set a place; 0 is what is in none."""
 
     name: str  # "train of coco:DIR", for messages
     folder: Path
@@ -56,10 +59,7 @@ class AnnotatedSplit:
 
 @dataclass(frozen=True)
 class AnnotatedData:
-    """An open data set for detection or segmentation.
-
-    Its splits have `pixels(place)`, the image alone, uint8 (3, H, W); and `numbers(places)`, which classes, counted
-    from 1, the annotations at some places hold, a set a place; 0 is what is in none."""
+    """An open data set for detection or segmentation."""
 
     spec: str
     train: AnnotatedSplit
@@ -80,7 +80,7 @@ class AnnotatedData:
         chosen = rank(self.train.ids, None, 0)[:_IMAGES]
         return tuple(map(tuple, statistics(sum(levels(self.train.pixels(int(place))) for place in chosen))))
 
-    def name_unseen(self, places: Iterable[int], *, quiet: bool = False) -> None:
+    def name_unseen(self, places: Iterable[int]) -> None:
         """Say on stderr which classes never occur in the training images at these places; `UserError` if it is all."""
         places, seen = list(places), set()
         for found in self.train.numbers(places):  # as a rule, every class has been seen long before the last image
@@ -93,8 +93,7 @@ class AnnotatedData:
         line = f"{self.spec}: {len(unseen)} of {len(self.classes)} classes never occur in training: {listed(unseen)}"
         if {0, 1} <= seen and len(self.classes) not in seen:
             line += "; 0 is unlabelled and classes count from 1: if these labels count from 0, add 1 to every pixel"
-        if not quiet:
-            say(line, line)
+        say(line, line)
 
 
 def annotated_folder(spec: str, kind: str, size: int, write: Callable, counts: dict) -> Path:
@@ -153,11 +152,10 @@ class CocoSplit(AnnotatedSplit):
     objects: list[list[dict]] = field(default_factory=list)  # COCO annotations, with crowds; category_id 1 to K
 
     def pixels(self, place: int) -> np.ndarray:
-        """The image alone: uint8 (3, H, W); `UserError` names a file that is not readable or of another size."""
+        """`UserError` names a file that is not readable or of another size than its annotations."""
         return decode.read_annotated(self.folder / self.files[place], self.sizes[place])
 
     def numbers(self, places: Iterable[int]) -> Iterator[set[int]]:
-        """The classes that are trained on, counted from 1, of the images at these places."""
         return ({a["category_id"] for a in self.objects[place] if not a["iscrowd"]} for place in places)
 
     def __getitem__(self, place: int) -> Sample:
@@ -169,11 +167,9 @@ class CocoSplit(AnnotatedSplit):
 
 
 def open_coco(spec: str, image_size: int) -> AnnotatedData:
-    """Open `scenes` (at `image_size` pixels, written once into the data root) or `coco:DIR` (images of any size).
-
-    DIR: annotations/instances_train2017.json and instances_val2017.json, train2017/, val2017/. Annotations without area
-    or mask inside their image are left out and counted in one line on stderr. `train` is the images with an object.
-    `UserError` for what cannot be trained on as it stands."""
+    """Open `scenes` (at `image_size` pixels, written once into the data root) or `coco:DIR` (images of any size):
+    annotations/instances_train2017.json and instances_val2017.json, train2017/, val2017/. Annotations without area
+    or mask inside their image are left out and counted in one line on stderr. `train` is the images with an object."""
     counts = {"train": SCENE_COUNTS["probe_train"], "val": SCENE_COUNTS["test"]}
     root = annotated_folder(spec, "coco", image_size, functools.partial(scenes.write_coco, **counts), counts)
     parts = ("train2017", "val2017")
@@ -276,9 +272,10 @@ def mask(value: object, size: tuple[int, int]) -> list | dict | None:
     (height, width), far = size, _FAR * max(size)
     if isinstance(value, list) and value and not any(isinstance(polygon, (int, float)) for polygon in value):
         shape = [_within(polygon, -far, far, "polygon") for polygon in value]
-        inside = [min(p[0::2]) < width and max(p[0::2]) > 0 and min(p[1::2]) < height and max(p[1::2]) > 0
-                  for p in shape if len(p) >= 6 and len(p) % 2 == 0]  # fmt: skip
-        return shape if len(inside) == len(shape) and any(inside) else None
+        if any(len(p) < 6 or len(p) % 2 for p in shape):
+            return None
+        ends = ((min(p[0::2]), max(p[0::2]), min(p[1::2]), max(p[1::2])) for p in shape)
+        return shape if any(x0 < width and x1 > 0 and y0 < height and y1 > 0 for x0, x1, y0, y1 in ends) else None
     if not value or isinstance(value, list) or value["size"] != list(size):
         return None  # coordinates without the list around them among them
     runs = _runs(value["counts"]) if isinstance(value["counts"], str) else value["counts"]

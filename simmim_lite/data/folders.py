@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -58,20 +57,11 @@ class Files:
         return Path(self.title(i)).read_bytes()
 
 
-class Found(NamedTuple):
-    """The pictures below a folder, sorted by path."""
-
-    names: list[str]  # relative, with forward slashes
-    sizes: np.ndarray  # int64 (N,), bytes
-    files: np.ndarray  # uint64 (N,), equal where two paths lead to one file
-    annotations: dict[str, str]  # texts of `*_annotations.txt` by path
-    passed: list[PassedOver]
-    stamp: str  # changes when a file may have
-
-
-def scan(root: Path, title: str) -> Found:
-    """All pictures below a folder, along links but never in circles, and past hidden files and folders. `UserError`
-    where there are no pictures, and for a folder that cannot be read."""
+def scan(root: Path, title: str) -> tuple[list, np.ndarray, np.ndarray, dict, list[PassedOver], str]:
+    """All pictures below a folder, along links but never in circles, and past hidden files and folders: relative paths
+    with forward slashes, sorted; bytes of each; uint64 that are equal where two paths lead to one file; texts of
+    `*_annotations.txt` by path; what was passed over; and what changes when a file may have. `UserError` where there
+    are no pictures, and for a folder that cannot be read."""
     names, annotations, passed = [], {}, []
     columns = [array(kind) for kind in "qqQ"]  # not lists: ImageNet-22K has 14 million files
 
@@ -117,7 +107,7 @@ def scan(root: Path, title: str) -> Found:
     different, same = np.unique(files, return_inverse=True)
     same = same.tolist() if len(different) < len(names) else None
     stamp = signature(names, sizes.tolist(), times.tolist(), same, sorted(annotations.items()))
-    return Found(names, sizes, files, annotations, sorted(passed), stamp)
+    return names, sizes, files, annotations, sorted(passed), stamp
 
 
 def of_folder(spec: str, place: str) -> Listing:
@@ -147,13 +137,8 @@ class _Folder:
     mostly_folders = property(lambda self: 2 * len(self.pictures) < len(self.rows))  # not loose in it
 
 
-def read(
-    names: list[str],
-    annotations: Mapping[str, str] | None = None,
-    files: np.ndarray | None = None,
-    root: str = "",
-) -> Listing:
-    """What a folder holds, by the relative paths of its pictures (with forward slashes); the rest as in `Found`."""
+def read(names: list[str], annotations: Mapping | None = None, files: np.ndarray | None = None, root="") -> Listing:
+    """What a folder holds, by the paths of its pictures, annotations and files as `scan` has them."""
     reading, top = _Reading(names, annotations or {}, root), _Folder()
     for row, name in enumerate(names):
         folder, above = top, name.split("/")[:-1]

@@ -57,8 +57,9 @@ def _inaturalist(spec: str, place: str) -> Listing:
     tree = next((name for name in ("2018", "train_val2018") if (root / name).is_dir()), None)
     if tree is None:
         raise UserError(f"{spec}: neither 2018/ nor train_val2018/ in it; unpack train_val2018.tar.gz there")
-    found, category_of, known, ends = scan(root / tree, spec), {}, {}, [0]
-    there = {f"{tree}/{name}": size for name, size in zip(found.names, found.sizes.tolist(), strict=True)}
+    listed, bytes_of, _, _, passed, _ = scan(root / tree, spec)
+    there = {f"{tree}/{name}": size for name, size in zip(listed, bytes_of.tolist(), strict=True)}
+    category_of, known, ends = {}, {}, [0]
     with one_line(root, "get the JSON files (github.com/visipedia/inat_comp) and train_val2018.tar.gz again"):
         for file in ("train2018.json", "val2018.json"):
             content = json.loads((root / file).read_bytes())
@@ -77,7 +78,7 @@ def _inaturalist(spec: str, place: str) -> Listing:
     odd = [(name, "in no train2018.json or val2018.json", 1) for name in there if name not in category_of]
     splits = {"train": np.arange(ends[1]), "val": np.arange(*ends[1:])}
     digest = signature(list(zip(names, sizes, strict=True)), labels.tolist(), classes)
-    about = {"digest": digest, "stamp": digest, "passed": tuple(sorted([*found.passed, *odd]))}
+    about = {"digest": digest, "stamp": digest, "passed": tuple(sorted([*passed, *odd]))}
     return Listing(names, image_ids(names), labels, classes, splits, spec, Files(root, names), **about)
 
 

@@ -132,7 +132,6 @@ def _write(folder: Path, plan: StorePlan, title: str) -> None:
                 advance(len(chunk.ids) + len(chunk.skipped))
             splits[split] = [start, rows]
         for name, file in files.items():
-            file.seek(0)
             _header(file, rows, *kinds[name])
             file.flush()
             os.fsync(file.fileno())
@@ -146,9 +145,11 @@ def _write(folder: Path, plan: StorePlan, title: str) -> None:
 
 
 def _header(file: BinaryIO, rows: int, dtype: type, *shape: int) -> None:
-    """The header of a .npy file; numpy pads it so that the number of rows may grow in place."""
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (rows, *shape)}
-    np.lib.format.write_array_header_1_0(file, header)
+    """Begin a .npy file; numpy pads its header so that the number of rows may grow in place."""
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, *shape)}
+    )
 
 
 def levels(images: np.ndarray) -> np.ndarray:
