@@ -239,11 +239,8 @@ def pack(arguments: argparse.Namespace) -> None:
     """`simmim-lite data pack`."""
     from .data import packs, sources
 
-    names = ("short_side", "quality", "shard_pictures")
-    options = {name: getattr(arguments, name) for name in names}
-    specs.value("workers", specs.Count | None, arguments.workers)
     check_writable(arguments.out)
-    done = packs.pack(sources.listing(arguments.source), arguments.out, workers=arguments.workers, **options)
+    done = packs.pack(sources.listing(arguments.source), arguments.out, short_side=arguments.short_side)
     left_out, shards = done.info["left_out"], done.info["shards"]
     if left_out:
         names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_NAMED])
@@ -257,10 +254,9 @@ def verify(arguments: argparse.Namespace) -> None:
     """`simmim-lite data verify`."""
     from .data import manifests, packs, sources
 
-    specs.value("workers", specs.Count | None, arguments.workers)
     if arguments.manifest:
         manifests.read(arguments.manifest, built=True)  # before all bytes are read
-    problems = packs.verify(arguments.pack, workers=arguments.workers)
+    problems = packs.verify(arguments.pack)
     if arguments.manifest:
         problems += manifests.verify(arguments.manifest, sources.listing(f"packed:{arguments.pack}"))
     _name(problems, arguments.pack)

@@ -205,7 +205,7 @@ def tree(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def packed(tree, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("packs") / "few"
-    pack(listing(f"imagefolder:{tree}"), out, shard_pictures=10, workers=1)
+    pack(listing(f"imagefolder:{tree}"), out)
     return out
 
 

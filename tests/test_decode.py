@@ -175,7 +175,7 @@ def test_every_task_sees_the_same_pixels(tmp_path):
     for label in "ab":
         fill(tmp_path / "photos" / "val" / label, 4, (SIDE, SIDE))
     spec, own = f"imagefolder:{tmp_path / 'photos'}", open_pictures(f"imagefolder:{tmp_path / 'photos'}").train
-    held = pack(listing(spec), tmp_path / "pack", short_side=64, workers=1)
+    held = pack(listing(spec), tmp_path / "pack", short_side=64)
     names = {int(i): Path(own.title(k)).name for k, i in enumerate(own.ids)}
     packed = open_pictures(f"packed:{tmp_path / 'pack'}").train
     stored, of_pack = open_data(spec, SIDE).train, open_data(f"packed:{tmp_path / 'pack'}", SIDE).train

@@ -33,7 +33,7 @@ CASES: dict[str, tuple[dict[str, int], str]] = {
     "a name in common": (
         by("seg_train/seg_train", 10) | by("seg_test/seg_test", 5) | {"seg_pred/seg_pred": 7},
         f"{SPLIT}; read from seg_train/seg_train/, seg_test/seg_test/; train is seg_train, test is seg_test; "
-        "7 passed over (seg_pred/: beside the splits)",
+        "7 passed over (seg_pred/seg_pred/0.jpg, seg_pred/seg_pred/1.jpg, seg_pred/seg_pred/2.jpg and 4 more: OUT)",
     ),
     "parts": (
         by("train.X1", 10) | by("train.X2", 10, "elk fox") | by("val.X", 4, "cat dog elk fox"),
@@ -46,26 +46,27 @@ CASES: dict[str, tuple[dict[str, int], str]] = {
     ),
     "train and a sample": (
         by("train", 10) | {"sample": 3},
-        f"{HELD}; read from train/; 3 passed over (sample/: beside train/)",
+        f"{HELD}; read from train/; 3 passed over (sample/0.jpg, sample/1.jpg, sample/2.jpg: OUT)",
     ),
     # wrappers
     "wrapped": (by("archive/train", 10) | by("archive/test", 5), f"{SPLIT}; read from archive/"),
     "wrapped thrice": (
         {"": 1, "a": 1} | by("a/b/c/Train", 10) | by("a/b/c/test", 5),
-        f"{SPLIT}; read from a/b/c/; train is Train; 2 passed over (0.jpg: beside a/; a/0.jpg: beside a/b/)",
+        f"{SPLIT}; read from a/b/c/; train is Train; 2 passed over (0.jpg, a/0.jpg: OUT)",
     ),
     "images beside masks": (
         {"images": 20, "annotations/trimaps": 20},
-        "no labels, 16 train / 4 val; read from images/; 20 passed over (annotations/: beside images/)",
+        "no labels, 16 train / 4 val; read from images/; 20 passed over (annotations/trimaps/0.jpg, "
+        "annotations/trimaps/1.jpg, annotations/trimaps/10.jpg and 17 more: OUT)",
     ),
     "stray beside a wrapped split": (
         by("train/train", 10) | {"train": 1} | by("test", 5),
-        f"{SPLIT}; read from train/train/; 1 passed over (train/0.jpg: beside train/train/)",
+        f"{SPLIT}; read from train/train/; 1 passed over (train/0.jpg: OUT)",
     ),
     # stray files
     "loose in splits": (
         by("train", 10) | by("test", 5) | {"train": 2, "test": 1},
-        f"{SPLIT}; 3 passed over (train/0.jpg, train/1.jpg, test/0.jpg: outside of the class folders)",
+        f"{SPLIT}; 3 passed over (test/0.jpg, train/0.jpg, train/1.jpg: OUT)",
     ),
     "flat": ({"": 20}, "no labels, 16 train / 4 val"),
     # labels on one side alone
@@ -106,7 +107,8 @@ def test_the_rule(case) -> None:
     laid = replace(parts, spec="x").split()
     counts = {split: len(rows) for split, rows in laid.splits.items()}
     said = describe("x", len(laid.classes), counts, laid.notes, parts.passed)
-    assert said.replace(" pictures of x", "").removeprefix("data: ") == line
+    said = said.replace(" pictures of x", "").replace("outside of what is read", "OUT")
+    assert said.removeprefix("data: ") == line
     rows = np.concatenate(list(laid.splits.values()))
     assert len(np.unique(rows)) == len(rows), "in two splits"
     for row in rows if laid.classes else ():
@@ -123,7 +125,7 @@ def test_the_rule(case) -> None:
     ("tree", "words"),
     [
         (by("train", 9) | by("test", 5, "cat yak"), r"test/yak/0.jpg: class 'yak' is not in train \(cat, dog\); give"),
-        (by("val", 9) | by("test", 5), "test/ and val/ without pictures to train on; add a folder called train"),
+        (by("val", 9) | by("test", 5), "test and val without pictures to train on; add a folder called train"),
         ({"trainA": 9, "trainB": 9, "testA": 5, "testB": 5}, "several sets of splits"),
         (by("cat/train", 9, "a b") | by("dog/train", 9, "a b") | by("cat/test", 5, "a b") | by("dog/test", 5, "a b"),
          "each class has splits of its own"),
@@ -142,7 +144,7 @@ def test_tiny_imagenet_has_its_labels_in_a_file() -> None:
     assert {parts.names[i]: parts.classes[parts.labels[i]] for i in parts.splits["val"]} == {
         f"val/images/{i}.jpg": f"n{1 + i % 2}" for i in range(4)
     }
-    assert parts.passed == (("val/images/4.jpg", "in no annotation", 1),)
+    assert parts.passed == (("val/images/4.jpg", "outside of what is read", 1),)
     one_line(
         "val/images/0.jpg: class 'n3' is not in train", folders.read, tree, {"val/val_annotations.txt": "0.jpg n3"}
     )
@@ -227,7 +229,7 @@ def test_the_line_is_said_once_and_kept(photos, tmp_path, capsys, monkeypatch) -
     whole = "1 passed over (train/ant/001.png: cannot be read)"
     assert said() == [data.line] == [f"data: 3 classes, 23 train / 6 val / 6 test pictures of {spec}; {whole}"]
     sources.open_pictures(spec)
-    pack(listing(spec), tmp_path / "pack", workers=1)
+    pack(listing(spec), tmp_path / "pack")
     assert said() == []
     packed = sources.open_data(f"packed:{tmp_path / 'pack'}", 16)
     assert said() == [packed.line] and "001.png: could not be read when it was packed" in packed.line

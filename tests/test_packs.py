@@ -15,7 +15,12 @@ from simmim_lite.data import decode, packs, sources
 from simmim_lite.data.packs import pack
 from simmim_lite.data.sources import listing, open_pictures
 
-FEW = {"short_side": 64, "shard_pictures": 20}
+
+@pytest.fixture(autouse=True, scope="module")
+def small_shards():
+    packs.SHARD, before = 20, packs.SHARD
+    yield
+    packs.SHARD = before
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def tree(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def packed(tree, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("packs") / "few"
-    pack(listing(f"imagefolder:{tree}"), out, **FEW, workers=1)
+    pack(listing(f"imagefolder:{tree}"), out, short_side=64)
     return out
 
 
@@ -107,7 +112,7 @@ def test_whatever_is_damaged_is_named(copy, damage, lines) -> None:
     assert pack.info["shards"][1]["name"] == S and pack.columns["shard"][R] == 1
     damage(copy, int(pack.columns["offset"][R]))
     lines = [line.replace("NAME", pack.name(R)).replace(" S", f" {S}") for line in lines]
-    for line, said in zip(lines, packs.verify(copy, workers=1), strict=True):
+    for line, said in zip(lines, packs.verify(copy), strict=True):
         assert said.startswith(line)
 
 
@@ -129,23 +134,23 @@ def test_an_index_that_is_not_whole_is_one_line(packed, tmp_path) -> None:
 def test_all_are_counted_and_twenty_named(copy, capsys) -> None:
     for shard in copy.glob("train-*.tar"):
         os.truncate(shard, 0)
-    assert main(["data", "verify", str(copy), "--workers", "1"]) == 2
+    assert main(["data", "verify", str(copy)]) == 2
     said = capsys.readouterr()
     assert said.out.count("changed bytes: train/") == 20 and "changed bytes: 39 more\n" in said.out
     assert "few: 59 problems, see above" in said.err
 
 
 def test_ended_before_it_is_whole_it_begins_again_with_the_same_bytes(tree, packed, tmp_path, monkeypatch) -> None:
-    """Whatever the number of threads; what a killed process left goes."""
+    """And what a killed process left goes."""
     out, half = tmp_path / "ended", tmp_path / "ended.tmp-1"
     half.mkdir()
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(packs, "_index_digest", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
-        pack(listing(f"imagefolder:{tree}"), out, **FEW, workers=2)
+        pack(listing(f"imagefolder:{tree}"), out, short_side=64)
     assert not out.exists() and not half.exists()
     out.mkdir()  # of one's own, empty
     for _ in range(2):
-        pack(listing(f"imagefolder:{tree}"), out, **FEW, workers=1)
+        pack(listing(f"imagefolder:{tree}"), out, short_side=64)
         assert _content(out) == _content(packed)
 
 
@@ -159,7 +164,7 @@ def test_a_set_without_files_is_packed_without_loss(tmp_path) -> None:
     pictures[20][0].format = "JPEG"  # as one that was read from a file
     entries = sources.Entries("torchvision:X", {"train": pictures[:16], "test": pictures[16:]}, 0)
     found = entries.listing([[0, 1] * 8, [0, 1] * 4], "ab")
-    pack(found, tmp_path / "pack", workers=1)
+    pack(found, tmp_path / "pack")
     ours = open_pictures(f"packed:{tmp_path / 'pack'}")
     assert np.array_equal(np.sort(ours.test.ids), np.sort(found.ids[16:]))
     k = int(np.flatnonzero(found.ids == ours.test.ids[2])[0])
@@ -174,6 +179,6 @@ def test_wrong_use_is_one_line(tree, packed, tmp_path) -> None:
         (f"imagefolder:{tree}", "other", {}, "is not empty"),
         (f"imagefolder:{tree}", packed, {}, "holds another pack"),
         (f"packed:{packed}", "new", {}, "is a pack already"),
-        (f"imagefolder:{tree}", "new", {"quality": 0}, "quality is 0"),
+        (f"imagefolder:{tree}", "new", {"short_side": 0}, "short_side is 0"),
     ):
         one_line(line, lambda: pack(listing(source), tmp_path / out, **options))  # noqa: B023

@@ -167,7 +167,7 @@ def loader(rounds: int, pictures: int = PICTURES) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="simmim-lite-") as folder:
         root, out, turns = collages(Path(folder) / "files", pictures), Path(folder) / "pack", pictures // LOADED
         yield f"JPEGs ({pictures} collages, {SIDES[0]} x {SIDES[1]} px) to batches of {LOADED} at {SIZE} px, one core"
-        pack(listing(f"imagefolder:{root}"), out, workers=1)
+        pack(listing(f"imagefolder:{root}"), out)
         ways = {
             "torchvision: ImageFolder, DataLoader": theirs(root / "train", turns),
             "ours, the same files": ours(f"imagefolder:{root}", turns),

@@ -10,7 +10,7 @@ import re
 import stat
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -147,7 +147,7 @@ def read(names: list[str], annotations: Mapping | None = None, files: np.ndarray
         folder.pictures.append(row)
     top = reading.enter(top, splits=True)
     if splits := _splits(top):
-        reading.by_split(top, splits)
+        reading.by_split(splits)
     else:
         reading.train([top])
     return reading.listing(np.arange(len(names)) if files is None else files)
@@ -155,10 +155,10 @@ def read(names: list[str], annotations: Mapping | None = None, files: np.ndarray
 
 class _Reading:
     def __init__(self, names: list[str], annotations: Mapping[str, str], root: str) -> None:
-        self.names, self.annotations, self.root = names, annotations, root
+        self.names, self.annotations, self.root = names, annotations, root or "folder"
         self.labels, self.classes = np.full(len(names), -1), {}
         self.rows: dict[str, list[int]] = {}
-        self.entered, self.notes, self.passed = [], [], []
+        self.entered, self.notes = [], []
 
     def enter(self, folder: _Folder, *, splits: bool = False) -> _Folder:
         """The folder below all wrappers: down to splits where these are looked for, and to classes that are known."""
@@ -167,15 +167,9 @@ class _Reading:
             inner = _wrapped(folder)
             if inner is None:
                 break
-            self.pass_over(folder, [inner], f"beside {inner.path}")
             folder = inner
         self.entered += [folder.path] * (folder is not first)
         return folder
-
-    def pass_over(self, folder: _Folder, kept: Iterable[_Folder], why: str) -> None:
-        paths = {inner.path for inner in kept}
-        self.passed += [(self.names[row], why, 1) for row in folder.pictures]
-        self.passed += [(f.path, why, len(f.rows)) for f in folder.folders.values() if f.path not in paths]
 
     def train(self, folders: list[_Folder]) -> None:
         by_class = all(folder.mostly_folders for folder in folders)
@@ -193,21 +187,18 @@ class _Reading:
         self.rows["train"] = [row for folder in folders for row in self.label(folder)]
 
     def label(self, folder: _Folder) -> list[int]:
-        self.pass_over(folder, folder.folders.values(), "outside of the class folders")
         for name, inner in folder.folders.items():
             self.labels[inner.rows] = self.classes[name]
         return [row for inner in folder.folders.values() for row in inner.rows]
 
-    def by_split(self, top: _Folder, splits: dict[str, list[_Folder]]) -> None:
+    def by_split(self, splits: dict[str, list[_Folder]]) -> None:
         """DIR/train and DIR/test. Held-out folders have labels where they are by class as train is, or annotated."""
-        kept = [folder for folders in splits.values() for folder in folders]
-        self.pass_over(top, kept, "beside the splits")
         spelled = {split: [folder.name for folder in splits.get(split, ())] for split in _SPLITS}
         odd = [f"{split} is {listed(names)}" for split, names in spelled.items() if not _PLAIN.issuperset(names)]
         self.notes += [", ".join(odd)] * bool(odd)
         if "train" not in splits:
-            there = " and ".join(folder.path for folder in kept)
-            raise UserError(f"{self.root or 'folder'}: {there} without pictures to train on; add a folder called train")
+            there = " and ".join(sorted(sum(spelled.values(), [])))
+            raise UserError(f"{self.root}: {there} without pictures to train on; add a folder called train")
         self.train([self.enter(folder) for folder in splits["train"]])
         for split in sorted(splits.keys() - {"train"}):
             self.rows[split] = [row for folder in splits[split] for row in self.held(split, folder)]
@@ -236,9 +227,7 @@ class _Reading:
             if name not in self.classes:
                 raise self.strange(row, name)
             self.labels[row] = self.classes[name]
-        if rows:
-            self.notes.append(f"labels of {folder.name} from {listed(paths)}")
-            self.passed += [(self.names[row], "in no annotation", 1) for row in sorted({*folder.rows} - {*rows})]
+        self.notes += [f"labels of {folder.name} from {listed(paths)}"] * bool(rows)
         return rows
 
     def strange(self, row: int, of: str) -> UserError:
@@ -253,12 +242,14 @@ class _Reading:
         _, first, again = np.unique(files[rows], return_index=True, return_inverse=True)
         owner = first[again]
         kept = owner == np.arange(len(rows))
-        for k in np.flatnonzero(~kept):
-            self.passed.append((self.names[rows[k]], f"the same file as one of {split[owner[k]]}", 1))
         splits = {name: rows[kept & (split == name)] for name in order if (kept & (split == name)).any()}
+        beside = np.setdiff1d(np.arange(len(self.names)), rows)
+        passed = [(self.names[row], "outside of what is read", 1) for row in beside]
+        for k in np.flatnonzero(~kept):
+            passed.append((self.names[rows[k]], f"the same file as one of {split[owner[k]]}", 1))
         notes = [f"read from {listed(self.entered)}"] * bool(self.entered) + self.notes
-        parts = (self.names, image_ids(self.names), self.labels, tuple(self.classes), splits, self.root)
-        return Listing(*parts, notes=tuple(notes), passed=tuple(self.passed))
+        parts = (self.names, image_ids(self.names), self.labels, tuple(self.classes), splits)
+        return Listing(*parts, notes=tuple(notes), passed=tuple(passed))
 
 
 def _splits(folder: _Folder) -> dict[str, list[_Folder]]:

@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError, check_writable, first_line
+from ..errors import UserError, first_line
 from . import decode
 from .manifests import Listing, picture_digest
 from .store import progress, write_folder
 
 FORMAT = 1
+QUALITY, SHARD = 90, 10_000  # of JPEGs; pictures in a shard
 SPLITS = ("train", "val", "test")  # as the index numbers them
 #: Arrays of the index. labels: -1 = unknown; split: into SPLITS; shard: into those of pack.json; offset and size: bytes
 #: in the shard, size 0 = listed by the source, but not readable; digest: of the picture's bytes; names: the source's.
@@ -99,18 +100,15 @@ def _index_digest(columns: dict[str, np.ndarray], classes: Iterable[str]) -> str
     return total.hexdigest()[:16]
 
 
-def verify(folder: str | Path, *, workers: int | None = None) -> list[str]:
+def verify(folder: str | Path) -> list[str]:
     """What is wrong with a pack, `KIND: WHAT` for each picture or shard, after reading every byte; [] if nothing."""
     pack, lines = open_pack(folder), []
     shards = pack.info["shards"]
     # threads suffice: reading and hashing let go of the interpreter
-    with (
-        ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool,
-        progress(sum(shard["pictures"] for shard in shards), f"verify {pack.folder.name}") as advance,
-    ):
-        for shard, problems in zip(shards, pool.map(functools.partial(_wrong, pack), range(len(shards))), strict=True):
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(shards), "verify", "shard") as advance:
+        for problems in pool.map(functools.partial(_wrong, pack), range(len(shards))):
             lines += problems
-            advance(shard["pictures"])
+            advance(1)
     return lines
 
 
@@ -131,49 +129,38 @@ def _wrong(pack: Pack, k: int) -> list[str]:
 # --- making one
 
 
-def pack(
-    source: Listing,
-    out: str | Path,
-    *,
-    short_side: int = 256,
-    quality: int = 90,
-    shard_pictures: int = 10_000,
-    workers: int | None = None,
-) -> Pack:
+def pack(source: Listing, out: str | Path, *, short_side: int = 256) -> Pack:
     """Pack what a source lists (`sources.listing(SPEC)`) into a folder.
 
-    Pictures are shrunk to a short side of `short_side` px, smaller ones stay as they are; quality: of JPEG. Ids, labels
-    and splits are the source's, so that its manifests draw the same images. What cannot be read is named in pack.json.
-    Killed, the same call begins again. `UserError` for what the caller can mend."""
-    settings = {"short_side": short_side, "quality": quality, "shard_pictures": shard_pictures}
-    for name, least, most in (("short_side", 16, 1 << 16), ("quality", 1, 95), ("shard_pictures", 1, 1 << 30)):
-        if not least <= settings[name] <= most:
-            raise UserError(f"{name} is {settings[name]}: give a whole number from {least} to {most}")
+    Pictures are shrunk to a short side of `short_side` px, smaller ones stay as they are. Ids, labels and splits are
+    the source's, so that its manifests draw the same images. What cannot be read is named in pack.json. Killed, the
+    same call begins again. `UserError` for what the caller can mend."""
     root = Path(out).expanduser().absolute()
+    plan = {"format": FORMAT, "source": source.digest, "short_side": short_side}
+    plan |= {"quality": QUALITY, "shard_pictures": SHARD}
     if source.spec.startswith("packed:"):
         raise UserError(f"{source.spec} is a pack already; pack the source that it was made from")
-    check_writable(root)
-    source.say()
-    plan = {"format": FORMAT, "source": source.digest, **settings}
+    if short_side < 16:
+        raise UserError(f"short_side is {short_side}: give 16 pixels or more")
     if is_pack(root) and open_pack(root).info["plan"] != plan:
         raise UserError(f"{root} holds another pack (of {open_pack(root).info['spec']}); give another folder")
     if not is_pack(root) and root.is_dir() and any(root.iterdir()):
         raise UserError(f"{root} is not empty: give a folder of its own")
+    source.say()
     lock, mend = root.with_name(f".{root.name}.lock"), "give a folder on another disk"
-    write = functools.partial(_write, source=source, plan=plan, workers=workers)
+    write = functools.partial(_write, source=source, plan=plan)
     write_folder(root, write, f"pack {root.name}", lock, f"{glob.escape(root.name)}.tmp-*", mend)
     return open_pack(root)
 
 
-def _write(root: Path, source: Listing, plan: dict, workers: int | None) -> None:
-    many, parts, shards, left_out = plan["shard_pictures"], [], [], []
-    threads = (workers or os.cpu_count() or 1) if source.threaded else 1
+def _write(root: Path, source: Listing, plan: dict) -> None:
+    parts, shards, left_out = [], [], []
     with progress(sum(map(len, source.splits.values())), "pack") as advance:
         for k, split in ((k, split) for k, split in enumerate(SPLITS) if split in source.splits):
             rows = source.ranked(source.splits[split], 0)
-            for start in range(0, len(rows), many):
-                some, path = rows[start : start + many], root / f"{split}-{start // many:05d}.tar"
-                own, bad = _write_shard(path, source, some, plan, threads, advance)
+            for n, start in enumerate(range(0, len(rows), SHARD)):
+                some, path = rows[start : start + SHARD], root / f"{split}-{n:05d}.tar"
+                own, bad = _write_shard(path, source, some, plan["short_side"], advance)
                 parts.append((some, np.full(len(some), k, np.uint8), np.full(len(some), len(shards), np.int32), *own))
                 left_out += bad
                 with path.open("rb") as file:
@@ -197,10 +184,11 @@ def _write(root: Path, source: Listing, plan: dict, workers: int | None) -> None
     (root / "pack.json").write_text(json.dumps(info, indent=1) + "\n")
 
 
-def _write_shard(path: Path, source: Listing, rows: np.ndarray, plan: dict, threads: int, advance: Callable) -> tuple:
+def _write_shard(path: Path, source: Listing, rows: np.ndarray, side: int, advance: Callable) -> tuple:
     """A shard of pictures; where each lies (offset, size, digest) and those that are left out (name, reason)."""
     offset, size, digest = (np.zeros(len(rows), kind) for kind in (np.int64, np.int64, np.uint64))
-    left_out, done = [], decode.each(lambda i: _encoded(source.reader.content(i), plan), rows.tolist(), threads)
+    left_out, threads = [], os.cpu_count() if source.threaded else 1
+    done = decode.each(lambda i: _encoded(source.reader.content(i), side), rows.tolist(), threads)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for n, (i, result) in enumerate(pair for chunk in done for pair in zip(*chunk, strict=True)):
             advance(1)
@@ -219,10 +207,10 @@ def _write_shard(path: Path, source: Listing, rows: np.ndarray, plan: dict, thre
     return (offset, size, digest), left_out
 
 
-def _encoded(content: decode.Source, plan: dict) -> tuple[bytes, str]:
+def _encoded(content: decode.Source, short_side: int) -> tuple[bytes, str]:
     """A picture's bytes, and `jpg` or `png`. A JPEG that is small enough, upright, RGB or grey is taken as it is; else
     the picture is shrunk and encoded: as PNG where it was no JPEG and is not shrunk, so that nothing is lost."""
-    short_side, held = plan["short_side"], io.BytesIO()
+    held = io.BytesIO()
     with decode.opened(content) as image:
         jpeg, small = isinstance(content, bytes) and image.format == "JPEG", min(image.size) <= short_side
         if jpeg and small and image.mode in ("RGB", "L") and decode.turn(image) is None:
@@ -235,5 +223,5 @@ def _encoded(content: decode.Source, plan: dict) -> tuple[bytes, str]:
     if factor < 1:
         sides = [max(1, round(side * factor)) for side in image.size]
         image, jpeg = image.resize(sides, Image.Resampling.BICUBIC, reducing_gap=2.0), True
-    image.save(held, "JPEG" if jpeg else "PNG", **({"quality": plan["quality"]} if jpeg else {}))
+    image.save(held, "JPEG" if jpeg else "PNG", **({"quality": QUALITY} if jpeg else {}))
     return held.getvalue(), "jpg" if jpeg else "png"
