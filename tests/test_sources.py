@@ -225,8 +225,8 @@ def test_a_store_is_decoded_once_and_anew_where_the_folder_changes(photos, root,
 def test_a_kill_leaves_no_half_store(photos, root):
     code = """
 import os, sys, time
-from simmim_lite.data import decode, sources
-real, sources._CHUNK, os.cpu_count = decode.read_square, 4, lambda: 1
+from simmim_lite.data import decode, sources, store
+real, store._CHUNK, os.cpu_count = decode.read_square, 4, lambda: 1
 done = []
 def load(path, size):
     done.append(path)

@@ -7,7 +7,7 @@ are refused, as is what is not whole. Of several frames the first counts."""
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,9 +91,9 @@ def read_annotated(path: Path, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
-def each(function: Callable, items: list, threads: int, chunk: int = 256) -> Iterator[tuple[list, list]]:
-    """Chunks of items, and what a function of a picture makes of each, or its exception: by threads, as decoders let go
-    of the interpreter."""
+def each(function: Callable, items: Iterable, threads: int) -> list:
+    """What a function of a picture makes of each item, or its exception: by threads, as decoders let go of the
+    interpreter."""
 
     def tried(item: object) -> object:
         try:
@@ -102,8 +102,7 @@ def each(function: Callable, items: list, threads: int, chunk: int = 256) -> Ite
             return error
 
     with ThreadPoolExecutor(threads) as pool:
-        for some in (items[start : start + chunk] for start in range(0, len(items), chunk)):
-            yield some, list(pool.map(tried, some))
+        return list(pool.map(tried, items))
 
 
 def turn(image: Image.Image) -> Image.Transpose | None:

@@ -7,6 +7,7 @@ import functools
 import glob
 import hashlib
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -187,10 +188,14 @@ def _write(root: Path, source: Listing, plan: dict) -> None:
 def _write_shard(path: Path, source: Listing, rows: np.ndarray, side: int, advance: Callable) -> tuple:
     """A shard of pictures; where each lies (offset, size, digest) and those that are left out (name, reason)."""
     offset, size, digest = (np.zeros(len(rows), kind) for kind in (np.int64, np.int64, np.uint64))
-    left_out, threads = [], os.cpu_count() if source.threaded else 1
-    done = decode.each(lambda i: _encoded(source.reader.content(i), side), rows.tolist(), threads)
+    left_out, threads, chunks = [], os.cpu_count() if source.threaded else 1, np.split(rows, range(256, len(rows), 256))
+
+    def encoded(i: int) -> tuple[bytes, str]:
+        return _encoded(source.reader.content(i), side)
+
+    done = itertools.chain.from_iterable(decode.each(encoded, some.tolist(), threads) for some in chunks)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for n, (i, result) in enumerate(pair for chunk in done for pair in zip(*chunk, strict=True)):
+        for n, (i, result) in enumerate(zip(rows, done, strict=True)):
             advance(1)
             if isinstance(result, Exception):
                 left_out.append([source.names[i], first_line(result)])

@@ -27,7 +27,6 @@ from .scenes import SCENE_BLOCK, SCENE_COUNTS, SCENE_SPLITS
 from .store import STORE_VERSION, Chunk, StorePlan, data_root, ensure
 
 SCENE_SIZE = 32  # pixels: scenes have no size of their own; they are drawn as the studies draw them
-_CHUNK = 256  # scenes drawn between two writes
 
 
 @dataclass(frozen=True)
@@ -245,19 +244,15 @@ def as_pictures(data: Data) -> Data:
 def _open_scenes(size: int, needed: int) -> Data:
     counts = {"train": max(1, -(-needed // SCENE_BLOCK)) * SCENE_BLOCK, **SCENE_COUNTS}
 
-    def chunks(split: str) -> Iterator[Chunk]:
+    def draw(split: str, index: np.ndarray) -> Chunk:
         seed = SCENE_SPLITS[split]
-        for start in range(0, counts[split], _CHUNK):
-            index = np.arange(start, min(start + _CHUNK, counts[split]), dtype=np.uint64)
-            found = scenes.render(seed, index, size)
-            yield Chunk(found.images, index + np.uint64(seed << 40), found.labels, found.masks)
+        found = scenes.render(seed, index, size)
+        return Chunk(found.images, index + np.uint64(seed << 40), found.labels, found.masks)
 
-    def plan() -> StorePlan:
-        parts = {split: chunks(split) for split in counts}
-        return StorePlan(parts, sum(counts.values()), size, scenes.CLASSES, masks=True, reference=SCENE_BLOCK)
-
-    version = signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
-    return _data("scenes", ensure(f"scenes-{counts['train']}-{size}px", version, plan, "scenes"), block=SCENE_BLOCK)
+    rows = {split: np.arange(count, dtype=np.uint64) for split, count in counts.items()}
+    plan = StorePlan(rows, draw, size, scenes.CLASSES, masks=True, reference=SCENE_BLOCK)
+    name, version = f"scenes-{counts['train']}-{size}px", signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
+    return _data("scenes", ensure(name, version, lambda: plan, "scenes"), block=SCENE_BLOCK)
 
 
 def _squares(found: Listing, size: int) -> StorePlan:
@@ -271,18 +266,12 @@ def _squares(found: Listing, size: int) -> StorePlan:
             digests[split].append(picture_digest(content))
         return decode.read_square(content, size)
 
-    def chunks(split: str, rows: np.ndarray) -> Iterator[Chunk]:
-        whole, first = 0, []
-        for some, done in decode.each(functools.partial(square, split), rows.tolist(), threads):
-            bad = np.array([isinstance(result, Exception) for result in done])
-            skipped = [(found.names[i], first_line(done[k])) for k, i in enumerate(some) if bad[k]]
-            whole, first = whole + int((~bad).sum()), first or skipped
-            pixels = np.array([result for result in done if isinstance(result, np.ndarray)], np.uint8)
-            good = np.array(some)[~bad]
-            yield Chunk(pixels.reshape(-1, 3, size, size), found.ids[good], found.labels[good], None, skipped)
-        if not whole:
-            reason = f"no image of its {split} split can be used at {size} px (first: {': '.join(first[0])})"
-            raise UserError(f"{found.spec}: {reason}; give other pictures, or a smaller --image-size")
+    def draw(split: str, rows: np.ndarray) -> Chunk:
+        done = decode.each(functools.partial(square, split), rows.tolist(), threads)
+        good = rows[[not isinstance(result, Exception) for result in done]]
+        skipped = [(found.names[i], first_line(e)) for i, e in zip(rows, done, strict=True) if isinstance(e, Exception)]
+        pixels = np.array([result for result in done if isinstance(result, np.ndarray)], np.uint8)
+        return Chunk(pixels.reshape(-1, 3, size, size), found.ids[good], found.labels[good], None, skipped)
 
     def notes() -> Iterator[str]:
         yield from found.notes  # asked for when all pictures have been read
@@ -290,8 +279,7 @@ def _squares(found: Listing, size: int) -> StorePlan:
         if count := len([digest for digest in held if digest in train]):
             yield f"{count:,} of {len(held):,} held-out pictures have the bytes of a training picture"
 
-    streams = {split: chunks(split, rows) for split, rows in found.splits.items()}
-    return StorePlan(streams, sum(map(len, found.splits.values())), size, found.classes, notes())
+    return StorePlan(found.splits, draw, size, found.classes, notes())
 
 
 def _data(

@@ -22,6 +22,7 @@ from ..processes import waiting
 
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
 STORE_VERSION = 2
+_CHUNK = 256  # images decoded between two writes
 
 
 class Chunk(NamedTuple):
@@ -37,8 +38,8 @@ class Chunk(NamedTuple):
 class StorePlan(NamedTuple):
     """What a store is to hold."""
 
-    splits: dict[str, Iterable[Chunk]]
-    total: int  # images at most, left-out ones included
+    rows: dict[str, np.ndarray]  # numbers of images by split
+    draw: Callable[[str, np.ndarray], Chunk]  # of a split and some of its numbers
     image_size: int  # pixels
     classes: tuple[str, ...]
     notes: Iterable[str] = ()  # how its source was read; asked for at the end
@@ -115,10 +116,11 @@ def _write(folder: Path, plan: StorePlan, title: str) -> None:
         files = {name: stack.enter_context(open(folder / f"{name}.npy", "wb")) for name in kinds}
         for name, file in files.items():
             _header(file, 0, *kinds[name])
-        advance = stack.enter_context(progress(plan.total, title))
-        for split, chunks in plan.splits.items():
+        advance = stack.enter_context(progress(sum(map(len, plan.rows.values())), title))
+        for split, numbers in plan.rows.items():
             start = rows
-            for chunk in chunks:
+            for some in np.split(numbers, range(_CHUNK, len(numbers), _CHUNK)):
+                chunk = plan.draw(split, some)
                 limited = plan.reference is not None and split == "train"
                 counted = max(0, plan.reference - rows) if limited else None
                 for name, (dtype, *_) in kinds.items():
@@ -129,8 +131,11 @@ def _write(folder: Path, plan: StorePlan, title: str) -> None:
                     histogram += levels(chunk.images[:counted])
                 skipped += [list(item) for item in chunk.skipped]
                 rows += len(chunk.ids)
-                advance(len(chunk.ids) + len(chunk.skipped))
+                advance(len(some))
             splits[split] = [start, rows]
+            if rows == start:
+                reason = f"no image of its {split} split can be used at {size} px (such as {': '.join(skipped[-1])})"
+                raise UserError(f"{title}: {reason}; give other pictures, or a smaller --image-size")
         for name, file in files.items():
             _header(file, rows, *kinds[name])
             file.flush()
