@@ -144,7 +144,7 @@ def test_tiny_imagenet_has_its_labels_in_a_file() -> None:
     assert {parts.names[i]: parts.classes[parts.labels[i]] for i in parts.splits["val"]} == {
         f"val/images/{i}.jpg": f"n{1 + i % 2}" for i in range(4)
     }
-    assert parts.passed == (("val/images/4.jpg", "outside of what is read", 1),)
+    assert parts.passed == (("val/images/4.jpg", "outside of what is read"),)
     one_line(
         "val/images/0.jpg: class 'n3' is not in train", folders.read, tree, {"val/val_annotations.txt": "0.jpg n3"}
     )

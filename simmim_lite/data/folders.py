@@ -78,11 +78,11 @@ def scan(root: Path, title: str) -> tuple[list, np.ndarray, np.ndarray, dict, li
             except OSError as error:
                 if error.errno not in _LINKS:
                     raise
-                passed.append((path, _LINKS[error.errno], 1))
+                passed.append((path, _LINKS[error.errno]))
                 continue
             own, is_folder = identity(about), stat.S_ISDIR(about.st_mode)
             if is_folder and own in above:
-                passed.append((f"{path}/", _LINKS[errno.ELOOP], 1))
+                passed.append((f"{path}/", _LINKS[errno.ELOOP]))
             elif is_folder:
                 enter(entry.path, f"{path}/", above | {own})
             elif os.path.splitext(path)[1].lower() in extensions() and stat.S_ISREG(about.st_mode):
@@ -92,7 +92,7 @@ def scan(root: Path, title: str) -> tuple[list, np.ndarray, np.ndarray, dict, li
             elif path.endswith("_annotations.txt"):
                 annotations[path] = Path(entry.path).read_text(encoding="utf-8", errors="surrogateescape")
             else:
-                passed.append((path, "no picture", 1))
+                passed.append((path, "no picture"))
 
     try:
         enter(os.fspath(root), "", frozenset({identity(root.stat())}))
@@ -244,9 +244,9 @@ class _Reading:
         kept = owner == np.arange(len(rows))
         splits = {name: rows[kept & (split == name)] for name in order if (kept & (split == name)).any()}
         beside = np.setdiff1d(np.arange(len(self.names)), rows)
-        passed = [(self.names[row], "outside of what is read", 1) for row in beside]
+        passed = [(self.names[row], "outside of what is read") for row in beside]
         for k in np.flatnonzero(~kept):
-            passed.append((self.names[rows[k]], f"the same file as one of {split[owner[k]]}", 1))
+            passed.append((self.names[rows[k]], f"the same file as one of {split[owner[k]]}"))
         notes = [f"read from {listed(self.entered)}"] * bool(self.entered) + self.notes
         parts = (self.names, image_ids(self.names), self.labels, tuple(self.classes), splits)
         return Listing(*parts, notes=tuple(notes), passed=tuple(passed))

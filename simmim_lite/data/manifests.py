@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +25,7 @@ from . import decode, scenes
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
 _FIELDS = {"name", "source", "images", "classes", "rule", "seed", "note", "digest", "subsets"}
 _HOLDOUT_SEED = 1  # which tenth of a source without a test split is held out, and how a test split is halved
-#: What was passed over: its name (a folder's ends in a slash), why, and how many files that are.
-PassedOver = tuple[str, str, int]
+PassedOver = tuple[str, str]  # name (a folder's ends in a slash), and why
 
 
 def signature(*parts: object) -> str:
@@ -189,20 +189,19 @@ def describe(
     title: str, classes: int, counts: Mapping[str, int], notes: Iterable[str] = (), passed: Iterable[PassedOver] = ()
 ) -> str:
     """The one line about a source: classes, pictures by split, how it was read, what was passed over and why."""
-    passed, reasons = list(passed), {}
-    for name, reason, _ in passed:
-        reasons.setdefault(reason, []).append(name)
+    reasons, passed = defaultdict(list), list(passed)
+    for name, reason in passed:
+        reasons[reason].append(name)
     pictures = " / ".join(f"{count:,} {split}" for split, count in counts.items())
-    what = f"{classes:,} classes" if classes else "no labels"
-    said = [f"data: {what}, {pictures} pictures of {title}", *notes]
+    said = [f"data: {f'{classes:,} classes' if classes else 'no labels'}, {pictures} pictures of {title}", *notes]
     if passed:
         named = "; ".join(f"{listed(names)}: {reason}" for reason, names in reasons.items())
-        said.append(f"{sum(count for *_, count in passed):,} passed over ({named})")
+        said.append(f"{len(passed):,} passed over ({named})")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in "; ".join(said))
 
 
-def listed(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+def listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 _quiet: list[bool] = []  # an item for each `quietly` around

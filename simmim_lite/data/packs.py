@@ -88,7 +88,7 @@ def of_pack(spec: str, place: str) -> Listing:
     ids, labels, split, size = (np.asarray(pack.columns[c]) for c in ("ids", "labels", "split", "size"))
     splits = {name: np.flatnonzero(split == k) for k, name in enumerate(SPLITS) if (split == k).any()}
     names = [name.decode("utf-8", "surrogateescape") for name in pack.columns["names"].tolist()]
-    passed = tuple((name, "could not be read when it was packed", 1) for name, _ in pack.info["left_out"])
+    passed = tuple((name, "could not be read when it was packed") for name, _ in pack.info["left_out"])
     parts = (names, ids, labels, tuple(pack.info["classes"]), splits, spec, pack, pack.digest, pack.digest)
     return Listing(*parts, left_out=size == 0, passed=passed)
 

@@ -74,7 +74,7 @@ def _inaturalist(spec: str, place: str) -> Listing:
         # a KeyError names a picture that is not on the disk, or a category that is not described or not trained on
         sizes, classes = [there[name] for name in names], tuple(known[c] for c in number)
         labels = np.array([number[c] for c in category_of.values()], np.int64)
-    odd = [(name, "in no train2018.json or val2018.json", 1) for name in there if name not in category_of]
+    odd = [(name, "in no train2018.json or val2018.json") for name in there if name not in category_of]
     splits = {"train": np.arange(ends[1]), "val": np.arange(*ends[1:])}
     digest = signature(list(zip(names, sizes, strict=True)), labels.tolist(), classes)
     about = {"digest": digest, "stamp": digest, "passed": tuple(sorted([*passed, *odd]))}
@@ -297,7 +297,7 @@ def _data(
         part["labels"] = part["labels"] if info["classes"] and (part["labels"] >= 0).all() else None
         splits[split] = Split(f"{split} of {spec}", **part, block=block)
     counts = {split: len(splits[split]) for split in ("train", "val", "test") if split in splits}
-    skipped = [(name, small if small in reason else "cannot be read", 1) for name, reason in info["skipped"]]
+    skipped = [(name, small if small in reason else "cannot be read") for name, reason in info["skipped"]]
     line = describe(spec, len(info["classes"]), counts, info["notes"], [*passed, *skipped])
     say(line, spec, stamp)
     probe = splits.get("probe_train") or (splits["train"] if "test" in splits else None)
