@@ -227,6 +227,7 @@ def manifest(arguments: argparse.Namespace) -> None:
 
     build, folder = arguments.action == "build", arguments.folder
     manifests.read(arguments.manifest, built=not build)  # before pictures are listed
+    check_writable(arguments.out or ".")
     source = folder and sources.listing(f"{'packed' if packs.is_pack(folder) else 'imagefolder'}:{folder}")
     if build:
         content = manifests.build(arguments.manifest, source, arguments.out)

@@ -1,7 +1,6 @@
 """Batches: pure functions of (seed, step), equal to slow specs; prepared ahead by processes, or decoded as they go."""
 
 import io
-import math
 import multiprocessing
 import random
 from dataclasses import replace
@@ -95,27 +94,17 @@ def test_pixels_are_those_of_the_images_and_half_of_them_flipped():
 
 
 def test_crops_equal_a_slow_spec():
-    """Image by image: draw as torchvision's RandomResizedCrop does, cut out, resize alone, mirror."""
+    """Image by image: cut out, resize alone, mirror; the boxes are RandomResizedCrop's, as below."""
     split = split_of(size=24)
     source = make(split, augment="crop+flip", image_size=24)
     images, _, ids = source.batch(5)
     epochs, _ = source.positions(5)
-    for image, before, number, epoch in zip(images, plain_pixels(split, ids), ids, epochs, strict=True):
-        top, left, height, width, flip = slow_box(uniforms(41, 3, number, int(epoch), 2)[0].astype(float), 24)
+    draws = uniforms(41, 3, ids, epochs, 2)
+    for image, before, draw, tries in zip(images, plain_pixels(split, ids), draws, crop_tries(draws), strict=True):
+        top, left, height, width = crop_box(tries, 24, 24)
         cut = before[None, :, top : top + height, left : left + width]
         expected = F.interpolate(cut, size=(24, 24), mode="bilinear", align_corners=False)[0]
-        assert torch.allclose(image, expected.flip(-1) if flip else expected, atol=2e-5)
-
-
-def slow_box(draw: np.ndarray, size: int) -> tuple[int, int, int, int, bool]:
-    flip, tries = bool(draw[0] < 0.5), draw[1:].reshape(-1, 4)
-    for area, ratio, top, left in tries:
-        target = size * size * (0.67 + 0.33 * area)
-        aspect = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * ratio)
-        width, height = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
-        if width <= size and height <= size:
-            return int(top * (size - height + 1)), int(left * (size - width + 1)), height, width, flip
-    return 0, 0, size, size, flip
+        assert torch.allclose(image, expected.flip(-1) if draw[0] < 0.5 else expected, atol=2e-5)
 
 
 def test_masks_are_hash_masks_of_the_visit_blown_up_to_tokens():
