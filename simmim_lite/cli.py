@@ -24,7 +24,6 @@ from .training.run import Run
 MANY = {"action": "append", "default": []}
 DEVICE = ("--device", "auto (default), cpu, cuda or mps", "auto")
 RUNS_DIR = ("--runs-dir", "where records are kept (runs)", "runs")
-WORKERS = ("--workers", "processes; one a core by default", int)
 # not `--log`: torchrun takes that for an option of its own
 LOG = (
     "--log-to",
@@ -88,14 +87,10 @@ VERBS = {
         ("source", "imagefolder:DIR, inaturalist:DIR, torchvision:NAME or hf:NAME"),
         ("out", "the folder of the pack"),
         ("--short-side", "pixels; larger pictures are shrunk to it (256)", 256),
-        ("--quality", "of JPEG, 1 to 95 (90)", 90),
-        ("--shard-pictures", "pictures a shard (10000)", 10_000, {"metavar": "N"}),
-        WORKERS,
     ]),
     "data verify": (verbs.verify, "read every byte of a pack, and name what is wrong with it", [
         ("pack", "the folder of the pack"),
         ("--manifest", "a built manifest that it has to agree with: a file, or a name"),
-        WORKERS,
     ]),
     "records": (None, "take in somebody else's runs", []),
     "records import": (verbs.records_import, "take runs from a CSV file into tables, claims, plots and plans", [

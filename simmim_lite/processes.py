@@ -14,12 +14,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-from .errors import Interrupted, UserError, unknown
+from .errors import UserError, unknown
 
 _watched: set[int] = set()
 
@@ -140,35 +140,6 @@ def end_with(parent: int) -> None:
     if parent not in _watched and os.getpid() != parent:
         _watched.add(parent)
         threading.Thread(target=watch, daemon=True).start()
-
-
-def each(function: Callable, items: Iterable, workers: int, begin: Callable, *job: object) -> Iterator[tuple]:
-    """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares and that end with this
-    one. Ctrl-C, and a process that is killed, are one line."""
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
-    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(os.getpid(), begin, job))
-    try:
-        with deaf_to_interrupts():
-            calls = {pool.submit(function, item): item for item in items}
-        for call in as_completed(calls):
-            yield calls[call], call.result()
-    except BrokenProcessPool as error:
-        raise UserError("a process was killed (out of memory?): run again with fewer --workers") from error
-    except BaseException as error:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        if isinstance(error, KeyboardInterrupt):
-            raise Interrupted("interrupted: run the same command again") from None
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin(parent: int, begin: Callable, job: tuple) -> None:
-    end_with(parent)
-    begin(*job)
 
 
 def speaks() -> bool:

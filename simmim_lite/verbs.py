@@ -223,12 +223,16 @@ def transfer(arguments: argparse.Namespace) -> None:
 
 def manifest(arguments: argparse.Namespace) -> None:
     """`simmim-lite manifest`."""
-    from .data import manifests
+    from .data import manifests, packs, sources
 
-    if arguments.action == "build":
-        content = manifests.build(arguments.manifest, arguments.folder, arguments.out)
+    build, folder = arguments.action == "build", arguments.folder
+    manifests.read(arguments.manifest, built=not build)  # before pictures are listed
+    check_writable(arguments.out or ".")
+    source = folder and sources.listing(f"{'packed' if packs.is_pack(folder) else 'imagefolder'}:{folder}")
+    if build:
+        content = manifests.build(arguments.manifest, source, arguments.out)
         return print(f"{content['name']}: {content['images']} images, digest {content['digest']}")
-    _name(manifests.verify(arguments.manifest, arguments.folder), f"{arguments.manifest} and {arguments.folder}")
+    _name(manifests.verify(arguments.manifest, source), f"{arguments.manifest} and {folder}")
     print(f"{arguments.manifest}: as the manifest says")
 
 
@@ -236,13 +240,8 @@ def pack(arguments: argparse.Namespace) -> None:
     """`simmim-lite data pack`."""
     from .data import packs, sources
 
-    names = ("short_side", "quality", "shard_pictures")
-    options = {name: getattr(arguments, name) for name in names}
-    specs.value("workers", specs.Count | None, arguments.workers)
     check_writable(arguments.out)
-    with waiting(f"listing the pictures of {arguments.source}"):
-        source = sources.catalogue(arguments.source)
-    done = packs.pack(source, arguments.out, workers=arguments.workers, **options)
+    done = packs.pack(sources.listing(arguments.source), arguments.out, short_side=arguments.short_side)
     left_out, shards = done.info["left_out"], done.info["shards"]
     if left_out:
         names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_NAMED])
@@ -254,14 +253,13 @@ def pack(arguments: argparse.Namespace) -> None:
 
 def verify(arguments: argparse.Namespace) -> None:
     """`simmim-lite data verify`."""
-    from .data import manifests, packs
+    from .data import manifests, packs, sources
 
-    specs.value("workers", specs.Count | None, arguments.workers)
     if arguments.manifest:
-        manifests.built(arguments.manifest)  # before all bytes are read
-    problems = packs.verify(arguments.pack, workers=arguments.workers)
+        manifests.read(arguments.manifest, built=True)  # before all bytes are read
+    problems = packs.verify(arguments.pack)
     if arguments.manifest:
-        problems += manifests.verify(arguments.manifest, arguments.pack)
+        problems += manifests.verify(arguments.manifest, sources.listing(f"packed:{arguments.pack}"))
     _name(problems, arguments.pack)
     print(f"{arguments.pack}: every byte is as it was packed")
 

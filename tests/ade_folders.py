@@ -3,14 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from simmim_lite.data import scenes
 from simmim_lite.data.scenes import class_numbers
-from simmim_lite.training.parallel import Team
-
-ALONE = Team(torch.device("cpu"))
 
 
 def save(path: Path, pixels: np.ndarray) -> None:

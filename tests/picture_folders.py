@@ -36,6 +36,20 @@ def photos(tmp_path) -> Path:
     return tmp_path / "photos"
 
 
+def image_tree(root: Path, classes: int, train: int, val: int, sides: tuple[int, int] = (40, 52)) -> Path:
+    """Laid out as ImageNet: `train` and `val` smooth JPEGs of sides in a range, in each of so many classes."""
+    rng = np.random.default_rng(0)
+    for k in range(classes):
+        for split, count in (("train", train), ("val", val)):
+            folder = root / split / f"n{k:08d}"
+            folder.mkdir(parents=True)
+            for n in range(count):
+                size = rng.integers(*sides, 2, endpoint=True).tolist()
+                coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+                coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{k}_{n}.JPEG", quality=75)
+    return root
+
+
 def one_line(match: str, call, *arguments, **keywords) -> None:
     with pytest.raises(UserError, match=match) as caught:
         call(*arguments, **keywords)

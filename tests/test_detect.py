@@ -101,7 +101,7 @@ def test_a_step_is_a_function_of_seed_and_step_and_the_loss_falls(coco):  # noqa
     other = task.loss(task.model, *task.batch(4)).item()
     assert task.loss(task.model, *task.batch(3)).item() == first != other
     turned = [task.loader.batch(now)[0][0].numpy() for now in range(6)]
-    (split,) = task.loader.dataset.load.args
+    (split,) = task.loader.load.args[0].args
     plain = [split[int(task.loader.order.positions(s)[1][0])].image for s in range(6)]
     alike = [np.array_equal(a, b) for a, b in zip(turned, plain, strict=True)]
     assert any(alike) and not all(alike)  # some are mirrored

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from trees import image_tree
+from picture_folders import image_tree
 
 from simmim_lite.cli import main
+from simmim_lite.data import packs
 from simmim_lite.model import sizes
 from simmim_lite.model.sizes import Size
 from simmim_lite.studies.tiers import RECIPE
@@ -23,8 +24,8 @@ def test_a_small_tree(tmp_path, monkeypatch) -> None:
     )
     assert main(["manifest", "build", str(manifest), str(tree)]) == 0
     assert main(["manifest", "verify", str(manifest), str(tree)]) == 0
-    shards = ["--shard-pictures", str(count // 4), "--workers", "2"]
-    assert main(["data", "pack", f"imagefolder:{tree}", str(out), *shards]) == 0
+    monkeypatch.setattr(packs, "SHARD", count // 4)
+    assert main(["data", "pack", f"imagefolder:{tree}", str(out)]) == 0
     assert main(["data", "verify", str(out), "--manifest", str(manifest)]) == 0
 
     # the network alone is narrowed: input, window, masks, target, crops, loader and schedule are tier paper's

@@ -105,7 +105,10 @@ def test_watch(tmp_path, capsys, monkeypatch) -> None:
         assert "seed 1" in out and "to do" in out.splitlines()[-1]
     _, out, _ = call(capsys, "watch", "--once", "--runs-dir", tmp_path)
     assert "goes on from its last checkpoint when the same command is run again" in out
-    wrong = ((["--runs-dir", tmp_path / "none"], "none: no such folder"), (["--every", "0", "--runs-dir", tmp_path], "above 0"))
+    wrong = (
+        (["--runs-dir", tmp_path / "none"], "none: no such folder"),
+        (["--every", "0", "--runs-dir", tmp_path], "above 0"),
+    )
     for words, line in (*wrong, (["--study", "nope", "--runs-dir", tmp_path], "unknown study 'nope'")):
         status, _, err = call(capsys, "watch", *words)
         assert status == 2 and line in err and err.count("\n") == 1

@@ -38,7 +38,7 @@ RUN = Run(image_size=16, images=32, steps=3, batch_size=8, val_images=8, val_mas
 def opened(monkeypatch):
     """Every source is a tiny one; the list of runs and specs that were really computed."""
     done = []
-    for where, name in ((module, "open_data"), (pretrain_module, "open_for_training")):
+    for where, name in ((module, "open_data"), (pretrain_module, "open_data")):
         monkeypatch.setattr(where, name, lambda *a, **k: tiny_data())
     probe, work = module.probe_all, module.work
     monkeypatch.setattr(module, "probe_all", lambda m, d, run, **k: done.append(run.steps) or probe(m, d, run, **k))
@@ -60,7 +60,7 @@ def test_transfer_probes_beside_random_initialisation_once(tmp_path, opened, mon
     assert read_record(transfer_path(tmp_path, trained["key"])) == trained
     assert transfer(RUN, "probe", runs_dir=tmp_path, labels=20)["trained"]["transfer"]["knn"]["n_train"] == 20
     other = dataclasses.replace(tiny_data(n=48), digest="other")  # the images changed
-    for where, name in ((module, "open_data"), (pretrain_module, "open_for_training")):
+    for where, name in ((module, "open_data"), (pretrain_module, "open_data")):
         monkeypatch.setattr(where, name, lambda *a, **k: other)
     again = transfer(RUN, "probe", runs_dir=tmp_path)
     assert again["trained"]["where"]["data_digest"] == "other" and again["lift"] != result["lift"]
@@ -92,7 +92,7 @@ def test_transfer_fine_tunes_beside_scratch_once(tmp_path, opened, monkeypatch):
 def test_dense_transfers_beside_scratch(task, coco, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
     monkeypatch.setattr(scenes, "ADE_SPLITS", {"training": (3, 16), "validation": (2, 9)})
-    monkeypatch.setattr(pretrain_module, "open_for_training", lambda *a, **k: tiny_data())
+    monkeypatch.setattr(pretrain_module, "open_data", lambda *a, **k: tiny_data())
     run = dataclasses.replace(RUN, probe_labels=0)
     options = {"steps": 3, "batch_size": 4, "channels": 8, "images": 8, "test_images": 9, "scratch": {"lr": 2e-3}}
     options |= {"data": coco} if task == "detect" else {}  # else scenes

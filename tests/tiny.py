@@ -68,8 +68,8 @@ def tiny_data(n=64, size=16, labels=True) -> Data:
         return Split(name, drawn.images, ids, drawn.labels if labels else None, drawn.masks)
 
     train, val, test, probe = (split(name, seed) for seed, name in enumerate(("train", "val", "test", "probe_train")))
-    about = (scenes.CLASSES, (0.5,) * 3, (0.2,) * 3, "tiny", [])
-    return Data("scenes", "scenes", size, train, val, probe, test, *about)
+    about = (scenes.CLASSES, (0.5,) * 3, (0.2,) * 3, "tiny")
+    return Data("scenes", train, val, probe, test, *about)
 
 
 def tiny_spec(**fields) -> FineTune:

@@ -140,9 +140,9 @@ def loader(turns: int = 8) -> pd.DataFrame:
     from torchvision import datasets
     from torchvision import transforms as T
 
-    from simmim_lite.data.batches import Streamed
+    from simmim_lite.data.batches import Batches
     from simmim_lite.data.packs import pack
-    from simmim_lite.data.sources import catalogue, open_pictures
+    from simmim_lite.data.sources import listing, open_pictures
 
     steps = [T.RandomResizedCrop(SIZE, (0.67, 1), (3 / 4, 4 / 3)), T.RandomHorizontalFlip(), T.ToTensor()]
     views = T.Compose([*steps, T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
@@ -150,12 +150,12 @@ def loader(turns: int = 8) -> pd.DataFrame:
     def ours(spec: str) -> Callable[[], list]:
         train, count = open_pictures(spec).train, itertools.count()
         options = {"seed": 0, "batch_size": LOADED, "image_size": SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-        batches = Streamed(train, np.arange(len(train)), steps=1 << 30, **options)
+        batches = Batches(train, np.arange(len(train)), steps=1 << 30, **options)
         return lambda: [None for _ in range(turns) if batches.batch(next(count)) is None]
 
     with tempfile.TemporaryDirectory(prefix="simmim-lite-") as folder:
         root, out = collages(Path(folder) / "files", LOADED * turns), Path(folder) / "pack"
-        pack(catalogue(f"imagefolder:{root}"), out, workers=1)
+        pack(listing(f"imagefolder:{root}"), out)
         data = datasets.ImageFolder(root / "train", views)
         theirs = torch.utils.data.DataLoader(data, batch_size=LOADED, shuffle=True)
         ways = {"torchvision: ImageFolder, DataLoader": lambda: [None for _ in theirs]}

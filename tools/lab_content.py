@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from simmim_lite.data.sources import open_data, open_for_training
+from simmim_lite.data.sources import open_data
 from simmim_lite.lab import mask_lab, widgets
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.training.film import Film, Shot, film_path
@@ -30,7 +30,7 @@ GRID = tuple(
 def grid(runs_dir: str | Path, runs: Sequence[Run]) -> Film:
     """The ends of finished runs that agree on the task, on the same pictures under the same masks."""
     first, taken, frames = runs[0], [], []
-    data = open_for_training(first.data, first.image_size, first.images, streamed=first.streamed)
+    data = open_data(first.data, first.image_size, images_needed=first.images, streamed=first.streamed)
     shot = Shot.of(first, data, *input_statistics(data, first.statistics))
     for run in runs:
         record, model = read_record(record_path(runs_dir, run)), build(replace(run, seed=0))

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from ..data import decode, manifests, scenes
-from ..data.sources import catalogue, open_data
+from ..data.sources import listing, open_data
 from ..errors import UserError
 from ..evidence.records import groups, shipped, table
 from ..evidence.rules import SMOKE_STEPS
@@ -163,7 +163,7 @@ def look(data: str) -> dict:
         found = open_data(data, 32)
         held = len(found.val) + (len(found.test) if found.test is not None else 0)
         return {"images": len(found.train), "held out": held, "classes": found.num_classes, "paths": []}
-    found = catalogue(data)
+    found = listing(data)
     laid = found.split()
     laid.say()
     train, every = laid.splits["train"], sum(map(len, laid.splits.values()))
@@ -181,7 +181,7 @@ def manifest(data: str, levels: Sequence[int], runs_dir: str | Path) -> Path | N
     content |= {"note": "the data levels of a pilot study", "digest": None}
     content["subsets"] = [{"count": int(n), "images": None, "digest": None} for n in levels]
     write_atomic(path, yaml.safe_dump(content, sort_keys=False))
-    manifests.build(path, root)
+    manifests.build(path, listing(data))
     return path
 
 

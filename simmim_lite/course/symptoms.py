@@ -64,7 +64,7 @@ def source() -> Data:
         drawn, ids = scenes.render(seed, range(count)), np.arange(count, dtype=np.uint64) + np.uint64(first)
         parts.append(Split(f"{name} of scenes", drawn.images, ids, drawn.labels, drawn.masks))
     mean, std = (tuple(shipped_network("scenes").about[name]) for name in ("mean", "std"))
-    return Data("scenes", "scenes", 32, *parts, None, None, scenes.CLASSES, mean, std, "symptoms", [])
+    return Data("scenes", *parts, None, None, scenes.CLASSES, mean, std, "symptoms")
 
 
 def scenes_network(trained: bool = True) -> SimMIM:

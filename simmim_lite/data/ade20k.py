@@ -3,7 +3,6 @@
 DIR/images/training/*.jpg and validation; DIR/annotations/training/*.png and validation, 8-bit grey: 0 = unlabelled,
 1..K = the classes, by DIR/objectInfo150.txt, else DIR/classes.txt (a name a line), else ADE20K's 150."""
 
-import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -19,8 +18,7 @@ from torchvision.transforms.v2 import functional as TF
 from ..errors import UserError
 from . import coco, decode, scenes
 from .coco import AnnotatedData, AnnotatedSplit
-from .listing import image_ids, listed, rank, say, signature
-from .store import ensure_folder
+from .manifests import image_ids, listed, rank, say
 
 #: In labels as they are loaded: a pixel without a class, which no loss and no score counts.
 IGNORED = 255
@@ -45,14 +43,11 @@ class AdeSplit(AnnotatedSplit):
     _cache: dict = field(default_factory=dict, init=False, repr=False)
 
     def pixels(self, place: int) -> np.ndarray:
-        """The image alone: uint8 (3, H, W)."""
         return self.load(place)[0]
 
     def load(self, place: int) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 (3, H, W) and labels uint8 (H, W): 0..K-1, `IGNORED` where there is none. Not to be written to.
-
-        `UserError` names a file that is unreadable, of another size, not 8-bit grey, or with a number above K.
-        """
+        `UserError` names a file that is unreadable, of another size, not 8-bit grey, or with a number above K."""
         if place in self._cache:
             return self._cache[place]
         numbers = self._numbers(place)
@@ -62,7 +57,6 @@ class AdeSplit(AnnotatedSplit):
         return pair
 
     def numbers(self, places: Iterable[int]) -> Iterator[set[int]]:
-        """The numbers in the annotations at these places: classes from 1, 0 where there is none."""
         return (set(np.flatnonzero(np.bincount(self._numbers(place).ravel())).tolist()) for place in places)
 
     def _numbers(self, place: int) -> np.ndarray:
@@ -88,18 +82,8 @@ def _annotation(image: str) -> str:
 
 def open_ade20k(spec: str, image_size: int) -> AnnotatedData:
     """Open `ade20k:DIR`, or `scenes`, which are first written as such a folder at `image_size` pixels a side.
-
-    Images are read when they are asked for. `UserError` for a folder without images, or an image without annotation.
-    """
-    kind, _, place = spec.partition(":")
-    if spec == "scenes":
-        version = signature(scenes.LAYOUT_VERSION, scenes.SCENES_VERSION, scenes.ADE_SPLITS)
-        write = functools.partial(scenes.write_ade20k, size=image_size)
-        root = ensure_folder(f"scenes-ade20k-{image_size}px", version, write, "scenes in ADE20K's layout")
-    elif kind == "ade20k" and place:
-        root = Path(place).expanduser().absolute()
-    else:
-        raise UserError(f"data '{spec}' has no annotations for segment: give scenes or ade20k:DIR")
+    `UserError` for a folder without images, or an image without annotation."""
+    root = coco.annotated_folder(spec, "ade20k", image_size, scenes.write_ade20k, scenes.ADE_SPLITS)
     classes = _classes(root)
     digest = hashlib.sha256(repr(classes).encode())
     train, test = (_split(spec, root, part, len(classes), digest) for part in ("training", "validation"))
@@ -110,7 +94,7 @@ def open_ade20k(spec: str, image_size: int) -> AnnotatedData:
 
 
 def _split(spec: str, root: Path, part: str, classes: int, digest: "hashlib._Hash") -> AdeSplit:
-    try:
+    with coco.one_line(spec, "make it readable"):
         there = coco.lengths(root, (f"images/{part}", f"annotations/{part}"))
         there = {path: there[path] for path in sorted(there) if not os.path.basename(path).startswith(".")}
         files = [path for path in there if path.startswith("images/")]
@@ -127,8 +111,6 @@ def _split(spec: str, root: Path, part: str, classes: int, digest: "hashlib._Has
             digest.update(repr(about).encode("utf-8", "surrogateescape"))
             if there[annotation] <= _SMALL_FILE:
                 digest.update((root / annotation).read_bytes())
-    except OSError as error:
-        raise UserError(f"{spec}: cannot read {error.filename} ({error.strerror}); make it readable") from error
     ids = image_ids([file.removeprefix("images/") for file in files])
     return AdeSplit(f"{part} of {spec}", root, files, ids, classes=classes)
 
@@ -139,10 +121,8 @@ def _classes(root: Path) -> tuple[str, ...]:
     path = table if table.is_file() else text
     if not path.is_file():
         return tuple(f"class {k}" for k in range(1, ADE_CLASSES + 1))
-    try:
+    with coco.one_line(path, "give a text of UTF-8"):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a text of UTF-8") from error
     lines = [line.split("\t")[-1].split(",")[0] for line in lines[1:]] if path == table else lines
     classes = tuple(line.strip() for line in lines if line.strip())
     if not 2 <= len(classes) < IGNORED:
@@ -156,7 +136,7 @@ def _classes(root: Path) -> tuple[str, ...]:
 
 def flipped_crop(image: Tensor, labels: Tensor, size: int, fill: Tensor) -> tuple[Tensor, Tensor]:
     """The laptop's view: short side `size`, a random square of it, flipped half of the time."""
-    return _flip(*_crop(*resize(image, labels, size), size, fill, tries=1))
+    return _view(*resize(image, labels, size), size, fill, tries=1)
 
 
 def full_view(image: Tensor, labels: Tensor, size: int, fill: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +144,7 @@ def full_view(image: Tensor, labels: Tensor, size: int, fill: Tensor) -> tuple[T
     flipped half of the time, colours distorted. uint8 (3, H, W), (H, W) -> (3, size, size), (size, size); what lies
     outside the image is `fill` uint8 (3,) and `IGNORED`."""
     image, labels = resize(image, labels, size * _uniform(*RATIOS))
-    image, labels = _flip(*_crop(image, labels, size, fill, tries=_TRIES))
+    image, labels = _view(image, labels, size, fill, tries=_TRIES)
     return distort(image), labels
 
 
@@ -198,8 +178,8 @@ def distort(image: Tensor) -> Tensor:
     return image
 
 
-def _crop(image: Tensor, labels: Tensor, size: int, fill: Tensor, tries: int) -> tuple[Tensor, Tensor]:
-    """A random square of `size`, or as much of it as there is, padded below and to the right."""
+def _view(image: Tensor, labels: Tensor, size: int, fill: Tensor, tries: int) -> tuple[Tensor, Tensor]:
+    """A random square of `size`, or as much of it as there is, padded below and to the right, and flipped by a coin."""
     for left_over in reversed(range(tries)):
         top, left = (int(torch.randint(max(1, side - size + 1), ())) for side in labels.shape)
         part = labels[top : top + size, left : left + size]
@@ -213,11 +193,7 @@ def _crop(image: Tensor, labels: Tensor, size: int, fill: Tensor, tries: int) ->
         outside = F.pad(torch.zeros_like(part, dtype=torch.bool), pad, value=True)
         image = torch.where(outside, fill[:, None, None], F.pad(image, pad))
         part = F.pad(part, pad, value=IGNORED)
-    return image, part
-
-
-def _flip(image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return (image.flip(-1), labels.flip(-1)) if _coin() else (image, labels)
+    return (image.flip(-1), part.flip(-1)) if _coin() else (image, part)
 
 
 def _uniform(low: float, high: float) -> float:

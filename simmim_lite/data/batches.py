@@ -4,8 +4,8 @@ import contextlib
 import functools
 import math
 import random
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,23 +14,47 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..errors import UserError, unknown
+from ..errors import UserError, first_line, unknown
 from ..model.masking import hash_masks, hashes, splitmix64, stream, uniforms, upsample
-from .listing import Skipped, Split, first_readable
+from .manifests import Split
 
 #: Seed of every validation mask: two runs are judged on the same hidden cells.
 VAL_SEED = 20220608
 
-AUGMENTATIONS = ("none", "flip", "crop+flip")  # `Streamed` crops pictures at their own size
+AUGMENTATIONS = ("none", "flip", "crop+flip")  # of pictures of one size
 _ORDER, _AUGMENT, _SAMPLE = 1, 2, 11  # streams of random numbers
 _TRIES, _SCALE, _RATIO = 10, (0.67, 1.0), (3 / 4, 4 / 3)  # of random crops; docs/facts.md, 3
 
 
-class Order:
-    """The order of N images with ids uint64 (N,) in batches of `batch_size`: position p is of epoch p // N.
+_STAND_INS = 10  # unreadable pictures in a row before training gives up
 
-    A batch may span epochs, so N may be smaller than the batch.
-    """
+
+def first_readable(split: Split, chosen: np.ndarray, place: int) -> tuple[Image.Image, int, list[tuple[str, str]]]:
+    """The picture at a place of a draw (`chosen`: numbers in the split), or the next one that can be read; its
+    number in the split; and those that could not (name, reason). `UserError` after ten in a row."""
+    problems = []
+    for further in range(_STAND_INS):
+        i = int(chosen[(place + further) % len(chosen)])
+        try:
+            return split.picture(i), i, problems
+        except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
+            problems.append((split.title(i), first_line(error)))
+    last = f"{_STAND_INS} pictures in a row cannot be read (the last: {': '.join(problems[-1])})"
+    raise UserError(f"{split.name}: {last}; is the disk there? Run again to go on from the last checkpoint")
+
+
+class Skipped(dict):
+    """Pictures that could not be read, name -> reason. Each is named once on stderr."""
+
+    def note(self, problems: list[tuple[str, str]]) -> None:
+        for name, reason in problems:
+            if name not in self:
+                self[name] = reason
+                print(f"simmim-lite: {name} cannot be read ({reason}); it is left out", file=sys.stderr, flush=True)
+
+
+class Order:
+    """The order of N images with ids uint64 (N,): position p is of epoch p // N, so a batch may span epochs."""
 
     def __init__(self, ids: np.ndarray, seed: int, batch_size: int) -> None:
         self.ids, self.seed, self.batch_size = np.asarray(ids, np.uint64), seed, batch_size
@@ -50,13 +74,10 @@ class Order:
 
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Python's, numpy's and torch's global generators as a function of the numbers; put back afterwards.
-
-    For pieces of other libraries that draw from them. A GPU's generator is set too where this process uses one, and
-    stays as it then is: reading its state would wait for the GPU.
-    """
+    """Python's, numpy's and torch's global generators as a function of the numbers; put back afterwards. A GPU's is set
+    too where this process uses one, and stays as it then is: reading its state would wait for the GPU."""
     first, second, third = hashes(stream(*numbers), 3)[0].tolist()
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(first)
     np.random.seed(second)
     torch.default_generator.manual_seed(third)  # torch.manual_seed costs ten times as much
@@ -65,37 +86,37 @@ def seeded(*numbers: int) -> Iterator[None]:
     try:
         yield
     finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
+        for put_back, state in zip((random.setstate, np.random.set_state, torch.set_rng_state), states, strict=True):
+            put_back(state)
 
 
-class _Batches(Dataset):
+class _Loaded(Dataset):
     """(epochs, places) -> a batch, or a `UserError` as a value: DataLoader would make it a long traceback."""
 
-    def __init__(self, load: Callable, order: Order, collate: Callable[[list], object], whole: bool) -> None:
-        self.load, self.ids, self.seed, self.collate, self.whole = load, order.ids, order.seed, collate, whole
+    def __init__(self, load: Callable) -> None:
+        self.load = load
 
     def __getitem__(self, key: tuple[np.ndarray, np.ndarray]) -> object:
         try:
-            if self.whole:
-                return self.load(*key)
-            samples = []
-            for epoch, place in zip(*(k.tolist() for k in key), strict=True):
-                with seeded(self.seed, epoch, int(self.ids[place]), _SAMPLE):
-                    samples.append(self.load(place))
-            return self.collate(samples)
+            return self.load(*key)
         except UserError as error:
             return error
+
+
+def _samples(load: Callable, ids: np.ndarray, seed: int, collate: Callable, epochs: np.ndarray, places: np.ndarray):
+    samples = []
+    for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True):
+        with seeded(seed, epoch, int(ids[place]), _SAMPLE):
+            samples.append(load(place))
+    return collate(samples)
 
 
 class StepLoader:
     """`batch(step)`: this process's share of a step's samples, collated; steps in sequence are prepared ahead.
 
     load(place) returns one sample and may draw from global generators: they are seeded by (seed, epoch, id), so a batch
-    does not depend on the number of workers (processes that decode; 0 = none but this one) or processes, nor on where a
-    run was interrupted. whole: `load(epochs, places)` returns a batch at once.
-    """
+    depends neither on workers (processes that decode; 0 = none but this one) nor on where a run was interrupted.
+    whole: `load(epochs, places)` returns a batch at once."""
 
     def __init__(
         self,
@@ -105,11 +126,11 @@ class StepLoader:
         steps: int,
         *,
         workers: int = 0,
-        collate: Callable[[list], object] | None = None,
+        collate: Callable[[list], object] = default_collate,
         whole: bool = False,
     ) -> None:
-        self.dataset = _Batches(load, order, collate or default_collate, whole)
         self.order, self.share, self.steps, self.workers = order, share, steps, workers
+        self.load = load if whole else functools.partial(_samples, load, order.ids, order.seed, collate)
         self.close()
 
     def batch(self, step: int) -> object:
@@ -131,7 +152,7 @@ class StepLoader:
     def _loader(self, start: int) -> DataLoader:
         positions = map(self.order.positions, range(start, self.steps))
         return DataLoader(
-            self.dataset,
+            _Loaded(self.load),
             sampler=((epochs[self.share], places[self.share]) for epochs, places in positions),
             batch_size=None,
             collate_fn=_same,
@@ -145,145 +166,116 @@ def _same(batch: object) -> object:
     return batch
 
 
-class Steps:
-    """What all training batches have in common: which image comes when, and what is hidden of it (docs/facts.md, 3).
+class Batches:
+    """Training batches of the images `indices` (N,) of a split: which image comes when, and what is hidden of it.
 
-    The order depends on (seed, epoch), an image's crop, flip and mask on (seed, epoch, image id). `share`: which of the
-    batch's images this process takes. `image_size`, `mask_patch` and `patch_size` (of the model) are in pixels.
-    """
-
-    def __init__(
-        self,
-        source: Split,
-        indices: np.ndarray,
-        *,
-        seed: int,
-        batch_size: int,
-        image_size: int,
-        mask_patch: int = 8,
-        mask_ratio: float = 0.6,
-        mask_strategy: str = "random",
-        patch_size: int = 4,
-        device: str | torch.device = "cpu",
-        share: slice | np.ndarray = slice(None),
-    ) -> None:
-        if not len(indices):
-            raise UserError(f"images 0: a batch needs at least one training image of {len(source)}")
-        if image_size % mask_patch or mask_patch % patch_size:
-            fit = f"it must divide image_size {image_size} and be a multiple of the model's patch {patch_size}"
-            raise UserError(f"mask_patch {mask_patch} does not fit: {fit}")
-        self.indices = np.asarray(indices, np.int64)
-        self.ids = np.asarray(source.ids)[self.indices]
-        self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
-        self.order, self.share, self.device = Order(self.ids, seed, batch_size), share, torch.device(device)
-        self.grid, self.cell = (image_size // mask_patch,) * 2, mask_patch // patch_size
-        self.mask_ratio, self.mask_strategy, self.skipped = mask_ratio, mask_strategy, Skipped()
-
-    def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch and place in `indices` of each image of this process's share: int64 (B,)."""
-        epochs, places = self.order.positions(step)
-        return epochs[self.share], places[self.share]
-
-    def masks(self, ids: np.ndarray, epochs: np.ndarray) -> Tensor:
-        """bool (B, S/patch_size, S/patch_size), True = hidden, on the device."""
-        cells = hash_masks(self.grid, self.mask_ratio, self.seed, ids, epochs, self.mask_strategy)
-        return torch.from_numpy(upsample(cells, self.cell)).to(self.device)
-
-    def close(self) -> None:
-        """End the processes that decode, where there are any."""
-
-
-class Batches(Steps):
-    """Training batches of the images `indices` (N,) of a split; see `Steps`. `mean`, `std` in 0..1 units."""
-
-    def __init__(
-        self, split: Split, indices: np.ndarray, *, mean: tuple, std: tuple, augment: str = "flip", **draw: object
-    ) -> None:
-        super().__init__(split, indices, **draw)
-        if augment not in AUGMENTATIONS:
-            raise unknown("augment", augment, AUGMENTATIONS)
-        if split.images.shape[-1] != self.image_size:
-            opened = f"{split.name} was opened at {split.images.shape[-1]} px"
-            raise UserError(f"image_size {self.image_size}: {opened}; reopen it")
-        self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
-        self.augment, self.mean, self.std = augment, tuple(mean), tuple(std)
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Images float32 (B, 3, S, S), normalised; masks bool (B, S/patch, S/patch), True = hidden; ids uint64 (B,)."""
-        epochs, places = self.positions(step)
-        ids = self.ids[places]
-        pixels = self.images[self.indices[places]]
-        if self.augment == "flip":
-            flip = np.flatnonzero(uniforms(1, self.seed, ids, epochs, _AUGMENT)[:, 0] < 0.5)
-            pixels[flip] = pixels[flip, ..., ::-1]
-        images = normalise(pixels, self.mean, self.std, self.device)
-        if self.augment == "crop+flip":
-            images = crop(images, *crop_boxes(crop_draws(self.seed, ids, epochs), pixels.shape[-1]))
-        return images, self.masks(ids, epochs), ids
-
-
-class Streamed(Steps):
-    """As `Batches`, of a split with a reader: a RandomResizedCrop of the picture at its own size (docs/facts.md, 3).
-
-    One that cannot be read is named once on stderr, and the next one of the draw stands in for it.
-    """
+    The order depends on (seed, epoch), an image's crop, flip and mask on (seed, epoch, image id): docs/facts.md, 3.
+    `image_size`, `mask_patch` and `patch_size` (of the model) are in pixels; `mean`, `std` in 0..1 units; share: which
+    of the batch's images this process takes. A split with a reader is decoded as training goes, by `workers` processes,
+    in `steps` steps: a RandomResizedCrop of each picture at its own size; one that cannot be read is named once on
+    stderr, and the next one of the draw stands in for it."""
 
     def __init__(
         self,
         split: Split,
         indices: np.ndarray,
         *,
-        steps: int,
+        seed: int,
+        batch_size: int,
+        image_size: int,
         mean: tuple,
         std: tuple,
+        augment: str = "flip",
+        mask_patch: int = 8,
+        mask_ratio: float = 0.6,
+        mask_strategy: str = "random",
+        patch_size: int = 4,
+        device: str | torch.device = "cpu",
+        share: slice | np.ndarray = slice(None),
+        steps: int = 0,
         workers: int = 0,
-        **draw: object,
     ) -> None:
-        super().__init__(split, indices, **draw)
-        level, scale = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
-        self.factor, self.level = (x.float().to(self.device) for x in (1 / (255 * scale), level / scale))
-        self.crops = Crops(split, self.indices, self.seed, self.image_size)
-        self.loader = StepLoader(self.crops, self.order, self.share, steps, workers=workers, whole=True)
+        if not len(indices):
+            raise UserError(f"images 0: a batch needs at least one training image of {len(split)}")
+        if image_size % mask_patch or mask_patch % patch_size:
+            fit = f"it must divide image_size {image_size} and be a multiple of the model's patch {patch_size}"
+            raise UserError(f"mask_patch {mask_patch} does not fit: {fit}")
+        self.indices, self.seed, self.image_size = np.asarray(indices, np.int64), seed, image_size
+        self.ids, self.augment, self.mean, self.std = np.asarray(split.ids)[self.indices], augment, mean, std
+        self.order, self.share, self.device = Order(self.ids, seed, batch_size), share, torch.device(device)
+        self.grid, self.cell = (image_size // mask_patch,) * 2, mask_patch // patch_size
+        self.mask_ratio, self.mask_strategy, self.skipped, self.loader = mask_ratio, mask_strategy, Skipped(), None
+        if split.reader is not None:
+            level, scale = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
+            self.factor, self.level = (x.float().to(self.device) for x in (1 / (255 * scale), level / scale))
+            load = functools.partial(load_crops, split, self.indices, seed, image_size)
+            self.loader = StepLoader(load, self.order, share, steps, workers=workers, whole=True)
+        elif augment not in AUGMENTATIONS:
+            raise unknown("augment", augment, AUGMENTATIONS)
+        elif split.images.shape[-1] != image_size:
+            opened = f"{split.name} was opened at {split.images.shape[-1]} px"
+            raise UserError(f"image_size {image_size}: {opened}; reopen it")
+        else:
+            self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
+
+    def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch and place in `indices` of each image of this process's share: int64 (B,)."""
+        epochs, places = self.order.positions(step)
+        return epochs[self.share], places[self.share]
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Images float32 (B, 3, S, S), normalised; masks bool (B, S/patch, S/patch), True = hidden; ids uint64 (B,)."""
         epochs, places = self.positions(step)
         ids = self.ids[places]
+        images = self._stored(ids, epochs, places) if self.loader is None else self._decoded(step, ids, epochs)
+        cells = hash_masks(self.grid, self.mask_ratio, self.seed, ids, epochs, self.mask_strategy)
+        return images, torch.from_numpy(upsample(cells, self.cell)).to(self.device), ids
+
+    def _stored(self, ids: np.ndarray, epochs: np.ndarray, places: np.ndarray) -> Tensor:
+        pixels = self.images[self.indices[places]]
+        if self.augment == "flip":
+            flip = np.flatnonzero(uniforms(1, self.seed, ids, epochs, _AUGMENT)[:, 0] < 0.5)
+            pixels[flip] = pixels[flip, ..., ::-1]
+        images = normalise(pixels, self.mean, self.std, self.device)
+        if self.augment == "crop+flip":
+            draws, sides = crop_draws(self.seed, ids, epochs), pixels.shape[-2:]
+            boxes = np.array([crop_box(tries, *sides) for tries in crop_tries(draws)])
+            images = crop(images, boxes, draws[:, 0] < 0.5)
+        return images
+
+    def _decoded(self, step: int, ids: np.ndarray, epochs: np.ndarray) -> Tensor:
         pixels, problems = self.loader.batch(step)
         self.skipped.note(problems)
         flips = torch.from_numpy(np.flatnonzero(crop_draws(self.seed, ids, epochs)[:, 0] < 0.5)).to(self.device)
         pixels = pixels.to(self.device, non_blocking=True)
         pixels[flips] = pixels[flips].flip(3)
         # one pass from bytes to floats and one more, where `normalise` takes three
-        return torch.mul(pixels, self.factor).sub_(self.level), self.masks(ids, epochs), ids
+        return torch.mul(pixels, self.factor).sub_(self.level)
 
     def close(self) -> None:
-        self.loader.close()
+        """End the processes that decode, where there are any."""
+        if self.loader is not None:
+            self.loader.close()
 
 
-@dataclass
-class Crops:
-    """(epochs, places) of a batch -> its crops uint8 (B, 3, S, S), and the pictures that could not be read."""
+def load_crops(
+    split: Split, indices: np.ndarray, seed: int, size: int, epochs: np.ndarray, places: np.ndarray
+) -> tuple[Tensor, list[tuple[str, str]]]:
+    """The crops of a batch, uint8 (B, 3, size, size), and the pictures that could not be read."""
+    tries = crop_tries(crop_draws(seed, np.asarray(split.ids)[indices[places]], epochs))
+    pixels, problems = torch.empty(len(places), 3, size, size, dtype=torch.uint8), []
+    for k, place in enumerate(places.tolist()):
+        picture, _, unread = first_readable(split, indices, place)
+        pixels[k] = crop_picture(picture, tries[k], size)
+        problems += unread
+    return pixels, problems
 
-    split: Split
-    indices: np.ndarray
-    seed: int
-    size: int
 
-    def __call__(self, epochs: np.ndarray, places: np.ndarray) -> tuple[Tensor, list[tuple[str, str]]]:
-        ids = np.asarray(self.split.ids)[self.indices[places]]
-        tries = crop_tries(crop_draws(self.seed, ids, epochs))
-        pixels, problems = torch.empty(len(places), 3, self.size, self.size, dtype=torch.uint8), []
-        for k, place in enumerate(places.tolist()):
-            picture, _, unread = first_readable(self.split, self.indices, place)
-            pixels[k] = self.crop(picture, tries[k])
-            problems += unread
-        return pixels, problems
-
-    def crop(self, picture: Image.Image, tries: list[tuple[float, float, float, float]]) -> Tensor:
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        top, left, tall, wide = crop_box(tries, *pixels.shape[1:])
-        part = pixels[None, :, top : top + tall, left : left + wide]
-        return F.interpolate(part, size=(self.size, self.size), mode="bilinear", antialias=True)[0]
+def crop_picture(picture: Image.Image, tries: list[tuple[float, float, float, float]], size: int) -> Tensor:
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    top, left, tall, wide = crop_box(tries, *pixels.shape[1:])
+    part = pixels[None, :, top : top + tall, left : left + wide]
+    return F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)[0]
 
 
 def normalise(
@@ -296,19 +288,13 @@ def normalise(
 
 
 def crop_draws(seed: int, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    """What `crop_boxes` takes: uniforms float32 (B, 4 * tries + 1)."""
+    """What a flip (the first) and `crop_tries` (the others) take: uniforms float32 (B, 4 * tries + 1)."""
     return uniforms(4 * _TRIES + 1, seed, ids, epochs, _AUGMENT)
 
 
-def crop_boxes(draws: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of RandomResizedCrop on square images of `size` pixels, scale (.67, 1), ratio (3/4, 4/3): docs/facts.md, 3.
-
-    From `crop_draws` -> int64 (B, 4): top, left, height, width; and flips: bool (B,)."""
-    return np.array([crop_box(tries, size, size) for tries in crop_tries(draws)]), draws[:, 0] < 0.5
-
-
 def crop_tries(draws: np.ndarray) -> list[list[tuple[float, float, float, float]]]:
-    """What `crop_box` takes, for each image: share of the area, ratio, and place from top and left, of every try."""
+    """What `crop_box` takes, for each image: share of the area (.67 to 1), ratio (3/4 to 4/3), and place from top and
+    left, of every try of a RandomResizedCrop: docs/facts.md, 3."""
     share, ratio, top, left = draws[:, 1:].astype(np.float64).reshape(len(draws), -1, 4).transpose(2, 0, 1)
     low, high = np.log(_RATIO)
     share, ratio = _SCALE[0] + (_SCALE[1] - _SCALE[0]) * share, np.exp(low + (high - low) * ratio)

@@ -7,7 +7,8 @@ are refused, as is what is not whole. Of several frames the first counts."""
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,6 +89,20 @@ def read_annotated(path: Path, size: tuple[int, int]) -> np.ndarray:
         shown = f"{picture.width} x {picture.height} px, but its annotations are for {size[1]} x {size[0]}"
         raise UserError(f"{path}: {shown}; give both the same size, upright as its EXIF orientation turns it")
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+
+
+def each(function: Callable, items: Iterable, threads: int) -> list:
+    """What a function of a picture makes of each item, or its exception: by threads, as decoders let go of the
+    interpreter."""
+
+    def tried(item: object) -> object:
+        try:
+            return function(item)
+        except Exception as error:  # decoders raise errors of many kinds
+            return error
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(tried, items))
 
 
 def turn(image: Image.Image) -> Image.Transpose | None:

@@ -10,16 +10,15 @@ import re
 import stat
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .listing import Catalogue, Files, PassedOver, image_ids, listed, signature
+from .manifests import Listing, PassedOver, image_ids, listed, signature
 
 _SPLITS = {
     "train": "train training trainset trn",
@@ -45,59 +44,58 @@ def extensions() -> frozenset[str]:
     return frozenset(end for end, kind in known.items() if kind in {*Image.OPEN, "MPO"} - _STUBS)
 
 
-class Listing(NamedTuple):
-    """The pictures below a folder, sorted by path."""
+class Files:
+    """A reader of files (see `Listing`). Names are one array of bytes, which worker processes share."""
 
-    names: list[str]  # relative, with forward slashes
-    sizes: list[int]  # bytes
-    files: list[tuple[int, bool]] | None  # as `read` takes them; None: no two paths lead to one file
-    annotations: dict[str, str]  # texts by path
-    passed: tuple[PassedOver, ...]
-    stamp: str  # changes when a file may have
+    def __init__(self, root: Path, names: list[str]) -> None:
+        self.root, self.names = os.fspath(root), np.array([os.fsencode(name) for name in names])
+
+    def title(self, i: int) -> str:
+        return os.path.join(self.root, os.fsdecode(bytes(self.names[i])))
+
+    def content(self, i: int) -> bytes:
+        return Path(self.title(i)).read_bytes()
 
 
-def scan(root: Path, title: str) -> Listing:
-    """All pictures below a folder, along links but never in circles, and past hidden files and folders.
-
-    `UserError` where there are no pictures, and for a folder that cannot be read.
-    """
+def scan(root: Path, title: str) -> tuple[list, np.ndarray, np.ndarray, dict, list[PassedOver], str]:
+    """All pictures below a folder, along links but never in circles, and past hidden files and folders: relative paths
+    with forward slashes, sorted; bytes of each; uint64 that are equal where two paths lead to one file; texts of
+    `*_annotations.txt` by path; what was passed over; and what changes when a file may have. `UserError` where there
+    are no pictures, and for a folder that cannot be read."""
     names, annotations, passed = [], {}, []
-    columns = [array(kind) for kind in "qqQb"]  # not lists: ImageNet-22K has 14 million files
+    columns = [array(kind) for kind in "qqQ"]  # not lists: ImageNet-22K has 14 million files
 
     def identity(about: os.stat_result) -> int:
         return (about.st_ino ^ (about.st_dev * 0x9E3779B97F4A7C15)) & 0xFFFFFFFFFFFFFFFF
 
-    def visit(entry: os.DirEntry, path: str, above: frozenset[int], linked: bool) -> None:
-        try:
-            about = entry.stat()
-        except OSError as error:
-            if error.errno not in _LINKS:
-                raise
-            passed.append((path, _LINKS[error.errno], 1))
-            return
-        ending = os.path.splitext(entry.name)[1].lower()
-        if stat.S_ISDIR(about.st_mode) and identity(about) in above:
-            passed.append((f"{path}/", _LINKS[errno.ELOOP], 1))
-        elif stat.S_ISDIR(about.st_mode):
-            enter(entry.path, f"{path}/", above | {identity(about)}, linked)
-        elif ending in extensions() and stat.S_ISREG(about.st_mode):
-            names.append(path)
-            row = about.st_size, about.st_mtime_ns, identity(about), linked
-            for column, number in zip(columns, row, strict=True):
-                column.append(number)
-        elif entry.name.endswith("_annotations.txt"):
-            annotations[path] = Path(entry.path).read_text(encoding="utf-8", errors="surrogateescape")
-        else:
-            passed.append((path, "no picture", 1))
-
-    def enter(place: str, relative: str, above: frozenset[int], linked: bool) -> None:
+    def enter(place: str, relative: str, above: frozenset[int]) -> None:
         with os.scandir(place) as entries:
-            for entry in entries:
-                if not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM:
-                    visit(entry, f"{relative}{entry.name}", above, linked or entry.is_symlink())
+            shown = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _SYSTEM]
+        for entry in shown:
+            path = f"{relative}{entry.name}"
+            try:
+                about = entry.stat()
+            except OSError as error:
+                if error.errno not in _LINKS:
+                    raise
+                passed.append((path, _LINKS[error.errno]))
+                continue
+            own, is_folder = identity(about), stat.S_ISDIR(about.st_mode)
+            if is_folder and own in above:
+                passed.append((f"{path}/", _LINKS[errno.ELOOP]))
+            elif is_folder:
+                enter(entry.path, f"{path}/", above | {own})
+            elif os.path.splitext(path)[1].lower() in extensions() and stat.S_ISREG(about.st_mode):
+                names.append(path)
+                for column, number in zip(columns, (about.st_size, about.st_mtime_ns, own), strict=True):
+                    column.append(number)
+            elif path.endswith("_annotations.txt"):
+                annotations[path] = Path(entry.path).read_text(encoding="utf-8", errors="surrogateescape")
+            else:
+                passed.append((path, "no picture"))
 
     try:
-        enter(os.fspath(root), "", frozenset({identity(root.stat())}), False)
+        enter(os.fspath(root), "", frozenset({identity(root.stat())}))
     except OSError as error:
         reason = f"no such folder, or {error.filename} cannot be read ({error.strerror})"
         raise UserError(f"{title}: {reason}; give the folder that holds the images") from error
@@ -105,37 +103,22 @@ def scan(root: Path, title: str) -> Listing:
         raise UserError(f"{title}: no images in this folder; give files that Pillow reads, such as .jpg or .png")
     order = sorted(range(len(names)), key=names.__getitem__)
     names = [names[i] for i in order]
-    sizes, times, files, linked = (np.array(column)[order].tolist() for column in columns)
-    different, same = np.unique(np.array(files, np.uint64), return_inverse=True)
-    files = [(k, bool(link)) for k, link in zip(same.tolist(), linked, strict=True)]
-    files = files if len(different) < len(files) else None
-    stamp = signature(names, sizes, times, files, sorted(annotations.items()))
-    return Listing(names, sizes, files, annotations, tuple(sorted(passed)), stamp)
+    sizes, times, files = (np.array(column)[order] for column in columns)
+    different, same = np.unique(files, return_inverse=True)
+    same = same.tolist() if len(different) < len(names) else None
+    stamp = signature(names, sizes.tolist(), times.tolist(), same, sorted(annotations.items()))
+    return names, sizes, files, annotations, sorted(passed), stamp
 
 
-def of_folder(spec: str, place: str) -> Catalogue:
+def of_folder(spec: str, place: str) -> Listing:
     root = Path(place).expanduser().absolute()
     names, sizes, files, annotations, passed, stamp = scan(root, spec)
     found = read(names, annotations, files, str(root))
     # without times: a copy of the folder is the same data, and its records stay
-    digest = signature(list(zip(names, sizes, strict=True)))
-    if not _plain(found):
-        rows = {split: (rows.tolist(), found.labels[rows].tolist()) for split, rows in found.splits.items()}
-        digest = signature(digest, found.classes, {"train": rows.pop("train"), **rows})
-    about = {"spec": spec, "reader": Files(root, names), "digest": digest, "stamp": stamp, "sizes": np.array(sizes)}
+    rows = [(split, rows.tolist(), found.labels[rows].tolist()) for split, rows in found.splits.items()]
+    digest = signature(names, sizes.tolist(), found.classes, rows)
+    about = {"spec": spec, "reader": Files(root, names), "digest": digest, "stamp": stamp}
     return replace(found, passed=(*passed, *found.passed), **about)
-
-
-def _plain(found: Catalogue) -> bool:
-    """Whether names alone say what each picture is: [train/]CLASS/… and val/ or test/, or no labels, nothing else."""
-    folders = [name.split("/") for name in found.names]
-    places = {split: {folders[i][0] for i in rows} for split, rows in found.splits.items()}
-    train, held = places.pop("train"), set().union(*places.values())
-    if held and (train != {"train"} or not held <= _PLAIN):
-        return False
-    depth = int(bool(held) or {folder[0] for folder in folders} == {"train"})
-    whole = sum(map(len, found.splits.values())) == len(found.names)
-    return whole and all(found.classes[found.labels[i]] == folders[i][depth] for i in np.flatnonzero(found.labels >= 0))
 
 
 @dataclass
@@ -154,60 +137,39 @@ class _Folder:
     mostly_folders = property(lambda self: 2 * len(self.pictures) < len(self.rows))  # not loose in it
 
 
-def read(
-    names: list[str],
-    annotations: Mapping[str, str] | None = None,
-    files: Sequence[tuple[int, bool]] | None = None,
-    root: str = "",
-) -> Catalogue:
-    """What a folder holds, by the relative paths of its pictures (with forward slashes).
-
-    annotations: texts of `*_annotations.txt` by path, lines of a picture's name and its class. files: for each path a
-    number, equal where two lead to one file, which is listed once, and whether a link is on its way."""
+def read(names: list[str], annotations: Mapping | None = None, files: np.ndarray | None = None, root="") -> Listing:
+    """What a folder holds, by the paths of its pictures, annotations and files as `scan` has them."""
     reading, top = _Reading(names, annotations or {}, root), _Folder()
     for row, name in enumerate(names):
         folder, above = top, name.split("/")[:-1]
         for depth, own in enumerate(above, 1):
-            if own not in folder.folders:
-                folder.folders[own] = _Folder("/".join(above[:depth]) + "/")
-            folder = folder.folders[own]
+            folder = folder.folders.setdefault(own, _Folder("/".join(above[:depth]) + "/"))
         folder.pictures.append(row)
     top = reading.enter(top, splits=True)
     if splits := _splits(top):
-        reading.by_split(top, splits)
+        reading.by_split(splits)
     else:
         reading.train([top])
-    return reading.parts(files)
+    return reading.listing(np.arange(len(names)) if files is None else files)
 
 
 class _Reading:
     def __init__(self, names: list[str], annotations: Mapping[str, str], root: str) -> None:
-        self.names, self.annotations, self.root = names, annotations, root
-        self.labels, self.classes, self.by_case = np.full(len(names), -1), {}, {}
+        self.names, self.annotations, self.root = names, annotations, root or "folder"
+        self.labels, self.classes = np.full(len(names), -1), {}
         self.rows: dict[str, list[int]] = {}
-        self.entered, self.notes, self.passed = [], [], []
-
-    def number(self, name: str) -> int | None:
-        """The number of the training class that a folder's name means, in whatever case; None where there is none."""
-        return self.classes.get(name, self.by_case.get(name.casefold()))
+        self.entered, self.notes = [], []
 
     def enter(self, folder: _Folder, *, splits: bool = False) -> _Folder:
         """The folder below all wrappers: down to splits where these are looked for, and to classes that are known."""
         first = folder
-        while not (splits and _splits(folder)) and not any(self.number(name) is not None for name in folder.folders):
+        while not (splits and _splits(folder)) and not folder.folders.keys() & self.classes:
             inner = _wrapped(folder)
             if inner is None:
                 break
-            self.pass_over(folder, [inner], f"beside {inner.path}")
             folder = inner
-        if folder is not first:
-            self.entered.append(folder.path)
+        self.entered += [folder.path] * (folder is not first)
         return folder
-
-    def pass_over(self, folder: _Folder, kept: Iterable[_Folder], why: str) -> None:
-        paths = {inner.path for inner in kept}
-        self.passed += [(self.names[row], why, 1) for row in folder.pictures]
-        self.passed += [(f.path, why, len(f.rows)) for f in folder.folders.values() if f.path not in paths]
 
     def train(self, folders: list[_Folder]) -> None:
         by_class = all(folder.mostly_folders for folder in folders)
@@ -220,35 +182,30 @@ class _Reading:
         if all(_order(inner) == "splits" for folder in folders for inner in folder.folders.values()):
             raise UserError(f"{self.root}: each class has splits of its own; give train/CLASS and test/CLASS")
         self.classes = {name: k for k, name in enumerate(names)}
-        for name, k in self.classes.items():
-            self.by_case[name.casefold()] = None if name.casefold() in self.by_case else k
         if odd := [name for name in names if _role(name)]:
             self.notes.append(f"{listed(odd)} taken as {'a class' if len(odd) == 1 else 'classes'}, not as a split")
         self.rows["train"] = [row for folder in folders for row in self.label(folder)]
 
     def label(self, folder: _Folder) -> list[int]:
-        self.pass_over(folder, folder.folders.values(), "outside of the class folders")
         for name, inner in folder.folders.items():
-            self.labels[inner.rows] = self.number(name)
+            self.labels[inner.rows] = self.classes[name]
         return [row for inner in folder.folders.values() for row in inner.rows]
 
-    def by_split(self, top: _Folder, splits: dict[str, list[_Folder]]) -> None:
+    def by_split(self, splits: dict[str, list[_Folder]]) -> None:
         """DIR/train and DIR/test. Held-out folders have labels where they are by class as train is, or annotated."""
-        kept = [folder for folders in splits.values() for folder in folders]
-        self.pass_over(top, kept, "beside the splits")
         spelled = {split: [folder.name for folder in splits.get(split, ())] for split in _SPLITS}
         odd = [f"{split} is {listed(names)}" for split, names in spelled.items() if not _PLAIN.issuperset(names)]
         self.notes += [", ".join(odd)] * bool(odd)
         if "train" not in splits:
-            there = " and ".join(folder.path for folder in kept)
-            raise UserError(f"{self.root or 'folder'}: {there} without pictures to train on; add a folder called train")
+            there = " and ".join(sorted(sum(spelled.values(), [])))
+            raise UserError(f"{self.root}: {there} without pictures to train on; add a folder called train")
         self.train([self.enter(folder) for folder in splits["train"]])
         for split in sorted(splits.keys() - {"train"}):
             self.rows[split] = [row for folder in splits[split] for row in self.held(split, folder)]
 
     def held(self, split: str, folder: _Folder) -> list[int]:
         inner = self.enter(folder)
-        strange = sorted(name for name in inner.folders if self.number(name) is None)
+        strange = sorted(inner.folders.keys() - self.classes.keys())
         if inner.mostly_folders and len(strange) < len(inner.folders):
             if strange:
                 raise self.strange(min(inner.folders[strange[0]].rows), strange[0])
@@ -270,29 +227,29 @@ class _Reading:
             if name not in self.classes:
                 raise self.strange(row, name)
             self.labels[row] = self.classes[name]
-        if rows:
-            self.notes.append(f"labels of {folder.name} from {listed(paths)}")
-            self.passed += [(self.names[row], "in no annotation", 1) for row in sorted({*folder.rows} - {*rows})]
+        self.notes += [f"labels of {folder.name} from {listed(paths)}"] * bool(rows)
         return rows
 
     def strange(self, row: int, of: str) -> UserError:
         known = f"class '{of}' is not in train ({listed([*self.classes])})"
         return UserError(f"{self.root}/{self.names[row]}: {known}; give pictures of it to train on, or move these away")
 
-    def parts(self, files: Sequence[tuple[int, bool]] | None) -> Catalogue:
-        """All of it; a file that several paths lead to belongs to the first alone."""
-        owner: dict[int, tuple[str, int]] = {}
-        for split in ("train", "test", "val") if files is not None else ():
-            rows, self.rows[split] = sorted(self.rows.get(split, []), key=lambda row: (files[row][1], row)), []
-            for row in rows:
-                if owner.setdefault(files[row][0], (split, row))[1] == row:
-                    self.rows[split].append(row)
-                else:
-                    self.passed.append((self.names[row], f"the same file as one of {owner[files[row][0]][0]}", 1))
-        rows = {split: np.sort(np.array(rows, np.int64)) for split, rows in self.rows.items() if rows}
+    def listing(self, files: np.ndarray) -> Listing:
+        """All of it; a file that several paths lead to belongs to the first alone, to train before test."""
+        order = [split for split in ("train", "test", "val") if split in self.rows]
+        rows = np.concatenate([np.sort(np.array(self.rows[split], np.int64)) for split in order])
+        split = np.repeat(order, [len(self.rows[split]) for split in order])
+        _, first, again = np.unique(files[rows], return_index=True, return_inverse=True)
+        owner = first[again]
+        kept = owner == np.arange(len(rows))
+        splits = {name: rows[kept & (split == name)] for name in order if (kept & (split == name)).any()}
+        beside = np.setdiff1d(np.arange(len(self.names)), rows)
+        passed = [(self.names[row], "outside of what is read") for row in beside]
+        for k in np.flatnonzero(~kept):
+            passed.append((self.names[rows[k]], f"the same file as one of {split[owner[k]]}"))
         notes = [f"read from {listed(self.entered)}"] * bool(self.entered) + self.notes
-        parts = (self.names, image_ids(self.names), self.labels, tuple(self.classes), rows, self.root)
-        return Catalogue(*parts, notes=tuple(notes), passed=tuple(self.passed))
+        parts = (self.names, image_ids(self.names), self.labels, tuple(self.classes), splits)
+        return Listing(*parts, notes=tuple(notes), passed=tuple(passed))
 
 
 def _splits(folder: _Folder) -> dict[str, list[_Folder]]:

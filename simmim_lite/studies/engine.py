@@ -117,11 +117,12 @@ def _pool(how: StudyOptions, stack: contextlib.ExitStack) -> "Local | Cluster":
 
 def _opened(how: StudyOptions, needed: int) -> tuple[dict, dict[str, object]]:
     """The sources of a study by name, and what they hold, as `plan_of` takes it; what they cannot fill is printed."""
-    from ..data.sources import open_for_training
+    from ..data.sources import open_data
 
     recipe = TIERS[how.tier].recipe
     found = [s for s in sources(how.data) if s]
-    opened = {s: open_for_training(s, recipe.image_size, needed, streamed=recipe.streamed) for s in found}
+    options = {"images_needed": needed, "streamed": recipe.streamed}
+    opened = {s: open_data(s, recipe.image_size, **options) for s in found}
     first, *second = opened.values()
     held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
     if TIERS[how.tier].full_size and (line := left_out(how.tier, how.data, **held)):

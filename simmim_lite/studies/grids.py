@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..data.sources import FORMATS, catalogue, kind_of
+from ..data.sources import FORMATS, kind_of, listing
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
 from ..training.run import Run
@@ -288,7 +288,7 @@ def images_of(data: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for spec, name in zip(sources(data), ("available", "second_available"), strict=True):
         if spec and spec != "scenes" and FORMATS[kind_of(spec)[0]].local:
-            listed = catalogue(spec).split()
+            listed = listing(spec).split()
             train = listed.splits["train"]
             found[name] = len(train)
             if name == "available":
@@ -302,11 +302,10 @@ def _check_sides(source: str, tier: str, side: int) -> None:
     kind, _ = kind_of(source)
     if kind == "scenes" or not FORMATS[kind].local:
         return
-    found, sides = catalogue(source), []
-    train = found.train
-    for i in train[:: max(1, len(train) // 16)][:16]:
+    train, sides = listing(source).readable("train"), []
+    for i in range(0, len(train), max(1, len(train) // 16))[:16]:
         with contextlib.suppress(Exception):  # decoders raise errors of many kinds; training names what it leaves out
-            sides.append(min(found.picture(int(i)).size))
+            sides.append(min(train.picture(i).size))
     if sides and max(sides) < side:
         raise UserError(
             f"{source} holds pictures of at most {max(sides)} px on their shorter side ({len(sides)} looked at), and "

@@ -40,7 +40,7 @@ def score(
     call. `UserError`, one line, for a checkpoint without mask token or reconstruction head.
     """
     import_torch()
-    from ..data.sources import open_data, open_streamed
+    from ..data.sources import open_data
     from ..model.weights import is_hub, load_weights
     from ..processes import one_thread, pick_device
     from ..training.pretrain import build, validation_loss
@@ -51,7 +51,7 @@ def score(
             raise UserError(f"{source}: no such file; give a file of weights, or hf://OWNER/REPOSITORY/PATH")
     place, run = pick_device(device), replace(run, precision=precision or run.precision)
     stored = run.data == "scenes" or run.statistics == "dataset"
-    opened = (open_data if stored else open_streamed)(run.data, run.image_size)
+    opened = open_data(run.data, run.image_size, streamed=not stored)
     split, statistics = opened.val, input_statistics(opened, run.statistics)
     found = []
     with one_thread(place):

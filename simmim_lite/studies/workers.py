@@ -17,7 +17,7 @@ from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.listing import quietly
+from ..data.manifests import quietly
 from ..errors import Interrupted, Preempted, UserError
 from ..processes import deaf_to_interrupts, end_with
 from ..training.run import RECIPE_VERSION, Run, Runtime, record_path, transfer_path
@@ -81,7 +81,7 @@ def make_jobs(items: Sequence[Run | Spec], speeds: Mapping[str, float], log: Seq
 @quietly()
 def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
     """The work of one job, in order, in this process. wait: for another process that is at it, else it is busy."""
-    from ..data.sources import open_for_training
+    from ..data.sources import open_data
     from ..training.pretrain import pretrain_once
     from ..training.run import Busy
     from ..training.transfer import once as transfer_once
@@ -92,7 +92,7 @@ def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
         if not isinstance(first, Dense) and not (isinstance(first, FineTune) and first.full_size):
             needed = max((run.images or 0 for run in job.work if isinstance(run, Run)), default=0)
             streamed = isinstance(first, Run) and first.streamed
-            data = open_for_training(first.data, first.image_size, needed, streamed=streamed)
+            data = open_data(first.data, first.image_size, images_needed=needed, streamed=streamed)
         for item in job.work:
             once, options = transfer_once, {}
             if isinstance(item, Run):  # on a CPU numbers stay those of the plain way, to the bit

@@ -58,7 +58,7 @@ class Detection:
         self.spec, self.data, self.team = spec, data, team
         chosen = subset(data.train, spec.images, spec.seed)
         self.unique = len(chosen)
-        data.name_unseen(chosen.tolist(), quiet=not team.is_main)
+        data.name_unseen(chosen.tolist())
         statistics = input_statistics(data, spec.statistics)
         self.model = build_detector(spec, data.num_classes, *statistics, weights).to(team.device)
         train, share = data.train.select(chosen), team.share(spec.batch_size)

@@ -9,8 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..data.batches import Batches, Order, StepLoader, normalise, seeded
-from ..data.listing import Skipped, first_readable
+from ..data.batches import Batches, Order, Skipped, StepLoader, first_readable, normalise, seeded
 from ..data.manifests import subset
 from ..data.sources import Data, Split
 from ..errors import UserError, first_line

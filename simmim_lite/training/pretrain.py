@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import Batches, Streamed, normalise, validation_masks
+from ..data.batches import Batches, normalise, validation_masks
 from ..data.manifests import check_count, subset
-from ..data.sources import Data, Split, open_for_training
+from ..data.sources import Data, Split, open_data
 from ..errors import UserError
 from ..model.masking import hash_masks, uniforms, upsample
 from ..model.simmim import SimMIM, create_model
@@ -91,7 +91,7 @@ def weights_name(path: str | Path) -> str:
 
 def make_batches(
     run: Run, data: Data, device: str | torch.device = "cpu", share: slice = slice(None), workers: int = 0
-) -> Batches | Streamed:
+) -> Batches:
     """The batches of a run, each a function of (seed, step). share: this process's part of each; workers: processes
     that decode for it where pictures are decoded as training goes."""
     mean, std = input_statistics(data, run.statistics)
@@ -99,9 +99,7 @@ def make_batches(
     options = {name: getattr(run, name) for name in ("seed", "batch_size", "image_size", "mask_patch", "mask_ratio")}
     options |= {"mask_strategy": run.mask_strategy, "patch_size": SIZES[run.model].patch_size}
     options |= {"mean": mean, "std": std, "device": device, "share": share}
-    if run.streamed:
-        return Streamed(data.train, chosen, steps=run.steps, workers=workers, **options)
-    return Batches(data.train, chosen, augment=run.augment, **options)
+    return Batches(data.train, chosen, augment=run.augment, steps=run.steps, workers=workers, **options)
 
 
 def drop_path_noise(spec, now: int, depths: Sequence[int], team: Team, stream: int = _DROP_PATH) -> Tensor:
@@ -191,7 +189,7 @@ def pretrain_once(
     to keep in RUNS_DIR/films/KEY.png; log: who is told beside the journal: tensorboard, wandb.
     """
     check_writers(log)
-    data = data or open_for_training(run.data, run.image_size, run.images, streamed=run.streamed)
+    data = data or open_data(run.data, run.image_size, images_needed=run.images, streamed=run.streamed)
     check_count(data.train, run.images)  # of a run of no steps too, which draws none
     runs_dir, runtime, team = Path(runs_dir), runtime or Runtime(), join(device)
     share = team.share(run.batch_size)

@@ -129,7 +129,7 @@ class Segmentation:
             raise Everywhere(f"batch_size {spec.batch_size}: batch normalisation {least}")
         self.chosen = subset(data.train, spec.images, spec.seed)
         self.unique = len(self.chosen)
-        data.name_unseen(self.chosen.tolist(), quiet=not team.is_main)
+        data.name_unseen(self.chosen.tolist())
         self.statistics = input_statistics(data, spec.statistics)
         fill = torch.tensor([round(255 * m) for m in self.statistics[0]], dtype=torch.uint8)
         load = functools.partial(training_view, data.train, self.chosen, spec, fill)

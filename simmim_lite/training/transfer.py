@@ -9,7 +9,7 @@ from typing import Annotated
 
 import torch
 
-from ..data.listing import say
+from ..data.manifests import say
 from ..data.sources import open_data, open_pictures
 from ..errors import UserError, unknown
 from ..model.simmim import create_model
