@@ -13,7 +13,7 @@ from test_journal import RUN, endless
 from tiny_notebooks import write_notebook
 
 from simmim_lite.model.masking import hash_masks
-from simmim_lite.training.journal import journal_path, read_journal
+from simmim_lite.training.callbacks import journal_path, read_journal
 
 WIDGETS = [
     "from pathlib import Path\nfrom simmim_lite.lab import explorer, mask_lab, widgets",

@@ -26,7 +26,7 @@ TORCH_FREE = [
     "simmim_lite.data.coco",
     "simmim_lite.training.run",
     "simmim_lite.training.tuning",
-    "simmim_lite.training.journal",
+    "simmim_lite.training.callbacks",
     "simmim_lite.training.specs",
     "simmim_lite.evidence.records",
     "simmim_lite.evidence.claims",

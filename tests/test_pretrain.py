@@ -31,11 +31,10 @@ from simmim_lite.training.run import (
     RECIPE_VERSION,
     Busy,
     Run,
+    checkpoints,
     load_final,
     read_record,
     record_path,
-    tail_folder,
-    trunk_folder,
     weights_path,
 )
 from simmim_lite.training.train import decay_groups
@@ -88,7 +87,6 @@ def test_record_says_everything(undisturbed) -> None:
     where = record["where"]
     assert where["versions"]["torch"] == torch.__version__
     assert where["data_digest"] == open_data("scenes", 32).digest
-    assert where["data_line"].startswith("data: 10 classes, ") and where["data_line"].endswith("pictures of scenes")
     assert set(weights) == set(build(SMALL).state_dict())
 
 
@@ -131,7 +129,7 @@ def test_interrupted_equals_undisturbed(stop: int, undisturbed, tmp_path) -> Non
         torch.set_num_threads(1)
     assert len(taken) == SMALL.steps - stop and numbers(again) == numbers(undisturbed[0])
     assert same(load_final(tmp_path, SMALL), undisturbed[1])
-    assert not tail_folder(tmp_path, SMALL).exists()
+    assert not checkpoints(tmp_path, SMALL.key).exists()
 
 
 def killed(folder) -> None:
@@ -153,10 +151,10 @@ def test_killed_inside_a_write(undisturbed, tmp_path) -> None:
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert len(list(tail_folder(tmp_path, SMALL).glob(".step-*"))) == 1
+    assert len(list(checkpoints(tmp_path, SMALL.key).glob(".step-*"))) == 1
     assert len(list(tmp_path.rglob("step-*.pt"))) <= 3, "old checkpoints are not kept"
     assert numbers(pretrain(SMALL, runs_dir=tmp_path)) == numbers(undisturbed[0])
-    assert not list(tmp_path.rglob(".*")) and not tail_folder(tmp_path, SMALL).exists()
+    assert not list(tmp_path.rglob(".*")) and not checkpoints(tmp_path, SMALL.key).exists()
 
 
 def test_lengths_share_their_trunk_and_a_short_file_of_it_is_passed_over(undisturbed, tmp_path, capsys) -> None:
@@ -165,7 +163,7 @@ def test_lengths_share_their_trunk_and_a_short_file_of_it_is_passed_over(undistu
     for damaged in (False, True):
         folder = tmp_path / str(damaged)
         pretrain(short, runs_dir=folder)
-        (path,) = trunk_folder(folder, SMALL).iterdir()
+        (path,) = checkpoints(folder, SMALL.trunk_key).iterdir()
         if damaged:
             path.write_bytes(path.read_bytes()[:1000])
         with stopped(None) as taken:
@@ -173,7 +171,7 @@ def test_lengths_share_their_trunk_and_a_short_file_of_it_is_passed_over(undistu
         assert len(taken) == 24 - (0 if damaged else short.drop_step)
         assert (f"{path} is passed over" in capsys.readouterr().err) == damaged
         assert numbers(long) == numbers(undisturbed[0]) and same(load_final(folder, SMALL), undisturbed[1])
-        assert [p.name for p in trunk_folder(folder, SMALL).iterdir()] == ["step-0000021.pt"]
+        assert [p.name for p in checkpoints(folder, SMALL.trunk_key).iterdir()] == ["step-0000021.pt"]
 
 
 def test_finished_runs_run_again_only_for_other_images(tmp_path, monkeypatch, capsys) -> None:
@@ -189,7 +187,7 @@ def test_finished_runs_run_again_only_for_other_images(tmp_path, monkeypatch, ca
     with FileLock(tmp_path / "locks" / f"{run.trunk_key}.lock"), pytest.raises(Busy):
         pretrain(SMALL, runs_dir=tmp_path, wait=False)
     weights_path(tmp_path, run).write_bytes(b"\x10\x00\x00")
-    for spec, words in ((SMALL, "no weights of this run"), (run, "not readable weights")):
+    for spec, words in ((SMALL, "no readable weights .*No such file"), (run, "no readable weights")):
         with pytest.raises(UserError, match=words):
             load_final(tmp_path, spec)
 

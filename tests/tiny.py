@@ -1,7 +1,9 @@
 """What tests of training share: small data and specs, a training that is stopped at a step, and a record's numbers."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,8 @@ from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.coco import open_coco
 from simmim_lite.data.sources import Data, Split
 from simmim_lite.model import sizes
-from simmim_lite.training import train
+from simmim_lite.training import finetune, train
 from simmim_lite.training.detect import Detection
-from simmim_lite.training.finetune import Classification
 from simmim_lite.training.parallel import Team
 from simmim_lite.training.segment import Segmentation
 from simmim_lite.training.transfer import work
@@ -83,8 +84,8 @@ def recipe(images=12, **options) -> FineTune:
     return FineTune.recipe("imagenet-100ep", images, **fields | options)
 
 
-def classification(spec, data=None, weights=None, team=ALONE) -> Classification:
-    return Classification(spec, data or tiny_data(), weights, team)
+def classification(spec, data=None, weights=None, team=ALONE) -> finetune.Classification:
+    return finetune.classification(spec, data or tiny_data(), weights, team)
 
 
 def detection(coco, weights=None, team=ALONE, **options) -> Detection:
@@ -98,9 +99,10 @@ def segmentation(folder, weights=None, team=ALONE, **options) -> Segmentation:
     return Segmentation(spec, open_ade20k(spec.data, spec.image_size), weights, team)
 
 
-def trained(task, data=None, **options) -> dict:
-    """The record of a task; without a folder it keeps nothing on disk."""
-    return work(task.spec, task, task.team, data or getattr(task, "data", None) or tiny_data(), **options)
+def trained(task, folder: str = "") -> dict:
+    """The record of a task; its checkpoints stay in the folder, if one is given."""
+    with tempfile.TemporaryDirectory() as nowhere:
+        return work(task, Path(folder or nowhere))
 
 
 @pytest.fixture(scope="module")

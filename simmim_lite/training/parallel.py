@@ -3,9 +3,7 @@
 import atexit
 import contextlib
 import copy
-import functools
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -19,9 +17,9 @@ from ..errors import Everywhere, UserError, first_line
 from ..processes import commit, device_name, now, pick_device, versions
 from .run import Runtime
 
-#: How long a process waits for another one: the main one may wait for a lock, or probe, for hours. torchrun sees a dead
-#: process at once, whatever this is.
+#: How long a process waits for another one, which may wait for a lock, or probe; torchrun sees a dead one at once.
 PATIENCE = timedelta(days=2)
+_PLAIN = Runtime()
 
 
 @dataclass(frozen=True)
@@ -128,31 +126,17 @@ class Meter:
         self.team, self.before = team, before or {"seconds": 0.0, "core_seconds": 0.0}
         self.started = self.before.get("started") or now()
         self.wall, self.core = time.perf_counter(), time.process_time()
-        if team.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(team.device)
 
     def spent(self) -> dict:
         """{"seconds"} by the main process's clock, {"core_seconds"} of all processes, which all call it."""
         meters = self.team.gather((time.perf_counter() - self.wall, time.process_time() - self.core))
-        core = sum(core for _, core in meters)
-        return {"seconds": self.before["seconds"] + meters[0][0], "core_seconds": self.before["core_seconds"] + core}
-
-    def peak_memory(self) -> int | None:
-        """Bytes of the device on a GPU, of the process on a CPU, the highest of all processes, which all call it; None
-        where the system does not say."""
-        if self.team.device.type == "cuda":
-            return max(self.team.gather(torch.cuda.max_memory_allocated(self.team.device)))
-        with contextlib.suppress(ImportError):  # Windows
-            import resource
-
-            unit = 1 if sys.platform == "darwin" else 1024
-            return max(self.team.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+        core = self.before["core_seconds"] + sum(core for _, core in meters)
+        return {"seconds": self.before["seconds"] + meters[0][0], "core_seconds": core}
 
     def where(self, data, **more: object) -> dict:
-        """The provenance of a record: commit, versions, device, threads, data (its digest and line), start and end."""
+        """The provenance of a record: commit, versions, device, threads, digest of the data, start and end."""
         found = {**commit(), "versions": versions(), "device": device_name(self.team.device)}
         found |= {"threads": torch.get_num_threads(), "data_digest": data.digest}
-        found |= {"data_line": data.line} if data.line else {}
         found |= {"started": self.started, "finished": now()}
         return found | ({"processes": self.team.size} if self.team.size > 1 else {}) | more
 
@@ -160,22 +144,20 @@ class Meter:
 class Parallel(nn.Module):
     """A network whose call on this process's share of a batch is its loss, and whose gradient is that of all of it.
 
-    loss: `loss(model, *batch)`, by default what the model itself returns. With `accumulate` the share goes through in
-    parts, and the gradients of all but the last are there when the call returns. fsdp: sharded block by block (FSDP2's
-    `fully_shard`), in full precision: bf16 is autocast's.
+    loss: `loss(model, *batch)`, by default what the model itself returns. With `accumulate` the gradients of all parts
+    but the last are there when the call returns. fsdp: sharded block by block (FSDP2), in full precision.
     """
 
     def __init__(
-        self, model: nn.Module, team: Team, runtime: Runtime | None = None, loss: Callable[..., Tensor] | None = None
+        self, model: nn.Module, team: Team, runtime: Runtime = _PLAIN, loss: Callable[..., Tensor] | None = None
     ) -> None:
         super().__init__()
-        how = runtime or Runtime()
-        self.model, self.team, self.parts = model, team, how.accumulate
-        self.sharded = how.parallel == "fsdp" and team.size > 1
+        self.model, self.team, self.parts = model, team, runtime.accumulate
+        self.sharded = runtime.parallel == "fsdp" and team.size > 1
         self._blank = [copy.deepcopy(model).to("meta")] if self.sharded else []  # in a list: no part of this module
-        if how.checkpointing:
+        if runtime.checkpointing:
             model.encoder.checkpointing = True
-        if how.compile:
+        if runtime.compile:
             compile_blocks(model, team.device)
         if self.sharded:
             from torch.distributed.device_mesh import init_device_mesh
@@ -186,17 +168,13 @@ class Parallel(nn.Module):
                 fully_shard(part, mesh=mesh)
         self.net = _WithLoss(model, loss) if loss else model
         if team.size > 1 and not self.sharded:
-            ids = [team.device.index] if team.device.type == "cuda" else None
-            self.net = nn.parallel.DistributedDataParallel(self.net, device_ids=ids, gradient_as_bucket_view=True)
-        # DDP orders its buckets anew after the first backward pass. On a CPU, where bits are promised, the order of a
-        # sum of three or more terms must not depend on where this process began: one pass is for that.
-        self._unsettled = runtime is not None and self.net is not model and team.device.type == "cpu" and team.size > 2
+            how = {"device_ids": [team.device.index]} if team.device.type == "cuda" else {}
+            # DDP orders its buckets anew after the first backward pass, but not with `find_unused_parameters`. On a
+            # CPU, where bits are promised, the order of a sum of three or more terms must not depend on where it began.
+            how |= {"find_unused_parameters": team.device.type == "cpu" and team.size > 2}
+            self.net = nn.parallel.DistributedDataParallel(self.net, gradient_as_bucket_view=True, **how)
 
     def forward(self, *batch: Tensor) -> Tensor:
-        if self._unsettled:
-            self._unsettled = False
-            _backward(self(*batch))
-            self.model.zero_grad()
         *first, last = zip(*(part.chunk(self.parts) for part in batch), strict=True) if self.parts > 1 else (batch,)
         done = []
         for part in first:
@@ -271,12 +249,11 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
     # one version a width, a shift and a rate of drop path: more than the few that torch allows by default
     config.recompile_limit = max(config.recompile_limit, 2 * len(blocks) + 8)
     for block in blocks:  # validation and probes stay as they are
-        plain, fast = block.forward, torch.compile(block.forward, dynamic=False)
-        block.forward = functools.partial(_either, block, fast, plain)
 
+        def forward(*inputs: Tensor, block=block, plain=block.forward) -> Tensor:
+            return (block.compiled if block.training else plain)(*inputs)
 
-def _either(block: nn.Module, training: Callable, testing: Callable, *inputs: Tensor) -> Tensor:
-    return (training if block.training else testing)(*inputs)
+        block.compiled, block.forward = torch.compile(block.forward, dynamic=False), forward
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

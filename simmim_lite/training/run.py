@@ -1,15 +1,18 @@
 """A pretraining run as data: what defines it (Run), how it is executed (Runtime), and the files of a runs folder:
-records, weights, where checkpoints lie, atomic writes, one maker at a time. No torch here."""
+records, weights, where checkpoints lie, atomic writes, one maker at a time. No torch here.
+
+The trunk of a run is its steps before the learning rate drops, which runs that differ in length alone share: it is
+trained once, and each length branches off with a tail of its own.
+"""
 
 import contextlib
 import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -101,7 +104,7 @@ class Run(Spec):
 
     @property
     def drop_step(self) -> int:
-        """First step at a tenth of the learning rate: floor(7 T / 8). The trunk that lengths share ends here."""
+        """First step at a tenth of the learning rate: floor(7 T / 8). Here the trunk ends."""
         return 7 * self.steps // 8
 
     @property
@@ -172,14 +175,9 @@ def weights_path(runs_dir: str | Path, spec: Spec) -> Path:
     return Path(runs_dir) / "weights" / f"{spec.key}.safetensors"
 
 
-def trunk_folder(runs_dir: str | Path, run: Run) -> Path:
-    """Checkpoints before the learning rate drops, shared by all lengths."""
-    return Path(runs_dir) / "checkpoints" / run.trunk_key
-
-
-def tail_folder(runs_dir: str | Path, spec: Spec) -> Path:
-    """Checkpoints of one training alone, of a run those after the drop."""
-    return Path(runs_dir) / "checkpoints" / spec.key
+def checkpoints(runs_dir: str | Path, key: str) -> Path:
+    """The folder of a training's checkpoints: key of a transfer, of a run's tail, or of the trunk that runs share."""
+    return Path(runs_dir) / "checkpoints" / key
 
 
 def read_record(path: str | Path) -> dict | None:
@@ -221,24 +219,31 @@ def load_final(runs_dir: str | Path, spec: Spec) -> dict:
     try:
         return load(path.read_bytes())
     except Exception as error:  # a short file fails in many ways
-        what = "no weights of this run" if isinstance(error, FileNotFoundError) else f"not readable weights ({error})"
-        raise UserError(f"{path}: {what}; delete the run's record, and run again") from error
+        raise UserError(f"{path}: no readable weights ({error}); delete the run's record, and run again") from error
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """One line where a file cannot be written: a full disk, a read-only folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        remedy = "free some space or choose another --runs-dir (finished runs are kept)"
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it. One line for
-    a full disk or a read-only folder."""
+    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it."""
     path = Path(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+        with _writing(path):
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # gone, if all went well
             temporary.unlink()
@@ -248,15 +253,7 @@ def remove_unfinished(*paths: Path) -> None:
     """Delete what a killed write left beside files and in folders. Call it under a lock."""
     for left in (left for path in paths for left in (*path.parent.glob(f".{path.name}.*"), *path.glob(".*"))):
         if re.search(r"\.\d+\.\d+$", left.name):  # process and thread, as `write_atomic` names its temporary files
-            remove(left)
-
-
-def remove(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it; nothing where there is none."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+            left.unlink(missing_ok=True)
 
 
 def made_once(
@@ -277,19 +274,15 @@ def made_once(
     record = current_record(path, data.digest)
     if record is not None:
         return team.broadcast(record), False
-    holder = FileLock(lock)
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            holder.acquire(timeout=0)
-        except Timeout:
-            if not wait and team.size == 1:
-                raise Busy(lock.stem) from None
-            print(f"simmim-lite: another process works on {lock.stem}; waiting for it", file=sys.stderr)
-            holder.acquire()
-    except OSError as error:
-        raise _cannot_write(lock, error) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        with _writing(lock):
+            try:
+                stack.enter_context(FileLock(lock, timeout=0))
+            except Timeout:
+                if not wait and team.size == 1:
+                    raise Busy(lock.stem) from None
+                print(f"simmim-lite: another process works on {lock.stem}; waiting for it", file=sys.stderr)
+                stack.enter_context(FileLock(lock))
         record = current_record(path, data.digest)  # the process that was waited for may have made it
         if record is None and path.exists():
             why = f"was made from other images than {data.spec} holds now; it runs again"
@@ -299,10 +292,3 @@ def made_once(
             return record, False
         remove_unfinished(path, *others)
         return team.broadcast(make()), True
-    finally:
-        holder.release()
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    remedy = "free some space or choose another --runs-dir (finished runs are kept)"
-    return UserError(f"cannot write {path}: {error.strerror or error}; {remedy}")
