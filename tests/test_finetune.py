@@ -69,21 +69,14 @@ def test_the_schedule_is_timms(prefix):
         assert spec.lr_at(now) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-12), now
 
 
-def test_finetune_is_a_function_of_its_spec():
-    spec, records = tiny_spec(steps=4, eval_every=1, drop_path=0.3), []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        records.append(trained(classification(spec)))
-    first, second = records
-    assert len(first["curve"]) == 4 and first["curve"] == second["curve"] and first["final"] == second["final"]
+def test_every_field_of_a_recipe_has_an_effect():
+    spec = tiny_spec(steps=2, eval_every=1, drop_path=0.3)
+    first = trained(classification(spec))["curve"]
     changes = [{"seed": 1}, {"drop_path": 0.0}, {"augment": "none"}, {"label_smoothing": 0.0}, {"layer_decay": 0.5}]
     for change in (*changes, {"mixup": 0.8, "cutmix": 1.0}):
-        other = trained(classification(dataclasses.replace(spec, steps=2, **change)))
-        assert other["curve"] != first["curve"][:2], change
-    fine = [point["train_loss"] for point in first["curve"]]
-    coarse = trained(classification(dataclasses.replace(spec, eval_every=3)))["curve"]  # means since the point before
-    assert [p["step"] for p in coarse] == [3, 4]
-    assert [p["train_loss"] for p in coarse] == pytest.approx([np.mean(fine[:3]), fine[3]], rel=1e-5)
+        assert trained(classification(dataclasses.replace(spec, **change)))["curve"] != first, change
+    (coarse,) = trained(classification(dataclasses.replace(spec, eval_every=4)))["curve"]  # the mean over its steps
+    assert coarse["train_loss"] == pytest.approx(np.mean([point["train_loss"] for point in first]), rel=1e-6)
 
 
 def test_labels_follow_their_images_and_the_record_is_whole():
@@ -130,29 +123,23 @@ def test_numbers_that_are_not_finite_are_a_failed_record_without_numbers(monkeyp
         assert not {"cost", "curve", "final", "transfer"} & set(record)
 
 
-def test_pretrained_weights_are_taken_and_the_head_starts_alike():
-    run, weights = Run(image_size=16), random_model("swinv2_atto", img_size=16).state_dict()
+def test_pretrained_weights_are_taken_windows_keep_their_offsets_and_the_head_starts_alike():
+    """docs/facts.md, 4: window 12 at 192 px means 12, 12, 12, 6; here 4 at 16 px means 4, 2."""
+    run, weights = Run(image_size=16, window_size=4), random_model("swinv2_atto", img_size=16).state_dict()
     model, scratch = build_classifier(FineTune.of(run), 10, weights), build_classifier(FineTune.scratch(run), 10)
-    inside = {f"encoder.{k}": v for k, v in model.encoder.state_dict().items()}
-    assert same(inside, {k: v for k, v in weights.items() if k.startswith("encoder.")})
-    assert not model.encoder.mask_token.requires_grad
     assert torch.equal(scratch.head.weight, model.head.weight) and 0.01 < scratch.head.weight.std() < 0.03
+    assert not model.encoder.mask_token.requires_grad
+    reference = create_model("swinv2_atto", 16, 4).eval()
+    reference.load_state_dict(weights)
+    assert same(model.encoder.state_dict(), reference.encoder.state_dict())
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        np.testing.assert_allclose(model.eval().encoder(x, None), reference.encode(x), atol=1e-5)
+    wider = build_classifier(FineTune.of(run, image_size=32, window_size=8), 10, weights)
+    assert [layer.blocks[0].attn.pretrained_window for layer in wider.encoder.layers] == [4, 2]
     for spec, given in ((FineTune.of(run), None), (FineTune.scratch(run), weights)):
         with pytest.raises(UserError, match="weights"):
             build_classifier(spec, 10, given)
-
-
-def test_a_larger_window_keeps_the_offsets_of_pretraining():
-    """docs/facts.md, 4: window 12 at 192 px means 12, 12, 12, 6; here 4 at 16 px means 4, 2."""
-    run = Run(image_size=16, window_size=4)
-    weights = random_model("swinv2_atto", img_size=16).state_dict()
-    model = build_classifier(FineTune.of(run, image_size=32, window_size=8), 10, weights).eval()
-    assert [layer.blocks[0].attn.pretrained_window for layer in model.encoder.layers] == [4, 2]
-    kept, reference = build_classifier(FineTune.of(run), 10, weights).eval(), create_model("swinv2_atto", 16, 4).eval()
-    reference.load_state_dict(weights)
-    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        np.testing.assert_allclose(kept.encoder(x, None), reference.encode(x), atol=1e-5)
 
 
 @pytest.mark.parametrize(("mixup", "cutmix", "smoothing"), [(0.0, 0.0, 0.1), (0.8, 1.0, 0.1), (0.0, 1.0, 0.0)])

@@ -4,23 +4,11 @@ import dataclasses
 import json
 
 import pytest
+import tiny
 import torch
 from ade_folders import ade_folder
 from photos import imagenet
-from tiny import (  # noqa: F401 (fixtures)
-    classification,
-    coco,
-    detection,
-    numbers,
-    recipe,
-    same,
-    segmentation,
-    slim,
-    stopped,
-    tiny_data,
-    tiny_spec,
-    trained,
-)
+from tiny import coco, numbers, same, slim, stopped, tiny_data, tiny_spec, trained  # noqa: F401 (fixtures)
 
 from simmim_lite.data import scenes
 from simmim_lite.data.sources import open_pictures
@@ -106,12 +94,12 @@ def test_dense_transfers_beside_scratch(task, coco, tmp_path, monkeypatch):  # n
 def test_a_killed_training_goes_on_bit_for_bit(kind, coco, slim, tmp_path):  # noqa: F811
     """Of every task: what happens in between draws nothing that a step would."""
     pictures, ade = f"imagefolder:{imagenet(tmp_path / 'data')}", ade_folder(tmp_path / "ade", 10, 7)
-    full = recipe(data=pictures, steps=4, image_size=64, window_size=4, batch_size=6)
+    full = tiny.recipe(data=pictures, steps=4, image_size=64, window_size=4, batch_size=6)
     tasks = {
-        "classify": lambda: classification(tiny_spec(steps=4, eval_every=2)),
-        "pictures": lambda: classification(full, open_pictures(pictures)),
-        "detect": lambda: detection(coco, precision="bf16", steps=4, eval_every=2),
-        "segment": lambda: segmentation(ade, steps=4),
+        "classify": lambda: tiny.classification(tiny_spec(steps=4, eval_every=2)),
+        "pictures": lambda: tiny.classification(full, open_pictures(pictures)),
+        "detect": lambda: tiny.detection(coco, precision="bf16", steps=4, eval_every=2),
+        "segment": lambda: tiny.segmentation(ade, steps=4),
     }
     states = []
     for stop, folder in ((None, tmp_path / "whole"), (2, tmp_path / "killed"), (None, tmp_path / "killed")):
@@ -144,7 +132,7 @@ def test_wrong_transfers_are_one_line_before_any_work(tmp_path, opened, monkeypa
 
 
 def test_what_has_nothing_to_transfer_is_one_line(tmp_path, opened, monkeypatch):
-    with pytest.raises(UserError, match="labels=3000"):
+    with pytest.raises(UserError, match="labels is 0: give a whole number from 1"):
         transfer(dataclasses.replace(RUN, probe_labels=0), "probe", runs_dir=tmp_path)
     failed = {"status": "failed", "reason": "the training loss was not finite at step 7"}
     monkeypatch.setattr(module, "pretrain_once", lambda *a, **k: (failed, True))
@@ -165,10 +153,8 @@ def test_keys_tell_specs_apart_and_survive_a_round_trip():
     changes = ({"mixup": 0.8}, {"cutmix": 1.0}, {"warmup_prefix": False}, {"labels": None}, {"augment": "timm"})
     changes += ({"augment": "timm", "erasing": 0.25}, {"augment": "timm", "test_crop": 1.0}, {"seed": 1}, {})
     assert len({spec.key for spec in (pretrained, scratch, *(tiny_spec(**c) for c in changes))}) == 11
-    assert (Dense.of("detect", run).channels, Dense.scratch("detect", run).images) == (32, 512)
-    assert (Dense.of("detect", run).lr, Dense.scratch("detect", run).lr) == (8e-3, 2e-3)
-    elsewhere = Dense.of("detect", run, data="coco:somewhere")
-    assert (elsewhere.channels, elsewhere.images) == (64, None)
+    found = [(s.lr, s.channels, s.images) for s in (Dense.of("detect", run), Dense.scratch("detect", run))]
+    assert found == [(8e-3, 32, 512), (2e-3, 32, 512)] and Dense.of("detect", run, data="coco:somewhere").channels == 64
 
 
 def test_the_recipes_are_the_released_ones_and_the_papers():

@@ -203,22 +203,20 @@ def read_journal(path: str | Path) -> InProgress | None:
         lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last end of a line is torn
     except OSError:
         return None
-    found, points = None, []
+    found = None
     for text in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, or of another version
             line = json.loads(text)
-            if "start" in line:
-                found = None
-                if line["version"] == JOURNAL_VERSION:
-                    points = [p for p in points if p["step"] <= line["start"]]
-                    known = {p["step"] for p in points if p.get("val_loss") is not None}
-                    points += [p for p in line["curve"] if p["step"] not in known]
-                    points.sort(key=lambda p: p["step"])
-                    now = line["time"]
-                    found = InProgress(Run.from_dict(line["run"]), line["start"], now, now, line["machine"], points)
-            elif found is not None:
+            if "start" not in line and found:
                 found.time = line["time"]
-                points.append(line)
+                found.points.append(line)
+            elif line["version"] == JOURNAL_VERSION:
+                points = [p for p in found.points if p["step"] <= line["start"]] if found else []
+                known = {p["step"] for p in points if p.get("val_loss") is not None}
+                points += [p for p in line["curve"] if p["step"] not in known]
+                points.sort(key=lambda p: p["step"])
+                now = line["time"]
+                found = InProgress(Run.from_dict(line["run"]), line["start"], now, now, line["machine"], points)
     return found
 
 
@@ -240,12 +238,9 @@ def held(lock: str | Path) -> bool | None:
 
 @dataclass(frozen=True)
 class Film:
-    """One PNG: the first row of the sheet holds the pictures, every other row is a frame; the facts are a text chunk.
+    """One PNG: the first row of the sheet holds the pictures, every other one a frame; the facts are a text chunk."""
 
-    facts: plain JSON: kind (`run` or `grid`), run, cells (P, h, w), frames [{step, val_loss, each, …}], …
-    """
-
-    facts: dict
+    facts: dict  # plain JSON: kind (`run` or `grid`), run, cells (P, h, w), frames [{step, val_loss, each, …}], …
     pictures: np.ndarray  # uint8 (P, 3, S, S)
     frames: np.ndarray  # uint8 (F, P, 3, S, S): hidden pixels filled in, visible ones as they are
 
@@ -295,11 +290,9 @@ def filmed(run: Run, data: Data) -> tuple[np.ndarray, np.ndarray, dict]:
     return np.array(data.val.images[:PICTURES]), cells, facts
 
 
-def fill_in(
-    model, pictures: np.ndarray, cells: np.ndarray, mean: Sequence[float], std: Sequence[float]
-) -> tuple[np.ndarray, list[float]]:
-    """Pictures (P, 3, S, S) with hidden pixels as the model fills them in, uint8, and the loss of each; the model is
-    left as it was. cells bool (P, h, w), True = hidden; mean, std: of the input, in 0..1 units."""
+def fill_in(model, pictures: np.ndarray, cells: np.ndarray, mean: tuple, std: tuple) -> tuple[np.ndarray, list[float]]:
+    """Pictures uint8 (P, 3, S, S) with hidden pixels as the model fills them in, and the loss of each. cells bool
+    (P, h, w), True = hidden; mean, std: of the input, in 0..1 units. The model is left as it was."""
     import torch
 
     from ..data.batches import normalise
@@ -319,19 +312,19 @@ def fill_in(
 
 
 class Camera:
-    """Films a run while it is trained, and writes the file after every frame; a resumed run goes on with the frames
-    that are there. All processes have one, to validate together (`validate`), and the main one looks."""
+    """Films a run, and writes the file after every frame; a resumed run goes on with those that are there. All
+    processes have one, to validate together (`validate`), and the main one looks."""
 
     def __init__(self, path: Path, run: Run, data: Data, statistics: tuple, frames: int, validate: Callable, main=True):
         self.path, self.steps, self.validate, self.main = path, film_steps(run, frames), validate, main
         self.pictures, self.cells, facts = filmed(run, data)
         self.statistics, self.facts = statistics, {"kind": "run", "key": run.key, "data_digest": data.digest, **facts}
         self.frames: dict[int, tuple[dict, np.ndarray]] = {}
+        with contextlib.suppress(UserError):  # none there, or it is made anew
+            film = read_film(path)
+            if film.facts["data_digest"] == data.digest:
+                self.frames = {f["step"]: (f, p) for f, p in zip(film.facts["frames"], film.frames, strict=True)}
         if main:
-            with contextlib.suppress(UserError):  # none there, or it is made anew
-                film = read_film(path)
-                if film.facts["data_digest"] == data.digest:
-                    self.frames = {f["step"]: (f, p) for f, p in zip(film.facts["frames"], film.frames, strict=True)}
             remove_unfinished(path)
 
     def on_step_start(self, trainer) -> None:

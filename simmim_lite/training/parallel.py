@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+import joblib
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ _PLAIN = Runtime()
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of one training: this one's rank and device, and how many there are. Alone it costs nothing."""
+    """The processes of one training: this one's rank and device, and how many there are."""
 
     device: torch.device
     rank: int = 0
@@ -45,10 +46,8 @@ class Team:
 
     def decoders(self) -> int:
         """Worker processes that decode for this process: the cores it has for itself, less the one it computes on."""
-        affinity = getattr(os, "sched_getaffinity", None)  # Linux alone
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         here = torch.cuda.device_count() if self.device.type == "cuda" else self.size
-        return max(0, min(16, cores // max(1, min(here, self.size)) - 1))
+        return max(0, min(16, joblib.cpu_count() // max(1, min(here, self.size)) - 1))
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in place."""
@@ -64,9 +63,7 @@ class Team:
         """For each flag, whether it is true in any process."""
         if self.size == 1:
             return list(flags)
-        # between CPUs where they have a channel of their own: a GPU need not finish its step for this
-        here = "cpu" if "cpu" in torch.distributed.get_backend_config() else self.device
-        found = torch.tensor(flags, dtype=torch.uint8, device=here)
+        found = torch.tensor(flags, dtype=torch.uint8)  # between CPUs: a GPU need not finish its step for this
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
         return [bool(flag) for flag in found.tolist()]
 
@@ -144,8 +141,8 @@ class Meter:
 class Parallel(nn.Module):
     """A network whose call on this process's share of a batch is its loss, and whose gradient is that of all of it.
 
-    loss: `loss(model, *batch)`, by default what the model itself returns. With `accumulate` the gradients of all parts
-    but the last are there when the call returns. fsdp: sharded block by block (FSDP2), in full precision.
+    loss: `loss(model, *batch)`, by default what the model returns. With `accumulate` the gradients of all parts but the
+    last are there when the call returns. fsdp: sharded block by block (FSDP2), in full precision.
     """
 
     def __init__(
@@ -166,23 +163,24 @@ class Parallel(nn.Module):
             mesh = init_device_mesh(team.device.type, (team.size,))
             for part in (*_blocks(model), model):
                 fully_shard(part, mesh=mesh)
-        self.net = _WithLoss(model, loss) if loss else model
+        self.net, self.loss = model, loss or (lambda net, *batch: net(*batch))
         if team.size > 1 and not self.sharded:
             how = {"device_ids": [team.device.index]} if team.device.type == "cuda" else {}
             # DDP orders its buckets anew after the first backward pass, but not with `find_unused_parameters`. On a
             # CPU, where bits are promised, the order of a sum of three or more terms must not depend on where it began.
             how |= {"find_unused_parameters": team.device.type == "cpu" and team.size > 2}
-            self.net = nn.parallel.DistributedDataParallel(self.net, gradient_as_bucket_view=True, **how)
+            self.net = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, **how)
 
     def forward(self, *batch: Tensor) -> Tensor:
         *first, last = zip(*(part.chunk(self.parts) for part in batch), strict=True) if self.parts > 1 else (batch,)
         done = []
         for part in first:
             with self.net.no_sync() if hasattr(self.net, "no_sync") else contextlib.nullcontext():
-                loss = self.net(*part) / self.parts
+                loss = self.loss(self.net, *part) / self.parts
                 _backward(loss)
             done.append(loss.detach())
-        return self.net(*last) / self.parts + sum(done) if done else self.net(*last)
+        loss = self.loss(self.net, *last)
+        return loss / self.parts + sum(done) if done else loss
 
     def whole(self) -> nn.Module:
         """The model with all its weights, to validate and probe with: a copy when sharded. Every process calls it."""
@@ -209,15 +207,6 @@ class Parallel(nn.Module):
             for i, values in state["state"].items()
         }
         optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
-
-
-class _WithLoss(nn.Module):
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, *batch: object) -> Tensor:
-        return self.loss(self.model, *batch)
 
 
 def _cut(value: Tensor, like: Tensor) -> Tensor:

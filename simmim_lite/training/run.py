@@ -40,11 +40,8 @@ AtLeastTwo = Annotated[int, Range(2, 2**63)]
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Spec):
-    """One pretraining run; equal runs give equal numbers.
-
-    `steps=0` is the network at random initialisation: it is validated and probed, never trained, and is the reference
-    that every transfer score is compared with. Recipe defaults follow docs/facts.md, 3, where a small run can.
-    """
+    """One pretraining run; equal runs give equal numbers. `steps=0` is the network at random initialisation, which
+    every transfer score is compared with. Defaults follow docs/facts.md, 3, where a small run can."""
 
     model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
     data: Source = "scenes"  # a source, see `data.sources.FORMATS`
@@ -128,7 +125,7 @@ class Run(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime(Spec):
-    """Options that change speed and memory, and a run's numbers by rounding alone; they are no part of its key."""
+    """Options that change speed and memory, and a run's numbers by rounding alone: no part of its key."""
 
     parallel: Annotated[str, OneOf(("ddp", "fsdp"))] = "ddp"  # ddp, a whole model in each process; fsdp, a part of it
     accumulate: Count = 1  # parts, one after the other, of a process's share of the batch: gradients add up
@@ -151,8 +148,7 @@ def digest(fields: dict) -> str:
 
 
 def new_record(run: Run, *, status: str, reason: str | None = None, **parts: object) -> dict:
-    """A Record: the run, its cost, curve, final numbers, transfer scores and where it ran; of a failed run status and
-    reason, and never a number."""
+    """A Record: the run and what came of it; of a failed run status and reason, and never a number."""
     record = {"schema": SCHEMA_VERSION, "kind": "pretrain", "key": run.key, "status": status, "reason": reason}
     return record | {"run": run.to_dict()} | parts
 
@@ -259,12 +255,9 @@ def remove_unfinished(*paths: Path) -> None:
 def made_once(
     path: Path, lock: Path, data, make: Callable, *others: Path, team, wait: bool = True
 ) -> tuple[dict, bool]:
-    """The record at `path` if it was made from the images that `data` holds now, else what `make()` writes there.
-
-    Returns the record and whether this call made it. lock: a file that one process at a time holds, in a team the main
-    one, until it ends, however it ends. Another waits, or raises `Busy` with `wait=False`. A team makes it together.
-    others: files and folders that it writes too, where a killed one may have left something.
-    """
+    """The record at `path` if it was made from the images that `data` holds now, else what `make()`, which a whole team
+    calls, writes there; and whether this call made it. lock: a file that one process at a time holds until it ends,
+    however it ends; another waits, or raises `Busy` with `wait=False`. others: files and folders that it writes too."""
     if not team.is_main:
         record = team.broadcast()
         if record is not None:

@@ -29,8 +29,7 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _POWERS = {"k": "e3", "m": "e6", "b": "e9", "t": "e12"}
-_TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
-_NONE = {"none": None}
+_TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False, "none": None}
 _CALLED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a dictionary"}
 _CALLED |= {list: "a list", types.NoneType: "None"}
 _UNIONS = (typing.Union, types.UnionType)
@@ -42,10 +41,8 @@ class Unfit(ValueError):
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`; ends as in mathematics: of `[)` the lower end is in it, and the upper is not.
-
-    As of every rule, `fit` is the value as a key has it (or `Unfit`), and `said` what it takes, to read.
-    """
+    """Numbers from `low` to `high`; ends as in mathematics: of `[)` the lower end is in it, and the upper is not. As of
+    every rule, `fit` is the value as a key has it (or `Unfit`), and `said` what it takes, to read."""
 
     low: float
     high: float = math.inf
@@ -188,7 +185,7 @@ def number(text: str, kind: type = float) -> int | float:
 
 
 _READ = {int: functools.partial(number, kind=int), float: number, str: str}
-_READ |= {kind: lambda text, of=of: of[text.strip().lower()] for kind, of in ((bool, _TRUTH), (types.NoneType, _NONE))}
+_READ |= dict.fromkeys((bool, types.NoneType), lambda text: _TRUTH[text.strip().lower()])
 
 
 def said(hint: object) -> str:

@@ -17,8 +17,7 @@ from .specs import Count, OneOf, Part, Positive, Range, Share, Side, Spec, Text,
 
 #: Raised whenever the same FineTune, Dense or probed features would give other numbers; part of their keys.
 FINETUNE_VERSION, DENSE_VERSION, PROBE_VERSION = 1, 1, 1
-#: Test images whose predictions a record keeps; up to which side, in pixels. Up to it images are also kept decoded, and
-#: no process of its own decodes them.
+#: Test images whose predictions a record keeps; up to which side, in pixels. Up to it no other process decodes images.
 EXAMPLES, SMALL_SIDE = 6, 64
 #: By task; scale+crop+colour: ratio .5 to 2, a crop of image_size, colours.
 DENSE_AUGMENTATIONS = {"detect": ("flip", "scale"), "segment": ("flip", "scale+crop+colour")}
@@ -139,7 +138,7 @@ class FineTune(Transfer):
 
     @property
     def full_size(self) -> bool:
-        """Whether it reads pictures at their own size, and not images decoded at the input's size."""
+        """Whether it reads pictures at their own size."""
         return self.augment == "timm"
 
     @property
@@ -147,11 +146,8 @@ class FineTune(Transfer):
         return f"-{self.init}-l{'all' if self.labels is None else self.labels}"
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of the head at a step: linear warm-up, then a cosine to the floor, as timm's CosineLRScheduler.
-
-        With `warmup_prefix` the floor is reached at the last step; without, one step after it, and the rate falls where
-        the warm-up ends, to where the cosine is by then.
-        """
+        """Learning rate of the head at a step, as timm's CosineLRScheduler: linear warm-up, then a cosine to the floor,
+        from the end of the warm-up (`warmup_prefix`) or from step 0."""
         low, done = self.lr * _FLOOR, step / self.steps
         if self.warmup_prefix:
             done = min(1.0, (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps))
@@ -198,10 +194,6 @@ class Dense(Transfer):
         laptop = LAPTOP.get(task, {}) if options.get("data", run.data) == "scenes" else {}
         return super().of(run, **{"task": task, **laptop.get("scratch" if scratch else "pretrained", {}), **options})
 
-    @classmethod
-    def recipe(cls, name: str, images: int, /, **options: object) -> "Dense":
-        return super().recipe(name, images, **{"images": images, **options})
-
     @property
     def _named(self) -> str:
         return f"-{self.task}-{self.init}-n{'all' if self.images is None else self.images}"
@@ -241,10 +233,8 @@ class Probe(Spec):
     @classmethod
     def of(cls, run: Run, labels: int | None = None, test_images: int | None = None) -> "Probe":
         """On as many images as the run's own probes had, unless other numbers are given."""
-        labels = run.probe_labels if labels is None else labels
-        if not run.probe_labels and labels == 0:
-            raise UserError(f"run {run.key} has probe_labels 0: say how many images to probe with, labels=3000")
-        return cls(run=run, labels=labels, test_images=run.probe_test if test_images is None else test_images)
+        own = run.probe_labels if labels is None else labels, run.probe_test if test_images is None else test_images
+        return cls(run=run, labels=own[0], test_images=own[1])
 
     @property
     def sized(self) -> Run:
