@@ -8,9 +8,9 @@ from PIL import Image
 
 from simmim_lite.data import scenes
 from simmim_lite.data.scenes import class_numbers
-from simmim_lite.training.parallel import Team
+from simmim_lite.training.parallel import Group
 
-ALONE = Team(torch.device("cpu"))
+ALONE = Group(torch.device("cpu"))
 
 
 def save(path: Path, pixels: np.ndarray) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lab_walk import HOLIDAY, OWN, settled, upload
 from labserver import in_the_kernel, open_notebook, run_all, shut_down
-from teams import context
+from ranks import context
 from test_browser_explorer import READY, ROWS, numbers, said
 from test_journal import RUN, endless
 from tiny_notebooks import write_notebook

@@ -30,7 +30,7 @@ from simmim_lite.training.detect import (
     resampled_precisions,
     training_sample,
 )
-from simmim_lite.training.parallel import Team
+from simmim_lite.training.parallel import Group
 from simmim_lite.training.run import Run
 from simmim_lite.training.train import Failed
 from simmim_lite.training.transfer import once
@@ -153,7 +153,7 @@ def test_the_truth_scores_one(coco):  # noqa: F811
         ({"short_sides": (24, 32)}, "go with augment scale"),
         ({"long_side": 24}, "long_side is 24: give at least image_size, 32, or None"),
         ({"data": "ade20k:DIR"}, "data 'ade20k:DIR' has no annotations for detect: give scenes or coco:DIR"),
-        ({"batch_size": 3, "team": Team(torch.device("cpu"), 0, 2)}, "does not divide among 2 processes: try 2"),
+        ({"batch_size": 3, "group": Group(torch.device("cpu"), 0, 2)}, "does not divide among 2 processes: try 2"),
         ({"run": Run()}, "needs the run and its weights"),
     ],
 )

@@ -20,8 +20,8 @@ from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model
 from simmim_lite.model.swin import SwinV2
 from simmim_lite.model.weights import save_weights
-from simmim_lite.training.finetune import Classifier, build_classifier, train_transform
-from simmim_lite.training.parallel import Team
+from simmim_lite.training.finetune import Classifier, build_encoder, train_transform
+from simmim_lite.training.parallel import Group
 from simmim_lite.training.run import Run, read_record, transfer_path
 from simmim_lite.training.train import Failed, layer_groups, layer_id
 from simmim_lite.training.transfer import specs
@@ -126,7 +126,8 @@ def test_numbers_that_are_not_finite_are_a_failed_record_without_numbers(monkeyp
 def test_pretrained_weights_are_taken_windows_keep_their_offsets_and_the_head_starts_alike():
     """docs/facts.md, 4: window 12 at 192 px means 12, 12, 12, 6; here 4 at 16 px means 4, 2."""
     run, weights = Run(image_size=16, window_size=4), random_model("swinv2_atto", img_size=16).state_dict()
-    model, scratch = build_classifier(FineTune.of(run), 10, weights), build_classifier(FineTune.scratch(run), 10)
+    model = Classifier(build_encoder(FineTune.of(run), weights), 10)
+    scratch = Classifier(build_encoder(FineTune.scratch(run), None), 10)
     assert torch.equal(scratch.head.weight, model.head.weight) and 0.01 < scratch.head.weight.std() < 0.03
     assert not model.encoder.mask_token.requires_grad
     reference = create_model("swinv2_atto", 16, 4).eval()
@@ -135,11 +136,11 @@ def test_pretrained_weights_are_taken_windows_keep_their_offsets_and_the_head_st
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         np.testing.assert_allclose(model.eval().encoder(x, None), reference.encode(x), atol=1e-5)
-    wider = build_classifier(FineTune.of(run, image_size=32, window_size=8), 10, weights)
-    assert [layer.blocks[0].attn.pretrained_window for layer in wider.encoder.layers] == [4, 2]
+    wider = build_encoder(FineTune.of(run, image_size=32, window_size=8), weights)
+    assert [layer.blocks[0].attn.pretrained_window for layer in wider.layers] == [4, 2]
     for spec, given in ((FineTune.of(run), None), (FineTune.scratch(run), weights)):
         with pytest.raises(UserError, match="weights"):
-            build_classifier(spec, 10, given)
+            build_encoder(spec, given)
 
 
 @pytest.mark.parametrize(("mixup", "cutmix", "smoothing"), [(0.0, 0.0, 0.1), (0.8, 1.0, 0.1), (0.0, 1.0, 0.0)])
@@ -186,9 +187,9 @@ def test_pictures_are_seen_as_timm_and_the_released_code_see_them(tmp_path, slim
         with seeded(5, int(epoch), int(order.ids[place]), 11):
             expected = transform(data.train.picture(chosen[place]))
         assert torch.equal(images[k], expected) and labels[k] == data.train.labels[chosen[place]]
-    monkeypatch.setattr(Team, "decoders", lambda team: 1)
+    monkeypatch.setattr(Group, "decoders", lambda group: 1)
     assert all(map(torch.equal, classification(spec, data).images(2), (images, labels)))
-    monkeypatch.setattr(Team, "decoders", lambda team: 0)
+    monkeypatch.setattr(Group, "decoders", lambda group: 0)
     theirs = T.Compose([
         T.Resize(256, interpolation=T.InterpolationMode.BICUBIC), T.CenterCrop(224), T.ToTensor(),
         T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

@@ -10,7 +10,7 @@ from tiny import numbers, stopped
 from simmim_lite.errors import UserError
 from simmim_lite.training import callbacks as module
 from simmim_lite.training import train
-from simmim_lite.training.callbacks import Journal, Lines, TensorBoard, check_writers, journal_path, read_journal
+from simmim_lite.training.callbacks import Journal, check_writers, journal_path, read_journal
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import Run
 
@@ -81,17 +81,16 @@ def test_points_that_are_taken_again_are_dropped_and_a_branch_shows_its_trunk(tm
 def test_trouble_is_named_once_and_costs_no_number(undisturbed, tmp_path, monkeypatch, capsys) -> None:
     """A full disk, and a writer that breaks."""
 
-    def broken(self, point: dict, torn: bool = False) -> None:
-        raise {Lines: OSError(errno.ENOSPC, "No space left on device"), TensorBoard: RuntimeError("gone\nand more")}[
-            type(self)
-        ]
+    def broken(error: Exception) -> None:
+        raise error
 
-    for writer in (Lines, TensorBoard):
-        monkeypatch.setattr(writer, "point", broken)
+    full, gone = OSError(errno.ENOSPC, "No space left on device"), RuntimeError("gone\nand more")
+    monkeypatch.setitem(module.WRITERS, "journal", lambda *_: broken(full))
+    monkeypatch.setitem(module.WRITERS, "tensorboard", lambda *_: (lambda line: broken(gone), None))
     assert numbers(pretrain(RUN, runs_dir=tmp_path, log=["tensorboard"])) == numbers(undisturbed)
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if "No space left on device); the run goes on" in line]) == 1
-    assert len([line for line in lines if "TensorBoard is left out (RuntimeError: gone)" in line]) == 1
+    assert len([line for line in lines if "tensorboard is left out (RuntimeError: gone)" in line]) == 1
 
 
 def endless(run: Run, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """One training by several processes and in parts: the numbers of one process, whatever is shared, saved, interrupted.
 
 Two processes are started once and do everything that two are needed for: pretraining, and a step or more of each task.
-What torchrun itself adds is tried with one of its own; teams of four and kills of all processes are slow.
+What torchrun itself adds is tried with one of its own; groups of four and kills of all processes are slow.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import torch
 from ade_folders import ade_folder, save
 from child_processes import PATIENCE, until
 from random_weights import close
-from teams import run_team
+from ranks import run_ranks
 from tiny import ALONE, classification, coco, detection, same, segmentation, stopped, tiny_data, tiny_spec, trained  # noqa: F401
 from torch import nn
 
@@ -29,7 +29,7 @@ from simmim_lite.errors import Everywhere, Preempted, UserError
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.processes import one_thread
 from simmim_lite.training import train
-from simmim_lite.training.parallel import Parallel, Team, join
+from simmim_lite.training.parallel import Group, Parallel, join
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import Run, Runtime, checkpoints, load_final, read_record, record_path
 
@@ -62,7 +62,7 @@ def go(folder, runtime=None, run=RUN, stop=None, kill=None, how=signal.SIGTERM) 
     last process gets a signal in that step, and the line that it ends with is returned."""
 
     def step(net, *arguments):
-        if len(taken) + 1 == kill and net.team.rank == net.team.size - 1:
+        if len(taken) + 1 == kill and net.group.rank == net.group.size - 1:
             os.kill(os.getpid(), how)
         return inner(net, *arguments)
 
@@ -86,28 +86,28 @@ def assert_close(record: dict, other: dict) -> None:
         assert score["score"] == pytest.approx(other["transfer"][name]["score"], abs=0.07)
 
 
-def classified(team: Team) -> dict[str, dict]:
+def classified(group: Group) -> dict[str, dict]:
     """Losses and score, of images in memory and of picture files."""
     found = {}
     for name, fields in (("flip", BASE), ("pictures", BASE | PICTURES)):
         data = as_pictures(tiny_data()) if name == "pictures" else tiny_data()
-        record = trained(classification(tiny_spec(**fields), data, team=team))
+        record = trained(classification(tiny_spec(**fields), data, group=group))
         found[name] = {"losses": [p["train_loss"] for p in record["curve"]], "final": record["final"]}
     return found
 
 
-def first_step(folder: str, team: Team = ALONE) -> dict:
+def first_step(folder: str, group: Group = ALONE) -> dict:
     """Loss (the mean over processes) and gradients of step 0 of a segmentation. Nothing depends on which images share a
     process: dropout is off and batch normalisation uses its running statistics."""
-    task = segmentation(folder, team=team, drop_path=0.1)
-    net = Parallel(task.model, team, loss=task.loss).train()
+    task = segmentation(folder, group=group, drop_path=0.1)
+    net = Parallel(task.model, group, loss=task.loss).train()
     for module in task.model.modules():
         if isinstance(module, (nn.Dropout2d, nn.BatchNorm2d)):
             module.eval()
     loss = net(*task.batch(0))
     loss.backward()
     grads = {name: p.grad.numpy() for name, p in task.model.named_parameters() if p.grad is not None}
-    return {"loss": team.mean(loss.detach().clone()).item(), "grads": grads}
+    return {"loss": group.mean(loss.detach().clone()).item(), "grads": grads}
 
 
 def two(folder, coco, ade) -> dict:
@@ -122,12 +122,12 @@ def two(folder, coco, ade) -> dict:
         done[f"{name}-killed"] = go(folder / f"{name}-killed", how, kill=3)
     with contextlib.suppress(Everywhere):
         done["odd"] = go(folder / "odd", run=replace(RUN, batch_size=9))
-    team = join("cpu")
-    with one_thread(team.device):
-        done["classified"], done["first step"] = classified(team), first_step(ade, team)
+    group = join("cpu")
+    with one_thread(group.device):
+        done["classified"], done["first step"] = classified(group), first_step(ade, group)
         for name, task in (
-            ("segment", segmentation(ade, team=team, steps=2)),
-            ("detect", detection(coco, team=team, steps=2, test_images=7)),
+            ("segment", segmentation(ade, group=group, steps=2)),
+            ("detect", detection(coco, group=group, steps=2, test_images=7)),
         ):
             record = trained(task)
             done[name] = {part: record[part] for part in ("status", "curve", "transfer", "examples")}
@@ -154,7 +154,7 @@ def ade(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, coco, ade):  # noqa: F811
     folder = tmp_path_factory.mktemp("two")
-    return run_team(2, two, folder, coco, ade), folder
+    return run_ranks(2, two, folder, coco, ade), folder
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -225,12 +225,12 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch) -> None:
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    team = Team(torch.device("cpu"), 0, 2)
+    group = Group(torch.device("cpu"), 0, 2)
     for call, words in (
         (lambda: go(tmp_path, Runtime(compile=True)), "^compile: .*no compiler"),
         (lambda: go(tmp_path, Runtime(accumulate=3)), "accumulate 3 does not divide the 8 images"),
         (lambda: Runtime(parallel="fdsp"), "unknown parallel 'fdsp': did you mean 'fsdp'"),
-        (lambda: team.share(9), "batch_size 9 does not divide among 2 processes: try 8"),
+        (lambda: group.share(9), "batch_size 9 does not divide among 2 processes: try 8"),
     ):
         with pytest.raises(UserError, match=words):
             call()
@@ -276,30 +276,11 @@ def test_a_signal_to_torchrun_saves_and_one_process_goes_on(tmp_path) -> None:
 
 
 def test_misused_it_is_one_line_and_the_last_that_torchrun_prints(tmp_path) -> None:
-    errors = start(tmp_path / "runs", 2, "--model", "swinv2_ato").communicate(timeout=PATIENCE)[1]
-    line, (said, _, block) = "unknown model 'swinv2_ato': did you mean", errors.partition("Traceback (most recent call")
+    errors = start(tmp_path / "runs", 2, "--steps", "ten").communicate(timeout=PATIENCE)[1]
+    line, (said, _, block) = "steps is 'ten'", errors.partition("Traceback (most recent call")
     assert said.count(f"simmim-lite: {line}") == 1 and block.count("Traceback") == 0
     *_, last, border = block.strip().splitlines()
     assert last.strip().startswith(f"traceback : simmim-lite: {line}") and set(border) == {"="}
-
-
-@pytest.mark.slow
-def test_killed_again_and_again_on_changing_numbers_of_processes(tmp_path) -> None:
-    """kill -9 of torchrun and of what it started, as on a machine that goes away: DDP on two, FSDP on four; three are
-    refused in one line; one finishes it."""
-    folder, step = tmp_path / "runs", 0
-    for processes, way in ((2, "ddp"), (4, "fsdp"), (2, "fsdp")):
-        process = start(folder, processes, "--parallel", way)
-        step = saved(folder, process, step)
-        found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
-        for pid in (process.pid, *map(int, found.split())):
-            os.kill(pid, signal.SIGKILL)
-        process.communicate()
-        assert not record_path(folder, LONG).exists()
-    errors = start(folder, 3).communicate(timeout=PATIENCE)[1].partition("Traceback")[0]  # torchrun repeats it below
-    assert errors.count("simmim-lite: batch_size 8 does not divide among 3 processes: try 6\n") == 1
-    runs = [pretrain(LONG, runs_dir=place, device="cpu") for place in (folder, tmp_path / "alone")]
-    np.testing.assert_allclose(*map(losses, runs), atol=1e-5, rtol=0)
 
 
 def four(folder) -> dict:
@@ -315,7 +296,7 @@ def four(folder) -> dict:
 @pytest.mark.slow
 def test_four_processes_give_the_losses_of_one_and_go_on_bit_for_bit(alone, tmp_path) -> None:
     """Sums of four depend on their order, which must not depend on where the processes began."""
-    done = run_team(4, four, tmp_path)[0]
+    done = run_ranks(4, four, tmp_path)[0]
     for way in WAYS:
         assert_close(done[way], alone[0])
         assert done[f"{way}-again"]["curve"] == done[way]["curve"]

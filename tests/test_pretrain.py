@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from teams import context
+from ranks import context
 from tiny import numbers, same, stopped
 
 from simmim_lite.data.batches import VAL_SEED, normalise
@@ -25,7 +25,7 @@ from simmim_lite.training import pretrain as module
 from simmim_lite.training import run as run_module
 from simmim_lite.training import train
 from simmim_lite.training.callbacks import held, journal_path, read_journal
-from simmim_lite.training.parallel import Team
+from simmim_lite.training.parallel import Group
 from simmim_lite.training.pretrain import build, image_losses, pretrain, validation_loss
 from simmim_lite.training.probes import input_statistics
 from simmim_lite.training.run import (
@@ -59,7 +59,7 @@ def test_golden_curve() -> None:
     model, batches, losses = build(run).train(), module.make_batches(run, open_data(run.data, run.image_size)), []
     optimiser = module.build_optimiser(model, run)
     for now in range(run.steps):
-        noise = module.drop_path_noise(run, now, SIZES[run.model].depths, Team(CPU))
+        noise = module.drop_path_noise(run, now, SIZES[run.model].depths, Group(CPU))
         batch = (*batches.batch(now)[:2], noise)
         losses.append(train.step(model, optimiser, batch, run.lr_at(now), run).item())
     golden = json.loads(GOLDEN.read_text())
@@ -197,27 +197,26 @@ def test_finished_runs_run_again_only_for_other_images(tmp_path, monkeypatch, ca
             load_final(tmp_path, spec)
 
 
-@pytest.mark.parametrize(("poison", "reason"), [(float("nan"), "not finite at step 9"), (1e4, "ran away")])
-def test_nan_and_divergence_end_in_a_failed_record(poison: float, reason: str, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("poison", "run", "reason"),
+    [
+        (float("nan"), SMALL, "not finite at step 9"),
+        (1e4, SMALL, "ran away"),
+        (1.0, replace(SMALL, steps=3, lr=9.9, warmup_steps=0), "ran away"),  # the last steps alone
+        (None, replace(SMALL, steps=3), "the validation loss was nan"),
+    ],
+)
+def test_nan_and_divergence_end_in_a_failed_record(poison, run, reason, tmp_path, monkeypatch) -> None:
     real, taken = train.step, []
     monkeypatch.setattr(train, "LOOK", 4)
-    monkeypatch.setattr(train, "step", lambda *a: taken.append(1) or real(*a) * (poison if len(taken) > 9 else 1.0))
-    record = pretrain(SMALL, runs_dir=tmp_path)
+    if poison is None:
+        monkeypatch.setattr(module, "validation_loss", lambda *_: (float("nan"), 0.0))
+    else:
+        monkeypatch.setattr(train, "step", lambda *a: taken.append(1) or real(*a) * (poison if len(taken) > 9 else 1.0))
+    record = pretrain(run, runs_dir=tmp_path)
     assert record["status"] == "failed" and reason in record["reason"]
     assert not {"cost", "curve", "final", "transfer"} & record.keys()
-    assert pretrain(SMALL, runs_dir=tmp_path) == record  # it would fail again: it is not tried again
-
-
-@pytest.mark.parametrize("loss", [float("nan"), None])
-def test_weights_ruined_by_the_last_steps(loss: float | None, tmp_path, monkeypatch) -> None:
-    """The losses up to there were sound, what comes of it is not: failed, with a reason and without a number."""
-    if loss is None:
-        record = pretrain(replace(SMALL, steps=3, lr=9.9, warmup_steps=0), runs_dir=tmp_path)
-    else:
-        monkeypatch.setattr(module, "validation_loss", lambda *_: (loss, 0.0))
-        record = pretrain(replace(SMALL, steps=6), runs_dir=tmp_path)
-    assert record["status"] == "failed" and "final" not in record
-    assert ("ran away" if loss is None else "the validation loss was") in record["reason"]
+    assert pretrain(run, runs_dir=tmp_path) == record  # it would fail again: it is not tried again
 
 
 def test_initialisation_is_a_function_of_the_seed_and_weight_decay_acts_on_matrices_only() -> None:

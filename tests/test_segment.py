@@ -10,9 +10,8 @@ from tiny import NARROW, narrow, segmentation, trained  # noqa: F401 (fixtures)
 
 from simmim_lite.data.ade20k import IGNORED
 from simmim_lite.errors import UserError
-from simmim_lite.model.simmim import create_model
 from simmim_lite.model.swin import SwinV2
-from simmim_lite.training.parallel import Team
+from simmim_lite.training.parallel import Group
 from simmim_lite.training.run import Run, read_record, transfer_path
 from simmim_lite.training.segment import (
     Segmentation,
@@ -123,18 +122,6 @@ def test_training_lowers_the_loss_and_the_record_is_whole(folder):
     assert record["transfer"]["miou"]["score"] == pytest.approx(expected["miou"]["score"], abs=1e-3)
 
 
-def test_a_batch_depends_on_the_seed_and_not_on_workers(folder):
-    options = {"image_size": 96, "augment": "scale+crop+colour", "statistics": "imagenet"}
-    ahead, alone, other = (segmentation(folder, **options, seed=s).batches for s in (0, 0, 1))
-    assert ahead.workers > 0
-    alone.workers = other.workers = 0
-    for now in (0, 5):
-        assert all(map(torch.equal, ahead.batch(now), alone.batch(now)))
-        assert not torch.equal(alone.batch(now)[0], other.batch(now)[0])
-    few, more = (segmentation(folder, images=n).chosen for n in (3, 6))
-    assert few.tolist() == more[:3].tolist()
-
-
 def test_a_bad_annotation_is_one_line_from_any_process(tmp_path):
     folder = ade_folder(tmp_path, 4, 2)
     save(folder / "annotations/training/ADE_00000001.png", np.full((32, 32), 99, np.uint8))
@@ -147,7 +134,7 @@ def test_a_bad_annotation_is_one_line_from_any_process(tmp_path):
     [
         ({"images": 11}, "images 11: training of ade20k:.* holds 10 images"),
         ({"batch_size": 1}, "batch_size 1: batch normalisation needs 2 images .* at least 2"),
-        ({"batch_size": 2, "team": Team(torch.device("cpu"), 0, 2)}, "batch_size 2: .* at least 4"),
+        ({"batch_size": 2, "group": Group(torch.device("cpu"), 0, 2)}, "batch_size 2: .* at least 4"),
         ({"augment": "scale"}, "unknown augment 'scale'"),
         ({"run": Run()}, "needs the run and its weights"),
     ],
@@ -155,19 +142,6 @@ def test_a_bad_annotation_is_one_line_from_any_process(tmp_path):
 def test_what_cannot_be_is_one_line(folder, options, words):
     with pytest.raises(UserError, match=words):
         segmentation(folder, **options)
-
-
-def test_the_start_is_the_pretrained_encoder_and_heads_are_the_same(folder):
-    run, weights = Run(model="swinv2_atto"), create_model("swinv2_atto", seed=7).state_dict()
-    task = segmentation(folder, weights, run=run, layer_decay=0.5)
-    scratch = segmentation(folder).model.state_dict()
-    for name, value in task.model.state_dict().items():
-        assert torch.equal(value, (weights if name.startswith("encoder.") else scratch)[name])
-    scale = {n: g["scale"] for g in task.groups() for n in g["names"]}
-    assert scale["fuse.0.weight"] == scale["norms.0.weight"] == scale["encoder.norm.weight"] == 1
-    assert scale["encoder.patch_embed.proj.weight"] == 0.5**5
-    decayed = {n for g in task.groups() if g["weight_decay"] for n in g["names"]}
-    assert "fuse.0.weight" in decayed and not [n for n in decayed if "norm" in n or n.endswith("bias")]
 
 
 def test_the_recipe_at_full_size_takes_a_step(tmp_path, narrow, monkeypatch):  # noqa: F811

@@ -16,12 +16,12 @@ from simmim_lite.data.sources import Data, Split
 from simmim_lite.model import sizes
 from simmim_lite.training import finetune, train
 from simmim_lite.training.detect import Detection
-from simmim_lite.training.parallel import Team
+from simmim_lite.training.parallel import Group
 from simmim_lite.training.segment import Segmentation
 from simmim_lite.training.transfer import work
 from simmim_lite.training.tuning import Dense, FineTune
 
-ALONE = Team(torch.device("cpu"))
+ALONE = Group(torch.device("cpu"))
 NARROW = sizes.Size("swinv2_narrow", 32, (1, 1, 2, 1))
 
 
@@ -84,19 +84,19 @@ def recipe(images=12, **options) -> FineTune:
     return FineTune.recipe("imagenet-100ep", images, **fields | options)
 
 
-def classification(spec, data=None, weights=None, team=ALONE) -> finetune.Classification:
-    return finetune.classification(spec, data or tiny_data(), weights, team)
+def classification(spec, data=None, weights=None, group=ALONE) -> finetune.Classification:
+    return finetune.classification(spec, data or tiny_data(), weights, group)
 
 
-def detection(coco, weights=None, team=ALONE, **options) -> Detection:
+def detection(coco, weights=None, group=ALONE, **options) -> Detection:
     small = {"task": "detect", "channels": 16, "hidden": 32, "batch_size": 4, "test_images": 12, "eval_every": 3}
-    return Detection(Dense(**{**small, "data": coco, "steps": 6, **options}), open_coco(coco, 32), weights, team)
+    return Detection(Dense(**{**small, "data": coco, "steps": 6, **options}), open_coco(coco, 32), weights, group)
 
 
-def segmentation(folder, weights=None, team=ALONE, **options) -> Segmentation:
+def segmentation(folder, weights=None, group=ALONE, **options) -> Segmentation:
     small = {"task": "segment", "data": f"ade20k:{folder}", "steps": 6, "batch_size": 4, "channels": 8, "eval_every": 2}
     spec = Dense(**{**small, "warmup_steps": 2, "drop_path": 0.2, **options})
-    return Segmentation(spec, open_ade20k(spec.data, spec.image_size), weights, team)
+    return Segmentation(spec, open_ade20k(spec.data, spec.image_size), weights, group)
 
 
 def trained(task, folder: str = "") -> dict:
@@ -125,4 +125,4 @@ def slim(monkeypatch) -> None:
     size = sizes.Size("swinv2_base", 32, (2, 2, 2, 2))
     monkeypatch.setitem(sizes.SIZES, "swinv2_base", size)
     monkeypatch.setitem(sizes.PAPER, "swinv2_base", size)
-    monkeypatch.setattr(Team, "decoders", lambda team: 0)
+    monkeypatch.setattr(Group, "decoders", lambda group: 0)

@@ -34,7 +34,7 @@ from simmim_lite.model.attention import reference_attention, sdpa_attention
 from simmim_lite.model.simmim import create_model
 from simmim_lite.model.sizes import LAPTOP, PAPER, SIZES, full_name
 from simmim_lite.processes import commit, device_name, now, one_thread, pick_device, timed, versions
-from simmim_lite.training.parallel import Parallel, Team
+from simmim_lite.training.parallel import Group, Parallel
 from simmim_lite.training.pretrain import build, build_optimiser, example, make_batches, step_seconds
 from simmim_lite.training.probes import IMAGENET_MEAN, IMAGENET_STD
 from simmim_lite.training.run import PRECISIONS, Run, Runtime, write_atomic
@@ -367,7 +367,7 @@ def seconds(model: str, way: Way, device: torch.device, batch: int, steps: int) 
     with attention(way.attention), target(way.pooled_target):
         net = build(run).to(device).train()
         optimiser = build_optimiser(net, run)
-        parallel = Parallel(net, Team(device), Runtime(compile=way.compile, checkpointing=way.checkpointing))
+        parallel = Parallel(net, Group(device), Runtime(compile=way.compile, checkpointing=way.checkpointing))
         if run.drop_path:
             images += (torch.rand(batch, sum(SIZES[model].depths), 2, device=device),)
         times = [timed(lambda: step(parallel, optimiser, images, 0.0, run), device) for _ in range(_WARM + steps)]

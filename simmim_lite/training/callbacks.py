@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from PIL import Image, PngImagePlugin
 from ..data.sources import Data
 from ..errors import Everywhere, UserError, first_line, unknown
 from ..model.masking import upsample
-from .run import Run, remove_unfinished, write_atomic
+from .run import Run, write_atomic
 
 JOURNAL_VERSION, FILM_VERSION = 1, 1
 EVERY = 1.0  # seconds between two points of the training loss, at least
@@ -53,13 +53,12 @@ class Journal(contextlib.AbstractContextManager):
     one. A writer that fails is left out, which is said on stderr."""
 
     def __init__(self, runs_dir: str | Path, run: Run, *, device: str, processes: int = 1, log: Iterable[str] = ()):
-        self.run, self.runs_dir, self.writers = run, Path(runs_dir), []
-        self.kinds = [Lines, *(WRITERS[name] for name in dict.fromkeys(log))]
+        self.run, self.runs_dir, self.log, self.writers = run, Path(runs_dir), dict.fromkeys(("journal", *log)), {}
         where = {"pid": os.getpid(), "machine": this_machine(), "device": device, "processes": processes}
         self.about = {"version": JOURNAL_VERSION, "run": run.to_dict(), **where}
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        self._tell("close", kind is not None)
+        self._tell(1, kind is not None)
 
     def on_train_start(self, trainer) -> None:
         self.start(trainer.step, trainer.curve)
@@ -73,8 +72,10 @@ class Journal(contextlib.AbstractContextManager):
 
     def start(self, step: int, curve: list[dict]) -> None:
         """The run begins, or goes on, after `step` steps with the points that its curve has by then."""
-        self.writers = [kind() for kind in self.kinds]
-        self._tell("start", self.runs_dir, self.run.key, {"start": step, "curve": curve, **self.about})
+        about = {"start": step, "curve": curve, **self.about}
+        for name in self.log:
+            with self._left_out_if_it_fails(name):
+                self.writers[name] = WRITERS[name](self.runs_dir, self.run.key, about)
         self.last, self.clock = step, time.monotonic()  # the last point: its step, and when it was
 
     def point(self, step: int, **numbers: float) -> None:
@@ -86,92 +87,86 @@ class Journal(contextlib.AbstractContextManager):
             numbers["images_per_second"], self.last = images / max(1e-9, now - self.clock), step
         self.clock = now
         about = {"step": step, "images_seen": step * self.run.batch_size, "lr": self.run.lr_at(step - 1)}
-        self._tell("point", about | numbers)
+        self._tell(0, about | numbers)
 
-    def _tell(self, what: str, *about: object) -> None:
-        for writer in list(self.writers):
-            try:
-                getattr(writer, what)(*about)
-            except Exception as error:  # whatever another library raises, the run is worth more
-                self.writers.remove(writer)
-                left_out = f"{type(writer).__name__} is left out ({first_line(error)}); the run goes on"
-                print(f"simmim-lite: {left_out}", file=sys.stderr)
+    def _tell(self, which: int, about: object) -> None:
+        for name, functions in list(self.writers.items()):
+            with self._left_out_if_it_fails(name):
+                functions[which](about)
 
-
-class Writer:
-    """Who is told of a run: start(runs_dir, key, first line of the journal), point(line), close(failed)."""
-
-    def numbers(self, point: dict) -> dict[str, float]:
-        """Those of a point, without what says where it lies; none that are missing."""
-        return {k: v for k, v in point.items() if k not in ("step", "images_seen") and v is not None}
-
-    def close(self, failed: bool) -> None: ...
+    @contextlib.contextmanager
+    def _left_out_if_it_fails(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever another library raises, the run is worth more
+            self.writers.pop(name, None)
+            print(f"simmim-lite: {name} is left out ({first_line(error)}); the run goes on", file=sys.stderr)
 
 
-class Lines(Writer):
-    """The journal's file."""
+def _journal(runs_dir: Path, key: str, about: dict) -> tuple[Callable, Callable]:
+    path = journal_path(runs_dir, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
 
-    def start(self, runs_dir: Path, key: str, about: dict) -> None:
-        self.path = journal_path(runs_dir, key)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.point(about, torn=self.path.exists())  # what was there may end in half a line
+    def point(line: dict, torn: bool = False) -> None:
+        with path.open("ab", buffering=0) as file:
+            file.write(b"\n" * torn + json.dumps(line | {"time": time.time()}).encode() + b"\n")
 
-    def point(self, point: dict, torn: bool = False) -> None:
-        with self.path.open("ab", buffering=0) as file:
-            file.write(b"\n" * torn + json.dumps(point | {"time": time.time()}).encode() + b"\n")
+    point(about, torn=path.exists())  # what was there may end in half a line
+    return point, lambda failed: None
 
 
-class TensorBoard(Writer):
+def _tensorboard(runs_dir: Path, key: str, about: dict) -> tuple[Callable, Callable]:
     """Scalars in RUNS_DIR/tensorboard/KEY, by step; a resumed run overwrites what it takes again."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def start(self, runs_dir: Path, key: str, about: dict) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    folder = runs_dir / "tensorboard" / key
+    first = not any(folder.glob("events*"))
+    writer = SummaryWriter(str(folder), purge_step=None if first else about["start"] + 1, flush_secs=10)
 
-        folder = runs_dir / "tensorboard" / key
-        first = not any(folder.glob("events*"))
-        self.writer = SummaryWriter(str(folder), purge_step=None if first else about["start"] + 1, flush_secs=10)
-        for point in about["curve"] if first else ():  # of the trunk that this run branches off
-            self.point(point)
+    def point(line: dict) -> None:
+        for name, value in _numbers(line).items():
+            writer.add_scalar(name, value, line["step"])
 
-    def point(self, point: dict) -> None:
-        for name, value in self.numbers(point).items():
-            self.writer.add_scalar(name, value, point["step"])
-
-    def close(self, failed: bool) -> None:
-        self.writer.close()
+    for line in about["curve"] if first else ():  # of the trunk that this run branches off
+        point(line)
+    return point, lambda failed: writer.close()
 
 
-class WandB(Writer):
+def _wandb(runs_dir: Path, key: str, about: dict) -> tuple[Callable, Callable]:
     """A run of project `simmim-lite` with the id KEY; WANDB_MODE, WANDB_DIR and the rest are the user's own. A run that
     was stopped goes on under the same id."""
+    import wandb
 
-    def start(self, runs_dir: Path, key: str, about: dict) -> None:
-        import wandb
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    how = {"project": os.environ.get("WANDB_PROJECT", "simmim-lite"), "id": key, "name": key, "resume": "allow"}
+    how |= {} if "WANDB_DIR" in os.environ else {"dir": str(runs_dir)}
+    quiet = wandb.Settings(silent=True, console="off", init_timeout=60, login_timeout=10)
+    session = wandb.init(**how, config=about["run"], settings=quiet)
+    session.define_metric("*", step_metric="images_seen")  # runs of different batches compare
 
-        runs_dir.mkdir(parents=True, exist_ok=True)
-        how = {"project": os.environ.get("WANDB_PROJECT", "simmim-lite"), "id": key, "name": key}
-        how |= {} if "WANDB_DIR" in os.environ else {"dir": str(runs_dir)}
-        quiet = wandb.Settings(silent=True, console="off", init_timeout=60, login_timeout=10)
-        self.session = wandb.init(**how, config=about["run"], resume="allow", settings=quiet)
-        self.session.define_metric("*", step_metric="images_seen")  # runs of different batches compare
-        for point in () if self.session.resumed else about["curve"]:
-            self.point(point)
+    def point(line: dict) -> None:
+        session.log({"images_seen": line["images_seen"], "step": line["step"], **_numbers(line)})
 
-    def point(self, point: dict) -> None:
-        self.session.log({"images_seen": point["images_seen"], "step": point["step"], **self.numbers(point)})
-
-    def close(self, failed: bool) -> None:
-        self.session.finish(exit_code=int(failed))
+    for line in () if session.resumed else about["curve"]:
+        point(line)
+    return point, lambda failed: session.finish(exit_code=int(failed))
 
 
-WRITERS: dict[str, type[Writer]] = {"tensorboard": TensorBoard, "wandb": WandB}
+#: Who is told of a run: (runs_dir, key, first line of the journal) -> what is called with every other line, and at the
+#: end, with whether the run was stopped.
+WRITERS = {"journal": _journal, "tensorboard": _tensorboard, "wandb": _wandb}
+
+
+def _numbers(line: dict) -> dict[str, float]:
+    """The numbers of a point, without what says where it lies; none that are missing."""
+    return {k: v for k, v in line.items() if k not in ("step", "images_seen") and v is not None}
 
 
 def check_writers(names: Sequence[str]) -> None:
     """`UserError` for a writer that is unknown or not installed."""
     for name in names:
-        if name not in WRITERS:
-            raise unknown("log", name, WRITERS)
+        if name not in ("tensorboard", "wandb"):
+            raise unknown("log", name, ("tensorboard", "wandb"))
         if importlib.util.find_spec(name) is None:
             raise Everywhere(f"log {name}: {name} is not installed; pip install {name} (or 'simmim-lite[log]')")
 
@@ -231,9 +226,6 @@ def held(lock: str | Path) -> bool | None:
         return True
     except OSError:
         return None
-
-
-# --- films
 
 
 @dataclass(frozen=True)
@@ -324,8 +316,6 @@ class Camera:
             film = read_film(path)
             if film.facts["data_digest"] == data.digest:
                 self.frames = {f["step"]: (f, p) for f, p in zip(film.facts["frames"], film.frames, strict=True)}
-        if main:
-            remove_unfinished(path)
 
     def on_step_start(self, trainer) -> None:
         if trainer.step in self.steps:

@@ -24,7 +24,7 @@ from ..data.coco import AnnotatedData, CocoSplit
 from ..model.sizes import SIZES, Size
 from ..model.swin import SwinV2
 from .finetune import Task, build_encoder
-from .parallel import Team
+from .parallel import Group
 from .probes import bootstrap
 from .train import Failed
 from .tuning import EXAMPLES, SMALL_SIDE, Dense
@@ -47,10 +47,10 @@ class Detection(Task):
 
     kind = "detect"
 
-    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, team: Team) -> None:
-        super().__init__(spec, data, team, data.train, spec.images)
-        data.name_unseen(self.chosen.tolist(), quiet=not team.is_main)
-        self.model = build_detector(spec, data.num_classes, *self.statistics, weights).to(team.device)
+    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, group: Group) -> None:
+        super().__init__(spec, data, group, data.train, spec.images)
+        data.name_unseen(self.chosen.tolist(), quiet=not group.is_main)
+        self.model = build_detector(spec, data.num_classes, *self.statistics, weights).to(group.device)
         load = functools.partial(training_sample, data.train.select(self.chosen))
         self.batches = self.loader(load, collate=list)
 
@@ -59,34 +59,34 @@ class Detection(Task):
         images, targets = [], []
         for image, *known in self.batches.batch(now):
             images.append(self.image(image))
-            known = (value.to(self.team.device, non_blocking=True) for value in known)
+            known = (value.to(self.group.device, non_blocking=True) for value in known)
             targets.append(dict(zip(("boxes", "labels", "masks"), known, strict=True)))
         return now, images, targets
 
     def loss(self, model: nn.Module, now: int, images: list[Tensor], targets: list[dict]) -> Tensor:
         """The sum of Mask R-CNN's losses (proposals: objectness, box; regions: class, box, mask) on the share."""
         # anchors and proposals are sampled, and short sides and dropped paths drawn, from torch's global generators
-        with seeded(self.spec.seed, now, self.team.rank, _SAMPLERS):
+        with seeded(self.spec.seed, now, self.group.rank, _SAMPLERS):
             return sum(model(images, targets).values())
 
     def image(self, pixels: Tensor) -> Tensor:
         """uint8 pixels on the device, in 0..1."""
-        return pixels.to(self.team.device, non_blocking=True).float().div_(255)
+        return pixels.to(self.group.device, non_blocking=True).float().div_(255)
 
     def evaluate(self) -> dict:
         """Box and mask AP on the first test images, and examples of small ones."""
-        test, team = self.data.test.select(range(len(self.data.test))[: self.spec.test_images]), self.team
+        test, group = self.data.test.select(range(len(self.data.test))[: self.spec.test_images]), self.group
         if all(a["iscrowd"] for objects in test.objects for a in objects):
             raise Failed(f"{test.name}: none of {len(test)} images has an object to find; raise test_images")
-        found = sum(team.gather(detections(self, test, range(team.rank, len(test), team.size))), [])
+        found = sum(group.gather(detections(self, test, range(group.rank, len(test), group.size))), [])
         found.sort(key=lambda d: d["image_id"])
         parts = {}
-        if team.is_main:
+        if group.is_main:
             truth = ground_truth(test, self.data.num_classes)
             parts["transfer"] = average_precision(truth, found, n_train=len(self.chosen))
             if max(max(size) for size in test.sizes[:EXAMPLES]) <= SMALL_SIDE:
                 parts["examples"] = _examples(test, found)
-        return team.broadcast(parts)
+        return group.broadcast(parts)
 
 
 def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
@@ -94,8 +94,8 @@ def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
     one size go through together, so that no image's result depends on its neighbours."""
     from pycocotools import mask as coco_mask
 
-    model, spec, device, found = task.model, task.spec, task.team.device, []
-    length = max(1, spec.batch_size // task.team.size)
+    model, spec, device, found = task.model, task.spec, task.group.device, []
+    length = max(1, spec.batch_size // task.group.size)
     model.eval()
     queue = sorted(places, key=lambda i: (split.sizes[i], i))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
@@ -203,9 +203,6 @@ def build_detector(
     for module in (model.backbone, model.rpn.head, model.roi_heads.box_predictor, model.roi_heads.mask_predictor):
         module.register_forward_hook(lambda module, inputs, outputs: tree_map(Tensor.float, outputs))
     return model
-
-
-# --- scores
 
 
 def average_precision(truth: dict, found: list[dict], *, n_train: int) -> dict[str, dict]:

@@ -20,7 +20,7 @@ from ..errors import UserError, first_line
 from ..model.masking import stream
 from ..model.sizes import PAPER, SIZES
 from ..model.swin import SwinV2
-from .parallel import Team
+from .parallel import Group
 from .pretrain import drop_path_noise
 from .probes import input_statistics, top1
 from .train import Failed, layer_groups
@@ -70,8 +70,8 @@ class Task:
 
     kind, flops = "", None  # FLOPs of an image, forward and backward; None where they differ
 
-    def __init__(self, spec: Transfer, data, team: Team, train, images: int | None) -> None:
-        self.spec, self.data, self.team, self.train = spec, data, team, train
+    def __init__(self, spec: Transfer, data, group: Group, train, images: int | None) -> None:
+        self.spec, self.data, self.group, self.train = spec, data, group, train
         self.chosen = subset(train, images, spec.seed)
         self.statistics = input_statistics(data, spec.statistics)
         self.depths = SIZES[spec.model].depths
@@ -83,21 +83,23 @@ class Task:
     def loader(self, load: Callable, collate: Callable | None = None) -> StepLoader:
         """Of this process's share; load: a place among the chosen images -> a sample, which may draw."""
         spec, order = self.spec, Order(self.train.ids[self.chosen], self.spec.seed, self.spec.batch_size)
-        workers = 0 if spec.image_size <= SMALL_SIDE else self.team.decoders()
-        share = self.team.share(spec.batch_size)
+        workers = 0 if spec.image_size <= SMALL_SIDE else self.group.decoders()
+        share = self.group.share(spec.batch_size)
         return StepLoader(load, order, share, spec.steps, workers=workers, collate=collate)
 
     def noise(self, now: int) -> Tensor:
         """Drop path's numbers, as `SwinV2` takes them."""
-        return drop_path_noise(self.spec, now, self.depths, self.team, _DROP_PATH)
+        return drop_path_noise(self.spec, now, self.depths, self.group, _DROP_PATH)
 
 
 class Classifier(nn.Module):
     """An encoder, the mean over its final map, and a linear head: images (B, 3, H, W) -> logits (B, classes)."""
 
-    def __init__(self, encoder: SwinV2, classes: int, generator: torch.Generator | None = None) -> None:
+    def __init__(self, encoder: SwinV2, classes: int, seed: int = 0) -> None:
         super().__init__()
         self.encoder = encoder
+        # a generator of its own: the head starts the same whatever the encoder starts from
+        generator = torch.Generator().manual_seed(int(stream(seed, _HEAD)[0]))
         self.head = nn.Linear(encoder.num_features, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.head.bias)
@@ -107,24 +109,17 @@ class Classifier(nn.Module):
         return self.head(self.encoder(images, None, noise).mean((2, 3)))
 
 
-def build_classifier(spec: FineTune, classes: int, weights: dict[str, Tensor] | None = None) -> Classifier:
-    """The network at step 0; weights as `build_encoder` takes them."""
-    # the head has a generator of its own: it starts the same whatever the encoder starts from
-    generator = torch.Generator().manual_seed(int(stream(spec.seed, _HEAD)[0]))
-    return Classifier(build_encoder(spec, weights), classes, generator)
-
-
 class Classification(Task):
     """Fine-tuning for classification on labelled images of one size in memory: scenes and small data sets."""
 
     kind = "finetune"
 
-    def __init__(self, spec: FineTune, data, weights: dict[str, Tensor] | None, team: Team) -> None:
+    def __init__(self, spec: FineTune, data, weights: dict[str, Tensor] | None, group: Group) -> None:
         train, self.test = self.labelled(spec, data), data.test
         if train is None or self.test is None or train.labels is None or self.test.labels is None:
             raise UserError(f"data '{spec.data}' has no labels to fine-tune on: use a source with classes")
-        super().__init__(spec, data, team, train, spec.labels)
-        self.model = build_classifier(spec, data.num_classes, weights).to(team.device)
+        super().__init__(spec, data, group, train, spec.labels)
+        self.model = Classifier(build_encoder(spec, weights), data.num_classes, spec.seed).to(group.device)
         self.flops = 6e9 * SIZES[spec.model].gmac(spec.image_size, spec.window_size)
         self.mixup, self.skipped = None, Skipped()
         if spec.mixup or spec.cutmix:
@@ -142,7 +137,7 @@ class Classification(Task):
     def begin(self) -> None:
         spec, (mean, std) = self.spec, self.statistics
         options = {name: getattr(spec, name) for name in ("seed", "batch_size", "image_size", "augment")}
-        options |= {"mean": mean, "std": std, "device": self.team.device, "share": self.team.share(spec.batch_size)}
+        options |= {"mean": mean, "std": std, "device": self.group.device, "share": self.group.share(spec.batch_size)}
         # one cell: nothing is hidden here, and drawing it costs least
         self.batches = Batches(self.train, self.chosen, mask_patch=spec.image_size, **options)
         self.labels = torch.from_numpy(np.asarray(self.train.labels)[self.chosen])
@@ -155,7 +150,7 @@ class Classification(Task):
     def tests(self, rows: range) -> Iterator[tuple[Tensor, Sequence[int]]]:
         """Test images of a range, float32 (B, 3, S, S), and their numbers: those that can be read."""
         for some in (rows[start : start + 256] for start in range(0, len(rows), 256)):
-            yield normalise(self.test.images[some.start : some.stop], *self.statistics, self.team.device), some
+            yield normalise(self.test.images[some.start : some.stop], *self.statistics, self.group.device), some
 
     def batch(self, now: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, S, S), labels (B,) or, where the spec mixes, targets (B, classes), and drop path's numbers."""
@@ -173,17 +168,17 @@ class Classification(Task):
     def evaluate(self) -> dict:
         """{"final": top-1 with its interval} on the first test images (all of them for None); `skipped` names pictures
         that could not be read, if any. Each process tests its part."""
-        team, spec, found = self.team, self.spec, []
+        group, spec, found = self.group, self.spec, []
         labels = np.asarray(self.test.labels[: spec.test_images])
-        rows = range(len(labels) * team.rank // team.size, len(labels) * (team.rank + 1) // team.size)
+        rows = range(len(labels) * group.rank // group.size, len(labels) * (group.rank + 1) // group.size)
         self.model.eval()
         with torch.inference_mode():
             for images, some in self.tests(rows):
-                with torch.autocast(team.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-                    final = self.model.encoder(images.to(team.device))
+                with torch.autocast(group.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+                    final = self.model.encoder(images.to(group.device))
                 found += zip(some, self.model.head(final.float().mean((2, 3))).argmax(1).tolist(), strict=True)
         self.model.train()
-        found, skipped = zip(*team.gather((found, dict(self.skipped))), strict=True)
+        found, skipped = zip(*group.gather((found, dict(self.skipped))), strict=True)
         found = np.array(sum(found, []))
         if not len(found):
             raise Failed(f"none of the {len(labels)} test images of {spec.data} can be read")
@@ -208,7 +203,7 @@ class PictureClassification(Classification):
     def images(self, now: int) -> tuple[Tensor, Tensor]:
         images, labels, problems = self.batches.batch(now)
         self.skipped.note(problems)
-        return tuple(x.to(self.team.device, non_blocking=True) for x in (images, labels))
+        return tuple(x.to(self.group.device, non_blocking=True) for x in (images, labels))
 
     def tests(self, rows: range) -> Iterator[tuple[Tensor, Sequence[int]]]:
         from timm.data import create_transform
@@ -216,14 +211,14 @@ class PictureClassification(Classification):
         mean, std = self.statistics  # shorter side to S / test_crop pixels, then a centre crop
         how = {"interpolation": self.spec.interpolation, "mean": mean, "std": std, "crop_pct": self.spec.test_crop}
         load = functools.partial(_tests, self.test, create_transform(self.spec.image_size, **how))
-        for images, some, problems in DataLoader(rows, 128, num_workers=self.team.decoders(), collate_fn=load):
+        for images, some, problems in DataLoader(rows, 128, num_workers=self.group.decoders(), collate_fn=load):
             self.skipped.note(problems)
             if some:
                 yield torch.stack(images), some
 
 
 def classification(spec: FineTune, *about: object) -> Classification:
-    """The task of a spec; about: data, weights and team."""
+    """The task of a spec; about: data, weights and group."""
     return (PictureClassification if spec.full_size else Classification)(spec, *about)
 
 

@@ -24,8 +24,8 @@ _PLAIN = Runtime()
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes of one training: this one's rank and device, and how many there are."""
+class Group:
+    """The process group of one training: this one's rank and device, and how many there are."""
 
     device: torch.device
     rank: int = 0
@@ -96,12 +96,12 @@ class Team:
         return result
 
 
-def join(device: str = "auto") -> Team:
+def join(device: str = "auto") -> Group:
     """The processes that torchrun started, joined on their devices until they end: NCCL between GPUs, each of its local
     rank, gloo between CPUs. Without torchrun, this process alone."""
     place, size = pick_device(device), int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return Team(place)
+        return Group(place)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
@@ -113,29 +113,29 @@ def join(device: str = "auto") -> Team:
             what = f"cannot join the {size} processes of this run ({first_line(error)})"
             raise Everywhere(f"{what}: see what another one says, or check the network between them") from error
         atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
-    return Team(place, torch.distributed.get_rank(), torch.distributed.get_world_size())
+    return Group(place, torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
 class Meter:
-    """What a team has spent since it was made, on top of what an interrupted training had spent before."""
+    """What a group has spent since it was made, on top of what an interrupted training had spent before."""
 
-    def __init__(self, team: Team, before: dict | None = None) -> None:
-        self.team, self.before = team, before or {"seconds": 0.0, "core_seconds": 0.0}
+    def __init__(self, group: Group, before: dict | None = None) -> None:
+        self.group, self.before = group, before or {"seconds": 0.0, "core_seconds": 0.0}
         self.started = self.before.get("started") or now()
         self.wall, self.core = time.perf_counter(), time.process_time()
 
     def spent(self) -> dict:
         """{"seconds"} by the main process's clock, {"core_seconds"} of all processes, which all call it."""
-        meters = self.team.gather((time.perf_counter() - self.wall, time.process_time() - self.core))
+        meters = self.group.gather((time.perf_counter() - self.wall, time.process_time() - self.core))
         core = self.before["core_seconds"] + sum(core for _, core in meters)
         return {"seconds": self.before["seconds"] + meters[0][0], "core_seconds": core}
 
     def where(self, data, **more: object) -> dict:
         """The provenance of a record: commit, versions, device, threads, digest of the data, start and end."""
-        found = {**commit(), "versions": versions(), "device": device_name(self.team.device)}
+        found = {**commit(), "versions": versions(), "device": device_name(self.group.device)}
         found |= {"threads": torch.get_num_threads(), "data_digest": data.digest}
         found |= {"started": self.started, "finished": now()}
-        return found | ({"processes": self.team.size} if self.team.size > 1 else {}) | more
+        return found | ({"processes": self.group.size} if self.group.size > 1 else {}) | more
 
 
 class Parallel(nn.Module):
@@ -146,29 +146,33 @@ class Parallel(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, team: Team, runtime: Runtime = _PLAIN, loss: Callable[..., Tensor] | None = None
+        self,
+        model: nn.Module,
+        group: Group,
+        runtime: Runtime = _PLAIN,
+        loss: Callable[..., Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.team, self.parts = model, team, runtime.accumulate
-        self.sharded = runtime.parallel == "fsdp" and team.size > 1
+        self.model, self.group, self.parts = model, group, runtime.accumulate
+        self.sharded = runtime.parallel == "fsdp" and group.size > 1
         self._blank = [copy.deepcopy(model).to("meta")] if self.sharded else []  # in a list: no part of this module
         if runtime.checkpointing:
             model.encoder.checkpointing = True
         if runtime.compile:
-            compile_blocks(model, team.device)
+            compile_blocks(model, group.device)
         if self.sharded:
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
-            mesh = init_device_mesh(team.device.type, (team.size,))
+            mesh = init_device_mesh(group.device.type, (group.size,))
             for part in (*_blocks(model), model):
                 fully_shard(part, mesh=mesh)
         self.net, self.loss = model, loss or (lambda net, *batch: net(*batch))
-        if team.size > 1 and not self.sharded:
-            how = {"device_ids": [team.device.index]} if team.device.type == "cuda" else {}
+        if group.size > 1 and not self.sharded:
+            how = {"device_ids": [group.device.index]} if group.device.type == "cuda" else {}
             # DDP orders its buckets anew after the first backward pass, but not with `find_unused_parameters`. On a
             # CPU, where bits are promised, the order of a sum of three or more terms must not depend on where it began.
-            how |= {"find_unused_parameters": team.device.type == "cpu" and team.size > 2}
+            how |= {"find_unused_parameters": group.device.type == "cpu" and group.size > 2}
             self.net = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, **how)
 
     def forward(self, *batch: Tensor) -> Tensor:
@@ -186,7 +190,7 @@ class Parallel(nn.Module):
         """The model with all its weights, to validate and probe with: a copy when sharded. Every process calls it."""
         if not self.sharded:
             return self.model
-        model = copy.deepcopy(self._blank[0]).to_empty(device=self.team.device)
+        model = copy.deepcopy(self._blank[0]).to_empty(device=self.group.device)
         state = {n: v.full_tensor() if hasattr(v, "full_tensor") else v for n, v in self.model.state_dict().items()}
         model.load_state_dict(state)
         return model
@@ -196,7 +200,7 @@ class Parallel(nn.Module):
         if not hasattr(value, "full_tensor"):
             return value
         whole = value.full_tensor()
-        return whole.cpu() if self.team.is_main else None
+        return whole.cpu() if self.group.is_main else None
 
     def load(self, weights: dict, state: dict, optimiser: torch.optim.Optimizer) -> None:
         """Load whole tensors of model and optimiser, cut to this process's shards where the model is sharded."""

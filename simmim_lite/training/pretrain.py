@@ -21,9 +21,9 @@ from ..model.sizes import SIZES
 from ..processes import device_name, one_thread, timed
 from . import train
 from .callbacks import Camera, Journal, check_writers, film_path, journal_path
-from .parallel import Parallel, Team, join
+from .parallel import Group, Parallel, join
 from .probes import input_statistics, probe_all
-from .run import Run, Runtime, checkpoints, made_once, new_record, record_path, save_final, weights_path, write_record
+from .run import Run, Runtime, checkpoints, made_once, new_record, record_path, save_final, write_record
 from .specs import Folder, Whole, checked
 
 _DROP_PATH = 4  # stream of random numbers
@@ -55,11 +55,11 @@ def make_batches(
     return Batches(data.train, chosen, augment=run.augment, **options)
 
 
-def drop_path_noise(spec, now: int, depths: Sequence[int], team: Team, stream: int = _DROP_PATH) -> Tensor:
+def drop_path_noise(spec, now: int, depths: Sequence[int], group: Group, stream: int = _DROP_PATH) -> Tensor:
     """Drop path's numbers (share, blocks, 2) in (0, 1), on the device: a function of (seed, step, sample, block).
     depths: blocks of each stage."""
-    blocks, samples = sum(depths), np.arange(spec.batch_size)[team.share(spec.batch_size)]
-    return torch.from_numpy(uniforms(2 * blocks, spec.seed, now, samples, stream)).to(team.device).view(-1, blocks, 2)
+    blocks, samples = sum(depths), np.arange(spec.batch_size)[group.share(spec.batch_size)]
+    return torch.from_numpy(uniforms(2 * blocks, spec.seed, now, samples, stream)).to(group.device).view(-1, blocks, 2)
 
 
 def validation_loss(model: SimMIM, split: Split, run: Run, *how: object, **options: object) -> tuple[float, float]:
@@ -76,7 +76,7 @@ def image_losses(
     mean: tuple,
     std: tuple,
     device: torch.device,
-    team: Team | None = None,
+    group: Group | None = None,
     *,
     masks: Sequence[int] | None = None,
     target: str | None = None,
@@ -84,17 +84,17 @@ def image_losses(
     """The loss of each of the first `run.val_images` images, its mean over masks: float64 (images,), on the CPU.
 
     Whole stored images, masks fixed by image id and number, the forward pass in the run's precision, the loss in full.
-    Each process of a team takes its part, and all get the result. masks: their numbers, by default 0 to `run.val_masks`
-    - 1; target: `raw` or `normalized` in place of what the model was trained on.
+    Each process of a group takes its part, and all get the result. masks: their numbers, by default the first
+    `run.val_masks`; target: `raw` or `normalized` in place of what the model was trained on.
     """
-    team = team or Team(device)
+    group = group or Group(device)
     was_training, trained_on = model.training, model.target
     model.eval()
     model.target = target or trained_on
     masks = range(run.val_masks) if masks is None else masks
     grid, cell = (run.image_size // run.mask_patch,) * 2, run.mask_patch // model.patch_size
     count, losses = min(run.val_images, len(split)), []
-    first, end = count * team.rank // team.size, count * (team.rank + 1) // team.size
+    first, end = count * group.rank // group.size, count * (group.rank + 1) // group.size
     for start in range(first, end, 256):
         rows = slice(start, min(start + 256, end))
         images = normalise(split.images[rows], mean, std, device)
@@ -108,7 +108,7 @@ def image_losses(
         losses += (total / len(masks)).tolist()
     model.train(was_training)
     model.target = trained_on
-    return torch.tensor(sum(team.gather(losses), []), dtype=torch.float64)
+    return torch.tensor(sum(group.gather(losses), []), dtype=torch.float64)
 
 
 def pretrain(run: Run, **options: object) -> dict:
@@ -138,18 +138,18 @@ def pretrain_once(
     check_writers(log)
     data = data or open_for_training(run.data, run.image_size, run.images, streamed=run.streamed)
     check_count(data.train, run.images)  # of a run of no steps too, which draws none
-    runs_dir, runtime, team = Path(runs_dir), runtime or Runtime(), join(device)
-    share = team.share(run.batch_size)
+    runs_dir, runtime, group = Path(runs_dir), runtime or Runtime(), join(device)
+    share = group.share(run.batch_size)
     if (share.stop - share.start) % runtime.accumulate:
         images = f"the {share.stop - share.start} images of a process's share"
         raise UserError(f"accumulate {runtime.accumulate} does not divide {images}: give a number that does")
     trunk, tail = checkpoints(runs_dir, run.trunk_key), checkpoints(runs_dir, run.key)
 
     def make() -> dict:
-        where = {"device": device_name(team.device), "processes": team.size}
-        journal = Journal(runs_dir, run, **where, log=log) if team.is_main else contextlib.nullcontext()
-        with one_thread(team.device), journal:
-            record = _record(run, runs_dir, data, team, runtime, film, journal, progress)
+        where = {"device": device_name(group.device), "processes": group.size}
+        journal = Journal(runs_dir, run, **where, log=log) if group.is_main else contextlib.nullcontext()
+        with one_thread(group.device), journal:
+            record = _record(run, runs_dir, data, group, runtime, film, journal, progress)
 
         def write() -> None:
             write_record(record_path(runs_dir, run), record)
@@ -159,26 +159,33 @@ def pretrain_once(
                     path.unlink(missing_ok=True)
             journal_path(runs_dir, run.key).unlink(missing_ok=True)
 
-        team.on_main(write)
+        group.on_main(write)
         return record
 
-    lock, others = runs_dir / "locks" / f"{run.trunk_key}.lock", (trunk, tail, weights_path(runs_dir, run))
-    return made_once(record_path(runs_dir, run), lock, data, make, *others, team=team, wait=wait)
+    lock = runs_dir / "locks" / f"{run.trunk_key}.lock"
+    return made_once(record_path(runs_dir, run), lock, data, make, group, wait)
 
 
 def _record(
-    run: Run, runs_dir: Path, data: Data, team: Team, runtime: Runtime, film: int, journal, progress: Callable | None
+    run: Run,
+    runs_dir: Path,
+    data: Data,
+    group: Group,
+    runtime: Runtime,
+    film: int,
+    journal,
+    progress: Callable | None,
 ) -> dict:
     """Train to the end and say what came of it."""
     statistics, size = input_statistics(data, run.statistics), SIZES[run.model]
-    net = Parallel(build(run).to(team.device), team, runtime)
+    net = Parallel(build(run).to(group.device), group, runtime)
     trainer = train.Trainer(run, net, build_optimiser(net.model, run), data.digest)
     how = {} if runtime == Runtime() else {"runtime": dataclasses.asdict(runtime)}
 
     def validate() -> tuple[float, float]:
-        return validation_loss(net.whole(), data.val, run, *statistics, team.device, team)
+        return validation_loss(net.whole(), data.val, run, *statistics, group.device, group)
 
-    camera = Camera(film_path(runs_dir, run), run, data, statistics, film, validate, team.is_main) if film else None
+    camera = Camera(film_path(runs_dir, run), run, data, statistics, film, validate, group.is_main) if film else None
     trunk, tail = checkpoints(runs_dir, run.trunk_key), checkpoints(runs_dir, run.key)
     before = [path for path in trunk.glob("step-*") if train.step_of(path) <= run.drop_step]
     skipped = {}
@@ -186,17 +193,17 @@ def _record(
         if run.steps:
             trainer.resume([*tail.glob("step-*"), *before])
             # on a CPU decoding is the small part, and other runs have the other cores
-            workers = 0 if team.device.type == "cpu" else team.decoders()
-            batches = make_batches(run, data, team.device, team.share(run.batch_size), workers)
+            workers = 0 if group.device.type == "cpu" else group.decoders()
+            batches = make_batches(run, data, group.device, group.share(run.batch_size), workers)
 
             def batch(now: int) -> tuple[Tensor, ...]:
-                noise = [drop_path_noise(run, now, size.depths, team)] if run.drop_path else []
+                noise = [drop_path_noise(run, now, size.depths, group)] if run.drop_path else []
                 return *batches.batch(now)[:2], *noise
 
             with train.preemption() as signals, contextlib.closing(batches):
                 saving = train.Checkpoints(lambda now: trunk if now <= run.drop_step else tail, signals, run.drop_step)
                 trainer.fit(batch, [camera, journal, train.Curve(validate), saving], progress)
-            skipped = {name: reason for part in team.gather(dict(batches.skipped)) for name, reason in part.items()}
+            skipped = {name: reason for part in group.gather(dict(batches.skipped)) for name, reason in part.items()}
         loss, error = validate()
         if not math.isfinite(loss) or (run.steps and loss > train.DIVERGED * trainer.losses[0].item()):
             raise train.Failed(f"the validation loss was {loss:.3g} after step {run.steps}; lower lr ({run.lr:g})")
@@ -208,8 +215,8 @@ def _record(
     if run.steps:
         trainer.point(val_loss=loss)
     model = net.whole()
-    transfer = team.on_main(lambda: probe_all(model, data, run))
-    team.on_main(lambda: save_final(runs_dir, run, model.state_dict()))
+    transfer = group.on_main(lambda: probe_all(model, data, run))
+    group.on_main(lambda: save_final(runs_dir, run, model.state_dict()))
     gmac = size.gmac(run.image_size, run.window_size, head=True)
     parts = {
         "cost": trainer.cost(len(data.train) if run.images is None else run.images, 6e9 * gmac),

@@ -153,9 +153,6 @@ def new_record(run: Run, *, status: str, reason: str | None = None, **parts: obj
     return record | {"run": run.to_dict()} | parts
 
 
-# --- the files of a runs folder
-
-
 def record_path(runs_dir: str | Path, run: Run) -> Path:
     """Where the record of a run lies."""
     return Path(runs_dir) / "records" / f"{run.key}.json"
@@ -245,34 +242,25 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
             temporary.unlink()
 
 
-def remove_unfinished(*paths: Path) -> None:
-    """Delete what a killed write left beside files and in folders. Call it under a lock."""
-    for left in (left for path in paths for left in (*path.parent.glob(f".{path.name}.*"), *path.glob(".*"))):
-        if re.search(r"\.\d+\.\d+$", left.name):  # process and thread, as `write_atomic` names its temporary files
-            left.unlink(missing_ok=True)
-
-
-def made_once(
-    path: Path, lock: Path, data, make: Callable, *others: Path, team, wait: bool = True
-) -> tuple[dict, bool]:
-    """The record at `path` if it was made from the images that `data` holds now, else what `make()`, which a whole team
-    calls, writes there; and whether this call made it. lock: a file that one process at a time holds until it ends,
-    however it ends; another waits, or raises `Busy` with `wait=False`. others: files and folders that it writes too."""
-    if not team.is_main:
-        record = team.broadcast()
+def made_once(path: Path, lock: Path, data, make: Callable, group, wait: bool = True) -> tuple[dict, bool]:
+    """The record at `path` if it was made from the images that `data` holds now, else what `make()`, which all of a
+    group call, writes there; and whether this call made it. lock: a file that one process at a time holds until it
+    ends, however it ends; another waits, or raises `Busy` with `wait=False`."""
+    if not group.is_main:
+        record = group.broadcast()
         if record is not None:
             return record, False
         make()
-        return team.broadcast(), True
+        return group.broadcast(), True
     record = current_record(path, data.digest)
     if record is not None:
-        return team.broadcast(record), False
+        return group.broadcast(record), False
     with contextlib.ExitStack() as stack:
         with _writing(lock):
             try:
                 stack.enter_context(FileLock(lock, timeout=0))
             except Timeout:
-                if not wait and team.size == 1:
+                if not wait and group.size == 1:
                     raise Busy(lock.stem) from None
                 print(f"simmim-lite: another process works on {lock.stem}; waiting for it", file=sys.stderr)
                 stack.enter_context(FileLock(lock))
@@ -280,8 +268,9 @@ def made_once(
         if record is None and path.exists():
             why = f"was made from other images than {data.spec} holds now; it runs again"
             print(f"simmim-lite: {path.name} {why}", file=sys.stderr)
-        team.broadcast(record)
+        group.broadcast(record)
         if record is not None:
             return record, False
-        remove_unfinished(path, *others)
-        return team.broadcast(make()), True
+        for left in path.parent.glob(f".{path.name}.*"):  # by a write that was killed
+            left.unlink(missing_ok=True)
+        return group.broadcast(make()), True

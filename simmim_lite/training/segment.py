@@ -15,7 +15,7 @@ from ..errors import Everywhere
 from ..model.sizes import SIZES
 from ..model.swin import SwinV2
 from .finetune import Task, build_encoder
-from .parallel import Team
+from .parallel import Group
 from .probes import bootstrap
 from .tuning import EXAMPLES, SMALL_SIDE, Dense
 
@@ -100,38 +100,38 @@ class Segmentation(Task):
 
     kind = "segment"
 
-    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, team: Team) -> None:
-        synchronised = team.size > 1 and team.device.type == "cuda"
-        share = team.share(spec.batch_size)
+    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, group: Group) -> None:
+        synchronised = group.size > 1 and group.device.type == "cuda"
+        share = group.share(spec.batch_size)
         if share.stop - share.start < 2 and not synchronised:
-            least = f"needs 2 images on each process; give at least {2 * team.size}"
+            least = f"needs 2 images on each process; give at least {2 * group.size}"
             raise Everywhere(f"batch_size {spec.batch_size}: batch normalisation {least}")
-        super().__init__(spec, data, team, data.train, spec.images)
-        data.name_unseen(self.chosen.tolist(), quiet=not team.is_main)
+        super().__init__(spec, data, group, data.train, spec.images)
+        data.name_unseen(self.chosen.tolist(), quiet=not group.is_main)
         fill = torch.tensor([round(255 * m) for m in self.statistics[0]], dtype=torch.uint8)
         self.batches = self.loader(functools.partial(training_view, data.train, self.chosen, spec, fill))
         encoder = build_encoder(spec, weights)
         with seeded(spec.seed, _HEADS):  # heads start the same whatever the encoder starts from
             model = UPerNet(encoder, len(data.classes), spec.channels, auxiliary=spec.auxiliary > 0)
         self.strides = [SIZES[spec.model].patch_size << s for s in range(len(self.depths))]  # pixels a side of a token
-        self.model = (nn.SyncBatchNorm.convert_sync_batchnorm(model) if synchronised else model).to(team.device)
+        self.model = (nn.SyncBatchNorm.convert_sync_batchnorm(model) if synchronised else model).to(group.device)
 
     def batch(self, now: int) -> tuple[int, Tensor, Tensor, Tensor]:
         """The step, images float32 (B, 3, S, S), labels int64 (B, S, S) and drop path's numbers."""
         images, labels = self.batches.batch(now)
-        images = normalise(images.numpy(), *self.statistics, self.team.device)
-        return now, images, labels.to(self.team.device, torch.long), self.noise(now)
+        images = normalise(images.numpy(), *self.statistics, self.group.device)
+        return now, images, labels.to(self.group.device, torch.long), self.noise(now)
 
     def loss(self, model: nn.Module, now: int, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
         """Cross-entropy of the main head and, weighted, of the auxiliary one: the mean over the labelled pixels of the
         whole batch (gradients are averaged over processes, so this one's sum counts `size` times); 0 without any."""
-        with seeded(self.spec.seed, now, self.team.rank):  # dropout
+        with seeded(self.spec.seed, now, self.group.rank):  # dropout
             main, auxiliary = model(images, noise)
-        labelled = self.team.sum((labels != IGNORED).sum(dtype=torch.float32))
+        labelled = self.group.sum((labels != IGNORED).sum(dtype=torch.float32))
         total = pixel_loss(main, labels, self.strides[0])
         if auxiliary is not None:
             total = total + self.spec.auxiliary * pixel_loss(auxiliary, labels, self.strides[-2])
-        return total * self.team.size / labelled.clamp(min=1)
+        return total * self.group.size / labelled.clamp(min=1)
 
     @torch.no_grad()
     def evaluate(self) -> dict:
@@ -140,12 +140,12 @@ class Segmentation(Task):
         examples, of small images: {"file", "height", "width", "runs"}, the predicted class of each pixel, as
         [class, length, ...] row by row.
         """
-        team, test, found = self.team, self.data.test, []
+        group, test, found = self.group, self.data.test, []
         for buffer in self.model.buffers():  # running statistics: those of the main process, as in its checkpoints
-            team.sum(buffer.mul_(int(team.is_main)))
+            group.sum(buffer.mul_(int(group.is_main)))
         self.model.eval()
         count = len(range(len(test))[: self.spec.test_images])
-        for place in range(team.rank, count, team.size):
+        for place in range(group.rank, count, group.size):
             pixels, truth = test.load(place)
             guess = self.predict(resize(torch.from_numpy(pixels), None, self.spec.image_size)[0], truth.shape)
             shown = []
@@ -154,13 +154,13 @@ class Segmentation(Task):
                 shown = [about | {"runs": run_lengths(guess)}]
             found.append((place, areas(guess, truth, len(self.data.classes)), shown))
         self.model.train()
-        found = sorted(sum(team.gather(found), []), key=lambda item: item[0])
+        found = sorted(sum(group.gather(found), []), key=lambda item: item[0])
         scores = segmentation_scores(np.stack([item[1] for item in found]), len(self.chosen))
         return {"transfer": scores, "examples": sum((item[2] for item in found), [])}
 
     def predict(self, image: Tensor, size: tuple[int, int]) -> np.ndarray:
         """Classes uint8 (H, W) at a size in pixels of an image uint8 (3, h, w)."""
-        device = self.team.device
+        device = self.group.device
         x = normalise(image[None].numpy(), *self.statistics, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
             logits = self.model(x)[0]
@@ -180,9 +180,6 @@ def pixel_loss(logits: Tensor, labels: Tensor, stride: int) -> Tensor:
     """Cross-entropy summed over labelled pixels; logits at a stride of the labels (B, H, W)."""
     full = enlarge(logits.float(), stride, labels.shape[-2:])
     return F.cross_entropy(full, labels, ignore_index=IGNORED, reduction="sum")
-
-
-# --- scores
 
 
 def segmentation_scores(per_image: np.ndarray, n_train: int) -> dict[str, dict]:

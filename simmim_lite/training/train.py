@@ -21,8 +21,7 @@ from .run import write_atomic
 from .specs import Spec
 
 CHECKPOINT_VERSION = 1
-#: Seconds between checkpoints: what a kill can cost at most.
-CHECKPOINT_SECONDS = 30.0
+CHECKPOINT_SECONDS = 30.0  # between checkpoints: what a kill can cost at most
 LOOK = 25  # steps between looks at the loss; a look waits for the device
 DIVERGED = 3.0  # a training loss this many times that of the first steps is divergence
 
@@ -50,10 +49,10 @@ class Trainer:
     """What is trained, and how far it is: all that a checkpoint holds. net: whose call on a batch is the loss."""
 
     def __init__(self, spec: Spec, net: Parallel, optimiser: torch.optim.AdamW, digest: str) -> None:
-        self.spec, self.net, self.optimiser, self.digest, self.team = spec, net, optimiser, digest, net.team
+        self.spec, self.net, self.optimiser, self.digest, self.group = spec, net, optimiser, digest, net.group
         self.step, self.curve, self.callbacks = 0, [], []
-        self.losses = torch.zeros(spec.steps, device=self.team.device)
-        self.meter = Meter(self.team)
+        self.losses = torch.zeros(spec.steps, device=self.group.device)
+        self.meter = Meter(self.group)
 
     def fit(
         self,
@@ -71,11 +70,11 @@ class Trainer:
         while self.step < self.spec.steps:
             self.tell("on_step_start")
             loss = step(self.net, self.optimiser, batch(self.step), self.spec.lr_at(self.step), self.spec)
-            self.losses[self.step] = self.team.mean(loss)
+            self.losses[self.step] = self.group.mean(loss)
             self.step += 1
             if self.looks():
                 self.check(divergence)
-                if progress and self.team.is_main:
+                if progress and self.group.is_main:
                     progress(self.step, self.spec.steps)
             self.tell("on_step_end")
 
@@ -104,6 +103,8 @@ class Trainer:
         state |= {"losses": self.losses[: self.step].cpu(), "spent": spent, **tree_map(self.net.gathered, whole)}
 
         def write() -> None:
+            for left in folder.glob(".step-*"):  # by a write that was killed
+                left.unlink(missing_ok=True)
             buffer = io.BytesIO()
             torch.save(state, buffer)
             write_atomic(folder / f"step-{self.step:07d}.pt", buffer.getvalue())
@@ -111,12 +112,12 @@ class Trainer:
                 if step_of(path) not in keep:
                     path.unlink(missing_ok=True)
 
-        self.team.on_main(write)
+        self.group.on_main(write)
 
     def resume(self, paths: Iterable[Path]) -> None:
         """Go on from the furthest of these checkpoints that every process can read and that is of the same data; one
         that is not is named on stderr and passed over."""
-        for path in self.team.broadcast(sorted(paths, key=lambda p: (step_of(p), p), reverse=True)):
+        for path in self.group.broadcast(sorted(paths, key=lambda p: (step_of(p), p), reverse=True)):
             reason = ""
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True)
@@ -124,13 +125,13 @@ class Trainer:
                     raise ValueError("it was made from other data or by another version")
             except Exception as error:  # a short file fails in many ways
                 reason = first_line(error)[:120]
-            reason = next(filter(None, self.team.gather(reason)), "")
+            reason = next(filter(None, self.group.gather(reason)), "")
             if not reason:
                 self.net.load(state["model"], state["optimiser"], self.optimiser)
-                self.step, self.curve, self.meter = state["step"], state["curve"], Meter(self.team, state["spent"])
-                self.losses[: self.step] = state["losses"].to(self.team.device)
+                self.step, self.curve, self.meter = state["step"], state["curve"], Meter(self.group, state["spent"])
+                self.losses[: self.step] = state["losses"].to(self.group.device)
                 return
-            if self.team.is_main:
+            if self.group.is_main:
                 print(f"simmim-lite: checkpoint {path} is passed over ({reason})", file=sys.stderr)
 
     def at_point(self) -> bool:
@@ -187,13 +188,13 @@ class Checkpoints:
             self.save(trainer)
 
     def on_step_end(self, trainer: Trainer) -> None:
-        team = trainer.team
-        late = team.is_main and time.monotonic() - self.saved > CHECKPOINT_SECONDS
-        late, stop = team.any(late, bool(self.signals))  # all processes save, and all stop, after the same step
+        group = trainer.group
+        late = group.is_main and time.monotonic() - self.saved > CHECKPOINT_SECONDS
+        late, stop = group.any(late, bool(self.signals))  # all processes save, and all stop, after the same step
         if late or stop:
             self.save(trainer)
         if stop:
-            name, at = sum(team.gather(self.signals), [])[0], f"step {trainer.step} of {trainer.spec.steps}"
+            name, at = sum(group.gather(self.signals), [])[0], f"step {trainer.step} of {trainer.spec.steps}"
             raise Preempted(f"{name}: {trainer.spec.key} is saved at {at}; run the same command to go on")
 
     def save(self, trainer: Trainer) -> None:
@@ -229,11 +230,10 @@ def decays(name: str, parameter: Tensor) -> bool:
 
 def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict]:
     """Two groups for AdamW, with decay and without, from named parameters."""
-    parameters = list(parameters)
-    return [
-        {"params": [p for n, p in parameters if decays(n, p) == kind], "weight_decay": weight_decay if kind else 0.0}
-        for kind in (True, False)
-    ]
+    kinds = {True: [], False: []}
+    for name, parameter in parameters:
+        kinds[decays(name, parameter)].append(parameter)
+    return [{"params": params, "weight_decay": weight_decay * kind} for kind, params in kinds.items()]
 
 
 def layer_id(name: str, depths: tuple[int, ...]) -> int:
@@ -251,14 +251,12 @@ def layer_id(name: str, depths: tuple[int, ...]) -> int:
 def layer_groups(model: nn.Module, depths: tuple[int, ...], layer_decay: float, weight_decay: float) -> list[dict]:
     """AdamW's groups, one a layer id and kind, without frozen parameters; `step` applies their `scale`, which is
     layer_decay ** (last id - id). depths: blocks of the encoder's stages."""
-    groups = defaultdict(dict)
+    groups, last = defaultdict(dict), sum(depths) + 1
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[layer_id(name, depths), decays(name, parameter)][name] = parameter
     return [
-        {
-            **{"params": [*named.values()], "names": [*named], "weight_decay": weight_decay if decay else 0.0},
-            "scale": layer_decay ** (sum(depths) + 1 - i),
-        }
-        for (i, decay), named in sorted(groups.items(), key=lambda item: item[0])
+        {"params": [*groups[key].values()], "names": [*groups[key]], "scale": layer_decay ** (last - key[0])}
+        | {"weight_decay": weight_decay * key[1]}
+        for key in sorted(groups)
     ]

@@ -17,7 +17,7 @@ from ..model.simmim import create_model
 from ..model.weights import load_weights
 from ..processes import one_thread
 from .finetune import Task, weights_name
-from .parallel import Meter, Parallel, Team, join
+from .parallel import Group, Meter, Parallel, join
 from .pretrain import build, pretrain_once
 from .probes import probe_all
 from .run import SCHEMA_VERSION, Run, checkpoints, load_final, made_once, save_final, transfer_path, write_record
@@ -109,28 +109,28 @@ def once(
 ) -> tuple[dict, bool]:
     """One transfer of any task: its record, and whether this call did the work. file: the checkpoint of a spec with
     `weights`; data: opened, as `open_for` does. Another process that is at it is waited for, or raises `Busy`."""
-    runs_dir, team = Path(runs_dir), join(device)
+    runs_dir, group = Path(runs_dir), join(device)
     data = data or open_for(spec.task, spec.data, spec.image_size, getattr(spec, "full_size", False))
     path, lock = transfer_path(runs_dir, spec.key), runs_dir / "locks" / f"{spec.key}.lock"
     folder = checkpoints(runs_dir, spec.key)
 
     def make() -> dict:
         weights = _weights(spec, runs_dir, device, progress, file)
-        with one_thread(team.device):
+        with one_thread(group.device):
             if isinstance(spec, Probe):
-                record = _probe(spec, data, weights, team)
+                record = _probe(spec, data, weights, group)
             else:
                 module, name = TASKS[spec.task][1].split(".")
-                task = getattr(import_module(f".{module}", __package__), name)(spec, data, weights, team)
+                task = getattr(import_module(f".{module}", __package__), name)(spec, data, weights, group)
                 record = work(task, folder, progress)
-                if team.is_main and record["status"] == "done":
+                if group.is_main and record["status"] == "done":
                     save_final(runs_dir, spec, task.model.state_dict())
-        if team.is_main:
+        if group.is_main:
             write_record(path, record)
             shutil.rmtree(folder, ignore_errors=True)
         return record
 
-    return made_once(path, lock, data, make, folder, team=team, wait=wait)
+    return made_once(path, lock, data, make, group, wait)
 
 
 def _weights(spec, runs_dir: Path, device: str, progress: Callable | None, file: str | Path | None) -> dict | None:
@@ -154,7 +154,7 @@ def work(task: Task, folder: Path, progress: Callable | None = None) -> dict:
     process calls it."""
     spec, data = task.spec, task.data
     optimiser = torch.optim.AdamW(task.groups(), lr=spec.lr, betas=spec.betas, fused=True)
-    trainer = Trainer(spec, Parallel(task.model, task.team, loss=task.loss), optimiser, data.digest)
+    trainer = Trainer(spec, Parallel(task.model, task.group, loss=task.loss), optimiser, data.digest)
     trainer.resume(folder.glob("step-*"))
     fields = spec.to_dict()
     record = {"schema": SCHEMA_VERSION, "kind": task.kind, "key": spec.key, "status": "failed", "reason": None}
@@ -172,12 +172,12 @@ def work(task: Task, folder: Path, progress: Callable | None = None) -> dict:
     return record | parts | {"where": trainer.meter.where(data)}
 
 
-def _probe(spec: Probe, data, weights: dict | None, team: Team) -> dict:
+def _probe(spec: Probe, data, weights: dict | None, group: Group) -> dict:
     """The record of a run's probes."""
-    meter, run, model = Meter(team), spec.run, build(spec.run)
+    meter, run, model = Meter(group), spec.run, build(spec.run)
     if weights is not None:
         model.load_state_dict(weights)
-    found = probe_all(model.to(team.device), data, spec.sized)
+    found = probe_all(model.to(group.device), data, spec.sized)
     if not found:
         raise UserError(f"data '{run.data}' has neither labels nor masks to probe with: use a source with classes")
     record = {"schema": SCHEMA_VERSION, "kind": "probe", "key": spec.key, "status": "done", "reason": None}

@@ -1,4 +1,4 @@
-"""Several processes on one run, as torchrun starts them, for tests: torch is imported once, each team is forked off."""
+"""Several processes on one run, as torchrun starts them, for tests: torch is imported once, and they are forked off."""
 
 import multiprocessing
 import os
@@ -8,7 +8,7 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "simmim_lite.training.pretrain"])
 
 
-def run_team(size: int, work, *arguments) -> list:
+def run_ranks(size: int, work, *arguments) -> list:
     """What work(*arguments) returns in each of `size` processes, by rank; a failure raises its traceback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
