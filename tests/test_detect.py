@@ -165,7 +165,8 @@ def test_wrong_specs_are_one_line(coco, options, words):  # noqa: F811
 def test_a_recipe_takes_a_step(narrow, tmp_path):  # noqa: F811
     """The full-size path at 800 px: only the network is narrower and the batch one image."""
     scenes.write_coco(tmp_path / "coco", train=2, val=1, size=96)
-    spec = Dense.recipe("mask-rcnn-3x", 2, model=NARROW.name, data=f"coco:{tmp_path / 'coco'}", steps=1, batch_size=1)
+    small = {"model": NARROW.name, "channels": 32, "hidden": 64, "steps": 1, "batch_size": 1}
+    spec = Dense.recipe("mask-rcnn-3x", 2, data=f"coco:{tmp_path / 'coco'}", **small)
     record, computed = once(spec, runs_dir=tmp_path / "runs", device="cpu")
     assert computed and record["status"] == "done", record["reason"]
     assert record["spec"]["precision"] == "bf16" and np.isfinite(record["curve"][0]["train_loss"])

@@ -44,8 +44,8 @@ BASE = {"steps": 4, "eval_every": 1, "drop_path": 0.3, "test_images": 33}
 PICTURES = {"augment": "timm", "rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25}
 #: Long enough to be stopped in the middle; short enough that rounding has not grown yet.
 LONG = Run(
-    image_size=16, images=24, steps=160, batch_size=8, warmup_steps=100, eval_every=40, val_images=8, val_masks=1,
-    probe_labels=0, drop_path=0.1, lr=1e-4,
+    images=24, steps=120, batch_size=8, warmup_steps=100, eval_every=40, val_images=8, val_masks=1, probe_labels=0,
+    drop_path=0.1, lr=1e-4,
 )  # fmt: skip
 #: A checkpoint after every step, where there are 30 s between two else.
 HURRY = """
@@ -277,7 +277,7 @@ def test_a_signal_to_torchrun_saves_and_one_process_goes_on(tmp_path) -> None:
 
 def test_misused_it_is_one_line_and_the_last_that_torchrun_prints(tmp_path) -> None:
     errors = start(tmp_path / "runs", 2, "--steps", "ten").communicate(timeout=PATIENCE)[1]
-    line, (said, _, block) = "steps is 'ten'", errors.partition("Traceback (most recent call")
+    line, (said, _, block) = "argument --steps: 'ten' is not a whole number", errors.partition("Traceback (most recent call")
     assert said.count(f"simmim-lite: {line}") == 1 and block.count("Traceback") == 0
     *_, last, border = block.strip().splitlines()
     assert last.strip().startswith(f"traceback : simmim-lite: {line}") and set(border) == {"="}

@@ -146,16 +146,15 @@ def test_what_cannot_be_is_one_line(folder, options, words):
 
 def test_the_recipe_at_full_size_takes_a_step(tmp_path, narrow, monkeypatch):  # noqa: F811
     """upernet-160k on a folder of ADE20K's layout: 512 px crops, bf16, 512 x 683 at test, 150 classes."""
-    folder = ade_folder(tmp_path / "ade", 3, 2, sizes=((96, 128), (100, 96)))
+    folder = ade_folder(tmp_path / "ade", 2, 1, sizes=((96, 128),))
     (folder / "classes.txt").unlink()
     size = {"model": NARROW.name, "steps": 1, "batch_size": 2, "channels": 16}
-    spec = Dense.recipe("upernet-160k", 3, data=f"ade20k:{folder}", **size)
+    spec = Dense.recipe("upernet-160k", 2, data=f"ade20k:{folder}", **size)
     sides, real = [], Segmentation.predict
     monkeypatch.setattr(Segmentation, "predict", lambda s, x, o: sides.append(tuple(x.shape[-2:])) or real(s, x, o))
     record, new = once(spec, runs_dir=tmp_path, device="cpu")
     assert new and record["status"] == "done" and np.isfinite(record["curve"][0]["train_loss"])
-    assert sorted(sides) == [(512, 683), (533, 512)] and record["examples"] == []
-    assert record["transfer"]["miou"]["n_test"] == 2
+    assert sides == [(512, 683)] and record["examples"] == [] and record["transfer"]["miou"]["n_test"] == 1
     assert read_record(transfer_path(tmp_path, spec.key)) == record
 
 

@@ -151,7 +151,7 @@ def test_keys_tell_specs_apart_and_survive_a_round_trip():
     for spec in (pretrained, scratch):
         assert FineTune.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     changes = ({"mixup": 0.8}, {"cutmix": 1.0}, {"warmup_prefix": False}, {"labels": None}, {"augment": "timm"})
-    changes += ({"augment": "timm", "erasing": 0.25}, {"augment": "timm", "test_crop": 1.0}, {"seed": 1}, {})
+    changes += ({"augment": "timm", "erasing": 0.25}, {"augment": "timm", "colour_jitter": 0.1}, {"seed": 1}, {})
     assert len({spec.key for spec in (pretrained, scratch, *(tiny_spec(**c) for c in changes))}) == 11
     found = [(s.lr, s.channels, s.images) for s in (Dense.of("detect", run), Dense.scratch("detect", run))]
     assert found == [(8e-3, 32, 512), (2e-3, 32, 512)] and Dense.of("detect", run, data="coco:somewhere").channels == 64

@@ -208,8 +208,8 @@ class PictureClassification(Classification):
     def tests(self, rows: range) -> Iterator[tuple[Tensor, Sequence[int]]]:
         from timm.data import create_transform
 
-        mean, std = self.statistics  # shorter side to S / test_crop pixels, then a centre crop
-        how = {"interpolation": self.spec.interpolation, "mean": mean, "std": std, "crop_pct": self.spec.test_crop}
+        mean, std = self.statistics  # shorter side to S / .875 pixels (256 of 224), then a centre crop
+        how = {"interpolation": "bicubic", "mean": mean, "std": std, "crop_pct": 0.875}
         load = functools.partial(_tests, self.test, create_transform(self.spec.image_size, **how))
         for images, some, problems in DataLoader(rows, 128, num_workers=self.group.decoders(), collate_fn=load):
             self.skipped.note(problems)
@@ -251,7 +251,7 @@ def train_transform(spec: FineTune, mean: tuple[float, ...], std: tuple[float, .
     from timm.data.auto_augment import RandAugment, posterize
 
     how = {"color_jitter": spec.colour_jitter or None, "auto_augment": spec.rand_augment or None}
-    how |= {"interpolation": spec.interpolation, "mean": mean, "std": std, "re_prob": spec.erasing, "re_count": 1}
+    how |= {"interpolation": "bicubic", "mean": mean, "std": std, "re_prob": spec.erasing, "re_count": 1}
     # what is erased is filled with noise, as the released code does
     whole = create_transform(spec.image_size, is_training=True, re_mode="pixel", **how)
 

@@ -122,11 +122,9 @@ class FineTune(Transfer):
     rand_augment: Annotated[str, _RAND_AUGMENT] = ""  # timm: RandAugment as timm writes it; "" = none
     colour_jitter: _Chance = 0.0  # timm: brightness, contrast, saturation; timm leaves it out beside RandAugment
     erasing: _Chance = 0.0  # timm: probability that a box is filled with noise
-    interpolation: Annotated[str, OneOf(("bicubic", "bilinear"))] = "bicubic"  # timm
-    test_crop: Part = 0.875  # timm: side of the test image's centre crop over its shorter side; 224 of 256 pixels
     warmup_prefix: bool = True  # the cosine begins after the warm-up; False = at step 0, under it (released code)
 
-    _TIMM = ("rand_augment", "colour_jitter", "erasing", "interpolation", "test_crop")
+    _TIMM = ("rand_augment", "colour_jitter", "erasing")
     LATER = ("weights", "mixup", "cutmix", *_TIMM, "warmup_prefix")
     KNOWN = TUNING_RECIPES
     task = "classify"
