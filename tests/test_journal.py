@@ -3,6 +3,7 @@
 import errno
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny import numbers, stopped
@@ -60,18 +61,23 @@ def test_a_resumed_run_goes_on_in_it_and_the_writers_read_back(undisturbed, tmp_
     assert RUN.key.encode() in content and b"val_loss" in content
 
 
+def begun(step: int, *curve: dict) -> SimpleNamespace:
+    """A trainer that goes on after a step."""
+    return SimpleNamespace(step=step, curve=[*curve])
+
+
 def test_points_that_are_taken_again_are_dropped_and_a_branch_shows_its_trunk(tmp_path) -> None:
     journal = Journal(tmp_path, RUN, device="cpu")
-    journal.start(0, [])
+    journal.on_train_start(begun(0))
     for now in (10, 20, 30):
         journal.point(now, train_loss=1.0)
     journal.point(20, val_loss=0.7)
     trunk = {"step": 20, "images_seen": 320, "train_loss": 0.9, "val_loss": 0.7, "lr": 0.1}
-    Journal(tmp_path, RUN, device="cpu").start(20, [trunk])
+    Journal(tmp_path, RUN, device="cpu").on_train_start(begun(20, trunk))
     found = read_journal(journal_path(tmp_path, RUN.key))
     assert [p["step"] for p in found.points] == [10, 20, 20] and found.step == 20
     other = replace(RUN, steps=80)
-    Journal(tmp_path, other, device="cpu").start(20, [trunk])
+    Journal(tmp_path, other, device="cpu").on_train_start(begun(20, trunk))
     assert read_journal(journal_path(tmp_path, other.key)).points == [trunk]
     for content in (b"", b"\n\n", b"notes\n", b'{"start": 0, "version": 99}\n', b'{"step": 1}\n[1]\n3\n'):
         (tmp_path / "file").write_bytes(content)

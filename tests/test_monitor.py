@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -35,7 +36,7 @@ def lock(folder, run: Run) -> FileLock:
 def started(folder, run: Run = RUN, steps: int = 200, ago: float = 30, **changes: object) -> None:
     """The journal of a run that has done so many steps, half a minute ago; changes: of fields of its lines."""
     journal = Journal(folder, run, device="cpu", processes=2)
-    journal.start(0, [])
+    journal.on_train_start(SimpleNamespace(step=0, curve=[]))
     for step in range(50, steps + 1, 50):
         journal.point(step, train_loss=0.7 - step / 1000)
         if step % run.eval_every == 0:

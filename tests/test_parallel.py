@@ -228,7 +228,10 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch) -> None:
     group = Group(torch.device("cpu"), 0, 2)
     for call, words in (
         (lambda: go(tmp_path, Runtime(compile=True)), "^compile: .*no compiler"),
-        (lambda: go(tmp_path, Runtime(accumulate=3)), "accumulate 3 does not divide the 8 images"),
+        (
+            lambda: go(tmp_path, Runtime(accumulate=3)),
+            "batch_size 8 does not divide among .* in accumulate 3 parts: try 6",
+        ),
         (lambda: Runtime(parallel="fdsp"), "unknown parallel 'fdsp': did you mean 'fsdp'"),
         (lambda: group.share(9), "batch_size 9 does not divide among 2 processes: try 8"),
     ):
@@ -261,10 +264,10 @@ def saved(folder: Path, process: subprocess.Popen, after: int = 0) -> int:
     return max(until(steps, process))
 
 
-def test_a_signal_to_torchrun_saves_and_one_process_goes_on(tmp_path) -> None:
-    """torchrun passes it on; its own status is 1, whatever its processes say."""
+def test_a_signal_to_torchrun_saves_and_one_process_goes_on_and_misuse_is_one_line(tmp_path) -> None:
+    """torchrun passes it on; its own status is 1, whatever its processes say, and a line is the last that it prints."""
     folder = tmp_path / "runs"
-    process = start(folder, 2, "--parallel", "fsdp")
+    process = start(folder, 2)
     step = saved(folder, process)
     process.terminate()
     errors = process.communicate(timeout=PATIENCE)[1]
@@ -273,11 +276,8 @@ def test_a_signal_to_torchrun_saves_and_one_process_goes_on(tmp_path) -> None:
     runs = [pretrain(LONG, runs_dir=place, device="cpu") for place in (folder, tmp_path / "alone")]
     np.testing.assert_allclose(*map(losses, runs), atol=1e-5, rtol=0)
     assert not list(folder.rglob(".*.*.*")), "nothing half written is left"
-
-
-def test_misused_it_is_one_line_and_the_last_that_torchrun_prints(tmp_path) -> None:
-    errors = start(tmp_path / "runs", 2, "--steps", "ten").communicate(timeout=PATIENCE)[1]
-    line, (said, _, block) = "argument --steps: 'ten' is not a whole number", errors.partition("Traceback (most recent call")
+    errors = start(tmp_path / "none", 2, "--steps", "ten").communicate(timeout=PATIENCE)[1]
+    line, (said, _, block) = "argument --steps: 'ten' is not a whole number", errors.partition("Traceback (most recent")
     assert said.count(f"simmim-lite: {line}") == 1 and block.count("Traceback") == 0
     *_, last, border = block.strip().splitlines()
     assert last.strip().startswith(f"traceback : simmim-lite: {line}") and set(border) == {"="}

@@ -61,7 +61,11 @@ class Journal(contextlib.AbstractContextManager):
         self._tell(1, kind is not None)
 
     def on_train_start(self, trainer) -> None:
-        self.start(trainer.step, trainer.curve)
+        about = {"start": trainer.step, "curve": trainer.curve, **self.about}
+        for name in self.log:
+            with self._left_out_if_it_fails(name):
+                self.writers[name] = WRITERS[name](self.runs_dir, self.run.key, about)
+        self.last, self.clock = trainer.step, time.monotonic()  # the last point: its step, and when it was
 
     def on_step_end(self, trainer) -> None:
         if trainer.at_point() or (trainer.looks() and time.monotonic() - self.clock >= EVERY):
@@ -69,14 +73,6 @@ class Journal(contextlib.AbstractContextManager):
 
     def on_validation_end(self, trainer, val_loss: float) -> None:
         self.point(trainer.step, val_loss=val_loss)
-
-    def start(self, step: int, curve: list[dict]) -> None:
-        """The run begins, or goes on, after `step` steps with the points that its curve has by then."""
-        about = {"start": step, "curve": curve, **self.about}
-        for name in self.log:
-            with self._left_out_if_it_fails(name):
-                self.writers[name] = WRITERS[name](self.runs_dir, self.run.key, about)
-        self.last, self.clock = step, time.monotonic()  # the last point: its step, and when it was
 
     def point(self, step: int, **numbers: float) -> None:
         """After `step` steps `train_loss`, the mean since the last point, or `val_loss`, whose time is not the

@@ -36,11 +36,12 @@ class Group:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
-    def share(self, batch_size: int) -> slice:
-        """This process's part of a global batch, equal for all; `UserError` where it does not divide."""
-        if batch_size % self.size:
-            near = max(self.size, batch_size // self.size * self.size)
-            raise Everywhere(f"batch_size {batch_size} does not divide among {self.size} processes: try {near}")
+    def share(self, batch_size: int, parts: int = 1) -> slice:
+        """This process's part of a global batch, equal for all; `UserError` where it does not divide, in parts."""
+        if batch_size % (least := self.size * parts):
+            among = f"{self.size} processes" + f", each in accumulate {parts} parts" * (parts > 1)
+            near = max(least, batch_size // least * least)
+            raise Everywhere(f"batch_size {batch_size} does not divide among {among}: try {near}")
         own = batch_size // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..data.batches import Batches, Streamed, normalise, validation_masks
 from ..data.manifests import check_count, subset
 from ..data.sources import Data, Split, open_for_training
-from ..errors import UserError
 from ..model.masking import hash_masks, uniforms, upsample
 from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES
@@ -139,10 +138,7 @@ def pretrain_once(
     data = data or open_for_training(run.data, run.image_size, run.images, streamed=run.streamed)
     check_count(data.train, run.images)  # of a run of no steps too, which draws none
     runs_dir, runtime, group = Path(runs_dir), runtime or Runtime(), join(device)
-    share = group.share(run.batch_size)
-    if (share.stop - share.start) % runtime.accumulate:
-        images = f"the {share.stop - share.start} images of a process's share"
-        raise UserError(f"accumulate {runtime.accumulate} does not divide {images}: give a number that does")
+    group.share(run.batch_size, runtime.accumulate)  # before anything is made
     trunk, tail = checkpoints(runs_dir, run.trunk_key), checkpoints(runs_dir, run.key)
 
     def make() -> dict:
@@ -200,9 +196,12 @@ def _record(
                 noise = [drop_path_noise(run, now, size.depths, group)] if run.drop_path else []
                 return *batches.batch(now)[:2], *noise
 
-            with train.preemption() as signals, contextlib.closing(batches):
-                saving = train.Checkpoints(lambda now: trunk if now <= run.drop_step else tail, signals, run.drop_step)
-                trainer.fit(batch, [camera, journal, train.Curve(validate), saving], progress)
+            def folder(now: int) -> Path:
+                return trunk if now <= run.drop_step else tail
+
+            options = {"keep": run.drop_step, "validate": lambda: validate()[0], "progress": progress}
+            with contextlib.closing(batches):
+                trainer.fit(batch, folder, [camera, journal], **options)
             skipped = {name: reason for part in group.gather(dict(batches.skipped)) for name, reason in part.items()}
         loss, error = validate()
         if not math.isfinite(loss) or (run.steps and loss > train.DIVERGED * trainer.losses[0].item()):

@@ -57,26 +57,48 @@ class Trainer:
     def fit(
         self,
         batch: Callable[[int], Sequence],
-        callbacks: Iterable,
+        folder: Callable[[int], Path],
+        callbacks: Iterable = (),
+        *,
+        keep: int | None = None,
+        validate: Callable[[], float] | None = None,
         progress: Callable[[int, int], None] | None = None,
         divergence: bool = True,
     ) -> None:
         """All steps that are left; `batch(step)` is this process's share. `Failed` where the loss is not finite or, if
-        that can be told (divergence), runs away. Callbacks have some of on_train_start, on_step_start, on_step_end
-        (trainer) and on_validation_end (trainer, val_loss), each after `trainer.step` steps."""
-        self.callbacks = list(callbacks)
+        that can be told (divergence), runs away. After so many steps a checkpoint belongs into `folder(step)`: every
+        CHECKPOINT_SECONDS, on a signal, which then raises `Preempted`, and, to stay, after `keep` steps. Callbacks have
+        some of on_train_start, on_step_start, on_step_end (trainer) and on_validation_end (trainer, val_loss)."""
+        # where a shorter length's trunk ended when this began: others may branch off there again
+        self.callbacks, stay, saved = list(callbacks), {self.step, keep}, time.monotonic()
         self.net.train()
         self.tell("on_train_start")
-        while self.step < self.spec.steps:
-            self.tell("on_step_start")
-            loss = step(self.net, self.optimiser, batch(self.step), self.spec.lr_at(self.step), self.spec)
-            self.losses[self.step] = self.group.mean(loss)
-            self.step += 1
-            if self.looks():
-                self.check(divergence)
-                if progress and self.group.is_main:
-                    progress(self.step, self.spec.steps)
-            self.tell("on_step_end")
+        with preemption() as signals:
+            while self.step < self.spec.steps:
+                self.tell("on_step_start")
+                if self.step == keep:
+                    self.save(folder(self.step), stay)
+                loss = step(self.net, self.optimiser, batch(self.step), self.spec.lr_at(self.step), self.spec)
+                self.losses[self.step] = self.group.mean(loss)
+                self.step += 1
+                if self.looks():
+                    self.check(divergence)
+                    if progress and self.group.is_main:
+                        progress(self.step, self.spec.steps)
+                self.tell("on_step_end")
+                if self.at_point() and validate is None:
+                    self.point()
+                elif self.at_point() and self.step < self.spec.steps:  # the record adds the last one
+                    self.point(val_loss=validate())
+                late = self.group.is_main and time.monotonic() - saved > CHECKPOINT_SECONDS
+                late, stop = self.group.any(late, bool(signals))  # all save, and all stop, after the same step
+                if late or stop:
+                    self.save(folder(self.step), stay)
+                    saved = time.monotonic()
+                if stop:
+                    name = sum(self.group.gather(signals), [])[0]
+                    where = f"{self.spec.key} is saved at step {self.step} of {self.spec.steps}"
+                    raise Preempted(f"{name}: {where}; run the same command to go on")
 
     def check(self, divergence: bool) -> None:
         """`Failed` where the loss is not finite or runs away."""
@@ -156,50 +178,6 @@ class Trainer:
         seen = self.spec.steps * self.spec.batch_size
         found = {"images_seen": seen, "epochs": seen / unique, "unique_images": unique, "flops": flops and flops * seen}
         return found | self.meter.spent()
-
-
-class Curve:
-    """The points of the curve: the training loss or, with `validate` (whose first number is taken), both losses at all
-    points but the last, which the record adds."""
-
-    def __init__(self, validate: Callable[[], tuple] | None = None) -> None:
-        self.validate = validate
-
-    def on_step_end(self, trainer: Trainer) -> None:
-        if trainer.at_point() and self.validate is None:
-            trainer.point()
-        elif trainer.at_point() and trainer.step < trainer.spec.steps:
-            trainer.point(val_loss=self.validate()[0])
-
-
-class Checkpoints:
-    """Saves every `CHECKPOINT_SECONDS`, and on `signals` (of `preemption`), which then raise `Preempted`. folder: where
-    a checkpoint after so many steps belongs. always: the step at which one is kept."""
-
-    def __init__(self, folder: Callable[[int], Path], signals: list[str], always: int | None = None) -> None:
-        self.folder, self.signals, self.always = folder, signals, always
-
-    def on_train_start(self, trainer: Trainer) -> None:
-        # where a shorter length's trunk ended when this began: others may branch off there again
-        self.keep, self.saved = {trainer.step, self.always}, time.monotonic()
-
-    def on_step_start(self, trainer: Trainer) -> None:
-        if trainer.step == self.always:
-            self.save(trainer)
-
-    def on_step_end(self, trainer: Trainer) -> None:
-        group = trainer.group
-        late = group.is_main and time.monotonic() - self.saved > CHECKPOINT_SECONDS
-        late, stop = group.any(late, bool(self.signals))  # all processes save, and all stop, after the same step
-        if late or stop:
-            self.save(trainer)
-        if stop:
-            name, at = sum(group.gather(self.signals), [])[0], f"step {trainer.step} of {trainer.spec.steps}"
-            raise Preempted(f"{name}: {trainer.spec.key} is saved at {at}; run the same command to go on")
-
-    def save(self, trainer: Trainer) -> None:
-        trainer.save(self.folder(trainer.step), self.keep)
-        self.saved = time.monotonic()
 
 
 @contextlib.contextmanager

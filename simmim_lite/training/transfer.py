@@ -22,7 +22,7 @@ from .pretrain import build, pretrain_once
 from .probes import probe_all
 from .run import SCHEMA_VERSION, Run, checkpoints, load_final, made_once, save_final, transfer_path, write_record
 from .specs import Folder, OneOf, checked
-from .train import Checkpoints, Curve, Failed, Trainer, preemption
+from .train import Failed, Trainer
 from .tuning import Dense, FineTune, Probe, Transfer
 
 #: Task -> how its training is defined, and the `finetune.Task` that does it.
@@ -160,9 +160,7 @@ def work(task: Task, folder: Path, progress: Callable | None = None) -> dict:
     record = {"schema": SCHEMA_VERSION, "kind": task.kind, "key": spec.key, "status": "failed", "reason": None}
     record |= {"run": fields.pop("run"), "spec": fields}
     try:
-        with preemption() as signals:
-            saving = Checkpoints(lambda _: folder, signals)
-            trainer.fit(task.batch, [Curve(), saving], progress, divergence=False)
+        trainer.fit(task.batch, lambda _: folder, progress=progress, divergence=False)
         if not all(bool(p.isfinite().all()) for p in task.model.parameters()):
             raise Failed(f"the trained network's weights were not finite; lower lr ({spec.lr:g})")
         parts = task.evaluate()
