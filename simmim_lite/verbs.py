@@ -53,7 +53,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
     """`simmim-lite pretrain`."""
     import_torch()
     from .processes import pick_device
-    from .training.film import film_path
+    from .training.callbacks import film_path
     from .training.pretrain import pretrain as train
     from .training.run import record_path
 

@@ -2,12 +2,10 @@
 
 import contextlib
 import io
-import json
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -26,18 +24,17 @@ from simmim_lite.training.detect import (
     average_precision,
     build_detector,
     detections,
+    ground_truth,
     judge,
-    mirrored,
     precisions,
     resampled_precisions,
+    training_sample,
 )
-from simmim_lite.training.parallel import Team
+from simmim_lite.training.parallel import Group
 from simmim_lite.training.run import Run
 from simmim_lite.training.train import Failed
 from simmim_lite.training.transfer import once
 from simmim_lite.training.tuning import Dense
-
-SIDE = 24
 
 
 def test_a_level_a_stage_and_the_pool_in_full_precision(coco):  # noqa: F811
@@ -82,33 +79,32 @@ def test_full_size_is_the_standard_one(narrow):  # noqa: F811
     assert roi.mask_roi_pool.output_size == (14, 14) and len(roi.mask_head) == 4 and roi.detections_per_img == 100
 
 
-def test_a_mirror_image_has_its_boxes_around_its_masks(coco):  # noqa: F811
+def test_half_of_the_samples_are_mirrored_and_boxes_stay_around_their_masks(coco):  # noqa: F811
     split = open_coco(coco, 32).train
-    for i in range(6):
-        sample = split[i]
-        turned = mirrored(sample)
-        assert np.array_equal(turned.image[:, :, 0], sample.image[:, :, -1])
-        for (x0, y0, x1, y1), mask in zip(turned.boxes, turned.masks, strict=True):
+    np.random.seed(0)
+    turned = []
+    for i in range(12):
+        image, boxes, _, masks = (x.numpy() for x in training_sample(split, i))
+        plain = split[i].image
+        turned.append(not np.array_equal(image, plain))
+        assert np.array_equal(image, plain[..., ::-1] if turned[-1] else plain)
+        for (x0, y0, x1, y1), mask in zip(boxes, masks, strict=True):
             rows, columns = np.nonzero(mask)
             assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x0, y0, x1, y1)
+    assert any(turned) and not all(turned)
 
 
 def test_a_step_is_a_function_of_seed_and_step_and_the_loss_falls(coco):  # noqa: F811
-    task = detection(coco, steps=40, eval_every=10, lr=3e-3, warmup_steps=5, images=8, drop_path=0.0)
+    task = detection(coco, steps=24, eval_every=6, lr=4e-3, warmup_steps=3, images=4, drop_path=0.0)
     task.model.train()
     first = task.loss(task.model, *task.batch(3)).item()
     torch.rand(5), np.random.rand(3)
     other = task.loss(task.model, *task.batch(4)).item()
     assert task.loss(task.model, *task.batch(3)).item() == first != other
-    turned = [task.loader.batch(now)[0][0].numpy() for now in range(6)]
-    (split,) = task.loader.load.args[0].args
-    plain = [split[int(task.loader.order.positions(s)[1][0])].image for s in range(6)]
-    alike = [np.array_equal(a, b) for a, b in zip(turned, plain, strict=True)]
-    assert any(alike) and not all(alike)  # some are mirrored
     record = trained(task)
     curve = [p["train_loss"] for p in record["curve"]]
-    assert record["status"] == "done" and curve[-1] < 0.6 * curve[0]
-    assert record["cost"]["unique_images"] == 8 and record["cost"]["flops"] is None
+    assert record["status"] == "done" and curve[-1] < 0.7 * curve[0]
+    assert record["cost"]["unique_images"] == 4 and record["cost"]["flops"] is None
 
 
 def test_what_is_found_does_not_depend_on_who_looks(coco):  # noqa: F811
@@ -129,13 +125,10 @@ def test_the_truth_scores_one(coco):  # noqa: F811
 
     class Knows(torch.nn.Module):
         def forward(self, images):
-            samples = [split[order.pop(0)] for _ in images]
+            samples = [map(torch.from_numpy, split[order.pop(0)]) for _ in images]
             return [
-                {
-                    **{"boxes": torch.from_numpy(s.boxes), "labels": torch.from_numpy(s.labels)},
-                    **{"scores": torch.full((len(s.labels),), 0.9), "masks": torch.from_numpy(s.masks)[:, None]},
-                }
-                for s in samples
+                {"boxes": boxes, "labels": labels, "scores": torch.full((len(labels),), 0.9), "masks": masks[:, None]}
+                for _, boxes, labels, masks in samples
             ]
 
     task.model = Knows()
@@ -146,19 +139,10 @@ def test_the_truth_scores_one(coco):  # noqa: F811
     assert first["labels"] == (known.labels - 1).tolist() and np.allclose(first["boxes"], known.boxes)
     mask = decode_mask({"size": first["size"], "counts": first["masks"][0]}, (32, 32))
     assert np.array_equal(mask, known.masks[0])
-
-
-def test_scores_that_cannot_be_are_a_reason(coco):  # noqa: F811
-    task = detection(coco)
     task.data.test.objects[:] = [[] for _ in task.data.test.objects]
     with pytest.raises(Failed, match="none of 12 images has an object"):
         task.evaluate()
     coco_module._open.cache_clear()
-    task = detection(coco)
-    with torch.no_grad():
-        task.model.rpn.head.cls_logits.bias.fill_(torch.nan)
-    with pytest.raises(Failed, match="weights were not finite"):
-        task.evaluate()
 
 
 @pytest.mark.parametrize(
@@ -169,7 +153,7 @@ def test_scores_that_cannot_be_are_a_reason(coco):  # noqa: F811
         ({"short_sides": (24, 32)}, "go with augment scale"),
         ({"long_side": 24}, "long_side is 24: give at least image_size, 32, or None"),
         ({"data": "ade20k:DIR"}, "data 'ade20k:DIR' has no annotations for detect: give scenes or coco:DIR"),
-        ({"batch_size": 3, "team": Team(torch.device("cpu"), 0, 2)}, "does not divide among 2 processes: try 2"),
+        ({"batch_size": 3, "group": Group(torch.device("cpu"), 0, 2)}, "does not divide among 2 processes: try 2"),
         ({"run": Run()}, "needs the run and its weights"),
     ],
 )
@@ -179,22 +163,10 @@ def test_wrong_specs_are_one_line(coco, options, words):  # noqa: F811
 
 
 def test_a_recipe_takes_a_step(narrow, tmp_path):  # noqa: F811
-    """The full-size path at 800 x 1333: only the network is narrower and the batch one image."""
-    root = tmp_path / "coco"
-    scenes.write_coco(root, train=3, val=1, size=96)
-    for part in ("train", "val"):  # pictures in the ratio 5 to 3, and masks their boxes as polygons
-        path = root / "annotations" / f"instances_{part}2017.json"
-        content = json.loads(path.read_text())
-        for row in content["images"]:
-            picture, wide = root / f"{part}2017" / row["file_name"], Image.new("RGB", (160, 96))
-            wide.paste(Image.open(picture))
-            wide.save(picture)
-            row["width"] = 160
-        for row in content["annotations"]:
-            x, y, w, h = row["bbox"]
-            row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-        path.write_text(json.dumps(content))
-    spec = Dense.recipe("mask-rcnn-3x", 3, model=NARROW.name, data=f"coco:{root}", steps=1, batch_size=1)
+    """The full-size path at 800 px: only the network is narrower and the batch one image."""
+    scenes.write_coco(tmp_path / "coco", train=2, val=1, size=96)
+    small = {"model": NARROW.name, "channels": 32, "hidden": 64, "steps": 1, "batch_size": 1}
+    spec = Dense.recipe("mask-rcnn-3x", 2, data=f"coco:{tmp_path / 'coco'}", **small)
     record, computed = once(spec, runs_dir=tmp_path / "runs", device="cpu")
     assert computed and record["status"] == "done", record["reason"]
     assert record["spec"]["precision"] == "bf16" and np.isfinite(record["curve"][0]["train_loss"])
@@ -205,39 +177,24 @@ def test_a_recipe_takes_a_step(narrow, tmp_path):  # noqa: F811
 # average precision
 
 
-def random_case(seed, images=12, classes=3, crowds=True):
-    """Objects with masks that are not their boxes, and detections near them: (truth, found)."""
-    rng = np.random.default_rng(seed)
-    annotations, found = [], []
-
-    def packed(x, y, w, h, hole=False):
-        mask = np.zeros((SIDE, SIDE), np.uint8, order="F")
-        mask[y : y + h, x : x + w] = 1
-        mask[y, x] = not hole
-        encoded = coco_mask.encode(mask)
-        return {"size": [SIDE, SIDE], "counts": encoded["counts"].decode()}
-
-    for image in range(images):
+def random_case(coco, seed):
+    """The annotations of 24 scenes, some of them crowds, and detections near them: (truth, found)."""
+    data, rng, found = open_coco(coco, 32), np.random.default_rng(seed), []
+    truth = ground_truth(data.train, data.num_classes)
+    for a in truth["annotations"]:
+        a["iscrowd"] = int(rng.random() < 0.2)
         for _ in range(rng.integers(0, 4)):
-            box = [int(v) for v in (*rng.integers(0, 12, 2), *rng.integers(4, 12, 2))]
-            category, crowd = int(rng.integers(1, classes + 1)), int(crowds and rng.random() < 0.2)
-            fields = {"image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3] - 1}
-            annotations.append(fields | {"iscrowd": crowd, "segmentation": packed(*box, hole=True)})
-            for _ in range(rng.integers(0, 4)):
-                near = [
-                    max(low, int(v + d)) for v, d, low in zip(box, rng.integers(-2, 3, 4), (0, 0, 2, 2), strict=True)
-                ]
-                right = category if rng.random() < 0.8 else int(rng.integers(1, classes + 1))
-                one = {"image_id": image, "category_id": right, "bbox": [float(v) for v in near]}
-                score = float(np.round(rng.random(), 1))  # equal scores happen
-                found.append(one | {"score": score, "segmentation": packed(*near)})
-    truth = {"images": [{"id": i, "height": SIDE, "width": SIDE} for i in range(images)]}
-    return truth | {"annotations": annotations, "categories": [{"id": c} for c in range(1, classes + 1)]}, found
+            mask = np.roll(decode_mask(a["segmentation"], (32, 32)), rng.integers(-2, 3, 2), (0, 1))
+            encoded = coco_mask.encode(np.asfortranarray(mask))
+            one = {"image_id": a["image_id"], "bbox": coco_mask.toBbox(encoded).tolist()}
+            one["category_id"] = a["category_id"] if rng.random() < 0.8 else int(rng.integers(1, 4))
+            one["segmentation"] = encoded | {"counts": encoded["counts"].decode()}
+            found.append(one | {"score": float(np.round(rng.random(), 1))})  # equal ones happen
+    return truth, found
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_equals_pycocotools_on_random_predictions(seed):
-    truth, found = random_case(seed, images=25)
+def test_equals_pycocotools_on_random_predictions(coco):  # noqa: F811
+    truth, found = random_case(coco, 0)
     scores = average_precision(truth, found, n_train=9)
     for kind, name in (("bbox", "box"), ("segm", "mask")):
         with contextlib.redirect_stdout(io.StringIO()):  # as its documentation has it
@@ -252,17 +209,17 @@ def test_equals_pycocotools_on_random_predictions(seed):
         assert scores[f"{name}_ap"]["score"] == pytest.approx(ap, abs=1e-12) and 0.05 < ap < 0.9
         assert scores[f"{name}_ap50"]["score"] == pytest.approx(ap50, abs=1e-12)
     box = scores["box_ap"]
-    assert (box["n_train"], box["n_test"], box["metric"]) == (9, 25, "box AP@[.50:.95]")
+    assert (box["n_train"], box["n_test"], box["metric"]) == (9, 24, "box AP@[.50:.95]")
     assert 0 <= box["low"] <= box["score"] <= box["high"] <= 1
 
 
-def test_an_image_drawn_twice_counts_twice():
+def test_an_image_drawn_twice_counts_twice(coco):  # noqa: F811
     """A resample equals pycocotools on a data set in which the images are really there so often."""
-    truth, found = random_case(7, images=10)
+    truth, found = random_case(coco, 7)
     # scores of their own: the order of equal ones is that of the images, which differs between the two
     found = [dict(d, score=s) for d, s in zip(found, np.random.default_rng(1).random(len(found)), strict=True)]
-    drawn = resampled_precisions(judge(truth, found, "bbox"), 5)
-    picks = np.random.default_rng(0).integers(10, size=(5, 10))
+    drawn = resampled_precisions(judge(truth, found, "bbox"), 3)
+    picks = np.random.default_rng(0).integers(24, size=(3, 24))
     for draw, pick in zip(drawn, picks, strict=True):
         images, annotations, guesses = [], [], []
         for place, i in enumerate(pick.tolist()):

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,11 +20,11 @@ from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model
 from simmim_lite.model.swin import SwinV2
 from simmim_lite.model.weights import save_weights
-from simmim_lite.training.finetune import Classifier, build_classifier, train_transform
-from simmim_lite.training.parallel import Team
-from simmim_lite.training.run import Run
+from simmim_lite.training.finetune import Classifier, build_encoder, train_transform
+from simmim_lite.training.parallel import Group
+from simmim_lite.training.run import Run, read_record, transfer_path
 from simmim_lite.training.train import Failed, layer_groups, layer_id
-from simmim_lite.training.transfer import specs, transfer
+from simmim_lite.training.transfer import specs
 from simmim_lite.training.tuning import FineTune
 
 BASE = (2, 2, 18, 2)
@@ -70,40 +69,18 @@ def test_the_schedule_is_timms(prefix):
         assert spec.lr_at(now) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-12), now
 
 
-def test_finetune_is_a_function_of_its_spec():
-    spec, records = tiny_spec(steps=6, eval_every=1, drop_path=0.3), []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        records.append(trained(classification(spec)))
-    first, second = records
-    assert len(first["curve"]) == 6 and first["curve"] == second["curve"] and first["final"] == second["final"]
+def test_every_field_of_a_recipe_has_an_effect():
+    spec = tiny_spec(steps=2, eval_every=1, drop_path=0.3)
+    first = trained(classification(spec))["curve"]
     changes = [{"seed": 1}, {"drop_path": 0.0}, {"augment": "none"}, {"label_smoothing": 0.0}, {"layer_decay": 0.5}]
     for change in (*changes, {"mixup": 0.8, "cutmix": 1.0}):
-        other = trained(classification(dataclasses.replace(spec, steps=2, **change)))
-        assert other["curve"] != first["curve"][:2], change
-    fine = [point["train_loss"] for point in first["curve"]]
-    coarse = trained(classification(dataclasses.replace(spec, eval_every=4)))["curve"]  # means since the point before
-    assert [p["step"] for p in coarse] == [4, 6]
-    assert [p["train_loss"] for p in coarse] == pytest.approx([np.mean(fine[:4]), np.mean(fine[4:])], rel=1e-5)
+        assert trained(classification(dataclasses.replace(spec, **change)))["curve"] != first, change
+    (coarse,) = trained(classification(dataclasses.replace(spec, eval_every=4)))["curve"]  # the mean over its steps
+    assert coarse["train_loss"] == pytest.approx(np.mean([point["train_loss"] for point in first]), rel=1e-6)
 
 
-def test_a_tiny_run_learns_and_leaves_a_whole_record():
-    spec = tiny_spec(lr=4e-3, label_smoothing=0.0, drop_path=0.0, augment="none", labels=32, steps=60)
-    record = trained(classification(spec))
-    losses = [point["train_loss"] for point in record["curve"]]
-    assert losses[0] == pytest.approx(math.log(10), abs=0.2) and losses[-1] < 0.6 * losses[0]
-    cost, final = record["cost"], record["final"]
-    assert record["curve"][-1]["images_seen"] == 60 * 16 == cost["images_seen"]
-    assert (cost["unique_images"], cost["epochs"]) == (32, 30) and cost["flops"] > 0 and cost["core_seconds"] > 0
-    assert set(final) == {"top1", "low", "high", "n_test"} and final["n_test"] == 50
-    assert 0 <= final["low"] <= final["top1"] <= final["high"] <= 1
-    assert (record["kind"], record["status"], record["reason"], record["run"]) == ("finetune", "done", None, None)
-    assert FineTune.from_dict(record["spec"] | {"run": record["run"]}).key == record["key"]
-    json.dumps(record, allow_nan=False)
-
-
-def test_labels_follow_their_images():
-    """A head alone, on a source whose class is its colour, tells the test images apart."""
+def test_labels_follow_their_images_and_the_record_is_whole():
+    """On a source whose class is its colour, the test images are told apart."""
 
     def coloured(split):
         colours = (np.eye(3, dtype=np.uint8)[split.labels % 3] * 200)[:, :, None, None]
@@ -112,59 +89,69 @@ def test_labels_follow_their_images():
     data = tiny_data()
     parts = {"probe_train": coloured(data.probe_train), "test": coloured(data.test)}
     data = dataclasses.replace(data, classes=("red", "green", "blue"), **parts)
-    assert trained(classification(tiny_spec(lr=1e-2, labels=20), data))["final"]["top1"] == 1.0
+    record = trained(classification(tiny_spec(lr=1e-2, labels=20, eval_every=1), data))
+    losses, cost, final = [point["train_loss"] for point in record["curve"]], record["cost"], record["final"]
+    assert losses[0] == pytest.approx(math.log(3), abs=0.2) and losses[-1] < 0.7 * losses[0]
+    assert record["curve"][-1]["images_seen"] == 20 * 16 == cost["images_seen"]
+    assert (cost["unique_images"], cost["epochs"]) == (20, 16) and cost["flops"] > 0 and cost["core_seconds"] > 0
+    assert set(final) == {"top1", "low", "high", "n_test"} and final["n_test"] == 50
+    assert final["top1"] == final["high"] == 1.0 > final["low"]
+    assert (record["kind"], record["status"], record["reason"], record["run"]) == ("finetune", "done", None, None)
+    assert FineTune.from_dict(record["spec"] | {"run": record["run"]}).key == record["key"]
+    json.dumps(record, allow_nan=False)
 
 
 def test_numbers_that_are_not_finite_are_a_failed_record_without_numbers(monkeypatch):
-    run = Run(image_size=16)
+    run, spec = Run(image_size=16), tiny_spec(steps=2)
     weights = {k: v.clone() for k, v in create_model("swinv2_atto", 16).state_dict().items()}
     weights["encoder.norm.weight"][0] = math.nan
-    record = trained(classification(FineTune.of(run, labels=40, steps=10, eval_every=5), weights=weights))
-    assert record["status"] == "failed" and "not finite at step 0" in record["reason"]
-    assert not {"cost", "curve", "final", "transfer"} & set(record) and record["run"] == run.to_dict()
-    task = classification(tiny_spec(steps=2))
-    with torch.no_grad():  # the last step's damage shows in no loss
-        task.model.head.bias.fill_(math.nan)
-    with pytest.raises(Failed, match=r"outputs were not finite; lower lr \(0.004\)"):
-        task.evaluate()
+    poisoned, task = FineTune.of(run, labels=40, steps=10, eval_every=5), classification(spec)
+    real = task.batch
+
+    def last(now):
+        if now == 1:  # the last step's damage shows in no loss
+            task.model.head.bias.register_hook(lambda grad: grad * math.nan)
+        return real(now)
+
+    monkeypatch.setattr(task, "batch", last)
+    for made, reason in (
+        (classification(poisoned, weights=weights), "not finite at step 0"),
+        (task, "weights were not finite; lower lr (0.004)"),
+    ):
+        record = trained(made)
+        assert record["status"] == "failed" and reason in record["reason"]
+        assert not {"cost", "curve", "final", "transfer"} & set(record)
 
 
-def test_pretrained_weights_are_taken_and_the_head_starts_alike():
-    run, weights = Run(image_size=16), random_model("swinv2_atto", img_size=16).state_dict()
-    model, scratch = build_classifier(FineTune.of(run), 10, weights), build_classifier(FineTune.scratch(run), 10)
-    inside = {f"encoder.{k}": v for k, v in model.encoder.state_dict().items()}
-    assert same(inside, {k: v for k, v in weights.items() if k.startswith("encoder.")})
-    assert not model.encoder.mask_token.requires_grad
-    assert torch.equal(scratch.head.weight, model.head.weight) and 0.01 < scratch.head.weight.std() < 0.03
-    for spec, given in ((FineTune.of(run), None), (FineTune.scratch(run), weights)):
-        with pytest.raises(UserError, match="weights"):
-            build_classifier(spec, 10, given)
-
-
-def test_a_larger_window_keeps_the_offsets_of_pretraining():
+def test_pretrained_weights_are_taken_windows_keep_their_offsets_and_the_head_starts_alike():
     """docs/facts.md, 4: window 12 at 192 px means 12, 12, 12, 6; here 4 at 16 px means 4, 2."""
-    run = Run(image_size=16, window_size=4)
-    weights = random_model("swinv2_atto", img_size=16).state_dict()
-    model = build_classifier(FineTune.of(run, image_size=32, window_size=8), 10, weights).eval()
-    assert [layer.blocks[0].attn.pretrained_window for layer in model.encoder.layers] == [4, 2]
-    kept, reference = build_classifier(FineTune.of(run), 10, weights).eval(), create_model("swinv2_atto", 16, 4).eval()
+    run, weights = Run(image_size=16, window_size=4), random_model("swinv2_atto", img_size=16).state_dict()
+    model = Classifier(build_encoder(FineTune.of(run), weights), 10)
+    scratch = Classifier(build_encoder(FineTune.scratch(run), None), 10)
+    assert torch.equal(scratch.head.weight, model.head.weight) and 0.01 < scratch.head.weight.std() < 0.03
+    assert not model.encoder.mask_token.requires_grad
+    reference = create_model("swinv2_atto", 16, 4).eval()
     reference.load_state_dict(weights)
+    assert same(model.encoder.state_dict(), reference.encoder.state_dict())
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        np.testing.assert_allclose(kept.encode(x), reference.encode(x), atol=1e-5)
+        np.testing.assert_allclose(model.eval().encoder(x, None), reference.encode(x), atol=1e-5)
+    wider = build_encoder(FineTune.of(run, image_size=32, window_size=8), weights)
+    assert [layer.blocks[0].attn.pretrained_window for layer in wider.layers] == [4, 2]
+    for spec, given in ((FineTune.of(run), None), (FineTune.scratch(run), weights)):
+        with pytest.raises(UserError, match="weights"):
+            build_encoder(spec, given)
 
 
-@pytest.mark.parametrize(
-    ("mixup", "cutmix", "smoothing"), [(0.0, 0.0, 0.1), (0.8, 1.0, 0.1), (0.8, 0.0, 0.0), (0.0, 1.0, 0.1)]
-)
+@pytest.mark.parametrize(("mixup", "cutmix", "smoothing"), [(0.0, 0.0, 0.1), (0.8, 1.0, 0.1), (0.0, 1.0, 0.0)])
 def test_mixes_and_losses_are_timms(mixup, cutmix, smoothing):
     from timm.data import Mixup
     from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
     task = classification(tiny_spec(mixup=mixup, cutmix=cutmix, label_smoothing=smoothing, seed=3, drop_path=0.0))
     theirs, mixes, seen = LabelSmoothingCrossEntropy(smoothing), mixup or cutmix, set()
-    for now in range(6):
-        images, target = task.input.batch(now)
+    for now in range(4):
+        images, target = task.images(now)
         if mixes:
             with seeded(3, now, 12):
                 how = {"mixup_alpha": mixup, "cutmix_alpha": cutmix, "label_smoothing": smoothing}
@@ -177,7 +164,7 @@ def test_mixes_and_losses_are_timms(mixup, cutmix, smoothing):
         with torch.no_grad():
             expected = theirs(task.model(images, torch.full((16, 4, 2), 0.5)), target)
             assert float(task.loss(task.model, *ours)) == pytest.approx(float(expected), rel=1e-5)
-    assert len(seen) > 3
+    assert len(seen) > 2
     noise = [task.batch(now)[2] for now in (0, 0, 1)]
     assert torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2]) and noise[0].shape == (16, 4, 2)
 
@@ -194,22 +181,22 @@ def test_pictures_are_seen_as_timm_and_the_released_code_see_them(tmp_path, slim
     how = {"color_jitter": 0.4, "auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel"}
     transform = create_transform(224, is_training=True, interpolation="bicubic", re_count=1, **how)
     random.seed(7)
-    images, labels = task.input.batch(2)
-    order, chosen = task.input.loader.order, task.input.chosen
+    images, labels = task.images(2)
+    order, chosen = task.batches.order, task.chosen
     for k, (epoch, place) in enumerate(zip(*order.positions(2), strict=True)):
         with seeded(5, int(epoch), int(order.ids[place]), 11):
             expected = transform(data.train.picture(chosen[place]))
         assert torch.equal(images[k], expected) and labels[k] == data.train.labels[chosen[place]]
-    monkeypatch.setattr(Team, "decoders", lambda team: 1)
-    assert all(map(torch.equal, classification(spec, data).input.batch(2), (images, labels)))
-    monkeypatch.setattr(Team, "decoders", lambda team: 0)
+    monkeypatch.setattr(Group, "decoders", lambda group: 1)
+    assert all(map(torch.equal, classification(spec, data).images(2), (images, labels)))
+    monkeypatch.setattr(Group, "decoders", lambda group: 0)
     theirs = T.Compose([
         T.Resize(256, interpolation=T.InterpolationMode.BICUBIC), T.CenterCrop(224), T.ToTensor(),
         T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ])  # fmt: skip
-    ((seen, readable),) = task.input.tests(range(2, 5))
+    ((seen, readable),) = task.tests(range(2, 5))
     torch.testing.assert_close(seen, torch.stack([theirs(data.test.picture(i)) for i in range(2, 5)]))
-    assert readable == [True] * 3
+    assert readable == [2, 3, 4]
 
 
 def test_no_draw_of_the_augmentation_is_an_error():
@@ -232,13 +219,8 @@ def test_the_command_takes_a_step_of_the_recipe_on_a_full_size_layout(tmp_path, 
         random_model("swinv2_base", img_size=192, window_size=12), tmp_path / "a.pth", layout="official"
     )
     options = {"batch_size": 4, "steps": 1, "warmup_steps": 0, "precision": "bf16", "test_images": 4}
-    how = {"runs_dir": tmp_path / "runs", "device": "cpu", "weights": file, "recipe": "imagenet-100ep"}
     run = Run(model="swinv2_base", image_size=192, window_size=12, mask_patch=32)
-    run = dataclasses.replace(run, data=f"inaturalist:{inaturalist(tmp_path / 'other')}")
-    result = transfer(run, "classify", **how, **options)
-    assert (result["trained"]["status"], result["baseline"]["status"]) == ("done", "done")
-    assert result["trained"]["cost"]["unique_images"] == 9 and "skipped" not in result["trained"]
-    run = dataclasses.replace(run, data=f"imagefolder:{imagenet(tmp_path / 'data')}")
+    run = dataclasses.replace(run, data=f"inaturalist:{inaturalist(tmp_path / 'data')}")
     own, scratch = specs(run, "classify", file, "imagenet-100ep", **options)
     assert own.weights.startswith("a.pth@") and str(tmp_path) not in own.key and own.labels is None
     assert own.lr == pytest.approx(1.25e-3 * 4 / 512) and (scratch.layer_decay, own.layer_decay) == (1.0, 0.75)
@@ -248,6 +230,8 @@ def test_the_command_takes_a_step_of_the_recipe_on_a_full_size_layout(tmp_path, 
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "top1" in out and own.key in out and "base-data-scratch-lall-t1-s0-" in out
+    record = read_record(transfer_path(tmp_path / "runs", own.key))
+    assert record["cost"]["unique_images"] == 9 and "skipped" not in record
 
 
 def test_an_unreadable_picture_does_not_end_a_run(tmp_path, slim, capsys):  # noqa: F811
@@ -257,22 +241,24 @@ def test_an_unreadable_picture_does_not_end_a_run(tmp_path, slim, capsys):  # no
     data = open_pictures(f"imagefolder:{root}")
     bad[1].unlink()  # after it was listed
     spec = recipe(data=data.spec, steps=3, image_size=64, window_size=4)  # a whole epoch
-    record = trained(classification(spec, data), data)
+    record = trained(classification(spec, data))
     assert record["status"] == "done" and record["final"]["n_test"] == 8
     assert [name for name, _ in record["skipped"]] == [str(b) for b in bad]
     assert capsys.readouterr().err.count("cannot be read") == 2
     json.dumps(record, allow_nan=False)
-    for path in root.rglob("train_*"):
-        Path(path).write_bytes(b"")
+    for path in root.rglob("*_*.JPEG"):
+        path.write_bytes(b"")
+    with pytest.raises(Failed, match="none of the 9 test images of imagefolder:.* can be read"):
+        classification(spec, data).evaluate()
     with pytest.raises(UserError, match="10 pictures in a row cannot be read .*is the disk there"):
-        trained(classification(spec, data), data)
+        trained(classification(spec, data))
 
 
 def test_what_cannot_be_tuned_is_one_line(tmp_path, slim):  # noqa: F811
     data = open_pictures(f"imagefolder:{imagenet(tmp_path)}")
     for call, words in (
         (lambda: classification(tiny_spec(), tiny_data(labels=False)), "no labels"),
-        (lambda: classification(tiny_spec(labels=65)), "labels 65: scenes has 64"),
+        (lambda: classification(tiny_spec(labels=65)), "images 65: probe_train holds 64 images"),
         (lambda: classification(recipe(statistics="dataset"), data), "statistics dataset: .* give imagenet"),
         (lambda: tiny_spec(window_size=9), "window_size 9"),
         (lambda: tiny_spec(model="swinv2_femto", run=Run()), "swinv2_atto"),

@@ -17,7 +17,7 @@ FLOORS = {"model": 0, "data": 1, "training": 2, "evidence": 2, "studies": 3, "la
 TORCH_FREE = {
     "model": "sizes masking",
     "data": "scenes manifests sources packs coco",
-    "training": "run tuning journal specs",
+    "training": "run tuning callbacks specs",
     "evidence": "records claims trial",
     "studies": "grids costs scoring engine cluster workers report planner",
     "lab": "monitor",

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -13,7 +14,7 @@ from simmim_lite.errors import UserError
 from simmim_lite.lab import monitor
 from simmim_lite.lab.monitor import counts, look
 from simmim_lite.studies.grids import plan_of
-from simmim_lite.training.journal import Journal, journal_path
+from simmim_lite.training.callbacks import Journal, journal_path
 from simmim_lite.training.run import Run, new_record, record_path, write_record
 
 RUN = Run(model="swinv2_femto", images=64, steps=400, eval_every=100)
@@ -35,11 +36,11 @@ def lock(folder, run: Run) -> FileLock:
 def started(folder, run: Run = RUN, steps: int = 200, ago: float = 30, **changes: object) -> None:
     """The journal of a run that has done so many steps, half a minute ago; changes: of fields of its lines."""
     journal = Journal(folder, run, device="cpu", processes=2)
-    journal.start(0, [])
+    journal.on_train_start(SimpleNamespace(step=0, curve=[]))
     for step in range(50, steps + 1, 50):
-        journal.point(step, 0.7 - step / 1000)
+        journal.point(step, train_loss=0.7 - step / 1000)
         if step % run.eval_every == 0:
-            journal.validated(step, 0.6 - step / 1000)
+            journal.point(step, val_loss=0.6 - step / 1000)
     path = journal_path(folder, run.key)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for k, line in enumerate(lines):

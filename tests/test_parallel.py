@@ -1,12 +1,15 @@
 """One training by several processes and in parts: the numbers of one process, whatever is shared, saved, interrupted.
 
 Two processes are started once and do everything that two are needed for: pretraining, and a step or more of each task.
+What torchrun itself adds is tried with one of its own; groups of four and kills of all processes are slow.
 """
 
 import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 from ade_folders import ade_folder, save
+from child_processes import PATIENCE, until
 from random_weights import close
-from teams import run_team
+from ranks import run_ranks
 from tiny import ALONE, classification, coco, detection, same, segmentation, stopped, tiny_data, tiny_spec, trained  # noqa: F401
 from torch import nn
 
@@ -25,31 +29,40 @@ from simmim_lite.errors import Everywhere, Preempted, UserError
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.processes import one_thread
 from simmim_lite.training import train
-from simmim_lite.training.parallel import Parallel, Team, join
+from simmim_lite.training.parallel import Group, Parallel, join
 from simmim_lite.training.pretrain import pretrain
-from simmim_lite.training.run import Run, Runtime, load_final, read_record, record_path, tail_folder, trunk_folder
+from simmim_lite.training.run import Run, Runtime, checkpoints, load_final, read_record, record_path
 
-#: Twenty steps, a point of the curve after each; the rate drops at 17.
+ROOT = Path(__file__).resolve().parents[1]
+#: Eight steps, a point of the curve after each; the rate drops at 7.
 RUN = Run(
-    image_size=16, images=24, steps=20, batch_size=8, warmup_steps=4, eval_every=1, val_images=7, val_masks=2,
+    image_size=16, images=24, steps=8, batch_size=8, warmup_steps=4, eval_every=1, val_images=7, val_masks=2,
     probe_labels=40, probe_test=30, drop_path=0.1, augment="crop+flip", lr=1e-3,
 )  # fmt: skip
-DDP, FSDP = Runtime(), Runtime(parallel="fsdp", accumulate=2, checkpointing=True)
-BASE = {"steps": 6, "eval_every": 1, "drop_path": 0.3, "test_images": 33}
-#: Classification; `stop`: the step before which it is killed and gone on with.
-CASES = {
-    "flip": BASE,
-    "killed": {**BASE, "stop": 3},
-    "pictures": {**BASE, "augment": "timm", "rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25},
-}
+WAYS = {"ddp": Runtime(accumulate=2), "fsdp": Runtime(parallel="fsdp", accumulate=2, checkpointing=True)}
+BASE = {"steps": 4, "eval_every": 1, "drop_path": 0.3, "test_images": 33}
+PICTURES = {"augment": "timm", "rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25}
+#: Long enough to be stopped in the middle; short enough that rounding has not grown yet.
+LONG = Run(
+    images=24, steps=120, batch_size=8, warmup_steps=100, eval_every=40, val_images=8, val_masks=1, probe_labels=0,
+    drop_path=0.1, lr=1e-4,
+)  # fmt: skip
+#: A checkpoint after every step, where there are 30 s between two else.
+HURRY = """
+import sys
+from simmim_lite.cli import main
+from simmim_lite.training import train
+train.CHECKPOINT_SECONDS = 0.0
+sys.exit(main())
+"""
 
 
-def go(folder, runtime=DDP, run=RUN, stop=None, kill=None, how=signal.SIGTERM) -> dict | str | None:
+def go(folder, runtime=None, run=RUN, stop=None, kill=None, how=signal.SIGTERM) -> dict | str | None:
     """The record of a run; with `stop`, none: it ends before that step, with a checkpoint of every step. `kill`: the
     last process gets a signal in that step, and the line that it ends with is returned."""
 
     def step(net, *arguments):
-        if len(taken) + 1 == kill and net.team.rank == net.team.size - 1:
+        if len(taken) + 1 == kill and net.group.rank == net.group.size - 1:
             os.kill(os.getpid(), how)
         return inner(net, *arguments)
 
@@ -73,51 +86,48 @@ def assert_close(record: dict, other: dict) -> None:
         assert score["score"] == pytest.approx(other["transfer"][name]["score"], abs=0.07)
 
 
-def classified(folder: Path, team: Team) -> dict[str, dict]:
-    """Losses and score of each case."""
+def classified(group: Group) -> dict[str, dict]:
+    """Losses and score, of images in memory and of picture files."""
     found = {}
-    for name, fields in CASES.items():
-        spec = tiny_spec(**{k: v for k, v in fields.items() if k != "stop"})
-        for stop in dict.fromkeys([fields.get("stop"), None]):
-            data = as_pictures(tiny_data()) if spec.full_size else tiny_data()
-            with stopped(stop):
-                record = trained(classification(spec, data, team=team), data, folder=folder / name)
-                found[name] = {"losses": [p["train_loss"] for p in record["curve"]], "final": record["final"]}
+    for name, fields in (("flip", BASE), ("pictures", BASE | PICTURES)):
+        data = as_pictures(tiny_data()) if name == "pictures" else tiny_data()
+        record = trained(classification(tiny_spec(**fields), data, group=group))
+        found[name] = {"losses": [p["train_loss"] for p in record["curve"]], "final": record["final"]}
     return found
 
 
-def first_step(folder: str, team: Team = ALONE) -> dict:
+def first_step(folder: str, group: Group = ALONE) -> dict:
     """Loss (the mean over processes) and gradients of step 0 of a segmentation. Nothing depends on which images share a
     process: dropout is off and batch normalisation uses its running statistics."""
-    task = segmentation(folder, team=team, drop_path=0.1)
-    net = Parallel(task.model, team, loss=task.loss).train()
+    task = segmentation(folder, group=group, drop_path=0.1)
+    net = Parallel(task.model, group, loss=task.loss).train()
     for module in task.model.modules():
         if isinstance(module, (nn.Dropout2d, nn.BatchNorm2d)):
             module.eval()
     loss = net(*task.batch(0))
     loss.backward()
     grads = {name: p.grad.numpy() for name, p in task.model.named_parameters() if p.grad is not None}
-    return {"loss": team.mean(loss.detach().clone()).item(), "grads": grads}
+    return {"loss": group.mean(loss.detach().clone()).item(), "grads": grads}
 
 
 def two(folder, coco, ade) -> dict:
     """Everything that two processes are needed for, in one go."""
-    done = {"ddp": go(folder / "ddp"), "parts": go(folder / "parts", Runtime(accumulate=2))}
-    done["fsdp"] = go(folder / "fsdp", FSDP)
-    for name, how in (("ddp", DDP), ("fsdp", FSDP)):
-        go(folder / f"{name}-stopped", how, stop=9)
+    done = {}
+    for name, how in WAYS.items():
+        done[name] = go(folder / name, how)
+        go(folder / f"{name}-stopped", how, stop=4)
         if os.environ["RANK"] == "0":  # which says where to go on from
             shutil.copytree(folder / f"{name}-stopped", folder / f"{name}-again")
         done[f"{name}-again"] = go(folder / f"{name}-again", how)
-        done[f"{name}-killed"] = go(folder / f"{name}-killed", how, kill=6)
+        done[f"{name}-killed"] = go(folder / f"{name}-killed", how, kill=3)
     with contextlib.suppress(Everywhere):
         done["odd"] = go(folder / "odd", run=replace(RUN, batch_size=9))
-    team = join("cpu")
-    with one_thread(team.device):
-        done["classified"], done["first step"] = classified(folder / "classified", team), first_step(ade, team)
+    group = join("cpu")
+    with one_thread(group.device):
+        done["classified"], done["first step"] = classified(group), first_step(ade, group)
         for name, task in (
-            ("segment", segmentation(ade, team=team, steps=2)),
-            ("detect", detection(coco, team=team, steps=2, test_images=7)),
+            ("segment", segmentation(ade, group=group, steps=2)),
+            ("detect", detection(coco, group=group, steps=2, test_images=7)),
         ):
             record = trained(task)
             done[name] = {part: record[part] for part in ("status", "curve", "transfer", "examples")}
@@ -144,55 +154,44 @@ def ade(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, coco, ade):  # noqa: F811
     folder = tmp_path_factory.mktemp("two")
-    return run_team(2, two, folder, coco, ade), folder
+    return run_ranks(2, two, folder, coco, ade), folder
 
 
-@pytest.mark.parametrize("way", ["ddp", "parts", "fsdp"])
-def test_two_processes_give_the_losses_of_one(way: str, alone, pair) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_give_the_losses_of_one_and_go_on_bit_for_bit_or_alone(way: str, alone, pair) -> None:
     (main, other), folder = pair
     assert_close(main[way], alone[0])
     assert {k: v for k, v in other[way].items() if k != "steps_now"} == read_record(record_path(folder / way, RUN))
     assert main[way]["where"]["processes"] == 2 and "odd" not in main and "odd" not in other
-    assert set(load_final(folder / way, RUN)) == set(load_final(alone[1], RUN))
     assert not list(folder.rglob(".*.*.*")), "nothing half written is left"
-
-
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_interrupted_it_goes_on_as_many_bit_for_bit_or_alone(way: str, alone, pair) -> None:
-    (main, other), folder = pair
     again, begun = main[f"{way}-again"], folder / f"{way}-stopped"
-    assert again["steps_now"] == RUN.steps - 9
+    assert again["steps_now"] == RUN.steps - 4
     assert again["curve"] == main[way]["curve"] and again["transfer"] == main[way]["transfer"]
     assert same(load_final(folder / f"{way}-again", RUN), load_final(folder / way, RUN))
-    assert sorted(p.name for p in trunk_folder(begun, RUN).iterdir()) == ["step-0000008.pt", "step-0000009.pt"]
+    trunk = checkpoints(begun, RUN.trunk_key)
+    assert sorted(p.name for p in trunk.iterdir()) == ["step-0000003.pt", "step-0000004.pt"]
     record = go(begun)
-    assert record["steps_now"] == RUN.steps - 9
+    assert record["steps_now"] == RUN.steps - 4
     assert_close(record, alone[0])
-    assert [p.name for p in trunk_folder(begun, RUN).iterdir()] == ["step-0000017.pt"]
-    assert not tail_folder(begun, RUN).exists()
-    line = f"SIGTERM: {RUN.key} is saved at step 6 of 20; run the same command to go on"
+    assert [p.name for p in trunk.iterdir()] == ["step-0000007.pt"] and not checkpoints(begun, RUN.key).exists()
+    line = f"SIGTERM: {RUN.key} is saved at step 3 of 8; run the same command to go on"
     assert main[f"{way}-killed"] == other[f"{way}-killed"] == line, "a signal to one process saves in all"
-    assert [p.stem for p in trunk_folder(folder / f"{way}-killed", RUN).iterdir()] == ["step-0000006"]
+    assert [p.stem for p in checkpoints(folder / f"{way}-killed", RUN.trunk_key).iterdir()] == ["step-0000003"]
 
 
-def test_two_processes_classify_as_one(pair, tmp_path) -> None:
-    """Flips, drop path and timm's draws are functions of numbers. A killed one goes on bit for bit."""
-    with one_thread(ALONE.device):
-        found = classified(tmp_path, ALONE)
-    pairs = pair[0][0]["classified"]
-    for case in ("flip", "pictures"):
-        assert pairs[case]["losses"] == pytest.approx(found[case]["losses"], abs=1e-5)
-        assert pairs[case]["final"] == found[case]["final"] and found[case]["final"]["n_test"] == 33
-    assert found["killed"] == found["flip"] and pairs["killed"] == pairs["flip"]
-
-
-def test_two_processes_segment_and_detect(pair, ade) -> None:
-    """They are replicas; a split batch has the loss and the gradients of the whole, and all test images are scored."""
+def test_two_processes_classify_segment_and_detect_as_one(pair, ade) -> None:
+    """Flips, drop path and timm's draws are functions of numbers. They are replicas; a split batch has the loss and the
+    gradients of the whole, and all test images are scored."""
     first, second = pair[0]
+    with one_thread(ALONE.device):
+        whole, found = first_step(ade), classified(ALONE)
+    for case in ("flip", "pictures"):
+        assert first["classified"][case]["losses"] == pytest.approx(found[case]["losses"], abs=1e-5)
+        assert first["classified"][case]["final"] == found[case]["final"] and found[case]["final"]["n_test"] == 33
     assert all(first[task] == second[task] and first[task]["status"] == "done" for task in ("segment", "detect"))
     assert first["segment"]["transfer"]["miou"]["n_test"] == len(first["segment"]["examples"]) == 5
     assert first["detect"]["transfer"]["box_ap"]["n_test"] == 7
-    whole, split = first_step(ade), first["first step"]
+    split = first["first step"]
     assert split["loss"] == pytest.approx(whole["loss"], rel=1e-5) and split["loss"] == second["first step"]["loss"]
     grads = whole["grads"].items()
     assert all(close(torch.from_numpy(split["grads"][n]), torch.from_numpy(grad), 1e-5) for n, grad in grads)
@@ -212,12 +211,12 @@ def test_every_split_of_a_batch_gives_the_same_losses_and_only_training_is_compi
 def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit_also_in_a_thread(alone, tmp_path) -> None:
     """A notebook's kernel or a server may train in a thread, where signals cannot be handled."""
     before = signal.getsignal(signal.SIGUSR1)
-    line = go(tmp_path, kill=6, how=signal.SIGUSR1)
-    assert line == f"SIGUSR1: {RUN.key} is saved at step 6 of 20; run the same command to go on"
+    line = go(tmp_path, kill=3, how=signal.SIGUSR1)
+    assert line == f"SIGUSR1: {RUN.key} is saved at step 3 of 8; run the same command to go on"
     assert signal.getsignal(signal.SIGUSR1) == before and Preempted(line).status == 75
     with ThreadPoolExecutor(1) as pool:
         record = pool.submit(go, tmp_path).result()
-    assert record["steps_now"] == RUN.steps - 6 and record["curve"] == alone[0]["curve"]
+    assert record["steps_now"] == RUN.steps - 3 and record["curve"] == alone[0]["curve"]
     assert same(load_final(tmp_path, RUN), load_final(alone[1], RUN))
 
 
@@ -226,12 +225,86 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch) -> None:
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    team = Team(torch.device("cpu"), 0, 2)
+    group = Group(torch.device("cpu"), 0, 2)
     for call, words in (
         (lambda: go(tmp_path, Runtime(compile=True)), "^compile: .*no compiler"),
-        (lambda: go(tmp_path, Runtime(accumulate=3)), "accumulate 3 does not divide the 8 images"),
+        (
+            lambda: go(tmp_path, Runtime(accumulate=3)),
+            "batch_size 8 does not divide among .* in accumulate 3 parts: try 6",
+        ),
         (lambda: Runtime(parallel="fdsp"), "unknown parallel 'fdsp': did you mean 'fsdp'"),
-        (lambda: team.share(9), "batch_size 9 does not divide among 2 processes: try 8"),
+        (lambda: group.share(9), "batch_size 9 does not divide among 2 processes: try 8"),
     ):
         with pytest.raises(UserError, match=words):
             call()
+
+
+# torchrun itself
+
+
+def start(folder: Path, processes: int, *more: str) -> subprocess.Popen:
+    """The command line under torchrun."""
+    script = folder.parent / "hurry.py"
+    script.write_text(HURRY)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    words += [str(script), "pretrain", "--runs-dir", str(folder), "--device", "cpu"]
+    default = Run().to_dict()
+    given = {name: value for name, value in LONG.to_dict().items() if value != default[name]}
+    words += [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*words, *more], env=environment, **pipes)
+
+
+def saved(folder: Path, process: subprocess.Popen, after: int = 0) -> int:
+    """The newest checkpoint's step, as soon as it is later than `after`."""
+    trunk = checkpoints(folder, LONG.trunk_key)
+    steps = lambda: [n for p in trunk.glob("step-*") if (n := train.step_of(p)) > after]  # noqa: E731
+    return max(until(steps, process))
+
+
+def test_a_signal_to_torchrun_saves_and_one_process_goes_on_and_misuse_is_one_line(tmp_path) -> None:
+    """torchrun passes it on; its own status is 1, whatever its processes say, and a line is the last that it prints."""
+    folder = tmp_path / "runs"
+    process = start(folder, 2)
+    step = saved(folder, process)
+    process.terminate()
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert errors.count(f"simmim-lite: SIGTERM: {LONG.key} is saved at step ") == 1, errors
+    assert process.returncode == 1 and saved(folder, process, step - 1) >= step
+    runs = [pretrain(LONG, runs_dir=place, device="cpu") for place in (folder, tmp_path / "alone")]
+    np.testing.assert_allclose(*map(losses, runs), atol=1e-5, rtol=0)
+    assert not list(folder.rglob(".*.*.*")), "nothing half written is left"
+    errors = start(tmp_path / "none", 2, "--steps", "ten").communicate(timeout=PATIENCE)[1]
+    line, (said, _, block) = "argument --steps: 'ten' is not a whole number", errors.partition("Traceback (most recent")
+    assert said.count(f"simmim-lite: {line}") == 1 and block.count("Traceback") == 0
+    *_, last, border = block.strip().splitlines()
+    assert last.strip().startswith(f"traceback : simmim-lite: {line}") and set(border) == {"="}
+
+
+def four(folder) -> dict:
+    """As many processes as a small node has GPUs."""
+    done = {}
+    for name, how in WAYS.items():
+        done[name] = go(folder / name, replace(how, accumulate=1))
+        go(folder / f"{name}-again", replace(how, accumulate=1), stop=5)
+        done[f"{name}-again"] = go(folder / f"{name}-again", replace(how, accumulate=1))
+    return done
+
+
+@pytest.mark.slow
+def test_four_processes_give_the_losses_of_one_and_go_on_bit_for_bit(alone, tmp_path) -> None:
+    """Sums of four depend on their order, which must not depend on where the processes began."""
+    done = run_ranks(4, four, tmp_path)[0]
+    for way in WAYS:
+        assert_close(done[way], alone[0])
+        assert done[f"{way}-again"]["curve"] == done[way]["curve"]
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_losses(tmp_path) -> None:
+    """Two steps of a network without drop path: each variant of a block takes seconds to compile."""
+    short = replace(RUN, steps=2, drop_path=0.0, probe_labels=0)
+    plain, fast = go(tmp_path / "plain", run=short), go(tmp_path / "fast", Runtime(compile=True), short)
+    np.testing.assert_allclose(losses(fast), losses(plain), atol=1e-4, rtol=0)

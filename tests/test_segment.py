@@ -7,14 +7,11 @@ import torch.nn.functional as F
 from ade_folders import ade_folder, save
 from random_weights import close, rand, randomise
 from tiny import NARROW, narrow, segmentation, trained  # noqa: F401 (fixtures)
-from torch.utils.flop_counter import FlopCounterMode
 
 from simmim_lite.data.ade20k import IGNORED
-from simmim_lite.data.coco import AnnotatedData
 from simmim_lite.errors import UserError
-from simmim_lite.model.simmim import create_model
 from simmim_lite.model.swin import SwinV2
-from simmim_lite.training.parallel import Team
+from simmim_lite.training.parallel import Group
 from simmim_lite.training.run import Run, read_record, transfer_path
 from simmim_lite.training.segment import (
     Segmentation,
@@ -24,12 +21,12 @@ from simmim_lite.training.segment import (
     miou,
     pixel_accuracy,
     pixel_loss,
-    run_lengths,
     segmentation_scores,
 )
-from simmim_lite.training.train import Failed
 from simmim_lite.training.transfer import once
 from simmim_lite.training.tuning import Dense
+
+STRIDES = (4, 8, 16, 32)  # pixels a side of a token, a stage
 
 
 def network(depths=(1, 1), window=4, **options):
@@ -40,12 +37,15 @@ def network(depths=(1, 1), window=4, **options):
     ("depths", "height", "width", "stage", "second"),
     [((1, 1), 33, 50, (9, 13), (9, 13)), ((1, 1, 1, 1), 128, 171, (32, 43), (8, 11))],  # 512 x 683, a quarter
 )
-def test_shapes(depths, height, width, stage, second):
+def test_shapes_and_every_parameter_learns(depths, height, width, stage, second):
     net = network(depths, 12).train()
     main, auxiliary = net(rand(2, 3, height, width))
     assert main.shape == (2, 5, *stage) and auxiliary.shape == (2, 5, *second) and main.isfinite().all()
-    full = enlarge(main, net.strides[0], (height, width))
-    assert full.shape[-2:] == enlarge(auxiliary, net.strides[-2], (height, width)).shape[-2:] == (height, width)
+    full, other = (enlarge(x, s, (height, width)) for x, s in ((main, 4), (auxiliary, STRIDES[len(depths) - 2])))
+    assert full.shape[-2:] == other.shape[-2:] == (height, width)
+    (main.square().sum() + auxiliary.square().sum()).backward()
+    still = {n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert still == {"encoder.mask_token"}
     with torch.no_grad():
         assert net.eval()(rand(2, 3, height, width))[1] is None
 
@@ -69,18 +69,6 @@ def test_the_pyramid_is_the_papers():
     assert wide.shape == (26,) and wide[13].item() == pytest.approx((13.5 / 4) - 0.5)  # where its pixel is
 
 
-@pytest.mark.parametrize(("depths", "side"), [((1, 1), 32), ((1, 1, 1, 1), 96)])
-def test_macs_are_those_of_the_convolutions_and_every_parameter_learns(depths, side):
-    net = network(depths).train()
-    with FlopCounterMode(display=False) as counter:
-        main, second = net(rand(2, 3, side, side))
-    counted = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
-    assert net.macs(side) == counted / 2 / 2  # two images, and two operations each
-    (main.square().sum() + second.square().sum()).backward()
-    still = {n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
-    assert still == {"encoder.mask_token"}
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return ade_folder(tmp_path_factory.mktemp("ade"), 10, 7)
@@ -92,40 +80,30 @@ def test_the_loss_is_the_mean_over_labelled_pixels(folder):
     for module in task.model.modules():
         if isinstance(module, torch.nn.Dropout2d):
             module.p = 0.0
-    loss = task.loss(task.model, *task.batch(1))
-    images, labels = task.loader.batch(1)
-    mean, std = (torch.tensor(v)[:, None, None] for v in task.statistics)
-    expected = 0.0
-    for logits, weight in zip(task.model((images / 255 - mean) / std), (1.0, 0.3), strict=True):
+    _, images, labels, noise = task.batch(1)
+    loss, expected = task.loss(task.model, 1, images, labels, noise), 0.0
+    for logits, weight in zip(task.model(images), (1.0, 0.3), strict=True):
         chances = enlarge(logits, 4, (32, 32)).softmax(1)
         pixels = (labels != IGNORED).nonzero().tolist()  # by hand: pixel by pixel
         expected += weight * torch.stack([-chances[b, int(labels[b, y, x]), y, x].log() for b, y, x in pixels]).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     logits, without = torch.randn(4, 11, 8, 8), labels.clone()
     without[0] = IGNORED  # an unlabelled image adds nothing
-    rest = pixel_loss(logits[1:], labels[1:].long(), 4).item()
-    assert pixel_loss(logits, without.long(), 4).item() == pytest.approx(rest, rel=1e-5)
-
-
-def test_a_batch_without_labels_has_loss_0_and_finite_gradients(tmp_path, monkeypatch):
-    monkeypatch.setattr(AnnotatedData, "name_unseen", lambda *_, **__: None)  # all unlabelled is refused
-    folder = ade_folder(tmp_path, 4, 2)
-    for path in (folder / "annotations/training").iterdir():
-        save(path, np.zeros((32, 32), np.uint8))
-    task = segmentation(folder, steps=1)
-    loss = task.loss(task.model.train(), *task.batch(0))
-    loss.backward()
-    assert loss.item() == 0
+    rest = pixel_loss(logits[1:], labels[1:], 4).item()
+    assert pixel_loss(logits, without, 4).item() == pytest.approx(rest, rel=1e-5)
+    nothing = task.loss(task.model, 1, images, torch.full_like(labels, IGNORED), noise)
+    nothing.backward()
+    assert nothing.item() == 0
     assert all(p.grad.isfinite().all() and p.grad.abs().sum() == 0 for p in task.model.parameters() if p.requires_grad)
 
 
 def test_training_lowers_the_loss_and_the_record_is_whole(folder):
-    task = segmentation(folder, steps=60, lr=4e-3, eval_every=20, test_images=5)
+    task = segmentation(folder, steps=30, lr=8e-3, eval_every=10, test_images=5)
     record = trained(task)
     assert (record["kind"], record["status"]) == ("segment", "done")
     losses = [point["train_loss"] for point in record["curve"]]
     assert len(losses) == 3 and losses[-1] < 0.8 * losses[0]
-    assert record["cost"]["unique_images"] == 10 and record["cost"]["flops"] == task.flops * 60 * 4
+    assert record["cost"]["unique_images"] == 10 and record["cost"]["flops"] is None
     assert {k: s["n_test"] for k, s in record["transfer"].items()} == {"miou": 5, "pixel_accuracy": 5}
     first = record["examples"][0]
     assert [e["file"] for e in record["examples"]] == list(task.data.test.files[:5])
@@ -142,30 +120,13 @@ def test_training_lowers_the_loss_and_the_record_is_whole(folder):
         table.append(areas(guess, labels, 11))
     expected = segmentation_scores(np.stack(table), 10)
     assert record["transfer"]["miou"]["score"] == pytest.approx(expected["miou"]["score"], abs=1e-3)
-    with torch.no_grad():
-        task.model.classifier[1].bias.fill_(torch.nan)
-    with pytest.raises(Failed, match=r"outputs were not finite; lower lr \(0.004\)"):
-        task.evaluate()
 
 
-def test_a_batch_depends_on_the_seed_and_not_on_workers(folder):
-    options = {"image_size": 96, "augment": "scale+crop+colour", "statistics": "imagenet"}
-    ahead, alone, other = (segmentation(folder, **options, seed=s).loader for s in (0, 0, 1))
-    assert ahead.workers > 0
-    alone.workers = other.workers = 0
-    for now in (0, 5):
-        assert all(map(torch.equal, ahead.batch(now), alone.batch(now)))
-        assert not torch.equal(alone.batch(now)[0], other.batch(now)[0])
-    few, more = (segmentation(folder, images=n).chosen for n in (3, 6))
-    assert few.tolist() == more[:3].tolist()
-
-
-@pytest.mark.parametrize("size", [32, 96])  # without workers, and with
-def test_a_bad_annotation_is_one_line_from_any_process(tmp_path, size):
+def test_a_bad_annotation_is_one_line_from_any_process(tmp_path):
     folder = ade_folder(tmp_path, 4, 2)
     save(folder / "annotations/training/ADE_00000001.png", np.full((32, 32), 99, np.uint8))
     with pytest.raises(UserError, match="ADE_00000001.png: class 99 is out of range"):
-        trained(segmentation(folder, image_size=size, statistics="imagenet"))
+        trained(segmentation(folder, image_size=96, statistics="imagenet"))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +134,7 @@ def test_a_bad_annotation_is_one_line_from_any_process(tmp_path, size):
     [
         ({"images": 11}, "images 11: training of ade20k:.* holds 10 images"),
         ({"batch_size": 1}, "batch_size 1: batch normalisation needs 2 images .* at least 2"),
-        ({"batch_size": 2, "team": Team(torch.device("cpu"), 0, 2)}, "batch_size 2: .* at least 4"),
+        ({"batch_size": 2, "group": Group(torch.device("cpu"), 0, 2)}, "batch_size 2: .* at least 4"),
         ({"augment": "scale"}, "unknown augment 'scale'"),
         ({"run": Run()}, "needs the run and its weights"),
     ],
@@ -183,31 +144,17 @@ def test_what_cannot_be_is_one_line(folder, options, words):
         segmentation(folder, **options)
 
 
-def test_the_start_is_the_pretrained_encoder_and_heads_are_the_same(folder):
-    run, weights = Run(model="swinv2_atto"), create_model("swinv2_atto", seed=7).state_dict()
-    task = segmentation(folder, weights, run=run, layer_decay=0.5)
-    scratch = segmentation(folder).model.state_dict()
-    for name, value in task.model.state_dict().items():
-        assert torch.equal(value, (weights if name.startswith("encoder.") else scratch)[name])
-    scale = {n: g["scale"] for g in task.groups() for n in g["names"]}
-    assert scale["fuse.0.weight"] == scale["norms.0.weight"] == scale["encoder.norm.weight"] == 1
-    assert scale["encoder.patch_embed.proj.weight"] == 0.5**5
-    decayed = {n for g in task.groups() if g["weight_decay"] for n in g["names"]}
-    assert "fuse.0.weight" in decayed and not [n for n in decayed if "norm" in n or n.endswith("bias")]
-
-
 def test_the_recipe_at_full_size_takes_a_step(tmp_path, narrow, monkeypatch):  # noqa: F811
     """upernet-160k on a folder of ADE20K's layout: 512 px crops, bf16, 512 x 683 at test, 150 classes."""
-    folder = ade_folder(tmp_path / "ade", 3, 2, sizes=((96, 128), (100, 96)))
+    folder = ade_folder(tmp_path / "ade", 2, 1, sizes=((96, 128),))
     (folder / "classes.txt").unlink()
     size = {"model": NARROW.name, "steps": 1, "batch_size": 2, "channels": 16}
-    spec = Dense.recipe("upernet-160k", 3, data=f"ade20k:{folder}", **size)
+    spec = Dense.recipe("upernet-160k", 2, data=f"ade20k:{folder}", **size)
     sides, real = [], Segmentation.predict
     monkeypatch.setattr(Segmentation, "predict", lambda s, x, o: sides.append(tuple(x.shape[-2:])) or real(s, x, o))
     record, new = once(spec, runs_dir=tmp_path, device="cpu")
     assert new and record["status"] == "done" and np.isfinite(record["curve"][0]["train_loss"])
-    assert sorted(sides) == [(512, 683), (533, 512)] and record["examples"] == []
-    assert record["transfer"]["miou"]["n_test"] == 2
+    assert sides == [(512, 683)] and record["examples"] == [] and record["transfer"]["miou"]["n_test"] == 1
     assert read_record(transfer_path(tmp_path, spec.key)) == record
 
 
@@ -216,24 +163,16 @@ def test_the_recipe_at_full_size_takes_a_step(tmp_path, narrow, monkeypatch):  #
 
 def slow_miou(guesses, labels, classes):
     """mIoU and pixel accuracy by loops over classes, images and pixels."""
-    ious, right, known = [], 0, 0
-    for c in range(classes):
-        both = either = 0
-        for guess, label in zip(guesses, labels, strict=True):
-            for g, t in zip(guess.flatten().tolist(), label.flatten().tolist(), strict=True):
-                if t != IGNORED:
-                    both += g == c and t == c
-                    either += g == c or t == c
-                    right += g == t == c
-                    known += t == c
-        ious += [both / either] if either else []
-    return sum(ious) / len(ious), right / known
+    pairs = [p for g, t in zip(guesses, labels, strict=True) for p in zip(g.flat, t.flat, strict=True)]
+    pairs = [(g, t) for g, t in pairs if t != IGNORED]
+    eithers = {c: [g == t for g, t in pairs if c in (g, t)] for c in range(classes)}
+    ious = [sum(right) / len(right) for right in eithers.values() if right]
+    return sum(ious) / len(ious), sum(g == t for g, t in pairs) / len(pairs)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_scores_equal_the_slow_specification(seed):
+def test_scores_equal_the_slow_specification():
     """Maps of different sizes: ignored pixels, a class in neither, one only predicted, one never predicted."""
-    rng, guesses, labels = np.random.default_rng(seed), [], []
+    rng, guesses, labels = np.random.default_rng(0), [], []
     for _ in range(5):
         shape = rng.integers(4, 9, 2)
         truth = rng.choice([0, 1, 2, 4, IGNORED], shape)
@@ -242,16 +181,15 @@ def test_scores_equal_the_slow_specification(seed):
         labels.append(truth.astype(np.uint8))
     found = segmentation_scores(np.stack([areas(g, t, 7) for g, t in zip(guesses, labels, strict=True)]), n_train=9)
     expected = slow_miou(guesses, labels, 7)
-    assert found["miou"]["score"] == pytest.approx(expected[0], abs=1e-12)
-    assert found["pixel_accuracy"]["score"] == pytest.approx(expected[1], abs=1e-12)
-    for score, metric in ((found["miou"], "mIoU"), (found["pixel_accuracy"], "pixel accuracy")):
+    for score, metric, value in zip(found.values(), ("mIoU", "pixel accuracy"), expected, strict=True):
+        assert score["score"] == pytest.approx(value, abs=1e-12)
         assert 0 <= score["low"] <= score["score"] <= score["high"] <= 1
         assert (score["metric"], score["n_train"], score["n_test"]) == (metric, 9, 5)
     nothing = areas(guesses[0], np.full_like(labels[0], IGNORED), 7)
     assert nothing.sum() == 0 and segmentation_scores(nothing[None], 1)["miou"]["score"] == 0.0
 
 
-def test_intervals_are_a_bootstrap_over_images_and_run_lengths_give_the_map_back():
+def test_intervals_are_a_bootstrap_over_images():
     rng = np.random.default_rng(0)
     labels = [rng.integers(0, 3, (6, 6)).astype(np.uint8) for _ in range(60)]
     guesses = [np.where(rng.random(t.shape) < rng.random(), t, 0).astype(np.uint8) for t in labels]
@@ -261,6 +199,3 @@ def test_intervals_are_a_bootstrap_over_images_and_run_lengths_give_the_map_back
         low, high = np.percentile([float(score(table[d].sum(0))) for d in draws], (2.5, 97.5))
         assert found[name]["low"] == pytest.approx(low, abs=0.01)
         assert found[name]["high"] == pytest.approx(high, abs=0.01)
-    runs = run_lengths(labels[0])
-    assert all(isinstance(v, int) for v in runs)
-    assert np.array_equal(np.repeat(runs[::2], runs[1::2]).reshape(6, 6), labels[0])

@@ -1,7 +1,9 @@
 """What tests of training share: small data and specs, a training that is stopped at a step, and a record's numbers."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +14,14 @@ from simmim_lite.data.ade20k import open_ade20k
 from simmim_lite.data.coco import open_coco
 from simmim_lite.data.sources import Data, Split
 from simmim_lite.model import sizes
-from simmim_lite.training import train
+from simmim_lite.training import finetune, train
 from simmim_lite.training.detect import Detection
-from simmim_lite.training.finetune import Classification
-from simmim_lite.training.parallel import Team
+from simmim_lite.training.parallel import Group
 from simmim_lite.training.segment import Segmentation
 from simmim_lite.training.transfer import work
 from simmim_lite.training.tuning import Dense, FineTune
 
-ALONE = Team(torch.device("cpu"))
+ALONE = Group(torch.device("cpu"))
 NARROW = sizes.Size("swinv2_narrow", 32, (1, 1, 2, 1))
 
 
@@ -83,24 +84,25 @@ def recipe(images=12, **options) -> FineTune:
     return FineTune.recipe("imagenet-100ep", images, **fields | options)
 
 
-def classification(spec, data=None, weights=None, team=ALONE) -> Classification:
-    return Classification(spec, data or tiny_data(), weights, team)
+def classification(spec, data=None, weights=None, group=ALONE) -> finetune.Classification:
+    return finetune.classification(spec, data or tiny_data(), weights, group)
 
 
-def detection(coco, weights=None, team=ALONE, **options) -> Detection:
+def detection(coco, weights=None, group=ALONE, **options) -> Detection:
     small = {"task": "detect", "channels": 16, "hidden": 32, "batch_size": 4, "test_images": 12, "eval_every": 3}
-    return Detection(Dense(**{**small, "data": coco, "steps": 6, **options}), open_coco(coco, 32), weights, team)
+    return Detection(Dense(**{**small, "data": coco, "steps": 6, **options}), open_coco(coco, 32), weights, group)
 
 
-def segmentation(folder, weights=None, team=ALONE, **options) -> Segmentation:
+def segmentation(folder, weights=None, group=ALONE, **options) -> Segmentation:
     small = {"task": "segment", "data": f"ade20k:{folder}", "steps": 6, "batch_size": 4, "channels": 8, "eval_every": 2}
     spec = Dense(**{**small, "warmup_steps": 2, "drop_path": 0.2, **options})
-    return Segmentation(spec, open_ade20k(spec.data, spec.image_size), weights, team)
+    return Segmentation(spec, open_ade20k(spec.data, spec.image_size), weights, group)
 
 
-def trained(task, data=None, **options) -> dict:
-    """The record of a task; without a folder it keeps nothing on disk."""
-    return work(task.spec, task, task.team, data or getattr(task, "data", None) or tiny_data(), **options)
+def trained(task, folder: str = "") -> dict:
+    """The record of a task; its checkpoints stay in the folder, if one is given."""
+    with tempfile.TemporaryDirectory() as nowhere:
+        return work(task, Path(folder or nowhere))
 
 
 @pytest.fixture(scope="module")
@@ -123,4 +125,4 @@ def slim(monkeypatch) -> None:
     size = sizes.Size("swinv2_base", 32, (2, 2, 2, 2))
     monkeypatch.setitem(sizes.SIZES, "swinv2_base", size)
     monkeypatch.setitem(sizes.PAPER, "swinv2_base", size)
-    monkeypatch.setattr(Team, "decoders", lambda team: 0)
+    monkeypatch.setattr(Group, "decoders", lambda group: 0)

@@ -31,7 +31,7 @@ from simmim_lite.model import swin
 from simmim_lite.model.attention import reference_attention, sdpa_attention
 from simmim_lite.model.sizes import LAPTOP, PAPER, SIZES, full_name
 from simmim_lite.processes import commit, device_name, now, one_thread, pick_device, timed, versions
-from simmim_lite.training.parallel import Parallel, Team
+from simmim_lite.training.parallel import Group, Parallel
 from simmim_lite.training.pretrain import build, build_optimiser, example
 from simmim_lite.training.probes import IMAGENET_MEAN, IMAGENET_STD
 from simmim_lite.training.run import PRECISIONS, Run, Runtime, write_atomic
@@ -251,7 +251,7 @@ def seconds(run: Run, device: torch.device, attention: str, **how: bool) -> floa
     images = example(run, device)
     with attended(attention):
         net = build(run).to(device).train()
-        optimiser, parallel = build_optimiser(net, run), Parallel(net, Team(device), Runtime(**how))
+        optimiser, parallel = build_optimiser(net, run), Parallel(net, Group(device), Runtime(**how))
         if run.drop_path:
             images += (torch.rand(run.batch_size, sum(SIZES[run.model].depths), 2, device=device),)
         times = [timed(lambda: step(parallel, optimiser, images, 0.0, run), device) for _ in range(_WARM + ROUNDS)]

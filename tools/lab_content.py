@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import save
 
 from simmim_lite.data.sources import open_data
 from simmim_lite.lab import mask_lab, widgets
 from simmim_lite.model.sizes import SIZES
-from simmim_lite.training.film import Film, Shot, film_path
+from simmim_lite.training.callbacks import Film, fill_in, film_path, filmed
 from simmim_lite.training.pretrain import build, pretrain
 from simmim_lite.training.probes import input_statistics
 from simmim_lite.training.run import Run, load_final, read_record, record_path, write_atomic
@@ -31,16 +32,16 @@ def grid(runs_dir: str | Path, runs: Sequence[Run]) -> Film:
     """The ends of finished runs that agree on the task, on the same pictures under the same masks."""
     first, taken, frames = runs[0], [], []
     data = open_data(first.data, first.image_size, images_needed=first.images, streamed=first.streamed)
-    shot = Shot.of(first, data, *input_statistics(data, first.statistics))
+    pictures, cells, facts = filmed(first, data)
     for run in runs:
         record, model = read_record(record_path(runs_dir, run)), build(replace(run, seed=0))
         model.load_state_dict(load_final(runs_dir, run))
-        frame, each = shot.take(model)
+        frame, each = fill_in(model, pictures, cells, *input_statistics(data, first.statistics))
         taken.append(frame)
-        facts = {"step": run.steps} | {name: getattr(run, name) for name in ("model", "images", "seed", "key")}
-        frames.append(facts | {k: record["final"][k] for k in ("val_loss", "val_loss_se")} | {"each": each})
-    facts = {"kind": "grid", "key": "grid", "run": first.to_dict(), "where": record["where"], "frames": frames}
-    return shot.film(facts, taken)
+        about = {"step": run.steps} | {name: getattr(run, name) for name in ("model", "images", "seed", "key")}
+        frames.append(about | {k: record["final"][k] for k in ("val_loss", "val_loss_se")} | {"each": each})
+    facts |= {"kind": "grid", "key": "grid", "where": record["where"], "frames": frames}
+    return Film(facts, pictures, np.stack(taken))
 
 
 def films(runs_dir: str) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import UserError
 from ..evidence.records import millions, short
 from ..model.sizes import SIZES
-from ..training.journal import held, read_journal, this_machine
+from ..training.callbacks import held, read_journal, this_machine
 from ..training.run import Run, read_record
 from ..training.specs import Positive, value
 

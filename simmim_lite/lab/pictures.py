@@ -124,11 +124,11 @@ def predict(model, images: np.ndarray, masks: np.ndarray, mean: Sequence[float],
     images uint8 (N, 3, H, W); masks (N, h, w) in any whole number of cells a side that divides the network's patches;
     mean and std as it was trained with, in 0..1 units. `UserError` for a network that predicts normalised pixels.
     """
-    from ..training.film import Shot
+    from ..training.callbacks import fill_in
 
     if model.target != "raw":
         raise UserError("this model predicts locally normalised pixels, which are no colours: train with target='raw'")
-    return Shot(images, np.asarray(masks, bool), mean, std).take(model)[0]
+    return fill_in(model, images, np.asarray(masks, bool), mean, std)[0]
 
 
 def reconstruction(model, images, mask, mean, std, titles: Sequence[str], *, title: str = "") -> go.Figure:

@@ -130,7 +130,7 @@ class FilmStrip(Widget):
 
 def shipped_film(name: str = "scenes"):
     """A film of the package: `scenes` (a run, frame by frame) or `scenes-grid` (sizes x data levels at their end)."""
-    from ..training.film import read_film
+    from ..training.callbacks import read_film
 
     if name not in SHIPPED_FILMS:
         raise unknown("film", name, SHIPPED_FILMS)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _EVALUATION_STEPS = 60  # validation and probes of one run, in optimiser steps of its model
 #: Seconds of a core an image, trained or tested, of a small network: most of it does not depend on the network.
 _DENSE_SECONDS = {"detect": 0.004, "segment": 0.0015}
-_PROBE_SECONDS = 4.0  # the attentive probe and two passes over its images
+_PROBE_SECONDS = 4.0  # the probes and two passes over their images
 _GFLOP_SECONDS = 1 / 45  # of a core for a GFLOP of a small model's training, where nothing was measured yet
 _FORWARD = 1 / 3  # a validated image against a trained one
 _STATE, _WEIGHT = 12, 4  # bytes a parameter, fp32: weight and AdamW's two moments of a checkpoint; final weights

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..errors import UserError, unknown
-from ..training.journal import check_writers
+from ..training.callbacks import check_writers
 from ..training.run import PRECISIONS
 from ..training.specs import Count, Folder, OneOf, Positive, Source, Spec, Text, Whole, read, value
 from .grids import images_of

@@ -1,9 +1,5 @@
 """Detection and instance segmentation as a task: torchvision's Mask R-CNN behind our encoder and a feature pyramid, and
-average precision by pycocotools.
-
-Full size is the standard one (256 channels, anchors of 32 to 512 px). Below `SMALL` pixels everything that costs per
-image is cut down to what a small picture can hold.
-"""
+average precision by pycocotools. Below `SMALL` pixels what costs per image is cut down to what a picture can hold."""
 
 import contextlib
 import functools
@@ -23,19 +19,17 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from ..data.batches import Order, StepLoader, seeded
-from ..data.coco import AnnotatedData, CocoSplit, Sample
-from ..data.manifests import subset
+from ..data.batches import seeded
+from ..data.coco import AnnotatedData, CocoSplit
 from ..model.sizes import SIZES, Size
 from ..model.swin import SwinV2
-from .parallel import Team
-from .pretrain import build_encoder
-from .probes import input_statistics, interval
-from .train import Failed, layer_groups
+from .finetune import Task, build_encoder
+from .parallel import Group
+from .probes import bootstrap
+from .train import Failed
 from .tuning import EXAMPLES, SMALL_SIDE, Dense
 
-#: Images of a shorter side below this many pixels get the small settings.
-SMALL = 256
+SMALL = 256  # pixels
 RATIOS = (0.5, 1.0, 2.0)  # height over width of the anchors
 SHOWN_SCORE = 0.3  # from which on a detection is among a record's examples
 #: A 32 px scene has 252 anchors and two objects at most, so a fraction of torchvision's samples and proposals says the
@@ -47,66 +41,52 @@ _HEADS, _SAMPLERS = 12, 13  # streams of random numbers
 RESAMPLES = 200  # of the test images, for the 95 % interval of a score
 
 
-class Detection:
-    """Mask R-CNN as a task (kind `detect`; see `transfer.work`); weights: as `build_encoder` takes them. Each process
-    draws and averages the regions that it trains on, so another number of processes gives other numbers."""
+class Detection(Task):
+    """Mask R-CNN as a task (see `Task`); weights: as `build_encoder` takes them. Each process draws and averages the
+    regions that it trains on, so another number of processes gives other numbers."""
 
     kind = "detect"
-    flops = None  # a region of interest costs what an image's content decides
 
-    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, team: Team) -> None:
-        self.spec, self.data, self.team = spec, data, team
-        chosen = subset(data.train, spec.images, spec.seed)
-        self.unique = len(chosen)
-        data.name_unseen(chosen.tolist())
-        statistics = input_statistics(data, spec.statistics)
-        self.model = build_detector(spec, data.num_classes, *statistics, weights).to(team.device)
-        train, share = data.train.select(chosen), team.share(spec.batch_size)
-        order, load = Order(train.ids, spec.seed, spec.batch_size), functools.partial(training_sample, train)
-        workers = 0 if spec.image_size <= SMALL_SIDE else team.decoders()
-        self.loader = StepLoader(load, order, share, spec.steps, workers=workers, collate=list)
-
-    def groups(self) -> list[dict]:
-        """AdamW's groups, with layer decay below the pyramid and the heads."""
-        depths = self.model.backbone.encoder.depths
-        return layer_groups(self.model, depths, self.spec.layer_decay, self.spec.weight_decay)
+    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, group: Group) -> None:
+        super().__init__(spec, data, group, data.train, spec.images)
+        data.name_unseen(self.chosen.tolist())
+        self.model = build_detector(spec, data.num_classes, *self.statistics, weights).to(group.device)
+        load = functools.partial(training_sample, data.train.select(self.chosen))
+        self.batches = self.loader(load, collate=list)
 
     def batch(self, now: int) -> tuple[int, list[Tensor], list[dict]]:
         """The step, images float32 (3, H, W) in 0..1, and their boxes, labels and masks as torchvision has them."""
         images, targets = [], []
-        for image, *known in self.loader.batch(now):
+        for image, *known in self.batches.batch(now):
             images.append(self.image(image))
-            known = (value.to(self.team.device, non_blocking=True) for value in known)
+            known = (value.to(self.group.device, non_blocking=True) for value in known)
             targets.append(dict(zip(("boxes", "labels", "masks"), known, strict=True)))
         return now, images, targets
 
     def loss(self, model: nn.Module, now: int, images: list[Tensor], targets: list[dict]) -> Tensor:
         """The sum of Mask R-CNN's losses (proposals: objectness, box; regions: class, box, mask) on the share."""
         # anchors and proposals are sampled, and short sides and dropped paths drawn, from torch's global generators
-        with seeded(self.spec.seed, now, self.team.rank, _SAMPLERS):
+        with seeded(self.spec.seed, now, self.group.rank, _SAMPLERS):
             return sum(model(images, targets).values())
 
     def image(self, pixels: Tensor) -> Tensor:
         """uint8 pixels on the device, in 0..1."""
-        return pixels.to(self.team.device, non_blocking=True).float().div_(255)
+        return pixels.to(self.group.device, non_blocking=True).float().div_(255)
 
     def evaluate(self) -> dict:
         """Box and mask AP on the first test images, and examples of small ones."""
-        spec, team = self.spec, self.team
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            raise Failed(f"the trained network's weights were not finite; lower lr ({spec.lr:g})")
-        count = min(spec.test_images or len(self.data.test), len(self.data.test))
-        test = self.data.test.select(range(count))
+        test, group = self.data.test.select(range(len(self.data.test))[: self.spec.test_images]), self.group
         if all(a["iscrowd"] for objects in test.objects for a in objects):
-            raise Failed(f"{test.name}: none of {count} images has an object to find; raise test_images")
-        found = team.gather(detections(self, test, range(team.rank, count, team.size)))
-        found = sorted(itertools.chain(*found), key=lambda d: d["image_id"])
+            raise Failed(f"{test.name}: none of {len(test)} images has an object to find; raise test_images")
+        found = sum(group.gather(detections(self, test, range(group.rank, len(test), group.size))), [])
+        found.sort(key=lambda d: d["image_id"])
         parts = {}
-        if team.is_main:
-            parts["transfer"] = average_precision(ground_truth(test, self.data.num_classes), found, n_train=self.unique)
+        if group.is_main:
+            truth = ground_truth(test, self.data.num_classes)
+            parts["transfer"] = average_precision(truth, found, n_train=len(self.chosen))
             if max(max(size) for size in test.sizes[:EXAMPLES]) <= SMALL_SIDE:
                 parts["examples"] = _examples(test, found)
-        return team.broadcast(parts)
+        return group.broadcast(parts)
 
 
 def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
@@ -114,8 +94,8 @@ def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
     one size go through together, so that no image's result depends on its neighbours."""
     from pycocotools import mask as coco_mask
 
-    model, spec, device, found = task.model, task.spec, task.team.device, []
-    length = max(1, spec.batch_size // task.team.size)
+    model, spec, device, found = task.model, task.spec, task.group.device, []
+    length = max(1, spec.batch_size // task.group.size)
     model.eval()
     queue = sorted(places, key=lambda i: (split.sizes[i], i))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
@@ -127,10 +107,9 @@ def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
                     masks = (result["masks"][:, 0] > 0.5).byte().cpu().numpy()
                     columns = (result[name].cpu().tolist() for name in ("boxes", "labels", "scores"))
                     for (x0, y0, x1, y1), label, score, mask in zip(*columns, masks, strict=True):
-                        encoded = coco_mask.encode(np.asfortranarray(mask))
-                        rle = {"size": [int(s) for s in encoded["size"]], "counts": encoded["counts"].decode()}
-                        one = {"image_id": i, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0]}
-                        found.append(one | {"score": score, "segmentation": rle})
+                        rle = coco_mask.encode(np.asfortranarray(mask))
+                        one = {"image_id": i, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+                        found.append(one | {"segmentation": rle | {"counts": rle["counts"].decode()}})
     model.train()
     return found
 
@@ -142,18 +121,13 @@ def ground_truth(split: CocoSplit, classes: int) -> dict:
     return {"images": images, "annotations": annotations, "categories": [{"id": c + 1} for c in range(classes)]}
 
 
-def training_sample(split: CocoSplit, place: int) -> tuple[Tensor, ...]:
-    """A training sample as tensors, half of them mirrored by a draw from numpy's global generator."""
-    sample = split[place]
-    return tuple(map(torch.from_numpy, mirrored(sample) if np.random.random() < 0.5 else sample))
-
-
-def mirrored(sample: Sample) -> Sample:
-    """A sample as in a mirror: left is right."""
-    image, boxes, labels, masks = sample
-    boxes = boxes.copy()
-    boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
-    return Sample(np.ascontiguousarray(image[..., ::-1]), boxes, labels, np.ascontiguousarray(masks[..., ::-1]))
+def training_sample(split: CocoSplit, place: int) -> list[Tensor]:
+    """Image, boxes, labels and masks, half of them mirrored (left is right) by a draw from numpy's global generator."""
+    image, boxes, labels, masks = map(torch.from_numpy, split[place])
+    if np.random.random() < 0.5:
+        boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
+        image, masks = image.flip(-1), masks.flip(-1)
+    return [image, boxes, labels, masks]
 
 
 def _examples(test: CocoSplit, found: list[dict]) -> list[dict]:
@@ -163,8 +137,7 @@ def _examples(test: CocoSplit, found: list[dict]) -> list[dict]:
         mine = [d for d in found if d["image_id"] == i and d["score"] >= SHOWN_SCORE]
         boxes = [[round(v, 2) for v in (x, y, x + w, y + h)] for x, y, w, h in (d["bbox"] for d in mine)]
         example = {"file": file, "size": list(test.sizes[i]), "boxes": boxes}
-        example["labels"] = [d["category_id"] - 1 for d in mine]
-        example["scores"] = [round(d["score"], 4) for d in mine]
+        example |= {"labels": [d["category_id"] - 1 for d in mine], "scores": [round(d["score"], 4) for d in mine]}
         shown.append(example | {"masks": [d["segmentation"]["counts"] for d in mine]})
     return shown
 
@@ -212,7 +185,7 @@ def build_detector(
         model = MaskRCNN(
             Pyramid(encoder, spec.channels),
             min_size=spec.short_sides or spec.image_size,  # one is drawn in training, the last one serves in testing
-            max_size=spec.longest,
+            max_size=spec.long_side or spec.image_size * 5 // 3,
             image_mean=list(mean),
             image_std=list(std),
             rpn_anchor_generator=Anchors(size, spec.image_size),
@@ -232,24 +205,17 @@ def build_detector(
     return model
 
 
-# --- scores
-
-
 def average_precision(truth: dict, found: list[dict], *, n_train: int) -> dict[str, dict]:
-    """`box_ap`, `mask_ap` (over IoU .50 to .95) and `box_ap50`, `mask_ap50`, in 0..1, by pycocotools, with 95 %
-    percentiles of a bootstrap over the test images, whose seed is fixed.
-
-    truth: a COCO data set of the test images (`images`, `annotations`, `categories`); found: detections with
-    `image_id`, `category_id`, `bbox` (x, y, width, height), `score` and `segmentation` (RLE). At least one object must
-    be there to be found.
-    """
+    """`box_ap`, `mask_ap` (over IoU .50 to .95), `box_ap50`, `mask_ap50`, in 0..1, with 95 % percentiles of a bootstrap
+    over test images. truth: a COCO data set with an object to be found; found: COCO results with bbox and RLE."""
     scores, count = {}, len(truth["images"])
     for kind, name in (("bbox", "box"), ("segm", "mask")):
         judged = judge(truth, found, kind)
-        values, resampled = precisions(judged), resampled_precisions(judged, RESAMPLES)
-        for k, (suffix, at) in enumerate((("ap", "@[.50:.95]"), ("ap50", "@.50"))):
-            drawn = resampled[:, k][~np.isnan(resampled[:, k])]  # a draw may hold no object at all
-            scores[f"{name}_{suffix}"] = interval(values[k], drawn, f"{name} AP{at}", n_train, count)
+        for suffix, at, value, drawn in zip(
+            ("ap", "ap50"), ("@[.50:.95]", "@.50"), precisions(judged), resampled_precisions(judged).T, strict=True
+        ):
+            drawn = drawn[~np.isnan(drawn)]  # a draw may hold no object at all
+            scores[f"{name}_{suffix}"] = bootstrap(value, drawn, f"{name} AP{at}", n_train, count)
     return scores
 
 
@@ -279,7 +245,7 @@ def precisions(judged) -> list[float]:
     return [float(part[part > -1].mean()) if (part > -1).any() else np.nan for part in (known, known[:1])]
 
 
-def resampled_precisions(judged, draws: int) -> np.ndarray:
+def resampled_precisions(judged, draws: int = RESAMPLES) -> np.ndarray:
     """`precisions` of resamples of the images: (draws, 2). An image that is drawn twice counts twice."""
     images, each = len(judged.params.imgIds), judged.evalImgs  # a class after the other, its images in order
     classes, out = range(len(judged.params.catIds)), []

@@ -1,6 +1,9 @@
-"""Classification as a task: the pretrained encoder under a new head (docs/facts.md, 4)."""
+"""Fine-tuning: what all tasks share (`Task`), the encoder they start from, and classification (docs/facts.md, 4)."""
 
-from collections.abc import Callable, Iterator
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,216 +14,233 @@ from torch.utils.data import DataLoader
 
 from ..data.batches import Batches, Order, Skipped, StepLoader, first_readable, normalise, seeded
 from ..data.manifests import subset
-from ..data.sources import Data, Split
+from ..data.sources import Split
 from ..errors import UserError, first_line
 from ..model.masking import stream
-from ..model.sizes import SIZES
+from ..model.sizes import PAPER, SIZES
 from ..model.swin import SwinV2
-from .parallel import Team
-from .pretrain import TRANSFER_DROP_PATH, build_encoder, drop_path_noise
+from .parallel import Group
+from .pretrain import drop_path_noise
 from .probes import input_statistics, top1
 from .train import Failed, layer_groups
-from .tuning import FineTune
+from .tuning import SMALL_SIDE, FineTune, Transfer
 
-_HEAD, _MIX = 6, 12  # streams of random numbers: the head, mixes
+#: Windows of the paper's pretraining, a stage: 12, clamped to the last stage's 6 x 6 map at 192 px (docs/facts.md, 3).
+PAPER_WINDOWS = (12, 12, 12, 6)
+_DROP_PATH, _HEAD, _MIX = 5, 6, 12  # streams of random numbers
+
+
+def build_encoder(spec: Transfer, weights: dict[str, Tensor] | None) -> SwinV2:
+    """The encoder of a transfer at step 0, its mask token frozen: nothing is hidden. weights: a pretrained SimMIM's
+    state dict where the spec has a start. Each stage knows the window of its pretraining, clamped to its map then."""
+    if (weights is None) != (spec.init == "scratch"):
+        needed = "no" if spec.init == "scratch" else "the run and its"
+        raise UserError(f"{spec.key}: {spec.init} needs {needed} weights")
+    size, windows = SIZES[spec.model], None
+    if spec.run is not None:
+        windows = tuple(min(spec.run.window_size, grid) for grid in size.stage_grids(spec.run.image_size))
+    elif spec.weights is not None:
+        windows = PAPER_WINDOWS if spec.model in PAPER else (4,) * len(size.depths)
+    encoder = SwinV2(size.embed_dim, size.depths, spec.window_size, size.patch_size, spec.drop_path, windows)
+    encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
+    if weights is not None:
+        inside = {name: value for name, value in weights.items() if name.startswith("encoder.")}
+        encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in inside.items()})
+    encoder.mask_token.requires_grad_(False)
+    return encoder
+
+
+def weights_name(path: str | Path) -> str:
+    """NAME@DIGEST of a checkpoint file: what a spec holds, so that its key is about the content and not the place."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise UserError(f"cannot read the weights {path} ({error.strerror}); give a checkpoint file") from error
+    return f"{Path(path).name}@{digest}"
+
+
+class Task:
+    """What `transfer.work` trains and tests. A task has the `kind` of its record, its `model`, `batch(step)`, this
+    process's share, `loss(model, *batch)`, and `evaluate()`: the parts of the record that hold its scores, or `Failed`.
+
+    images: of the split `train` that it learns from, None = all; data: opened, as `transfer.open_for` does.
+    """
+
+    kind, flops = "", None  # FLOPs of an image, forward and backward; None where they differ
+
+    def __init__(self, spec: Transfer, data, group: Group, train, images: int | None) -> None:
+        self.spec, self.data, self.group, self.train = spec, data, group, train
+        self.chosen = subset(train, images, spec.seed)
+        self.statistics = input_statistics(data, spec.statistics)
+        self.depths = SIZES[spec.model].depths
+
+    def groups(self) -> list[dict]:
+        """AdamW's groups, with layer decay; heads learn at the full rate."""
+        return layer_groups(self.model, self.depths, self.spec.layer_decay, self.spec.weight_decay)
+
+    def loader(self, load: Callable, collate: Callable | None = None) -> StepLoader:
+        """Of this process's share; load: a place among the chosen images -> a sample, which may draw."""
+        spec, order = self.spec, Order(self.train.ids[self.chosen], self.spec.seed, self.spec.batch_size)
+        workers = 0 if spec.image_size <= SMALL_SIDE else self.group.decoders()
+        share = self.group.share(spec.batch_size)
+        return StepLoader(load, order, share, spec.steps, workers=workers, collate=collate)
+
+    def noise(self, now: int) -> Tensor:
+        """Drop path's numbers, as `SwinV2` takes them."""
+        return drop_path_noise(self.spec, now, self.depths, self.group, _DROP_PATH)
 
 
 class Classifier(nn.Module):
     """An encoder, the mean over its final map, and a linear head: images (B, 3, H, W) -> logits (B, classes)."""
 
-    def __init__(self, encoder: SwinV2, classes: int, generator: torch.Generator | None = None) -> None:
+    def __init__(self, encoder: SwinV2, classes: int, seed: int = 0) -> None:
         super().__init__()
         self.encoder = encoder
+        # a generator of its own: the head starts the same whatever the encoder starts from
+        generator = torch.Generator().manual_seed(int(stream(seed, _HEAD)[0]))
         self.head = nn.Linear(encoder.num_features, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """noise (B, blocks, 2) in (0, 1): see `SwinV2`."""
-        return self.head(self.encode(images, noise).mean((2, 3)))
-
-    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The final map (B, C, h, w)."""
-        return self.encoder(images, None, noise)
+        return self.head(self.encoder(images, None, noise).mean((2, 3)))
 
 
-def build_classifier(spec: FineTune, classes: int, weights: dict[str, Tensor] | None = None) -> Classifier:
-    """The network at step 0; weights as `build_encoder` takes them."""
-    # the head has a generator of its own: it starts the same whatever the encoder starts from
-    generator = torch.Generator().manual_seed(int(stream(spec.seed, _HEAD)[0]))
-    return Classifier(build_encoder(spec, weights), classes, generator)
-
-
-class Classification:
-    """Fine-tuning for classification as a task (kind `finetune`; see `transfer.work`). data: at the spec's size, or as
-    `open_pictures` has it for a full-size spec; weights: as `build_encoder` takes them."""
+class Classification(Task):
+    """Fine-tuning for classification on labelled images of one size in memory: scenes and small data sets."""
 
     kind = "finetune"
 
-    def __init__(self, spec: FineTune, data: Data, weights: dict[str, Tensor] | None, team: Team) -> None:
-        self.spec, self.team, self.mixup = spec, team, None
+    def __init__(self, spec: FineTune, data, weights: dict[str, Tensor] | None, group: Group) -> None:
+        train, self.test = self.labelled(spec, data), data.test
+        if train is None or self.test is None or train.labels is None or self.test.labels is None:
+            raise UserError(f"data '{spec.data}' has no labels to fine-tune on: use a source with classes")
+        super().__init__(spec, data, group, train, spec.labels)
+        self.model = Classifier(build_encoder(spec, weights), data.num_classes, spec.seed).to(group.device)
+        self.flops = 6e9 * SIZES[spec.model].gmac(spec.image_size, spec.window_size)
+        self.mixup, self.skipped = None, Skipped()
         if spec.mixup or spec.cutmix:
             from timm.data import Mixup
 
             how = {"mixup_alpha": spec.mixup, "cutmix_alpha": spec.cutmix, "label_smoothing": spec.label_smoothing}
             self.mixup = Mixup(num_classes=data.num_classes, **how)
-        self.input = (Files if spec.full_size else Arrays)(spec, data, team)
-        self.unique = len(self.input.chosen)
-        self.model = build_classifier(spec, data.num_classes, weights).to(team.device)
-        self.flops = 6e9 * SIZES[spec.model].gmac(spec.image_size, spec.window_size)
+        self.begin()
 
-    def groups(self) -> list[dict]:
-        """AdamW's groups, with layer decay."""
-        return layer_groups(self.model, self.model.encoder.depths, self.spec.layer_decay, self.spec.weight_decay)
+    def labelled(self, spec: FineTune, data) -> Split | None:
+        """The split to train on; of scenes the pool for probes is the smaller one, and no test image is in either."""
+        few = data.probe_train is not None and len(data.probe_train) < min(spec.labels or 0, len(data.train))
+        return data.train if few and data.train.labels is not None else data.probe_train
+
+    def begin(self) -> None:
+        spec, (mean, std) = self.spec, self.statistics
+        options = {name: getattr(spec, name) for name in ("seed", "batch_size", "image_size", "augment")}
+        options |= {"mean": mean, "std": std, "device": self.group.device, "share": self.group.share(spec.batch_size)}
+        # one cell: nothing is hidden here, and drawing it costs least
+        self.batches = Batches(self.train, self.chosen, mask_patch=spec.image_size, **options)
+        self.labels = torch.from_numpy(np.asarray(self.train.labels)[self.chosen])
+
+    def images(self, now: int) -> tuple[Tensor, Tensor]:
+        """Images float32 (B, 3, S, S) and labels int64 (B,) of this process's share of a step, on the device."""
+        images, _, _ = self.batches.batch(now)
+        return images, self.labels[torch.from_numpy(self.batches.positions(now)[1])].to(images.device)
+
+    def tests(self, rows: range) -> Iterator[tuple[Tensor, Sequence[int]]]:
+        """Test images of a range, float32 (B, 3, S, S), and their numbers: those that can be read."""
+        for some in (rows[start : start + 256] for start in range(0, len(rows), 256)):
+            yield normalise(self.test.images[some.start : some.stop], *self.statistics, self.group.device), some
 
     def batch(self, now: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, S, S), labels (B,) or, where the spec mixes, targets (B, classes), and drop path's numbers."""
-        images, target = self.input.batch(now)
+        images, target = self.images(now)
         if self.mixup is not None:
             with seeded(self.spec.seed, now, _MIX):  # one mix a step, of image j of a share with its mirror image
                 images, target = self.mixup(images, target)
-        noise = drop_path_noise(self.spec, now, self.model.encoder.depths, self.team, TRANSFER_DROP_PATH)
-        return images, target, noise
+        return images, target, self.noise(now)
 
     def loss(self, model: nn.Module, images: Tensor, target: Tensor, noise: Tensor) -> Tensor:
         """Cross-entropy; mixed targets are smoothed already."""
-        logits = model(images, noise).float()
-        if self.mixup is None:
-            return F.cross_entropy(logits, target, label_smoothing=self.spec.label_smoothing)
-        return -(target * logits.log_softmax(-1)).sum(-1).mean()
+        smoothing = self.spec.label_smoothing if self.mixup is None else 0.0
+        return F.cross_entropy(model(images, noise).float(), target, label_smoothing=smoothing)
 
     def evaluate(self) -> dict:
         """{"final": top-1 with its interval} on the first test images (all of them for None); `skipped` names pictures
         that could not be read, if any. Each process tests its part."""
-        team, device, half = self.team, self.team.device, self.spec.precision == "bf16"
-        labels = self.input.test_labels
-        rows = range(len(labels) * team.rank // team.size, len(labels) * (team.rank + 1) // team.size)
-        finite, guesses, good = True, [], []
+        group, spec, found = self.group, self.spec, []
+        labels = np.asarray(self.test.labels[: spec.test_images])
+        rows = range(len(labels) * group.rank // group.size, len(labels) * (group.rank + 1) // group.size)
         self.model.eval()
         with torch.inference_mode():
-            for images, readable in self.input.tests(rows):
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    final = self.model.encode(images.to(device))
-                logits = self.model.head(final.float().mean((2, 3)))
-                finite = finite and bool(logits.isfinite().all())
-                guesses += logits.argmax(1).tolist()
-                good += readable
+            for images, some in self.tests(rows):
+                with torch.autocast(group.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+                    final = self.model.encoder(images.to(group.device))
+                found += zip(some, self.model.head(final.float().mean((2, 3))).argmax(1).tolist(), strict=True)
         self.model.train()
-        finites, guesses, good, skipped = zip(*team.gather((finite, guesses, good, self.input.skipped)), strict=True)
-        if not all(finites):
-            raise Failed(f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})")
-        good = np.array(sum(good, []), bool)
-        if not good.any():
-            raise Failed(f"none of the {len(labels)} test images of {self.spec.data} can be read")
-        score = top1(np.array(sum(guesses, []))[good], labels[good], self.unique)
+        found, skipped = zip(*group.gather((found, dict(self.skipped))), strict=True)
+        found = np.array(sum(found, []))
+        if not len(found):
+            raise Failed(f"none of the {len(labels)} test images of {spec.data} can be read")
+        score = top1(found[:, 1], labels[found[:, 0]], len(self.chosen))
         final = {"top1": score["score"], "low": score["low"], "high": score["high"], "n_test": score["n_test"]}
         left_out = sorted({item for part in skipped for item in part.items()})
         return {"final": final} | ({"skipped": [list(item) for item in left_out]} if left_out else {})
 
 
-class Arrays:
-    """Labelled images of one size in memory: scenes and small data sets at laptop size."""
+class PictureClassification(Classification):
+    """The same on pictures of any size, decoded and augmented by worker processes as it goes: data sets at full size.
+    One that cannot be read is named on stderr and in the record (`skipped`): in training the next one of the draw
+    stands in for it, in testing it is left out of the count."""
 
-    def __init__(self, spec: FineTune, data: Data, team: Team) -> None:
-        self.spec, self.team, self.train, test = spec, team, self.labelled(spec, data), data.test
-        if self.train is None or test is None or self.train.labels is None or test.labels is None:
-            raise UserError(f"data '{spec.data}' has no labels to fine-tune on: use a source with classes")
-        if (spec.labels or 0) > len(self.train):
-            known = f"{spec.data} has {len(self.train)} labelled images; ask for 1 to {len(self.train)}"
-            raise UserError(f"labels {spec.labels}: {known}")
-        self.test, self.chosen = test, subset(self.train, spec.labels, spec.seed)
-        self.test_labels = np.asarray(test.labels[: spec.test_images])
-        self.statistics, self.skipped = input_statistics(data, spec.statistics), Skipped()
-        self.begin(team.share(spec.batch_size))
-
-    def labelled(self, spec: FineTune, data: Data) -> Split | None:
-        """The split to train on; of scenes the pool for probes is the smaller one, and no test image is in either."""
-        few = data.probe_train is not None and len(data.probe_train) < min(spec.labels or 0, len(data.train))
-        return data.train if few and data.train.labels is not None else data.probe_train
-
-    def begin(self, share: slice) -> None:
-        spec, (mean, std) = self.spec, self.statistics
-        options = {name: getattr(spec, name) for name in ("seed", "batch_size", "image_size", "augment")}
-        options |= {"mean": mean, "std": std, "device": self.team.device, "share": share}
-        # one cell: nothing is hidden here, and drawing it costs least
-        self.batches = Batches(self.train, self.chosen, mask_patch=spec.image_size, **options)
-        self.labels = torch.from_numpy(np.asarray(self.train.labels)[self.chosen])
-
-    def batch(self, now: int) -> tuple[Tensor, Tensor]:
-        """Images float32 (B, 3, S, S) and labels int64 (B,) of this process's share of a step, on the device."""
-        images, _, _ = self.batches.batch(now)
-        return images, self.labels[torch.from_numpy(self.batches.positions(now)[1])].to(images.device)
-
-    def tests(self, rows: range) -> Iterator[tuple[Tensor, list[bool]]]:
-        """Test images of a range, float32 (B, 3, S, S), and which could be read."""
-        for start in range(rows.start, rows.stop, 256):
-            images = self.test.images[start : min(start + 256, rows.stop)]
-            yield normalise(images, *self.statistics, self.team.device), [True] * len(images)
-
-
-class Files(Arrays):
-    """Pictures of any size, decoded and augmented by worker processes, step by step: data sets at full size. One that
-    cannot be read is named on stderr and in the record (`skipped`): in training the next one of the draw stands in for
-    it, in testing it is left out of the count."""
-
-    def labelled(self, spec: FineTune, data: Data) -> Split | None:
+    def labelled(self, spec: FineTune, data) -> Split | None:
         return data.train
 
-    def begin(self, share: slice) -> None:
-        load = _Pictures(self.train, self.chosen, train_transform(self.spec, *self.statistics))
-        order = Order(self.train.ids[self.chosen], self.spec.seed, self.spec.batch_size)
-        workers = self.team.decoders()
-        self.loader = StepLoader(load, order, share, self.spec.steps, workers=workers, collate=_collate)
+    def begin(self) -> None:
+        load = functools.partial(_sample, self.train, self.chosen, train_transform(self.spec, *self.statistics))
+        self.batches = self.loader(load, _collate)
 
-    def batch(self, now: int) -> tuple[Tensor, Tensor]:
-        images, labels, problems = self.loader.batch(now)
+    def images(self, now: int) -> tuple[Tensor, Tensor]:
+        images, labels, problems = self.batches.batch(now)
         self.skipped.note(problems)
-        device = self.team.device
-        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        return tuple(x.to(self.group.device, non_blocking=True) for x in (images, labels))
 
-    def tests(self, rows: range) -> Iterator[tuple[Tensor, list[bool]]]:
+    def tests(self, rows: range) -> Iterator[tuple[Tensor, Sequence[int]]]:
         from timm.data import create_transform
 
-        mean, std = self.statistics  # shorter side to S / test_crop pixels, then a centre crop
-        how = {"interpolation": self.spec.interpolation, "mean": mean, "std": std, "crop_pct": self.spec.test_crop}
-        test = _Tests(self.test, np.array(rows), create_transform(self.spec.image_size, **how), self.spec.image_size)
-        for images, readable, problems in DataLoader(test, 128, num_workers=self.team.decoders(), collate_fn=_collate):
+        mean, std = self.statistics  # shorter side to S / .875 pixels (256 of 224), then a centre crop
+        how = {"interpolation": "bicubic", "mean": mean, "std": std, "crop_pct": 0.875}
+        load = functools.partial(_tests, self.test, create_transform(self.spec.image_size, **how))
+        for images, some, problems in DataLoader(rows, 128, num_workers=self.group.decoders(), collate_fn=load):
             self.skipped.note(problems)
-            yield images, readable.bool().tolist()
+            if some:
+                yield torch.stack(images), some
 
 
-class _Pictures:
-    """place -> (image, label, pictures that could not be read)."""
-
-    def __init__(self, split: Split, chosen: np.ndarray, transform: Callable) -> None:
-        self.split, self.chosen, self.transform = split, chosen, transform
-
-    def __call__(self, place: int) -> tuple[Tensor, int, list[tuple[str, str]]]:
-        image, i, problems = first_readable(self.split, self.chosen, place)
-        return self.transform(image), int(self.split.labels[i]), problems
+def classification(spec: FineTune, *about: object) -> Classification:
+    """The task of a spec; about: data, weights and group."""
+    return (PictureClassification if spec.full_size else Classification)(spec, *about)
 
 
-class _Tests(_Pictures):
-    """(image, 1, []) of each chosen picture; (zeros, 0, problem) of one that cannot be read."""
-
-    def __init__(self, split: Split, chosen: np.ndarray, transform: Callable, size: int) -> None:
-        super().__init__(split, chosen, transform)
-        self.size = size
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, k: int) -> tuple[Tensor, int, list[tuple[str, str]]]:
-        i = int(self.chosen[k])
-        try:
-            return self.transform(self.split.picture(i)), 1, []
-        except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
-            return torch.zeros(3, self.size, self.size), 0, [(self.split.title(i), first_line(error))]
+def _sample(split: Split, chosen: np.ndarray, transform: Callable, place: int) -> tuple[Tensor, int, list]:
+    image, i, problems = first_readable(split, chosen, place)
+    return transform(image), int(split.labels[i]), problems
 
 
 def _collate(samples: list[tuple]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
     images, labels, problems = zip(*samples, strict=True)
     return torch.stack(images), torch.tensor(labels), sum(problems, [])
+
+
+def _tests(split: Split, transform: Callable, rows: list[int]) -> tuple[list[Tensor], list[int], list[tuple[str, str]]]:
+    """Test pictures that can be read, their numbers, and (name, reason) of the others."""
+    images, good, problems = [], [], []
+    for i in rows:
+        try:
+            images.append(transform(split.picture(i)))
+            good.append(i)
+        except Exception as error:  # decoders raise errors of many kinds, and all mean the same here
+            problems.append((split.title(i), first_line(error)))
+    return images, good, problems
 
 
 def train_transform(spec: FineTune, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable:
@@ -230,13 +250,13 @@ def train_transform(spec: FineTune, mean: tuple[float, ...], std: tuple[float, .
     from timm.data.auto_augment import RandAugment, posterize
 
     how = {"color_jitter": spec.colour_jitter or None, "auto_augment": spec.rand_augment or None}
-    how |= {"interpolation": spec.interpolation, "mean": mean, "std": std, "re_prob": spec.erasing, "re_count": 1}
+    how |= {"interpolation": "bicubic", "mean": mean, "std": std, "re_prob": spec.erasing, "re_count": 1}
     # what is erased is filled with noise, as the released code does
     whole = create_transform(spec.image_size, is_training=True, re_mode="pixel", **how)
 
-    def some_bits(image: Image.Image, bits: int, **options: object) -> Image.Image:
+    def some_bits(image: Image.Image, bits: int, **_: object) -> Image.Image:
         """timm's may ask for no bits at all: once black, and an error since Pillow 13."""
-        return posterize(image, bits, **options) if bits > 0 else Image.new(image.mode, image.size)
+        return posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
 
     for op in (op for part in whole.transforms if isinstance(part, RandAugment) for op in part.ops):
         op.aug_fn = some_bits if op.aug_fn is posterize else op.aug_fn

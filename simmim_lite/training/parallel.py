@@ -3,15 +3,14 @@
 import atexit
 import contextlib
 import copy
-import functools
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+import joblib
 import torch
 from torch import Tensor, nn
 
@@ -19,14 +18,14 @@ from ..errors import Everywhere, UserError, first_line
 from ..processes import commit, device_name, now, pick_device, versions
 from .run import Runtime
 
-#: How long a process waits for another one: the main one may wait for a lock, or probe, for hours. torchrun sees a dead
-#: process at once, whatever this is.
+#: How long a process waits for another one, which may wait for a lock, or probe; torchrun sees a dead one at once.
 PATIENCE = timedelta(days=2)
+_PLAIN = Runtime()
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes of one training: this one's rank and device, and how many there are. Alone it costs nothing."""
+class Group:
+    """The process group of one training: this one's rank and device, and how many there are."""
 
     device: torch.device
     rank: int = 0
@@ -37,20 +36,19 @@ class Team:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
-    def share(self, batch_size: int) -> slice:
-        """This process's part of a global batch, equal for all; `UserError` where it does not divide."""
-        if batch_size % self.size:
-            near = max(self.size, batch_size // self.size * self.size)
-            raise Everywhere(f"batch_size {batch_size} does not divide among {self.size} processes: try {near}")
+    def share(self, batch_size: int, parts: int = 1) -> slice:
+        """This process's part of a global batch, equal for all; `UserError` where it does not divide, in parts."""
+        if batch_size % (least := self.size * parts):
+            among = f"{self.size} processes" + f", each in accumulate {parts} parts" * (parts > 1)
+            near = max(least, batch_size // least * least)
+            raise Everywhere(f"batch_size {batch_size} does not divide among {among}: try {near}")
         own = batch_size // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def decoders(self) -> int:
         """Worker processes that decode for this process: the cores it has for itself, less the one it computes on."""
-        affinity = getattr(os, "sched_getaffinity", None)  # Linux alone
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         here = torch.cuda.device_count() if self.device.type == "cuda" else self.size
-        return max(0, min(16, cores // max(1, min(here, self.size)) - 1))
+        return max(0, min(16, joblib.cpu_count() // max(1, min(here, self.size)) - 1))
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in place."""
@@ -66,9 +64,7 @@ class Team:
         """For each flag, whether it is true in any process."""
         if self.size == 1:
             return list(flags)
-        # between CPUs where they have a channel of their own: a GPU need not finish its step for this
-        here = "cpu" if "cpu" in torch.distributed.get_backend_config() else self.device
-        found = torch.tensor(flags, dtype=torch.uint8, device=here)
+        found = torch.tensor(flags, dtype=torch.uint8)  # between CPUs: a GPU need not finish its step for this
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
         return [bool(flag) for flag in found.tolist()]
 
@@ -101,12 +97,12 @@ class Team:
         return result
 
 
-def join(device: str = "auto") -> Team:
+def join(device: str = "auto") -> Group:
     """The processes that torchrun started, joined on their devices until they end: NCCL between GPUs, each of its local
     rank, gloo between CPUs. Without torchrun, this process alone."""
     place, size = pick_device(device), int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return Team(place)
+        return Group(place)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
@@ -118,99 +114,84 @@ def join(device: str = "auto") -> Team:
             what = f"cannot join the {size} processes of this run ({first_line(error)})"
             raise Everywhere(f"{what}: see what another one says, or check the network between them") from error
         atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
-    return Team(place, torch.distributed.get_rank(), torch.distributed.get_world_size())
+    return Group(place, torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
 class Meter:
-    """What a team has spent since it was made, on top of what an interrupted training had spent before."""
+    """What a group has spent since it was made, on top of what an interrupted training had spent before."""
 
-    def __init__(self, team: Team, before: dict | None = None) -> None:
-        self.team, self.before = team, before or {"seconds": 0.0, "core_seconds": 0.0}
+    def __init__(self, group: Group, before: dict | None = None) -> None:
+        self.group, self.before = group, before or {"seconds": 0.0, "core_seconds": 0.0}
         self.started = self.before.get("started") or now()
         self.wall, self.core = time.perf_counter(), time.process_time()
-        if team.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(team.device)
 
     def spent(self) -> dict:
         """{"seconds"} by the main process's clock, {"core_seconds"} of all processes, which all call it."""
-        meters = self.team.gather((time.perf_counter() - self.wall, time.process_time() - self.core))
-        core = sum(core for _, core in meters)
-        return {"seconds": self.before["seconds"] + meters[0][0], "core_seconds": self.before["core_seconds"] + core}
-
-    def peak_memory(self) -> int | None:
-        """Bytes of the device on a GPU, of the process on a CPU, the highest of all processes, which all call it; None
-        where the system does not say."""
-        if self.team.device.type == "cuda":
-            return max(self.team.gather(torch.cuda.max_memory_allocated(self.team.device)))
-        with contextlib.suppress(ImportError):  # Windows
-            import resource
-
-            unit = 1 if sys.platform == "darwin" else 1024
-            return max(self.team.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+        meters = self.group.gather((time.perf_counter() - self.wall, time.process_time() - self.core))
+        core = self.before["core_seconds"] + sum(core for _, core in meters)
+        return {"seconds": self.before["seconds"] + meters[0][0], "core_seconds": core}
 
     def where(self, data, **more: object) -> dict:
-        """The provenance of a record: commit, versions, device, threads, data (its digest and line), start and end."""
-        found = {**commit(), "versions": versions(), "device": device_name(self.team.device)}
+        """The provenance of a record: commit, versions, device, threads, digest of the data, start and end."""
+        found = {**commit(), "versions": versions(), "device": device_name(self.group.device)}
         found |= {"threads": torch.get_num_threads(), "data_digest": data.digest}
-        found |= {"data_line": data.line} if data.line else {}
         found |= {"started": self.started, "finished": now()}
-        return found | ({"processes": self.team.size} if self.team.size > 1 else {}) | more
+        return found | ({"processes": self.group.size} if self.group.size > 1 else {}) | more
 
 
 class Parallel(nn.Module):
     """A network whose call on this process's share of a batch is its loss, and whose gradient is that of all of it.
 
-    loss: `loss(model, *batch)`, by default what the model itself returns. With `accumulate` the share goes through in
-    parts, and the gradients of all but the last are there when the call returns. fsdp: sharded block by block (FSDP2's
-    `fully_shard`), in full precision: bf16 is autocast's.
+    loss: `loss(model, *batch)`, by default what the model returns. With `accumulate` the gradients of all parts but the
+    last are there when the call returns. fsdp: sharded block by block (FSDP2), in full precision.
     """
 
     def __init__(
-        self, model: nn.Module, team: Team, runtime: Runtime | None = None, loss: Callable[..., Tensor] | None = None
+        self,
+        model: nn.Module,
+        group: Group,
+        runtime: Runtime = _PLAIN,
+        loss: Callable[..., Tensor] | None = None,
     ) -> None:
         super().__init__()
-        how = runtime or Runtime()
-        self.model, self.team, self.parts = model, team, how.accumulate
-        self.sharded = how.parallel == "fsdp" and team.size > 1
+        self.model, self.group, self.parts = model, group, runtime.accumulate
+        self.sharded = runtime.parallel == "fsdp" and group.size > 1
         self._blank = [copy.deepcopy(model).to("meta")] if self.sharded else []  # in a list: no part of this module
-        if how.checkpointing:
+        if runtime.checkpointing:
             model.encoder.checkpointing = True
-        if how.compile:
-            compile_blocks(model, team.device)
+        if runtime.compile:
+            compile_blocks(model, group.device)
         if self.sharded:
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
-            mesh = init_device_mesh(team.device.type, (team.size,))
+            mesh = init_device_mesh(group.device.type, (group.size,))
             for part in (*_blocks(model), model):
                 fully_shard(part, mesh=mesh)
-        self.net = _WithLoss(model, loss) if loss else model
-        if team.size > 1 and not self.sharded:
-            ids = [team.device.index] if team.device.type == "cuda" else None
-            self.net = nn.parallel.DistributedDataParallel(self.net, device_ids=ids, gradient_as_bucket_view=True)
-        # DDP orders its buckets anew after the first backward pass. On a CPU, where bits are promised, the order of a
-        # sum of three or more terms must not depend on where this process began: one pass is for that.
-        self._unsettled = runtime is not None and self.net is not model and team.device.type == "cpu" and team.size > 2
+        self.net, self.loss = model, loss or (lambda net, *batch: net(*batch))
+        if group.size > 1 and not self.sharded:
+            how = {"device_ids": [group.device.index]} if group.device.type == "cuda" else {}
+            # DDP orders its buckets anew after the first backward pass, but not with `find_unused_parameters`. On a
+            # CPU, where bits are promised, the order of a sum of three or more terms must not depend on where it began.
+            how |= {"find_unused_parameters": group.device.type == "cpu" and group.size > 2}
+            self.net = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, **how)
 
     def forward(self, *batch: Tensor) -> Tensor:
-        if self._unsettled:
-            self._unsettled = False
-            _backward(self(*batch))
-            self.model.zero_grad()
         *first, last = zip(*(part.chunk(self.parts) for part in batch), strict=True) if self.parts > 1 else (batch,)
         done = []
         for part in first:
             with self.net.no_sync() if hasattr(self.net, "no_sync") else contextlib.nullcontext():
-                loss = self.net(*part) / self.parts
+                loss = self.loss(self.net, *part) / self.parts
                 _backward(loss)
             done.append(loss.detach())
-        return self.net(*last) / self.parts + sum(done) if done else self.net(*last)
+        loss = self.loss(self.net, *last)
+        return loss / self.parts + sum(done) if done else loss
 
     def whole(self) -> nn.Module:
         """The model with all its weights, to validate and probe with: a copy when sharded. Every process calls it."""
         if not self.sharded:
             return self.model
-        model = copy.deepcopy(self._blank[0]).to_empty(device=self.team.device)
+        model = copy.deepcopy(self._blank[0]).to_empty(device=self.group.device)
         state = {n: v.full_tensor() if hasattr(v, "full_tensor") else v for n, v in self.model.state_dict().items()}
         model.load_state_dict(state)
         return model
@@ -220,7 +201,7 @@ class Parallel(nn.Module):
         if not hasattr(value, "full_tensor"):
             return value
         whole = value.full_tensor()
-        return whole.cpu() if self.team.is_main else None
+        return whole.cpu() if self.group.is_main else None
 
     def load(self, weights: dict, state: dict, optimiser: torch.optim.Optimizer) -> None:
         """Load whole tensors of model and optimiser, cut to this process's shards where the model is sharded."""
@@ -231,15 +212,6 @@ class Parallel(nn.Module):
             for i, values in state["state"].items()
         }
         optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
-
-
-class _WithLoss(nn.Module):
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, *batch: object) -> Tensor:
-        return self.loss(self.model, *batch)
 
 
 def _cut(value: Tensor, like: Tensor) -> Tensor:
@@ -271,12 +243,11 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
     # one version a width, a shift and a rate of drop path: more than the few that torch allows by default
     config.recompile_limit = max(config.recompile_limit, 2 * len(blocks) + 8)
     for block in blocks:  # validation and probes stay as they are
-        plain, fast = block.forward, torch.compile(block.forward, dynamic=False)
-        block.forward = functools.partial(_either, block, fast, plain)
 
+        def forward(*inputs: Tensor, block=block, plain=block.forward) -> Tensor:
+            return (block.compiled if block.training else plain)(*inputs)
 
-def _either(block: nn.Module, training: Callable, testing: Callable, *inputs: Tensor) -> Tensor:
-    return (training if block.training else testing)(*inputs)
+        block.compiled, block.forward = torch.compile(block.forward, dynamic=False), forward
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

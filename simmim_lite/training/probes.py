@@ -1,8 +1,9 @@
-"""What frozen features are good for: a ridge linear probe, k nearest neighbours, a linear segmentation probe, and an
-attentive one, whose learned query weighs the tokens before a linear layer reads them. Equal features, equal scores."""
+"""What frozen features are good for: a ridge linear probe, k nearest neighbours, and a linear segmentation probe. Equal
+features, equal scores."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +21,6 @@ PROBE_SEED = 20220609  # draws the labelled images, the same ones for every run 
 PENALTIES = tuple(10.0**e for e in range(-5, 2))  # ridge penalties per training row
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # the usual protocol (Wu et al. 2018, DINO)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# One schedule of the attentive probe for every run: one that is tuned run by run says less about the features. Chosen
-# among twenty on seed 0 of an untrained and of a trained swinv2_atto on scenes; on seed 100, which no study reports,
-# and validation scenes it is within .017 of the best of nine, for both sizes.
-STEPS, BATCH, LR, WEIGHT_DECAY, FLOOR = 400, 256, 3e-2, 0.05, 1e-3
 _ROWS = 8192  # rows of the ridge in float64 at a time: memory stays flat, caches stay warm
 
 
@@ -55,12 +52,9 @@ def input_statistics(data: Data, statistics: str) -> tuple[tuple, tuple]:
     return (data.mean, data.std) if statistics == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
 
 
-def probe_all(model: SimMIM, data: Data, run: Run, *, attentive: bool = False) -> dict:
-    """The scores that a run's data allow: {"linear", "knn", "segment"}, each as `top1` has it; absent where impossible.
-
-    Trains on `run.probe_labels` images of `data.probe_train`, the same ones for every run, and tests on the first
-    `run.probe_test` of `data.test`. attentive: with labels, the attentive probe too.
-    """
+def probe_all(model: SimMIM, data: Data, run: Run) -> dict:
+    """The scores that a run's data allow, {"linear", "knn", "segment"}, see `score`: trained on `run.probe_labels`
+    images of `data.probe_train`, the same ones for every run, tested on the first `run.probe_test` of `data.test`."""
     train, test = data.probe_train, data.test
     there = bool(run.probe_labels) and train is not None and test is not None
     labelled = there and train.labels is not None and test.labels is not None
@@ -69,7 +63,7 @@ def probe_all(model: SimMIM, data: Data, run: Run, *, attentive: bool = False) -
         return {}
     chosen = np.sort(subset(train, min(run.probe_labels, len(train)), PROBE_SEED))
     n_test = min(run.probe_test, len(test))
-    how = {"precision": run.precision, "maps": masked or attentive}
+    how = {"precision": run.precision, "maps": masked}
     statistics = input_statistics(data, run.statistics)
     x_train, maps_train = features(model, train.images[chosen], *statistics, **how)
     x_test, maps_test = features(model, test.images[:n_test], *statistics, **how)
@@ -80,13 +74,10 @@ def probe_all(model: SimMIM, data: Data, run: Run, *, attentive: bool = False) -
         scores["knn"] = knn_probe(x_train, y_train, x_test, y_test)
     if masked:
         scores["segment"] = segmentation_probe(maps_train, train.masks[chosen], maps_test, test.masks[:n_test])
-    if labelled and attentive:
-        scores["attentive"] = attentive_probe(maps_train, y_train, maps_test, y_test)
     return scores
 
 
-@dataclass(frozen=True)
-class Ridge:
+class Ridge(NamedTuple):
     """A fitted ridge regression: float64 outputs (n, K) = ((x - mean) / scale) @ weight + bias."""
 
     mean: Tensor
@@ -181,69 +172,23 @@ def segmentation_probe(maps_train: Tensor, masks_train: np.ndarray, maps_test: T
     both, union = ((x.view(n, -1).sum(1)) for x in (guess & truth, guess | truth))
     iou = torch.where(union > 0, both / union.clamp_min(1), 1.0).double()  # nothing there and nothing found is right
     mean, half = float(iou.mean()), 1.96 * float(iou.std()) / math.sqrt(n) if n > 1 else 1.0
-    score = {"score": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half), "metric": "IoU"}
-    return score | {"n_train": len(maps_train), "n_test": n}
-
-
-def attentive_probe(maps_train: Tensor, y_train: np.ndarray, maps_test: Tensor, y_test: np.ndarray) -> dict:
-    """Top-1 of an attentive probe on final maps (n, C, h, w), integer labels (n,), as `top1` has it: a linear layer on
-    the mean of an image's tokens, weighed by softmax(tokens . query / sqrt(C)), at first all alike.
-
-    Features are standardised jointly: the means of the training images over their maps get mean 0 and, but for
-    directions of less than FLOOR of the largest variance, unit covariance (one by one, AdamW would not get through to
-    directions that vary little). Then fp32 on the CPU, AdamW, a cosine to 0.
-    """
-    pooled = maps_train.mean((2, 3), dtype=torch.float64)
-    mean = pooled.mean(0)
-    variances, axes = torch.linalg.eigh((pooled - mean).T @ (pooled - mean) / len(pooled))
-    scale = (variances.clamp_min(0) + FLOOR * variances[-1]).sqrt().clamp_min(1e-12)
-    whiten = (axes / scale) @ axes.T  # symmetric: the choice of axes drops out
-
-    def tokens(maps: Tensor) -> Tensor:
-        return ((maps.flatten(2).transpose(1, 2).double() - mean) @ whiten).float()
-
-    x, labels = tokens(maps_train), torch.as_tensor(np.array(y_train))
-    width, classes = x.shape[2], int(labels.max()) + 1
-    query, weight, bias = (torch.zeros(shape, requires_grad=True) for shape in (width, (classes, width), classes))
-
-    def probe(x: Tensor) -> Tensor:
-        weights = (x @ query / math.sqrt(width)).softmax(1)
-        return F.linear((weights[:, None] @ x).squeeze(1), weight, bias)
-
-    optimiser = torch.optim.AdamW([query, weight, bias], lr=LR, weight_decay=WEIGHT_DECAY)
-    generator, order = torch.Generator().manual_seed(PROBE_SEED), torch.empty(0, dtype=torch.int64)
-    for now in range(STEPS):
-        while len(order) < BATCH:
-            order = torch.cat([order, torch.randperm(len(x), generator=generator)])
-        batch, order = order[:BATCH], order[BATCH:]
-        optimiser.param_groups[0]["lr"] = LR * (1 + math.cos(math.pi * now / STEPS)) / 2
-        optimiser.zero_grad()
-        F.cross_entropy(probe(x[batch]), labels[batch]).backward()
-        optimiser.step()
-    with torch.inference_mode():
-        guess = torch.cat([probe(tokens(part)).argmax(1) for part in maps_test.split(1024)])
-    return top1(guess.numpy(), y_test, len(y_train))
+    return score(mean, (max(0.0, mean - half), min(1.0, mean + half)), "IoU", len(maps_train), n)
 
 
 def top1(guess: np.ndarray, labels: np.ndarray, n_train: int) -> dict:
     """Share of right guesses (n,) with its 95 % Wilson interval, as records hold it."""
+    from scipy.stats import binomtest
+
     n, correct = len(labels), int((np.asarray(guess) == np.asarray(labels)).sum())
-    low, high = wilson(correct, n)
-    return {"score": correct / n, "low": low, "high": high, "metric": "top-1", "n_train": n_train, "n_test": n}
+    return score(correct / n, binomtest(correct, n).proportion_ci(method="wilson"), "top-1", n_train, n)
 
 
-def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a share, 95 % by default: inside 0..1, and of some width at 0 and at 1 too."""
-    share, extra = correct / n, z * z / n
-    middle = (share + extra / 2) / (1 + extra)
-    half = z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
-    # rounding must not leave the score itself outside
-    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
-
-
-def interval(value: float, resampled: np.ndarray, metric: str, n_train: int, n_test: int) -> dict:
+def bootstrap(value: float, resampled: np.ndarray, *about: object) -> dict:
     """A score as records hold it, with 95 % percentiles of what it is on resamples of the test images."""
-    low, high = np.quantile(resampled, (0.025, 0.975)).tolist()
-    # rounding, or a class that few images hold, must not leave the score itself outside of a record's interval
-    ends = {"low": min(low, value), "high": max(high, value)}
-    return {"score": value, **ends, "metric": metric, "n_train": n_train, "n_test": n_test}
+    return score(value, np.quantile(resampled, (0.025, 0.975)).tolist(), *about)
+
+
+def score(value: float, ends: Sequence[float], metric: str, n_train: int, n_test: int) -> dict:
+    """A score as records hold it: rounding, or a class that few images hold, must not leave it outside its interval."""
+    low, high = min(ends[0], value), max(ends[1], value)
+    return {"score": value, "low": low, "high": high, "metric": metric, "n_train": n_train, "n_test": n_test}

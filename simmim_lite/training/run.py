@@ -1,15 +1,18 @@
 """A pretraining run as data: what defines it (Run), how it is executed (Runtime), and the files of a runs folder:
-records, weights, where checkpoints lie, atomic writes, one maker at a time. No torch here."""
+records, weights, where checkpoints lie, atomic writes, one maker at a time. No torch here.
+
+The trunk of a run is its steps before the learning rate drops, which runs that differ in length alone share: it is
+trained once, and each length branches off with a tail of its own.
+"""
 
 import contextlib
 import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -37,11 +40,8 @@ AtLeastTwo = Annotated[int, Range(2, 2**63)]
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Spec):
-    """One pretraining run; equal runs give equal numbers.
-
-    `steps=0` is the network at random initialisation: it is validated and probed, never trained, and is the reference
-    that every transfer score is compared with. Recipe defaults follow docs/facts.md, 3, where a small run can.
-    """
+    """One pretraining run; equal runs give equal numbers. `steps=0` is the network at random initialisation, which
+    every transfer score is compared with. Defaults follow docs/facts.md, 3, where a small run can."""
 
     model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
     data: Source = "scenes"  # a source, see `data.sources.FORMATS`
@@ -101,7 +101,7 @@ class Run(Spec):
 
     @property
     def drop_step(self) -> int:
-        """First step at a tenth of the learning rate: floor(7 T / 8). The trunk that lengths share ends here."""
+        """First step at a tenth of the learning rate: floor(7 T / 8). Here the trunk ends."""
         return 7 * self.steps // 8
 
     @property
@@ -125,7 +125,7 @@ class Run(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime(Spec):
-    """Options that change speed and memory, and a run's numbers by rounding alone; they are no part of its key."""
+    """Options that change speed and memory, and a run's numbers by rounding alone: no part of its key."""
 
     parallel: Annotated[str, OneOf(("ddp", "fsdp"))] = "ddp"  # ddp, a whole model in each process; fsdp, a part of it
     accumulate: Count = 1  # parts, one after the other, of a process's share of the batch: gradients add up
@@ -148,13 +148,9 @@ def digest(fields: dict) -> str:
 
 
 def new_record(run: Run, *, status: str, reason: str | None = None, **parts: object) -> dict:
-    """A Record: the run, its cost, curve, final numbers, transfer scores and where it ran; of a failed run status and
-    reason, and never a number."""
+    """A Record: the run and what came of it; of a failed run status and reason, and never a number."""
     record = {"schema": SCHEMA_VERSION, "kind": "pretrain", "key": run.key, "status": status, "reason": reason}
     return record | {"run": run.to_dict()} | parts
-
-
-# --- the files of a runs folder
 
 
 def record_path(runs_dir: str | Path, run: Run) -> Path:
@@ -172,14 +168,9 @@ def weights_path(runs_dir: str | Path, spec: Spec) -> Path:
     return Path(runs_dir) / "weights" / f"{spec.key}.safetensors"
 
 
-def trunk_folder(runs_dir: str | Path, run: Run) -> Path:
-    """Checkpoints before the learning rate drops, shared by all lengths."""
-    return Path(runs_dir) / "checkpoints" / run.trunk_key
-
-
-def tail_folder(runs_dir: str | Path, spec: Spec) -> Path:
-    """Checkpoints of one training alone, of a run those after the drop."""
-    return Path(runs_dir) / "checkpoints" / spec.key
+def checkpoints(runs_dir: str | Path, key: str) -> Path:
+    """The folder of a training's checkpoints: key of a transfer, of a run's tail, or of the trunk that runs share."""
+    return Path(runs_dir) / "checkpoints" / key
 
 
 def read_record(path: str | Path) -> dict | None:
@@ -221,88 +212,65 @@ def load_final(runs_dir: str | Path, spec: Spec) -> dict:
     try:
         return load(path.read_bytes())
     except Exception as error:  # a short file fails in many ways
-        what = "no weights of this run" if isinstance(error, FileNotFoundError) else f"not readable weights ({error})"
-        raise UserError(f"{path}: {what}; delete the run's record, and run again") from error
+        raise UserError(f"{path}: no readable weights ({error}); delete the run's record, and run again") from error
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """One line where a file cannot be written: a full disk, a read-only folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        remedy = "free some space or choose another --runs-dir (finished runs are kept)"
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it. One line for
-    a full disk or a read-only folder."""
+    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it."""
     path = Path(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+        with _writing(path):
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # gone, if all went well
             temporary.unlink()
 
 
-def remove_unfinished(*paths: Path) -> None:
-    """Delete what a killed write left beside files and in folders. Call it under a lock."""
-    for left in (left for path in paths for left in (*path.parent.glob(f".{path.name}.*"), *path.glob(".*"))):
-        if re.search(r"\.\d+\.\d+$", left.name):  # process and thread, as `write_atomic` names its temporary files
-            remove(left)
-
-
-def remove(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it; nothing where there is none."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def made_once(
-    path: Path, lock: Path, data, make: Callable, *others: Path, team, wait: bool = True
-) -> tuple[dict, bool]:
-    """The record at `path` if it was made from the images that `data` holds now, else what `make()` writes there.
-
-    Returns the record and whether this call made it. lock: a file that one process at a time holds, in a team the main
-    one, until it ends, however it ends. Another waits, or raises `Busy` with `wait=False`. A team makes it together.
-    others: files and folders that it writes too, where a killed one may have left something.
-    """
-    if not team.is_main:
-        record = team.broadcast()
+def made_once(path: Path, lock: Path, data, make: Callable, group, wait: bool = True) -> tuple[dict, bool]:
+    """The record at `path` if it was made from the images that `data` holds now, else what `make()`, which all of a
+    group call, writes there; and whether this call made it. lock: a file that one process at a time holds until it
+    ends, however it ends; another waits, or raises `Busy` with `wait=False`."""
+    if not group.is_main:
+        record = group.broadcast()
         if record is not None:
             return record, False
         make()
-        return team.broadcast(), True
+        return group.broadcast(), True
     record = current_record(path, data.digest)
     if record is not None:
-        return team.broadcast(record), False
-    holder = FileLock(lock)
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            holder.acquire(timeout=0)
-        except Timeout:
-            if not wait and team.size == 1:
-                raise Busy(lock.stem) from None
-            print(f"simmim-lite: another process works on {lock.stem}; waiting for it", file=sys.stderr)
-            holder.acquire()
-    except OSError as error:
-        raise _cannot_write(lock, error) from error
-    try:
+        return group.broadcast(record), False
+    with contextlib.ExitStack() as stack:
+        with _writing(lock):
+            try:
+                stack.enter_context(FileLock(lock, timeout=0))
+            except Timeout:
+                if not wait and group.size == 1:
+                    raise Busy(lock.stem) from None
+                print(f"simmim-lite: another process works on {lock.stem}; waiting for it", file=sys.stderr)
+                stack.enter_context(FileLock(lock))
         record = current_record(path, data.digest)  # the process that was waited for may have made it
         if record is None and path.exists():
             why = f"was made from other images than {data.spec} holds now; it runs again"
             print(f"simmim-lite: {path.name} {why}", file=sys.stderr)
-        team.broadcast(record)
+        group.broadcast(record)
         if record is not None:
             return record, False
-        remove_unfinished(path, *others)
-        return team.broadcast(make()), True
-    finally:
-        holder.release()
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    remedy = "free some space or choose another --runs-dir (finished runs are kept)"
-    return UserError(f"cannot write {path}: {error.strerror or error}; {remedy}")
+        for left in path.parent.glob(f".{path.name}.*"):  # by a write that was killed
+            left.unlink(missing_ok=True)
+        return group.broadcast(make()), True

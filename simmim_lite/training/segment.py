@@ -9,16 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
 from ..data.ade20k import IGNORED, AdeSplit, flipped_crop, full_view, resize
-from ..data.batches import Order, StepLoader, normalise, seeded
+from ..data.batches import normalise, seeded
 from ..data.coco import AnnotatedData
-from ..data.manifests import subset
 from ..errors import Everywhere
 from ..model.sizes import SIZES
 from ..model.swin import SwinV2
-from .parallel import Team
-from .pretrain import TRANSFER_DROP_PATH, build_encoder, drop_path_noise
-from .probes import input_statistics, interval
-from .train import Failed, layer_groups
+from .finetune import Task, build_encoder
+from .parallel import Group
+from .probes import bootstrap
 from .tuning import EXAMPLES, SMALL_SIDE, Dense
 
 BINS = (1, 2, 3, 6)  # cells a side of the pooled maps
@@ -38,7 +36,6 @@ class UPerNet(nn.Module):
         super().__init__()
         self.encoder = encoder
         *lower, last = widths = [encoder.embed_dim << s for s in range(len(encoder.depths))]
-        self.strides = [encoder.patch_embed.patch_size << s for s in range(len(widths))]  # pixels a side of a token
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in lower)
         self.pools = nn.ModuleList(_conv(last, channels, 1) for _ in BINS)
         self.pooled = _conv(last + len(BINS) * channels, channels, 3)
@@ -73,16 +70,6 @@ class UPerNet(nn.Module):
         full = levels[0].shape[-2:]
         return self.fuse(cat([enlarge(x, 1 << s, full) for s, x in enumerate([*smooth, levels[-1]])], 1))
 
-    def macs(self, side: int) -> int:
-        """Multiply-accumulates of the heads' convolutions on one square training image, without the encoder's."""
-        areas = [(-(-side // stride)) ** 2 for stride in self.strides]
-        work = [(bins**2, pool) for bins, pool in zip(BINS, self.pools, strict=True)]
-        work += [(areas[-1], self.pooled), (areas[0], self.fuse), (areas[0], self.classifier)]
-        work += [*zip(areas, self.laterals, strict=False), *zip(areas, self.smooths, strict=False)]
-        work += [(areas[-2], self.auxiliary)] if self.auxiliary is not None else []
-        convs = ((area, m) for area, part in work for m in part.modules() if isinstance(m, nn.Conv2d))
-        return sum(area * conv.weight.numel() for area, conv in convs)
-
 
 def enlarge(maps: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
     """Maps (B, C, h, w) bilinearly `factor` times as large, cut to `size` (H, W).
@@ -107,104 +94,76 @@ def _classifier(inputs: int, classes: int) -> nn.Sequential:
     return nn.Sequential(nn.Dropout2d(0.1), conv)
 
 
-def build_upernet(spec: Dense, classes: int, weights: dict[str, Tensor] | None = None) -> UPerNet:
-    """The network at step 0; weights as `build_encoder` takes them."""
-    encoder = build_encoder(spec, weights)
-    with seeded(spec.seed, _HEADS):  # heads start the same whatever the encoder starts from
-        return UPerNet(encoder, classes, spec.channels, auxiliary=spec.auxiliary > 0)
-
-
-class Segmentation:
-    """Segmentation as a task (kind `segment`; see `transfer.work`); weights: as `build_encoder` takes them. Batch
-    normalisation sees the images of one process on CPUs, those of all processes on GPUs (SyncBatchNorm)."""
+class Segmentation(Task):
+    """Segmentation as a task (see `Task`); weights: as `build_encoder` takes them. Batch normalisation sees the images
+    of one process on CPUs, those of all processes on GPUs (SyncBatchNorm)."""
 
     kind = "segment"
 
-    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, team: Team) -> None:
-        self.spec, self.data, self.team = spec, data, team
-        synchronised = team.size > 1 and team.device.type == "cuda"
-        share = team.share(spec.batch_size)
+    def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, group: Group) -> None:
+        synchronised = group.size > 1 and group.device.type == "cuda"
+        share = group.share(spec.batch_size)
         if share.stop - share.start < 2 and not synchronised:
-            least = f"needs 2 images on each process; give at least {2 * team.size}"
+            least = f"needs 2 images on each process; give at least {2 * group.size}"
             raise Everywhere(f"batch_size {spec.batch_size}: batch normalisation {least}")
-        self.chosen = subset(data.train, spec.images, spec.seed)
-        self.unique = len(self.chosen)
+        super().__init__(spec, data, group, data.train, spec.images)
         data.name_unseen(self.chosen.tolist())
-        self.statistics = input_statistics(data, spec.statistics)
         fill = torch.tensor([round(255 * m) for m in self.statistics[0]], dtype=torch.uint8)
-        load = functools.partial(training_view, data.train, self.chosen, spec, fill)
-        order = Order(data.train.ids[self.chosen], spec.seed, spec.batch_size)
-        workers = 0 if spec.image_size <= SMALL_SIDE else team.decoders()
-        self.loader = StepLoader(load, order, share, spec.steps, workers=workers)
-        model = build_upernet(spec, len(data.classes), weights)
-        self.strides = model.strides
-        self.flops = 6 * (1e9 * SIZES[spec.model].gmac(spec.image_size, spec.window_size) + model.macs(spec.image_size))
-        self.model = (nn.SyncBatchNorm.convert_sync_batchnorm(model) if synchronised else model).to(team.device)
-
-    def groups(self) -> list[dict]:
-        """AdamW's groups, with layer decay; norms and heads learn at the full rate."""
-        return layer_groups(self.model, self.model.encoder.depths, self.spec.layer_decay, self.spec.weight_decay)
+        self.batches = self.loader(functools.partial(training_view, data.train, self.chosen, spec, fill))
+        encoder = build_encoder(spec, weights)
+        with seeded(spec.seed, _HEADS):  # heads start the same whatever the encoder starts from
+            model = UPerNet(encoder, len(data.classes), spec.channels, auxiliary=spec.auxiliary > 0)
+        self.strides = [SIZES[spec.model].patch_size << s for s in range(len(self.depths))]  # pixels a side of a token
+        self.model = (nn.SyncBatchNorm.convert_sync_batchnorm(model) if synchronised else model).to(group.device)
 
     def batch(self, now: int) -> tuple[int, Tensor, Tensor, Tensor]:
         """The step, images float32 (B, 3, S, S), labels int64 (B, S, S) and drop path's numbers."""
-        images, labels = self.loader.batch(now)
-        images = normalise(images.numpy(), *self.statistics, self.team.device)
-        noise = drop_path_noise(self.spec, now, self.model.encoder.depths, self.team, TRANSFER_DROP_PATH)
-        return now, images, labels.to(self.team.device, torch.long), noise
+        images, labels = self.batches.batch(now)
+        images = normalise(images.numpy(), *self.statistics, self.group.device)
+        return now, images, labels.to(self.group.device, torch.long), self.noise(now)
 
     def loss(self, model: nn.Module, now: int, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
-        """Cross-entropy of the main head and, weighted, of the auxiliary one.
-
-        The mean over the labelled pixels of the whole batch, whichever process has them: gradients are averaged over
-        processes, so this one's sum counts `size` times. A batch without a labelled pixel has loss 0.
-        """
-        with seeded(self.spec.seed, now, self.team.rank):  # dropout
+        """Cross-entropy of the main head and, weighted, of the auxiliary one: the mean over the labelled pixels of the
+        whole batch (gradients are averaged over processes, so this one's sum counts `size` times); 0 without any."""
+        with seeded(self.spec.seed, now, self.group.rank):  # dropout
             main, auxiliary = model(images, noise)
-        labelled = self.team.sum((labels != IGNORED).sum(dtype=torch.float32))
+        labelled = self.group.sum((labels != IGNORED).sum(dtype=torch.float32))
         total = pixel_loss(main, labels, self.strides[0])
         if auxiliary is not None:
             total = total + self.spec.auxiliary * pixel_loss(auxiliary, labels, self.strides[-2])
-        return total * self.team.size / labelled.clamp(min=1)
+        return total * self.group.size / labelled.clamp(min=1)
 
     @torch.no_grad()
     def evaluate(self) -> dict:
-        """{"transfer": {"miou", "pixel_accuracy"}, "examples"} on the first test images.
+        """Scores on the first test images, whole at short side `image_size`, logits enlarged to the annotation's size.
 
-        Whole images at short side `image_size`, logits enlarged to the annotation's own size; one scale, no flip.
-        examples, for small images: {"file", "height", "width", "runs"}, the predicted class of each pixel (a place in
-        `data.classes`), row by row, as [class, length, ...].
+        examples, of small images: {"file", "height", "width", "runs"}, the predicted class of each pixel, as
+        [class, length, ...] row by row.
         """
-        team, test, found, finite = self.team, self.data.test, [], True
+        group, test, found = self.group, self.data.test, []
         for buffer in self.model.buffers():  # running statistics: those of the main process, as in its checkpoints
-            team.sum(buffer.mul_(int(team.is_main)))
+            group.sum(buffer.mul_(int(group.is_main)))
         self.model.eval()
-        count = min(self.spec.test_images or len(test), len(test))
-        for place in range(team.rank, count, team.size):
+        count = len(range(len(test))[: self.spec.test_images])
+        for place in range(group.rank, count, group.size):
             pixels, truth = test.load(place)
             guess = self.predict(resize(torch.from_numpy(pixels), None, self.spec.image_size)[0], truth.shape)
-            if finite := guess is not None:
-                example = []
-                if place < EXAMPLES and max(guess.shape) <= SMALL_SIDE:
-                    about = {"file": test.files[place], "height": guess.shape[0], "width": guess.shape[1]}
-                    example = [about | {"runs": run_lengths(guess)}]
-                found.append((place, areas(guess, truth, len(self.data.classes)), example))
-            else:
-                break
+            shown = []
+            if place < EXAMPLES and max(guess.shape) <= SMALL_SIDE:
+                about = {"file": test.files[place], "height": guess.shape[0], "width": guess.shape[1]}
+                shown = [about | {"runs": run_lengths(guess)}]
+            found.append((place, areas(guess, truth, len(self.data.classes)), shown))
         self.model.train()
-        finites, found = zip(*team.gather((finite, found)), strict=True)
-        if not all(finites):
-            raise Failed(f"the trained network's outputs were not finite; lower lr ({self.spec.lr:g})")
-        _, per_image, shown = zip(*sorted(sum(found, []), key=lambda item: item[0]), strict=True)
-        return {"transfer": segmentation_scores(np.stack(per_image), self.unique), "examples": sum(shown, [])}
+        found = sorted(sum(group.gather(found), []), key=lambda item: item[0])
+        scores = segmentation_scores(np.stack([item[1] for item in found]), len(self.chosen))
+        return {"transfer": scores, "examples": sum((item[2] for item in found), [])}
 
-    def predict(self, image: Tensor, size: tuple[int, int]) -> np.ndarray | None:
-        """Classes uint8 (H, W) at a size in pixels of an image uint8 (3, h, w); None where an output is not finite."""
-        device = self.team.device
+    def predict(self, image: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """Classes uint8 (H, W) at a size in pixels of an image uint8 (3, h, w)."""
+        device = self.group.device
         x = normalise(image[None].numpy(), *self.statistics, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
             logits = self.model(x)[0]
-        if not bool(logits.isfinite().all()):
-            return None
         logits = enlarge(logits.float(), self.strides[0], image.shape[-2:])
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear")
@@ -223,9 +182,6 @@ def pixel_loss(logits: Tensor, labels: Tensor, stride: int) -> Tensor:
     return F.cross_entropy(full, labels, ignore_index=IGNORED, reduction="sum")
 
 
-# --- scores
-
-
 def segmentation_scores(per_image: np.ndarray, n_train: int) -> dict[str, dict]:
     """{"miou", "pixel_accuracy"} from `areas` int64 (n, 3, classes) of n images, with 95 % percentiles of a bootstrap
     over them, whose seed is fixed."""
@@ -234,7 +190,7 @@ def segmentation_scores(per_image: np.ndarray, n_train: int) -> dict[str, dict]:
     draws = np.random.default_rng(20220610).multinomial(n, np.full(n, 1 / n), RESAMPLES)
     resampled = (draws.astype(np.float64) @ per_image.reshape(n, -1)).reshape(RESAMPLES, *per_image.shape[1:])
     metrics, total = (("miou", "mIoU", miou), ("pixel_accuracy", "pixel accuracy", pixel_accuracy)), per_image.sum(0)
-    return {name: interval(float(of(total)), of(resampled), metric, n_train, n) for name, metric, of in metrics}
+    return {name: bootstrap(float(of(total)), of(resampled), metric, n_train, n) for name, metric, of in metrics}
 
 
 def areas(guess: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 
@@ -29,12 +29,10 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _POWERS = {"k": "e3", "m": "e6", "b": "e9", "t": "e12"}
-_TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
-_NONE = {"none": None}
+_TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False, "none": None}
 _CALLED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a dictionary"}
 _CALLED |= {list: "a list", types.NoneType: "None"}
 _UNIONS = (typing.Union, types.UnionType)
-_Class = TypeVar("_Class")
 
 
 class Unfit(ValueError):
@@ -43,10 +41,8 @@ class Unfit(ValueError):
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`; ends as in mathematics: of `[)` the lower end is in it, and the upper is not.
-
-    As of every rule, `fit` is the value as a key has it (or `Unfit`), and `said` what it takes, to read.
-    """
+    """Numbers from `low` to `high`; ends as in mathematics: of `[)` the lower end is in it, and the upper is not. As of
+    every rule, `fit` is the value as a key has it (or `Unfit`), and `said` what it takes, to read."""
 
     low: float
     high: float = math.inf
@@ -136,35 +132,27 @@ class Spec:
         return plain
 
     @classmethod
-    def from_dict(cls: type[_Class], given: Mapping[str, object]) -> _Class:
+    def from_dict(cls, given: Mapping[str, object]) -> Self:
         """The inverse of `to_dict`; a field this version does not know is an error that names it."""
         hints, made = {f.name: f.type for f in dataclasses.fields(cls)}, {}
         for name, held in given.items():
             if name not in hints:
                 raise unknown(f"field of {cls.__name__}", name, hints)
             kind = base(hints[name])
-            nested = isinstance(held, Mapping) and isinstance(kind, type) and issubclass(kind, Spec)
-            made[name] = kind.from_dict(held) if nested else held
+            made[name] = kind.from_dict(held) if isinstance(held, Mapping) and hasattr(kind, "from_dict") else held
         return cls(**made)
-
-
-def fields(kind: type, given: Mapping[str, object]) -> dict[str, object]:
-    """Some fields of a spec before there is one, checked as it will check them; other names pass."""
-    hints = {f.name: f.type for f in dataclasses.fields(kind)}
-    return {name: value(name, hints[name], v) if name in hints else v for name, v in given.items()}
 
 
 def checked(function: Callable) -> Callable:
     """A function whose arguments are checked, and made plain, by their types."""
     signature = inspect.signature(function)
-    single = [p for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    hints = {p.name: p.annotation for p in single if p.annotation is not p.empty}
 
     @functools.wraps(function)
     def call(*args: object, **options: object) -> object:
         bound = signature.bind(*args, **options)
-        for name in hints.keys() & bound.arguments.keys():
-            bound.arguments[name] = value(name, hints[name], bound.arguments[name])
+        for name, given in bound.arguments.items():
+            hint = signature.parameters[name].annotation
+            bound.arguments[name] = given if hint is inspect.Parameter.empty else value(name, hint, given)
         return function(*bound.args, **bound.kwargs)
 
     return call
@@ -172,8 +160,7 @@ def checked(function: Callable) -> Callable:
 
 def value(name: str, hint: object, given: object, text: bool = False) -> object:
     """What was given for a field or an argument of this type, made plain; `UserError`, one line, if it does not fit.
-    text: it is read as the command line and papermill have it: numbers as by `number`, lists with brackets or without,
-    None as `none`."""
+    text: it is read as the command line and papermill have it: numbers as by `number`, lists without brackets too."""
     try:
         return _fit(hint, given, text)
     except Unfit as error:
@@ -198,7 +185,7 @@ def number(text: str, kind: type = float) -> int | float:
 
 
 _READ = {int: functools.partial(number, kind=int), float: number, str: str}
-_READ |= {kind: lambda text, of=of: of[text.strip().lower()] for kind, of in ((bool, _TRUTH), (types.NoneType, _NONE))}
+_READ |= dict.fromkeys((bool, types.NoneType), lambda text: _TRUTH[text.strip().lower()])
 
 
 def said(hint: object) -> str:

@@ -1,6 +1,6 @@
 """Transfer of a pretraining run: what its weights are worth beside the same network without them."""
 
-import contextlib
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -15,28 +15,19 @@ from ..errors import UserError, unknown
 from ..model.simmim import create_model
 from ..model.weights import fetch, is_hub, load_weights
 from ..processes import one_thread
-from .parallel import Meter, Parallel, Team, join
-from .pretrain import build, pretrain_once, weights_name
+from .finetune import Task, weights_name
+from .parallel import Group, Meter, Parallel, join
+from .pretrain import build, pretrain_once
 from .probes import probe_all
-from .run import (
-    SCHEMA_VERSION,
-    Run,
-    load_final,
-    made_once,
-    remove,
-    save_final,
-    tail_folder,
-    transfer_path,
-    write_record,
-)
+from .run import SCHEMA_VERSION, Run, checkpoints, load_final, made_once, save_final, transfer_path, write_record
 from .specs import Folder, OneOf, checked
-from .train import Checkpoints, Curve, Failed, Health, Preemption, Progress, Training, train
+from .train import Failed, Trainer
 from .tuning import Dense, FineTune, Probe, Transfer
 
-#: Task -> how its training is defined, and the class that trains and tests it.
+#: Task -> how its training is defined, and the `finetune.Task` that does it.
 TASKS = {
     "probe": (Probe, None),
-    "classify": (FineTune, "finetune.Classification"),
+    "classify": (FineTune, "finetune.classification"),
     "detect": (Dense, "detect.Detection"),
     "segment": (Dense, "segment.Segmentation"),
 }
@@ -54,33 +45,25 @@ def transfer(
     recipe: str | None = None,
     **options: object,
 ) -> dict:
-    """Transfer a run's final weights, beside a baseline: {"task", "trained", "baseline", "lift"}.
+    """Transfer a run's final weights, beside the same network from a random start: {"task", "trained", "baseline",
+    "lift"}. Both records are kept as RUNS_DIR/transfer/KEY.json; a run that is not finished is pretrained first.
 
-    - `probe`: frozen features (`probes.probe_all`), beside those of the same network at random initialisation. Options:
-      `labels` and `test_images`, by default the run's own numbers.
-    - `classify` (options: the fields of `FineTune`), `detect` and `segment` (of `Dense`: Mask R-CNN and UPerNet),
-      beside the same from a random start. `scratch`: a dict of fields that differ for the baseline, such as a learning
-      rate of its own. recipe: a full-size one by name (`tuning.RECIPES`, `TUNING_RECIPES`).
-
-    weights: a checkpoint to start from in place of the run's own, a file or hf://OWNER/REPO/PATH; the run then only
-    says which network. `progress(done, all)` counts optimiser steps over all trainings. Both records are kept as
-    RUNS_DIR/transfer/KEY.json and never computed twice; `lift` is trained minus baseline. A run that is not finished is
-    pretrained first. Under torchrun every process makes the same call.
+    options: fields of `Probe`, `FineTune` or `Dense`; `scratch`: a dict of those that differ for the baseline. recipe:
+    a full-size one by name. weights: a file or hf://OWNER/REPO/PATH to start from; the run then says which network.
     """
-    own, base = specs(run, task, weights := fetch(weights) if is_hub(weights) else weights, recipe, **options)
-    stages, done, found = [spec for spec in (own.run, own, base) if spec is not None], 0, []
-    for stage in stages:
+    weights = fetch(weights) if is_hub(weights) else weights
+    own, base = specs(run, task, weights, recipe, **options)
+    first = own.run.steps if own.run else 0
+    how = {"runs_dir": runs_dir, "device": device, "file": weights}
 
-        def report(step: int, steps: int, done: int = done) -> None:
-            progress(done + step, sum(stage.steps for stage in stages))
+    def counted(done: int) -> Callable | None:
+        steps = first + own.steps + base.steps
+        return progress and (lambda step, _: progress(done + step, steps))
 
-        how = {"runs_dir": runs_dir, "device": device, "progress": progress and report}
-        if not isinstance(stage, Run):
-            found.append(once(stage, **how, file=weights)[0])
-        elif stage.steps and not transfer_path(runs_dir, own.key).exists():
-            pretrain_once(stage, **how)
-        done += stage.steps
-    trained, baseline = found
+    if first and not transfer_path(runs_dir, own.key).exists():
+        pretrain_once(own.run, runs_dir=runs_dir, device=device, progress=counted(0))
+    trained, _ = once(own, **how, progress=counted(first))
+    baseline, _ = once(base, **how, progress=counted(first + own.steps))
     before = scores(baseline)
     lift = {name: score - before[name] for name, score in scores(trained).items() if name in before}
     return {"task": task, "trained": trained, "baseline": baseline, "lift": lift}
@@ -91,12 +74,11 @@ def specs(run: Run, task: str, weights=None, recipe=None, *, scratch: dict | Non
     """The specs of the training from a run's weights (or a file's) and of its baseline, as `transfer` does them."""
     kind, _ = TASKS[task]
     if kind is Probe:
-        if recipe or weights or scratch:
-            raise UserError("a probe has no recipe and takes the run's own weights: leave both out")
-        for name in fields.keys() - {"labels", "test_images"}:
-            raise unknown("option of probe", name, ("labels", "test_images"))
+        if recipe or weights or scratch or fields.keys() - {"labels", "test_images"}:
+            raise UserError("a probe takes the run's own weights, labels and test_images alone: leave the others out")
         own = Probe.of(run, **fields)
-        return own, own.baseline
+        return own, replace(own, run=replace(run, steps=0))
+    scratch = scratch or {}
     if recipe:
         fits = [name for name, known in kind.KNOWN.items() if known.get("task", task) == task]
         if recipe not in fits:
@@ -107,10 +89,10 @@ def specs(run: Run, task: str, weights=None, recipe=None, *, scratch: dict | Non
         if opened.train is None:
             raise UserError(f"data '{given['data']}' has no labels to fine-tune on: use a source with classes")
         full = kind.recipe(recipe, fields.get("labels") or fields.get("images") or len(opened.train), **given)
-        own, base = replace(full, run=run), kind.from_dict({**vars(full), **(scratch or {}), "layer_decay": 1.0})
+        own, base = replace(full, run=run), kind.from_dict({**vars(full), **scratch, "layer_decay": 1.0})
     else:
         which = (run,) if kind is FineTune else (task, run)
-        own, base = kind.of(*which, **fields), kind.scratch(*which, **{**fields, **(scratch or {})})
+        own, base = kind.of(*which, **fields), kind.scratch(*which, **{**fields, **scratch})
     return replace(own, run=None, weights=weights_name(weights)) if weights else own, base
 
 
@@ -124,33 +106,30 @@ def once(
     progress: Callable[[int, int], None] | None = None,
     file: str | Path | None = None,
 ) -> tuple[dict, bool]:
-    """One transfer of any task, kept as RUNS_DIR/transfer/KEY.json: its record, and whether this call did the work.
-
-    A run it starts from is pretrained first where it is not finished; file: the checkpoint of a spec with `weights`;
-    data: opened, as `open_for` does. Another process that is at it is waited for, or raises `Busy` with `wait=False`.
-    """
-    runs_dir, team = Path(runs_dir), join(device)
+    """One transfer of any task: its record, and whether this call did the work. file: the checkpoint of a spec with
+    `weights`; data: opened, as `open_for` does. Another process that is at it is waited for, or raises `Busy`."""
+    runs_dir, group = Path(runs_dir), join(device)
     data = data or open_for(spec.task, spec.data, spec.image_size, getattr(spec, "full_size", False))
     path, lock = transfer_path(runs_dir, spec.key), runs_dir / "locks" / f"{spec.key}.lock"
-    folder = tail_folder(runs_dir, spec)
+    folder = checkpoints(runs_dir, spec.key)
 
     def make() -> dict:
         weights = _weights(spec, runs_dir, device, progress, file)
-        with one_thread(team.device):
+        with one_thread(group.device):
             if isinstance(spec, Probe):
-                record = _probe(spec, data, weights, team)
+                record = _probe(spec, data, weights, group)
             else:
-                module, _, name = TASKS[spec.task][1].partition(".")
-                task = getattr(import_module(f".{module}", __package__), name)(spec, data, weights, team)
-                record = work(spec, task, team, data, folder=folder, progress=progress)
-                if team.is_main and record["status"] == "done":
+                module, name = TASKS[spec.task][1].split(".")
+                task = getattr(import_module(f".{module}", __package__), name)(spec, data, weights, group)
+                record = work(task, folder, progress)
+                if group.is_main and record["status"] == "done":
                     save_final(runs_dir, spec, task.model.state_dict())
-        if team.is_main:
+        if group.is_main:
             write_record(path, record)
-            remove(folder)
+            shutil.rmtree(folder, ignore_errors=True)
         return record
 
-    return made_once(path, lock, data, make, folder, team=team, wait=wait)
+    return made_once(path, lock, data, make, group, wait)
 
 
 def _weights(spec, runs_dir: Path, device: str, progress: Callable | None, file: str | Path | None) -> dict | None:
@@ -169,39 +148,33 @@ def _weights(spec, runs_dir: Path, device: str, progress: Callable | None, file:
     return load_final(runs_dir, spec.run)
 
 
-def work(
-    spec: Transfer, task, team: Team, data, *, folder: Path | None = None, progress: Callable | None = None
-) -> dict:
-    """Train and test a task; its record. folder: of checkpoints, None = none.
-
-    A task (`Classification`, `Detection`, `Segmentation`) has the kind of its record, its model, AdamW's `groups()`,
-    `batch(step)`, this process's share, `loss(model, *batch)`, how many training images are unique, the FLOPs of one
-    (None where they differ), and `evaluate()`: the parts of the record that hold its scores, or `Failed`. Every process
-    calls it. Where checkpoints are kept SIGTERM and SIGUSR1 save and raise `Preempted`.
-    """
+def work(task: Task, folder: Path, progress: Callable | None = None) -> dict:
+    """Train and test a task; its record. folder: of checkpoints. SIGTERM and SIGUSR1 save and raise `Preempted`. Every
+    process calls it."""
+    spec, data = task.spec, task.data
     optimiser = torch.optim.AdamW(task.groups(), lr=spec.lr, betas=spec.betas, fused=True)
-    training = Training(spec, Parallel(task.model, team, loss=task.loss), optimiser, data.digest)
-    training.resume(folder.glob("step-*") if folder else ())
+    trainer = Trainer(spec, Parallel(task.model, task.group, loss=task.loss), optimiser, data.digest)
+    trainer.resume(folder.glob("step-*"))
     fields = spec.to_dict()
     record = {"schema": SCHEMA_VERSION, "kind": task.kind, "key": spec.key, "status": "failed", "reason": None}
     record |= {"run": fields.pop("run"), "spec": fields}
-    callbacks = [Health(divergence=False), Curve(), Progress(progress)]
     try:
-        with Preemption() if folder else contextlib.nullcontext() as preemption:
-            train(training, task.batch, callbacks + ([Checkpoints(lambda _: folder, preemption)] if folder else []))
+        trainer.fit(task.batch, lambda _: folder, progress=progress, divergence=False)
+        if not all(bool(p.isfinite().all()) for p in task.model.parameters()):
+            raise Failed(f"the trained network's weights were not finite; lower lr ({spec.lr:g})")
         parts = task.evaluate()
     except Failed as failed:
-        return record | {"reason": str(failed), "where": training.meter.where(data)}
-    record |= {"status": "done", "cost": training.cost(task.unique, task.flops), "curve": training.curve}
-    return record | parts | {"where": training.meter.where(data)}
+        return record | {"reason": str(failed), "where": trainer.meter.where(data)}
+    record |= {"status": "done", "cost": trainer.cost(len(task.chosen), task.flops), "curve": trainer.curve}
+    return record | parts | {"where": trainer.meter.where(data)}
 
 
-def _probe(spec: Probe, data, weights: dict | None, team: Team) -> dict:
+def _probe(spec: Probe, data, weights: dict | None, group: Group) -> dict:
     """The record of a run's probes."""
-    meter, run, model = Meter(team), spec.run, build(spec.run)
+    meter, run, model = Meter(group), spec.run, build(spec.run)
     if weights is not None:
         model.load_state_dict(weights)
-    found = probe_all(model.to(team.device), data, spec.sized, attentive=True)
+    found = probe_all(model.to(group.device), data, spec.sized)
     if not found:
         raise UserError(f"data '{run.data}' has neither labels nor masks to probe with: use a source with classes")
     record = {"schema": SCHEMA_VERSION, "kind": "probe", "key": spec.key, "status": "done", "reason": None}
@@ -222,12 +195,10 @@ def open_for(task: str, data: str, image_size: int, full_size: bool = False):
     """The data of a task (a name in TASKS); full_size: for classification, pictures at their own size."""
     if full_size:
         return open_pictures(data)
-    if task in ("detect", "segment"):
-        from ..data.ade20k import open_ade20k
-        from ..data.coco import open_coco
+    if task in ("probe", "classify"):  # a baseline belongs to many runs, and the labelled splits never grow
+        return open_data(data, image_size)
+    from ..data import ade20k, coco
 
-        opened = {"detect": open_coco, "segment": open_ade20k}[task](data, image_size)
-        say(opened.line, data, opened.digest)
-        return opened
-    # not with a run's own images_needed: a baseline belongs to many runs, and the labelled splits never grow
-    return open_data(data, image_size)
+    opened = {"detect": coco.open_coco, "segment": ade20k.open_ade20k}[task](data, image_size)
+    say(opened.line, data, opened.digest)
+    return opened

@@ -12,16 +12,12 @@ import yaml
 
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
-from . import specs
 from .run import AUGMENTATIONS, AtLeastTwo, LearningRate, Model, Precision, Run, Source, Statistics, data_slug, digest
-from .specs import Count, OneOf, Part, Positive, Range, Share, Side, Spec, Text, Whole
+from .specs import Count, OneOf, Part, Positive, Range, Share, Side, Spec, Text, Whole, value
 
 #: Raised whenever the same FineTune, Dense or probed features would give other numbers; part of their keys.
 FINETUNE_VERSION, DENSE_VERSION, PROBE_VERSION = 1, 1, 1
-#: As in Run, on images decoded once at the input's size; and `timm`, on pictures at their own size.
-TUNING_AUGMENTATIONS = (*AUGMENTATIONS, "timm")
-#: Test images whose predictions a record keeps; up to which side, in pixels. Up to it images are also kept decoded, and
-#: no process of its own decodes them.
+#: Test images whose predictions a record keeps; up to which side, in pixels. Up to it no other process decodes images.
 EXAMPLES, SMALL_SIDE = 6, 64
 #: By task; scale+crop+colour: ratio .5 to 2, a crop of image_size, colours.
 DENSE_AUGMENTATIONS = {"detect": ("flip", "scale"), "segment": ("flip", "scale+crop+colour")}
@@ -30,7 +26,6 @@ _RAND_AUGMENT = Text(r"(rand(-(m|n|p|mstd|mmax|inc|t)[0-9.a-z]+)+)?", "it as tim
 _Checkpoint = Annotated[str, Text(r".+@[0-9a-f]+", "NAME@DIGEST of a checkpoint file")]
 _Alpha = Annotated[float, Range(0, 10, "[]")]
 _Chance = Annotated[float, Range(0, 1, "[]")]
-_Inside = Annotated[float, Range(0, 1, "()")]
 _FLOOR = 1 / 5000  # of the peak learning rate: where warm-up starts and the cosine ends (docs/facts.md, 4)
 _DenseSide = Annotated[int, Range(16, 16384, "[]")]  # pixels
 _Width = Annotated[int, Range(1, 65536, "[]")]  # channels
@@ -46,7 +41,7 @@ class Transfer(Spec):
     """What every training from pretrained weights has, or from none; equal specs give equal numbers."""
 
     run: Run | None = None  # the pretraining run whose weights it starts from; None = random, or `weights`
-    weights: _Checkpoint | None = None  # NAME@DIGEST of a file it starts from, as `pretrain.weights_name` gives
+    weights: _Checkpoint | None = None  # NAME@DIGEST of a file it starts from, as `finetune.weights_name` gives
     model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
     data: Source = "scenes"  # as in Run, with labels; coco:DIR (detect), ade20k:DIR (segment)
     steps: Count = 600  # optimiser steps; far fewer measure how fast it learns, not how well
@@ -70,26 +65,22 @@ class Transfer(Spec):
         return cls.from_dict({"run": run, **{name: getattr(run, name) for name in _SHARED}, **options})
 
     @classmethod
-    def scratch(cls, run: Run, /, **options: object) -> "Transfer":
-        """The baseline of `of(run, ...)`: the same from random weights, without layer decay; it does not hold the run,
-        so that all runs of one size on one source share one baseline."""
-        return cls.of(run, **{**options, "run": None, "weights": None, "layer_decay": 1.0})
+    def scratch(cls, *of: object, **options: object) -> "Transfer":
+        """The baseline of `of(...)`: the same from random weights, without layer decay; it does not hold the run, so
+        that all runs of one size on one source share one baseline."""
+        return cls.of(*of, **{**options, "run": None, "weights": None, "layer_decay": 1.0})
 
     @classmethod
     def recipe(cls, name: str, images: int, /, **options: object) -> "Transfer":
-        """A full-size recipe by name for a training set of so many images, at swinv2_base unless the options differ.
-
-        Epochs become steps of the images and of the batch, and a rate per 512 images scales with the batch. options:
-        fields, or `epochs`, `warmup_epochs`, `lr_per_512`.
-        """
-        if name not in cls.KNOWN:
-            raise unknown("recipe", name, cls.KNOWN)
-        given = {**cls.KNOWN[name], **specs.fields(cls, options)}
+        """A full-size recipe by name for a training set of so many images, at swinv2_base unless the options (fields,
+        `epochs` or `warmup_epochs`) differ. Epochs become steps; a rate per 512 images scales with the batch."""
+        given = {**cls.KNOWN[name], **options}
+        batch = given["batch_size"] = value("batch_size", Count, given["batch_size"])
         for steps, epochs in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
             if count := given.pop(epochs, None):
-                given.setdefault(steps, math.ceil(count * images / given["batch_size"]))
+                given.setdefault(steps, math.ceil(count * images / batch))
         if rate := given.pop("lr_per_512", None):
-            given.setdefault("lr", rate * given["batch_size"] / 512)
+            given.setdefault("lr", rate * batch / 512)
         return cls.from_dict(given)
 
     @property
@@ -117,7 +108,8 @@ class FineTune(Transfer):
 
     labels: Count | None = 4000  # labelled training images; None = all there are
     image_size: Side = 32  # pixels a side
-    augment: Annotated[str, OneOf(TUNING_AUGMENTATIONS)] = "flip"  # timm: random resized crop, flip, and what is below
+    #: As in Run, on images decoded once at the input's size; timm: pictures at their own size, and what is below.
+    augment: Annotated[str, OneOf((*AUGMENTATIONS, "timm"))] = "flip"
     lr: LearningRate = 4e-3  # peak learning rate of the head at this batch size
     layer_decay: Part = 0.9  # 0.75 at the paper's depth
     warmup_steps: Whole = 60  # linear, from lr / 5000; then a cosine down to lr / 5000 (see `warmup_prefix`)
@@ -130,11 +122,9 @@ class FineTune(Transfer):
     rand_augment: Annotated[str, _RAND_AUGMENT] = ""  # timm: RandAugment as timm writes it; "" = none
     colour_jitter: _Chance = 0.0  # timm: brightness, contrast, saturation; timm leaves it out beside RandAugment
     erasing: _Chance = 0.0  # timm: probability that a box is filled with noise
-    interpolation: Annotated[str, OneOf(("bicubic", "bilinear"))] = "bicubic"  # timm
-    test_crop: Part = 0.875  # timm: side of the test image's centre crop over its shorter side; 224 of 256 pixels
     warmup_prefix: bool = True  # the cosine begins after the warm-up; False = at step 0, under it (released code)
 
-    _TIMM = ("rand_augment", "colour_jitter", "erasing", "interpolation", "test_crop")
+    _TIMM = ("rand_augment", "colour_jitter", "erasing")
     LATER = ("weights", "mixup", "cutmix", *_TIMM, "warmup_prefix")
     KNOWN = TUNING_RECIPES
     task = "classify"
@@ -146,7 +136,7 @@ class FineTune(Transfer):
 
     @property
     def full_size(self) -> bool:
-        """Whether it reads pictures at their own size, and not images decoded at the input's size."""
+        """Whether it reads pictures at their own size."""
         return self.augment == "timm"
 
     @property
@@ -154,11 +144,8 @@ class FineTune(Transfer):
         return f"-{self.init}-l{'all' if self.labels is None else self.labels}"
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of the head at a step: linear warm-up, then a cosine to the floor, as timm's CosineLRScheduler.
-
-        With `warmup_prefix` the floor is reached at the last step; without, one step after it, and the rate falls where
-        the warm-up ends, to where the cosine is by then.
-        """
+        """Learning rate of the head at a step, as timm's CosineLRScheduler: linear warm-up, then a cosine to the floor,
+        from the end of the warm-up (`warmup_prefix`) or from step 0."""
         low, done = self.lr * _FLOOR, step / self.steps
         if self.warmup_prefix:
             done = min(1.0, (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps))
@@ -166,8 +153,7 @@ class FineTune(Transfer):
         return low + (self.lr - low) * share
 
     def check(self) -> None:
-        size = SIZES[self.model]
-        size.check_input(self.image_size, self.window_size, size.patch_size)
+        SIZES[self.model].check_input(self.image_size, self.window_size, SIZES[self.model].patch_size)
         super().check()
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise UserError(f"batch_size {self.batch_size}: mixup and cutmix mix images in pairs; give an even number")
@@ -193,7 +179,7 @@ class Dense(Transfer):
     warmup_steps: Whole = 50  # linear
     warmup_start: Part = 1e-3  # of the peak: where the warm-up begins
     schedule: Annotated[str, OneOf(("linear", "step"))] = "linear"  # to 0 at the end | x0.1 at each milestone
-    milestones: tuple[_Inside, ...] = ()  # step: shares of all steps
+    milestones: tuple[Annotated[float, Range(0, 1, "()")], ...] = ()  # step: shares of all steps
     auxiliary: Annotated[float, Range(0)] = 0.4  # segment: weight of the auxiliary head's loss; 0 = no such head
     test_images: Count | None = 1000  # images of the test split; None = all
     version: Count = DENSE_VERSION
@@ -205,19 +191,6 @@ class Dense(Transfer):
         scratch = options.get("run", run) is None and options.get("weights") is None
         laptop = LAPTOP.get(task, {}) if options.get("data", run.data) == "scenes" else {}
         return super().of(run, **{"task": task, **laptop.get("scratch" if scratch else "pretrained", {}), **options})
-
-    @classmethod
-    def scratch(cls, task: str, run: Run, /, **options: object) -> "Dense":
-        return cls.of(task, run, **{**options, "run": None, "weights": None, "layer_decay": 1.0})
-
-    @classmethod
-    def recipe(cls, name: str, images: int, /, **options: object) -> "Dense":
-        return super().recipe(name, images, **{"images": images, **options})
-
-    @property
-    def longest(self) -> int:
-        """Longest side of a detection input, pixels."""
-        return self.long_side or self.image_size * 5 // 3
 
     @property
     def _named(self) -> str:
@@ -247,7 +220,7 @@ class Dense(Transfer):
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Spec):
-    """All probes of one run: ridge, kNN, segmentation (where masks are known), and the attentive one."""
+    """All probes of one run: ridge, kNN, and segmentation (where masks are known)."""
 
     run: Run
     labels: Count  # labelled images to fit on
@@ -258,15 +231,8 @@ class Probe(Spec):
     @classmethod
     def of(cls, run: Run, labels: int | None = None, test_images: int | None = None) -> "Probe":
         """On as many images as the run's own probes had, unless other numbers are given."""
-        labels = run.probe_labels if labels is None else labels
-        if not run.probe_labels and labels == 0:
-            raise UserError(f"run {run.key} has probe_labels 0: say how many images to probe with, labels=3000")
-        return cls(run=run, labels=labels, test_images=run.probe_test if test_images is None else test_images)
-
-    @property
-    def baseline(self) -> "Probe":
-        """The same of the network at random initialisation."""
-        return replace(self, run=replace(self.run, steps=0))
+        own = run.probe_labels if labels is None else labels, run.probe_test if test_images is None else test_images
+        return cls(run=run, labels=own[0], test_images=own[1])
 
     @property
     def sized(self) -> Run:
