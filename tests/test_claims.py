@@ -9,7 +9,7 @@ from scipy import stats
 from synthetic_records import ATTO, FEMTO, PICO, record, study, tuning
 
 from simmim_lite.evidence.claims import claims, claims_of
-from simmim_lite.evidence.records import table
+from simmim_lite.evidence.records import run_rows
 from simmim_lite.evidence.rules import FAILS, GATES, HOLDS, OPEN, RULES, TABLE, UNTESTED
 
 IDS = ["C1", "C2", "C3", "C4", "C5a", "C5b", "C6", "C7", "C8", "C9"]
@@ -210,7 +210,7 @@ def test_c5_holds_where_validation_loss_ranks_and_training_loss_does_not():
     reference = {m: np.mean([score for model, score in zero if model == m]) for m in (ATTO, FEMTO)}
     rho = []
     for seed in range(5):
-        some = [r for r in table(records) if r["seed"] == seed and not r["reference"]]
+        some = [r for r in run_rows(records) if r["seed"] == seed and not r["reference"]]
         merit = [r["linear"] - reference[r["model"]] for r in some]
         rho.append([stats.spearmanr([r[k] for r in some], merit).statistic for k in ("val_loss", "train_loss")])
     val, train = np.array(rho).T
@@ -306,15 +306,15 @@ def test_c8_compares_equal_lengths(difference, verdict):
 
 
 def test_a_csv_of_three_seeds_is_by_seed_and_of_one_by_cell():
-    rows = table(grid(lambda m, n, t, s: PLUS["C1"](m, n, t) * 0.02))
-    rows = [r | {"train_loss": None, "finetune": 0.5} for r in rows]
-    by_seed = {c.id: c for c in claims_of(rows, score="finetune")}
+    rows = run_rows(grid(lambda m, n, t, s: PLUS["C1"](m, n, t) * 0.02))
+    rows = [r | {"train_loss": None, "finetune": 0.5, "target": "unknown"} for r in rows]
+    by_seed = {c.id: c for c in claims_of(rows)}
     assert by_seed["C1"].n == 3 and "3 seeds" in by_seed["C1"].evidence
-    by_cell = {c.id: c for c in claims_of([r for r in rows if r["seed"] == 200], score="finetune")}
+    by_cell = {c.id: c for c in claims_of([r for r in rows if r["seed"] == 200])}
     assert by_cell["C1"].n == 2 and "2 cells" in by_cell["C1"].evidence and "not repetition" in by_cell["C1"].evidence
     assert by_cell["C5b"].verdict == by_cell["C8"].verdict == UNTESTED
     for few in (rows[:2], rows[:3], rows[::4][:3]):
-        assert not any(c.verdict == HOLDS for c in claims_of(few, score="finetune"))
+        assert not any(c.verdict == HOLDS for c in claims_of(few))
 
 
 def test_data_targets_and_image_sizes_are_never_mixed():

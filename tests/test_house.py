@@ -30,7 +30,7 @@ TORCH_FREE = [
     "simmim_lite.training.specs",
     "simmim_lite.evidence.records",
     "simmim_lite.evidence.claims",
-    "simmim_lite.evidence.trial",
+    "simmim_lite.evidence.heldout",
     "simmim_lite.studies.grids",
     "simmim_lite.studies.costs",
     "simmim_lite.studies.scoring",

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -11,9 +10,7 @@ from PIL import Image
 from simmim_lite.course import pilot
 from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import figures
 from simmim_lite.evidence.records import shipped
-from simmim_lite.studies import basis
 from simmim_lite.studies.tiers import TIERS
 
 
@@ -96,14 +93,3 @@ def test_a_folder_is_looked_at_and_its_levels_are_written_down(tmp_path) -> None
     (root / "train" / "a" / "0.png").unlink()
     assert manifests.verify(path, root)
     assert pilot.manifest("scenes", (4,), tmp_path) is None and pilot.look("scenes")["images"] == pilot.SCENES
-
-
-def test_figures_of_laws_have_named_axes() -> None:
-    both = {target: basis.of_published(target) for target in ("loss", "accuracy")}
-    fits = {target: (one.points, one.law) for target, one in both.items()}
-    errors = pd.DataFrame({"target": ["loss", "accuracy"], "form": "fixed", "split": "size", "mean": [0.002, 0.12]})
-    drawn = figures.overfitting(fits), figures.law_lengths(fits, "swinv2_base"), figures.law_errors(errors, 0.2)
-    for chart in drawn:
-        assert "chosen looking at all 63" in chart.layout.title.text
-        assert chart.layout.xaxis.title.text and chart.layout.xaxis2.title.text
-    assert "no runs of nano" in figures.law_lengths(fits, "swinv2_nano").layout.annotations[0].text.lower()

@@ -52,7 +52,7 @@ def made():
 
 def test_a_row_knows_its_gain_and_the_losses_of_its_pretraining(made):
     rows = tables.trainings(made)
-    assert len(rows) == 8 * (3 * 4 + 4) and set(rows.measure) == set(tables.MEASURES)
+    assert len(rows) == 8 * (3 * 4 + 4) and set(rows.measure) == set(records.MEASURES)
     runs = {r["key"]: r for r in made if r["kind"] == "pretrain"}
     scratch, tuned = rows[rows.scratch], rows[~rows.scratch]
     assert scratch[["gain", "run", "val_loss"]].isna().all().all()
@@ -83,7 +83,7 @@ def test_a_difference_is_paired_by_seed_with_its_interval(made):
 
 def test_c5_is_asked_of_every_score_and_can_fail(made):
     found = tables.rankings(made).set_index(["score", "loss"])
-    assert len(found) == 2 * len(tables.MEASURES)
+    assert len(found) == 2 * len(records.MEASURES)
     rows = tables.trainings(made).query("measure == 'miou' and not scratch")
     rho = [spearman(some.val_loss, some.gain) for _, some in rows.groupby("seed")]
     miou = found.loc[MIOU, "validation loss"]

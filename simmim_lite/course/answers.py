@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ..errors import UserError
-from ..evidence import published, trial
+from ..evidence import heldout, published
 from ..studies.planner import RULE, plan
 
 
@@ -17,7 +17,7 @@ def answers(budgets: Iterable[float] = (1e19, 1e20, 3e20)) -> list[dict]:
     """
     rows, found = published.rows(), []
     for level in ("imagenet1k-10", "imagenet1k-20", "imagenet1k-100", "imagenet22k"):
-        predict = trial.fitted(rows, "accuracy", "fixed", level)
+        predict = heldout.fitted(rows, "accuracy", "fixed", level)
         here = [row for row in rows if row["dataset"] == level]
         for budget in budgets:
             line = {"level": level, "budget": budget} | dict.fromkeys(("picked", "rule", "regret", "rule_regret"))
@@ -27,8 +27,8 @@ def answers(budgets: Iterable[float] = (1e19, 1e20, 3e20)) -> list[dict]:
                 line["plan"] = str(error)
             options = tuple(row for row in here if row["flops"] <= budget)
             if len(options) > 1:
-                line["picked"], line["rule"] = min(options, key=predict), trial.pick(options, RULE)
+                line["picked"], line["rule"] = min(options, key=predict), max(options, key=heldout.SIMPLE[RULE])
                 picked = (line["picked"], line["rule"])
-                line["regret"], line["rule_regret"] = (trial.lost(options, row, published.SCORE) for row in picked)
+                line["regret"], line["rule_regret"] = (heldout.lost(options, row, published.SCORE) for row in picked)
             found.append(line)
     return found

@@ -15,7 +15,7 @@ import yaml
 from ..data import decode, manifests, scenes
 from ..data.sources import catalogue, open_data
 from ..errors import UserError
-from ..evidence.records import groups, shipped, table
+from ..evidence.records import groups, run_rows, shipped
 from ..evidence.rules import SMOKE_STEPS
 from ..evidence.stats import power
 from ..model.sizes import SIZES
@@ -43,7 +43,7 @@ def seed_spread(records: Iterable[dict] = (), data: str = "photographs") -> floa
     over pairs: of the shipped runs (on photographs or on scenes) where the records have no two seeds."""
     for source in (list(records), shipped("laptop-scenes" if data == "scenes" else "laptop-cifar10")):
         cells: dict[tuple, dict[int, float]] = defaultdict(dict)
-        for row in next(iter(groups(table(source)).values()), []):
+        for row in next(iter(groups(run_rows(source)).values()), []):
             cells[row["model"], row["images"], row["steps"]][row["seed"]] = row["val_loss"]
         spreads = []
         for a, b in combinations(sorted(cells), 2):

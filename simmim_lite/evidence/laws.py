@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError, unknown
-from .records import SCORES, trained
+from .records import SCORES, score_of, trained
 from .stats import drawn
 
 TARGETS = ("loss", "accuracy")
@@ -50,19 +50,13 @@ class Points:
         return self.n * self.seen / self.d**2
 
 
-def score_of(rows: Iterable[dict]) -> str | None:
-    """The score that accuracy means for these rows: the first of SCORES that they have; None where there is none."""
-    rows = list(rows)
-    return next((s for s in SCORES if any(row[s] is not None for row in rows)), None)
-
-
 def level_of(row: dict) -> str:
     """The data level of a row by name."""
     return row.get("dataset") or f"{row['images']:,} images"
 
 
 def points(rows: Iterable[dict], target: str = "loss", score: str | None = None) -> Points:
-    """Rows of `records.table` as arrays, runs without the quantity left out; `UserError` for a number out of range."""
+    """Rows of `records.run_rows` as arrays, those without the quantity left out; `UserError` for one out of range."""
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
     rows = trained(rows)
@@ -77,28 +71,22 @@ def points(rows: Iterable[dict], target: str = "loss", score: str | None = None)
         if not np.isfinite(value) or not (0 <= value < 1 if what in SCORES else value > 0):
             remedy = "give a number above 0 (a score: a fraction below 1), or leave the run out"
             raise UserError(f"{row['key']}: {what} is {value}: {remedy}")
-    return _arrays(rows, target, lambda row: row[name] if target == "loss" else 100 * (1 - row[name]))
+    return _arrays(rows, target, [row[name] if target == "loss" else 100 * (1 - row[name]) for row in rows])
 
 
 def at(row: dict, target: str) -> Points:
     """One run that was not made, as a point whose truth is unknown: model, params, steps, images, images_seen."""
-    return _arrays([row], target, lambda row: np.nan)
+    return _arrays([row], target, [np.nan])
 
 
-def _arrays(rows: list[dict], target: str, y: Callable[[dict], float]) -> Points:
-    frame = pd.DataFrame(rows)
-    frame = frame.assign(
-        dataset=frame.get("dataset"), level=[level_of(row) for row in rows], y=[y(row) for row in rows]
-    )
-    cell, unit = (
-        frame.groupby(names, dropna=False, sort=False).ngroup().to_numpy()
-        for names in (["model", "dataset", "images"], ["model", "dataset", "images", "steps"])
-    )
-    names = {"n": "params", "t": "steps", "d": "images", "seen": "images_seen", "y": "y"}
-    numbers = {name: frame[column].to_numpy(float) for name, column in names.items()}
+def _arrays(rows: list[dict], target: str, y: list[float]) -> Points:
+    cell = pd.factorize(np.array([f"{row['model']} {row.get('dataset')} {row['images']}" for row in rows]))[0]
+    unit = pd.factorize(np.array([f"{k} {row['steps']}" for k, row in zip(cell, rows, strict=True)]))[0]
+    numbers = {"n": "params", "t": "steps", "d": "images", "seen": "images_seen"}
+    numbers = {name: np.array([row[column] for row in rows], float) for name, column in numbers.items()}
     other = np.array([not row.get("on_axis", True) for row in rows], float)
-    texts = {"size": frame["model"].to_numpy(str), "level": frame["level"].to_numpy(str)}
-    return Points(**numbers, other=other, **texts, cell=cell, unit=unit, target=target)
+    texts = {"size": np.array([row["model"] for row in rows]), "level": np.array([level_of(row) for row in rows])}
+    return Points(**numbers, other=other, y=np.array(y, float), **texts, cell=cell, unit=unit, target=target)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
+from .records import score_of
 from .stats import MIN_UNITS, MOST_UNITS, Interval, t_interval, units_needed
 
 #: The whole interval lies beyond the margin; all of it on the other side; it holds the margin; there is no test.
@@ -36,7 +38,7 @@ class Claim:
     data: str
     target: str
     image_size: int | None  # pixels
-    recipe: str  # as in the rows of `records.table`
+    recipe: str  # as in the rows of `records.run_rows`
 
     def __str__(self) -> str:
         return f"{self.id}  {self.verdict:16s}  {self.statement}. {self.evidence}."
@@ -162,14 +164,16 @@ class CannotTell(Exception):
 class Runs:
     """What rules see: runs of one recipe that are long enough to say anything (`claims.claims_of`).
 
-    frame: in the columns of `records.table`; loss, overfit: (model, images, steps) by seed; sizes, levels, lengths in
-    order; by_seed: where runs were made once, the unit is a cell: a size, a pair of sizes, a data level.
+    frame: `records.run_rows`; loss, overfit: (model, images, steps) by seed; sizes, levels, lengths in order; by_seed:
+    where runs were made once, the unit is a cell: a size, a pair of sizes, a data level.
     """
 
-    def __init__(self, rows: list[dict], records: Iterable[dict], score: str | None, note: str) -> None:
-        import pandas as pd
-
-        self.records, self.score, self.note = list(records), score, note
+    def __init__(self, rows: list[dict], records: Iterable[dict]) -> None:
+        self.records, published = list(records), rows[0]["data"] == "published"
+        #: the score of runs that were not trained here, else None
+        self.score = (score_of(rows) or "finetune") if rows[0]["target"] == "unknown" else None
+        self.note = "one seed: the interval tells consistency over cells, not repetition"
+        self.note += "; chosen after seeing these runs" * published
         self.rows = [row for row in rows if row["steps"] >= SMOKE_STEPS]
         if not self.rows:
             longest = max(row["steps"] for row in rows)
@@ -184,10 +188,10 @@ class Runs:
         cells = {"index": ["model", "images", "steps"], "columns": "seed"}
         self.loss, self.overfit = (main.pivot_table(values=name, **cells) for name in ("val_loss", "overfit"))
         self.levels, self.lengths = (sorted(main[name].unique().tolist()) for name in ("images", "steps"))
-        self.by_seed = not score or self.frame["seed"].nunique() >= MIN_UNITS
+        self.by_seed = not self.score or self.frame["seed"].nunique() >= MIN_UNITS
 
     @property
-    def complete(self):
+    def complete(self) -> pd.DataFrame:
         """What ranks compare: the sizes that have the most seeds, and of these the seeds that have the most runs."""
         sizes = self.frame.groupby("model")["seed"].nunique()
         frame = self.frame[self.frame["model"].isin(sizes.index[sizes == sizes.max()])]

@@ -17,9 +17,8 @@ from ..errors import UserError
 from ..evidence import published
 from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, loss_unit, power, shades, size_name
 from ..evidence.drawing import SOURCES as KINDS
-from ..evidence.laws import score_of
-from ..evidence.proxy import doublings, omega, turning_point
-from ..evidence.records import OVERFIT, SCORES, groups, millions, short, sizes_of, trained
+from ..evidence.proxy import doublings, omega, turning_points
+from ..evidence.records import OVERFIT, SCORES, groups, millions, score_of, short, sizes_of, trained
 from .widgets import Widget, module, source
 
 Rows = list[dict]
@@ -65,14 +64,14 @@ def show(rows: Rows | Mapping[str, Rows] | None = None) -> Explorer:
 def data(rows: Rows | Mapping[str, Rows] | None = None) -> dict:
     """The whole explorer: runs (63), doublings (42), turns, facets (filters), views (panels), measures, own.
 
-    rows: the reader's own, as `records.table` or `imported.read_csv` give them, or several sets by name ("published" is
-    left out: it is there already). They appear on the Omega axis and in panels of their own: their losses are another
+    rows: the reader's own, in the columns of `records.run_rows`, or several sets by name ("published" is left out: it
+    is there already). They appear on the Omega axis and in panels of their own: their losses are another
     quantity. Scores in % and their changes in points, changes of the loss in % of the shorter run's. `UserError` for
     other rows.
     """
     runs = published.rows()
     found = doublings(runs, published.SCORE)
-    turns = {of: turning_point(found, of) for of in ("loss", "score")}
+    turns = turning_points(found)
     place = {(_unit(row), row["steps"]): k for k, row in enumerate(runs)}
     pairs = [
         _doubling(d, runs) | {"runs": [place[d["unit"], steps] for steps in (d["steps"] // 2, d["steps"])]}
@@ -94,7 +93,7 @@ def _usable(kind: str, rows: Rows) -> Rows:
     """The reader's trained rows, those of the recipe with most runs."""
     for k, row in enumerate(rows):
         if lacking := sorted(_NEEDED - set(row if isinstance(row, Mapping) else ())):
-            raise UserError(f"explorer: row {k} of {kind} has no {lacking[0]}: give rows of records.table(records)")
+            raise UserError(f"explorer: row {k} of {kind} has no {lacking[0]}: give rows of records.run_rows(records)")
     usable = [row for row in trained(rows) if row["val_loss"] is not None]
     return next(iter(groups(usable).values())) if usable else []
 
@@ -200,7 +199,7 @@ def _own(name: str, rows: Rows, published_turns: dict, day: str, night: str) -> 
     """A set of the reader's: every run on the Omega axis, its doublings in relative form, its own turning points."""
     score = score_of(rows)
     found, what = doublings(rows, score or "val_loss"), SCORES.get(score, "")
-    turns = {"loss": turning_point(found), "score": turning_point(found, "score") if score else None}
+    turns = turning_points(found) | ({} if score else {"score": None})
     names = {"loss": "validation loss turns up", "score": f"{LABELS.get(score, '')} turns down"}
     turned = " and ".join(f"{names[of]} near Omega {power(value)}" for of, value in turns.items() if value)
     said = f"{len(rows)} run{'s' * (len(rows) != 1)} ({str(rows[0]['data']).split('/')[-1]}), "

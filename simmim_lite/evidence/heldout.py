@@ -1,4 +1,4 @@
-"""The laws on trial: errors on runs held out, coverage of intervals, parameters, and regret. No torch here.
+"""How well laws predict runs they have not seen: held-out errors, coverage of intervals, parameters, and regret.
 
 Regret (docs/facts.md, 7): each distinct training cost on a data level but the smallest is a budget, the runs that cost
 no more are options. A rule is fitted on the other levels and picks one: the best score less its own is the regret.
@@ -7,13 +7,14 @@ no more are options. A rule is fitted on the other levels and picks one: the bes
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
 
 from ..errors import UserError, unknown
-from .laws import FORMS, TARGETS, Fit, Points, at, fit, level_of, points, score_of
-from .records import trained
+from .laws import FORMS, TARGETS, Fit, Points, at, fit, level_of, points
+from .records import score_of, trained
 
 #: Ways to hold runs out, by what a planner would be asked to predict.
 SPLITS = {
@@ -24,7 +25,7 @@ SPLITS = {
     "length": "train on the shorter runs, predict the longest",
 }
 NOMINAL = 0.9  # of intervals from held-out errors
-#: Rules without a fit, on (model size, length, cost) of the options: the one with the largest key is picked.
+#: Rules without a fit: the option with the largest key is picked.
 SIMPLE = {
     "longest, then largest": lambda row: (row["steps"], row["params"]),
     "largest, then longest": lambda row: (row["params"], row["steps"]),
@@ -34,7 +35,6 @@ LAWS = {
     "accuracy law, exponents fixed": ("accuracy", "fixed"),
     "accuracy law, exponents free": ("accuracy", "free"),
     "loss law, exponents free": ("loss", "free"),
-    "Chinchilla law of accuracy": ("accuracy", "chinchilla"),
 }
 MEASURED, RANDOM = "measured loss of every option", "random"
 
@@ -46,8 +46,6 @@ class HeldOut:
     split: str
     error: np.ndarray  # (n,)
     predicted: np.ndarray  # (n,)
-    folds: int
-    hits: dict[str, int]  # folds in which a bound was hit, by "E at 0"
 
     @property
     def mean(self) -> float:
@@ -64,13 +62,12 @@ def folds(x: Points, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(runs to fit, runs to predict) as index arrays. Seeds of one setting are held out together."""
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    groups = [x.t == x.t.max()]
-    if split != "length":
-        name = {"one": "unit"}.get(split, split)
-        groups = [getattr(x, name) == one for one in dict.fromkeys(getattr(x, name).tolist())]
-    if groups[0].all():
-        raise UserError(f"all runs share one {split}: to {SPLITS[split]}, two are needed")
-    for held in groups:
+    group = x.t == x.t.max() if split == "length" else getattr(x, {"one": "unit"}.get(split, split))
+    values = [True] if split == "length" else dict.fromkeys(group.tolist())
+    for value in values:
+        held = group == value
+        if held.all():
+            raise UserError(f"all runs share one {split}: to {SPLITS[split]}, two are needed")
         yield np.flatnonzero(~held), np.flatnonzero(held)
 
 
@@ -80,13 +77,10 @@ def held_out(form: str, x: Points, split: str, *, whole: Fit | None = None) -> H
     whole: the fit to all runs, where searches may start; its optimum is never used as a prediction.
     """
     whole = whole or fit(form, x)
-    predicted, hits, count = np.full(len(x), np.nan), {}, 0
+    predicted = np.full(len(x), np.nan)
     for train, test in folds(x, split):
-        law = fit(form, x[train], near=whole)
-        predicted[test], count = law.predict(x[test]), count + 1
-        for name in law.hit:
-            hits[name] = hits.get(name, 0) + 1
-    return HeldOut(split, predicted - x.y, predicted, count, hits)
+        predicted[test] = fit(form, x[train], near=whole).predict(x[test])
+    return HeldOut(split, predicted - x.y, predicted)
 
 
 def quantile(error: np.ndarray) -> float:
@@ -98,7 +92,7 @@ def quantile(error: np.ndarray) -> float:
 
 
 def coverage(x: Points, found: HeldOut, by: str) -> dict[str, dict]:
-    """How often the 90 % interval holds the truth, a line a group (`by` = "size", "level" or "t").
+    """How often the 90 % interval holds the truth, by group (`by` = "size", "level" or "t").
 
     Of each: `others`, with the half width from the other groups' errors alone, which is what a reader outside the grid
     gets; n runs; `under`, whether it is so low that it would happen by chance less than once in ten.
@@ -115,50 +109,42 @@ def coverage(x: Points, found: HeldOut, by: str) -> dict[str, dict]:
     return lines
 
 
-def _fits(rows: list[dict], forms: Iterable[str]) -> Iterator[tuple[dict, Points, Fit | str]]:
-    """Of each target and form: their names, the runs, and the fit, or why there is none."""
+def _fits(rows: list[dict], forms: Iterable[str]) -> Iterator[tuple[dict, Points, Fit]]:
+    """Of each target and form that has runs enough: their names, the runs, and the fit."""
     for target, form in itertools.product(TARGETS if score_of(rows) else TARGETS[:1], forms):
         x = points(rows, target)
         try:
-            yield {"target": target, "form": form}, x, fit(form, x)
-        except UserError as error:
-            yield {"target": target, "form": form}, x, str(error)
+            law = fit(form, x)
+        except UserError:
+            continue
+        yield {"target": target, "form": form}, x, law
 
 
 def errors(
     rows: list[dict], forms: Iterable[str] = tuple(FORMS), splits: Iterable[str] = tuple(SPLITS)
 ) -> pd.DataFrame:
-    """Held-out errors: a row a target, form and split, in their order; what the rows do not allow is missing.
+    """Held-out errors: a row a target, form and split, in their order; what the rows do not allow is left out.
 
-    mean: mean absolute error (loss, or points of accuracy); half_width: of a 90 % interval; folds; bounds: which were
-    hit in how many folds. A form that the rows are too few for has one row, with `why`.
+    mean: mean absolute error (loss, or points of accuracy); half_width: of a 90 % interval.
     """
     lines = []
-    for head, x, whole in _fits(rows, forms):
-        if isinstance(whole, str):
-            lines.append(head | {"why": whole})
+    for (head, x, whole), split in itertools.product(_fits(rows, forms), splits):
+        try:
+            found = held_out(head["form"], x, split, whole=whole)
+        except UserError:
             continue
-        for split in splits:
-            try:
-                found = held_out(head["form"], x, split, whole=whole)
-            except UserError:
-                continue
-            line = {"split": split, "mean": found.mean, "half_width": found.half_width, "folds": found.folds}
-            bounds = ", ".join(f"{name} in {n}" for name, n in found.hits.items())
-            lines.append(head | line | {"bounds": bounds, "why": ""})
-    return pd.DataFrame(lines, columns=["target", "form", "split", "mean", "half_width", "folds", "bounds", "why"])
+        lines.append((*head.values(), split, found.mean, found.half_width))
+    return pd.DataFrame(lines, columns=["target", "form", "split", "mean", "half_width"])
 
 
 def parameters(rows: list[dict], forms: Iterable[str] = ("fixed", "free"), *, resamples: int = 100) -> pd.DataFrame:
     """Parameters of laws fitted to all rows: target, form, parameter, value, and their 95 % interval.
 
-    The interval is by bootstrap over whole (size, data) cells, draws with too few different runs left out; missing
-    without resamples. bound: which bound the fit hit.
+    The interval is by bootstrap over whole (size, data) cells, draws with too few different runs left out. bound: which
+    bound the fit hit.
     """
     lines = []
     for head, x, law in _fits(rows, forms):
-        if isinstance(law, str):
-            continue
         rng, cells, drawn = np.random.default_rng(0), np.unique(x.cell), []
         for _ in range(resamples):
             index = np.concatenate([np.flatnonzero(x.cell == cell) for cell in rng.choice(cells, len(cells))])
@@ -168,23 +154,20 @@ def parameters(rows: list[dict], forms: Iterable[str] = ("fixed", "free"), *, re
                 continue
             drawn.append(again.shapes | again.coefficients)
         for name, value in (law.shapes | law.coefficients).items():
-            low, high = np.percentile([one[name] for one in drawn], [2.5, 97.5]) if drawn else (None, None)
+            low, high = np.percentile([one[name] for one in drawn], [2.5, 97.5])
             bound = next((hit for hit in law.hit if hit.split(" ")[0] == name), "")
             lines.append(head | {"parameter": name, "value": value, "low": low, "high": high, "bound": bound})
     return pd.DataFrame(lines)
 
 
-def fitted(rows: Iterable[dict], target: str, form: str, level: str) -> Callable[[dict], float]:
-    """A predictor of rows (loss, or error in per cent: lower is better) that was fitted on all other data levels."""
-    law = fit(form, points([row for row in rows if level_of(row) != level], target))
+def fitted(
+    rows: Iterable[dict], target: str, form: str, level: str, near: Fit | None = None
+) -> Callable[[dict], float]:
+    """A predictor of rows (loss, or error in per cent: lower is better) that was fitted on all other data levels.
+
+    near: a fit to all levels, where the search may start."""
+    law = fit(form, points([row for row in rows if level_of(row) != level], target), near=near)
     return lambda row: float(law.predict(at(row, target))[0])
-
-
-def pick(options: Iterable[dict], rule: str, predict: Callable[[dict], float] | None = None) -> dict:
-    """The option that a rule picks; predict: of a law in LAWS."""
-    if rule in SIMPLE:
-        return max(options, key=SIMPLE[rule])
-    return min(options, key=predict or (lambda row: row["val_loss"]))
 
 
 def lost(options: Iterable[dict], row: dict, score: str) -> float:
@@ -195,18 +178,11 @@ def lost(options: Iterable[dict], row: dict, score: str) -> float:
 def regret(rows: Iterable[dict], rules: Iterable[str] = (*LAWS, MEASURED, *SIMPLE, RANDOM)) -> pd.DataFrame:
     """Regret in points of every rule, a row each: mean, worst and n over all problems, and the mean by data level.
 
-    A setting (size, data, length) counts once, its loss and score averaged over seeds. `UserError` without a choice.
+    rows: one seed a setting (size, data, length). `UserError` without a choice.
     """
     rows = trained(rows)
-    score, names = score_of(rows) or "linear", ["val_loss", "flops"]
-    settings: dict[tuple, list[dict]] = {}
-    for row in rows:
-        if all(row[name] is not None for name in (*names, score)):
-            settings.setdefault((row["model"], level_of(row), row["images"], row["steps"]), []).append(row)
-    some = [
-        same[0] | {name: float(np.mean([row[name] for row in same])) for name in (*names, score)}
-        for same in settings.values()
-    ]
+    score = score_of(rows) or "linear"
+    some = [row for row in rows if all(row[name] is not None for name in ("val_loss", "flops", score))]
     problems = []
     for level in dict.fromkeys(map(level_of, some)):
         here = [row for row in some if level_of(row) == level]
@@ -216,9 +192,17 @@ def regret(rows: Iterable[dict], rules: Iterable[str] = (*LAWS, MEASURED, *SIMPL
         raise UserError("no budget problem: no data level has two runs of different cost with a score")
     lines = []
     for rule in rules:
-        predict = {level: fitted(rows, *LAWS[rule], level) if rule in LAWS else None for level, _ in problems}
+        if rule in LAWS:
+            target, form = LAWS[rule]
+            whole = fit(form, points(rows, target))
+            predict = {level: fitted(rows, target, form, level, whole) for level in dict(problems)}
         for level, options in problems:
-            picked = options if rule == RANDOM else [pick(options, rule, predict[level])]
+            if rule in LAWS:
+                picked = [min(options, key=predict[level])]
+            elif rule in SIMPLE:
+                picked = [max(options, key=SIMPLE[rule])]
+            else:
+                picked = {MEASURED: [min(options, key=itemgetter("val_loss"))], RANDOM: options}[rule]
             lines.append((rule, level, float(np.mean([lost(options, row, score) for row in picked]))))
     frame = pd.DataFrame(lines, columns=["rule", "level", "regret"])
     by_level = frame.groupby(["rule", "level"], sort=False)["regret"].mean().unstack(sort=False)
