@@ -45,10 +45,10 @@ def test_a_design_fits_the_time_and_has_the_seeds() -> None:
     own = {"data": "imagefolder:x", "available": 50_000, "effect": 0.02, "spread": 0.008}
     rich, poor = pilot.design(**own, core_minutes=240), pilot.design(**own, core_minutes=5)
     assert rich.seeds == pilot.seeds_for(0.02, 0.008) and rich.core_seconds <= 240 * 60
-    assert rich.levels[-1] == 50_000 and rich.power >= 0.8 and not rich.note
+    assert rich.levels[-1] == 50_000 and rich.power >= 0.8 and "needed" not in rich.sees
     assert rich.lengths[1] == 2 * rich.lengths[0] and len(rich.lengths) == 2
     assert sum(run.steps == 0 for run in rich.runs) == rich.seeds * len(pilot.MODELS)
-    assert poor.core_seconds < rich.core_seconds and poor.power < 0.8 and "seeds would be needed" in poor.note
+    assert poor.core_seconds < rich.core_seconds and poor.power < 0.8 and "seeds would be needed" in poor.sees
     # two sizes, lengths and levels are what `basis.of_rows` asks for; shorter runs leave every claim open
     assert len(poor.levels) > 1 and min(poor.lengths) >= 100
     assert {run.batch_size for run in poor.runs} == {TIERS["quick"].recipe.batch_size}
@@ -56,7 +56,7 @@ def test_a_design_fits_the_time_and_has_the_seeds() -> None:
     assert pilot.design(**own, tier="smoke").levels == (16, 64)
     assert pilot.design(**own, seeds=3).seeds == 3
     beyond = pilot.design(**own)  # said, and not refused
-    assert beyond.seeds <= pilot.MOST_SEEDS and beyond.note.startswith("more than")
+    assert beyond.seeds <= pilot.MOST_SEEDS and "more than 12 seeds would be needed" in beyond.sees
 
 
 @pytest.mark.parametrize(

@@ -193,4 +193,3 @@ def test_finished_runs_are_kept_and_filled_back(tmp_path, monkeypatch):
     assert "0 of 5" in tool.fill("laptop-scenes", tmp_path / "again")
     assert "4 records" in tool.ship("laptop-scenes", tmp_path / "again")
     assert not (tmp_path / "shipped" / "partial" / "laptop-scenes.json").exists()
-    assert rec.is_design("laptop-scenes")  # seeds 0 to 2, as shipped so far

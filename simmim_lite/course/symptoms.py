@@ -70,8 +70,8 @@ def source() -> Data:
 def scenes_network(trained: bool = True) -> SimMIM:
     """The network that ships for scenes, which is the picture of health; or the same before its first step."""
     shipped = networks.shipped("scenes")
-    about = shipped.about
-    return shipped.loaded() if trained else create_model(about["model"], 32, about["window"], target="raw", seed=0)
+    model, window = shipped.about["model"], shipped.about["window"]
+    return shipped.loaded() if trained else create_model(model, 32, window, target="raw", seed=0)
 
 
 @cache
@@ -113,37 +113,40 @@ def colours(pixels: "Tensor | np.ndarray", mean: tuple | None = None, std: tuple
     return (np.clip(np.asarray(pixels) * std + mean, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def rows(wrong: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
-    """The usual four rows of pictures; of the last two, only what is hidden is the network's."""
+def rows(wrong: "np.ndarray | SimMIM", right: "np.ndarray | SimMIM") -> dict[str, np.ndarray]:
+    """The usual four rows of pictures; the last two are what networks make (or pictures), where pixels are hidden."""
     images, hidden, _, _ = task()
-    pasted = {name: np.where(hidden, found, images) for name, found in ((WRONG, wrong), (RIGHT, right))}
+    found = {WRONG: wrong, RIGHT: right}
+    found = {name: colours(guess(one)) if isinstance(one, SimMIM) else one for name, one in found.items()}
+    pasted = {name: np.where(hidden, one, images) for name, one in found.items()}
     return {"picture": images, "what the<br>network sees": hide(images, hidden[:, 0])} | pasted
 
 
-def off(filled: np.ndarray) -> float:
-    """Mean distance of the hidden pixels from the truth, in 0..255 grey levels."""
+def _distances(shown: dict[str, np.ndarray]) -> list[float]:
+    """Mean distance of the hidden pixels from the truth, wrong and right, in 0..255 grey levels."""
     images, hidden, _, _ = task()
-    return float(np.abs(filled.astype(float) - images)[np.broadcast_to(hidden, filled.shape)].mean())
+    where = np.broadcast_to(hidden, images.shape)
+    return [float(np.abs(shown[name].astype(float) - images)[where].mean()) for name in (WRONG, RIGHT)]
 
 
 def noise() -> Symptom:
     """Weights that never arrived: `strict=False` passes over names that do not fit, and says nothing."""
     file = {f"ema.{name}": tensor for name, tensor in scenes_network().state_dict().items()}  # as some wrapper saved it
-    deaf, fine = scenes_network(trained=False), scenes_network(trained=False)
+    deaf, fine = scenes_network(trained=False).eval(), scenes_network(trained=False).eval()
     deaf.load_state_dict(file, strict=False)
     says = str(load_weights(fine, file))
-    wrong, right = (colours(guess(model.eval())) for model in (deaf, fine))
-    return _symptom("noise", off(wrong), off(right), rows(wrong, right), says)
+    shown = rows(deaf, fine)
+    return _symptom("noise", *_distances(shown), shown, says)
 
 
 def grey_mush() -> Symptom:
     """A locally normalised target, shown as if it were pixels: even the perfect answer would look like that."""
     model, _ = train(replace(RUN, target="normalized"))
     images, hidden, x, _ = task()
-    wrong, right, perfect = colours(guess(model)), colours(guess(scenes_network())), colours(model.make_target(x))
-    spread = [float((p.max(1).astype(float) - p.min(1))[hidden[:, 0]].mean()) for p in (wrong, right)]
-    shown = rows(wrong, right) | {"the perfect answer,<br>shown like this": np.where(hidden, perfect, images)}
-    return _symptom("grey mush", *spread, shown)
+    shown = rows(model, scenes_network())
+    spread = [np.ptp(shown[name].astype(float), 1)[hidden[:, 0]].mean() for name in (WRONG, RIGHT)]
+    perfect = np.where(hidden, colours(model.make_target(x)), images)
+    return _symptom("grey mush", *spread, shown | {"the perfect answer,<br>shown like this": perfect})
 
 
 def checkerboard() -> Symptom:
@@ -156,17 +159,16 @@ def checkerboard() -> Symptom:
         n, _, h, w = head.shape
         # trained colour-major (3, side, side), read as (side, side, 3)
         swapped = head.view(n, side, side, 3, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, 3, h * side, w * side)
-    wrong, right = colours(swapped), colours(guess(model))
+    shown = rows(colours(swapped), model)
     inside = np.broadcast_to(hidden[..., 1:] & hidden[..., :-1], (SHOWN, 3, 32, 31))
-    rough = [float(np.abs(np.diff(p.astype(float), axis=-1))[inside].mean()) for p in (wrong, right)]
-    return _symptom("checkerboard", *rough, rows(wrong, right))
+    rough = [np.abs(np.diff(shown[name].astype(float), axis=-1))[inside].mean() for name in (WRONG, RIGHT)]
+    return _symptom("checkerboard", *rough, shown)
 
 
 def wrong_colours() -> Symptom:
     """Network units shown as if they were colours."""
-    predicted = guess(scenes_network())
-    wrong, right = colours(predicted, (0.0,) * 3, (1.0,) * 3), colours(predicted)
-    return _symptom("wrong colours", off(wrong), off(right), rows(wrong, right))
+    shown = rows(colours(guess(scenes_network()), (0.0,) * 3, (1.0,) * 3), scenes_network())
+    return _symptom("wrong colours", *_distances(shown), shown)
 
 
 def loss_does_not_fall() -> Symptom:
@@ -179,7 +181,7 @@ def loss_does_not_fall() -> Symptom:
         says = str(error)
     left = [np.mean(losses[-5:]) / np.mean(losses[:5]) for losses in (before, after)]
     mean = normalise(data.val.images[:256], data.mean, data.std).abs().mean().item()
-    return _symptom("loss does not fall", *left, rows(colours(guess(slow)), colours(guess(model))), says, mean=mean)
+    return _symptom("loss does not fall", *left, rows(slow, model), says, mean=mean)
 
 
 def not_a_number() -> Symptom:
@@ -190,8 +192,7 @@ def not_a_number() -> Symptom:
     (broken, before), (model, after) = train(wild), train()
     wrong = np.nan_to_num(guess(broken).numpy(), nan=-1e9, posinf=-1e9, neginf=-1e9)  # black, as viewers show it
     counts = [np.isfinite(losses).sum() for losses in (before, after)]
-    shown = rows(colours(wrong), colours(guess(model)))
-    return _symptom("NaN", *counts, shown, record["reason"] or "", steps=RUN.steps)
+    return _symptom("NaN", *counts, rows(colours(wrong), model), record["reason"] or "", steps=RUN.steps)
 
 
 def too_good() -> Symptom:
@@ -199,38 +200,27 @@ def too_good() -> Symptom:
     (model, losses), (sound, honest) = train(RUN, hide_from_input=False), train()
     before, after = (m.loss(guess(m), *task()[2:]) for m in (model, sound))
     facts = {"wrong": np.mean(losses[-5:]), "usual": np.mean(honest[-5:]), "steps": RUN.steps}
-    return _symptom("too good to be true", before, after, rows(*(colours(guess(m)) for m in (model, sound))), **facts)
+    return _symptom("too good to be true", before, after, rows(model, sound), **facts)
 
 
 def low_knn() -> Symptom:
-    """Features compared by dot product: a few long vectors are everybody's neighbours. Whitened ones tell more."""
+    """Features compared by dot product: a few long vectors are everybody's neighbours."""
     data, many = source(), 2000
     labels, truth = data.train.labels[:many], data.val.labels
     with one_thread(torch.device("cpu")):
-        (bank, asked), start = (
-            [features(m, part.images[:many], data.mean, data.std)[0] for part in (data.train, data.val)]
-            for m in (scenes_network(), scenes_network(trained=False))
+        sets = (data.train.images[:many], data.val.images)
+        bank, asked = (features(scenes_network(), images, data.mean, data.std)[0] for images in sets)
+        by_dot, by_angle = (
+            (x @ y.T).topk(NEIGHBOURS, dim=1).indices
+            for x, y in ((asked, bank), (F.normalize(asked, dim=1), F.normalize(bank, dim=1)))
         )
-        near = (asked @ bank.T).topk(NEIGHBOURS, dim=1).indices
-        votes = torch.zeros(len(asked), 10).scatter_add_(1, torch.as_tensor(labels)[near], torch.ones(near.shape))
-        white, chance = whiten(bank, asked), whiten(*start)
-        cosine, after, random = (knn_probe(a, labels, b, truth)["score"] for a, b in ((bank, asked), white, chance))
-        by_angle = (F.normalize(white[1], dim=1) @ F.normalize(white[0], dim=1).T).topk(NEIGHBOURS, dim=1).indices
-    popular = [100 * i.flatten().bincount().max().item() / len(asked) for i in (near, by_angle)]
+        after = knn_probe(bank, labels, asked, truth)["score"]
+    before = (torch.as_tensor(labels)[by_dot].mode(dim=1).values.numpy() == truth).mean()
+    popular = [100 * near.flatten().bincount().max().item() / len(asked) for near in (by_dot, by_angle)]
     shown = {"query": data.val.images[:SHOWN]}
-    for name, found in ((WRONG, near), (RIGHT, by_angle)):
-        shown |= {f"{name}:<br>neighbour {k + 1}": data.train.images[found[:SHOWN, k].numpy()] for k in range(2)}
-    facts = {"neighbours": NEIGHBOURS, "wrong": popular[0], "right": popular[1], "cosine": cosine, "random": random}
-    return _symptom("low kNN", (votes.argmax(1).numpy() == truth).mean(), after, shown, **facts)
-
-
-def whiten(bank: Tensor, asked: Tensor, keep: int = 64) -> tuple[Tensor, Tensor]:
-    """Both sets of features (n, C) along the bank's `keep` strongest directions, each at unit variance."""
-    mean, scale = bank.mean(0), bank.std(0).clamp_min(1e-6)
-    z = (bank - mean) / scale
-    values, vectors = torch.linalg.eigh(z.T @ z / len(z))
-    turn = vectors[:, -keep:] / values[-keep:].clamp_min(1e-6).sqrt()
-    return z @ turn, ((asked - mean) / scale) @ turn
+    for name, near in ((WRONG, by_dot), (RIGHT, by_angle)):
+        shown |= {f"{name}:<br>neighbour {k + 1}": data.train.images[near[:SHOWN, k].numpy()] for k in range(2)}
+    return _symptom("low kNN", before, after, shown, neighbours=NEIGHBOURS, wrong=popular[0], right=popular[1])
 
 
 SYMPTOMS: dict[str, Callable[[], Symptom]] = {
@@ -242,14 +232,7 @@ SYMPTOMS: dict[str, Callable[[], Symptom]] = {
 def card(symptom: Symptom) -> str:
     """The symptom as a few lines of Markdown, with its numbers."""
     heads = {"looks": "How it looks", "cause": "Why", "remedy": "What to do"}
-    lines = [f"**{head}.** {_sentence(symptom.texts[part])}." for part, head in heads.items()]
-    if symptom.says:
-        lines.append(f"The library says: `{symptom.says}`.")
+    lines = [f"**{head}.** {symptom.texts[part]}." for part, head in heads.items()]
+    lines += [f"The library says: `{symptom.says}`."] if symptom.says else []
     numbers = f"**{symptom.before:.3g}** before, **{symptom.after:.3g}** after"
-    return "\n\n".join([*lines, f"{_sentence(symptom.texts['measure'])}: {numbers}."])
-
-
-def _sentence(text: str) -> str:
-    """Begun with a capital, unless with a name that has its own writing (kNN, x)."""
-    first = text.split()[0]
-    return text if len(first) == 1 or any(c.isupper() for c in first[1:]) else text[0].upper() + text[1:]
+    return "\n\n".join([*lines, f"{symptom.texts['measure']}: {numbers}."])

@@ -1,7 +1,7 @@
 """The ten claims on runs: records in, sentences with numbers, intervals and verdicts out. No torch here.
 
-What each claim compares stands in `rules.TABLE`, and nowhere else. A measure finds its values by unit (a seed, or a
-cell of runs that were made once); `rules.conclude` makes interval, verdict and sentence of them.
+What each claim compares stands in `rules.TABLE`: a measure finds values by unit (a seed, or a cell of runs that were
+made once), of which `rules.conclude` makes interval, verdict and sentence.
 """
 
 import itertools
@@ -26,11 +26,8 @@ def claims(records: list[dict]) -> list[Claim]:
 
 
 def claims_of(rows: list[dict], records: Iterable[dict] = ()) -> list[Claim]:
-    """C1 to C9 on rows in the columns of `records.run_rows`, all comparable with one another; none without rows.
-
-    records: where fine-tunings are (C8). Rows of runs that were not trained here (of `published`) have no untrained
-    network to count from, and with fewer than three seeds the unit is a cell.
-    """
+    """C1 to C9 on `records.run_rows` that are comparable with one another; none without rows. records: where
+    fine-tunings are (C8). Runs that were not trained here (of `published`) have no untrained network to count from."""
     rows = [row for row in rows if row["val_loss"] is not None]
     if not rows:
         return []
@@ -231,7 +228,6 @@ def _product(rule: Rule, runs: Runs) -> dict:
 MEASURES: dict[str, Callable[[Rule, Runs], dict]] = {
     "loss": _contrast,
     "rank": proxy.rank,
-    "rank difference": proxy.rank_difference,
     "score": proxy.score_change,
     "top-1": _top1,
     "product": _product,

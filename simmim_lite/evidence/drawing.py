@@ -54,14 +54,10 @@ TEMPLATE = go.layout.Template(
 
 
 def panels(*titles: str, shared_yaxes: bool = False) -> go.Figure:
-    """An empty figure of one row of panels, each with a title at its left edge."""
-    figure = make_subplots(1, len(titles), horizontal_spacing=0.06 if shared_yaxes else 0.12, shared_yaxes=shared_yaxes)
-    for column, title in enumerate(titles, 1):
-        text = {"text": f"<b>{title}</b>", "showarrow": False, "align": "left", "font": {"size": 14}}
-        axis = "" if column == 1 else str(column)
-        place = {"xref": f"x{axis} domain", "yref": f"y{axis} domain", "xanchor": "left", "yanchor": "bottom"}
-        figure.add_annotation(x=0, y=1.03, **place, **text)
-    return figure.update_layout(template=TEMPLATE)
+    """An empty figure of one row of panels, each with its title above."""
+    titles, space = [f"<b>{title}</b>" for title in titles], 0.06 if shared_yaxes else 0.12
+    figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=space, shared_yaxes=shared_yaxes)
+    return figure.update_annotations(font_size=14, yshift=6).update_layout(template=TEMPLATE)
 
 
 def empty(reason: str = "no finished runs yet") -> go.Figure:
@@ -188,20 +184,17 @@ def hover(frame: pd.DataFrame) -> list[str]:
     return texts
 
 
-def heading(part: pd.DataFrame, panel: str, name: object, x: str = "", by: str = "") -> str:
-    """Title of a panel: whose runs or which size, and below it what was run and what a line is."""
+def heading(part: pd.DataFrame, panel: str, name: object, x: str, by: str) -> str:
+    """Title of a panel: whose runs or which size; below it what was run (data, lengths, seeds), and what a line is."""
     first, _, more = SOURCES.get(name, label(panel, name)).partition(", ")
-    said = [escape(more), what_ran(part, "steps" not in (x, by)) if panel in ("source", "model") else ""]
-    said.append(f"a line: {TITLES[by]}" if by in ("images", "steps") else "")
-    return f"{escape(first)}<br>{small(', '.join(filter(None, said)))}"
-
-
-def what_ran(part: pd.DataFrame, steps: bool) -> str:
-    """What was run: data, lengths, seeds."""
-    said, seeds = [data_name(name) for name in part["data"].unique()[:1] if name != "published"], part["seed"].nunique()
-    if steps:
-        said.append(" to ".join(f"{t:,}" for t in sorted({part["steps"].min(), part["steps"].max()})) + " steps")
-    return ", ".join([*said, "one seed" if seeds == 1 else f"{seeds} seeds"])
+    said = [escape(more)] if more else []
+    if panel in ("source", "model"):
+        said += [data_name(data) for data in part["data"].unique()[:1] if data != "published"]
+        if "steps" not in (x, by):
+            said.append(" to ".join(f"{t:,}" for t in sorted({part["steps"].min(), part["steps"].max()})) + " steps")
+        said.append("one seed" if (seeds := part["seed"].nunique()) == 1 else f"{seeds} seeds")
+    said += [f"a line: {TITLES[by]}"] if by in ("images", "steps") else []
+    return f"{escape(first)}<br>{small(', '.join(said))}"
 
 
 def small(text: str) -> str:
@@ -209,12 +202,10 @@ def small(text: str) -> str:
     return f"<span style='font-size:11.5px;font-weight:normal;color:{FAINT}'>{text}</span>"
 
 
-def value_range(values: np.ndarray, guess: float | None = None) -> list[float]:
-    """A range around values; room for a guess, unless it would squeeze them to less than half."""
+def value_range(values: np.ndarray) -> list[float]:
+    """A range around values."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     span = (high - low) or abs(high) or 1
-    if guess is not None and low - span < guess < high + span:
-        low, high = min(low, guess), max(high, guess)
     return [low - 0.08 * span, high + 0.08 * span]
 
 

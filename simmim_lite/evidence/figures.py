@@ -32,10 +32,9 @@ def lines(
 ) -> go.Figure:  # fmt: skip
     """y against x on a logarithmic axis, a line a value of `by`, a panel a value of `panel` (source, model, score …).
 
-    frame: runs in the columns of `tables.runs`; rows without y are left out. x: images, params, steps, images_seen or
-    any other positive number; y: val_loss, score (points) or a column that is its own title; by: model, images, steps
-    or a text. guess: a number in the unit of y, a dashed line in the panel guess_in, by default that of the reader's
-    runs, else the last one. interval: bars are 95 % intervals (Student's t) in place of one standard error.
+    frame: `tables.runs`, rows without y left out; x: images, params, steps or any other positive number. guess: in the
+    unit of y, a dashed line in the panel guess_in, by default that of the reader's runs, else the last one. interval:
+    bars are 95 % intervals (Student's t) in place of one standard error.
     """
     frame = frame[frame[y].notna()] if y in frame else frame[:0]
     if not len(frame):
@@ -48,27 +47,30 @@ def lines(
         looks = drawing.looks(frame if shared else part, by)  # one colour a value in all panels
         means = {value: _means(some, x, y, interval) for value in looks if len(some := part[part[by] == value])}
         ends = [some["mean"] + sign * some["bar"] for some in means.values() for sign in (-1, 1)]
-        low, high = drawing.value_range(
-            np.concatenate([(frame if shared else part)[y], *ends]), guess if name == own else None
-        )
+        low, high = drawing.value_range(np.concatenate([(frame if shared else part)[y], *ends]))
         left, right = math.log10(part[x].min()), math.log10(part[x].max())
-        ends, span, place = [], (right - left) or 1, {"row": 1, "col": column}
+        labels, span, place = [], (right - left) or 1, {"row": 1, "col": column}
         hollow = name == "published" or set(part.get("source", ())) == {"published"}
         for value, some in means.items():
             text, marker = drawing.label(by, value), looks[value]
             seeds = part[(part[by] == value) & part[x].isin(some.index[some["count"] > 1])]
             drawing.marks(chart, column, seeds[x], seeds[y], drawing.hover(seeds), marker | {"size": 6, "opacity": 0.3})
-            _line(chart, some, text, outline(marker) if hollow else marker | {"size": 9}, **place)
-            ends.append((math.log10(some.index[-1]), some["mean"].iloc[-1], escape(text), marker["color"]))
+            marker = outline(marker) if hollow else marker | {"size": 9}
+            for joined in (some[some["on_axis"]], some[~some["on_axis"]]):  # other images (ImageNet-22K) stand apart
+                bars = {"array": joined["bar"], "thickness": 1.4, "width": 4, "visible": bool(some["bar"].any())}
+                style = {"line": {"color": looks[value]["color"], "width": 2.2}, "error_y": bars, "showlegend": False}
+                style |= {"marker": marker, "hovertemplate": f"<b>{text}</b><br>%{{x:,}}: %{{y:.4g}}<extra></extra>"}
+                chart.add_scatter(x=joined.index, y=joined["mean"], mode="lines+markers", **style, **place)
+            labels.append((math.log10(some.index[-1]), some["mean"].iloc[-1], escape(text), looks[value]["color"]))
         if guess is not None and name == own:  # at the edge, with its number, where it lies outside
-            at, note = min(max(guess, low), high), {"annotation_text": f"your guess: {guess:g}"}
-            chart.add_hline(y=at, line={"color": INK, "dash": "dash", "width": 1.6}, **note, **place)
+            at, line = min(max(guess, low), high), {"color": INK, "dash": "dash", "width": 1.6}
+            chart.add_hline(y=at, line=line, annotation_text=f"your guess: {guess:g}", **place)
         spread = [left - 0.07 * span, right + 0.27 * span]
         ticks = drawing.run_ticks(part, x, _APART.get(len(parts), 0.4))
         chart.update_xaxes(type="log", title_text=TITLES.get(x, x), range=spread, **ticks, **place)
         title = "" if panel != "source" and column > 1 else drawing.axis_title(part, y)
         chart.update_yaxes(title_text=title, range=[low, high], **place)
-        drawing.end_labels(chart, column, ends, low, high, _PLOT)
+        drawing.end_labels(chart, column, labels, low, high, _PLOT)
     below = 96 if x == "params" else 76
     return drawing.resize(chart, _TOP + _PLOT + below, t=_TOP, b=below, l=74, r=16)
 
@@ -92,21 +94,6 @@ def _means(rows: pd.DataFrame, x: str, y: str, interval: bool) -> pd.DataFrame:
     return means
 
 
-def _line(chart: go.Figure, means: pd.DataFrame, name: str, marker: dict, **place: int) -> None:
-    """A line through means with bars; other images (ImageNet-22K) are led to by a dotted line, not joined."""
-    colour = marker.get("line", marker)["color"]
-    on, off = means[means["on_axis"]], means[~means["on_axis"]]
-    if len(on) and len(off):
-        ends, style = pd.concat([on[-1:], off]), {"color": colour, "dash": "dot", "width": 1.2}
-        chart.add_scatter(x=ends.index, y=ends["mean"], mode="lines", line=style, **_SILENT, **place)
-    for some in (on, off):
-        bars = {"array": some["bar"], "thickness": 1.4, "width": 4, "visible": bool(some["bar"].any())}
-        style = {"line": {"color": colour, "width": 2.2}, "marker": marker, "error_y": bars, "showlegend": False}
-        tip = f"<b>{name}</b><br>%{{x:,}}: %{{y:.4g}}<extra></extra>"
-        if len(some):
-            chart.add_scatter(x=some.index, y=some["mean"], mode="lines+markers", hovertemplate=tip, **style, **place)
-
-
 def scatter(
     frame: pd.DataFrame, x: str | Sequence[str], y: str, colour: str, *, rank: bool = False,
     turns: Mapping[str, Mapping[str, float | None]] | None = None,
@@ -114,7 +101,7 @@ def scatter(
     """y against x (omega: logarithmic), a mark a run, a panel a source and each x that it has: two losses side by side.
 
     colour: a column; images go from warm (few) to dark. rank: each panel's title has Spearman's correlation over all
-    runs, and over those that are not overfit. turns: by source and name where something turns: vertical lines.
+    runs, and over those that are not overfit. turns: by source, where loss and score turn: vertical lines.
     """
     xs, parts, heads = [x] if isinstance(x, str) else list(x), [], []
     for (name, part), column in itertools.product(_panels(frame, "source").items(), xs):
@@ -127,6 +114,7 @@ def scatter(
         clean = part[part["regime"] == "clean"] if rank and "regime" in part else part[:0]
         if 2 < len(clean) < len(part):
             said += [f"clean {spearman(clean[column], clean[y]):+.2f} ({len(clean)})"]
+        said += [f"{what} turns at {at:.1e}" for what, at in (turns or {}).get(name, {}).items() if at is not None]
         first = SOURCES.get(name, name) + (f": {TITLES[column]}" if len(xs) > 1 and len(parts) < 3 else "")
         heads.append(f"{escape(first)}<br>{small(', '.join(said).replace('-', '−'))}")
     chart, looks = panels(*heads), drawing.looks(pd.concat([part for *_, part in parts]), colour)
@@ -139,10 +127,9 @@ def scatter(
                 drawing.marks(
                     chart, k, some[column], some[y], drawing.hover(some), marker, drawing.label(colour, value)
                 )
-        for what, at in (turns or {}).get(name, {}).items():
+        for at in (turns or {}).get(name, {}).values():
             if at is not None:
-                note = {"annotation_text": f"{what} turns", "annotation_textangle": 90}
-                chart.add_vline(x=at, line={"color": FAINT, "dash": "dash", "width": 1.6}, **note, **place)
+                chart.add_vline(x=at, line={"color": FAINT, "dash": "dash", "width": 1.6}, **place)
         chart.update_xaxes(title_text=drawing.axis_title(part, column) if len(parts) < 3 else TITLES[column], **place)
         chart.update_xaxes(**{"dtick": 1, **_POWERS} if column == "omega" else {"nticks": 6}, **place)
         spread = drawing.value_range(part[y].to_numpy())
@@ -159,15 +146,13 @@ def intervals(
     """
     if not len(frame):
         return empty("nothing to compare yet")
-    frame = (
-        frame.assign(up=0.0, down=0.0)
-        if "low" not in frame
-        else frame.assign(up=frame["high"] - frame["value"], down=frame["value"] - frame["low"])
-    )
+    low, high = (frame.get(end, frame["value"]) for end in ("low", "high"))
+    frame = frame.assign(up=high - frame["value"], down=frame["value"] - low)
     shown, by = list(dict.fromkeys(frame["name"])), colour if colour in frame else None
+    text = frame["value"].map("{:.3g}".format) if by in (None, "source") else None
     chart = px.scatter(
-        frame, x="value", y="name", color=by, symbol=by, error_x="up", error_x_minus="down", template=TEMPLATE,
-        text=frame["value"].map("{:.3g}".format), color_discrete_sequence=COLOURS, symbol_sequence=SYMBOLS,
+        frame, x="value", y="name", color=by, symbol=by, error_x="up", error_x_minus="down", text=text,
+        color_discrete_sequence=COLOURS, symbol_sequence=SYMBOLS, template=TEMPLATE,
     )  # fmt: skip
     chart.update_traces(marker_size=11, textposition="top center", error_x={"thickness": 1.6, "width": 5})
     for at, text, dash in ((mark, "", "dot"), (guess, "your guess", "dash")):
@@ -208,33 +193,27 @@ def overfitting(fits: Mapping[str, tuple[Points, Fit]]) -> go.Figure:
 
 
 def plan(options: Sequence, rule: object, measure: str, note: str = "") -> go.Figure:
-    """Options of a `studies.planner.Plan`: prediction and 90 % interval against cost; colour and mark are the light.
-
-    Filled marks cannot be told from the best; a ring is round the simple rule's pick. Options without numbers are not
-    drawn. note: a line below, as HONEST for the law of the published runs.
-    """
+    """Options of a `studies.planner.Plan`: prediction and 90 % interval against cost; colour and mark are the light,
+    filled ones cannot be told from the best; a ring is round the simple rule's pick. note: a line below, as HONEST."""
     frame = pd.DataFrame([vars(o) | {"name": o.name} for o in options if o.value is not None])
     if not len(frame):
         return empty("no numbers outside the known range: the order alone is given")
     chart = go.Figure(layout={"template": TEMPLATE})
     for model, some in frame.sort_values("flops").groupby("model", sort=False):
-        chart.add_scatter(x=some["flops"], y=some["value"], mode="lines", line={"color": RULE, "width": 1.3}, **_SILENT)
-        end = {"x": math.log10(some["flops"].iloc[-1]), "y": some["value"].iloc[-1], "font": {"color": FAINT}}
-        chart.add_annotation(text=short(model), showarrow=False, xanchor="left", xshift=15, **end)
+        text = [""] * (len(some) - 1) + [f"  {short(model)}"]
+        style = {"mode": "lines+text", "textposition": "middle right", "line": {"color": RULE, "width": 1.3}}
+        chart.add_scatter(x=some["flops"], y=some["value"], text=text, textfont_color=FAINT, **style, **_SILENT)
     for light, (colour, symbol) in _LIGHTS.items():
         some = frame[frame["light"] == light]
-        face = ["white" if not together else colour for together in some["together"]]
-        bars = {"array": some["high"] - some["value"], "arrayminus": some["value"] - some["low"], "width": 4}
-        text = [
-            f"<b>{o.name}</b><br>{o.value:.4g} [{o.low:.4g}, {o.high:.4g}]<br>Omega {o.omega:.1e}"
-            for o in some.itertuples()
-        ]
+        marker = {"color": np.where(some["together"], colour, "white"), "symbol": symbol, "size": 11}
+        marker |= {"line": {"color": colour, "width": 2}}
+        bars = {"array": some["high"] - some["value"], "arrayminus": some["value"] - some["low"], "color": colour}
+        tip = "<b>%{text}</b><br>%{y:.4g} [%{customdata[0]:.4g}, %{customdata[1]:.4g}]<br>Omega %{customdata[2]:.1e}"
         if len(some):
             chart.add_scatter(
-                x=some["flops"], y=some["value"], mode="markers", text=text, hoverinfo="text",
-                marker={"color": face, "symbol": symbol, "size": 11, "line": {"color": colour, "width": 2}},
-                name="no light: too few runs tell" if light == "–" else f"Omega: {light}",
-                error_y=bars | {"color": colour, "thickness": 1.1},
+                x=some["flops"], y=some["value"], mode="markers", marker=marker,
+                error_y=bars | {"thickness": 1.1, "width": 4}, text=some["name"], hovertemplate=f"{tip}<extra></extra>",
+                customdata=some[["low", "high", "omega"]], name="no light" if light == "–" else f"Omega: {light}",
             )  # fmt: skip
     if rule.value is not None:  # else its pick is beyond what is known
         ring = {"symbol": "circle-open", "size": 22, "color": INK, "line": {"width": 2}}

@@ -6,8 +6,8 @@ no more are options. A rule is fitted on the other levels and picks one: the bes
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,10 @@ SPLITS = {
     "length": "train on the shorter runs, predict the longest",
 }
 NOMINAL = 0.9  # of intervals from held-out errors
+MEASURED, RANDOM = "measured loss of every option", "random"
 #: Rules without a fit: the option with the largest key is picked.
 SIMPLE = {
+    MEASURED: lambda row: -row["val_loss"],
     "longest, then largest": lambda row: (row["steps"], row["params"]),
     "largest, then longest": lambda row: (row["params"], row["steps"]),
 }
@@ -36,7 +38,6 @@ LAWS = {
     "accuracy law, exponents free": ("accuracy", "free"),
     "loss law, exponents free": ("loss", "free"),
 }
-MEASURED, RANDOM = "measured loss of every option", "random"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,31 +73,25 @@ def folds(x: Points, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def held_out(form: str, x: Points, split: str, *, whole: Fit | None = None) -> HeldOut:
-    """Fit in every fold anew, all free parameters of the form, and predict what was held out.
-
-    whole: the fit to all runs, where searches may start; its optimum is never used as a prediction.
-    """
-    whole = whole or fit(form, x)
-    predicted = np.full(len(x), np.nan)
+    """Fit in every fold anew, all free parameters of the form, and predict what was held out. whole: the fit to all
+    runs, where searches may start; its optimum is never used as a prediction."""
+    whole, predicted = whole or fit(form, x), np.full(len(x), np.nan)
     for train, test in folds(x, split):
         predicted[test] = fit(form, x[train], near=whole).predict(x[test])
     return HeldOut(split, predicted - x.y, predicted)
 
 
 def quantile(error: np.ndarray) -> float:
-    """The half width that covers NOMINAL of errors (n,), NaN left out: the k-th smallest, k = NOMINAL x (n + 1).
-
-    One more than the plain quantile would take, which covers too little in small samples (split conformal)."""
+    """The half width that covers NOMINAL of errors (n,), NaN left out: the k-th smallest, k = NOMINAL x (n + 1): one
+    more than the plain quantile takes, which covers too little in small samples (split conformal)."""
     size = np.sort(np.abs(error[~np.isnan(error)]))
     return float(size[min(len(size), int(np.ceil(NOMINAL * (len(size) + 1)))) - 1])
 
 
 def coverage(x: Points, found: HeldOut, by: str) -> dict[str, dict]:
-    """How often the 90 % interval holds the truth, by group (`by` = "size", "level" or "t").
-
-    Of each: `others`, with the half width from the other groups' errors alone, which is what a reader outside the grid
-    gets; n runs; `under`, whether it is so low that it would happen by chance less than once in ten.
-    """
+    """How often the 90 % interval holds the truth, by group (`by` = "size", "level" or "t"): `others`, with the half
+    width from the other groups' errors alone, which is what a reader outside the grid gets; n runs; `under`, whether it
+    is so low that it would happen by chance less than once in ten."""
     from scipy.stats import binom
 
     known, group, lines = ~np.isnan(found.error), getattr(x, by), {}
@@ -123,36 +118,25 @@ def _fits(rows: list[dict], forms: Iterable[str]) -> Iterator[tuple[dict, Points
 def errors(
     rows: list[dict], forms: Iterable[str] = tuple(FORMS), splits: Iterable[str] = tuple(SPLITS)
 ) -> pd.DataFrame:
-    """Held-out errors: a row a target, form and split, in their order; what the rows do not allow is left out.
-
-    mean: mean absolute error (loss, or points of accuracy); half_width: of a 90 % interval.
-    """
+    """Mean absolute held-out errors (loss, or points of accuracy): a row a target, form and split that rows allow."""
     lines = []
     for (head, x, whole), split in itertools.product(_fits(rows, forms), splits):
-        try:
-            found = held_out(head["form"], x, split, whole=whole)
-        except UserError:
-            continue
-        lines.append((*head.values(), split, found.mean, found.half_width))
-    return pd.DataFrame(lines, columns=["target", "form", "split", "mean", "half_width"])
+        with suppress(UserError):
+            lines.append(head | {"split": split, "mean": held_out(head["form"], x, split, whole=whole).mean})
+    return pd.DataFrame(lines, columns=["target", "form", "split", "mean"])
 
 
 def parameters(rows: list[dict], forms: Iterable[str] = ("fixed", "free"), *, resamples: int = 100) -> pd.DataFrame:
-    """Parameters of laws fitted to all rows: target, form, parameter, value, and their 95 % interval.
-
-    The interval is by bootstrap over whole (size, data) cells, draws with too few different runs left out. bound: which
-    bound the fit hit.
-    """
+    """Parameters of laws fitted to all rows: target, form, parameter, value, bound that was hit, and 95 % interval by
+    bootstrap over whole (size, data) cells, draws with too few different runs left out."""
     lines = []
     for head, x, law in _fits(rows, forms):
         rng, cells, drawn = np.random.default_rng(0), np.unique(x.cell), []
         for _ in range(resamples):
             index = np.concatenate([np.flatnonzero(x.cell == cell) for cell in rng.choice(cells, len(cells))])
-            try:
+            with suppress(UserError):
                 again = fit(head["form"], x[index], near=law, most=400)  # parameters trade with one another
-            except UserError:
-                continue
-            drawn.append(again.shapes | again.coefficients)
+                drawn.append(again.shapes | again.coefficients)
         for name, value in (law.shapes | law.coefficients).items():
             low, high = np.percentile([one[name] for one in drawn], [2.5, 97.5])
             bound = next((hit for hit in law.hit if hit.split(" ")[0] == name), "")
@@ -160,14 +144,12 @@ def parameters(rows: list[dict], forms: Iterable[str] = ("fixed", "free"), *, re
     return pd.DataFrame(lines)
 
 
-def fitted(
-    rows: Iterable[dict], target: str, form: str, level: str, near: Fit | None = None
-) -> Callable[[dict], float]:
-    """A predictor of rows (loss, or error in per cent: lower is better) that was fitted on all other data levels.
+def fitted(rows: list[dict], target: str, form: str, level: str, near: Fit | None = None) -> Callable[[dict], float]:
+    """What a law that was fitted on all other data levels says of a row: its loss, or error in per cent, negated.
 
     near: a fit to all levels, where the search may start."""
     law = fit(form, points([row for row in rows if level_of(row) != level], target), near=near)
-    return lambda row: float(law.predict(at(row, target))[0])
+    return lambda row: -float(law.predict(at(row, target))[0])
 
 
 def lost(options: Iterable[dict], row: dict, score: str) -> float:
@@ -175,7 +157,7 @@ def lost(options: Iterable[dict], row: dict, score: str) -> float:
     return 100 * (max(option[score] for option in options) - row[score])
 
 
-def regret(rows: Iterable[dict], rules: Iterable[str] = (*LAWS, MEASURED, *SIMPLE, RANDOM)) -> pd.DataFrame:
+def regret(rows: Iterable[dict], rules: Iterable[str] = (*LAWS, *SIMPLE, RANDOM)) -> pd.DataFrame:
     """Regret in points of every rule, a row each: mean, worst and n over all problems, and the mean by data level.
 
     rows: one seed a setting (size, data, length). `UserError` without a choice.
@@ -190,19 +172,14 @@ def regret(rows: Iterable[dict], rules: Iterable[str] = (*LAWS, MEASURED, *SIMPL
         problems += [(level, [row for row in here if row["flops"] <= budget * (1 + 1e-9)]) for budget in budgets]
     if not problems:
         raise UserError("no budget problem: no data level has two runs of different cost with a score")
-    lines = []
+    lines, levels = [], list(dict(problems))
     for rule in rules:
+        keys = dict.fromkeys(levels, SIMPLE.get(rule))
         if rule in LAWS:
-            target, form = LAWS[rule]
-            whole = fit(form, points(rows, target))
-            predict = {level: fitted(rows, target, form, level, whole) for level in dict(problems)}
+            whole = fit(LAWS[rule][1], points(rows, LAWS[rule][0]))
+            keys = {level: fitted(rows, *LAWS[rule], level, whole) for level in levels}
         for level, options in problems:
-            if rule in LAWS:
-                picked = [min(options, key=predict[level])]
-            elif rule in SIMPLE:
-                picked = [max(options, key=SIMPLE[rule])]
-            else:
-                picked = {MEASURED: [min(options, key=itemgetter("val_loss"))], RANDOM: options}[rule]
+            picked = [max(options, key=keys[level])] if keys[level] else options
             lines.append((rule, level, float(np.mean([lost(options, row, score) for row in picked]))))
     frame = pd.DataFrame(lines, columns=["rule", "level", "regret"])
     by_level = frame.groupby(["rule", "level"], sort=False)["regret"].mean().unstack(sort=False)

@@ -100,10 +100,6 @@ class Form:
     signed: bool = False  # coefficients of any sign; else at least 0
 
 
-def _product(_: dict, x: Points, scale: tuple) -> dict[str, np.ndarray]:
-    return {"c": np.ones(len(x)), "k": np.log(x.n / scale[0]) + np.log(x.t / scale[1]) + np.log(x.d / 1e6)}
-
-
 def _chinchilla(s: dict, x: Points, scale: tuple) -> dict[str, np.ndarray]:
     return {"E": np.ones(len(x)), "A": (x.n / scale[0]) ** -s["a"], "B": (x.t / scale[1]) ** -s["b"]}
 
@@ -140,7 +136,9 @@ FORMS = {
                         {"a": _A, "b": (0.02, 2.5, (0.1, 0.5)), "R_D": (0.05, 1.6e5, (3.0, 50.0, 1e3)),
                          "R_N": (3e-4, 1.6e5, (0.1, 3.0, 50.0)), "log_g": (-20.0, 20.0, (-1.0, 2.0))}),
     "chinchilla": Form("Chinchilla in N, T", _chinchilla, dict.fromkeys("ab", (0.02, 2.5, (0.1, 0.3, 0.8)))),
-    "product": Form("product", _product, {}, signed=True),
+    "product": Form("product", lambda _, x, scale: {
+        "c": np.ones(len(x)), "k": np.log(x.n / scale[0]) + np.log(x.t / scale[1]) + np.log(x.d / 1e6),
+    }, {}, signed=True),
 }  # fmt: skip
 
 

@@ -1,13 +1,12 @@
 """Does validation loss tell the score? Ranks of runs (C5), doublings of the length (C7), pairs. No torch here."""
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from . import stats
-from .records import PROBES, SCORES, short
+from .records import PROBES, SCORES
 from .rules import FEW, GATES, MIN_OVERFIT, MIN_RANKED, MIN_ROSE, CannotTell, Rule, Runs, conclude, listed, side
 from .stats import Interval, t_interval
 
@@ -19,8 +18,7 @@ _CELL = ["model", "dataset", "images"]
 
 
 def omega(row: dict) -> float:
-    """Parameters x images seen / unique images squared of a run, or of a DataFrame of runs (docs/facts.md, 7): how
-    often a network of this size sees each image, against how many images there are."""
+    """Parameters x images seen / unique images squared of a run, or of a DataFrame of runs (docs/facts.md, 7)."""
     return row["params"] * row["images_seen"] / row["images"] ** 2
 
 
@@ -46,11 +44,8 @@ def doublings(runs: pd.DataFrame | list[dict], score: str = "linear") -> pd.Data
 
 
 def turning_points(found: pd.DataFrame) -> dict[str, float | None]:
-    """The Omega at which a doubling is as likely to raise the loss ("loss"), or to lower the score ("score"), as not.
-
-    By logistic regression on log Omega; halfway where the two kinds do not overlap; None where it gets no likelier, and
-    where the point lies outside of the doublings there are.
-    """
+    """The Omega at which a doubling is as likely to raise the loss (or to lower the score) as not, by logistic
+    regression on log Omega; None where it gets no likelier, or turns outside of the doublings there are."""
     turns = {"loss": _turn(found, found["loss_change"] > 0), "score": _turn(found, found["score_change"] < 0)}
     return {of: at if at and found["omega"].min() <= at <= found["omega"].max() else None for of, at in turns.items()}
 
@@ -76,12 +71,10 @@ def _turn(found: pd.DataFrame, hit: pd.Series) -> float | None:
 
 
 def accuracy(runs: pd.DataFrame | list[dict], score="linear", by="val_loss", among="all") -> pd.DataFrame:
-    """The share of pairs of runs in which `by` names the one with the higher score; ties do not count.
-
-    by: "val_loss" or "train_loss" (the lower is taken to be better), "params" or "images_seen" (the larger). among:
-    "all" pairs, "size" or "length" (pairs that differ in that alone). Index: all pairs, both clean, both overfit, and
-    for losses gaps (gap 0.001 to 0.002); share, low, high (95 %, bootstrap over cells of size x data level), n.
-    """
+    """The share of pairs of runs in which `by` names the one with the higher score; ties do not count. by: "val_loss"
+    or "train_loss" (the lower is better), "params" or "images_seen" (the larger). among: "all" pairs, or those that
+    differ in "size" or "length" alone. Index: all pairs, both clean, both overfit, and for losses gaps (gap 0.001 to
+    0.002); columns share, low, high (95 %, bootstrap over cells of size x data level), n."""
     frame, found = _known(runs, score, by), {}
     if len(frame):
         x, y = (frame[name].to_numpy(float) for name in (by, score))
@@ -98,26 +91,6 @@ def accuracy(runs: pd.DataFrame | list[dict], score="linear", by="val_loss", amo
             pairs[f"gap {low:g} to {high:g}".replace("inf", "…")] = (gap >= low) & (gap < high)
         found = {name: _share(right, i, j, _codes(frame, _CELL), which) for name, which in pairs.items() if which.any()}
     return pd.DataFrame(found, ["share", "low", "high", "n"], dtype=float).T
-
-
-def misleading(runs: pd.DataFrame | list[dict], score: str = "linear", top: int = 10) -> pd.DataFrame:
-    """The pairs in which the lower validation loss misleads most, one a pair of cells, the largest loss of score first.
-
-    picked and better are the run of lower loss and that of higher score; score_lost lies in 0 to 1.
-    """
-    frame, cell = _known(runs, score, "val_loss"), ["model", "images", "steps"]
-    columns = ["picked", "better", "loss_gap", "score_lost"]
-    if not len(frame):
-        return pd.DataFrame(columns=columns)
-    names = [f"{short(r.model)}, {r.images:,} images, {r.steps:,} steps, seed {r.seed}" for r in frame.itertuples()]
-    frame = frame.assign(picked=names, score=frame[score])[["picked", *cell, "val_loss", "score"]]
-    pairs = frame.merge(frame.rename(columns={"picked": "better"}), how="cross", suffixes=("", "_better"))
-    pairs["loss_gap"] = pairs["val_loss_better"] - pairs["val_loss"]
-    pairs["score_lost"] = pairs["score_better"] - pairs["score"]
-    pairs = pairs.query("loss_gap > 0 and score_lost > 0")
-    pairs = pairs.sort_values(["score_lost", "picked", "better"], ascending=[False, True, True])
-    pairs = pairs.drop_duplicates([*cell, *(f"{name}_better" for name in cell)])  # other seeds teach nothing new
-    return pairs[columns].head(top).reset_index(drop=True)
 
 
 def _known(runs: pd.DataFrame | list[dict], *names: str) -> pd.DataFrame:
@@ -147,51 +120,41 @@ def _share(right: np.ndarray, i: np.ndarray, j: np.ndarray, cells: np.ndarray, u
 
 
 def rank(rule: Rule, runs: Runs) -> dict:
-    """C5a: does validation loss rank the runs of a seed by what their features are worth?"""
+    """C5a: does validation loss rank the runs of a seed by what their features are worth? C5b: training loss ranks them
+    less than validation loss does, once some of them overfit."""
     frame, said = _scored(runs)
-    confidence = GATES[runs.kind].confidence if runs.by_seed and not runs.score else 0.95
-    values, interval = _by_unit(runs, frame, lambda some: _rho(some, "val_loss"), 1, confidence)
-    text = f"Spearman correlation of validation loss with the score over {frame.groupby('seed').size().max()} runs"
-    text += f"{' of a seed' if runs.by_seed else f' ({said})'}: {interval.value:+.2f}"
-    options = {"seeds": frame["seed"].unique(), "interval": interval, "confidence": confidence}
-    more = f"; the score is the {said}{_beside(frame)}" if runs.by_seed else ""
-    return conclude(rule, runs, values, text, f"{rule.margin:+.1f}", more=more, **options)
+    overfit, confidence = frame["overfit"].map(bool).sum() / frame["seed"].nunique(), 0.95
+    if difference := rule.id == "C5b":
+        if frame["train_loss"].isna().any():
+            raise CannotTell("The training losses of these runs are not known")
+        if overfit < MIN_OVERFIT:
+            raise CannotTell(f"{overfit:.1f} runs of a seed are overfit: the claim needs {MIN_OVERFIT}")
+    elif runs.by_seed and not runs.score:
+        confidence = GATES[runs.kind].confidence
 
+    def statistic(some: pd.DataFrame) -> float:
+        value = stats.spearman(some["val_loss"], some["merit"])
+        return stats.spearman(some["train_loss"], some["merit"]) - value if difference else value
 
-def rank_difference(rule: Rule, runs: Runs) -> dict:
-    """C5b: training loss ranks the runs less than validation loss does, once some of them overfit."""
-    frame, _ = _scored(runs)
-    if frame["train_loss"].isna().any():
-        raise CannotTell("The training losses of these runs are not known")
-    overfit = frame["overfit"].map(bool).sum() / frame["seed"].nunique()
-    if overfit < MIN_OVERFIT:
-        raise CannotTell(f"{overfit:.1f} runs of a seed are overfit: the claim needs {MIN_OVERFIT}")
-    values, interval = _by_unit(runs, frame, lambda some: _rho(some, "train_loss") - _rho(some, "val_loss"), 2)
-    text = f"The Spearman correlation of training loss with the score is {abs(interval.value):.2f} "
-    text += f"{side(interval.value)} that of validation loss"
-    options = {"seeds": frame["seed"].unique(), "interval": interval}
-    more = f"; {overfit:.1f} runs of a seed are overfit"
-    return conclude(rule, runs, values, text, f"{rule.margin:.0f}", more=more, **options)
-
-
-def _by_unit(
-    runs: Runs, frame: pd.DataFrame, statistic: Callable, most: float, confidence: float = 0.95
-) -> tuple[np.ndarray, Interval]:
-    """A statistic by seed, or its pseudo-values by cell, and its interval within +- most."""
     if runs.by_seed:
         values = np.array([statistic(some) for _, some in frame.groupby("seed")])
         interval = t_interval(values, confidence)
     else:
-        cells = frame.groupby([name for name in ("model", "dataset", "images") if name in frame]).ngroup()
-        values, interval = stats.jackknife(lambda index: statistic(frame.iloc[index]), cells)
+        values, interval = stats.jackknife(lambda index: statistic(frame.iloc[index]), _codes(frame, _CELL))
     if not np.isfinite([interval.value, *values]).all():
         raise CannotTell("A loss or the score is the same in all runs that are ranked: there is no rank")
+    most = 2 if difference else 1
     ends = (None if end is None else float(np.clip(end, -most, most)) for end in interval[1:])
-    return values, Interval(interval.value, *ends)
-
-
-def _rho(frame: pd.DataFrame, loss: str) -> float:
-    return stats.spearman(frame[loss], frame["merit"])
+    if difference:
+        text = f"The Spearman correlation of training loss with the score is {abs(interval.value):.2f} "
+        text += f"{side(interval.value)} that of validation loss"
+        more, margin = f"; {overfit:.1f} runs of a seed are overfit", f"{rule.margin:.0f}"
+    else:
+        text = f"Spearman correlation of validation loss with the score over {frame.groupby('seed').size().max()} runs"
+        text += f"{' of a seed' if runs.by_seed else f' ({said})'}: {interval.value:+.2f}"
+        more, margin = f"; the score is the {said}{_beside(frame)}" if runs.by_seed else "", f"{rule.margin:+.1f}"
+    options = {"seeds": frame["seed"].unique(), "confidence": confidence, "more": more}
+    return conclude(rule, runs, values, text, margin, interval=Interval(interval.value, *ends), **options)
 
 
 def _scored(runs: Runs) -> tuple[pd.DataFrame, str]:
@@ -235,7 +198,7 @@ def _beside(frame: pd.DataFrame) -> str:
     clean, most, parts = frame["overfit"].map(lambda value: not value), frame["images"].max(), []
     for name, use in (("among runs not found overfit", clean), (f"at {most:,} images", frame["images"] == most)):
         seeds = [some for _, some in frame[use].groupby("seed") if len(some) >= 3]
-        val, train = ([_rho(some, loss) for some in seeds] for loss in ("val_loss", "train_loss"))
+        val, train = ([stats.spearman(s[loss], s["merit"]) for s in seeds] for loss in ("val_loss", "train_loss"))
         if seeds and np.isfinite([*val, *train]).all():
             parts.append(f"{name} {np.mean(val):+.2f}, and {np.mean(train):+.2f} for training loss")
     said = "over all runs it says mostly that runs short of data are worse"

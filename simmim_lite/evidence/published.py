@@ -51,11 +51,8 @@ _PERCENT = re.compile(r"%|\bper[ _]?cent\b|_percent\b|_pct\b|\bpct\b", re.I)
 
 
 def rows() -> list[dict]:
-    """The 63 runs in the columns of `records.to_rows`, and `dataset` and `on_axis` (False for ImageNet-22K).
-
-    `finetune` is ImageNet-1K top-1 in 0 to 1; lifts, training losses and other scores are unknown and None. Overfit is
-    what `flag_overfit` says, the whole data being ImageNet-1K. One seed a run, numbered 0.
-    """
+    """The 63 runs as `records.run_rows`, of one seed each, with `dataset` and `on_axis` (False for ImageNet-22K).
+    `finetune` is ImageNet-1K top-1; lifts, training losses and other scores are unknown. Overfit: `flag_overfit`."""
     return [dict(row) for row in _rows()]
 
 
@@ -112,12 +109,10 @@ def help_text() -> str:
 
 
 def read_csv(file: str | Path, scores: str | None = None) -> tuple[list[dict], list[str]]:
-    """The runs of a file as rows in the columns of `records.to_rows`, and lines on how they were read.
-
-    Lifts are None, all have one recipe, `data` is the file's name. scores: `percent` or `share` of 1, where the numbers
-    themselves leave that open. Raises `UserError`, one line with file, line number, column and remedy, for what is
-    missing, no number, out of range or in more than one unit, and for two lines that are the same run.
-    """
+    """The runs of a file as `records.run_rows`, and lines on how they were read. scores: `percent` or `share` of 1,
+    where the numbers themselves leave that open. Raises `UserError`, one line with file, line number, column and
+    remedy, for what is missing, no number, out of range or in more than one unit, and for two lines that are the same
+    run."""
     if scores not in (None, *UNITS):
         raise unknown("unit of scores", scores, UNITS)
     file, found, numbers = Path(file), [], {}

@@ -34,7 +34,7 @@ SWEPT = ("model", "images", "steps", "seed")
 BY_SIZE = ("lr", "drop_path", "window_size", "precision", "subset_seed", "eval_every", "probe_labels", "probe_test")
 #: What the probes of a network at random initialisation depend on: runs that share these share their reference.
 REFERENCE = ("model", "seed", "data", "image_size", "window_size", "statistics", "probe_labels", "probe_test")
-#: Seeds that were looked at while rules and grids were made: runs of these are design data, and decide nothing.
+#: Seeds that were looked at while rules and grids were made (docs/settings.md): design data, which decide nothing.
 DESIGN_SEEDS = range(101)
 #: The shipped set of the transfer study: pretraining runs, and every task from them and from scratch.
 TRANSFER = "transfer-scenes"
@@ -74,11 +74,6 @@ def beside(data: str) -> list[dict]:
     return shipped(name) if name in shipped_names() else []
 
 
-def is_design(name: str) -> bool:
-    """Whether a set is of seeds that were looked at while the rules were made (docs/settings.md)."""
-    return any(record["run"] and record["run"]["seed"] in DESIGN_SEEDS for record in shipped(name))
-
-
 def unpack(packed: dict) -> list[dict]:
     """The records of a file that `pack` has written, each with its own provenance again."""
     found = []
@@ -89,10 +84,8 @@ def unpack(packed: dict) -> list[dict]:
 
 
 def pack(records: Iterable[dict], path: str | Path) -> int:
-    """Write all finished records (runs and transfers, as `load` gives them) as one file; how many.
-
-    Numbers are kept to seven significant digits, which no table or claim can see; shared provenance is written once.
-    """
+    """Write all finished records as one file; how many. Numbers are kept to seven significant digits, which no table or
+    claim can see; shared provenance is written once."""
     found = [record for record in records if record["status"] == "done"]
     if not found:
         raise UserError(f"{path}: no finished records to pack; run a study first")
@@ -112,12 +105,11 @@ def pack(records: Iterable[dict], path: str | Path) -> int:
 
 
 def run_rows(records: list[dict]) -> list[dict]:
-    """One flat row a finished run: what it was, what it cost, its losses, its transfer scores.
+    """One flat row a finished run: what it was, what it cost, its losses, its scores (0 to 1), None where not finite.
 
-    `images` are unique images, `images_seen` counts repeats; losses are mean absolute errors of hidden pixels; scores
-    lie in 0 to 1, and `*_lift` is the score minus that of the same network at random initialisation (the record with
-    `steps=0`, flagged `reference`), or from scratch for `finetune`. Runs with equal `recipe` may be compared with one
-    another, runs off one `trunk` share their first steps. A number that is missing or not finite is None, never 0.
+    `images` are unique ones; `*_lift` is a score less that of the same network at random initialisation (the record
+    with `steps=0`, flagged `reference`), or from scratch for `finetune`. Runs with equal `recipe` may be compared with
+    one another, runs off one `trunk` share their first steps.
     """
     done = [record for record in records if record.get("kind") == "pretrain" and record.get("status") == "done"]
     done.sort(key=lambda record: json.dumps(record, sort_keys=True), reverse=True)  # of one key always the same one
@@ -169,11 +161,6 @@ def score_of(rows: Iterable[dict]) -> str | None:
     """The score that accuracy means for these rows: the first of SCORES that they have; None where there is none."""
     rows = list(rows)
     return next((s for s in SCORES if any(row[s] is not None for row in rows)), None)
-
-
-def sizes_of(rows: list[dict]) -> list[str]:
-    """The models among rows, smallest first."""
-    return [model for _, model in sorted({(row["params"], row["model"]) for row in rows})]
 
 
 def short(model: str) -> str:

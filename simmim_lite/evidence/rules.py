@@ -46,16 +46,14 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What a claim compares, and when it holds.
-
-    seeds, cells: which contrasts a rule takes, by seed (a seed's value is their mean) and where runs have one seed
-    (each is a unit): sizes (ends | adjacent | both | each | large | small), levels (most | fewest | next, the one below
-    the most | short, all below the most), lengths (longest, that all share | every | doublings).
-    """
+    """What a claim compares, and when it holds. seeds, cells: the contrasts it takes, by seed (a seed's value is their
+    mean) and where runs have one seed (each is a unit): sizes (ends | adjacent | both | each | large | small), levels
+    (most | fewest | next, the one below the most | short, all below it), lengths (longest, that all share | every |
+    doublings)."""
 
     id: str
     statement: str
-    measure: str  # loss | rank | rank difference | score | top-1 | product: who computes it (`claims.MEASURES`)
+    measure: str  # loss | rank | score | top-1 | product: who computes it (`claims.MEASURES`)
     terms: tuple[tuple[float, str, str, str], ...] = ()  # of a loss: weight, size, level, length; summed up
     scale: tuple[tuple[float, str, str, str], ...] = ()  # the margin is a share of this contrast, not a number (C6)
     seeds: tuple[str, str, str] | None = None
@@ -99,7 +97,7 @@ TABLE = (
     ),
     Rule(id="C5a", measure="rank", test="below", margin=-0.5, statement="Validation loss ranks transfer"),
     Rule(
-        id="C5b", measure="rank difference", test="above", margin=0.0,
+        id="C5b", measure="rank", test="above", margin=0.0,
         statement="Training loss does not, once runs overfit",
     ),
     Rule(
@@ -162,11 +160,8 @@ class CannotTell(Exception):
 
 
 class Runs:
-    """What rules see: runs of one recipe that are long enough to say anything (`claims.claims_of`).
-
-    frame: `records.run_rows`; loss, overfit: (model, images, steps) by seed; sizes, levels, lengths in order; by_seed:
-    where runs were made once, the unit is a cell: a size, a pair of sizes, a data level.
-    """
+    """What rules see: runs of one recipe that are long enough to say anything. loss, overfit: (model, images, steps) by
+    seed; sizes, levels, lengths in order; by_seed: else the unit is a cell: a size, a pair of sizes, a data level."""
 
     def __init__(self, rows: list[dict], records: Iterable[dict]) -> None:
         self.records, published = list(records), rows[0]["data"] == "published"
@@ -214,7 +209,7 @@ def judge(rule: Rule, values: Sequence[float], interval: Interval, margin: float
     correlation, of five runs or more, may well be -1 in all seeds. A test *within* asks whether values lie between
     -margin and margin (by unit), by two one-sided tests at 5 %."""
     values, margin = np.asarray(values, float), rule.margin if margin is None else margin
-    if len(values) < MIN_UNITS or not (rule.measure.startswith("rank") or np.std(values) > 1e-12):
+    if len(values) < MIN_UNITS or not (rule.measure == "rank" or np.std(values) > 1e-12):
         return OPEN
     if rule.test == "within":
         up, down = t_interval(values + margin, 0.9), t_interval(values - margin, 0.9)
@@ -230,11 +225,9 @@ def conclude(
     margin: float | np.ndarray | None = None, interval: Interval | None = None, confidence: float = 0.95,
     form: str = "+.2f", scale: float = 1, unit: str = "cell", more: str = "",
 ) -> dict:  # fmt: skip
-    """From values by unit (a seed, or a cell of runs made once) to the fields of a `Claim` that runs decide.
-
-    text: the sentence's beginning; said: the margin in words; margin, interval: where they are not the rule's own and
-    Student's t; form, scale: of the interval's ends; more: what comes before that which would decide an open claim.
-    """
+    """From values by unit (a seed, or a cell of runs made once) to the fields of a `Claim`. text: the sentence's
+    beginning; said: the margin in words; margin, interval: where they are not the rule's own and Student's t; form,
+    scale: of the interval's ends; more: what comes before that which would decide an open claim."""
     interval = interval or t_interval(values, confidence)
     margin = rule.margin if margin is None else margin
     verdict = judge(rule, values, interval, margin)

@@ -29,12 +29,10 @@ _START = ["model", "data", "annotations", "steps", "seed", "image_size"]
 def runs(
     records: Iterable[dict] = (), *, data: str = "scenes", runs_dir: str | Path | None = None, score: str | None = None
 ) -> pd.DataFrame:
-    """Trained runs of every source, in the columns of `records.run_rows`, and source, regime, score and score_name.
-
-    records: the reader's own; of several recipes the one with most runs is taken. data: which shipped set is shown.
-    runs_dir: where runs were imported to. score: of `records.SCORES`, by default the first that a source has: points of
-    lift, or per cent where there is none. regime: clean, overfit or not known.
-    """
+    """Trained runs of every source, in the columns of `records.run_rows`, and source, regime (clean, overfit or not
+    known), score and score_name: the score asked for (of `records.SCORES`), else the first that a source has, as points
+    of lift, or per cent where there is none. records: the reader's own; data: which shipped set; runs_dir: of imported
+    runs."""
     return frame(rows(records, data=data, runs_dir=runs_dir), score)
 
 
@@ -87,8 +85,9 @@ def claims(own: Iterable[dict] = (), *, runs_dir: str | Path | None = None) -> d
     """C1 to C9 by source, of the recipe with most runs of each: published, every shipped set, imported ones, yours."""
     found = {"published": claims_of(published.rows())}
     for name in evidence.shipped_names():
-        called = SHIPPED.get(name, name) + (" (design data)" if evidence.is_design(name) else "")
-        found[called] = claims_on(evidence.shipped(name))
+        records = evidence.shipped(name)
+        design = any(record["run"] and record["run"]["seed"] in evidence.DESIGN_SEEDS for record in records)
+        found[SHIPPED.get(name, name) + " (design data)" * design] = claims_on(records)
     found |= {name: claims_of(some) for name, some in _imported(runs_dir).items()} | {"yours": claims_on(list(own))}
     return {name: [c for c in some if c.recipe == some[0].recipe] for name, some in found.items() if some}
 
@@ -119,12 +118,10 @@ def verdicts(claims: dict[str, list[Claim]], *ids: str) -> str:
     """Claims as a table in Markdown, a row a claim and source: the verdict, and the sentence with its numbers."""
     lines = ["| | claim | on | verdict | what the runs say |", "|---|---|---|---|---|"]
     for id_ in ids or dict.fromkeys(claim.id for found in claims.values() for claim in found):
-        last = None
-        for source, claim in [(source, c) for source, found in claims.items() for c in found if c.id == id_]:
-            named = (f"**{id_}**", claim.statement) if last is None else ("", "")
-            cells = *named, NAMES.get(source, source), f"**{claim.verdict}**", escape(claim.evidence, quote=False)
-            lines.append(f"| {' | '.join(cells)} |")
-            last = claim
+        said = [(NAMES.get(source, source), c) for source, found in claims.items() for c in found if c.id == id_]
+        for k, (source, claim) in enumerate(said):
+            named = " | " if k else f"**{id_}** | {claim.statement}"
+            lines.append(f"| {named} | {source} | **{claim.verdict}** | {escape(claim.evidence, quote=False)} |")
     return "\n".join(lines) if len(lines) > 2 else "There are no finished runs to compare."
 
 

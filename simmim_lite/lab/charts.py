@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
@@ -13,32 +12,23 @@ _DASHED = {"dash": "dash", "color": COLOURS[1]}
 WIDEST = 780  # pixels: what JupyterLab beside its table of contents, and a page of the site, leave at 1,280
 
 
-def bars(
-    values: Mapping[str, float | Sequence[float]],
-    unit: str,
-    guess: float | None = None,
-    *,
-    form: str = ".1f",
-    series: Sequence[str] = ("",),
-) -> go.Figure:
-    """Named numbers as bars from zero, each with its value; a guess as a dashed line across, `your guess`.
-
-    series: names of several bars a name, whose numbers are given in this order; the last one is the dark one.
-    """
-    table = pd.DataFrame([np.atleast_1d(v) for v in values.values()], index=list(values), columns=list(series))
-    chart = px.bar(
-        table, orientation="h", barmode="group", text_auto=form, template=TEMPLATE,
-        color_discrete_sequence=("#C9D8E6", COLOURS[0])[-len(series) :],
-    )  # fmt: skip
-    chart.update_traces(textposition="outside", cliponaxis=False, hovertemplate=f"%{{y}}: %{{x:{form}}}<extra></extra>")
-    ends = [0.0, *table.to_numpy().flat, *([] if guess is None else [guess])]
+def bars(values: Mapping[str, float], unit: str, guess: float | None = None, *, form: str = ".1f") -> go.Figure:
+    """Named numbers as bars from zero, each with its value; a guess as a dashed line across, `your guess`."""
+    numbers = list(values.values())
+    chart = go.Figure(layout={"template": TEMPLATE, "height": 110 + 46 * len(values), "margin": {"t": 30}})
+    style = {"orientation": "h", "textposition": "outside", "cliponaxis": False, "marker_color": COLOURS[0]}
+    chart.add_bar(
+        x=numbers,
+        y=list(values),
+        texttemplate=f"%{{x:{form}}}",
+        hovertemplate=f"%{{y}}: %{{x:{form}}}<extra></extra>",
+        **style,
+    )
+    ends = [0.0, *numbers, *([] if guess is None else [guess])]
     if guess is not None:
         chart.add_vline(x=guess, annotation_position="top", annotation_text="your guess", line=_DASHED)
     chart.update_xaxes(title_text=unit, range=[1.12 * min(ends), 1.12 * max(ends) or 1])
-    chart.update_yaxes(autorange="reversed", showgrid=False, title_text="")
-    legend = {"orientation": "h", "x": 0, "y": 1.04, "yanchor": "bottom", "traceorder": "reversed", "title_text": ""}
-    size = {"height": 95 + 15 * len(series) + 46 * len(table), "margin": {"t": 30 if len(series) == 1 else 50}}
-    return chart.update_layout(legend=legend, showlegend=len(series) > 1, **size)
+    return chart.update_yaxes(autorange="reversed", showgrid=False)
 
 
 def lines(
@@ -74,7 +64,7 @@ def lines(
         line = chart.add_vline if guess_on == "x" else chart.add_hline
         line(guess, annotation_position="top right", annotation_text="your guess", line=_DASHED)
     if log:  # shapes are placed by the value there, annotations by its logarithm
-        chart.for_each_annotation(lambda note: note.update(y=float(np.log10(note.y))))
+        chart.for_each_annotation(lambda note: note.update(y=float(np.log10(note.y))), {"yref": "y"})
         chart.update_yaxes(type="log", dtick="D2")
     chart.update_xaxes(title_text=x).update_yaxes(title_text=y)
     head = {"text": title, "x": 0, "pad": {"l": 8}, "font": {"size": 15}}

@@ -18,7 +18,7 @@ from ..evidence import published
 from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, loss_unit, power, shades, size_name
 from ..evidence.drawing import SOURCES as KINDS
 from ..evidence.proxy import doublings, omega, turning_points
-from ..evidence.records import OVERFIT, SCORES, groups, millions, score_of, short, sizes_of, trained
+from ..evidence.records import OVERFIT, SCORES, groups, millions, score_of, short, trained
 from .widgets import Widget, module, source
 
 Rows = list[dict]
@@ -132,7 +132,7 @@ def _facets(runs: Rows) -> list[dict]:
     seen = dict(sorted({(row["steps"], row["images_seen"]) for row in runs}))
     day = shades(sorted(images.values()))
     night = dict(zip(sorted(images.values()), sample_colorscale("plasma", np.linspace(*_DARK, len(day))), strict=True))
-    sizes = zip(sizes_of(runs), SYMBOLS, strict=False)
+    sizes = zip(sorted(params, key=params.get), SYMBOLS, strict=False)
     sizes = [{"value": m, "label": short(m), "more": millions(params[m]), "symbol": symbol} for m, symbol in sizes]
     sets = [{"value": d, "label": data_name(d), "more": f"{count(n)} images"} for d, n in images.items()]
     sets = [one | {"colour": day[n], "dark": night[n]} for one, n in zip(sets, images.values(), strict=True)]
