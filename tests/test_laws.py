@@ -59,7 +59,7 @@ def test_the_laws_are_those_of_facts() -> None:
     error = {"E": 12.19, "A": 1.475, "B": 2.43, "C": 3.23, "Omega0": 5.0e6}
     for target, want in {"loss": loss, "accuracy": error}.items():
         assert found.value[target].to_dict() == pytest.approx(want | SHAPES[target], rel=0.05)
-    assert set(found.bound) == {""} and 11 < found.low["accuracy", "E"] < found.high["accuracy", "E"] < 13
+    assert 11 < found.low["accuracy", "E"] < found.high["accuracy", "E"] < 13
 
 
 def test_regret_on_unseen_data_levels() -> None:
@@ -91,11 +91,10 @@ def test_a_known_law_is_found_again(target: str, name: str, level: float) -> Non
     assert law.predict(x) == pytest.approx(x.y, rel=1e-5)
 
 
-def test_one_wild_run_moves_little_and_a_bound_that_is_hit_is_said() -> None:
+def test_one_wild_run_moves_little() -> None:
     wild = [r | {"val_loss": 2 * r["val_loss"]} if k == 20 else r for k, r in enumerate(ROWS)]
     one, other = (fit("fixed", points(some)).predict(points(ROWS)) for some in (ROWS, wild))
     assert np.abs(one - other).max() < 0.003
-    assert "E at 0" in fit("constrained", points(ROWS)).hit
 
 
 def test_seeds_of_a_setting_are_held_out_together() -> None:

@@ -111,21 +111,6 @@ def test_attentive_probes_count_from_the_untrained_network():
     assert found.runs == 24 and found.value == pytest.approx(-1)
 
 
-def test_few_labels_compare_starts_at_equal_steps():
-    made = []
-    for seed in range(3):
-        runs = [record(model=FEMTO, images=n, seed=seed) for n in LEVELS]
-        for labels in (64, 256):
-            made += [tuning(r, 0.4 + 0.1 * k, labels=labels) for k, r in enumerate(runs)]
-            made.append(tuning(runs[0], 0.3, scratch=True, labels=labels))
-        made += [*runs, tuning(runs[0], 0.9, labels=64, steps=10)]
-    found = tables.few_labels(tables.trainings(made))
-    assert found.start.drop_duplicates().tolist() == ["scratch", *(f"pretrained, {n:,}" for n in LEVELS)]
-    means = found[found.labels == 64].groupby("start", sort=False)["top-1 (%)"].mean()
-    assert means.tolist() == pytest.approx([30, 40, 50, 60])
-    assert set(found.steps) == {600} and found.groupby(["start", "labels"]).size().eq(3).all()
-
-
 def test_records_of_all_kinds_are_read_and_packed(tmp_path, monkeypatch):
     made = everything(models=(ATTO,), seeds=(0,))
     for r in made:

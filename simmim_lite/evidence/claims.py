@@ -1,8 +1,7 @@
 """The ten claims on runs: records in, sentences with numbers, intervals and verdicts out. No torch here.
 
-What each claim compares stands in `rules.TABLE`: a measure finds values by unit (a seed, or a cell of runs that were
-made once), of which `rules.conclude` makes interval, verdict and sentence.
-"""
+What each compares stands in `rules.TABLE`: a measure finds values by unit (a seed, or a cell of runs that were made
+once), of which `rules.conclude` makes interval, verdict and sentence."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -16,8 +15,7 @@ from .records import groups, millions, run_rows, score_of, short, transfer_rows
 from .rules import CannotTell, Claim, Rule, Runs, conclude, judge, listed, seed_list, side
 from .stats import t_interval
 
-#: By unit, one dictionary a length: the sizes (small, large or size), level, most, t and t/2 that terms name.
-Units = dict[str, list[dict]]
+Units = dict[str, list[dict]]  # by unit, one a length: sizes (small, large, size), level, most, t, t/2
 
 
 def claims(records: list[dict]) -> list[Claim]:

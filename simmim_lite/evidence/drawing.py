@@ -177,10 +177,10 @@ def hover(frame: pd.DataFrame) -> list[str]:
     texts = []
     for row in frame.to_dict("records"):
         row = {name: value for name, value in row.items() if pd.notna(value)}
-        first = ", ".join(f"{name} {row[name]:,.0f}" for name in ("images", "steps", "seed") if name in row)
-        numbers = [f"{words} {row[name]:.4g}" for name, words in LABELS.items() if name in row]
-        overfit = ["overfit"] if row.get("regime") == "overfit" else []
-        texts.append("<br>".join([f"<b>{short(row['model'])}</b>, {first}", *numbers, *overfit]))
+        what = [f"<b>{short(row['model'])}</b>"]
+        what += [f"{name} {row[name]:,.0f}" for name in ("images", "steps", "seed") if name in row]
+        what += [f"{words} {row[name]:.4g}" for name, words in LABELS.items() if name in row]
+        texts.append("<br>".join(what + ["overfit"] * (row.get("regime") == "overfit")))
     return texts
 
 

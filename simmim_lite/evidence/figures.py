@@ -39,7 +39,8 @@ def lines(
     frame = frame[frame[y].notna()] if y in frame else frame[:0]
     if not len(frame):
         return empty(f"no finished run has a {TITLES.get(y, y)} yet")
-    parts, shared = _panels(frame, panel), panel == "model"  # sizes of one source: the same quantity
+    parts = {name: frame[frame[panel] == name] for name in drawing.looks(frame, panel)}
+    shared = panel == "model"  # sizes of one source: the same quantity
     heads = [drawing.heading(part, panel, name, x, by) for name, part in parts.items()]
     chart = panels(*heads, shared_yaxes=shared)
     own = guess_in or ("yours" if "yours" in parts else list(parts)[-1])
@@ -75,15 +76,6 @@ def lines(
     return drawing.resize(chart, _TOP + _PLOT + below, t=_TOP, b=below, l=74, r=16)
 
 
-def _panels(frame: pd.DataFrame, panel: str) -> dict[str, pd.DataFrame]:
-    """Parts of runs by panel: published before shipped before others, the reader's own last."""
-    names = list(drawing.looks(frame, panel))
-    if panel == "source":
-        order = [name for name in SOURCES if name != "yours"]
-        names.sort(key=lambda name: (name == "yours", order.index(name) if name in order else len(order)))
-    return {name: frame[frame[panel] == name] for name in names}
-
-
 def _means(rows: pd.DataFrame, x: str, y: str, interval: bool) -> pd.DataFrame:
     """By x: mean, count, bar (a standard error, or half of the 95 % interval), and whether x is on the axis of data."""
     means = rows.groupby(x)[y].agg(["mean", "sem", "count"])
@@ -104,7 +96,7 @@ def scatter(
     runs, and over those that are not overfit. turns: by source, where loss and score turn: vertical lines.
     """
     xs, parts, heads = [x] if isinstance(x, str) else list(x), [], []
-    for (name, part), column in itertools.product(_panels(frame, "source").items(), xs):
+    for (name, part), column in itertools.product(frame.groupby("source", sort=False), xs):
         if len(part := part[part[[column, y]].notna().all(axis=1)]):
             parts.append((name, column, part))
     if not parts:
@@ -176,10 +168,7 @@ def overfitting(fits: Mapping[str, tuple[Points, Fit]]) -> go.Figure:
         names = dict.fromkeys(x.size[np.argsort(x.n, kind="stable")].tolist())
         for model, colour, symbol in zip(names, itertools.cycle(COLOURS), itertools.cycle(SYMBOLS), strict=False):
             some, marker = x.size == model, outline({"color": colour, "symbol": symbol})
-            text = [
-                f"<b>{short(model)}</b>, {count(int(d))} images, {t:,.0f} iterations"
-                for d, t in zip(x.d[some], x.t[some], strict=True)
-            ]
+            text = [f"{count(int(d))} images, {t:,.0f} iterations" for d, t in zip(x.d[some], x.t[some], strict=True)]
             drawing.marks(chart, column, x.omega[some], rest[some], text, marker, short(model))
         grid = np.geomspace(x.omega.min(), 2 * x.omega.max(), 120)
         h = (grid / half[target]) ** law.shapes["p"]

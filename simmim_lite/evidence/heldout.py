@@ -1,8 +1,7 @@
 """How well laws predict runs they have not seen: held-out errors, coverage of intervals, parameters, and regret.
 
-Regret (docs/facts.md, 7): each distinct training cost on a data level but the smallest is a budget, the runs that cost
-no more are options. A rule is fitted on the other levels and picks one: the best score less its own is the regret.
-"""
+Regret (docs/facts.md, 7): each distinct training cost on a data level but the smallest is a budget; what is lost by the
+option that a rule picks, which was fitted on the other levels, against the best that cost no more."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -47,16 +46,8 @@ class HeldOut:
     split: str
     error: np.ndarray  # (n,)
     predicted: np.ndarray  # (n,)
-
-    @property
-    def mean(self) -> float:
-        """Mean absolute error over all held-out runs."""
-        return float(np.nanmean(np.abs(self.error)))
-
-    @property
-    def half_width(self) -> float:
-        """Half the width of a 90 % interval."""
-        return quantile(self.error)
+    mean: float  # absolute error
+    half_width: float  # of a 90 % interval
 
 
 def folds(x: Points, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -78,7 +69,8 @@ def held_out(form: str, x: Points, split: str, *, whole: Fit | None = None) -> H
     whole, predicted = whole or fit(form, x), np.full(len(x), np.nan)
     for train, test in folds(x, split):
         predicted[test] = fit(form, x[train], near=whole).predict(x[test])
-    return HeldOut(split, predicted - x.y, predicted)
+    error = predicted - x.y
+    return HeldOut(split, error, predicted, float(np.nanmean(np.abs(error))), quantile(error))
 
 
 def quantile(error: np.ndarray) -> float:
@@ -108,11 +100,8 @@ def _fits(rows: list[dict], forms: Iterable[str]) -> Iterator[tuple[dict, Points
     """Of each target and form that has runs enough: their names, the runs, and the fit."""
     for target, form in itertools.product(TARGETS if score_of(rows) else TARGETS[:1], forms):
         x = points(rows, target)
-        try:
-            law = fit(form, x)
-        except UserError:
-            continue
-        yield {"target": target, "form": form}, x, law
+        with suppress(UserError):
+            yield {"target": target, "form": form}, x, fit(form, x)
 
 
 def errors(
@@ -127,7 +116,7 @@ def errors(
 
 
 def parameters(rows: list[dict], forms: Iterable[str] = ("fixed", "free"), *, resamples: int = 100) -> pd.DataFrame:
-    """Parameters of laws fitted to all rows: target, form, parameter, value, bound that was hit, and 95 % interval by
+    """Parameters of laws fitted to all rows: target, form, parameter, value, and its 95 % interval by
     bootstrap over whole (size, data) cells, draws with too few different runs left out."""
     lines = []
     for head, x, law in _fits(rows, forms):
@@ -139,8 +128,7 @@ def parameters(rows: list[dict], forms: Iterable[str] = ("fixed", "free"), *, re
                 drawn.append(again.shapes | again.coefficients)
         for name, value in (law.shapes | law.coefficients).items():
             low, high = np.percentile([one[name] for one in drawn], [2.5, 97.5])
-            bound = next((hit for hit in law.hit if hit.split(" ")[0] == name), "")
-            lines.append(head | {"parameter": name, "value": value, "low": low, "high": high, "bound": bound})
+            lines.append(head | {"parameter": name, "value": value, "low": low, "high": high})
     return pd.DataFrame(lines)
 
 

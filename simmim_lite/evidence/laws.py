@@ -1,7 +1,5 @@
-"""Laws of the validation loss, or of the error 100 - top-1 in per cent, and how they are fitted. No torch here.
-
-N are backbone parameters, T iterations, D unique images, S images seen, Omega = N S / D^2 (docs/facts.md, 7).
-"""
+"""Laws of the validation loss, or of the error 100 - top-1 in per cent, and how they are fitted: N are backbone
+parameters, T iterations, D unique images, S images seen, Omega = N S / D^2 (docs/facts.md, 7). No torch here."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -144,15 +142,12 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law: shapes and coefficients by name, the objective, and the bounds that were hit."""
+    """A fitted law: shapes and coefficients by name."""
 
     form: str
-    target: str
     scale: tuple[float, float]  # N and T count in these
     shapes: dict[str, float]
     coefficients: dict[str, float]
-    objective: float  # sum over runs of Huber's loss on log residuals
-    hit: tuple[str, ...]  # "E at 0"
 
     def predict(self, x: Points) -> np.ndarray:
         """Loss, or error in per cent, of each run (n,); the law's `y` of x is not looked at."""
@@ -186,12 +181,7 @@ def fit(form: str, x: Points, *, near: Fit | None = None, most: int | None = Non
     for coefficients, _, start in chosen:
         found = _polish(law, given, start, coefficients, x, scale, delta, most or (60 if near else 200))
         best = found if found[0] < best[0] - 1e-12 else best
-    objective, shapes, coefficients = best
-    hit = [f"{n} at {b:g}" for n, v in shapes.items() for b in law.shapes[n][:2] if abs(v - b) < 1e-3 * max(1, abs(b))]
-    if not law.signed:
-        used = law.columns(given | shapes, x, scale)
-        hit += [f"{n} at 0" for n, v in coefficients.items() if v * abs(used[n]).max() < 1e-6 and used[n].any()]
-    return Fit(form, x.target, scale, given | shapes, coefficients, objective, tuple(hit))
+    return Fit(form, scale, given | best[1], best[2])
 
 
 def seed_spread(x: Points) -> float:

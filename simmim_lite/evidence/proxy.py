@@ -12,8 +12,6 @@ from .stats import Interval, t_interval
 
 #: Gaps of validation loss by which pairs are told apart: below a thousandth, the choice should be a coin flip.
 GAPS = (0.0, 0.001, 0.002, 0.005, 0.01, np.inf)
-#: What pairs differ in alone, by `among`: all else that tells runs apart is equal.
-VARIED = {"size": "model", "length": "steps"}
 _CELL = ["model", "dataset", "images"]
 
 
@@ -80,9 +78,10 @@ def accuracy(runs: pd.DataFrame | list[dict], score="linear", by="val_loss", amo
         x, y = (frame[name].to_numpy(float) for name in (by, score))
         i, j = np.triu_indices(len(frame), 1)
         use = (x[i] != x[j]) & (y[i] != y[j])
-        for name in ("dataset", "data", "images", "seed", "model", "steps") if among != "all" else ():
+        varied = {"all": None, "size": "model", "length": "steps"}[among]
+        for name in ("dataset", "data", "images", "seed", "model", "steps") if varied else ():
             code = _codes(frame, [name])
-            use &= (code[i] == code[j]) != (name == VARIED[among])
+            use &= (code[i] == code[j]) != (name == varied)  # all else that tells runs apart is equal
         i, j = i[use], j[use]
         right = (x[i] - x[j]) * (y[i] - y[j]) * (-1 if by.endswith("loss") else 1) > 0
         gap, (clean, overfit) = np.abs(x[i] - x[j]), (frame["overfit"].eq(flag).to_numpy() for flag in (False, True))

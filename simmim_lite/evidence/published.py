@@ -1,7 +1,5 @@
-"""Other people's runs: the 63 published ones, what they really say (docs/facts.md, 7), and any CSV file of runs.
-
-A line of a file is a run; its columns go by the names of COLUMNS, or the usual others, in any order. No torch here.
-"""
+"""Other people's runs: the 63 published ones, what they say (docs/facts.md, 7), and CSV files of runs, a line each,
+whose columns go by the names of COLUMNS, or the usual others. No torch here."""
 
 import csv
 import io
@@ -24,7 +22,6 @@ from .stats import drawn
 
 SOURCE = "the public model table of the Swin-Transformer repository (SimMIM pretraining of Swin V2, 63 runs)"
 SCORE = "finetune"  # top-1 on ImageNet-1K after fine-tuning
-IMAGE_SIZE, WINDOW = 192, 12
 WHOLE = "imagenet1k-100"
 OTHER = "imagenet22k"  # not a part of ImageNet-1K: its losses have no place on the axis of data levels
 
@@ -60,8 +57,8 @@ def rows() -> list[dict]:
 def _rows() -> tuple[dict, ...]:
     found = read_csv(files(__package__) / "published_runs.csv", "percent")[0]
     for row in found:
-        gmac = SIZES[row["model"]].gmac(IMAGE_SIZE, WINDOW, head=True)
-        row |= {"image_size": IMAGE_SIZE, "flops": 6e9 * gmac * row["images_seen"]}
+        gmac = SIZES[row["model"]].gmac(192, 12, head=True)
+        row |= {"image_size": 192, "flops": 6e9 * gmac * row["images_seen"]}
         row |= {"data": "published", "recipe": "published", "on_axis": row["dataset"] != OTHER}
         row["trunk"] = f"published-{row['model']}-{row['dataset']}"
         row["key"] = f"{row['trunk']}-{row['steps']}"

@@ -44,13 +44,11 @@ FOLDER = files(__package__) / "shipped_records"
 def load(runs_dir: str | Path) -> list[dict]:
     """All runs under RUNS_DIR/records and transfers under RUNS_DIR/transfer, by file name; `UserError`, which names the
     file, for one that is no whole record."""
-    records = []
-    for folder, kinds in (("records", ("pretrain",)), ("transfer", ("finetune", "detect", "segment", "probe"))):
-        for path in sorted((Path(runs_dir) / folder).glob("*.json")):
-            record = read_record(path)  # None: removed since the folder was listed
-            if record is not None and (folder == "records" or record.get("kind") in kinds):
-                _row(record, str(path))
-                records.append(record)
+    root, records = Path(runs_dir), []
+    for path in (*sorted(root.glob("records/*.json")), *sorted(root.glob("transfer/*.json"))):
+        if record := read_record(path):  # None: removed since the folder was listed
+            _row(record, str(path))
+            records.append(record)
     transfer_rows(records)
     return records
 
@@ -76,11 +74,8 @@ def beside(data: str) -> list[dict]:
 
 def unpack(packed: dict) -> list[dict]:
     """The records of a file that `pack` has written, each with its own provenance again."""
-    found = []
-    for record in packed["records"]:
-        times = record.pop("times")
-        found.append({**record, "where": packed["where"][record["where"]] | times})
-    return found
+    where = packed["where"]
+    return [r | {"where": where[r["where"]] | r.pop("times")} for r in map(dict, packed["records"])]
 
 
 def pack(records: Iterable[dict], path: str | Path) -> int:

@@ -1,7 +1,5 @@
-"""The ten claims as data, what a rule sees of runs, and how runs are judged by it. No torch here.
-
-The table was frozen before the runs that decide it were made: docs/settings.md says what was seen before.
-"""
+"""The ten claims as data, what a rule sees of runs, and how runs are judged by it. The table was frozen before the runs
+that decide it were made: docs/settings.md says what was seen before. No torch here."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

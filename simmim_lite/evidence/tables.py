@@ -1,7 +1,4 @@
-"""All the evidence a study has as DataFrames, with a column `source`: published, shipped, imported ones, the reader's.
-
-No torch here.
-"""
+"""The evidence a study has, as DataFrames by source: published, shipped, imported runs, the reader's. No torch here."""
 
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -145,17 +142,13 @@ def trainings(records: list[dict]) -> pd.DataFrame:
     return frame.sort_values(["measure", "key"], ignore_index=True)
 
 
-def _classified(frame: pd.DataFrame) -> pd.DataFrame:
-    """Trainings of classification from scratch or from runs that are known, and not from a file."""
-    return frame[(frame["measure"] == "top1") & (frame["scratch"].eq(True) | frame["images"].notna())]
-
-
 def supervised(records: Iterable[dict]) -> pd.DataFrame:
     """What C8 compares: top-1 (%) of the size that was trained from scratch on several numbers of labels, with a 95 %
     interval over seeds; columns name, value, low, high, pretrained first."""
     records = list(records)
     steps = {row["key"]: row["steps"] for row in evidence.run_rows(records)}
-    found = _classified(trainings(records))
+    found = trainings(records)
+    found = found[(found["measure"] == "top1") & (found["scratch"].eq(True) | found["images"].notna())]
     scratch = found[found["scratch"].eq(True)].groupby("model")[["annotations", "steps"]].nunique().sum(axis=1)
     found = found[found["model"] == scratch.idxmax()] if len(scratch) else found
     found, lines = found.assign(before=found["run"].map(steps).fillna(0), images=found["images"].fillna(0)), []
@@ -224,16 +217,3 @@ def rankings(records: list[dict]) -> pd.DataFrame:
             found.append([name, words, *interval, sum(map(len, seeds)), len(seeds), verdict])
     columns = ["score", "loss", "value", "low", "high", "runs", "seeds", "verdict"]
     return pd.DataFrame(found, columns=columns).astype(dict.fromkeys(("value", "low", "high"), float))
-
-
-def few_labels(frame: pd.DataFrame) -> pd.DataFrame:
-    """Classification with ever fewer labels: `trainings` of the size with most numbers of labels, at the usual steps;
-    start: from scratch, or on how many unlabelled images it was pretrained."""
-    frame = _classified(frame)
-    if not len(frame):
-        return frame.assign(start=None, **{"top-1 (%)": None})
-    numbers = frame.groupby("model")["annotations"].nunique()
-    frame = frame[(frame["model"] == numbers[numbers == numbers.max()].index.max())]
-    frame = frame[frame["steps"] == frame["steps"].mode().max()].sort_values("images", na_position="first")
-    start = ["scratch" if pd.isna(n) else f"pretrained, {n:,.0f}" for n in frame["images"]]
-    return frame.assign(start=start, labels=frame["annotations"], **{"top-1 (%)": 100 * frame["score"]})
