@@ -22,8 +22,6 @@ def test_power_is_that_of_a_paired_t_test() -> None:
     assert pilot.power(0.5, 1, 34) == pytest.approx(0.81, abs=0.01)
     assert pilot.power(0, 1, 5) == pytest.approx(0.05, abs=0.002)
     assert pilot.power(1, 1, 1) == 0 and pilot.power(1e6, 1, 2) == pytest.approx(1)
-    n = pilot.seeds_for(1.2, 1)
-    assert pilot.power(1.2, 1, n) >= 0.8 > pilot.power(1.2, 1, n - 1)
     found = [pilot.detectable(0.01, n) for n in range(2, 13)]
     assert found == sorted(found, reverse=True) and pilot.detectable(1, 1) == math.inf
     assert pilot.power(found[3], 0.01, 5) == pytest.approx(0.8, abs=0.001)
@@ -44,8 +42,8 @@ def elsewhere(tmp_path, monkeypatch) -> None:
 def test_a_design_fits_the_time_and_has_the_seeds() -> None:
     own = {"data": "imagefolder:x", "available": 50_000, "effect": 0.02, "spread": 0.008}
     rich, poor = pilot.design(**own, core_minutes=240), pilot.design(**own, core_minutes=5)
-    assert rich.seeds == pilot.seeds_for(0.02, 0.008) and rich.core_seconds <= 240 * 60
-    assert rich.levels[-1] == 50_000 and rich.power >= 0.8 and "needed" not in rich.sees
+    assert rich.levels[-1] == 50_000 and rich.core_seconds <= 240 * 60 and "needed" not in rich.sees
+    assert rich.power >= 0.8 > pilot.power(0.02, 0.008, rich.seeds - 1)
     assert rich.lengths[1] == 2 * rich.lengths[0] and len(rich.lengths) == 2
     assert sum(run.steps == 0 for run in rich.runs) == rich.seeds * len(pilot.MODELS)
     assert poor.core_seconds < rich.core_seconds and poor.power < 0.8 and "seeds would be needed" in poor.sees

@@ -1,6 +1,5 @@
-"""A pilot study of one's own images: what is there, the seeds an effect needs, the grid that fits the time.
-No torch here. Power is that of the paired t-test over seeds, the test behind the claims.
-"""
+"""A pilot study of one's own images: what is there, the seeds an effect needs, the grid that fits the time. Power is
+that of the paired t-test over seeds, the test behind the claims. No torch here."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -27,14 +26,11 @@ from ..training.run import Run, write_atomic
 from ..training.specs import Folder, Positive, Source, Whole, checked
 
 SCENES = 16_384  # scenes have no end: so many count as the reader's images
-#: Seeds a study will ask for at most: beyond, an effect is too small for a pilot.
-MOST_SEEDS = 12
+MOST_SEEDS = 12  # a study will ask for at most: beyond, an effect is too small for a pilot
 MODELS = ("swinv2_atto", "swinv2_femto")
-#: Data levels, from one that is short to all images, and the longer of two lengths off one trunk: the first that fits.
-#: The shorter of the shortest is long enough for a claim.
+#: Data levels, from one that is short to all, and the longer of two lengths, the shorter long enough for a claim.
 GRIDS = ((3, 1000), (3, 500), (3, 250), (2, 250), (2, 2 * SMOKE_STEPS))
-_WANTED = 0.8  # chance to see an effect
-_SMALLEST = 16  # images of the smallest level at least
+_WANTED, _SMALLEST = 0.8, 16  # chance to see an effect; images of the smallest level at least
 _SHORT = 1e7  # Omega of the larger size at the smallest level: well past where published losses and scores turn
 
 
@@ -51,11 +47,6 @@ def seed_spread(records: Iterable[dict] = (), data: str = "photographs") -> floa
         if not np.isnan(spreads).all():
             return float(np.nanmedian(spreads))
     raise UserError("no finished runs have two seeds: train two seeds of a study")
-
-
-def seeds_for(effect: float, spread: float) -> int:
-    """The fewest seeds that see an effect in 80 of 100 studies; MOST_SEEDS + 1 where these do not."""
-    return min(units_needed(effect, spread, _WANTED) or MOST_SEEDS + 1, MOST_SEEDS + 1)
 
 
 def detectable(spread: float, seeds: int) -> float:
@@ -82,25 +73,16 @@ class Design:
 
 @checked
 def design(
-    data: Source,
-    available: Whole,
-    *,
-    core_minutes: Positive,
-    effect: Positive,
-    spread: Positive,
-    runs_dir: Folder = "runs",
-    tier: str = "quick",
-    seeds: Whole = 0,
-) -> Design:
-    """A small fixed grid of pilot runs on a source that fits into minutes of one core, with the seeds the effect needs.
-
-    `MODELS` by the first of `GRIDS` that fits; where the seeds do not fit with the barest, there are fewer of them, at
-    least two. seeds: take so many, whatever the effect needs (0: as many as it needs). Tier smoke tests the machinery:
-    two levels of 64 images at most and 20 steps. `UserError` where nothing fits, or for too few images.
-    """
+    data: Source, available: Whole, *, core_minutes: Positive, effect: Positive, spread: Positive,
+    runs_dir: Folder = "runs", tier: str = "quick", seeds: Whole = 0,
+) -> Design:  # fmt: skip
+    """A small fixed grid of pilot runs that fits into minutes of one core, with the seeds the effect needs: `MODELS` by
+    the first of `GRIDS` that fits; where the barest does not, with fewer seeds, at least two. seeds: take so many (0:
+    as many as the effect needs). Tier smoke tests the machinery: two levels of 64 images at most and 20 steps.
+    `UserError` where nothing fits, or for too few images."""
     if available < 4 * _SMALLEST:
         raise UserError(f"{data} has {available} training images: a pilot compares levels, and needs {4 * _SMALLEST}")
-    needed, smoke = seeds_for(effect, spread), tier == "smoke"
+    needed, smoke = min(units_needed(effect, spread, _WANTED) or 99, MOST_SEEDS + 1), tier == "smoke"
     base = replace(TIERS["smoke" if smoke else "quick"].recipe, data=data)
     most, grids = (min(available, 4 * _SMALLEST), ((2, 20),)) if smoke else (available, GRIDS)
     seconds = {grid: cost_of(_grid(base, most, *grid, range(1)), runs_dir)["seconds"] for grid in grids}  # of a seed
@@ -124,21 +106,17 @@ def _grid(base: Run, available: int, levels: int, steps: int, seeds: Iterable[in
     smallest = min(max(_SMALLEST, round((seen / _SHORT) ** 0.5)), available // 4)
     images = [int(n) for n in np.geomspace(smallest, available, levels).round()]
     cells = [replace(base, model=model, seed=seed) for seed in seeds for model in MODELS]
-    return with_references(
-        replace(one, images=n, steps=t) for one in cells for n in images for t in (steps // 2, steps)
-    )
+    return with_references(replace(r, images=n, steps=t) for r in cells for n in images for t in (steps // 2, steps))
 
 
 def look(data: str) -> dict:
-    """What a source holds: images to train on, held-out images, classes (0 = none known), first pictures' paths.
-
-    A folder is listed, not decoded. torchvision and Hugging Face sets are opened, which may download them.
-    """
+    """What a source holds: images to train on, held-out images, classes (0 = none known), first pictures' paths. A
+    folder is listed, not decoded; other sets are opened, which may download them."""
     if data == "scenes":
         return {"images": SCENES, "held out": 1024, "classes": len(scenes.CLASSES), "paths": []}
     if not data.startswith("imagefolder:"):
         found = open_data(data, 32)
-        held = len(found.val) + (len(found.test) if found.test is not None else 0)
+        held = len(found.val) + len(found.test if found.test is not None else ())
         return {"images": len(found.train), "held out": held, "classes": found.num_classes, "paths": []}
     found = catalogue(data)
     laid = found.split()

@@ -1,8 +1,5 @@
-"""What detectors and segmenters say of test scenes, from the examples in their records, for notebook 08. No torch here.
-
-A record of detection holds, for its first test images, boxes, labels, scores and masks; one of segmentation the class
-of every pixel, run-length coded.
-"""
+"""What detectors and segmenters say of test scenes, from the first test images in their records, for notebook 08. No
+torch here."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -55,39 +52,35 @@ def pick(records: Sequence[dict], kind: str, seed: int | None = None) -> dict[st
     return dict(found + [(f"pretrained<br>on {r['run']['images']:,}", r) for r in pretrained[-1:]])
 
 
-def segmentation(records: Mapping[str, dict], count: int = 6) -> go.Figure:
+def segmentation(records: Mapping[str, dict]) -> go.Figure:
     """Scenes, the truth, and the class map of each record {name: record of kind segment}: a row each."""
 
     def row(picture: np.ndarray, example: dict) -> np.ndarray:
         runs = example["runs"]  # [class, length, class, length, ...]
         return COLOURS[np.repeat(runs[::2], runs[1::2]).reshape(picture.shape[1:])]
 
-    return _sheet(records, count, {"picture": "picture", "truth": "class of<br>every pixel"}, row)
+    return _sheet(records, {"picture": "picture", "truth": "class of<br>every pixel"}, row)
 
 
-def detection(records: Mapping[str, dict], count: int = 6, least: float = 0.5) -> go.Figure:
-    """Scenes with the true boxes, and with the boxes of each record {name: record of kind detect}: a row each.
-
-    least: the score from which a box is drawn. A box has the colour of its class.
-    """
+def detection(records: Mapping[str, dict]) -> go.Figure:
+    """Scenes with the true boxes, and with the boxes of score .5 and more of each record {name: record of kind
+    detect}."""
 
     def row(picture: np.ndarray, example: dict) -> np.ndarray:
-        sure = [i for i, score in enumerate(example["scores"]) if score >= least]
+        sure = [i for i, score in enumerate(example["scores"]) if score >= 0.5]
         return _boxed(picture, [example["boxes"][i] for i in sure], [example["labels"][i] + 1 for i in sure])
 
-    return _sheet(records, count, {"truth": "boxes"}, row)
+    return _sheet(records, {"truth": "boxes"}, row)
 
 
-def _sheet(records: Mapping[str, dict], count: int, first: Mapping[str, str], row: Callable) -> go.Figure:
-    """A sheet of the scenes of the records' first examples: rows of the truth first, then a row a record."""
-    found = {name: record.get("examples") or [] for name, record in records.items()}
-    count = min([count, *map(len, found.values())]) if found else 0
-    if not count:
+def _sheet(records: Mapping[str, dict], first: Mapping[str, str], row: Callable) -> go.Figure:
+    """A sheet of the scenes of the records' first six examples: rows of the truth first, then a row a record."""
+    found = {name: (record.get("examples") or [])[:6] for name, record in records.items()}
+    if not (count := min(map(len, found.values()), default=0)):
         return empty("no finished record has examples to show")
     some = next(iter(found.values()))[:count]
-    side = some[0].get("height") or some[0]["size"][0]
     indices = [int(re.sub(r"\D", "", Path(example["file"]).stem)) for example in some]  # files are named by them
-    drawn = scenes.render(SCENE_SPLITS["test"], indices, side)
+    drawn = scenes.render(SCENE_SPLITS["test"], indices, some[0].get("height") or some[0]["size"][0])
     rows = {name: [_TRUTH[what](drawn, k) for k in range(count)] for name, what in first.items()}
     rows |= {name: [row(drawn.images[k], e[k]) for k in range(count)] for name, e in found.items()}
     return pictures.sheet(rows, side=110)

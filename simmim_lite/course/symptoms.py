@@ -1,12 +1,9 @@
-"""Is this normal? Eight things that go wrong, each made on purpose in seconds, and undone by its remedy.
-
-Every function returns a `Symptom`: how it looks, why, what to do, one number before and after the remedy, and pictures.
-The pictures are scenes; the healthy network is the one that ships for them, the sick ones are trained on the spot.
-"""
+"""Is this normal? Eight things that go wrong, each made on purpose in seconds, and undone by its remedy. Every function
+returns a `Symptom`; the healthy network is the one that ships for scenes, the sick ones are trained on the spot."""
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -51,9 +48,13 @@ class Symptom:
     texts: dict[str, str]  # looks, cause, remedy; measure: what `before` and `after` are, with the unit
 
 
-def _symptom(name: str, before: float, after: float, rows: dict, says: str = "", **facts: object) -> Symptom:
+def _symptom(name: str, shown: dict, numbers: "Sequence | Callable", says: str = "", **facts: object) -> Symptom:
+    """numbers: before and after, or a function of pictures whose mean over hidden pixels they are."""
+    if callable(numbers):
+        found, hidden = [numbers(shown[row].astype(float)) for row in (WRONG, RIGHT)], task()[1]
+        numbers = [of[np.broadcast_to(hidden[..., : of.shape[-1]], of.shape)].mean() for of in found]
     texts = {part: text.format(**facts) for part, text in _TEXTS[name].items()}
-    return Symptom(name, float(before), float(after), rows, says, texts)
+    return Symptom(name, *map(float, numbers), shown, says, texts)
 
 
 @cache
@@ -67,11 +68,9 @@ def source() -> Data:
     return Data("scenes", "scenes", 32, *parts, None, None, scenes.CLASSES, mean, std, "symptoms", [])
 
 
-def scenes_network(trained: bool = True) -> SimMIM:
-    """The network that ships for scenes, which is the picture of health; or the same before its first step."""
-    shipped = networks.shipped("scenes")
-    model, window = shipped.about["model"], shipped.about["window"]
-    return shipped.loaded() if trained else create_model(model, 32, window, target="raw", seed=0)
+def scenes_network() -> SimMIM:
+    """The network that ships for scenes, which is the picture of health."""
+    return networks.shipped("scenes").loaded()
 
 
 @cache
@@ -122,37 +121,33 @@ def rows(wrong: "np.ndarray | SimMIM", right: "np.ndarray | SimMIM") -> dict[str
     return {"picture": images, "what the<br>network sees": hide(images, hidden[:, 0])} | pasted
 
 
-def _distances(shown: dict[str, np.ndarray]) -> list[float]:
-    """Mean distance of the hidden pixels from the truth, wrong and right, in 0..255 grey levels."""
-    images, hidden, _, _ = task()
-    where = np.broadcast_to(hidden, images.shape)
-    return [float(np.abs(shown[name].astype(float) - images)[where].mean()) for name in (WRONG, RIGHT)]
+def _distance(pictures: np.ndarray) -> np.ndarray:
+    """From the truth, in 0..255 grey levels."""
+    return np.abs(pictures - task()[0])
 
 
 def noise() -> Symptom:
     """Weights that never arrived: `strict=False` passes over names that do not fit, and says nothing."""
     file = {f"ema.{name}": tensor for name, tensor in scenes_network().state_dict().items()}  # as some wrapper saved it
-    deaf, fine = scenes_network(trained=False).eval(), scenes_network(trained=False).eval()
+    about = networks.shipped("scenes").about
+    deaf, fine = (create_model(about["model"], 32, about["window"], target="raw", seed=0).eval() for _ in range(2))
     deaf.load_state_dict(file, strict=False)
     says = str(load_weights(fine, file))
-    shown = rows(deaf, fine)
-    return _symptom("noise", *_distances(shown), shown, says)
+    return _symptom("noise", rows(deaf, fine), _distance, says)
 
 
 def grey_mush() -> Symptom:
     """A locally normalised target, shown as if it were pixels: even the perfect answer would look like that."""
     model, _ = train(replace(RUN, target="normalized"))
     images, hidden, x, _ = task()
-    shown = rows(model, scenes_network())
-    spread = [np.ptp(shown[name].astype(float), 1)[hidden[:, 0]].mean() for name in (WRONG, RIGHT)]
     perfect = np.where(hidden, colours(model.make_target(x)), images)
-    return _symptom("grey mush", *spread, shown | {"the perfect answer,<br>shown like this": perfect})
+    shown = rows(model, scenes_network()) | {"the perfect answer,<br>shown like this": perfect}
+    return _symptom("grey mush", shown, lambda pictures: np.ptp(pictures, 1, keepdims=True))
 
 
 def checkerboard() -> Symptom:
     """A head whose channels are read in another order than they were trained in."""
-    _, hidden, x, tokens = task()
-    model = scenes_network()
+    (_, _, x, tokens), model = task(), scenes_network()
     side = model.stride
     with torch.inference_mode():
         head = model.decoder[0](model.encode(x, tokens))  # (N, 3 * side^2, h, w)
@@ -160,28 +155,26 @@ def checkerboard() -> Symptom:
         # trained colour-major (3, side, side), read as (side, side, 3)
         swapped = head.view(n, side, side, 3, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, 3, h * side, w * side)
     shown = rows(colours(swapped), model)
-    inside = np.broadcast_to(hidden[..., 1:] & hidden[..., :-1], (SHOWN, 3, 32, 31))
-    rough = [np.abs(np.diff(shown[name].astype(float), axis=-1))[inside].mean() for name in (WRONG, RIGHT)]
-    return _symptom("checkerboard", *rough, shown)
+    return _symptom("checkerboard", shown, lambda pictures: np.abs(np.diff(pictures, axis=-1)))
 
 
 def wrong_colours() -> Symptom:
     """Network units shown as if they were colours."""
     shown = rows(colours(guess(scenes_network()), (0.0,) * 3, (1.0,) * 3), scenes_network())
-    return _symptom("wrong colours", *_distances(shown), shown)
+    return _symptom("wrong colours", shown, _distance)
 
 
 def loss_does_not_fall() -> Symptom:
     """A learning rate a thousand times too low; a mask that hides everything ends the same way, and is refused."""
     (slow, before), (model, after) = train(replace(RUN, lr=RUN.lr / 1000)), train()
-    says, data = "", source()
+    data = source()
     try:
         replace(RUN, mask_ratio=0.97)
     except UserError as error:
         says = str(error)
     left = [np.mean(losses[-5:]) / np.mean(losses[:5]) for losses in (before, after)]
     mean = normalise(data.val.images[:256], data.mean, data.std).abs().mean().item()
-    return _symptom("loss does not fall", *left, rows(slow, model), says, mean=mean)
+    return _symptom("loss does not fall", rows(slow, model), left, says, mean=mean)
 
 
 def not_a_number() -> Symptom:
@@ -192,15 +185,15 @@ def not_a_number() -> Symptom:
     (broken, before), (model, after) = train(wild), train()
     wrong = np.nan_to_num(guess(broken).numpy(), nan=-1e9, posinf=-1e9, neginf=-1e9)  # black, as viewers show it
     counts = [np.isfinite(losses).sum() for losses in (before, after)]
-    return _symptom("NaN", *counts, rows(colours(wrong), model), record["reason"] or "", steps=RUN.steps)
+    return _symptom("NaN", rows(colours(wrong), model), counts, record["reason"] or "", steps=RUN.steps)
 
 
 def too_good() -> Symptom:
     """The network is shown what it shall guess: the mask is in the loss, and not in the input."""
     (model, losses), (sound, honest) = train(RUN, hide_from_input=False), train()
-    before, after = (m.loss(guess(m), *task()[2:]) for m in (model, sound))
+    hidden = [m.loss(guess(m), *task()[2:]) for m in (model, sound)]
     facts = {"wrong": np.mean(losses[-5:]), "usual": np.mean(honest[-5:]), "steps": RUN.steps}
-    return _symptom("too good to be true", before, after, rows(model, sound), **facts)
+    return _symptom("too good to be true", rows(model, sound), hidden, **facts)
 
 
 def low_knn() -> Symptom:
@@ -210,23 +203,19 @@ def low_knn() -> Symptom:
     with one_thread(torch.device("cpu")):
         sets = (data.train.images[:many], data.val.images)
         bank, asked = (features(scenes_network(), images, data.mean, data.std)[0] for images in sets)
-        by_dot, by_angle = (
-            (x @ y.T).topk(NEIGHBOURS, dim=1).indices
-            for x, y in ((asked, bank), (F.normalize(asked, dim=1), F.normalize(bank, dim=1)))
-        )
+        angles = F.normalize(asked, dim=1) @ F.normalize(bank, dim=1).T
+        by_dot, by_angle = (near.topk(NEIGHBOURS, dim=1).indices for near in (asked @ bank.T, angles))
         after = knn_probe(bank, labels, asked, truth)["score"]
     before = (torch.as_tensor(labels)[by_dot].mode(dim=1).values.numpy() == truth).mean()
     popular = [100 * near.flatten().bincount().max().item() / len(asked) for near in (by_dot, by_angle)]
     shown = {"query": data.val.images[:SHOWN]}
     for name, near in ((WRONG, by_dot), (RIGHT, by_angle)):
         shown |= {f"{name}:<br>neighbour {k + 1}": data.train.images[near[:SHOWN, k].numpy()] for k in range(2)}
-    return _symptom("low kNN", before, after, shown, neighbours=NEIGHBOURS, wrong=popular[0], right=popular[1])
+    return _symptom("low kNN", shown, (before, after), neighbours=NEIGHBOURS, wrong=popular[0], right=popular[1])
 
 
-SYMPTOMS: dict[str, Callable[[], Symptom]] = {
-    f.__name__: f
-    for f in (noise, grey_mush, checkerboard, wrong_colours, loss_does_not_fall, not_a_number, too_good, low_knn)
-}
+_ALL = (noise, grey_mush, checkerboard, wrong_colours, loss_does_not_fall, not_a_number, too_good, low_knn)
+SYMPTOMS: dict[str, Callable[[], Symptom]] = {make.__name__: make for make in _ALL}
 
 
 def card(symptom: Symptom) -> str:
