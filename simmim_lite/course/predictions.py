@@ -1,5 +1,4 @@
-"""What detectors and segmenters say of test scenes, from the first test images in their records, for notebook 08. No
-torch here."""
+"""What detectors and segmenters say of test scenes, by the examples in their records, for notebook 08; no torch here."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
