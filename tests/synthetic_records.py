@@ -53,10 +53,8 @@ def tuning(run, top1, *, scratch=False, **options):
 def losses(model, images, steps, seed):
     """Made-up validation and training loss shaped as in docs/facts.md, 7: a floor, size, length and overfitting."""
     noise = np.random.default_rng(zlib.crc32(f"{model}{images}{seed}".encode())).normal(0, 0.002)
-    n, seen = SIZES[model].parameters / 5e5, steps * 64
-    omega = n * seen / images**2
-    clean = 0.255 + 0.010 * n**-0.4 + 0.07 * (steps / 250) ** -0.8
-    h = (omega / 12) ** 0.9
+    n = SIZES[model].parameters / 5e5
+    clean, h = 0.255 + 0.010 * n**-0.4 + 0.07 * (steps / 250) ** -0.8, (n * steps * 64 / images**2 / 12) ** 0.9
     return clean + 0.13 * h / (1 + h) + noise, clean - 0.09 * h / (1 + h) + 0.03 + noise / 2
 
 

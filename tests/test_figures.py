@@ -8,7 +8,6 @@ import pytest
 from simmim_lite import studies
 from simmim_lite.evidence import figures, proxy, published, tables
 from simmim_lite.evidence.laws import fit, points
-from simmim_lite.evidence.records import SCORES
 from simmim_lite.evidence.rules import HOLDS, UNTESTED
 from simmim_lite.lab import charts
 from simmim_lite.studies import grids, notebooks, planner
@@ -24,17 +23,20 @@ def titles(figure) -> str:
     return " ".join(note.text for note in figure.layout.annotations)
 
 
-LINES = {
-    "data-scale": ("images", "model", "source"),
-    "model-size": ("params", "images", "source"),
-    "schedule": ("steps", "images", "model"),
-}
+@pytest.fixture(scope="module")
+def claims() -> dict:
+    return tables.claims()
 
 
-@pytest.mark.parametrize("study", LINES)
-@pytest.mark.parametrize("y", ["val_loss", "score"])
-def test_every_cell_is_a_mark_in_a_panel_with_axes_of_its_own(study, y, frame) -> None:
-    x, by, panel = LINES[study]
+@pytest.mark.parametrize(
+    ("x", "y", "by", "panel"),
+    [
+        ("images", "val_loss", "model", "source"),
+        ("params", "score", "images", "source"),
+        ("steps", "val_loss", "images", "model"),
+    ],
+)
+def test_every_cell_is_a_mark_in_a_panel_with_axes_of_its_own(x, y, by, panel, frame) -> None:
     shown = frame[frame.source == "shipped"] if panel == "model" else tables.longest(frame)
     shown = shown[shown[y].notna()]
     figure = figures.lines(shown, x, y, by, panel=panel)
@@ -100,17 +102,16 @@ def test_the_figures_of_laws_and_plans_have_named_axes() -> None:
     assert sum(len(t.x) for t in marks) == sum(o.value is not None for o in found.options) + 1, "and a ring"
 
 
-@pytest.mark.parametrize("score", [None, *SCORES])
+@pytest.mark.parametrize("score", [None, "finetune", "knn"])
 def test_a_source_shows_the_first_score_it_has(score) -> None:
     found = tables.runs(score=score)
     name = found.groupby("source").score_name.first()["published"]
     assert name == "fine-tuning (%)" if score in (None, "finetune") else pd.isna(name)
     ours = found[found.source == "shipped"]
-    assert (ours.score - 100 * ours[f"{score or 'linear'}_lift"].astype(float)).abs().max() < 1e-9
+    assert ours.score.to_numpy() == pytest.approx(100 * ours[f"{score or 'linear'}_lift"].to_numpy(float), nan_ok=True)
 
 
-def test_verdicts_and_agreement_name_every_source() -> None:
-    claims = tables.claims()
+def test_verdicts_and_agreement_name_every_source(claims) -> None:
     text = tables.verdicts(claims, "C1", "C8")
     assert text.count("| **C1** | Larger models overfit small data |") == 1 and text.count(UNTESTED) >= 1
     assert len(text.splitlines()) == 2 + 2 * len(claims) and "C2" not in text
@@ -122,12 +123,15 @@ def test_verdicts_and_agreement_name_every_source() -> None:
 HAND = {"04_data_scale": "C1", "05_model_size": "C2", "06_schedule": "C3", "07_proxy_loss": "C5a"}
 
 
+def cells_of(name: str) -> list[tuple[str, str]]:
+    cells = json.loads(notebooks.find(name).read_text("utf-8"))["cells"]
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+
+
 @pytest.mark.parametrize("name", HAND)
-def test_the_comparison_by_hand_is_the_claim_to_the_last_digit(name, frame) -> None:
+def test_the_comparison_by_hand_is_the_claim_to_the_last_digit(name, frame, claims) -> None:
     """The cell under *The comparison, by hand*, run as it stands, on the shipped runs."""
-    cells = [
-        (c["cell_type"], "".join(c["source"])) for c in json.loads(notebooks.find(name).read_text("utf-8"))["cells"]
-    ]
+    cells = cells_of(name)
     place = next(k for k, (_, text) in enumerate(cells) if text.startswith("## The comparison, by hand"))
     code = cells[place + 1][1]
     assert len(code.splitlines()) <= 10
@@ -138,21 +142,21 @@ def test_the_comparison_by_hand_is_the_claim_to_the_last_digit(name, frame) -> N
     names |= {"frame": frame, "longest": tables.longest(frame), "axes": studies.axes("shipped")}
     names["ours"] = several if name == "06_schedule" else ours
     exec(code, names)
-    (claims,) = [some for source, some in tables.claims().items() if source.startswith("shipped, scenes")]
-    claim = next(c for c in claims if c.id == HAND[name])
+    (shipped,) = [some for source, some in claims.items() if source.startswith("shipped, scenes")]
+    claim = next(c for c in shipped if c.id == HAND[name])
     found = (names["difference"].mean(), *names["interval"]) if "difference" in names else None
     found = found or (names["rho"].val_loss.mean(), *(end[0] for end in names["interval"]))
     assert found == pytest.approx((claim.effect, claim.low, claim.high), abs=1e-12)
 
 
 @pytest.mark.parametrize("study", ["data-scale", "model-size", "schedule", "proxy"])
-@pytest.mark.parametrize("tier", ["smoke", "quick", "laptop"])
-def test_the_runs_of_a_notebook_are_the_studys(study, tier) -> None:
-    cells = json.loads(notebooks.find(NAMED[study].notebook).read_text("utf-8"))["cells"]
-    (line,) = [s for c in cells for s in c["source"] if c["cell_type"] == "code" and s.startswith("runs = ")]
-    names = {"axes": grids.tier_axes(tier, seeds=5)}
-    exec(line, names)
-    assert grids.with_references(names["runs"]) == grids.grid(study, tier, seeds=5)
+def test_the_runs_of_a_notebook_are_the_studys(study) -> None:
+    code = "\n".join(text for kind, text in cells_of(NAMED[study].notebook) if kind == "code")
+    (line,) = [line for line in code.splitlines() if line.startswith("runs = ")]
+    for tier in ("smoke", "quick", "laptop"):
+        names = {"axes": grids.tier_axes(tier, seeds=5)}
+        exec(line, names)
+        assert grids.with_references(names["runs"]) == grids.grid(study, tier, seeds=5)
 
 
 def test_a_slider_shows_one_figure_at_a_time() -> None:

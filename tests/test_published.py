@@ -145,19 +145,6 @@ def test_per_cent_and_fractions(tmp_path, header, low, high, scores, wanted) -> 
         published.import_csv(write(tmp_path, HEADER + lines.replace(".5", ".6")), tmp_path, "percent")
 
 
-def test_seeds_are_paired_where_there_are_several(tmp_path) -> None:
-    lines = [
-        f"{model},{images},1000,64,{loss + seed / 1000},.5,{seed}"
-        for seed in range(3)
-        for model, images, loss in (("atto", 64, 0.5), ("pico", 64, 0.6), ("atto", 4096, 0.4), ("pico", 4096, 0.3))
-    ]
-    rows, _ = published.read_csv(write(tmp_path, HEADER.strip() + ",seed\n" + "\n".join(lines) + "\n"))
-    claims = {claim.id: claim for claim in claims_of(rows)}
-    assert claims["C1"].effect == pytest.approx(0.2) and claims["C2"].effect == pytest.approx(-0.1)
-    assert "3 seeds: 0, 1, 2" in claims["C1"].evidence and claims["C1"].n == 3
-    assert claims["C3"].verdict == "not tested here" and "4,096 images and 500 steps" in claims["C3"].evidence
-
-
 LINE = "swinv2_small,64,100,64,.5,.5\n"
 
 

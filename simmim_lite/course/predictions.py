@@ -1,4 +1,4 @@
-"""What detectors and segmenters say of test scenes, by the examples in their records, for notebook 08; no torch here."""
+"""What detectors and segmenters say of test scenes, by examples in their records, for notebook 08. No torch here."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
