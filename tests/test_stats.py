@@ -49,6 +49,8 @@ def test_power_and_units() -> None:
     needed = stats.units_needed(0.5, 1)
     assert stats.power(0.5, 1, needed) >= 0.8 > stats.power(0.5, 1, needed - 1)
     assert stats.units_needed(1e-6, 1) is None and stats.power(1, 1, 1) == 0
+    known = [stats.power(0.5, 1, 34), stats.power(0, 1, 5), stats.power(1e6, 1, 2)]
+    assert known == pytest.approx([0.81, 0.05, 1], abs=0.01)
 
 
 # --- what the text of the rules promises ---
@@ -63,7 +65,7 @@ def _intervals(draws: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray,
     return low, high
 
 
-@pytest.mark.parametrize("n", [3, 5, 6, 8])
+@pytest.mark.parametrize("n", [3, 5, 8])
 @pytest.mark.parametrize("rule", BY_T, ids=lambda rule: rule.id)
 def test_false_holds_and_coverage_of_the_t_rules(rule, n) -> None:
     """At the margin itself a claim is false: it is found to hold in 2.5 %, and the interval covers in 95 %."""
@@ -77,7 +79,7 @@ def test_false_holds_and_coverage_of_the_t_rules(rule, n) -> None:
         assert (verdict == HOLDS) == holds[k] and (verdict == OPEN) == (low[k] < rule.margin < high[k])
 
 
-@pytest.mark.parametrize(("n", "side"), list(itertools.product([3, 5, 6], [-1, 1])))
+@pytest.mark.parametrize(("n", "side"), list(itertools.product([3, 6], [-1, 1])))
 def test_false_holds_of_the_equivalence_test(n, side) -> None:
     """C6 at the edge of its margin, which is itself measured: found to hold in 5 %."""
     rng = np.random.default_rng(10 + n)

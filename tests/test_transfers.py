@@ -111,17 +111,17 @@ def test_attentive_probes_count_from_the_untrained_network():
     assert found.runs == 24 and found.value == pytest.approx(-1)
 
 
-@pytest.mark.parametrize("tier", ["smoke", "quick", "laptop"])
-def test_the_grid_pairs_every_start_with_its_baseline(tier):
-    runs, specs = plan_of("transfer", tier, precision="bf16")
-    probes, tuned = ([s for s in specs if isinstance(s, Probe) == probe] for probe in (True, False))
-    assert len({s.key for s in specs}) == len(specs) and all(s.run is None or s.run in runs for s in specs)
-    zero = [(s.run.model, s.run.seed) for s in probes if not s.run.steps]
-    assert all(zero.count((s.run.model, s.run.seed)) == 1 for s in probes)
-    for spec in (s for s in tuned if s.run is not None):
-        same = ["seed", "model", "steps", "batch_size", "labels" if isinstance(spec, FineTune) else "task"]
-        found = [s for s in tuned if s.run is None and all(getattr(s, k, None) == getattr(spec, k) for k in same)]
-        assert len(found) == 1, spec.key
+def test_the_grid_pairs_every_start_with_its_baseline():
+    for tier in ("smoke", "quick", "laptop"):
+        runs, specs = plan_of("transfer", tier, precision="bf16")
+        probes, tuned = ([s for s in specs if isinstance(s, Probe) == probe] for probe in (True, False))
+        assert len({s.key for s in specs}) == len(specs) and all(s.run is None or s.run in runs for s in specs)
+        zero = [(s.run.model, s.run.seed) for s in probes if not s.run.steps]
+        assert all(zero.count((s.run.model, s.run.seed)) == 1 for s in probes)
+        for spec in (s for s in tuned if s.run is not None):
+            same = ["seed", "model", "steps", "batch_size", "labels" if isinstance(spec, FineTune) else "task"]
+            found = [s for s in tuned if s.run is None and all(getattr(s, k, None) == getattr(spec, k) for k in same)]
+            assert len(found) == 1, spec.key
 
 
 def test_other_data_is_classified_only_and_the_preview_names_every_task(tmp_path):
@@ -130,9 +130,8 @@ def test_other_data_is_classified_only_and_the_preview_names_every_task(tmp_path
     assert tuned and all(isinstance(s, FineTune) and s.labels <= 900 for s in tuned)
     assert plan_of("transfer", "laptop", data="imagefolder:photos", available=900, labelled=0)[1] == []
     table = preview("transfer", tier="quick", runs_dir=tmp_path)
-    first = list(table.index)
-    assert first[-4:] == ["probe", "classify", "segment", "detect"] and first[0].startswith("pretraining, femto")
-    assert table.done.str.startswith("0 of").all()
+    assert list(table.index)[-4:] == ["probe", "classify", "segment", "detect"]
+    assert table.index[0].startswith("pretraining, femto") and table.done.str.startswith("0 of").all()
 
 
 def test_tier_paper_takes_the_recipes_and_the_folders(monkeypatch):
