@@ -12,7 +12,7 @@ import typing
 from . import verbs
 from .data.sources import KINDS
 from .errors import UserError, nearest, unknown
-from .evidence import imported
+from .evidence import published
 from .lab import monitor
 from .processes import first_to_say
 from .studies import notebooks, scoring
@@ -245,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
             else:
                 _add(sub, *option)
         if call is verbs.records_import:
-            sub.epilog = f"{imported.help_text()} An example: examples/runs.csv"
+            sub.epilog = f"{published.help_text()} An example: examples/runs.csv"
     return parser
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import Everywhere, UserError, check_writable
-from .evidence import imported
+from .evidence import published
 from .model.sizes import PAPER
 from .processes import import_torch, speaks, waiting
 from .studies.parameters import Study, StudyOptions
@@ -276,9 +276,11 @@ def _name(problems: list[str], where: str) -> None:
 
 def records_import(arguments: argparse.Namespace) -> None:
     """`simmim-lite records import`."""
-    rows, notes = imported.read(arguments.file, arguments.scores)
-    count = imported.import_csv(arguments.file, arguments.runs_dir, arguments.scores)
-    print(*imported.claims(rows), *notes, sep="\n")
+    from .evidence.claims import claims_of
+
+    rows, notes = published.read_csv(arguments.file, arguments.scores)
+    count = published.import_csv(arguments.file, arguments.runs_dir, arguments.scores)
+    print(*claims_of(rows), *notes, sep="\n")
     where = f"from {arguments.file} into {arguments.runs_dir}"
     print(f"{count} run{'s' * (count > 1)} taken {where}; the studies' notebooks and plan show them")
 

@@ -12,7 +12,7 @@ from simmim_lite.training.tuning import FineTune
 ATTO, FEMTO, PICO = "swinv2_atto", "swinv2_femto", "swinv2_pico"
 
 
-def record(*, val=0.3, train=0.3, scores=None, curve=None, status="done", reason=None, metric_low=0.01, **fields):
+def record(*, val=0.3, train=0.3, scores=None, curve=None, status="done", reason=None, **fields):
     """A record of Run(**fields). `val`, `train`: final losses; `scores`: {"linear": .5, ...}; `curve`: losses."""
     run = Run(**{"images": 64, "steps": 1000, "seed": 0, "model": ATTO} | fields)
     where = {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False, "device": "cpu (2 cores)"}
@@ -30,7 +30,7 @@ def record(*, val=0.3, train=0.3, scores=None, curve=None, status="done", reason
     cost = {"images_seen": seen, "epochs": seen / images, "unique_images": images, "flops": 6e9 * gmac * seen}
     cost |= dict.fromkeys(("seconds", "core_seconds"), 6.0 + run.steps * gmac * 3.0) | {"peak_memory_bytes": 4e8}
     transfer = {
-        name: {"score": score, "low": score - metric_low, "high": score + metric_low}
+        name: {"score": score, "low": score - 0.01, "high": score + 0.01}
         | {"metric": "IoU" if name == "segment" else "top-1", "n_train": 3000, "n_test": 2000}
         for name, score in (scores or {}).items()
     }
@@ -53,10 +53,8 @@ def tuning(run, top1, *, scratch=False, **options):
 def losses(model, images, steps, seed):
     """Made-up validation and training loss shaped as in docs/facts.md, 7: a floor, size, length and overfitting."""
     noise = np.random.default_rng(zlib.crc32(f"{model}{images}{seed}".encode())).normal(0, 0.002)
-    n, seen = SIZES[model].parameters / 5e5, steps * 64
-    omega = n * seen / images**2
-    clean = 0.255 + 0.010 * n**-0.4 + 0.07 * (steps / 250) ** -0.8
-    h = (omega / 12) ** 0.9
+    n = SIZES[model].parameters / 5e5
+    clean, h = 0.255 + 0.010 * n**-0.4 + 0.07 * (steps / 250) ** -0.8, (n * steps * 64 / images**2 / 12) ** 0.9
     return clean + 0.13 * h / (1 + h) + noise, clean - 0.09 * h / (1 + h) + 0.03 + noise / 2
 
 

@@ -9,7 +9,7 @@ from plotly.offline import get_plotlyjs
 from synthetic_records import ATTO, FEMTO, record
 
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import imported, proxy, published, records, tables
+from simmim_lite.evidence import proxy, published, records, tables
 from simmim_lite.lab import explorer, live
 
 
@@ -22,7 +22,7 @@ def own_rows() -> list[dict]:
     """Two sizes on 64 images at two lengths: the longer run has the higher loss and, of femto, the lower score."""
     runs = ((ATTO, 500, 0.30, 0.50), (ATTO, 1000, 0.33, 0.55), (FEMTO, 500, 0.28, 0.60), (FEMTO, 1000, 0.35, 0.52))
     made = [record(model=m, steps=steps, val=val, scores={"linear": score}) for m, steps, val, score in runs]
-    return records.table([*made, record(steps=0)])
+    return records.run_rows([*made, record(steps=0)])
 
 
 def own_page(path):
@@ -56,7 +56,7 @@ def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own(data, tmp_p
     csv.write_text(
         "model,unique_images,iterations,batch_size,val_loss\nswinv2_atto,64,500,64,.3\nswinv2_atto,64,1000,64,.4"
     )
-    sets = {"published": published.rows(), "yours": rows, "imported, mine <b>": imported.read_csv(csv), "empty": []}
+    sets = {"published": published.rows(), "yours": rows, "imported, mine <b>": published.read_csv(csv)[0], "empty": []}
     found = explorer.data(sets | {"shipped": tables.rows()["shipped"]})
     json.dumps(found, allow_nan=False)
     own, csv, shipped = found["own"]

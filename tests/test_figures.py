@@ -7,10 +7,10 @@ import pytest
 
 from simmim_lite import studies
 from simmim_lite.evidence import figures, proxy, published, tables
-from simmim_lite.evidence.records import SCORES, beside
-from simmim_lite.evidence.rules import UNTESTED
+from simmim_lite.evidence.laws import fit, points
+from simmim_lite.evidence.rules import HOLDS, UNTESTED
 from simmim_lite.lab import charts
-from simmim_lite.studies import grids, notebooks
+from simmim_lite.studies import grids, notebooks, planner
 from simmim_lite.studies.tiers import NAMED
 
 
@@ -23,17 +23,20 @@ def titles(figure) -> str:
     return " ".join(note.text for note in figure.layout.annotations)
 
 
-LINES = {
-    "data-scale": ("images", "model", "source"),
-    "model-size": ("params", "images", "source"),
-    "schedule": ("steps", "images", "model"),
-}
+@pytest.fixture(scope="module")
+def claims() -> dict:
+    return tables.claims()
 
 
-@pytest.mark.parametrize("study", LINES)
-@pytest.mark.parametrize("y", ["val_loss", "score"])
-def test_every_cell_is_a_mark_in_a_panel_with_axes_of_its_own(study, y, frame) -> None:
-    x, by, panel = LINES[study]
+@pytest.mark.parametrize(
+    ("x", "y", "by", "panel"),
+    [
+        ("images", "val_loss", "model", "source"),
+        ("params", "score", "images", "source"),
+        ("steps", "val_loss", "images", "model"),
+    ],
+)
+def test_every_cell_is_a_mark_in_a_panel_with_axes_of_its_own(x, y, by, panel, frame) -> None:
     shown = frame[frame.source == "shipped"] if panel == "model" else tables.longest(frame)
     shown = shown[shown[y].notna()]
     figure = figures.lines(shown, x, y, by, panel=panel)
@@ -55,22 +58,24 @@ def test_every_cell_is_a_mark_in_a_panel_with_axes_of_its_own(study, y, frame) -
 def test_the_guess_stands_in_the_panel_of_the_readers_runs(frame) -> None:
     def drawn(some, guess):
         figure = figures.lines(tables.longest(some), "images", "val_loss", "model", guess=guess)
-        return next(t for t in figure.data if t.name == "your guess"), titles(figure)
+        assert f"your guess: {guess}" in titles(figure)
+        (line,) = figure.layout.shapes
+        return line
 
     both = pd.concat([frame, frame[frame.source == "shipped"].assign(source="yours")], ignore_index=True)
-    line, _ = drawn(both, 0.4)
-    assert (set(line.y), line.xaxis) == ({0.4}, "x3") and drawn(frame, 0.4)[0].xaxis == "x2"
-    assert "your guess 40 ↑" in drawn(frame, 40)[1] and "your guess -40 ↓" in drawn(frame, -40)[1]
+    line = drawn(both, 0.4)
+    assert (line.y0, line.yref) == (0.4, "y3") and drawn(frame, 0.4).yref == "y2"
+    assert drawn(frame, 40).y0 < 1 and drawn(frame, -40).y0 > 0, "it stays inside of the panel"
 
 
 def test_both_losses_stand_side_by_side_with_their_correlation(frame) -> None:
     ours = frame[frame.source == "shipped"]
     figure = figures.scatter(ours, ["val_loss", "train_loss"], "score", "regime", rank=True)
-    assert sum(len(t.x) for t in figure.data if t.hoverinfo == "text") == 2 * len(ours)
+    assert sum(len(t.x) for t in figure.data) == 2 * len(ours)
     rho = ours[["val_loss", "train_loss", "score"]].corr("spearman").score
     for loss in ("val_loss", "train_loss"):
         assert f"ρ {rho[loss]:+.2f}".replace("-", "−") in titles(figure)
-    assert {"clean", "overfit"} <= {t.name for t in figure.data if t.showlegend is not False}
+    assert {"clean", "overfit"} <= {t.name for t in figure.data if t.showlegend}
     alone = figures.scatter(frame[frame.source == "published"], ["val_loss", "train_loss"], "score", "regime")
     assert "training loss" not in titles(alone), "training losses of published runs are not known"
     assert "score" in titles(figures.scatter(ours.assign(score=float("nan")), "val_loss", "score", "regime"))
@@ -78,53 +83,55 @@ def test_both_losses_stand_side_by_side_with_their_correlation(frame) -> None:
 
 def test_doublings_and_shares_of_pairs() -> None:
     found = proxy.doublings(published.rows(), published.SCORE).assign(source="published")
-    turns = proxy.turning_points(found)
-    texts = titles(figures.doublings(found, {"published": turns | {"score": 1e12}}))
-    assert "loss turns" in texts and "score turns" not in texts, "a turn outside of the runs is not drawn"
-    assert f"{-0.76:+.2f}".replace("-", "−") in texts, "Omega's correlation is printed"
-    rows = proxy.shares({"published": proxy.accuracy(published.rows(), published.SCORE)})
-    assert rows.value.round(1).tolist() == [87.4, 93.4, 75.9] and (rows.low < rows.value).all()
-    figure = figures.intervals(rows, "%", mark=50, guess=60)
-    assert sum(len(t.x) for t in figure.data) == 3 and len(figure.layout.shapes) == 2
+    turns = {"published": proxy.turning_points(found) | {"score": None}}
+    texts = titles(figures.scatter(found, "omega", "score_change", "images", turns=turns, rank=True))
+    assert "loss turns" in texts and "score turns" not in texts and f"ρ {-0.76:+.2f}".replace("-", "−") in texts
+    shares = proxy.accuracy(published.rows(), published.SCORE).reset_index(names="name")
+    figure = figures.intervals(shares.rename(columns={"share": "value"}), "%", mark=0.5, guess=0.6)
+    assert sum(len(t.x) for t in figure.data) == len(shares) and len(figure.layout.shapes) == 2
 
 
-def test_curves_show_both_losses_of_the_chosen_runs(frame) -> None:
-    chosen = frame.query("source == 'shipped' and steps == 1000 and seed == 0 and model == 'swinv2_atto'")
-    chosen = chosen[chosen.images.isin([16, 16384])]
-    figure = figures.curves(beside("scenes"), chosen)
-    wanted = [f"{n}, {of}" for n in ("16 images", "16,384 images") for of in ("validation", "training")]
-    assert [t.name for t in figure.data] == wanted
-    assert figures.curves([], chosen).layout.annotations[0].text == "No curves of these runs are here"
+def test_the_figures_of_laws_and_plans_have_named_axes() -> None:
+    fits = {target: (x := points(published.rows(), target), fit("fixed", x)) for target in ("loss", "accuracy")}
+    chart = figures.overfitting(fits)
+    assert "chosen looking at all 63" in chart.layout.title.text
+    assert chart.layout.xaxis.title.text and chart.layout.xaxis2.title.text
+    found = planner.plan(256_233, budget_flops=1e20)
+    chart = figures.plan(found.options, found.rule, found.measure, figures.HONEST)
+    marks = [t for t in chart.data if t.mode == "markers"]
+    assert sum(len(t.x) for t in marks) == sum(o.value is not None for o in found.options) + 1, "and a ring"
 
 
-@pytest.mark.parametrize("score", [None, *SCORES])
+@pytest.mark.parametrize("score", [None, "finetune", "knn"])
 def test_a_source_shows_the_first_score_it_has(score) -> None:
     found = tables.runs(score=score)
     name = found.groupby("source").score_name.first()["published"]
     assert name == "fine-tuning (%)" if score in (None, "finetune") else pd.isna(name)
     ours = found[found.source == "shipped"]
-    assert (ours.score - 100 * ours[f"{score or 'linear'}_lift"].astype(float)).abs().max() < 1e-9
+    assert ours.score.to_numpy() == pytest.approx(100 * ours[f"{score or 'linear'}_lift"].to_numpy(float), nan_ok=True)
 
 
-def test_verdicts_and_agreement_name_every_source() -> None:
-    claims, nothing = tables.claims(), "There are no finished runs to compare."
+def test_verdicts_and_agreement_name_every_source(claims) -> None:
     text = tables.verdicts(claims, "C1", "C8")
     assert text.count("| **C1** | Larger models overfit small data |") == 1 and text.count(UNTESTED) >= 1
     assert len(text.splitlines()) == 2 + 2 * len(claims) and "C2" not in text
-    said = tables.agreement(claims, "C1", "C5b").splitlines()
-    assert "**C1, larger models overfit small data**: holds on published runs" in said[0]
-    assert "published runs" in said[1] and tables.agreement({}, "C1") == nothing == tables.verdicts({})
+    assert tables.verdicts({}) == "There are no finished runs to compare."
+    agreed = tables.agreement(claims, "C1", "C5b")
+    assert agreed["published runs"].tolist() == [HOLDS, UNTESTED] and agreed.shape == (2, len(claims))
 
 
 HAND = {"04_data_scale": "C1", "05_model_size": "C2", "06_schedule": "C3", "07_proxy_loss": "C5a"}
 
 
+def cells_of(name: str) -> list[tuple[str, str]]:
+    cells = json.loads(notebooks.find(name).read_text("utf-8"))["cells"]
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+
+
 @pytest.mark.parametrize("name", HAND)
-def test_the_comparison_by_hand_is_the_claim_to_the_last_digit(name, frame) -> None:
+def test_the_comparison_by_hand_is_the_claim_to_the_last_digit(name, frame, claims) -> None:
     """The cell under *The comparison, by hand*, run as it stands, on the shipped runs."""
-    cells = [
-        (c["cell_type"], "".join(c["source"])) for c in json.loads(notebooks.find(name).read_text("utf-8"))["cells"]
-    ]
+    cells = cells_of(name)
     place = next(k for k, (_, text) in enumerate(cells) if text.startswith("## The comparison, by hand"))
     code = cells[place + 1][1]
     assert len(code.splitlines()) <= 10
@@ -135,21 +142,21 @@ def test_the_comparison_by_hand_is_the_claim_to_the_last_digit(name, frame) -> N
     names |= {"frame": frame, "longest": tables.longest(frame), "axes": studies.axes("shipped")}
     names["ours"] = several if name == "06_schedule" else ours
     exec(code, names)
-    (claims,) = [some for source, some in tables.claims().items() if source.startswith("shipped, scenes")]
-    claim = next(c for c in claims if c.id == HAND[name])
+    (shipped,) = [some for source, some in claims.items() if source.startswith("shipped, scenes")]
+    claim = next(c for c in shipped if c.id == HAND[name])
     found = (names["difference"].mean(), *names["interval"]) if "difference" in names else None
     found = found or (names["rho"].val_loss.mean(), *(end[0] for end in names["interval"]))
     assert found == pytest.approx((claim.effect, claim.low, claim.high), abs=1e-12)
 
 
 @pytest.mark.parametrize("study", ["data-scale", "model-size", "schedule", "proxy"])
-@pytest.mark.parametrize("tier", ["smoke", "quick", "laptop"])
-def test_the_runs_of_a_notebook_are_the_studys(study, tier) -> None:
-    cells = json.loads(notebooks.find(NAMED[study].notebook).read_text("utf-8"))["cells"]
-    (line,) = [s for c in cells for s in c["source"] if c["cell_type"] == "code" and s.startswith("runs = ")]
-    names = {"axes": grids.tier_axes(tier, seeds=5)}
-    exec(line, names)
-    assert grids.with_references(names["runs"]) == grids.grid(study, tier, seeds=5)
+def test_the_runs_of_a_notebook_are_the_studys(study) -> None:
+    code = "\n".join(text for kind, text in cells_of(NAMED[study].notebook) if kind == "code")
+    (line,) = [line for line in code.splitlines() if line.startswith("runs = ")]
+    for tier in ("smoke", "quick", "laptop"):
+        names = {"axes": grids.tier_axes(tier, seeds=5)}
+        exec(line, names)
+        assert grids.with_references(names["runs"]) == grids.grid(study, tier, seeds=5)
 
 
 def test_a_slider_shows_one_figure_at_a_time() -> None:

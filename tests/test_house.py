@@ -18,7 +18,7 @@ TORCH_FREE = {
     "model": "sizes masking",
     "data": "scenes manifests sources packs coco",
     "training": "run tuning callbacks specs",
-    "evidence": "records claims trial",
+    "evidence": "records claims heldout",
     "studies": "grids costs scoring engine cluster workers report planner",
     "lab": "monitor",
 }

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simmim_lite.evidence.proxy import accuracy, doublings, misleading, omega, shares, turning_point, turning_points
+from simmim_lite.evidence.proxy import accuracy, doublings, omega, turning_points
 
 
 def run(images, val_loss, linear, *, model="a", steps=100, overfit=False, seed=0) -> dict:
     return {
         "model": model, "params": {"a": 1000, "b": 2000}[model], "images": images, "steps": steps, "seed": seed,
         "images_seen": 64 * steps, "data": "scenes", "val_loss": val_loss, "train_loss": val_loss / 2,
-        "linear": linear, "overfit": overfit, "reference": False, "key": f"{model}{images}{steps}{seed}",
+        "linear": linear, "overfit": overfit, "reference": False,
     }  # fmt: skip
 
 
@@ -32,8 +32,12 @@ def test_pairs_of_a_length_and_its_double() -> None:
     assert not len(doublings([rows[0] | {"reference": True}, rows[1]]))
 
 
-def events(omegas, rises) -> pd.DataFrame:
-    return pd.DataFrame({"omega": omegas, "loss_change": np.where(rises, 1.0, -1.0), "score_change": 0.0})
+def turn(omegas, rises) -> float | None:
+    """Where the loss turns; of the score, which always falls, it is never said."""
+    found = pd.DataFrame({"omega": omegas, "loss_change": np.where(rises, 1.0, -1.0), "score_change": -1.0})
+    turns = turning_points(found)
+    assert turns["score"] is None
+    return turns["loss"]
 
 
 @pytest.mark.parametrize(
@@ -41,50 +45,38 @@ def events(omegas, rises) -> pd.DataFrame:
     [([0, 0, 1, 1], 1e6), ([0, 0, 0, 0], None), ([1, 1, 1, 1], None), ([1, 1, 0, 0], None), ([1, 0, 1, 0], None)],
 )
 def test_turning_point(rises, at) -> None:
-    """Of separate events, of one class, of rarer ones; of logistic draws about a known point to within their noise."""
-    assert turning_point(events([1e4, 1e5, 1e7, 1e8], rises)) == (at and pytest.approx(at))
+    assert turn([1e4, 1e5, 1e7, 1e8], rises) == (at and pytest.approx(at))
+
+
+def test_turning_point_of_overlapping_doublings_and_outside_of_the_runs() -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(math.log(1e4), math.log(1e8), 4000)
-    overlapping = events(np.exp(x), rng.random(4000) < 1 / (1 + np.exp(-2 * (x - math.log(1e6)))))
-    assert turning_point(overlapping) == pytest.approx(1e6, rel=0.1)
-    assert turning_point(doublings([])) is None
-
-
-def test_a_turning_point_outside_of_the_runs_is_not_said() -> None:
-    seldom = [{"omega": 10.0**k, "loss_change": 0.0, "score_change": -0.1 if k in (4, 9) else 0.1} for k in range(10)]
-    assert turning_point(pd.DataFrame(seldom), "score") > 1e9, "beyond all of them"
-    assert turning_points(pd.DataFrame(seldom)) == {"loss": None, "score": None}
+    rises = rng.random(4000) < 1 / (1 + np.exp(-2 * (x - math.log(1e6))))
+    assert turn(np.exp(x), rises) == pytest.approx(1e6, rel=0.1)
+    assert turn(10.0 ** np.arange(10), np.isin(range(10), (4, 9))) is None, "it would lie beyond all of them"
+    assert turning_points(doublings([])) == {"loss": None, "score": None}
 
 
 def test_a_perfect_proxy_its_opposite_and_overfit_pairs() -> None:
     found = accuracy(GOOD)
-    assert found["overall"] == {"share": 1, "low": 1, "high": 1, "n": 6}
-    assert accuracy([row | {"linear": -row["linear"]} for row in GOOD])["overall"]["share"] == 0
+    assert found.loc["all pairs"].to_dict() == {"share": 1, "low": 1, "high": 1, "n": 6}
+    assert accuracy([row | {"linear": -row["linear"]} for row in GOOD]).share["all pairs"] == 0
     bad = [run(10, 0.9, 0.9, steps=200, overfit=True), run(20, 0.8, 0.8, steps=200, overfit=True)]
     found = accuracy([*GOOD, *bad, run(40, 0.7, 0.05, overfit=None)])
-    assert found["non_overfit"] == {"share": 1, "low": 1, "high": 1, "n": 6}
-    assert (found["overfit"]["share"], found["overfit"]["n"]) == (0.0, 1)
-    assert 0 < found["overall"]["low"] < found["overall"]["share"] < found["overall"]["high"]
-    assert shares({"yours": found}).value.tolist() == pytest.approx([100 * found["overall"]["share"], 100, 0])
+    assert found.loc["both clean"].to_dict() == {"share": 1, "low": 1, "high": 1, "n": 6}
+    assert (found.share["both overfit"], found.n["both overfit"]) == (0.0, 1)
+    assert 0 < found.low["all pairs"] < found.share["all pairs"] < found.high["all pairs"]
     # equal pairs and missing scores do not count
-    assert accuracy([run(10, 0.5, 0.1), run(20, 0.5, 0.2), run(40, 0.4, 0.1), run(80, 0.1, None)])["overall"]["n"] == 1
-    assert accuracy([])["overall"] is None and not len(shares({"yours": accuracy([])}))
+    few = [run(10, 0.5, 0.1), run(20, 0.5, 0.2), run(40, 0.4, 0.1), run(80, 0.1, None)]
+    assert accuracy(few).n["all pairs"] == 1 and not len(accuracy([]))
 
 
 def test_gaps_hold_each_pair_once_and_choices_differ_in_one_thing() -> None:
     found = accuracy([run(10, 0.5, 0.1), run(20, 0.4995, 0.2), run(40, 0.497, 0.3), run(80, 0.2, 0.4)])
-    assert sum(gap["n"] for gap in found["by_gap"]) == found["overall"]["n"] == 6
-    assert [gap["gap"] for gap in found["by_gap"]] == [(0.0, 0.001), (0.002, 0.005), (0.01, None)]
+    gaps = found[found.index.str.startswith("gap")]
+    assert gaps.n.sum() == found.n["all pairs"] == 6
+    assert list(gaps.index) == ["gap 0 to 0.001", "gap 0.002 to 0.005", "gap 0.01 to …"]
     rows = [run(10, 0.5, 0.1), run(10, 0.4, 0.2, model="b"), run(10, 0.3, 0.3, steps=200), run(20, 0.1, 0.9)]
-    assert accuracy(rows, among="size")["overall"]["n"] == 1
-    assert accuracy(rows, by="params", among="size")["overall"]["share"] == 1
-    assert accuracy([*rows, run(10, 0.6, 0.0, steps=200, seed=1)], among="length")["overall"]["n"] == 1
-
-
-def test_misleading_names_the_worst_pair_first_and_cells_once() -> None:
-    rows = [*GOOD, run(10, 0.1, 0.25, steps=200, overfit=True), run(10, 0.1, 0.24, steps=200, seed=1)]
-    found = misleading(rows)
-    assert found.picked[0] == "a, 10 images, 200 steps, seed 1" and found.better[0] == "a, 80 images, 100 steps, seed 0"
-    assert (found.score_lost[0], found.loss_gap[0]) == pytest.approx((0.16, 0.1))
-    assert len(found) == 2  # the other seed repeats the cells; 40 images is the second
-    assert len(misleading(GOOD)) == len(misleading([])) == 0 and len(misleading(rows, top=1)) == 1
+    assert accuracy(rows, among="size").n["all pairs"] == 1
+    assert accuracy(rows, by="params", among="size").share["all pairs"] == 1
+    assert accuracy([*rows, run(10, 0.6, 0.0, steps=200, seed=1)], among="length").n["all pairs"] == 1

@@ -17,14 +17,14 @@ from simmim_lite.training.run import Run, record_path, transfer_path, write_reco
 
 def write(folder, made):
     for one in made:
-        run = Run.from_dict(one["run"]) if one["run"] else None
         pretrain = one["kind"] == "pretrain"
-        write_record(record_path(folder, run) if pretrain else transfer_path(folder, one["key"]), one)
+        path = record_path(folder, Run.from_dict(one["run"])) if pretrain else transfer_path(folder, one["key"])
+        write_record(path, one)
 
 
 def test_a_row_holds_what_the_record_says():
     made = record(model=FEMTO, images=256, steps=500, seed=3, val=0.31, train=0.29, scores={"linear": 0.5})
-    (row,) = rec.table([made])
+    (row,) = rec.run_rows([made])
     run = Run.from_dict(made["run"])
     expected = {"model": FEMTO, "images": 256, "steps": 500, "seed": 3, "data": "scenes", "target": "raw"}
     expected |= {"image_size": 32, "batch_size": 64, "images_seen": 32000, "epochs": 125.0}
@@ -32,9 +32,9 @@ def test_a_row_holds_what_the_record_says():
     expected |= {"params": SIZES[FEMTO].parameters, "key": run.key, "trunk": run.trunk_key}
     assert {name: row[name] for name in expected} == expected
     assert row["knn"] is None and row["segment"] is None and row["linear_lift"] is None
-    assert rec.table([record(images=None)])[0]["images"] == 16384  # all images count as those that there were
+    assert rec.run_rows([record(images=None)])[0]["images"] == 16384  # all images count as those that there were
     made = record(scores={"linear": float("nan")}, train=float("inf"), val=float("nan"))
-    (row,) = rec.table([made])
+    (row,) = rec.run_rows([made])
     for name in ("val_loss", "train_loss", "linear", "linear_lift", "knn", "segment_lift", "overfit"):
         assert row[name] is None, f"{name} is missing or not finite, and never 0"
 
@@ -45,7 +45,7 @@ def test_lift_is_the_score_above_the_same_network_at_random_initialisation():
     made += [record(seed=0, steps=0, images=16384, scores={"linear": 0.4, "knn": 0.3})]
     made += [record(seed=1, steps=0, images=64, scores={"linear": 0.45, "segment": 0.5})]
     made += [record(seed=0, steps=0, image_size=64, scores={"linear": 0.1})]
-    rows = {(r["model"], r["seed"]): r for r in rec.trained(rec.table(made))}
+    rows = {(r["model"], r["seed"]): r for r in rec.trained(rec.run_rows(made))}
     assert rows[ATTO, 0]["linear_lift"] == pytest.approx(0.1)
     assert rows[ATTO, 0]["segment_lift"] is rows[ATTO, 0]["knn_lift"] is None  # one of the two has none
     assert (rows[ATTO, 1]["linear_lift"], rows[ATTO, 1]["segment_lift"]) == pytest.approx((0.05, 0.1))
@@ -53,48 +53,42 @@ def test_lift_is_the_score_above_the_same_network_at_random_initialisation():
     # of several references, that of the same precision
     references = [record(steps=0, precision=p, scores={"linear": s}) for p, s in (("bf16", 0.2), ("fp32", 0.4))]
     for precision, lift in (("bf16", 0.3), ("fp32", 0.1)):
-        (row,) = rec.trained(rec.table([record(precision=precision, scores={"linear": 0.5}), *references]))
+        (row,) = rec.trained(rec.run_rows([record(precision=precision, scores={"linear": 0.5}), *references]))
         assert row["linear_lift"] == pytest.approx(lift)
 
 
-@pytest.mark.parametrize(
-    ("curve", "overfit"),
-    [
-        ([0.6, 0.5, 0.3, 0.3039], False),
-        ([0.6, 0.5, 0.3, 0.3041], True),
-        ([0.3, 0.3041], True),
-        ([0.6, 0.5, 0.4, 0.3], False),
-        ([0.5, 0.4, 0.3], None),  # the lowest may have been missed
-    ],
-)
-def test_overfit_by_its_own_curve(curve, overfit):
-    assert rec.table([record(val=curve[-1], curve=curve)])[0]["overfit"] is overfit
+def test_overfit_by_its_own_curve():
+    few = ([0.5, 0.4, 0.3], None)  # the lowest may have been missed
+    for curve, overfit in (
+        ([0.6, 0.5, 0.3, 0.3039], False), ([0.6, 0.5, 0.3, 0.3041], True), ([0.3, 0.3041], True), few
+    ):  # fmt: skip
+        assert rec.run_rows([record(val=curve[-1], curve=curve)])[0]["overfit"] is overfit
 
 
 def test_references_failed_runs_trunks_and_order():
-    rows = rec.table([record(), record(steps=0), record(seed=1, status="failed")])
+    rows = rec.run_rows([record(), record(steps=0), record(seed=1, status="failed")])
     assert [row["reference"] for row in rows] == [True, False] and rows[0]["overfit"] is None
-    rows = rec.table([record(steps=500), record(steps=1000), record(seed=1)])
+    rows = rec.run_rows([record(steps=500), record(steps=1000), record(seed=1)])
     assert len({r["trunk"] for r in rows}) == 2 and rows[0]["trunk"] == rows[1]["trunk"] != rows[2]["trunk"]
     made = study(seeds=(0, 1))
-    assert rec.table(made) == rec.table(made[::-1] + made[:7]), "a key counts once"
+    assert rec.run_rows(made) == rec.run_rows(made[::-1] + made[:7]), "a key counts once"
 
 
 def test_recipes_are_told_apart():
     base = [record(), record(model=FEMTO), record(seed=1)]
     for other in ({"data": "torchvision:CIFAR10"}, {"target": "normalized"}, {"image_size": 64}, {"augment": "none"}):
-        groups = rec.groups(rec.table([*base, record(**other)]))
+        groups = rec.groups(rec.run_rows([*base, record(**other)]))
         assert [len(rows) for rows in groups.values()] == [3, 1], other
     # a setting by size is one recipe, unless a cell was run both ways
     by_size = [record(lr=4e-3), record(model=FEMTO, lr=2e-3)]
-    assert len(rec.groups(rec.table(by_size))) == 1
+    assert len(rec.groups(rec.run_rows(by_size))) == 1
     both = [*by_size, record(lr=1e-3), record(seed=1, lr=4e-3)]
-    assert sorted(len(rows) for rows in rec.groups(rec.table(both)).values()) == [1, 1, 2]
+    assert sorted(len(rows) for rows in rec.groups(rec.run_rows(both)).values()) == [1, 1, 2]
 
 
 def test_the_longest_length_is_that_of_most_cells():
     def lengths(cells):
-        rows = rec.trained(rec.table([record(model=m, images=n, steps=t) for m, n, t in cells]))
+        rows = rec.run_rows([record(model=m, images=n, steps=t) for m, n, t in cells])
         return set(tables.longest(tables.frame({"yours": rows})).steps)
 
     cells = [(m, n, t) for m in (ATTO, FEMTO) for n in (64, 1024) for t in (500, 1000)]
@@ -114,14 +108,11 @@ WHOLE = record()
         json.dumps({k: v for k, v in WHOLE.items() if k != "final"}),
         json.dumps(WHOLE | {"run": WHOLE["run"] | {"moedl": 1}}),
         json.dumps(WHOLE | {"final": WHOLE["final"] | {"val_loss": "low"}}),
-        json.dumps(WHOLE | {"status": "running"}),
-        json.dumps(WHOLE | {"curve": None}),
     ],
 )
 def test_a_broken_file_is_one_line_that_names_it(tmp_path, text):
     assert rec.load(tmp_path / "nothing here") == []
-    (tmp_path / "records").mkdir()
-    (tmp_path / "records" / "a-good-one.json").write_text(json.dumps(WHOLE))
+    write(tmp_path, [WHOLE])
     (tmp_path / "records" / ".half.json.tmp123").write_text("{")
     assert rec.load(tmp_path) == [WHOLE]
     (tmp_path / "records" / "bad-one.json").write_text(text)
@@ -139,7 +130,7 @@ def made_of(pretrained):
 
 
 def test_fine_tuning_is_joined_to_its_run_with_the_lift_over_the_same_seed():
-    rows = rec.table(made_of(0.75))
+    rows = rec.run_rows(made_of(0.75))
     assert len(rows) == 9
     for row in rows:
         joined = (0.75, pytest.approx(0.75 - (0.6 + 0.01 * row["seed"]))) if row["images"] == 1024 else (None, None)
@@ -147,25 +138,28 @@ def test_fine_tuning_is_joined_to_its_run_with_the_lift_over_the_same_seed():
     # of another budget, of all labels, and from a file
     runs = [record(model=ATTO, images=n, seed=s) for n in (64, 1024) for s in (0, 1)]
     made = [*runs, *(tuning(r, 0.5) for r in runs), tuning(runs[0], 0.9, labels=100), tuning(runs[0], 0.1, steps=20)]
-    assert [row["finetune"] for row in rec.table(made)] == [0.5] * 4
-    assert all(row["finetune_lift"] is None for row in rec.table(made))  # no network from scratch
+    assert [row["finetune"] for row in rec.run_rows(made)] == [0.5] * 4
+    assert all(row["finetune_lift"] is None for row in rec.run_rows(made))  # no network from scratch
     everything, from_file = tuning(runs[0], 0.7, labels=None), tuning(runs[0], 0.9, scratch=True)
     everything["cost"]["unique_images"] = 50_000
     from_file["spec"]["weights"] = "base.pth@0123456789ab"
-    assert [row["labels"] for row in rec.finetunings([everything, from_file])] == [50_000]
+    rows = rec.transfer_rows([everything, from_file])
+    found = {(row["annotations"], row["run"] is None, row["scratch"]) for row in rows}
+    assert found == {(50_000, False, False), (4000, True, False)}
 
 
 def test_pack_keeps_all_that_tables_and_claims_see(tmp_path, monkeypatch):
     made = made_of(0.7123456789)
     write(tmp_path, made)
     loaded = rec.load(tmp_path)
-    assert rec.table(loaded) == rec.table(made) and claims(loaded) == claims(made)
+    assert rec.run_rows(loaded) == rec.run_rows(made) and claims(loaded) == claims(made)
     monkeypatch.setattr(rec, "FOLDER", tmp_path / "shipped")
-    assert rec.pack(loaded, tmp_path / "shipped" / "own.json") == len(made)
-    assert rec.shipped_names() == ["own"]
+    for name in ("own", rec.TRANSFER):
+        assert rec.pack(loaded, tmp_path / "shipped" / f"{name}.json") == len(made)
+    assert rec.shipped_names() == ["own"], "the transfer set is not one of the four studies'"
     back = rec.shipped("own")
     assert [c.verdict for c in claims(back)] == [c.verdict for c in claims(made)]
-    for before, after in zip(rec.table(made), rec.table(back), strict=True):
+    for before, after in zip(rec.run_rows(made), rec.run_rows(back), strict=True):
         assert after == {k: pytest.approx(v, rel=1e-6) if isinstance(v, float) else v for k, v in before.items()}
     assert back[0]["where"] == made[0]["where"]
     assert (tmp_path / "shipped" / "own.json").read_text().count('"versions"') == 1
@@ -191,4 +185,3 @@ def test_finished_runs_are_kept_and_filled_back(tmp_path, monkeypatch):
     assert "0 of 5" in tool.fill("laptop-scenes", tmp_path / "again")
     assert "4 records" in tool.ship("laptop-scenes", tmp_path / "again")
     assert not (tmp_path / "shipped" / "partial" / "laptop-scenes.json").exists()
-    assert rec.is_design("laptop-scenes")  # seeds 0 to 2, as shipped so far

@@ -49,6 +49,8 @@ def test_power_and_units() -> None:
     needed = stats.units_needed(0.5, 1)
     assert stats.power(0.5, 1, needed) >= 0.8 > stats.power(0.5, 1, needed - 1)
     assert stats.units_needed(1e-6, 1) is None and stats.power(1, 1, 1) == 0
+    known = [stats.power(0.5, 1, 34), stats.power(0, 1, 5), stats.power(1e6, 1, 2)]
+    assert known == pytest.approx([0.81, 0.05, 1], abs=0.01)
 
 
 # --- what the text of the rules promises ---
@@ -63,7 +65,7 @@ def _intervals(draws: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray,
     return low, high
 
 
-@pytest.mark.parametrize("n", [3, 5, 6, 8])
+@pytest.mark.parametrize("n", [3, 5, 8])
 @pytest.mark.parametrize("rule", BY_T, ids=lambda rule: rule.id)
 def test_false_holds_and_coverage_of_the_t_rules(rule, n) -> None:
     """At the margin itself a claim is false: it is found to hold in 2.5 %, and the interval covers in 95 %."""
@@ -77,7 +79,7 @@ def test_false_holds_and_coverage_of_the_t_rules(rule, n) -> None:
         assert (verdict == HOLDS) == holds[k] and (verdict == OPEN) == (low[k] < rule.margin < high[k])
 
 
-@pytest.mark.parametrize(("n", "side"), list(itertools.product([3, 5, 6], [-1, 1])))
+@pytest.mark.parametrize(("n", "side"), list(itertools.product([3, 6], [-1, 1])))
 def test_false_holds_of_the_equivalence_test(n, side) -> None:
     """C6 at the edge of its margin, which is itself measured: found to hold in 5 %."""
     rng = np.random.default_rng(10 + n)
@@ -88,56 +90,31 @@ def test_false_holds_of_the_equivalence_test(n, side) -> None:
     assert (above & below).mean() == pytest.approx(0.05, abs=0.009)
 
 
-def _seed(rng: np.random.Generator, noise: float, runs: int = 9) -> float:
-    """Spearman of loss and score in a seed of runs, both about one order, and the loss of it with noise."""
-    order = np.arange(runs) / runs
-    return stats.spearman(order + noise * rng.normal(size=runs), -order - noise * rng.normal(size=runs))
-
-
 def test_false_holds_and_coverage_of_the_rank_rule() -> None:
-    """C5a at five seeds of nine runs: where the true mean correlation is the margin, or far beyond.
+    """C5a at five seeds of nine runs: where the true mean correlation is the margin, and far beyond.
 
     Correlations of few runs are skewed: an interval covers in about 90 to 93 %, and a claim that is false at the margin
     is found to hold in about 5 % (docs/settings.md says so).
     """
-    rng, rule = np.random.default_rng(4), RULES["C5a"]
-    for noise, holds_at_most in ((0.3, 0.07), (0.1, 1.0)):
-        truth = np.mean([_seed(rng, noise) for _ in range(4000)])
-        covered, held = [], []
-        for _ in range(400):
-            values = [_seed(rng, noise) for _ in range(5)]
-            found = stats.t_interval(values)
-            covered.append(found.low <= truth <= found.high)
-            held.append(judge(rule, values, found) == HOLDS)
-        assert np.mean(covered) > 0.87
-        assert np.mean(held) <= holds_at_most
-        assert holds_at_most == 1 or truth == pytest.approx(rule.margin, abs=0.03)
-    assert np.mean(held) > 0.9  # the last one is far beyond
+    rng, rule, order = np.random.default_rng(4), RULES["C5a"], np.arange(9) / 9
 
+    def seed(noise: float) -> float:  # of runs whose loss and score follow one order, each with noise
+        return stats.spearman(order + noise * rng.normal(size=9), -order - noise * rng.normal(size=9))
 
-def test_coverage_of_the_jackknife_over_cells() -> None:
-    """As C5a on runs that were made once: 21 cells of three runs, which share what is theirs."""
-    rng = np.random.default_rng(5)
-
-    def cells(n):
-        centre = np.repeat(rng.normal(size=(n, 2)) * 0.5 + rng.normal(size=(n, 1)), 3, 0)
-        x, y = (centre + 0.3 * rng.normal(size=(3 * n, 2))).T
-        return x, -y, np.repeat(np.arange(n), 3)
-
-    truth = np.mean([stats.spearman(*cells(300)[:2]) for _ in range(20)])
-    covered = []
-    for _ in range(400):
-        x, y, unit = cells(21)
-        found = stats.jackknife(lambda i, x=x, y=y: stats.spearman(x[i], y[i]), unit)[1]
-        covered.append(found.low <= truth <= found.high)
-    assert 0.90 <= np.mean(covered) <= 0.99
+    for noise, least, most in ((0.3, 0.0, 0.07), (0.1, 0.9, 1.0)):
+        truth = np.mean([seed(noise) for _ in range(4000)])
+        draws = [[seed(noise) for _ in range(5)] for _ in range(300)]
+        found = [stats.t_interval(values) for values in draws]
+        assert np.mean([one.low <= truth <= one.high for one in found]) > 0.87
+        held = np.mean([judge(rule, *pair) == HOLDS for pair in zip(draws, found, strict=True)])
+        assert least <= held <= most and (least or truth == pytest.approx(rule.margin, abs=0.03))
 
 
 def test_fewer_than_three_units_or_no_spread_decide_nothing() -> None:
     for rule in BY_T:
         far = rule.margin + (5 if rule.test == "above" else -5)
         for values in ([far], [far, far * 1.001], [far] * 3, [far] * 30):
-            ranks = rule.measure.startswith("rank") and len(values) > 2  # all seeds may be ranked without a fault
+            ranks = rule.measure == "rank" and len(values) > 2  # all seeds may be ranked without a fault
             assert judge(rule, values, stats.t_interval(values)) == (HOLDS if ranks else OPEN)
         values = [far, far * 1.001, far * 0.999]
         assert judge(rule, values, stats.t_interval(values)) == HOLDS

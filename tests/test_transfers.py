@@ -1,16 +1,16 @@
-"""The transfer study: rows with gains, differences with intervals, C5 task by task, few labels, figures, its grid."""
+"""The transfer study: rows with gains, differences with intervals, C5 task by task, its grid."""
 
 import numpy as np
 import pytest
 from synthetic_records import ATTO, FEMTO, record, tuning
 
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import figures, records, tables
+from simmim_lite.evidence import records, tables
 from simmim_lite.evidence.rules import FAILS, HOLDS, OPEN, UNTESTED
 from simmim_lite.evidence.stats import spearman, t_interval
 from simmim_lite.studies.costs import preview
 from simmim_lite.studies.grids import plan_of
-from simmim_lite.training.run import Run, record_path, transfer_path, write_record
+from simmim_lite.training.run import Run
 from simmim_lite.training.tuning import Dense, FineTune, Probe
 
 LEVELS = (64, 1024, 16384)
@@ -52,7 +52,7 @@ def made():
 
 def test_a_row_knows_its_gain_and_the_losses_of_its_pretraining(made):
     rows = tables.trainings(made)
-    assert len(rows) == 8 * (3 * 4 + 4) and set(rows.measure) == set(tables.MEASURES)
+    assert len(rows) == 8 * (3 * 4 + 4) and set(rows.measure) == set(records.MEASURES)
     runs = {r["key"]: r for r in made if r["kind"] == "pretrain"}
     scratch, tuned = rows[rows.scratch], rows[~rows.scratch]
     assert scratch[["gain", "run", "val_loss"]].isna().all().all()
@@ -83,7 +83,7 @@ def test_a_difference_is_paired_by_seed_with_its_interval(made):
 
 def test_c5_is_asked_of_every_score_and_can_fail(made):
     found = tables.rankings(made).set_index(["score", "loss"])
-    assert len(found) == 2 * len(tables.MEASURES)
+    assert len(found) == 2 * len(records.MEASURES)
     rows = tables.trainings(made).query("measure == 'miou' and not scratch")
     rho = [spearman(some.val_loss, some.gain) for _, some in rows.groupby("seed")]
     miou = found.loc[MIOU, "validation loss"]
@@ -111,54 +111,17 @@ def test_attentive_probes_count_from_the_untrained_network():
     assert found.runs == 24 and found.value == pytest.approx(-1)
 
 
-def test_few_labels_compare_starts_at_equal_steps():
-    made = []
-    for seed in range(3):
-        runs = [record(model=FEMTO, images=n, seed=seed) for n in LEVELS]
-        for labels in (64, 256):
-            made += [tuning(r, 0.4 + 0.1 * k, labels=labels) for k, r in enumerate(runs)]
-            made.append(tuning(runs[0], 0.3, scratch=True, labels=labels))
-        made += [*runs, tuning(runs[0], 0.9, labels=64, steps=10)]
-    found = tables.few_labels(tables.trainings(made))
-    assert found.start.drop_duplicates().tolist() == ["scratch", *(f"pretrained, {n:,}" for n in LEVELS)]
-    means = found[found.labels == 64].groupby("start", sort=False)["top-1 (%)"].mean()
-    assert means.tolist() == pytest.approx([30, 40, 50, 60])
-    assert set(found.steps) == {600} and found.groupby(["start", "labels"]).size().eq(3).all()
-
-
-def test_records_of_all_kinds_are_read_and_packed(tmp_path, monkeypatch):
-    made = everything(models=(ATTO,), seeds=(0,))
-    for r in made:
-        pretrain = r["kind"] == "pretrain"
-        write_record(
-            record_path(tmp_path, Run.from_dict(r["run"])) if pretrain else transfer_path(tmp_path, r["key"]), r
-        )
-    monkeypatch.setattr(records, "FOLDER", tmp_path)
-    assert records.pack(records.load(tmp_path), tmp_path / f"{records.TRANSFER}.json") == len(made)
-    assert records.shipped_names() == [], "the transfer set is not one of the four studies'"
-    assert len(tables.trainings(records.shipped(records.TRANSFER))) == len(tables.trainings(made))
-
-
-def test_figures_show_every_row_and_say_when_there_is_none(made):
-    gains, ranks = tables.gains(tables.trainings(made)), tables.rankings(made).rename(columns={"score": "name"})
-    chart = figures.lines(gains, "images", "gain", "model", panel="name", interval=True)
-    assert sum(len(t.x) for t in chart.data if t.mode == "lines+markers") == 24
-    assert [t.name for t in figures.intervals(ranks, "rho", colour="loss").data] == ["validation loss", "training loss"]
-    nothing = figures.lines(gains[:0], "images", "gain", "model", panel="name"), figures.intervals(ranks[:0], "")
-    assert all(chart.layout.annotations[0].text for chart in nothing)
-
-
-@pytest.mark.parametrize("tier", ["smoke", "quick", "laptop"])
-def test_the_grid_pairs_every_start_with_its_baseline(tier):
-    runs, specs = plan_of("transfer", tier, precision="bf16")
-    probes, tuned = ([s for s in specs if isinstance(s, Probe) == probe] for probe in (True, False))
-    assert len({s.key for s in specs}) == len(specs) and all(s.run is None or s.run in runs for s in specs)
-    zero = [(s.run.model, s.run.seed) for s in probes if not s.run.steps]
-    assert all(zero.count((s.run.model, s.run.seed)) == 1 for s in probes)
-    for spec in (s for s in tuned if s.run is not None):
-        same = ["seed", "model", "steps", "batch_size", "labels" if isinstance(spec, FineTune) else "task"]
-        found = [s for s in tuned if s.run is None and all(getattr(s, k, None) == getattr(spec, k) for k in same)]
-        assert len(found) == 1, spec.key
+def test_the_grid_pairs_every_start_with_its_baseline():
+    for tier in ("smoke", "quick", "laptop"):
+        runs, specs = plan_of("transfer", tier, precision="bf16")
+        probes, tuned = ([s for s in specs if isinstance(s, Probe) == probe] for probe in (True, False))
+        assert len({s.key for s in specs}) == len(specs) and all(s.run is None or s.run in runs for s in specs)
+        zero = [(s.run.model, s.run.seed) for s in probes if not s.run.steps]
+        assert all(zero.count((s.run.model, s.run.seed)) == 1 for s in probes)
+        for spec in (s for s in tuned if s.run is not None):
+            same = ["seed", "model", "steps", "batch_size", "labels" if isinstance(spec, FineTune) else "task"]
+            found = [s for s in tuned if s.run is None and all(getattr(s, k, None) == getattr(spec, k) for k in same)]
+            assert len(found) == 1, spec.key
 
 
 def test_other_data_is_classified_only_and_the_preview_names_every_task(tmp_path):
@@ -167,9 +130,8 @@ def test_other_data_is_classified_only_and_the_preview_names_every_task(tmp_path
     assert tuned and all(isinstance(s, FineTune) and s.labels <= 900 for s in tuned)
     assert plan_of("transfer", "laptop", data="imagefolder:photos", available=900, labelled=0)[1] == []
     table = preview("transfer", tier="quick", runs_dir=tmp_path)
-    first = list(table.index)
-    assert first[-4:] == ["probe", "classify", "segment", "detect"] and first[0].startswith("pretraining, femto")
-    assert table.done.str.startswith("0 of").all()
+    assert list(table.index)[-4:] == ["probe", "classify", "segment", "detect"]
+    assert table.index[0].startswith("pretraining, femto") and table.done.str.startswith("0 of").all()
 
 
 def test_tier_paper_takes_the_recipes_and_the_folders(monkeypatch):
@@ -179,11 +141,9 @@ def test_tier_paper_takes_the_recipes_and_the_folders(monkeypatch):
     folders = {"coco": "COCO", "ade20k": "ADE"}
     runs, specs = plan_of("transfer", "paper", data="imagefolder:IN", precision="bf16", labelled=2048, **folders)
     assert {run.model for run in runs} == {"swinv2_small", "swinv2_base", "swinv2_large"}
-    base = [s for s in specs if s.model == "swinv2_base" and s.run is not None]
-    one = {s.task: s for s in base}
-    assert {task: s.data for task, s in one.items()} == {
-        "classify": "imagefolder:IN", "detect": "coco:COCO", "segment": "ade20k:ADE",
-    }  # fmt: skip
+    one = {s.task: s for s in specs if s.model == "swinv2_base" and s.run is not None}
+    data = {"classify": "imagefolder:IN", "detect": "coco:COCO", "segment": "ade20k:ADE"}
+    assert {task: s.data for task, s in one.items()} == data
     assert one["classify"].steps == 100 and one["classify"].full_size and one["classify"].window_size == 14
     assert one["detect"].steps == 36 * 10 and one["segment"].steps == 160_000
     scratch = [s for s in specs if s.run is None]

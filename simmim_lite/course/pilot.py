@@ -1,25 +1,24 @@
-"""A pilot study of one's own images: what is there, the seeds an effect needs, the grid that fits the time.
-No torch here. Power is that of the paired t-test over seeds, the test behind the claims.
-"""
+"""A pilot study of one's own images: what is there, the seeds an effect needs, the grid that fits the time. Power is
+that of the paired t-test over seeds, the test behind the claims. No torch here."""
 
-import sys
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from ..data import decode, manifests, scenes
 from ..data.sources import listing, open_data
 from ..errors import UserError
-from ..evidence.records import groups, shipped, table
+from ..evidence.records import shipped
 from ..evidence.rules import SMOKE_STEPS
-from ..evidence.stats import power
+from ..evidence.stats import power, units_needed
+from ..evidence.tables import main_rows
 from ..model.sizes import SIZES
-from ..studies import engine
 from ..studies.costs import cost_of
 from ..studies.grids import with_references
 from ..studies.tiers import TIERS
@@ -27,14 +26,11 @@ from ..training.run import Run, write_atomic
 from ..training.specs import Folder, Positive, Source, Whole, checked
 
 SCENES = 16_384  # scenes have no end: so many count as the reader's images
-#: Seeds a study will ask for at most: beyond, an effect is too small for a pilot.
-MOST_SEEDS = 12
+MOST_SEEDS = 12  # a study will ask for at most: beyond, an effect is too small for a pilot
 MODELS = ("swinv2_atto", "swinv2_femto")
-#: Data levels, from one that is short to all images, and the longer of two lengths off one trunk: the first that fits.
-#: The shorter of the shortest is long enough for a claim.
+#: Data levels, from one that is short to all, and the longer of two lengths, the shorter long enough for a claim.
 GRIDS = ((3, 1000), (3, 500), (3, 250), (2, 250), (2, 2 * SMOKE_STEPS))
-_WANTED = 0.8  # chance to see an effect
-_SMALLEST = 16  # images of the smallest level at least
+_WANTED, _SMALLEST = 0.8, 16  # chance to see an effect; images of the smallest level at least
 _SHORT = 1e7  # Omega of the larger size at the smallest level: well past where published losses and scores turn
 
 
@@ -42,22 +38,15 @@ def seed_spread(records: Iterable[dict] = (), data: str = "photographs") -> floa
     """Standard deviation over seeds of the difference of validation loss between two settings of one length, the median
     over pairs: of the shipped runs (on photographs or on scenes) where the records have no two seeds."""
     for source in (list(records), shipped("laptop-scenes" if data == "scenes" else "laptop-cifar10")):
-        cells: dict[tuple, dict[int, float]] = defaultdict(dict)
-        for row in next(iter(groups(table(source)).values()), []):
-            cells[row["model"], row["images"], row["steps"]][row["seed"]] = row["val_loss"]
+        rows = pd.DataFrame(main_rows(source), columns=["seed", "steps", "model", "images", "val_loss"])
         spreads = []
-        for a, b in combinations(sorted(cells), 2):
-            both = sorted(cells[a].keys() & cells[b].keys())
-            if a[2] == b[2] and (a[0] == b[0]) != (a[1] == b[1]) and len(both) > 1:
-                spreads.append(np.std([cells[a][s] - cells[b][s] for s in both], ddof=1))
-        if spreads:
-            return float(np.median(spreads))
+        for _, some in rows.groupby("steps"):
+            loss = some.pivot_table(values="val_loss", index="seed", columns=["model", "images"])
+            pairs = [(a, b) for a, b in combinations(loss, 2) if (a[0] == b[0]) != (a[1] == b[1])]
+            spreads += [(loss[a] - loss[b]).std() for a, b in pairs]  # NaN of fewer than two seeds
+        if not np.isnan(spreads).all():
+            return float(np.nanmedian(spreads))
     raise UserError("no finished runs have two seeds: train two seeds of a study")
-
-
-def seeds_for(effect: float, spread: float) -> int:
-    """The fewest seeds that see an effect in 80 of 100 studies; MOST_SEEDS + 1 where these do not."""
-    return next((n for n in range(2, MOST_SEEDS + 1) if power(effect, spread, n) >= _WANTED), MOST_SEEDS + 1)
 
 
 def detectable(spread: float, seeds: int) -> float:
@@ -75,61 +64,40 @@ class Design:
 
     runs: tuple[Run, ...]
     seeds: int
+    levels: tuple[int, ...]  # unique images, smallest first
+    lengths: tuple[int, ...]  # optimiser steps, shortest first
     core_seconds: float
     power: float  # chance to see the effect asked for
-    detects: float  # the smallest effect that these seeds see in 80 of 100 studies
-    note: str  # what had to give for the budget; empty where nothing had to
-
-    def sees(self, effect: float) -> str:
-        """What these seeds can see, to read."""
-        known = f"sees {effect:g} with power {self.power:.0%}, and {self.detects:.2g} with 80 %"
-        return f"{known}. {self.note}" if self.note else known
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """Unique images, smallest first."""
-        return tuple(sorted({run.images for run in self.runs if run.steps}))
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Optimiser steps, shortest first."""
-        return tuple(sorted({run.steps for run in self.runs if run.steps}))
+    sees: str  # the same to read, and what had to give for the budget
 
 
 @checked
 def design(
-    data: Source,
-    available: Whole,
-    *,
-    core_minutes: Positive,
-    effect: Positive,
-    spread: Positive,
-    runs_dir: Folder = "runs",
-    tier: str = "quick",
-    seeds: Whole = 0,
-) -> Design:
-    """A small fixed grid of pilot runs on a source that fits into minutes of one core, with the seeds the effect needs.
-
-    `MODELS` by the first of `GRIDS` that fits; where the seeds do not fit with the barest, there are fewer of them, at
-    least two, and the note says what power is left. seeds: take so many, whatever the effect needs (0: as many as it
-    needs). Tier smoke tests the machinery: two levels of 64 images at most and 20 steps. `UserError` where nothing
-    fits, or for too few images.
-    """
+    data: Source, available: Whole, *, core_minutes: Positive, effect: Positive, spread: Positive,
+    runs_dir: Folder = "runs", tier: str = "quick", seeds: Whole = 0,
+) -> Design:  # fmt: skip
+    """A small fixed grid of pilot runs that fits into minutes of one core, with the seeds the effect needs: `MODELS` by
+    the first of `GRIDS` that fits; where the barest does not, with fewer seeds, at least two. seeds: take so many (0:
+    as many as the effect needs). Tier smoke tests the machinery: two levels of 64 images at most and 20 steps.
+    `UserError` where nothing fits, or for too few images."""
     if available < 4 * _SMALLEST:
         raise UserError(f"{data} has {available} training images: a pilot compares levels, and needs {4 * _SMALLEST}")
-    needed, smoke = seeds_for(effect, spread), tier == "smoke"
+    needed, smoke = min(units_needed(effect, spread, _WANTED) or 99, MOST_SEEDS + 1), tier == "smoke"
     base = replace(TIERS["smoke" if smoke else "quick"].recipe, data=data)
     most, grids = (min(available, 4 * _SMALLEST), ((2, 20),)) if smoke else (available, GRIDS)
-    # seeds cost the same each
-    seconds = {grid: cost_of(_grid(base, most, *grid, range(1)), runs_dir)["seconds"] for grid in grids}
-    for n in [seeds] if seeds else [2] if smoke else range(min(needed, MOST_SEEDS), 1, -1):
-        for grid in (grid for grid in grids if n * seconds[grid] <= 60 * core_minutes):
-            left, more = power(effect, spread, n), f"more than {MOST_SEEDS}" if needed > MOST_SEEDS else needed
-            note = f"{more} seeds would be needed, {n} are run: power {left:.0%}" if n < needed else ""
-            runs = _grid(base, most, *grid, range(n))
-            return Design(tuple(runs), n, n * seconds[grid], left, detectable(spread, n), note)
-    barest = (seeds or 2) * seconds[grids[-1]] / 60
-    raise UserError(f"core_minutes is {core_minutes:g}: the barest pilot takes about {barest:.1f}; give more")
+    seconds = {grid: cost_of(_grid(base, most, *grid, range(1)), runs_dir)["seconds"] for grid in grids}  # of a seed
+    tries = [seeds] if seeds else [2] if smoke else range(min(needed, MOST_SEEDS), 1, -1)
+    fits = ((n, grid) for n in tries for grid in grids if n * seconds[grid] <= 60 * core_minutes)
+    n, grid = next(fits, (0, None))
+    if not n:
+        barest = (seeds or 2) * seconds[grids[-1]] / 60
+        raise UserError(f"core_minutes is {core_minutes:g}: the barest pilot takes about {barest:.1f}; give more")
+    runs, left = tuple(_grid(base, most, *grid, range(n))), power(effect, spread, n)
+    sees = f"sees {effect:g} with power {left:.0%}, and {detectable(spread, n):.2g} with 80 %"
+    if n < needed:
+        sees += f". {f'more than {MOST_SEEDS}' if needed > MOST_SEEDS else needed} seeds would be needed, {n} are run"
+    levels, lengths = (tuple(sorted({getattr(run, k) for run in runs if run.steps})) for k in ("images", "steps"))
+    return Design(runs, n, levels, lengths, n * seconds[grid], left, sees)
 
 
 def _grid(base: Run, available: int, levels: int, steps: int, seeds: Iterable[int]) -> list[Run]:
@@ -138,30 +106,17 @@ def _grid(base: Run, available: int, levels: int, steps: int, seeds: Iterable[in
     smallest = min(max(_SMALLEST, round((seen / _SHORT) ** 0.5)), available // 4)
     images = [int(n) for n in np.geomspace(smallest, available, levels).round()]
     cells = [replace(base, model=model, seed=seed) for seed in seeds for model in MODELS]
-    return with_references(
-        replace(one, images=n, steps=t) for one in cells for n in images for t in (steps // 2, steps)
-    )
-
-
-def collect(design: Design, *, tier: str = "quick", **options: object) -> list[dict]:
-    """The records of a pilot, training what is missing; at tier shipped the finished runs on this data, untrained.
-
-    options: data, workers and runs_dir, as `engine.collect` has them.
-    """
-    tier = tier if tier in ("shipped", "smoke") else "quick"  # whose recipe the runs have
-    return engine.collect("all", design.runs, tier=tier, precision=design.runs[0].precision, **options)
+    return with_references(replace(r, images=n, steps=t) for r in cells for n in images for t in (steps // 2, steps))
 
 
 def look(data: str) -> dict:
-    """What a source holds: images to train on, held-out images, classes (0 = none known), first pictures' paths.
-
-    A folder is listed, not decoded. torchvision and Hugging Face sets are opened, which may download them.
-    """
+    """What a source holds: images to train on, held-out images, classes (0 = none known), first pictures' paths. A
+    folder is listed, not decoded; other sets are opened, which may download them."""
     if data == "scenes":
         return {"images": SCENES, "held out": 1024, "classes": len(scenes.CLASSES), "paths": []}
     if not data.startswith("imagefolder:"):
         found = open_data(data, 32)
-        held = len(found.val) + (len(found.test) if found.test is not None else 0)
+        held = len(found.val) + len(found.test if found.test is not None else ())
         return {"images": len(found.train), "held out": held, "classes": found.num_classes, "paths": []}
     found = listing(data)
     laid = found.split()
@@ -186,17 +141,11 @@ def manifest(data: str, levels: Sequence[int], runs_dir: str | Path) -> Path | N
 
 
 def pictures(data: str, side: int = 32) -> np.ndarray:
-    """A few training pictures to look at: uint8 (n, 3, side, side). What cannot be read is named on stderr."""
+    """A few training pictures to look at: uint8 (n, 3, side, side)."""
     if data == "scenes":
         return scenes.render(0, range(6), side).images
-    paths, found = look(data)["paths"], []
-    if not paths:
-        return np.asarray(open_data(data, side).train.images[:6])
-    for path in paths:
-        try:
-            found.append(decode.read_square(path, side))
-        except decode.Unreadable as error:
-            print(f"not shown: {path}: {error}", file=sys.stderr)
-    if not found:
-        raise UserError(f"{data}: none of {len(paths)} pictures can be shown")
-    return np.stack(found)
+    readable = []
+    for path in look(data)["paths"]:
+        with suppress(decode.Unreadable):  # a study names it
+            readable.append(decode.read_square(path, side))
+    return np.stack(readable) if readable else np.asarray(open_data(data, side).train.images[:6])

@@ -1,12 +1,9 @@
-"""Is this normal? Eight things that go wrong, each made on purpose in seconds, and undone by its remedy.
-
-Every function returns a `Symptom`: how it looks, why, what to do, one number before and after the remedy, and pictures.
-The pictures are scenes; the healthy network is the one that ships for them, the sick ones are trained on the spot.
-"""
+"""Is this normal? Eight things that go wrong, each made on purpose in seconds, and undone by its remedy. Every function
+returns a `Symptom`; the healthy network is the one that ships for scenes, the sick ones are trained on the spot."""
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -51,9 +48,13 @@ class Symptom:
     texts: dict[str, str]  # looks, cause, remedy; measure: what `before` and `after` are, with the unit
 
 
-def _symptom(name: str, before: float, after: float, rows: dict, says: str = "", **facts: object) -> Symptom:
+def _symptom(name: str, shown: dict, numbers: "Sequence | Callable", says: str = "", **facts: object) -> Symptom:
+    """numbers: before and after, or a function of pictures whose mean over hidden pixels they are."""
+    if callable(numbers):
+        found, hidden = [numbers(shown[row].astype(float)) for row in (WRONG, RIGHT)], task()[1]
+        numbers = [of[np.broadcast_to(hidden[..., : of.shape[-1]], of.shape)].mean() for of in found]
     texts = {part: text.format(**facts) for part, text in _TEXTS[name].items()}
-    return Symptom(name, float(before), float(after), rows, says, texts)
+    return Symptom(name, *map(float, numbers), shown, says, texts)
 
 
 @cache
@@ -67,11 +68,9 @@ def source() -> Data:
     return Data("scenes", *parts, None, None, scenes.CLASSES, mean, std, "symptoms")
 
 
-def scenes_network(trained: bool = True) -> SimMIM:
-    """The network that ships for scenes, which is the picture of health; or the same before its first step."""
-    shipped = shipped_network("scenes")
-    about = shipped.about
-    return shipped.model if trained else create_model(about["model"], 32, about["window"], target="raw", seed=0)
+def scenes_network() -> SimMIM:
+    """The network that ships for scenes, which is the picture of health."""
+    return shipped_network("scenes").model
 
 
 @cache
@@ -113,73 +112,69 @@ def colours(pixels: "Tensor | np.ndarray", mean: tuple | None = None, std: tuple
     return (np.clip(np.asarray(pixels) * std + mean, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def rows(wrong: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
-    """The usual four rows of pictures; of the last two, only what is hidden is the network's."""
+def rows(wrong: "np.ndarray | SimMIM", right: "np.ndarray | SimMIM") -> dict[str, np.ndarray]:
+    """The usual four rows of pictures; the last two are what networks make (or pictures), where pixels are hidden."""
     images, hidden, _, _ = task()
-    pasted = {name: np.where(hidden, found, images) for name, found in ((WRONG, wrong), (RIGHT, right))}
+    found = {WRONG: wrong, RIGHT: right}
+    found = {name: colours(guess(one)) if isinstance(one, SimMIM) else one for name, one in found.items()}
+    pasted = {name: np.where(hidden, one, images) for name, one in found.items()}
     return {"picture": images, "what the<br>network sees": hide(images, hidden[:, 0])} | pasted
 
 
-def off(filled: np.ndarray) -> float:
-    """Mean distance of the hidden pixels from the truth, in 0..255 grey levels."""
-    images, hidden, _, _ = task()
-    return float(np.abs(filled.astype(float) - images)[np.broadcast_to(hidden, filled.shape)].mean())
+def _distance(pictures: np.ndarray) -> np.ndarray:
+    """From the truth, in 0..255 grey levels."""
+    return np.abs(pictures - task()[0])
 
 
 def noise() -> Symptom:
     """Weights that never arrived: `strict=False` passes over names that do not fit, and says nothing."""
     file = {f"ema.{name}": tensor for name, tensor in scenes_network().state_dict().items()}  # as some wrapper saved it
-    deaf, fine = scenes_network(trained=False), scenes_network(trained=False)
+    about = shipped_network("scenes").about
+    deaf, fine = (create_model(about["model"], 32, about["window"], target="raw", seed=0).eval() for _ in range(2))
     deaf.load_state_dict(file, strict=False)
     says = str(load_weights(fine, file))
-    wrong, right = (colours(guess(model.eval())) for model in (deaf, fine))
-    return _symptom("noise", off(wrong), off(right), rows(wrong, right), says)
+    return _symptom("noise", rows(deaf, fine), _distance, says)
 
 
 def grey_mush() -> Symptom:
     """A locally normalised target, shown as if it were pixels: even the perfect answer would look like that."""
     model, _ = train(replace(RUN, target="normalized"))
     images, hidden, x, _ = task()
-    wrong, right, perfect = colours(guess(model)), colours(guess(scenes_network())), colours(model.make_target(x))
-    spread = [float((p.max(1).astype(float) - p.min(1))[hidden[:, 0]].mean()) for p in (wrong, right)]
-    shown = rows(wrong, right) | {"the perfect answer,<br>shown like this": np.where(hidden, perfect, images)}
-    return _symptom("grey mush", *spread, shown)
+    perfect = np.where(hidden, colours(model.make_target(x)), images)
+    shown = rows(model, scenes_network()) | {"the perfect answer,<br>shown like this": perfect}
+    return _symptom("grey mush", shown, lambda pictures: np.ptp(pictures, 1, keepdims=True))
 
 
 def checkerboard() -> Symptom:
     """A head whose channels are read in another order than they were trained in."""
-    _, hidden, x, tokens = task()
-    model = scenes_network()
+    (_, _, x, tokens), model = task(), scenes_network()
     side = model.stride
     with torch.inference_mode():
         head = model.decoder[0](model.encode(x, tokens))  # (N, 3 * side^2, h, w)
         n, _, h, w = head.shape
         # trained colour-major (3, side, side), read as (side, side, 3)
         swapped = head.view(n, side, side, 3, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, 3, h * side, w * side)
-    wrong, right = colours(swapped), colours(guess(model))
-    inside = np.broadcast_to(hidden[..., 1:] & hidden[..., :-1], (SHOWN, 3, 32, 31))
-    rough = [float(np.abs(np.diff(p.astype(float), axis=-1))[inside].mean()) for p in (wrong, right)]
-    return _symptom("checkerboard", *rough, rows(wrong, right))
+    shown = rows(colours(swapped), model)
+    return _symptom("checkerboard", shown, lambda pictures: np.abs(np.diff(pictures, axis=-1)))
 
 
 def wrong_colours() -> Symptom:
     """Network units shown as if they were colours."""
-    predicted = guess(scenes_network())
-    wrong, right = colours(predicted, (0.0,) * 3, (1.0,) * 3), colours(predicted)
-    return _symptom("wrong colours", off(wrong), off(right), rows(wrong, right))
+    shown = rows(colours(guess(scenes_network()), (0.0,) * 3, (1.0,) * 3), scenes_network())
+    return _symptom("wrong colours", shown, _distance)
 
 
 def loss_does_not_fall() -> Symptom:
     """A learning rate a thousand times too low; a mask that hides everything ends the same way, and is refused."""
     (slow, before), (model, after) = train(replace(RUN, lr=RUN.lr / 1000)), train()
-    says, data = "", source()
+    data = source()
     try:
         replace(RUN, mask_ratio=0.97)
     except UserError as error:
         says = str(error)
     left = [np.mean(losses[-5:]) / np.mean(losses[:5]) for losses in (before, after)]
     mean = normalise(data.val.images[:256], data.mean, data.std).abs().mean().item()
-    return _symptom("loss does not fall", *left, rows(colours(guess(slow)), colours(guess(model))), says, mean=mean)
+    return _symptom("loss does not fall", rows(slow, model), left, says, mean=mean)
 
 
 def not_a_number() -> Symptom:
@@ -190,66 +185,43 @@ def not_a_number() -> Symptom:
     (broken, before), (model, after) = train(wild), train()
     wrong = np.nan_to_num(guess(broken).numpy(), nan=-1e9, posinf=-1e9, neginf=-1e9)  # black, as viewers show it
     counts = [np.isfinite(losses).sum() for losses in (before, after)]
-    shown = rows(colours(wrong), colours(guess(model)))
-    return _symptom("NaN", *counts, shown, record["reason"] or "", steps=RUN.steps)
+    return _symptom("NaN", rows(colours(wrong), model), counts, record["reason"] or "", steps=RUN.steps)
 
 
 def too_good() -> Symptom:
     """The network is shown what it shall guess: the mask is in the loss, and not in the input."""
     (model, losses), (sound, honest) = train(RUN, hide_from_input=False), train()
-    before, after = (m.loss(guess(m), *task()[2:]) for m in (model, sound))
+    hidden = [m.loss(guess(m), *task()[2:]) for m in (model, sound)]
     facts = {"wrong": np.mean(losses[-5:]), "usual": np.mean(honest[-5:]), "steps": RUN.steps}
-    return _symptom("too good to be true", before, after, rows(*(colours(guess(m)) for m in (model, sound))), **facts)
+    return _symptom("too good to be true", rows(model, sound), hidden, **facts)
 
 
 def low_knn() -> Symptom:
-    """Features compared by dot product: a few long vectors are everybody's neighbours. Whitened ones tell more."""
+    """Features compared by dot product: a few long vectors are everybody's neighbours."""
     data, many = source(), 2000
     labels, truth = data.train.labels[:many], data.val.labels
     with one_thread(torch.device("cpu")):
-        (bank, asked), start = (
-            [features(m, part.images[:many], data.mean, data.std)[0] for part in (data.train, data.val)]
-            for m in (scenes_network(), scenes_network(trained=False))
-        )
-        near = (asked @ bank.T).topk(NEIGHBOURS, dim=1).indices
-        votes = torch.zeros(len(asked), 10).scatter_add_(1, torch.as_tensor(labels)[near], torch.ones(near.shape))
-        white, chance = whiten(bank, asked), whiten(*start)
-        cosine, after, random = (knn_probe(a, labels, b, truth)["score"] for a, b in ((bank, asked), white, chance))
-        by_angle = (F.normalize(white[1], dim=1) @ F.normalize(white[0], dim=1).T).topk(NEIGHBOURS, dim=1).indices
-    popular = [100 * i.flatten().bincount().max().item() / len(asked) for i in (near, by_angle)]
+        sets = (data.train.images[:many], data.val.images)
+        bank, asked = (features(scenes_network(), images, data.mean, data.std)[0] for images in sets)
+        angles = F.normalize(asked, dim=1) @ F.normalize(bank, dim=1).T
+        by_dot, by_angle = (near.topk(NEIGHBOURS, dim=1).indices for near in (asked @ bank.T, angles))
+        after = knn_probe(bank, labels, asked, truth)["score"]
+    before = (torch.as_tensor(labels)[by_dot].mode(dim=1).values.numpy() == truth).mean()
+    popular = [100 * near.flatten().bincount().max().item() / len(asked) for near in (by_dot, by_angle)]
     shown = {"query": data.val.images[:SHOWN]}
-    for name, found in ((WRONG, near), (RIGHT, by_angle)):
-        shown |= {f"{name}:<br>neighbour {k + 1}": data.train.images[found[:SHOWN, k].numpy()] for k in range(2)}
-    facts = {"neighbours": NEIGHBOURS, "wrong": popular[0], "right": popular[1], "cosine": cosine, "random": random}
-    return _symptom("low kNN", (votes.argmax(1).numpy() == truth).mean(), after, shown, **facts)
+    for name, near in ((WRONG, by_dot), (RIGHT, by_angle)):
+        shown |= {f"{name}:<br>neighbour {k + 1}": data.train.images[near[:SHOWN, k].numpy()] for k in range(2)}
+    return _symptom("low kNN", shown, (before, after), neighbours=NEIGHBOURS, wrong=popular[0], right=popular[1])
 
 
-def whiten(bank: Tensor, asked: Tensor, keep: int = 64) -> tuple[Tensor, Tensor]:
-    """Both sets of features (n, C) along the bank's `keep` strongest directions, each at unit variance."""
-    mean, scale = bank.mean(0), bank.std(0).clamp_min(1e-6)
-    z = (bank - mean) / scale
-    values, vectors = torch.linalg.eigh(z.T @ z / len(z))
-    turn = vectors[:, -keep:] / values[-keep:].clamp_min(1e-6).sqrt()
-    return z @ turn, ((asked - mean) / scale) @ turn
-
-
-SYMPTOMS: dict[str, Callable[[], Symptom]] = {
-    f.__name__: f
-    for f in (noise, grey_mush, checkerboard, wrong_colours, loss_does_not_fall, not_a_number, too_good, low_knn)
-}
+_ALL = (noise, grey_mush, checkerboard, wrong_colours, loss_does_not_fall, not_a_number, too_good, low_knn)
+SYMPTOMS: dict[str, Callable[[], Symptom]] = {make.__name__: make for make in _ALL}
 
 
 def card(symptom: Symptom) -> str:
     """The symptom as a few lines of Markdown, with its numbers."""
     heads = {"looks": "How it looks", "cause": "Why", "remedy": "What to do"}
-    lines = [f"**{head}.** {_sentence(symptom.texts[part])}." for part, head in heads.items()]
-    if symptom.says:
-        lines.append(f"The library says: `{symptom.says}`.")
+    lines = [f"**{head}.** {symptom.texts[part]}." for part, head in heads.items()]
+    lines += [f"The library says: `{symptom.says}`."] if symptom.says else []
     numbers = f"**{symptom.before:.3g}** before, **{symptom.after:.3g}** after"
-    return "\n\n".join([*lines, f"{_sentence(symptom.texts['measure'])}: {numbers}."])
-
-
-def _sentence(text: str) -> str:
-    """Begun with a capital, unless with a name that has its own writing (kNN, x)."""
-    first = text.split()[0]
-    return text if len(first) == 1 or any(c.isupper() for c in first[1:]) else text[0].upper() + text[1:]
+    return "\n\n".join([*lines, f"{symptom.texts['measure']}: {numbers}."])

@@ -1,8 +1,7 @@
 """The ten claims on runs: records in, sentences with numbers, intervals and verdicts out. No torch here.
 
-What each claim compares stands in `rules.TABLE`, and nowhere else. A measure finds its values by unit (a seed, or a
-cell of runs that were made once); `rules.conclude` makes interval, verdict and sentence of them.
-"""
+What each compares stands in `rules.TABLE`: a measure finds values by unit (a seed, or a cell of runs that were made
+once), of which `rules.conclude` makes interval, verdict and sentence."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -12,35 +11,28 @@ import pandas as pd
 
 from ..errors import UserError
 from . import laws, proxy, rules
-from .records import finetunings, groups, millions, short, table
+from .records import groups, millions, run_rows, score_of, short, transfer_rows
 from .rules import CannotTell, Claim, Rule, Runs, conclude, judge, listed, seed_list, side
 from .stats import t_interval
 
-CONSISTENCY = "one seed: the interval tells consistency over cells, not repetition"
-#: By unit, one dictionary a length: the sizes (small, large or size), level, most, t and t/2 that terms name.
-Units = dict[str, list[dict]]
+Units = dict[str, list[dict]]  # by unit, one a length: sizes (small, large, size), level, most, t, t/2
 
 
 def claims(records: list[dict]) -> list[Claim]:
     """C1 to C9 for every recipe among the records, the recipe with most runs first; recipes are never mixed."""
-    return [claim for rows in groups(table(records)).values() for claim in claims_of(rows, records)]
+    return [claim for rows in groups(run_rows(records)).values() for claim in claims_of(rows, records)]
 
 
-def claims_of(
-    rows: list[dict], records: Iterable[dict] = (), *, score: str | None = None, note: str = CONSISTENCY
-) -> list[Claim]:
-    """C1 to C9 on rows in the columns of `records.table`, all comparable with one another; none without rows.
-
-    records: where fine-tunings are (C8). score: of runs that were not trained here: they have no untrained network to
-    count from, and with fewer than three seeds the unit is a cell. note: what a sentence about cells says of them.
-    """
+def claims_of(rows: list[dict], records: Iterable[dict] = ()) -> list[Claim]:
+    """C1 to C9 on `records.run_rows` that are comparable with one another; none without rows. records: where
+    fine-tunings are (C8). Runs that were not trained here (of `published`) have no untrained network to count from."""
     rows = [row for row in rows if row["val_loss"] is not None]
     if not rows:
         return []
     same, runs, found = {name: rows[0][name] for name in ("data", "target", "image_size", "recipe")}, None, []
     for rule in rules.TABLE:
         try:
-            runs = runs or Runs(rows, records, score, note)
+            runs = runs or Runs(rows, records)
             fields = MEASURES[rule.measure](rule, runs)
         except CannotTell as error:
             fields = {"evidence": str(error), "verdict": error.verdict}
@@ -165,17 +157,17 @@ def _top1(rule: Rule, runs: Runs) -> dict:
     """C8: pretrained on little and fine-tuned on few labels, against supervised for as long on many labels."""
     if runs.score:
         raise CannotTell("No supervised networks were trained beside these runs")
-    columns = ["model", "data", "labels", "steps", "seed", "scratch", "run", "top1"]
-    tuned = pd.DataFrame(finetunings(runs.records), columns=columns)
+    columns = ["measure", "model", "data", "annotations", "steps", "seed", "scratch", "run", "score"]
+    tuned = pd.DataFrame(transfer_rows(runs.records), columns=columns).query("measure == 'top1'")
     tuned = tuned[tuned["data"].isin(runs.frame["data"])]
     own = runs.frame[["key", "params", "images", "steps"]].rename(columns={"key": "run", "steps": "before"})
 
     def by_seed(some: pd.DataFrame, *names: str) -> dict[tuple, pd.Series]:
         cells = some.drop_duplicates([*names, "seed"], keep="last").set_index("seed").groupby(list(names))
-        return dict(list(cells["top1"]))
+        return dict(list(cells["score"]))
 
-    pretrained = by_seed(tuned.merge(own, on="run"), "params", "model", "images", "before", "labels", "steps")
-    scratch = by_seed(tuned[tuned["scratch"].eq(True)], "model", "labels", "steps")
+    pretrained = by_seed(tuned.merge(own, on="run"), "params", "model", "images", "before", "annotations", "steps")
+    scratch = by_seed(tuned[tuned["scratch"].eq(True)], "model", "annotations", "steps")
     if not pretrained:
         raise CannotTell("No run is fine-tuned (tier laptop does it; it needs labelled images)")
     pairs = [
@@ -210,7 +202,7 @@ def _product(rule: Rule, runs: Runs) -> dict:
 
     On runs that are not overfit, where the product has its best chance; accuracy where they have a score, else loss.
     """
-    score = runs.score or laws.score_of(runs.rows)
+    score = runs.score or score_of(runs.rows)
     clean = [row for row in runs.rows if not row["overfit"] and row[score or "val_loss"] is not None]
     try:
         found = laws.slopes(laws.points(clean, "accuracy" if score else "loss", score)) if clean else None
@@ -234,7 +226,6 @@ def _product(rule: Rule, runs: Runs) -> dict:
 MEASURES: dict[str, Callable[[Rule, Runs], dict]] = {
     "loss": _contrast,
     "rank": proxy.rank,
-    "rank difference": proxy.rank_difference,
     "score": proxy.score_change,
     "top-1": _top1,
     "product": _product,

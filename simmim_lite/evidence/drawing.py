@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ _NAMED = REGIMES | {"fell": COLOURS[0], "rose": COLOURS[1]}
 LABELS = {"val_loss": "validation loss", "train_loss": "training loss"}
 LABELS |= {f"{score}_lift": f"lift of {'' if score == 'finetune' else 'the '}{name}" for score, name in SCORES.items()}
 LABELS |= {score: f"{name}, {'IoU' if score == 'segment' else 'top-1'}" for score, name in SCORES.items()}
-LABELS |= {"gain": "gain over scratch"}
+LABELS |= {"gain": "gain over scratch", "loss_change": "change of the loss", "omega": "Omega"}
 #: Titles of axes and of legends, by column.
 TITLES = LABELS | {
     "images": "unique training images", "params": "backbone parameters", "steps": "optimiser steps",
@@ -53,14 +54,10 @@ TEMPLATE = go.layout.Template(
 
 
 def panels(*titles: str, shared_yaxes: bool = False) -> go.Figure:
-    """An empty figure of one row of panels, each with a title at its left edge."""
-    figure = make_subplots(1, len(titles), horizontal_spacing=0.06 if shared_yaxes else 0.12, shared_yaxes=shared_yaxes)
-    for column, title in enumerate(titles, 1):
-        text = {"text": f"<b>{title}</b>", "showarrow": False, "align": "left", "font": {"size": 14}}
-        axis = "" if column == 1 else str(column)
-        place = {"xref": f"x{axis} domain", "yref": f"y{axis} domain", "xanchor": "left", "yanchor": "bottom"}
-        figure.add_annotation(x=0, y=1.03, **place, **text)
-    return figure.update_layout(template=TEMPLATE)
+    """An empty figure of one row of panels, each with its title above."""
+    titles, space = [f"<b>{title}</b>" for title in titles], 0.06 if shared_yaxes else 0.12
+    figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=space, shared_yaxes=shared_yaxes)
+    return figure.update_annotations(font_size=14, yshift=6).update_layout(template=TEMPLATE)
 
 
 def empty(reason: str = "no finished runs yet") -> go.Figure:
@@ -76,16 +73,15 @@ def shades(levels: Sequence[int]) -> dict[int, str]:
     return dict(zip(levels, sample_colorscale("plasma", list(spots)), strict=True))
 
 
-def cycle(styles: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """A style a name, beginning again when they run out."""
-    return {name: styles[k % len(styles)] for k, name in enumerate(names)}
-
-
-def colours(frame: pd.DataFrame, by: str) -> dict[object, str]:
-    """A colour for each value of a column: numbers from warm (few) to dark."""
-    values = ordered(frame, by)
-    found = shades(values) if by in ("images", "steps") else cycle(COLOURS, values) | _NAMED
-    return {value: found[value] for value in values}
+def looks(frame: pd.DataFrame, by: str) -> dict[object, dict]:
+    """A mark (colour and symbol) for each value of a column, in their natural order; numbers go from warm to dark."""
+    if by == "model":
+        values = list(frame.sort_values("params")["model"].drop_duplicates())
+    else:
+        values = list(frame[by].dropna().drop_duplicates())
+        values = [v for v in _NAMED if v in values] or (sorted(values) if frame[by].dtype.kind in "iuf" else values)
+    found = shades(values) if by in ("images", "steps") else dict(zip(values, cycle(COLOURS), strict=False)) | _NAMED
+    return {v: {"color": found[v], "symbol": s} for v, s in zip(values, cycle(SYMBOLS), strict=False)}
 
 
 def outline(marker: dict, size: int = 8) -> dict:
@@ -93,10 +89,11 @@ def outline(marker: dict, size: int = 8) -> dict:
     return marker | {"color": "white", "size": size, "line": {"color": marker["color"], "width": 1.8}}
 
 
-def marks(chart: go.Figure, column: int, x, y, text: list[str], marker: dict, name: str = "") -> None:
+def marks(chart: go.Figure, column: int, x, y, text: Sequence[str], marker: dict, name: str = "") -> None:
     """A mark a run; with a name, in the legend once."""
+    new = bool(name) and name not in {trace.name for trace in chart.data}
     style = {"mode": "markers", "marker": marker, "text": text, "hoverinfo": "text", "row": 1, "col": column}
-    chart.add_scatter(x=x, y=y, name=name, legendgroup=name, showlegend=bool(name) and column == 1, **style)
+    chart.add_scatter(x=x, y=y, name=name, legendgroup=name, showlegend=new, **style)
 
 
 def resize(chart: go.Figure, height: int, note: str = "", legend_y: float | None = None, **margin: int) -> go.Figure:
@@ -109,18 +106,6 @@ def resize(chart: go.Figure, height: int, note: str = "", legend_y: float | None
     return chart.update_layout(height=height, margin=margin, legend=below if legend_y is not None else {})
 
 
-def means_of(rows: pd.DataFrame, x: str, y: str, interval: bool) -> pd.DataFrame:
-    """By x: mean, count, bar (a standard error, or half of the 95 % interval), its ends, and whether x is on_axis."""
-    means = rows.groupby(x)[y].agg(["mean", "sem", "count"])
-    means["bar"] = means["sem"].fillna(0)
-    if interval:
-        from scipy import stats
-
-        means["bar"] *= stats.t.ppf(0.975, (means["count"] - 1).clip(lower=1))
-    means["on_axis"] = rows.groupby(x)["on_axis"].all() if x == "images" and "on_axis" in rows else True
-    return means.assign(low=means["mean"] - means["bar"], high=means["mean"] + means["bar"])
-
-
 def end_labels(figure: go.Figure, column: int, ends: list[tuple], low: float, high: float, height: float) -> None:
     """Name lines at their ends (x as log10, y, text, colour), moved apart where they would overlap.
 
@@ -129,11 +114,11 @@ def end_labels(figure: go.Figure, column: int, ends: list[tuple], low: float, hi
     gap, scale = 15, height / (high - low)
     ends = sorted(ends, key=lambda end: end[1])
     places = [(end[1] - low) * scale for end in ends]
-    for _ in range(300):  # push neighbours apart by halves until all fit
-        for k in range(len(places) - 1):
-            if (lacking := gap - (places[k + 1] - places[k])) > 0:
-                places[k], places[k + 1] = places[k] - lacking / 2, places[k + 1] + lacking / 2
-        places = [min(max(place, 2), height - 2) for place in places]
+    for k in range(1, len(ends)):
+        places[k] = max(places[k], places[k - 1] + gap)
+    top = height + gap
+    for k in reversed(range(len(ends))):
+        top = places[k] = min(places[k], top - gap)
     for (x, y, text, colour), place in zip(ends, places, strict=True):
         shift = {"xshift": 9, "yshift": round(place - (y - low) * scale, 1), "xanchor": "left", "showarrow": False}
         figure.add_annotation(x=x, y=y, text=text, font={"color": colour, "size": 12}, **shift, row=1, col=column)
@@ -161,18 +146,10 @@ def count(n: int) -> str:
     return f"{n / 1e3:.3g}k" if n >= 100_000 or (n >= 10_000 and n % 1000 == 0) else f"{n:,}"
 
 
-def power(value: float, digits: int = 1) -> str:
+def power(value: float) -> str:
     """A number as mantissa and exponent: `2.9e6`."""
-    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
-
-
-def decades(low: float, high: float) -> dict:
-    """Round numbers from low to high as ticks of a logarithmic axis: powers of ten, of few also 2 and 5 times these."""
-    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    values = [k * 10.0**e for e in exponents for k in ((1, 2, 5) if high < 300 * low else (1,))]
-    values = [v for v in values if low <= v <= high]
-    return {"type": "log", "tickvals": values, "ticktext": [power(v, 0) for v in values]}
 
 
 def loss_unit(rows: list[dict]) -> str:
@@ -180,16 +157,6 @@ def loss_unit(rows: list[dict]) -> str:
     if rows[0]["target"] == "unknown":
         return "as published" if rows[0]["data"] == "published" else "as imported"
     return "L1, locally normalised pixels" if rows[0]["target"] == "normalized" else "L1, standard deviations"
-
-
-def ordered(frame: pd.DataFrame, by: str) -> list:
-    """Values of a column in their natural order: sizes by parameters, numbers by size, texts as they come."""
-    if by == "model":
-        return list(frame.sort_values("params")["model"].drop_duplicates())
-    if by == "regime":
-        return [name for name in REGIMES if (frame[by] == name).any()]
-    values = frame[by].dropna().drop_duplicates()
-    return sorted(values) if pd.api.types.is_numeric_dtype(values) else list(values)
 
 
 def label(by: str, value: object) -> str:
@@ -210,31 +177,24 @@ def hover(frame: pd.DataFrame) -> list[str]:
     texts = []
     for row in frame.to_dict("records"):
         row = {name: value for name, value in row.items() if pd.notna(value)}
-        first = [f"{name} {row[name]:,.0f}" for name in ("images", "steps", "seed") if name in row]
-        numbers = [f"{words} {row[name]:.4g}" for name, words in LABELS.items() if name in row]
-        overfit = ["overfit"] if row.get("regime") == "overfit" else []
-        texts.append("<br>".join([f"<b>{short(row['model'])}</b>, {', '.join(first)}", *numbers, *overfit]))
+        what = [f"<b>{short(row['model'])}</b>"]
+        what += [f"{name} {row[name]:,.0f}" for name in ("images", "steps", "seed") if name in row]
+        what += [f"{words} {row[name]:.4g}" for name, words in LABELS.items() if name in row]
+        texts.append("<br>".join(what + ["overfit"] * (row.get("regime") == "overfit")))
     return texts
 
 
-def heading(part: pd.DataFrame, name: object, panel: str, x: str, by: str) -> str:
-    """Title of a panel: whose runs or which size, and below it what was run and what a line is."""
-    lines = f"a line: {TITLES[by]}" if by in ("images", "steps") else ""
-    if panel != "source":
-        first, _, more = label(panel, name).partition(", ")
-        return f"{escape(first)}<br>{small(lines or escape(more) or what_ran(part))}"
-    said = [what_ran(part, "steps" not in (x, by)), lines]
-    return f"{escape(SOURCES.get(name, name))}<br>{small(', '.join(filter(None, said)))}"
-
-
-def what_ran(part: pd.DataFrame, steps: bool = True) -> str:
-    """What was run: data, lengths, seeds."""
-    said, seeds = [], part["seed"].nunique() if "seed" in part else 0
-    if part["data"].iloc[0] != "published":
-        said.append(data_name(part["data"].iloc[0]))
-    if steps and "steps" in part:
-        said.append(" to ".join(f"{t:,}" for t in sorted({part["steps"].min(), part["steps"].max()})) + " steps")
-    return ", ".join([*said, *(["one seed" if seeds == 1 else f"{seeds} seeds"] if seeds else [])])
+def heading(part: pd.DataFrame, panel: str, name: object, x: str, by: str) -> str:
+    """Title of a panel: whose runs or which size; below it what was run (data, lengths, seeds), and what a line is."""
+    first, _, more = SOURCES.get(name, label(panel, name)).partition(", ")
+    said = [escape(more)] if more else []
+    if panel in ("source", "model"):
+        said += [data_name(data) for data in part["data"].unique()[:1] if data != "published"]
+        if "steps" not in (x, by):
+            said.append(" to ".join(f"{t:,}" for t in sorted({part["steps"].min(), part["steps"].max()})) + " steps")
+        said.append("one seed" if (seeds := part["seed"].nunique()) == 1 else f"{seeds} seeds")
+    said += [f"a line: {TITLES[by]}"] if by in ("images", "steps") else []
+    return f"{escape(first)}<br>{small(', '.join(said))}"
 
 
 def small(text: str) -> str:
@@ -242,12 +202,10 @@ def small(text: str) -> str:
     return f"<span style='font-size:11.5px;font-weight:normal;color:{FAINT}'>{text}</span>"
 
 
-def value_range(values: np.ndarray, guess: float | None = None) -> list[float]:
-    """A range around values; room for a guess, unless it would squeeze them to less than half."""
+def value_range(values: np.ndarray) -> list[float]:
+    """A range around values."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     span = (high - low) or abs(high) or 1
-    if guess is not None and low - span < guess < high + span:
-        low, high = min(low, guess), max(high, guess)
     return [low - 0.08 * span, high + 0.08 * span]
 
 
@@ -259,9 +217,6 @@ def run_ticks(part: pd.DataFrame, x: str, apart: float) -> dict:
     for value in values[1:-1]:
         if all(abs(math.log10(value / other)) / span > apart for other in taken):
             taken.append(value)
-    ticks = {value: count(value) for value in sorted(taken)}
-    if x == "params":
-        names = part.drop_duplicates("params").set_index("params")["model"]
-        numbers = {v: millions(v).replace(" ", "") if v < 1e9 else text for v, text in ticks.items()}
-        ticks = {v: f"{short(names[v])}<br>{number}" for v, number in numbers.items()}
-    return {"tickvals": list(ticks), "ticktext": list(ticks.values())}
+    names = dict(part[["params", "model"]].values) if x == "params" else {}
+    texts = [f"{short(names[value])}<br>{count(value)}" if names else count(value) for value in taken]
+    return {"tickvals": taken, "ticktext": texts, "tickangle": 0, "tickfont": {"size": 12}}

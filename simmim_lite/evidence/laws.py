@@ -1,7 +1,5 @@
-"""Laws of the validation loss, or of the error 100 - top-1 in per cent, and how they are fitted. No torch here.
-
-N are backbone parameters, T iterations, D unique images, S images seen, Omega = N S / D^2 (docs/facts.md, 7).
-"""
+"""Laws of the validation loss, or of the error 100 - top-1 in per cent, and how they are fitted: N are backbone
+parameters, T iterations, D unique images, S images seen, Omega = N S / D^2 (docs/facts.md, 7). No torch here."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -11,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError, unknown
-from .records import SCORES, trained
+from .records import SCORES, score_of, trained
 from .stats import drawn
 
 TARGETS = ("loss", "accuracy")
@@ -50,19 +48,13 @@ class Points:
         return self.n * self.seen / self.d**2
 
 
-def score_of(rows: Iterable[dict]) -> str | None:
-    """The score that accuracy means for these rows: the first of SCORES that they have; None where there is none."""
-    rows = list(rows)
-    return next((s for s in SCORES if any(row[s] is not None for row in rows)), None)
-
-
 def level_of(row: dict) -> str:
     """The data level of a row by name."""
     return row.get("dataset") or f"{row['images']:,} images"
 
 
 def points(rows: Iterable[dict], target: str = "loss", score: str | None = None) -> Points:
-    """Rows of `records.table` as arrays, runs without the quantity left out; `UserError` for a number out of range."""
+    """Rows of `records.run_rows` as arrays, those without the quantity left out; `UserError` for one out of range."""
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
     rows = trained(rows)
@@ -77,28 +69,22 @@ def points(rows: Iterable[dict], target: str = "loss", score: str | None = None)
         if not np.isfinite(value) or not (0 <= value < 1 if what in SCORES else value > 0):
             remedy = "give a number above 0 (a score: a fraction below 1), or leave the run out"
             raise UserError(f"{row['key']}: {what} is {value}: {remedy}")
-    return _arrays(rows, target, lambda row: row[name] if target == "loss" else 100 * (1 - row[name]))
+    return _arrays(rows, target, [row[name] if target == "loss" else 100 * (1 - row[name]) for row in rows])
 
 
 def at(row: dict, target: str) -> Points:
     """One run that was not made, as a point whose truth is unknown: model, params, steps, images, images_seen."""
-    return _arrays([row], target, lambda row: np.nan)
+    return _arrays([row], target, [np.nan])
 
 
-def _arrays(rows: list[dict], target: str, y: Callable[[dict], float]) -> Points:
-    frame = pd.DataFrame(rows)
-    frame = frame.assign(
-        dataset=frame.get("dataset"), level=[level_of(row) for row in rows], y=[y(row) for row in rows]
-    )
-    cell, unit = (
-        frame.groupby(names, dropna=False, sort=False).ngroup().to_numpy()
-        for names in (["model", "dataset", "images"], ["model", "dataset", "images", "steps"])
-    )
-    names = {"n": "params", "t": "steps", "d": "images", "seen": "images_seen", "y": "y"}
-    numbers = {name: frame[column].to_numpy(float) for name, column in names.items()}
+def _arrays(rows: list[dict], target: str, y: list[float]) -> Points:
+    cell = pd.factorize(np.array([f"{row['model']} {row.get('dataset')} {row['images']}" for row in rows]))[0]
+    unit = pd.factorize(np.array([f"{k} {row['steps']}" for k, row in zip(cell, rows, strict=True)]))[0]
+    numbers = {"n": "params", "t": "steps", "d": "images", "seen": "images_seen"}
+    numbers = {name: np.array([row[column] for row in rows], float) for name, column in numbers.items()}
     other = np.array([not row.get("on_axis", True) for row in rows], float)
-    texts = {"size": frame["model"].to_numpy(str), "level": frame["level"].to_numpy(str)}
-    return Points(**numbers, other=other, **texts, cell=cell, unit=unit, target=target)
+    texts = {"size": np.array([row["model"] for row in rows]), "level": np.array([level_of(row) for row in rows])}
+    return Points(**numbers, other=other, y=np.array(y, float), **texts, cell=cell, unit=unit, target=target)
 
 
 @dataclass(frozen=True)
@@ -110,10 +96,6 @@ class Form:
     shapes: dict[str, tuple[float, float, tuple[float, ...]]]  # name: lowest, highest, starts
     fixed: tuple[str, ...] = ()  # shapes taken from SHAPES
     signed: bool = False  # coefficients of any sign; else at least 0
-
-
-def _product(_: dict, x: Points, scale: tuple) -> dict[str, np.ndarray]:
-    return {"c": np.ones(len(x)), "k": np.log(x.n / scale[0]) + np.log(x.t / scale[1]) + np.log(x.d / 1e6)}
 
 
 def _chinchilla(s: dict, x: Points, scale: tuple) -> dict[str, np.ndarray]:
@@ -152,21 +134,20 @@ FORMS = {
                         {"a": _A, "b": (0.02, 2.5, (0.1, 0.5)), "R_D": (0.05, 1.6e5, (3.0, 50.0, 1e3)),
                          "R_N": (3e-4, 1.6e5, (0.1, 3.0, 50.0)), "log_g": (-20.0, 20.0, (-1.0, 2.0))}),
     "chinchilla": Form("Chinchilla in N, T", _chinchilla, dict.fromkeys("ab", (0.02, 2.5, (0.1, 0.3, 0.8)))),
-    "product": Form("product", _product, {}, signed=True),
+    "product": Form("product", lambda _, x, scale: {
+        "c": np.ones(len(x)), "k": np.log(x.n / scale[0]) + np.log(x.t / scale[1]) + np.log(x.d / 1e6),
+    }, {}, signed=True),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law: shapes and coefficients by name, the objective, and the bounds that were hit."""
+    """A fitted law: shapes and coefficients by name."""
 
     form: str
-    target: str
     scale: tuple[float, float]  # N and T count in these
     shapes: dict[str, float]
     coefficients: dict[str, float]
-    objective: float  # sum over runs of Huber's loss on log residuals
-    hit: tuple[str, ...]  # "E at 0"
 
     def predict(self, x: Points) -> np.ndarray:
         """Loss, or error in per cent, of each run (n,); the law's `y` of x is not looked at."""
@@ -200,12 +181,7 @@ def fit(form: str, x: Points, *, near: Fit | None = None, most: int | None = Non
     for coefficients, _, start in chosen:
         found = _polish(law, given, start, coefficients, x, scale, delta, most or (60 if near else 200))
         best = found if found[0] < best[0] - 1e-12 else best
-    objective, shapes, coefficients = best
-    hit = [f"{n} at {b:g}" for n, v in shapes.items() for b in law.shapes[n][:2] if abs(v - b) < 1e-3 * max(1, abs(b))]
-    if not law.signed:
-        used = law.columns(given | shapes, x, scale)
-        hit += [f"{n} at 0" for n, v in coefficients.items() if v * abs(used[n]).max() < 1e-6 and used[n].any()]
-    return Fit(form, x.target, scale, given | shapes, coefficients, objective, tuple(hit))
+    return Fit(form, scale, given | best[1], best[2])
 
 
 def seed_spread(x: Points) -> float:

@@ -1,37 +1,30 @@
 """Does validation loss tell the score? Ranks of runs (C5), doublings of the length (C7), pairs. No torch here."""
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from . import stats
-from .records import PROBES, SCORES, short
+from .records import PROBES, SCORES
 from .rules import FEW, GATES, MIN_OVERFIT, MIN_RANKED, MIN_ROSE, CannotTell, Rule, Runs, conclude, listed, side
 from .stats import Interval, t_interval
 
 #: Gaps of validation loss by which pairs are told apart: below a thousandth, the choice should be a coin flip.
 GAPS = (0.0, 0.001, 0.002, 0.005, 0.01, np.inf)
-#: How groups of pairs are called, by the keys of `accuracy`.
-GROUPS = {"overall": "all pairs", "non_overfit": "both clean", "overfit": "both overfit"}
-#: What pairs differ in alone, by `among`: all else that tells runs apart is equal.
-VARIED = {"size": "model", "length": "steps"}
 _CELL = ["model", "dataset", "images"]
 
 
 def omega(row: dict) -> float:
-    """Parameters x images seen / unique images squared of a run, or of a DataFrame of runs (docs/facts.md, 7): how
-    often a network of this size sees each image, against how many images there are."""
+    """Parameters x images seen / unique images squared of a run, or of a DataFrame of runs (docs/facts.md, 7)."""
     return row["params"] * row["images_seen"] / row["images"] ** 2
 
 
 def doublings(runs: pd.DataFrame | list[dict], score: str = "linear") -> pd.DataFrame:
     """One row for every two runs of a size, a data level and a seed of which one is twice as long as the other.
 
-    runs: in the columns of `records.table`. `loss_change` and `score_change` (0 to 1) are those of the longer run less
-    the shorter; `omega` is the longer one's; model, params, images, steps (of the longer), seed and `unit` say which.
-    Runs without the score are left out.
+    runs: `records.run_rows`, those without the score left out. `loss_change` and `score_change` (0 to 1) are the longer
+    run less the shorter; model, params, images, steps, `omega` are the longer one's; `unit`: the cell.
     """
     columns = ["model", "params", "images", "steps", "seed", "unit", "loss_change", "score_change", "omega"]
     runs = _known(runs, score, "val_loss")
@@ -48,16 +41,18 @@ def doublings(runs: pd.DataFrame | list[dict], score: str = "linear") -> pd.Data
     return found[columns].sort_values(["params", "images", "steps", "seed"], kind="stable", ignore_index=True)
 
 
-def turning_point(found: pd.DataFrame, of: str = "loss") -> float | None:
-    """The Omega at which a doubling is as likely to raise the loss (`of="loss"`) or lower the score ("score") as not.
+def turning_points(found: pd.DataFrame) -> dict[str, float | None]:
+    """The Omega at which a doubling is as likely to raise the loss (or to lower the score) as not, by logistic
+    regression on log Omega; None where it gets no likelier, or turns outside of the doublings there are."""
+    turns = {"loss": _turn(found, found["loss_change"] > 0), "score": _turn(found, found["score_change"] < 0)}
+    return {of: at if at and found["omega"].min() <= at <= found["omega"].max() else None for of, at in turns.items()}
 
-    By logistic regression on log Omega; halfway where the two do not overlap; None where it gets no likelier.
-    """
+
+def _turn(found: pd.DataFrame, hit: pd.Series) -> float | None:
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    hit = np.array(found["loss_change"] > 0 if of == "loss" else found["score_change"] < 0, bool)
-    x = np.log(np.array(found["omega"], float))
+    hit, x = np.array(hit, bool), np.log(np.array(found["omega"], float))
     if hit.all() or not hit.any():
         return None
     if x[~hit].max() < x[hit].min():
@@ -73,76 +68,28 @@ def turning_point(found: pd.DataFrame, of: str = "loss") -> float | None:
     return float(np.exp(x.mean() - beta[0] / beta[1] * x.std())) if beta[1] > 0 else None
 
 
-def turning_points(found: pd.DataFrame) -> dict[str, float | None]:
-    """`turning_point` of the loss and of the score, None where it lies outside of the doublings there are."""
-    turns = {of: turning_point(found, of) for of in ("loss", "score")}
-    return {of: at if at and found["omega"].min() <= at <= found["omega"].max() else None for of, at in turns.items()}
-
-
-def accuracy(runs: pd.DataFrame | list[dict], score="linear", by="val_loss", among="all") -> dict:
-    """The share of pairs of runs in which `by` names the one with the higher score; ties do not count.
-
-    by: "val_loss" or "train_loss" (the lower is taken to be better), "params" or "images_seen" (the larger). among:
-    "all" pairs, "size" or "length" (pairs that differ in that alone). Returns overall, non_overfit and overfit (both
-    runs), each a dict of share, low, high (95 %, bootstrap over cells of size x data level) and n pairs, or None; and
-    for losses by_gap, a list of such with `gap` (from, to).
-    """
-    frame = _known(runs, score, by)
-    if not len(frame):
-        return dict.fromkeys(GROUPS) | {"by_gap": []}
-    x, y = (frame[name].to_numpy(float) for name in (by, score))
-    i, j = np.triu_indices(len(frame), 1)
-    use = (x[i] != x[j]) & (y[i] != y[j])
-    for name in ("dataset", "data", "images", "seed", "model", "steps") if among != "all" else ():
-        code = _codes(frame, [name])
-        use &= (code[i] == code[j]) != (name == VARIED[among])
-    i, j = i[use], j[use]
-    right = (x[i] - x[j]) * (y[i] - y[j]) * (-1 if by.endswith("loss") else 1) > 0
-    cells, gap = _codes(frame, _CELL), np.abs(x[i] - x[j])
-    clean, overfit = (frame["overfit"].eq(flag).to_numpy() for flag in (False, True))  # of some it is not known
-    both = {"overall": i >= 0, "non_overfit": clean[i] & clean[j], "overfit": overfit[i] & overfit[j]}
-    found = {name: _share(right, i, j, cells, which) for name, which in both.items()}
-    found["by_gap"] = []
-    for low, high in zip(GAPS, GAPS[1:], strict=False) if by.endswith("loss") else ():
-        if share := _share(right, i, j, cells, (gap >= low) & (gap < high)):
-            found["by_gap"].append(share | {"gap": (low, None if np.isinf(high) else high)})
-    return found
-
-
-def shares(found: dict[str, dict]) -> pd.DataFrame:
-    """What `accuracy` found by source, as rows for `figures.intervals`: per cent, groups without pairs left out."""
-    kinds = itertools.product(found, GROUPS.items())
-    lines = [
-        {"source": source, "name": f"{source}, {name}", **found[source][group]}
-        for source, (group, name) in kinds
-        if found[source][group]
-    ]
-    frame = pd.DataFrame(lines).rename(columns={"share": "value"})
-    return frame.assign(**{name: 100 * frame[name].astype(float) for name in ("value", "low", "high") if len(frame)})
-
-
-def misleading(runs: pd.DataFrame | list[dict], score: str = "linear", top: int = 10) -> pd.DataFrame:
-    """The pairs in which the lower validation loss misleads most, one a pair of cells, the largest loss of score first.
-
-    picked and better are the run of lower loss and that of higher score; score_lost lies in 0 to 1.
-    """
-    columns = ["picked", "picked_overfit", "better", "better_overfit", "loss_gap", "score_lost"]
-    frame = _known(runs, score, "val_loss")
-    if not len(frame):
-        return pd.DataFrame(columns=columns)
-    names = [f"{short(r.model)}, {r.images:,} images, {r.steps:,} steps" for r in frame.itertuples()]
-    seeds = ["" if r.data == "published" else f", seed {r.seed}" for r in frame.itertuples()]
-    frame = frame.assign(score=frame[score], name=[name + seed for name, seed in zip(names, seeds, strict=True)])
-    frame = frame[["name", "model", "images", "steps", "key", "overfit", "val_loss", "score"]].add_prefix("picked_")
-    pairs = frame.merge(frame.rename(columns=lambda name: name.replace("picked", "better")), how="cross")
-    pairs["loss_gap"] = pairs["better_val_loss"] - pairs["picked_val_loss"]
-    pairs["score_lost"] = pairs["better_score"] - pairs["picked_score"]
-    pairs = pairs[(pairs["loss_gap"] > 0) & (pairs["score_lost"] > 0)]
-    pairs = pairs.sort_values(["score_lost", "picked_key", "better_key"], ascending=[False, True, True])
-    # the same two cells by another seed teach nothing new
-    cells = [f"{run}_{name}" for run in ("picked", "better") for name in ("model", "images", "steps")]
-    pairs = pairs.drop_duplicates(cells).head(top).rename(columns=lambda name: name.removesuffix("_name"))
-    return pairs[columns].reset_index(drop=True)
+def accuracy(runs: pd.DataFrame | list[dict], score="linear", by="val_loss", among="all") -> pd.DataFrame:
+    """The share of pairs of runs in which `by` names the one with the higher score; ties do not count. by: "val_loss"
+    or "train_loss" (the lower is better), "params" or "images_seen" (the larger). among: "all" pairs, or those that
+    differ in "size" or "length" alone. Index: all pairs, both clean, both overfit, and for losses gaps (gap 0.001 to
+    0.002); columns share, low, high (95 %, bootstrap over cells of size x data level), n."""
+    frame, found = _known(runs, score, by), {}
+    if len(frame):
+        x, y = (frame[name].to_numpy(float) for name in (by, score))
+        i, j = np.triu_indices(len(frame), 1)
+        use = (x[i] != x[j]) & (y[i] != y[j])
+        varied = {"all": None, "size": "model", "length": "steps"}[among]
+        for name in ("dataset", "data", "images", "seed", "model", "steps") if varied else ():
+            code = _codes(frame, [name])
+            use &= (code[i] == code[j]) != (name == varied)  # all else that tells runs apart is equal
+        i, j = i[use], j[use]
+        right = (x[i] - x[j]) * (y[i] - y[j]) * (-1 if by.endswith("loss") else 1) > 0
+        gap, (clean, overfit) = np.abs(x[i] - x[j]), (frame["overfit"].eq(flag).to_numpy() for flag in (False, True))
+        pairs = {"all pairs": i >= 0, "both clean": clean[i] & clean[j], "both overfit": overfit[i] & overfit[j]}
+        for low, high in itertools.pairwise(GAPS) if by.endswith("loss") else ():
+            pairs[f"gap {low:g} to {high:g}".replace("inf", "…")] = (gap >= low) & (gap < high)
+        found = {name: _share(right, i, j, _codes(frame, _CELL), which) for name, which in pairs.items() if which.any()}
+    return pd.DataFrame(found, ["share", "low", "high", "n"], dtype=float).T
 
 
 def _known(runs: pd.DataFrame | list[dict], *names: str) -> pd.DataFrame:
@@ -157,70 +104,56 @@ def _codes(frame: pd.DataFrame, names: list[str]) -> np.ndarray:
     return frame.groupby(there, dropna=False, sort=False).ngroup().to_numpy() if there else np.zeros(len(frame), int)
 
 
-def _share(right: np.ndarray, i: np.ndarray, j: np.ndarray, cells: np.ndarray, use: np.ndarray) -> dict | None:
-    """Share of the chosen pairs, and its interval when cells are drawn whole with replacement."""
-    if not use.any():
-        return None
+def _share(right: np.ndarray, i: np.ndarray, j: np.ndarray, cells: np.ndarray, use: np.ndarray) -> list:
+    """Of the chosen pairs the share, its interval when cells are drawn whole with replacement, and their number."""
     right, a, b = right[use], cells[i[use]], cells[j[use]]
-    n_cells = int(cells.max()) + 1
+    n_cells, share = int(cells.max()) + 1, float(right.mean())
+    if len(np.unique([a, b])) < 3:
+        return [share, None, None, len(right)]  # one or two cells drawn again and again are no sample
     hits, counts = np.zeros((n_cells, n_cells)), np.zeros((n_cells, n_cells))
     np.add.at(hits, (a, b), right)
     np.add.at(counts, (a, b), 1)
-    found = {"share": float(right.mean()), "low": None, "high": None, "n": int(len(right))}
-    if len(np.unique([a, b])) < 3:
-        return found  # one or two cells drawn again and again are no sample
     weights = stats.drawn(n_cells).astype(float)
     hits, total = (np.einsum("rc,cd,rd->r", weights, matrix, weights) for matrix in (hits, counts))
-    low, high = np.percentile(hits[total > 0] / total[total > 0], [2.5, 97.5])
-    return found | {"low": float(low), "high": float(high)}
+    return [share, *np.percentile(hits[total > 0] / total[total > 0], [2.5, 97.5]), len(right)]
 
 
 def rank(rule: Rule, runs: Runs) -> dict:
-    """C5a: does validation loss rank the runs of a seed by what their features are worth?"""
+    """C5a: does validation loss rank the runs of a seed by what their features are worth? C5b: training loss ranks them
+    less than validation loss does, once some of them overfit."""
     frame, said = _scored(runs)
-    confidence = GATES[runs.kind].confidence if runs.by_seed and not runs.score else 0.95
-    values, interval = _by_unit(runs, frame, lambda some: _rho(some, "val_loss"), 1, confidence)
-    text = f"Spearman correlation of validation loss with the score over {frame.groupby('seed').size().max()} runs"
-    text += f"{' of a seed' if runs.by_seed else f' ({said})'}: {interval.value:+.2f}"
-    options = {"seeds": frame["seed"].unique(), "interval": interval, "confidence": confidence}
-    more = f"; the score is the {said}{_beside(frame)}" if runs.by_seed else ""
-    return conclude(rule, runs, values, text, f"{rule.margin:+.1f}", more=more, **options)
+    overfit, confidence = frame["overfit"].map(bool).sum() / frame["seed"].nunique(), 0.95
+    if difference := rule.id == "C5b":
+        if frame["train_loss"].isna().any():
+            raise CannotTell("The training losses of these runs are not known")
+        if overfit < MIN_OVERFIT:
+            raise CannotTell(f"{overfit:.1f} runs of a seed are overfit: the claim needs {MIN_OVERFIT}")
+    elif runs.by_seed and not runs.score:
+        confidence = GATES[runs.kind].confidence
 
+    def statistic(some: pd.DataFrame) -> float:
+        value = stats.spearman(some["val_loss"], some["merit"])
+        return stats.spearman(some["train_loss"], some["merit"]) - value if difference else value
 
-def rank_difference(rule: Rule, runs: Runs) -> dict:
-    """C5b: training loss ranks the runs less than validation loss does, once some of them overfit."""
-    frame, _ = _scored(runs)
-    if frame["train_loss"].isna().any():
-        raise CannotTell("The training losses of these runs are not known")
-    overfit = frame["overfit"].map(bool).sum() / frame["seed"].nunique()
-    if overfit < MIN_OVERFIT:
-        raise CannotTell(f"{overfit:.1f} runs of a seed are overfit: the claim needs {MIN_OVERFIT}")
-    values, interval = _by_unit(runs, frame, lambda some: _rho(some, "train_loss") - _rho(some, "val_loss"), 2)
-    text = f"The Spearman correlation of training loss with the score is {abs(interval.value):.2f} "
-    text += f"{side(interval.value)} that of validation loss"
-    options = {"seeds": frame["seed"].unique(), "interval": interval}
-    more = f"; {overfit:.1f} runs of a seed are overfit"
-    return conclude(rule, runs, values, text, f"{rule.margin:.0f}", more=more, **options)
-
-
-def _by_unit(
-    runs: Runs, frame: pd.DataFrame, statistic: Callable, most: float, confidence: float = 0.95
-) -> tuple[np.ndarray, Interval]:
-    """A statistic by seed, or its pseudo-values by cell, and its interval within +- most."""
     if runs.by_seed:
         values = np.array([statistic(some) for _, some in frame.groupby("seed")])
         interval = t_interval(values, confidence)
     else:
-        cells = frame.groupby([name for name in ("model", "dataset", "images") if name in frame]).ngroup()
-        values, interval = stats.jackknife(lambda index: statistic(frame.iloc[index]), cells)
+        values, interval = stats.jackknife(lambda index: statistic(frame.iloc[index]), _codes(frame, _CELL))
     if not np.isfinite([interval.value, *values]).all():
         raise CannotTell("A loss or the score is the same in all runs that are ranked: there is no rank")
+    most = 2 if difference else 1
     ends = (None if end is None else float(np.clip(end, -most, most)) for end in interval[1:])
-    return values, Interval(interval.value, *ends)
-
-
-def _rho(frame: pd.DataFrame, loss: str) -> float:
-    return stats.spearman(frame[loss], frame["merit"])
+    if difference:
+        text = f"The Spearman correlation of training loss with the score is {abs(interval.value):.2f} "
+        text += f"{side(interval.value)} that of validation loss"
+        more, margin = f"; {overfit:.1f} runs of a seed are overfit", f"{rule.margin:.0f}"
+    else:
+        text = f"Spearman correlation of validation loss with the score over {frame.groupby('seed').size().max()} runs"
+        text += f"{' of a seed' if runs.by_seed else f' ({said})'}: {interval.value:+.2f}"
+        more, margin = f"; the score is the {said}{_beside(frame)}" if runs.by_seed else "", f"{rule.margin:+.1f}"
+    options = {"seeds": frame["seed"].unique(), "confidence": confidence, "more": more}
+    return conclude(rule, runs, values, text, margin, interval=Interval(interval.value, *ends), **options)
 
 
 def _scored(runs: Runs) -> tuple[pd.DataFrame, str]:
@@ -264,7 +197,7 @@ def _beside(frame: pd.DataFrame) -> str:
     clean, most, parts = frame["overfit"].map(lambda value: not value), frame["images"].max(), []
     for name, use in (("among runs not found overfit", clean), (f"at {most:,} images", frame["images"] == most)):
         seeds = [some for _, some in frame[use].groupby("seed") if len(some) >= 3]
-        val, train = ([_rho(some, loss) for some in seeds] for loss in ("val_loss", "train_loss"))
+        val, train = ([stats.spearman(s[loss], s["merit"]) for s in seeds] for loss in ("val_loss", "train_loss"))
         if seeds and np.isfinite([*val, *train]).all():
             parts.append(f"{name} {np.mean(val):+.2f}, and {np.mean(train):+.2f} for training loss")
     said = "over all runs it says mostly that runs short of data are worse"

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from importlib.resources import files
+from operator import itemgetter
 from pathlib import Path
 
 from ..errors import UserError, unknown
@@ -20,13 +21,20 @@ VALIDATIONS = 4
 PROBES = {"linear": "linear probe", "knn": "kNN", "segment": "segmentation probe"}
 #: All transfer scores; `finetune` in top-1, its lift is over the same network from scratch.
 SCORES = PROBES | {"finetune": "fine-tuning"}
+#: Scores of the transfer tasks, 0 to 1: the task (the kind of its records), and what the score is called.
+MEASURES = {
+    "top1": ("finetune", "classification, top-1"),
+    "box_ap": ("detect", "detection, box AP"),
+    "mask_ap": ("detect", "instance segmentation, mask AP"),
+    "miou": ("segment", "semantic segmentation, mIoU"),
+}
 #: What a study varies. Everything else is the recipe.
 SWEPT = ("model", "images", "steps", "seed")
 #: What a recipe may set by model size or by machine; it tells recipes apart only where one cell was run both ways.
 BY_SIZE = ("lr", "drop_path", "window_size", "precision", "subset_seed", "eval_every", "probe_labels", "probe_test")
 #: What the probes of a network at random initialisation depend on: runs that share these share their reference.
 REFERENCE = ("model", "seed", "data", "image_size", "window_size", "statistics", "probe_labels", "probe_test")
-#: Seeds that were looked at while rules and grids were made: runs of these are design data, and decide nothing.
+#: Seeds that were looked at while rules and grids were made (docs/settings.md): design data, which decide nothing.
 DESIGN_SEEDS = range(101)
 #: The shipped set of the transfer study: pretraining runs, and every task from them and from scratch.
 TRANSFER = "transfer-scenes"
@@ -36,14 +44,12 @@ FOLDER = files(__package__) / "shipped_records"
 def load(runs_dir: str | Path) -> list[dict]:
     """All runs under RUNS_DIR/records and transfers under RUNS_DIR/transfer, by file name; `UserError`, which names the
     file, for one that is no whole record."""
-    records = []
-    for folder, kinds in (("records", ("pretrain",)), ("transfer", ("finetune", "detect", "segment", "probe"))):
-        for path in sorted((Path(runs_dir) / folder).glob("*.json")):
-            record = read_record(path)  # None: removed since the folder was listed
-            if record is not None and (folder == "records" or record.get("kind") in kinds):
-                _row(record, str(path))
-                records.append(record)
-    finetunings(records)
+    root, records = Path(runs_dir), []
+    for path in (*sorted(root.glob("records/*.json")), *sorted(root.glob("transfer/*.json"))):
+        if record := read_record(path):  # None: removed since the folder was listed
+            _row(record, str(path))
+            records.append(record)
+    transfer_rows(records)
     return records
 
 
@@ -66,25 +72,15 @@ def beside(data: str) -> list[dict]:
     return shipped(name) if name in shipped_names() else []
 
 
-def is_design(name: str) -> bool:
-    """Whether a set is of seeds that were looked at while the rules were made (docs/settings.md)."""
-    return any(record["run"] and record["run"]["seed"] in DESIGN_SEEDS for record in shipped(name))
-
-
 def unpack(packed: dict) -> list[dict]:
     """The records of a file that `pack` has written, each with its own provenance again."""
-    found = []
-    for record in packed["records"]:
-        times = record.pop("times")
-        found.append({**record, "where": packed["where"][record["where"]] | times})
-    return found
+    where = packed["where"]
+    return [r | {"where": where[r["where"]] | r.pop("times")} for r in map(dict, packed["records"])]
 
 
 def pack(records: Iterable[dict], path: str | Path) -> int:
-    """Write all finished records (runs and transfers, as `load` gives them) as one file; how many.
-
-    Numbers are kept to seven significant digits, which no table or claim can see; shared provenance is written once.
-    """
+    """Write all finished records as one file; how many. Numbers are kept to seven significant digits, which no table or
+    claim can see; shared provenance is written once."""
     found = [record for record in records if record["status"] == "done"]
     if not found:
         raise UserError(f"{path}: no finished records to pack; run a study first")
@@ -94,28 +90,21 @@ def pack(records: Iterable[dict], path: str | Path) -> int:
         times = {k: record["where"].get(k) for k in ("started", "finished")}
         if place not in where:
             where.append(place)
-        packed.append(_rounded(record) | {"where": where.index(place), "times": times})
+        brief = json.loads(json.dumps(record), parse_float=lambda number: float(f"{float(number):.7g}"))
+        exact = {k: record[k] for k in ("run", "spec") if k in record}  # they make the key
+        packed.append(brief | exact | {"where": where.index(place), "times": times})
     content = {"schema": SCHEMA_VERSION, "where": where, "records": packed}
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     write_atomic(path, text.replace('},{"schema"', '},\n{"schema"') + "\n")
     return len(packed)
 
 
-def _rounded(value):
-    if isinstance(value, float):
-        return float(f"{value:.7g}")
-    if isinstance(value, dict):
-        return {k: v if k in ("run", "spec") else _rounded(v) for k, v in value.items()}  # they make the key
-    return [_rounded(v) for v in value] if isinstance(value, list) else value
+def run_rows(records: list[dict]) -> list[dict]:
+    """One flat row a finished run: what it was, what it cost, its losses, its scores (0 to 1), None where not finite.
 
-
-def table(records: list[dict]) -> list[dict]:
-    """One flat row a finished run: what it was, what it cost, its losses, its transfer scores.
-
-    `images` are unique images, `images_seen` counts repeats; losses are mean absolute errors of hidden pixels; scores
-    lie in 0 to 1, and `*_lift` is the score minus that of the same network at random initialisation (the record with
-    `steps=0`, flagged `reference`), or from scratch for `finetune`. Runs with equal `recipe` may be compared with one
-    another, runs off one `trunk` share their first steps. A number that is missing or not finite is None, never 0.
+    `images` are unique ones; `*_lift` is a score less that of the same network at random initialisation (the record
+    with `steps=0`, flagged `reference`), or from scratch for `finetune`. Runs with equal `recipe` may be compared with
+    one another, runs off one `trunk` share their first steps.
     """
     done = [record for record in records if record.get("kind") == "pretrain" and record.get("status") == "done"]
     done.sort(key=lambda record: json.dumps(record, sort_keys=True), reverse=True)  # of one key always the same one
@@ -136,7 +125,16 @@ def table(records: list[dict]) -> list[dict]:
         same = sorted(references[networks[row["key"]]], key=lambda r: (r[0].precision != run.precision, r[1]["key"]))
         for score in PROBES:
             row[f"{score}_lift"] = _less(row[score], same[0][1][score] if same else None)
-    _join([row for _, row in runs], finetunings(records))
+    tuned = [t for t in transfer_rows(records) if t["measure"] == "top1"]
+    budgets = Counter((t["annotations"], t["steps"]) for t in tuned if t["run"])
+    budget = max(budgets, key=lambda b: (budgets[b], b), default=None)  # that most fine-tunings have
+    tuned = [t for t in tuned if (t["annotations"], t["steps"]) == budget]
+    network = itemgetter("model", "data", "image_size", "seed")
+    scratch = {network(t): t["score"] for t in tuned if t["scratch"]}
+    scores = {t["run"]: (t["score"], scratch.get(network(t))) for t in tuned if t["run"]}
+    for _, row in runs:
+        row["finetune"], base = scores.get(row["key"], (None, None))
+        row["finetune_lift"] = _less(row["finetune"], base)
     order = ("recipe", "params", "model", "images", "steps", "seed", "key")
     return sorted((row for _, row in runs), key=lambda row: [row[k] for k in order])
 
@@ -154,9 +152,10 @@ def groups(rows: list[dict]) -> dict[str, list[dict]]:
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def sizes_of(rows: list[dict]) -> list[str]:
-    """The models among rows, smallest first."""
-    return [model for _, model in sorted({(row["params"], row["model"]) for row in rows})]
+def score_of(rows: Iterable[dict]) -> str | None:
+    """The score that accuracy means for these rows: the first of SCORES that they have; None where there is none."""
+    rows = list(rows)
+    return next((s for s in SCORES if any(row[s] is not None for row in rows)), None)
 
 
 def short(model: str) -> str:
@@ -208,45 +207,34 @@ def _row(record: dict, where: str | None = None) -> dict | None:
     return row
 
 
-def finetunings(records: list[dict]) -> list[dict]:
-    """One flat row a finished fine-tuning: model, data, labels, steps, seed, image_size, scratch, run (the key of the
-    pretraining run, or None), top1 in 0 to 1, n_test, key. Those that start from a file belong to no run here."""
+def transfer_rows(records: list[dict]) -> list[dict]:
+    """One flat row a finished training of a transfer task and score: measure (a key of `MEASURES`), score (0 to 1),
+    annotations (images with labels, boxes or masks), model, data, steps, seed, image_size, scratch, key, and run: the
+    key of the pretraining run, None from scratch or from a file."""
     rows = {}
     for record in records:
-        if record.get("kind") != "finetune" or record.get("status") != "done":
+        measures = [measure for measure, (kind, _) in MEASURES.items() if kind == record.get("kind")]
+        if not measures or record.get("status") != "done":
             continue
         try:
-            spec, run, final = record["spec"], record["run"], record["final"]
-            if spec.get("weights"):
-                continue
-            row = {name: spec[name] for name in ("model", "data", "labels", "steps", "seed", "image_size")}
-            row |= {"scratch": run is None, "run": run and Run.from_dict(run).key, "key": record["key"]}
-            if row["labels"] is None:  # all there were
-                row["labels"] = record["cost"]["unique_images"]
-            rows[row["key"]] = row | {"top1": float(final["top1"]), "n_test": int(final["n_test"])}
+            spec, run, key = record["spec"], record["run"], record["key"]
+            row = {name: spec[name] for name in ("model", "data", "steps", "seed", "image_size")} | {"key": key}
+            asked = spec["labels" if "top1" in measures else "images"]  # None: all there were
+            row |= {"annotations": record["cost"]["unique_images"] if asked is None else asked}
+            row |= {"scratch": run is None and not spec.get("weights"), "run": run and Run.from_dict(run).key}
+            found = {"top1": {"score": record["final"]["top1"]}} if "top1" in measures else record["transfer"]
+            for measure in measures:
+                if measure in found:
+                    rows[measure, key] = {"measure": measure, **row, "score": float(found[measure]["score"])}
         except (KeyError, TypeError, ValueError) as error:
             raise broken(record, error) from error
-    return [rows[key] for key in sorted(rows)]
+    return [rows[place] for place in sorted(rows)]
 
 
 def broken(record: dict, error: Exception, where: str | None = None) -> UserError:
     """One line on a file that is no whole record."""
     where, what = where or f"record {record.get('key')}", f"no {error}" if isinstance(error, KeyError) else error
     return UserError(f"{where}: not a whole record ({what}); delete the file and run again")
-
-
-def _join(rows: list[dict], tuned: list[dict]) -> None:
-    """Give every row of `table` its `finetune` (top-1) and `finetune_lift` (minus scratch, same seed), or None, by the
-    budget that most fine-tunings have."""
-    budgets = Counter((t["labels"], t["steps"]) for t in tuned if not t["scratch"])
-    budget = max(budgets, key=lambda b: (budgets[b], b), default=None)
-    tuned = [t for t in tuned if (t["labels"], t["steps"]) == budget]
-    network = ("model", "data", "image_size", "seed")
-    scratch = {tuple(t[k] for k in network): t["top1"] for t in tuned if t["scratch"]}
-    scores = {t["run"]: (t["top1"], scratch.get(tuple(t[k] for k in network))) for t in tuned if not t["scratch"]}
-    for row in rows:
-        row["finetune"], base = scores.get(row["key"], (None, None))
-        row["finetune_lift"] = _less(row["finetune"], base)
 
 
 def _less(score: float | None, base: float | None) -> float | None:

@@ -1,13 +1,13 @@
-"""The ten claims as data, what a rule sees of runs, and how runs are judged by it. No torch here.
-
-The table was frozen before the runs that decide it were made: docs/settings.md says what was seen before.
-"""
+"""The ten claims as data, what a rule sees of runs, and how runs are judged by it. The table was frozen before the runs
+that decide it were made: docs/settings.md says what was seen before. No torch here."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
+from .records import score_of
 from .stats import MIN_UNITS, MOST_UNITS, Interval, t_interval, units_needed
 
 #: The whole interval lies beyond the margin; all of it on the other side; it holds the margin; there is no test.
@@ -36,7 +36,7 @@ class Claim:
     data: str
     target: str
     image_size: int | None  # pixels
-    recipe: str  # as in the rows of `records.table`
+    recipe: str  # as in the rows of `records.run_rows`
 
     def __str__(self) -> str:
         return f"{self.id}  {self.verdict:16s}  {self.statement}. {self.evidence}."
@@ -44,16 +44,14 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What a claim compares, and when it holds.
-
-    seeds, cells: which contrasts a rule takes, by seed (a seed's value is their mean) and where runs have one seed
-    (each is a unit): sizes (ends | adjacent | both | each | large | small), levels (most | fewest | next, the one below
-    the most | short, all below the most), lengths (longest, that all share | every | doublings).
-    """
+    """What a claim compares, and when it holds. seeds, cells: the contrasts it takes, by seed (a seed's value is their
+    mean) and where runs have one seed (each is a unit): sizes (ends | adjacent | both | each | large | small), levels
+    (most | fewest | next, the one below the most | short, all below it), lengths (longest, that all share | every |
+    doublings)."""
 
     id: str
     statement: str
-    measure: str  # loss | rank | rank difference | score | top-1 | product: who computes it (`claims.MEASURES`)
+    measure: str  # loss | rank | score | top-1 | product: who computes it (`claims.MEASURES`)
     terms: tuple[tuple[float, str, str, str], ...] = ()  # of a loss: weight, size, level, length; summed up
     scale: tuple[tuple[float, str, str, str], ...] = ()  # the margin is a share of this contrast, not a number (C6)
     seeds: tuple[str, str, str] | None = None
@@ -97,7 +95,7 @@ TABLE = (
     ),
     Rule(id="C5a", measure="rank", test="below", margin=-0.5, statement="Validation loss ranks transfer"),
     Rule(
-        id="C5b", measure="rank difference", test="above", margin=0.0,
+        id="C5b", measure="rank", test="above", margin=0.0,
         statement="Training loss does not, once runs overfit",
     ),
     Rule(
@@ -160,16 +158,15 @@ class CannotTell(Exception):
 
 
 class Runs:
-    """What rules see: runs of one recipe that are long enough to say anything (`claims.claims_of`).
+    """What rules see: runs of one recipe that are long enough to say anything. loss, overfit: (model, images, steps) by
+    seed; sizes, levels, lengths in order; by_seed: else the unit is a cell: a size, a pair of sizes, a data level."""
 
-    frame: in the columns of `records.table`; loss, overfit: (model, images, steps) by seed; sizes, levels, lengths in
-    order; by_seed: where runs were made once, the unit is a cell: a size, a pair of sizes, a data level.
-    """
-
-    def __init__(self, rows: list[dict], records: Iterable[dict], score: str | None, note: str) -> None:
-        import pandas as pd
-
-        self.records, self.score, self.note = list(records), score, note
+    def __init__(self, rows: list[dict], records: Iterable[dict]) -> None:
+        self.records, published = list(records), rows[0]["data"] == "published"
+        #: the score of runs that were not trained here, else None
+        self.score = (score_of(rows) or "finetune") if rows[0]["target"] == "unknown" else None
+        self.note = "one seed: the interval tells consistency over cells, not repetition"
+        self.note += "; chosen after seeing these runs" * published
         self.rows = [row for row in rows if row["steps"] >= SMOKE_STEPS]
         if not self.rows:
             longest = max(row["steps"] for row in rows)
@@ -184,10 +181,10 @@ class Runs:
         cells = {"index": ["model", "images", "steps"], "columns": "seed"}
         self.loss, self.overfit = (main.pivot_table(values=name, **cells) for name in ("val_loss", "overfit"))
         self.levels, self.lengths = (sorted(main[name].unique().tolist()) for name in ("images", "steps"))
-        self.by_seed = not score or self.frame["seed"].nunique() >= MIN_UNITS
+        self.by_seed = not self.score or self.frame["seed"].nunique() >= MIN_UNITS
 
     @property
-    def complete(self):
+    def complete(self) -> pd.DataFrame:
         """What ranks compare: the sizes that have the most seeds, and of these the seeds that have the most runs."""
         sizes = self.frame.groupby("model")["seed"].nunique()
         frame = self.frame[self.frame["model"].isin(sizes.index[sizes == sizes.max()])]
@@ -210,7 +207,7 @@ def judge(rule: Rule, values: Sequence[float], interval: Interval, margin: float
     correlation, of five runs or more, may well be -1 in all seeds. A test *within* asks whether values lie between
     -margin and margin (by unit), by two one-sided tests at 5 %."""
     values, margin = np.asarray(values, float), rule.margin if margin is None else margin
-    if len(values) < MIN_UNITS or not (rule.measure.startswith("rank") or np.std(values) > 1e-12):
+    if len(values) < MIN_UNITS or not (rule.measure == "rank" or np.std(values) > 1e-12):
         return OPEN
     if rule.test == "within":
         up, down = t_interval(values + margin, 0.9), t_interval(values - margin, 0.9)
@@ -226,11 +223,9 @@ def conclude(
     margin: float | np.ndarray | None = None, interval: Interval | None = None, confidence: float = 0.95,
     form: str = "+.2f", scale: float = 1, unit: str = "cell", more: str = "",
 ) -> dict:  # fmt: skip
-    """From values by unit (a seed, or a cell of runs made once) to the fields of a `Claim` that runs decide.
-
-    text: the sentence's beginning; said: the margin in words; margin, interval: where they are not the rule's own and
-    Student's t; form, scale: of the interval's ends; more: what comes before that which would decide an open claim.
-    """
+    """From values by unit (a seed, or a cell of runs made once) to the fields of a `Claim`. text: the sentence's
+    beginning; said: the margin in words; margin, interval: where they are not the rule's own and Student's t; form,
+    scale: of the interval's ends; more: what comes before that which would decide an open claim."""
     interval = interval or t_interval(values, confidence)
     margin = rule.margin if margin is None else margin
     verdict = judge(rule, values, interval, margin)

@@ -1,7 +1,5 @@
-"""Statistics of the claims: Student's t, rank correlation, jackknife, reliability, power. No torch here.
-
-There is no bootstrap of few units: percentiles of eight units drawn again and again cover 88 % in place of 95 %.
-"""
+"""Statistics of the claims: Student's t, rank correlation, jackknife, reliability, power; no bootstrap of few units,
+whose percentiles cover 88 % in place of 95 %. No torch here."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence

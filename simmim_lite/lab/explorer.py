@@ -17,9 +17,8 @@ from ..errors import UserError
 from ..evidence import published
 from ..evidence.drawing import COLOURS, LABELS, SYMBOLS, count, data_name, power, shades, size_name
 from ..evidence.drawing import SOURCES as KINDS
-from ..evidence.laws import score_of
-from ..evidence.proxy import doublings, omega, turning_point
-from ..evidence.records import OVERFIT, SCORES, groups, millions, short, sizes_of, trained
+from ..evidence.proxy import doublings, omega, turning_points
+from ..evidence.records import OVERFIT, SCORES, groups, millions, score_of, short, trained
 from .widgets import Widget, module, source
 
 Rows = list[dict]
@@ -63,14 +62,14 @@ def show(rows: Mapping[str, Rows] | None = None) -> Explorer:
 def data(rows: Mapping[str, Rows]) -> dict:
     """The whole explorer: runs (63), doublings (42), turns, facets (filters), views (panels), measures, own.
 
-    rows: sets of the reader's own by name, as `records.table` or `imported.read_csv` give them ("published" is left
+    rows: sets of the reader's own by name, as `records.run_rows` or `published.read_csv` give them ("published" is left
     out: it is there already). They appear on the Omega axis and in panels of their own: their losses are another
     quantity. Scores in % and their changes in points, changes of the loss in % of the shorter run's. `UserError` for
     other rows.
     """
     runs = published.rows()
     found, place = doublings(runs, published.SCORE), {(_unit(row), row["steps"]): k for k, row in enumerate(runs)}
-    turns, pairs = {of: turning_point(found, of) for of in ("loss", "score")}, []
+    turns, pairs = turning_points(found), []
     for d in found.to_dict("records"):
         pairs.append(_doubling(d, runs) | {"runs": [place[d["unit"], n] for n in (d["steps"] // 2, d["steps"])]})
     sets = {KINDS.get(kind, kind): _usable(kind, given) for kind, given in rows.items() if kind != "published"}
@@ -90,7 +89,7 @@ def _usable(kind: str, rows: Rows) -> Rows:
         usable = [row for row in trained(rows) if row["val_loss"] is not None and omega(row)]
         return next(iter(groups(usable).values())) if usable else []
     except (KeyError, TypeError) as error:
-        raise UserError(f"explorer: {kind} are no rows of records.table(records): they have no {error}") from error
+        raise UserError(f"explorer: {kind} are no rows of records.run_rows(records): they have no {error}") from error
 
 
 def _run(row: dict) -> dict:
@@ -127,7 +126,7 @@ def _facets(runs: Rows) -> list[dict]:
     seen = dict(sorted({(row["steps"], row["images_seen"]) for row in runs}))
     day = shades(sorted(images.values()))
     night = dict(zip(day, sample_colorscale("plasma", np.linspace(*_DARK, len(day))), strict=True))
-    sizes = zip(sizes_of(runs), SYMBOLS, strict=False)
+    sizes = zip(sorted(params, key=params.get), SYMBOLS, strict=False)
     sizes = [{"value": m, "label": short(m), "more": millions(params[m]), "symbol": symbol} for m, symbol in sizes]
     for d, n in images.items():
         about = {"value": d, "label": data_name(d), "more": f"{count(n)} images"}
@@ -186,7 +185,7 @@ def _own(name: str, rows: Rows, published_turns: dict, day: str, night: str) -> 
     """A set of the reader's: every run on the Omega axis, its doublings in relative form, its own turning points."""
     score = score_of(rows)
     found, what = doublings(rows, score or "val_loss"), SCORES.get(score, "")
-    turns = {"loss": turning_point(found), "score": turning_point(found, "score") if score else None}
+    turns = turning_points(found) | ({} if score else {"score": None})
     names = {"loss": "validation loss turns up", "score": f"{LABELS.get(score, '')} turns down"}
     said = f"{len(rows)} run{'s' * (len(rows) != 1)} ({str(rows[0]['data']).split('/')[-1]}), "
     said += f"{len(found) or 'no'} doubling{'s' * (len(found) != 1)} of the length"

@@ -9,10 +9,10 @@ import numpy as np
 
 from ..errors import UserError
 from ..evidence import published, tables
-from ..evidence.laws import FORMS, Fit, Points, at, fit, points, score_of
+from ..evidence.heldout import HeldOut, coverage, held_out
+from ..evidence.laws import FORMS, Fit, Points, at, fit, points
 from ..evidence.proxy import doublings
-from ..evidence.records import SCORES
-from ..evidence.trial import HeldOut, coverage, held_out
+from ..evidence.records import SCORES, score_of
 from ..processes import waiting
 
 WHOLE = 1_281_167  # images of ImageNet-1K: only ImageNet-22K is known beyond
