@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import signal
@@ -14,14 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-from .errors import Interrupted, UserError, unknown
+from .errors import UserError, unknown
 
-_watched: set[int] = set()
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def pick_device(device: str = "auto"):
@@ -129,46 +130,43 @@ def deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_with(parent: int) -> None:
-    """End this process when `parent`, which started it, is gone: what is killed leaves nothing running."""
+def each(
+    function: Callable, items: Collection, workers: int, begin: Callable | None = None, *job: object, threads: int = 0
+) -> Iterator[tuple]:
+    """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares and that end with this
+    one: new ones of so many threads each, or by default copies of this one. One that is killed is one line."""
+    from joblib.externals.loky import ProcessPoolExecutor, as_completed
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    how = {"env": dict.fromkeys(THREADS, str(threads))} if threads else {"context": multiprocessing.get_context()}
+    prepared = {"initializer": _begin, "initargs": (os.getpid(), begin, job)}
+    pool = ProcessPoolExecutor(min(workers, len(items)), **how, **prepared)
+    try:
+        with deaf_to_interrupts():
+            calls = {pool.submit(function, item): item for item in items}  # starts the processes
+        for call in as_completed(calls):
+            yield calls[call], call.result()
+        pool.shutdown()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died (out of memory?): what is finished is kept; run again with --workers 1"
+        ) from error
+    except BaseException:
+        pool.shutdown(wait=False, kill_workers=True)
+        raise
+
+
+def _begin(parent: int, begin: Callable | None, job: tuple) -> None:
+    """In a worker: end it when `parent` is gone, so that what is killed leaves nothing running."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 
-    if parent not in _watched and os.getpid() != parent:
-        _watched.add(parent)
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def each(function: Callable, items: Iterable, workers: int, begin: Callable, *job: object) -> Iterator[tuple]:
-    """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares and that end with this
-    one. Ctrl-C, and a process that is killed, are one line."""
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
-    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(os.getpid(), begin, job))
-    try:
-        with deaf_to_interrupts():
-            calls = {pool.submit(function, item): item for item in items}
-        for call in as_completed(calls):
-            yield calls[call], call.result()
-    except BrokenProcessPool as error:
-        raise UserError("a process was killed (out of memory?): run again with fewer --workers") from error
-    except BaseException as error:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        if isinstance(error, KeyboardInterrupt):
-            raise Interrupted("interrupted: run the same command again") from None
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin(parent: int, begin: Callable, job: tuple) -> None:
-    end_with(parent)
-    begin(*job)
+    threading.Thread(target=watch, daemon=True).start()
+    if begin is not None:
+        begin(*job)
 
 
 def speaks() -> bool:

@@ -18,8 +18,7 @@ from simmim_lite.studies import engine, workers
 from simmim_lite.studies.costs import cost_of
 from simmim_lite.studies.engine import study
 from simmim_lite.studies.grids import grid, tunings
-from simmim_lite.studies.parameters import StudyOptions
-from simmim_lite.studies.tiers import STUDIES, TIERS, claims_of
+from simmim_lite.studies.tiers import STUDIES, TIERS, StudyOptions, claims_of
 from simmim_lite.training.run import Run
 
 NUMBERS = ("key", "status", "run", "curve", "final", "transfer")

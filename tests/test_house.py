@@ -33,7 +33,6 @@ TORCH_FREE = [
     "simmim_lite.evidence.trial",
     "simmim_lite.studies.grids",
     "simmim_lite.studies.costs",
-    "simmim_lite.studies.scoring",
     "simmim_lite.studies.engine",
     "simmim_lite.studies.cluster",
     "simmim_lite.studies.workers",

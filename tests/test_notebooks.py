@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from simmim_lite.studies import notebooks, parameters
+from simmim_lite.studies import notebooks
 from simmim_lite.studies.tiers import NAMED
 
 STUDIES = sorted(study.notebook for study in NAMED.values())
@@ -49,7 +49,7 @@ def test_all_notebooks_are_here() -> None:
 def test_a_notebook_runs_at_tier_smoke(name: str, shared, tmp_path, monkeypatch) -> None:
     """From a working directory that is not the repository's; it ends without an error and shows figures."""
     monkeypatch.chdir(tmp_path)
-    known = parameters.parameters(notebooks.find(name))
+    known = notebooks.parameters(notebooks.find(name))
     wanted = {"tier": "smoke", "runs_dir": str(shared), "workers": 1, "seeds": 1}
     params = {key: value for key, value in wanted.items() if key in known}
     executed = notebooks.run([name], params, tmp_path / "executed", workers=1)
@@ -65,7 +65,7 @@ def test_a_study_at_tier_shipped_needs_no_torch_and_trains_nothing(name: str, tm
     """With its own parameters, in an empty folder; torch is looked for in the kernel itself, after all cells."""
     monkeypatch.chdir(tmp_path)
     content = nbformat.read(notebooks.find(name), as_version=4)
-    assert parameters.parameters(notebooks.find(name))["tier"] == "shipped"
+    assert notebooks.parameters(notebooks.find(name))["tier"] == "shipped"
     look = "import sys\nassert not {'torch', 'timm', 'torchvision'} & set(sys.modules), 'torch was imported'"
     content.cells.append(nbformat.v4.new_code_cell(look, id="look"))
     nbformat.write(content, tmp_path / f"{name}.ipynb")

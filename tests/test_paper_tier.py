@@ -18,10 +18,9 @@ from simmim_lite import studies
 from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
 from simmim_lite.model.sizes import SIZES
-from simmim_lite.studies import costs, grids, parameters, speed
+from simmim_lite.studies import costs, grids, notebooks, speed
 from simmim_lite.studies.grids import grid, tunings
-from simmim_lite.studies.parameters import StudyOptions
-from simmim_lite.studies.tiers import BY_SIZE, LEVELS, RECIPE, STUDIES, TIERS, WHOLE_22K
+from simmim_lite.studies.tiers import BY_SIZE, LEVELS, RECIPE, STUDIES, TIERS, WHOLE_22K, StudyOptions
 from simmim_lite.training.run import record_path
 
 TWO = "imagefolder:one + imagefolder:two"
@@ -32,7 +31,7 @@ HELD = {"available": LEVELS[-1], "second_available": WHOLE_22K}
 @pytest.fixture
 def whole(monkeypatch) -> None:
     """Both sources of TWO, as if they were there with all their pictures."""
-    for module in (grids, costs, parameters):
+    for module in (grids, costs, notebooks):
         monkeypatch.setattr(module, "images_of", lambda data: HELD if "+" in data else {})
     monkeypatch.setattr(grids, "_check_sides", lambda *_: None)
 

@@ -15,7 +15,7 @@ from tiny_notebooks import write_notebook
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import notebooks, parameters
+from simmim_lite.studies import notebooks
 from simmim_lite.studies.engine import study as train
 from simmim_lite.studies.grids import grid
 
@@ -38,20 +38,20 @@ def test_parameters_are_the_literals_of_the_tagged_cell_and_texts_are_read_as_th
     literals = "n = 1\nx = 0.5\nflag = False\nname = 'a'\nlist_ = [1]\nfree = None  # comment"
     path = write_notebook(tmp_path / "typed.ipynb", [], parameters=literals)
     known = {"n": 1, "x": 0.5, "flag": False, "name": "a", "list_": [1], "free": None}
-    assert parameters.parameters(path) == known
+    assert notebooks.parameters(path) == known
     texts = {"n": "1k", "x": "3e-4", "flag": "true", "name": "5", "list_": "[2, 3]", "free": "some text"}
     wanted = {"n": 1000, "x": 3e-4, "flag": True, "name": "5", "list_": [2, 3], "free": "some text"}
-    assert parameters.check_parameters(path, texts) == wanted
+    assert notebooks.check_parameters(path, texts) == wanted
     derived = write_notebook(tmp_path / "derived.ipynb", [], parameters="a = 1\nb = 2 * a")
     with pytest.raises(UserError, match="may hold only lines like"):
-        parameters.parameters(derived)
+        notebooks.parameters(derived)
     (tmp_path / "none.ipynb").write_text("no notebook")
     with pytest.raises(UserError, match="none.ipynb: not a readable notebook"):
-        parameters.parameters(tmp_path / "none.ipynb")
+        notebooks.parameters(tmp_path / "none.ipynb")
     known = {"In": ["", literals, "# Parameters\nm = 1\n"], "seeds": "[1, 2]", "runs_dir": "r"}
     with pytest.raises(UserError, match="unknown parameter 'm'"):
-        parameters.check_notebook(known)
-    parameters.check_notebook(known := {"In": [""], "seeds": "[1, 2]", "workers": 2.0, "other": 3})
+        notebooks.check_notebook(known)
+    notebooks.check_notebook(known := {"In": [""], "seeds": "[1, 2]", "workers": 2.0, "other": 3})
     assert (known["seeds"], known["workers"], known["other"]) == ((1, 2), 2, 3)
 
 

@@ -17,8 +17,7 @@ from simmim_lite import cli
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
 from simmim_lite.studies import grids, workers
-from simmim_lite.studies.parameters import StudyOptions
-from simmim_lite.studies.tiers import LEVELS, RECIPE, TIERS, WHOLE_22K
+from simmim_lite.studies.tiers import LEVELS, RECIPE, TIERS, WHOLE_22K, StudyOptions
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import Run, Runtime, record_path
 from simmim_lite.verbs import run_of, runtime_of
@@ -42,7 +41,7 @@ def test_the_lines_are_the_published_grid_and_leave_out_what_is_finished(tmp_pat
     monkeypatch.chdir(tmp_path)
     held = {"available": LEVELS[-1], "second_available": WHOLE_22K}  # as if a folder with all of them were there
     monkeypatch.setattr(grids, "images_of", lambda _: held)
-    monkeypatch.setattr("simmim_lite.studies.parameters.images_of", lambda _: held)
+    monkeypatch.setattr("simmim_lite.studies.notebooks.images_of", lambda _: held)
     monkeypatch.setattr(grids, "_check_sides", lambda *_: None)
     data = "imagefolder:a b + imagefolder:c"
     words = ["study", "all", "--tier", "paper", "--data", data, "--commands", "--gpus-per-run", "8"]
