@@ -83,8 +83,6 @@ VERBS = {
     "data pack": (verbs.pack, "pack pictures into WebDataset shards with an index, for --data packed:OUT", [
         ("source", "imagefolder:DIR, inaturalist:DIR, torchvision:NAME or hf:NAME"),
         ("out", "the folder of the pack"),
-        ("--short-side", "pixels; larger pictures are shrunk to it (256)", 256),
-        ("--quality", "of JPEG, 1 to 95 (90)", 90),
         ("--shard-pictures", "pictures a shard (10000)", 10_000, {"metavar": "N"}),
         WORKERS,
     ]),
@@ -146,9 +144,6 @@ VERBS = {
         MODEL,
         ("--data", "imagefolder:DIR; its validation images are read", None, {"required": True}),
         ("--images", "validation images (1024)", 1024),
-        ("--masks", "masks an image (4)", 4),
-        ("--target", "normalized (default of the paper's sizes) or raw pixels"),
-        ("--precision", "fp32 (default) or bf16", "fp32"),
         DEVICE,
     ]),
     "weights show": (verbs.show_weights, "what a file of weights is: layout, size, window, target, what is missing", [

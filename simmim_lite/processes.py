@@ -6,6 +6,7 @@ Nothing heavy here: torch is imported when it is asked for.
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import multiprocessing
 import os
@@ -135,17 +136,21 @@ def each(
 ) -> Iterator[tuple]:
     """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares and that end with this
     one: new ones of so many threads each, or by default copies of this one. One that is killed is one line."""
-    from joblib.externals.loky import ProcessPoolExecutor, as_completed
+    from concurrent.futures import FIRST_COMPLETED, wait
+
+    from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     how = {"env": dict.fromkeys(THREADS, str(threads))} if threads else {"context": multiprocessing.get_context()}
     prepared = {"initializer": _begin, "initargs": (os.getpid(), begin, job)}
-    pool = ProcessPoolExecutor(min(workers, len(items)), **how, **prepared)
+    pool, left = ProcessPoolExecutor(workers := min(workers, len(items)), **how, **prepared), iter(items)
     try:
-        with deaf_to_interrupts():
-            calls = {pool.submit(function, item): item for item in items}  # starts the processes
-        for call in as_completed(calls):
-            yield calls[call], call.result()
+        with deaf_to_interrupts():  # no more calls than workers: of others loky knows nothing when it kills
+            calls = {pool.submit(function, item): item for item in itertools.islice(left, workers)}
+        while calls:
+            for call in wait(calls, return_when=FIRST_COMPLETED).done:
+                yield calls.pop(call), call.result()
+                calls |= {pool.submit(function, item): item for item in itertools.islice(left, 1)}
         pool.shutdown()
     except BrokenProcessPool as error:
         raise UserError(

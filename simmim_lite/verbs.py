@@ -199,15 +199,15 @@ def manifest(action: str, manifest: str, folder: str | None, out: str | None) ->
     print(f"{manifest}: as the manifest says")
 
 
-def pack(source: str, out: str, **options: object) -> None:
+def pack(source: str, out: str, *, shard_pictures: int, workers: int | None) -> None:
     """`simmim-lite data pack`."""
     from .data import packs, sources
 
-    specs.value("workers", specs.Count | None, options["workers"])
+    specs.value("workers", specs.Count | None, workers)
     check_writable(out)
     with waiting(f"listing the pictures of {source}"):
         found = sources.catalogue(source)
-    done = packs.pack(found, out, **options)
+    done = packs.pack(found, out, shard_pictures=shard_pictures, workers=workers)
     left_out, shards = done.info["left_out"], done.info["shards"]
     if left_out:
         names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_NAMED])
@@ -279,17 +279,16 @@ def show_weights(source: str) -> None:
     print("\n".join(show(source)))
 
 
-def score_weights(source: list[str], *, model: str, images: int, masks: int, device: str, **options: object) -> None:
+def score_weights(source: list[str], *, model: str, data: str, images: int, device: str) -> None:
     """`simmim-lite weights score`: our losses, lowest first, and the published ones of that size, in the same order.
 
     The protocol of the published losses is unknown (crop, masks, target): only the order may be compared."""
     from .evidence import published
 
-    options |= {"model": model, "val_images": images, "val_masks": masks}
-    options = {name: value for name, value in options.items() if value is not None}
-    run = dataclasses.replace(RECIPE if model in BY_SIZE else Run(), **options)
+    own = {"model": model, "data": data, "val_images": images, "precision": "fp32"}
+    run = dataclasses.replace(RECIPE if model in BY_SIZE else Run(), **own)
     found = scores_of(source, run, device)
-    print(f"validation loss, at most {images:,} images x {masks} masks, {run.target} target (± standard error)")
+    print(f"validation loss, at most {images:,} images x {run.val_masks} masks, {run.target} target (± standard error)")
     for loss, error, name in sorted(found):
         print(f"{loss:.4f} ± {error:.4f}  {name}")
     if rows := sorted((r for r in published.rows() if r["model"] == model), key=lambda r: r["val_loss"]):

@@ -33,7 +33,7 @@ def test_the_whole_swinv2_small_equals_timm_and_transformers(side: int, window: 
 def test_a_study_killed_again_and_again(tmp_path) -> None:
     """kill -9 at a random moment after one or two runs more; the numbers are those of an undisturbed study."""
     undisturbed = tmp_path / "undisturbed"
-    study("all", tier="smoke", workers=2, runs_dir=undisturbed, precision="fp32")
+    study("data-scale", tier="smoke", workers=2, runs_dir=undisturbed, precision="fp32")
     draw, kills, records = random.Random(0), 0, tmp_path / "killed" / "records"
     while True:
         command = [*COMMAND, "--runs-dir", str(tmp_path / "killed")]

@@ -159,7 +159,7 @@ def preview(study: Study, **options: object) -> pd.DataFrame:
     """What a study would run, a row a size (or task), as text: a table of cost before it starts.
 
     Times as in `table`. The source is looked at, not opened. Tier `shipped`, the default, shows what the shipped runs
-    took when they were made. options: the fields of `parameters.StudyOptions`.
+    took when they were made. options: the fields of `tiers.StudyOptions`.
     """
     how = StudyOptions.from_dict({"tier": "shipped", **options})
     if how.tier == "shipped":

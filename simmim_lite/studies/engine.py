@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +51,7 @@ class StudyResult:
 def study(name: str = "all", given: Sequence[Run] | None = None, **options: object) -> StudyResult:
     """Run what is missing of a study (a name in STUDIES, `transfer` or `all`): its records, and verdicts on its claims.
 
-    options: the fields of `parameters.StudyOptions`. given: the runs that it takes, by default those of `grids.grid`.
+    options: the fields of `tiers.StudyOptions`. given: the runs that it takes, by default those of `grids.grid`.
 
     Precision `auto` takes bf16 where it is measured faster than fp32 on this machine, and keeps to that choice in this
     runs_dir. Finished runs are never run again; an interrupted study goes on where it was. Where nothing is missing,
@@ -81,24 +81,26 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
             tuned = plan_of(name, how.tier, data=how.data, seeds=seeds, precision=precision, **held)[1]
             return mine, [spec for spec in tuned if spec.run is None or spec.run in mine]
 
-        chosen, largest = how.precision, axes.models[-1]
-        if chosen == "auto":
-            known = known_speeds(how.runs_dir, axes.recipe)
-            both = all(f"{largest} {p}" in known for p in PRECISIONS)
-            chosen = axes.recipe.precision if axes.full_size or not both else faster_precision(known, largest)
-        runs, tuned = plan(chosen)
+        runs, tuned = plan(_precision(how, known_speeds(how.runs_dir, axes.recipe)))
         if not axes.full_size and _missing([*runs, *tuned], how, opened):
             speeds = pool().speeds(Path(how.runs_dir), axes.models, axes.recipe)
-            if how.precision == "auto":
-                runs, tuned = plan(faster_precision(speeds, largest))
+            runs, tuned = plan(_precision(how, speeds))
         done = [_execute(runs, how, pool, opened, speeds), _execute(tuned, how, pool, opened, speeds, "transfers")]
     trained, core = map(sum, zip(*done, strict=True))
     return StudyResult(name, _records([*runs, *tuned], how), trained, time.monotonic() - started, core)
 
 
+def _precision(how: StudyOptions, speeds: Mapping[str, float]) -> str:
+    """As it is given, else the faster one of a tier's largest model, as far as that is measured."""
+    tier = TIERS[how.tier]
+    if how.precision != "auto" or tier.full_size or not all(f"{tier.models[-1]} {p}" in speeds for p in PRECISIONS):
+        return tier.recipe.precision if how.precision == "auto" else how.precision
+    return faster_precision(speeds, tier.models[-1])
+
+
 def train(runs: Sequence[Run], **options: object) -> list[dict]:
     """The records of any Runs, in their order: a sweep over a field of `Run` that no tier varies, say. What is missing
-    is trained. options: fields of `parameters.StudyOptions` (workers, runs_dir, device, engine, log, …)."""
+    is trained. options: fields of `tiers.StudyOptions` (workers, runs_dir, device, engine, log, …)."""
     how = StudyOptions.from_dict(options)
     check_writable(how.runs_dir, "choose another --runs-dir")
     with _pool(how) as pool:
@@ -217,7 +219,7 @@ def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> 
 
     runs: those that the study takes, by default those of `grids.grid`; references and fine-tunings are added to them.
 
-    options: the fields of `parameters.StudyOptions`; tier is `shipped` by default. Tier `shipped` trains nothing and
+    options: the fields of `tiers.StudyOptions`; tier is `shipped` by default. Tier `shipped` trains nothing and
     returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any other tier (smoke, quick, laptop,
     paper) returns its records in grid order. `UserError` for a wrong option, for data that cannot be opened, and for
     runs that could not be finished; what was finished is kept.
@@ -235,7 +237,7 @@ def axes(tier: str = "shipped", *, minutes: Positive | None = None, **options: o
 
     Tier `shipped` has those of the shipped records. Where a tier chooses its number of seeds by the time they take,
     this times a step on this machine, once, and prints what was chosen. The source is looked at, not opened.
-    options: the fields of `parameters.StudyOptions`.
+    options: the fields of `tiers.StudyOptions`.
     """
     how = StudyOptions.from_dict({"tier": tier, **options})
     if tier == "shipped":
@@ -248,12 +250,7 @@ def axes(tier: str = "shipped", *, minutes: Positive | None = None, **options: o
 
 @checked
 def choose(
-    name: str,
-    how: StudyOptions,
-    *,
-    first_seed: Whole | None = None,
-    minutes: Positive | None = None,
-    measure: bool = True,
+    name: str, how: StudyOptions, *, first_seed: Whole | None = None, minutes: Positive | None = None, measure=True
 ) -> tuple[list[int] | None, str]:
     """The seeds of a study, None for those of the tier or the task itself, and a line to print, or "".
 
@@ -272,22 +269,18 @@ def choose(
         return None if first_seed is None and how.seeds is None else list(range(first, first + count)), ""
     images_of(how.data)  # before anything is measured
     known, processes = known_speeds(how.runs_dir, axes.recipe), how.workers or 1
-    there = all(f"{m} {p}" in known for m in axes.models for p in PRECISIONS)
     if how.engine == "local":
         processes = how.workers or os.cpu_count() or 1
-        if measure and not there:
+        if measure and not all(f"{m} {p}" in known for m in axes.models for p in PRECISIONS):
             here = Local(how.device, how.workers)
-            known, processes, there = here.speeds(Path(how.runs_dir), axes.models, axes.recipe), here.workers, True
-    precision = how.precision
-    if precision == "auto":
-        precision = faster_precision(known, axes.models[-1]) if there else axes.recipe.precision
-    runs, tuned = plan_of(name, how.tier, data=how.data, seeds=[first], precision=precision)
+            known, processes = here.speeds(Path(how.runs_dir), axes.models, axes.recipe), here.workers
+    runs, tuned = plan_of(name, how.tier, data=how.data, seeds=[first], precision=_precision(how, known))
     each = costs.cost_of(runs, how.runs_dir)["seconds"] + sum(costs.tuning_seconds(spec, known) for spec in tuned)
     each /= processes  # seconds that a seed adds
     holds = max(0, int((60 * (minutes or 0) - _REST) // each))
     count = min(max(holds, axes.seeds), max(axes.most_seeds, axes.seeds))
-    said = f"{count} seeds, {first} to {first + count - 1}: about {costs.clock(_REST + count * each)} in {processes} "
-    said += "process" if processes == 1 else "processes"
+    many = f"{processes} process{'es' * (processes > 1)}"
+    said = f"{count} seeds, {first} to {first + count - 1}: about {costs.clock(_REST + count * each)} in {many}"
     few = f", and fewer than {axes.seeds} decide too little" if holds < axes.seeds else ""
     said += f"; --minutes {minutes:g} holds {holds}{few}" if minutes else ""
     return list(range(first, first + count)), said

@@ -91,8 +91,8 @@ def time_models(
 
 def known_speeds(runs_dir: str | Path, recipe: Run) -> dict[str, float]:
     """The speeds that `step_speeds` has measured here, of the fastest device; {} where nothing was measured."""
-    end = f" batch {recipe.batch_size} size {recipe.image_size}"
-    found = [speeds for name, speeds in _content(Path(runs_dir) / "machine.json").items() if name.endswith(end)]
+    end, kept = f" batch {recipe.batch_size} size {recipe.image_size}", _content(Path(runs_dir) / "machine.json")
+    found = [speeds for name, speeds in kept.items() if name.endswith(end)]
     return min(found, key=lambda speeds: sum(speeds.values()), default={})
 
 
