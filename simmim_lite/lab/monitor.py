@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
@@ -98,21 +99,17 @@ def counts(found: pd.DataFrame) -> str:
 
 def table(found: pd.DataFrame) -> pd.DataFrame:
     """The runs as they are read: texts."""
-
-    def text(value: float | None, form: Callable) -> str:
-        return "–" if value is None else form(value)
-
-    lines = []
-    for row in found.to_dict("records"):
-        state, step, steps = row["state"], row["step"], row["run"].steps
-        scoring = state == "running" and step == steps
-        share = f"{step:,} of {steps:,} ({100 * step / max(1, steps):.0f} %)" if state in BUSY[:3] else f"{steps:,}"
-        line = {"run": row["name"], "state": "scoring" if scoring else state, "step": share}
-        line |= {"images/s": text(row["speed"], "{:,.0f}".format)}
-        line |= {"time left": text(None if scoring else row["left"], clock)}
-        line |= {f"{kind} loss": text(last(row["points"], name), "{:.4f}".format) for name, kind in LOSSES.items()}
-        lines.append(line | {"silent for": text(row["age"], clock)})
-    return pd.DataFrame(lines)
+    steps = [run.steps for run in found["run"]]
+    scoring = (found["state"] == "running") & (found["step"] == steps)
+    rows = zip(found["step"], steps, found["state"], strict=True)
+    share = [f"{n:,} of {t:,} ({100 * n / max(1, t):.0f} %)" if s in BUSY[:3] else f"{t:,}" for n, t, s in rows]
+    shown = {"run": found["name"], "state": found["state"].mask(scoring, "scoring"), "step": share}
+    shown["images/s"] = found["speed"].map("{:,.0f}".format, "ignore")
+    shown["time left"] = found["left"].mask(scoring).map(clock, "ignore")
+    for name, kind in LOSSES.items():
+        shown[f"{kind} loss"] = found["points"].map(partial(last, name=name)).map("{:.4f}".format, "ignore")
+    shown["silent for"] = found["age"].map(clock, "ignore")
+    return pd.DataFrame(shown).fillna("–")
 
 
 def text(found: pd.DataFrame) -> str:
