@@ -1,7 +1,6 @@
 """The command line: `simmim-lite VERB …`. Errors are one line that names the value and the remedy, exit status 2.
 
-Verbs and options are a table; options of a run come from the fields of `Run`, and what a verb does is in `verbs.py`.
-"""
+Verbs and options are a table; options of a run come from the fields of `Run`, and what a verb does is in `verbs.py`."""
 
 import argparse
 import dataclasses
@@ -169,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
             print(line, file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        print("simmim-lite: interrupted; finished runs are kept, run the same command to go on", file=sys.stderr)
+        print("simmim-lite: interrupted; what is finished is kept, run the same command again", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,6 @@
 """This machine: devices, versions, child processes, torchrun's error files, a line on stderr for what takes long.
 
-Nothing heavy here: torch is imported when it is asked for.
-"""
+Nothing heavy here: torch is imported when it is asked for."""
 
 import contextlib
 import hashlib

@@ -1,8 +1,7 @@
 """Which tokens hear of which: windows, shift and merging as sets, block after block. No torch here.
 
 Attention mixes whatever lies in one window, so that after a block a token has heard of everything its window had heard
-of. This is what the weights allow, whatever they are.
-"""
+of. This is what the weights allow, whatever they are."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

@@ -1,8 +1,7 @@
 """What a runs folder is doing now: runs that are trained, that were stopped, finished, or still to do. No torch here.
 
 Read from the files alone, so any process may look at any time, whoever trains: this kernel, a terminal, a cluster that
-shares the folder. `simmim-lite watch` shows the table in a terminal, `monitor()` table and curves in a notebook.
-"""
+shares the folder. `simmim-lite watch` shows the table in a terminal, `monitor()` table and curves in a notebook."""
 
 import shutil
 import sys
@@ -37,8 +36,7 @@ def look(runs_dir: str | Path = "runs", planned: Iterable[Run] = ()) -> pd.DataF
 
     Columns: key, run, name, state (of STATES), step, points (of the curve), speed (images a second), left and age
     (seconds of training at its pace, and since its last line), reason (why it failed). planned: runs that are expected;
-    those that are not there are `to do`, whatever their precision. `UserError`, naming it, for a broken record.
-    """
+    those that are not there are `to do`, whatever their precision. `UserError`, naming it, for a broken record."""
     rows = {}
     for path in sorted(Path(runs_dir, "records").glob("*.json")):
         record = read_record(path) or {}
@@ -160,8 +158,7 @@ def monitor(
 
     In JupyterLab the cell ends at once and the picture goes on by itself, every `seconds` where something is new: until
     the next monitor, the end of the kernel, or all that was planned is finished. With `until` the cell stays until that
-    is true or it is interrupted. Where nobody looks (papermill, a script) it is drawn once.
-    """
+    is true or it is interrupted. Where nobody looks (papermill, a script) it is drawn once."""
     global _over
     from . import live
 

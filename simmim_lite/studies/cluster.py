@@ -1,7 +1,6 @@
 """The jobs of a study on a Ray cluster: one job a task, started again elsewhere when its node is lost; a job on several
 GPUs of a node is its runs under torchrun. A task goes on from the checkpoint that it finds in RUNS_DIR, which all nodes
-see. Ray is imported when a cluster is joined.
-"""
+see. Ray is imported when a cluster is joined."""
 
 import contextlib
 import os
@@ -81,8 +80,7 @@ def joined(
     """The cluster at an address, else one that is started on this machine, with one CPU a worker; left at the end.
 
     device: `auto` takes GPUs where the cluster has any. `UserError`, one line, where there is no cluster at the
-    address, where no node has the CPUs and GPUs of a job, and where a node does not see `runs_dir`.
-    """
+    address, where no node has the CPUs and GPUs of a job, and where a node does not see `runs_dir`."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}
     what = f"joining the Ray cluster at {address}" if address else "starting Ray on this machine"
     print(f"{what}: this takes up to a minute", file=sys.stderr, flush=True)

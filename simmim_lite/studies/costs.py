@@ -38,8 +38,7 @@ def cost_of(
     """What runs of one recipe cost as they will be trained, lengths off one trunk sharing its steps: runs, trunks,
     steps, images, validated images (masks counted), flops, seconds of a core.
 
-    speeds: seconds of a step by "MODEL PRECISION", by default those measured in `runs_dir`; others are guessed.
-    """
+    speeds: seconds of a step by "MODEL PRECISION", by default those measured in `runs_dir`; others are guessed."""
     speeds = known_speeds(runs_dir, runs[0]) if speeds is None else speeds
     families, total = defaultdict(list), Counter()
     for run in runs:
@@ -140,8 +139,7 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
     """Runs by size, a row each and one for all, as text: what they cost, and how many are done.
 
     Lengths off one trunk share its steps. Times are of one core: measured on this machine where `runs_dir` has any,
-    else a rough guess; at tier shipped as long as they took when they were made, at tier paper hours of one GPU.
-    """
+    else a rough guess; at tier shipped as long as they took when they were made, at tier paper hours of one GPU."""
     if not runs:
         return pd.DataFrame()
     if tier != "shipped" and TIERS[tier].full_size:
@@ -159,8 +157,7 @@ def preview(study: Study, **options: object) -> pd.DataFrame:
     """What a study would run, a row a size (or task), as text: a table of cost before it starts.
 
     Times as in `table`. The source is looked at, not opened. Tier `shipped`, the default, shows what the shipped runs
-    took when they were made. options: the fields of `tiers.StudyOptions`.
-    """
+    took when they were made. options: the fields of `tiers.StudyOptions`."""
     how = StudyOptions.from_dict({"tier": "shipped", **options})
     if how.tier == "shipped":
         return shown(_shipped(study))

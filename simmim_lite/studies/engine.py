@@ -56,8 +56,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
     Precision `auto` takes bf16 where it is measured faster than fp32 on this machine, and keeps to that choice in this
     runs_dir. Finished runs are never run again; an interrupted study goes on where it was. Where nothing is missing,
     torch is not imported. Tier paper prints its cost first, trains in bf16 by default, takes two sources as `data`, and
-    is refused where there is no GPU, unless device is `cpu` and it can end there.
-    """
+    is refused where there is no GPU, unless device is `cpu` and it can end there."""
     started, how = time.monotonic(), StudyOptions.from_dict(options)
     if how.tier not in TIERS:
         raise UserError(f"tier {how.tier} trains nothing: give one of {', '.join(TIERS)}")
@@ -87,7 +86,8 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
             runs, tuned = plan(_precision(how, speeds))
         done = [_execute(runs, how, pool, opened, speeds), _execute(tuned, how, pool, opened, speeds, "transfers")]
     trained, core = map(sum, zip(*done, strict=True))
-    return StudyResult(name, _records([*runs, *tuned], how), trained, time.monotonic() - started, core)
+    records = [read_record(path_of(item, how.runs_dir)) for item in (*runs, *tuned)]
+    return StudyResult(name, records, trained, time.monotonic() - started, core)
 
 
 def _precision(how: StudyOptions, speeds: Mapping[str, float]) -> str:
@@ -105,7 +105,7 @@ def train(runs: Sequence[Run], **options: object) -> list[dict]:
     check_writable(how.runs_dir, "choose another --runs-dir")
     with _pool(how) as pool:
         _execute(runs, how, pool, {}, {})
-    return _records(runs, how)
+    return [read_record(path_of(run, how.runs_dir)) for run in runs]
 
 
 def _execute(
@@ -134,10 +134,6 @@ def _missing(items: Sequence[Run | Spec], how: StudyOptions, opened: dict) -> li
             digest = opened[place].digest
         found += [item] if current_record(path_of(item, how.runs_dir), digest) is None else []
     return found
-
-
-def _records(items: Sequence[Run | Spec], how: StudyOptions) -> list[dict]:
-    return [read_record(path_of(item, how.runs_dir)) for item in items]
 
 
 @contextlib.contextmanager
@@ -180,8 +176,7 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> dict[str, 
     PRECISION", timed on the device (of this machine, or of the cluster) where they are not known.
 
     `UserError` with the cost where there is no GPU and device is `auto`, for scenes, which have no photographs, and
-    where a processor could not end the runs in a year.
-    """
+    where a processor could not end the runs in a year."""
     from ..processes import pick_device
 
     cluster = pool() if how.engine == "ray" else None
@@ -222,8 +217,7 @@ def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> 
     options: the fields of `tiers.StudyOptions`; tier is `shipped` by default. Tier `shipped` trains nothing and
     returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any other tier (smoke, quick, laptop,
     paper) returns its records in grid order. `UserError` for a wrong option, for data that cannot be opened, and for
-    runs that could not be finished; what was finished is kept.
-    """
+    runs that could not be finished; what was finished is kept."""
     name, how = value("study", Study, name), StudyOptions.from_dict({"tier": "shipped", **options})
     if how.tier == "shipped":
         found = load(how.runs_dir)
@@ -237,8 +231,7 @@ def axes(tier: str = "shipped", *, minutes: Positive | None = None, **options: o
 
     Tier `shipped` has those of the shipped records. Where a tier chooses its number of seeds by the time they take,
     this times a step on this machine, once, and prints what was chosen. The source is looked at, not opened.
-    options: the fields of `tiers.StudyOptions`.
-    """
+    options: the fields of `tiers.StudyOptions`."""
     how = StudyOptions.from_dict({"tier": tier, **options})
     if tier == "shipped":
         keys = {row["key"] for row in tables.rows(data=how.data).get("shipped", [])}
@@ -255,8 +248,7 @@ def choose(
     """The seeds of a study, None for those of the tier or the task itself, and a line to print, or "".
 
     how.seeds: how many, or which. minutes: a study of more than the fewest seeds takes so many as these hold, up to the
-    tier's most; by default the tier's own. measure: time a step on this machine where that is not known, else guess.
-    """
+    tier's most; by default the tier's own. measure: time a step on this machine where that is not known, else guess."""
     if isinstance(how.seeds, tuple) or how.tier not in TIERS:  # which seeds, or shipped
         return list(how.seeds) if isinstance(how.seeds, tuple) else None, ""
     if how.seeds is not None and minutes is not None:

@@ -70,8 +70,7 @@ def run(
 ) -> dict[str, Path]:
     """Execute notebooks (names in `folder()`, or paths) with the same parameters; the copies OUT_DIR/NAME.ipynb.
 
-    As `execute`; `UserError` with the first failure once all others are finished.
-    """
+    As `execute`; `UserError` with the first failure once all others are finished."""
     executed, failures = execute([Copy.of(name, params) for name in names], out_dir, workers=workers)
     raise_first(failures)
     return executed
@@ -103,8 +102,7 @@ def execute(
     They run in the working directory, from which relative paths among the parameters count. workers: notebooks at a
     time; by default one a core. A copy appears only when its notebook ran to the end. One that failed leaves what there
     is as NAME.failed.ipynb, and a line that names notebook, cell and cause; the others go on. engine `ray`: each is a
-    task of a cluster, executed again where its node is lost, and all nodes see OUT_DIR.
-    """
+    task of a cluster, executed again where its node is lost, and all nodes see OUT_DIR."""
     if missing := not_installed():
         raise UserError(f"notebooks need {missing}: pip install papermill ipykernel")
     double = [name for name, count in Counter(copy.name for copy in planned).items() if count > 1]
@@ -200,8 +198,7 @@ def executed_as(wanted: Copy, out_dir: str | Path) -> tuple[str, dict] | None:
 def copies(names: Sequence[str], fixed: Mapping[str, str], each: Mapping[str, str]) -> list[Copy]:
     """The copies that a batch leaves, checked: NAME-PARAMETER=VALUE-….ipynb, a name for every combination.
 
-    fixed: parameters by name, as text; each: the same, with values between commas. `UserError` for a name twice.
-    """
+    fixed: parameters by name, as text; each: the same, with values between commas. `UserError` for a name twice."""
     if twice := sorted(fixed.keys() & each.keys()):
         raise UserError(f"parameter '{twice[0]}' is given by -p and by --each: give it once")
     found = []
@@ -257,8 +254,7 @@ def check_parameters(path: str | Path, given: Mapping[str, object]) -> dict[str,
     texts are read as the command line has them (`-p seeds 3`).
 
     `UserError`, one line, for an unknown name (with the nearest known), a wrong value, and a source of images that does
-    not exist. Nothing is started or downloaded.
-    """
+    not exist. Nothing is started or downloaded."""
     known, found = parameters(path), {}
     for name, one in given.items():
         if name not in known:
@@ -274,8 +270,7 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
     """Check the parameters among the names of a running notebook (its `globals()`), and make them plain.
 
     papermill by hand asks nobody: a name that no cell knows, a text for a number, a list as text. `UserError`, one
-    line. To be called in the first cell after the parameters. opened: whether the notebook opens its source.
-    """
+    line. To be called in the first cell after the parameters. opened: whether the notebook opens its source."""
     cells = [str(cell) for cell in names.get("In", ())]
     for before, cell in zip(cells, cells[1:], strict=False):
         if cell.startswith("# Parameters\n"):  # what papermill puts behind the tagged cell

@@ -1,8 +1,7 @@
 """I have so many images and so much compute: which size, how long, and does more data help? No torch here.
 
 A plan predicts every size and length that the budget allows, by a law fitted to published runs or to the reader's own,
-with intervals from held-out errors. It names the set that cannot be told apart, never one answer.
-"""
+with intervals from held-out errors. It names the set that cannot be told apart, never one answer."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -92,8 +91,7 @@ def plan(
     images_per_second: of training one size on one GPU, by model, or measure: a device that is timed here; other sizes
     are scaled by their FLOPs, and speeds that studies left in runs_dir count. runs_dir: the reader's own runs, to which
     every form is refitted and the best taken; None = published ones. For a number of images outside what the runs cover
-    the order of options is given alone. `UserError` for nonsense, a budget too small, and hours without a speed.
-    """
+    the order of options is given alone. `UserError` for nonsense, a budget too small, and hours without a speed."""
     if (budget_flops is None) == (budget_gpu_hours is None):
         how = "given twice" if budget_flops is not None else "missing"
         raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
@@ -154,8 +152,7 @@ def _options(on: Basis, rows: list[dict], speeds: Mapping[str, float], refused: 
     """All options, best first, and notes.
 
     Options more overfit (by Omega) than any run that the law was fitted to have no number and come last, the least
-    overfit first: there the law's last term is saturated, and what it says of longer training is made up.
-    """
+    overfit first: there the law's last term is saturated, and what it says of longer training is made up."""
     y = np.array([on.predict(row) for row in rows])
     omega = np.array([row["params"] * row["images_seen"] / row["images"] ** 2 for row in rows])
     reach = float(on.points.omega.max())

@@ -1,7 +1,6 @@
 """Executed notebooks as pages that ask the network for nothing: the report of a study, and what the site is made of.
 
-Figures are live, equations MathML, controls that need a kernel are replaced by what they show without one.
-"""
+Figures are live, equations MathML, controls that need a kernel are replaced by what they show without one."""
 
 import json
 import re
@@ -34,8 +33,7 @@ def write(
     """Write REPORT_DIR/NAME.html of every executed notebook in a folder, and index.html, which is returned.
 
     All pages link each other; plotly.js is written once beside them. index.html has the verdicts on the claims, and the
-    records of failed runs with their reasons. `UserError` for a notebook that cannot be read.
-    """
+    records of failed runs with their reasons. `UserError` for a notebook that cannot be read."""
     import nbformat
     from plotly.offline import get_plotlyjs
 

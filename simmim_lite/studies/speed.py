@@ -1,6 +1,5 @@
 """How fast a machine trains each size: given, assumed, timed, or left by a study in RUNS_DIR/machine.json, which holds
-seconds of a step by "DEVICE batch B size S", then "MODEL PRECISION". Torch only to time.
-"""
+seconds of a step by "DEVICE batch B size S", then "MODEL PRECISION". Torch only to time."""
 
 import json
 import math
@@ -104,19 +103,17 @@ def faster_precision(speeds: Mapping[str, float], model: str) -> str:
 def read_speeds(path: str | Path, image_size: int) -> tuple[dict[str, float], str]:
     """Images a second by model at an image size, and on which device, from a machine.json (the fastest device and
     precision count) or a bench's {"images_per_second": {"swinv2_base": 900}}; ({}, "") where it has none."""
-    content, best = _content(path), ({}, "")
+    content, found = _content(path), []
     if "images_per_second" in content:
-        same = content.get("image_size", image_size) == image_size
-        return (speeds_of(content["images_per_second"]), str(content.get("device", path))) if same else best
+        if content.get("image_size", image_size) == image_size:
+            found = [(speeds_of(content["images_per_second"]), str(content.get("device", path)))]
+        content = {}
     for name, speeds in content.items():
         device, _, batch, _, size = name.rsplit(" ", 4)
-        found: dict[str, float] = {}
-        for key, seconds in speeds.items():
-            model = key.split(" ")[0]
-            found[model] = max(found.get(model, 0), int(batch) / seconds)
-        if int(size) == image_size and sum(found.values()) > sum(best[0].values()):
-            best = found, device
-    return best
+        slowest_first = sorted(speeds.items(), key=lambda one: -one[1])  # of two precisions the faster one stays
+        rates = {key.split(" ")[0]: int(batch) / seconds for key, seconds in slowest_first}
+        found += [(rates, device)] if int(size) == image_size else []
+    return max(found, key=lambda one: sum(one[0].values()), default=({}, ""))
 
 
 def speeds_of(given: Mapping[str, object] | Iterable[str]) -> dict[str, float]:

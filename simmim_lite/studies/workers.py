@@ -1,7 +1,6 @@
 """The jobs of a study, one trunk or one transfer each: in processes of this machine, or as command lines for any other.
 
-`Local` is this machine; `cluster.Cluster` has the same face. No torch here before a job is done.
-"""
+`Local` is this machine; `cluster.Cluster` has the same face. No torch here before a job is done."""
 
 import contextlib
 import dataclasses
