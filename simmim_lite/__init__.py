@@ -1,7 +1,6 @@
 """Learn, see and measure how masked image modelling scales: SimMIM pretraining of Swin V2.
 
-Names are looked up when first used, so that `import simmim_lite` costs nothing and does not import torch.
-"""
+Names are looked up when first used, so that `import simmim_lite` costs nothing and does not import torch."""
 
 from importlib import import_module
 

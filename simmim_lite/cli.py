@@ -1,7 +1,6 @@
 """The command line: `simmim-lite VERB …`. Errors are one line that names the value and the remedy, exit status 2.
 
-Verbs and options are a table; options of a run come from the fields of `Run`, and what a verb does is in `verbs.py`.
-"""
+Verbs and options are a table; options of a run come from the fields of `Run`, and what a verb does is in `verbs.py`."""
 
 import argparse
 import dataclasses
@@ -14,8 +13,8 @@ from .data.sources import KINDS
 from .errors import UserError, nearest, unknown
 from .evidence import published
 from .lab import monitor
-from .processes import first_to_say
-from .studies import notebooks, scoring
+from .processes import first_to_say, speaks
+from .studies import notebooks
 from .training import specs
 from .training.run import Run
 
@@ -24,13 +23,10 @@ from .training.run import Run
 MANY = {"action": "append", "default": []}
 DEVICE = ("--device", "auto (default), cpu, cuda or mps", "auto")
 RUNS_DIR = ("--runs-dir", "where records are kept (runs)", "runs")
+SET = MANY | {"metavar": "NAME=VALUE"}
+MODEL = ("--model", "the size, as in swinv2_base", None, {"required": True})
 # not `--log`: torchrun takes that for an option of its own
-LOG = (
-    "--log-to",
-    "tell tensorboard or wandb too; may be given twice",
-    None,
-    MANY | {"dest": "log", "metavar": "WRITER"},
-)
+LOG = ("--log-to", "tell tensorboard or wandb too", None, MANY | {"dest": "log", "metavar": "WRITER"})
 SPEED = (
     ("--images-per-second", "of training a size on one of your GPUs; may be given for several", None,
      MANY | {"metavar": "SIZE=NUMBER"}),
@@ -43,7 +39,6 @@ ENGINE = (
     ("--address", "of a running Ray cluster, as in HOST:6379; started on this machine by default"),
 )
 HF = "that the network was trained at, for the config.json of layout hf (192 px, window 12; laptop: 32, 4)"
-SET = MANY | {"metavar": "NAME=VALUE"}
 
 #: By verb, or by verb and action: what is called, its help, its options.
 VERBS = {
@@ -61,7 +56,7 @@ VERBS = {
         ("--nodes", "nodes of each run, with --commands (1)", 1, {"metavar": "N"}),
         ("--precision", "auto (default), fp32 or bf16", "auto"),
         ("--dry-run", "show what would run and what it costs; start nothing", False),
-        ("--gpus", "how many GPUs a dry run is for (1)", "1"),
+        ("--gpus", "how many GPUs a dry run is for (1)", 1),
         *SPEED,
         ("--assume", "a dry run's speed as a share of a peak, as in 0.4@989", None, {"metavar": "SHARE@TFLOPS"}),
         LOG, PARAMETER, RUNS_DIR, DEVICE,
@@ -118,43 +113,33 @@ VERBS = {
     ]),
     "watch": (monitor.show, "what is running, stopped and finished in a runs folder; in place, until Ctrl-C", [
         ("--runs-dir", "the folder to look at (runs)", "runs"),
-        ("--once", "print the table once; so does a pipe", False),
-        ("--all", "a line for finished runs too, and for those still to do", False),
-        ("--every", "between two looks (2)", 2.0, {"metavar": "SECONDS"}),
         ("--study", "count what is still to do of a study, or of all", None, {"metavar": "NAME"}),
         ("--tier", "of the study (quick)", "quick"),
         ("--data", "of the study (scenes)", "scenes"),
-        ("--seeds", "of the study; the tier's own number by default", int),
     ]),
     "plan": (verbs.plan, "which size and how long, for so many images and so much compute", [
         ("--images", "unique images you have", int, {"required": True}),
         ("--budget-flops", "training FLOPs in all, as in 1e20", float),
         ("--budget-gpu-hours", "GPU hours in all; needs a measured speed", float),
         *SPEED,
-        ("--gpus", "how many GPUs (1)", "1"),
-        ("--sizes", "sizes to choose from; all that were run by default", None, {"nargs": "+"}),
+        ("--gpus", "how many GPUs (1)", 1),
         ("--target", "accuracy (default) or loss", "accuracy"),
-        ("--law", "on published runs: fixed (default) or free exponents", "fixed"),
         ("--runs-dir", "refit on your own runs kept there, in place of the published ones"),
-        ("--json", "numbers instead of text", False),
     ]),
     "weights": (None, "show, convert or score weights", []),
     "weights convert": (verbs.convert, "convert weights between layouts", [
         ("source", "official, timm, transformers or simmim-lite: a file, or hf://OWNER/REPO/PATH"),
         ("target", "the file to write (.safetensors, .pth, …); for layout hf a folder"),
-        ("--model", "the size, as in swinv2_base", None, {"required": True}),
+        MODEL,
         ("--layout", "simmim (default), timm, official, or hf: a folder that from_pretrained opens", "simmim"),
         ("--image-size", f"pixels a side {HF}", int),
         ("--window-size", f"tokens a side {HF}", int),
     ]),
-    "weights score": (scoring.show, "our validation loss of checkpoints, lowest first, beside the published order", [
+    "weights score": (verbs.score_weights, "our validation loss of checkpoints, beside the published order", [
         ("source", "checkpoints of one size: files, or names like hf://zdaxie/SimMIM/PATH", None, {"nargs": "+"}),
-        ("--model", "the size, as in swinv2_base", None, {"required": True}),
+        MODEL,
         ("--data", "imagefolder:DIR; its validation images are read", None, {"required": True}),
         ("--images", "validation images (1024)", 1024),
-        ("--masks", "masks an image (4)", 4),
-        ("--target", "normalized (default of the paper's sizes) or raw pixels"),
-        ("--precision", "fp32 (default) or bf16", "fp32"),
         DEVICE,
     ]),
     "weights show": (verbs.show_weights, "what a file of weights is: layout, size, window, target, what is missing", [
@@ -166,20 +151,21 @@ VERBS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit status: 0, 2 for what the caller can mend, 130 after Ctrl-C, 75 when SIGTERM or SIGUSR1
     stopped it with everything saved (EX_TEMPFAIL: the same command goes on)."""
-    arguments = _parser().parse_args(argv)
+    options = vars(_parser().parse_args(argv))
+    _, call, debug = (options.pop(name) for name in ("verb", "call", "debug"))
     try:
-        arguments.call(arguments)
+        call(**options)
         sys.stdout.flush()
         return 0
     except UserError as error:
-        if arguments.debug:
+        if debug:
             raise
         line = f"simmim-lite: {error}"
-        if first_to_say(line, not error.everywhere or verbs.speaks()):
+        if first_to_say(line, not error.everywhere or speaks()):
             print(line, file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        print("simmim-lite: interrupted; finished runs are kept, run the same command to go on", file=sys.stderr)
+        print("simmim-lite: interrupted; what is finished is kept, run the same command again", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -192,8 +178,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, allow_abbrev=False, **options)
-        self.register("type", int, lambda text: _number(text, int))
-        self.register("type", float, lambda text: _number(text, float))
+        for kind, wanted in ((int, "whole number, as in 64, 1_000, 1e4 or 200k"), (float, "number, as in 0.5 or 2M")):
+            self.register("type", kind, lambda text, kind=kind, wanted=wanted: _number(text, kind, wanted))
 
     def error(self, message: str):
         line = f"simmim-lite: {message} (see {self.prog} --help)"
@@ -209,22 +195,20 @@ class Parser(argparse.ArgumentParser):
 
     def _dashed(self, word: str) -> str:
         name, equals, value = word.partition("=")
-        dashed = name.replace("_", "-") + equals + value
-        return dashed if dashed.partition("=")[0] in self._option_string_actions else word
+        dashed = name.replace("_", "-")
+        return dashed + equals + value if dashed in self._option_string_actions else word
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
-            raise argparse.ArgumentError(
-                None, str(unknown((action.metavar or action.dest).lower(), value, action.choices))
-            )
+            wrong = unknown((action.metavar or action.dest).lower(), value, action.choices)
+            raise argparse.ArgumentError(None, str(wrong))
 
 
-def _number(text: str, kind: type) -> int | float:
+def _number(text: str, kind: type, wanted: str) -> int | float:
     try:
         return specs.number(text, kind)
     except ValueError:
-        wanted = "a whole number, as in 64, 1_000, 1e4 or 200k" if kind is int else "a number, as in 0.5, 1e-3 or 2M"
-        raise argparse.ArgumentTypeError(f"'{text}' is not {wanted}") from None
+        raise argparse.ArgumentTypeError(f"'{text}' is not a {wanted}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -234,16 +218,13 @@ def _parser() -> argparse.ArgumentParser:
     for name, (call, text, options) in VERBS.items():
         group, _, own = name.rpartition(" ")
         sub = groups[group].add_parser(own, help=text, description=text)
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if call is None:
             groups[name] = sub.add_subparsers(required=True, metavar="ACTION")
             continue
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         sub.set_defaults(call=call)
         for option in options:
-            if option is Run:
-                run_options(sub)
-            else:
-                _add(sub, *option)
+            _add(sub, *option) if isinstance(option, tuple) else run_options(sub)
         if call is verbs.records_import:
             sub.epilog = f"{published.help_text()} An example: examples/runs.csv"
     return parser

@@ -58,8 +58,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
 def check_writable(path: str | Path, remedy: str = "choose another place") -> None:
     """`UserError` where a file or folder of that name cannot be made: to be asked for before long work, not after.
 
-    Tried in the nearest folder that is there, and nothing is left in it.
-    """
+    Tried in the nearest folder that is there, and nothing is left in it."""
     path = Path(path).absolute()
     place = next(folder for folder in (path, *path.parents) if folder.exists())
     if not place.is_dir() and place != path:

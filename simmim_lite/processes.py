@@ -1,12 +1,13 @@
 """This machine: devices, versions, child processes, torchrun's error files, a line on stderr for what takes long.
 
-Nothing heavy here: torch is imported when it is asked for.
-"""
+Nothing heavy here: torch is imported when it is asked for."""
 
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import json
+import multiprocessing
 import os
 import platform
 import signal
@@ -14,14 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
 from .errors import UserError, unknown
 
-_watched: set[int] = set()
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def pick_device(device: str = "auto"):
@@ -129,17 +130,47 @@ def deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_with(parent: int) -> None:
-    """End this process when `parent`, which started it, is gone: what is killed leaves nothing running."""
+def each(
+    function: Callable, items: Collection, workers: int, begin: Callable | None = None, *job: object, threads: int = 0
+) -> Iterator[tuple]:
+    """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares and that end with this
+    one: new ones of so many threads each, or by default copies of this one. One that is killed is one line."""
+    from concurrent.futures import FIRST_COMPLETED, wait
+
+    from joblib.externals.loky import ProcessPoolExecutor
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    how = {"env": dict.fromkeys(THREADS, str(threads))} if threads else {"context": multiprocessing.get_context()}
+    prepared = {"initializer": _begin, "initargs": (os.getpid(), begin, job)}
+    pool, left = ProcessPoolExecutor(workers := min(workers, len(items)), **how, **prepared), iter(items)
+    try:
+        with deaf_to_interrupts():  # no more calls than workers: of others loky knows nothing when it kills
+            calls = {pool.submit(function, item): item for item in itertools.islice(left, workers)}
+        while calls:
+            for call in wait(calls, return_when=FIRST_COMPLETED).done:
+                yield calls.pop(call), call.result()
+                calls |= {pool.submit(function, item): item for item in itertools.islice(left, 1)}
+        pool.shutdown()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died (out of memory?): what is finished is kept; run again with --workers 1"
+        ) from error
+    except BaseException:
+        pool.shutdown(wait=False, kill_workers=True)
+        raise
+
+
+def _begin(parent: int, begin: Callable | None, job: tuple) -> None:
+    """In a worker: end it when `parent` is gone, so that what is killed leaves nothing running."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 
-    if parent not in _watched and os.getpid() != parent:
-        _watched.add(parent)
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
+    if begin is not None:
+        begin(*job)
 
 
 def speaks() -> bool:

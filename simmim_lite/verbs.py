@@ -1,24 +1,21 @@
 """What the verbs of the command line do. What is heavy is imported when called."""
 
-import argparse
 import contextlib
 import dataclasses
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .errors import Everywhere, UserError, check_writable
 from .evidence import published
 from .model.sizes import PAPER
 from .processes import import_torch, speaks, waiting
-from .studies.parameters import Study, StudyOptions
-from .studies.tiers import NAMED, STUDIES, TRANSFER, claims_of
+from .studies.tiers import BY_SIZE, NAMED, RECIPE, STUDIES, TRANSFER, Study, StudyOptions, claim_ids
 from .training import specs
 from .training.run import Run, Runtime
 from .training.tuning import Dense, FineTune, Probe
 
-_NAMED = 20  # of a kind of problem that are named
+_NAMED = 20  # problems that are named
 
 
 @contextlib.contextmanager
@@ -38,32 +35,21 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
-def run_of(arguments: argparse.Namespace, **defaults: object) -> Run:
-    """The run of the options that were given; defaults: of fields that were not, in place of Run's own."""
-    names = {f.name for f in dataclasses.fields(Run)}
-    return Run(**{**defaults, **{name: value for name, value in vars(arguments).items() if name in names}})
-
-
-def runtime_of(arguments: argparse.Namespace) -> Runtime:
-    """How the options say that a run is executed."""
-    return Runtime(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Runtime)})
-
-
-def pretrain(arguments: argparse.Namespace) -> None:
-    """`simmim-lite pretrain`."""
+def pretrain(*, runs_dir: str, device: str, film: int, log: list[str], **fields: object) -> None:
+    """`simmim-lite pretrain`; fields: of the run, and of its runtime."""
     import_torch()
     from .processes import pick_device
     from .training.callbacks import film_path
     from .training.pretrain import pretrain as train
     from .training.run import record_path
 
-    run, runtime = run_of(arguments), runtime_of(arguments)
-    check_writable(arguments.runs_dir, "choose another --runs-dir")
-    pick_device(arguments.device)
-    options = {name: getattr(arguments, name) for name in ("runs_dir", "device", "film", "log")}
+    runtime = Runtime(**{field.name: fields.pop(field.name) for field in dataclasses.fields(Runtime)})
+    run = Run(**fields)
+    check_writable(runs_dir, "choose another --runs-dir")
+    pick_device(device)
     with _bar(run.key) as report:
-        record = train(run, progress=report, runtime=runtime, **options)
-    path = record_path(arguments.runs_dir, run)
+        record = train(run, progress=report, runtime=runtime, runs_dir=runs_dir, device=device, film=film, log=log)
+    path = record_path(runs_dir, run)
     if record["status"] == "failed":
         raise Everywhere(f"{run.key} failed: {record['reason']} (its record is {path})")
     if not speaks():
@@ -72,49 +58,48 @@ def pretrain(arguments: argparse.Namespace) -> None:
     print(f"validation loss {final['val_loss']:.4f} +- {final['val_loss_se']:.4f} (standard error over images)")
     for name, score in record["transfer"].items():
         print(f"{name:8s} {score['metric']} {score['score']:.4f} [{score['low']:.4f}, {score['high']:.4f}]")
-    if arguments.film:
-        film = film_path(arguments.runs_dir, run)
-        print(f"film: {film if film.exists() else 'none, the run was finished before; delete its record to film it'}")
+    if film:
+        there = film_path(runs_dir, run)
+        print(f"film: {there if there.exists() else 'none, the run was finished before; delete its record to film it'}")
     print(f"record: {path}")
 
 
-def study(arguments: argparse.Namespace) -> None:
+def study(
+    name: str, *, parameter: list, no_notebooks: bool, commands: bool, dry_run: bool, nodes: int, gpus: int,
+    first_seed: int | None, minutes: float | None, images_per_second: list, measure: str, assume: str, **options: object
+) -> None:  # fmt: skip
     """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
     from .studies import costs, engine, grids, notebooks, report, workers
-    from .studies.speed import Gpus
 
-    name, gpus = specs.value("study", Study, arguments.name), specs.read("gpus", Gpus, arguments.gpus)
-    speed = {name: getattr(arguments, name) for name in ("images_per_second", "measure", "assume")}
-    if not arguments.dry_run and (gpus != 1 or any(speed.values())):
+    name = specs.value("study", Study, name)
+    speed = {"images_per_second": images_per_second, "measure": measure, "assume": assume}
+    if not dry_run and (gpus != 1 or any(speed.values())):
         raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
-    if arguments.nodes != 1 and not arguments.commands:
+    if nodes != 1 and not commands:
         raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
-    known = [f.name for f in dataclasses.fields(StudyOptions)]
-    options = {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}
-    each = options.pop("gpus_per_run") if arguments.commands else None  # of a command, whoever starts it
+    each = options.pop("gpus_per_run") if commands else None  # of a command, whoever starts it
     how = StudyOptions(**options)
     grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
-    _copies(arguments, how)  # a wrong parameter fails before anything is measured or trained
-    counts = {"first_seed": arguments.first_seed, "minutes": arguments.minutes}
-    chosen, said = engine.choose(name, how, measure=not (arguments.commands or arguments.dry_run), **counts)
+    wanted = None if no_notebooks else dict(parameter)
+    _copies(name, how, wanted)  # a wrong parameter fails before anything is measured or trained
+    counts = {"first_seed": first_seed, "minutes": minutes, "measure": not (commands or dry_run)}
+    chosen, said = engine.choose(name, how, **counts)
     how = dataclasses.replace(how, seeds=chosen)
-    if arguments.commands:
-        each = 1 if each is None else each
-        return print("\n".join(workers.lines(name, how, gpus_per_run=each, nodes=arguments.nodes)))
+    if commands:
+        return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each, nodes=nodes)))
     print(said, end="\n" if said else "", flush=True)
-    if arguments.dry_run:
+    if dry_run:
         return print(costs.dry_run(name, how, gpus, **speed))
     check_writable(how.runs_dir, "choose another --runs-dir")
     found = _claims(name, how)
     sys.stdout.flush()
-    copies, reason = _copies(arguments, how)
+    copies, reason = _copies(name, how, wanted)
     if not copies:
         return print(f"without notebooks: {reason}; the report is made of them")
-    runs, where = Path(how.runs_dir), {n: getattr(how, n) for n in ("workers", "engine", "address", "device")}
-    executed, failures = notebooks.execute(copies, runs / "notebooks", **where)
-    if executed:
-        print(f"executed notebooks: {runs / 'notebooks'}")
-    print(f"report: {report.write(runs / 'notebooks', runs / 'report', *found)}")
+    folder, where = Path(how.runs_dir), {n: getattr(how, n) for n in ("workers", "engine", "address", "device")}
+    executed, failures = notebooks.execute(copies, folder / "notebooks", **where)
+    print(f"executed notebooks: {folder / 'notebooks'}\n" if executed else "", end="")
+    print(f"report: {report.write(folder / 'notebooks', folder / 'report', *found)}")
     notebooks.raise_first(failures)
 
 
@@ -127,24 +112,22 @@ def _claims(name: str, how: StudyOptions) -> tuple[list, list[dict]]:
     if how.tier == "shipped":  # the notebooks show it beside the reader's own runs
         for of in [evidence.TRANSFER] if name == TRANSFER else evidence.shipped_names():
             records = evidence.shipped(of)
-            print(f"shipped records {of}: {len(records)}")
-            print("".join(f"{claim}\n" for claim in claims(records) if claim.id in claims_of(name)), end="")
+            about = [f"{claim}\n" for claim in claims(records) if claim.id in claim_ids(name)]
+            print(f"shipped records {of}: {len(records)}", *about, sep="\n", end="" if about else "\n")
         return [], []
     result = engine.study(name, **vars(how))
     failed = [record for record in result.records if record["status"] == "failed"]
     print("".join(f"{claim}\n" for claim in result.claims), end="")
-    print(
-        f"{len(result.records)} runs, {result.trained} trained now, {len(failed)} failed; "
-        f"{result.core_seconds:.0f} core-seconds in {result.wall_seconds:.0f} s"
-    )
+    counts = f"{len(result.records)} runs, {result.trained} trained now, {len(failed)} failed"
+    print(f"{counts}; {result.core_seconds:.0f} core-seconds in {result.wall_seconds:.0f} s")
     return result.claims, failed
 
 
-def _copies(arguments: argparse.Namespace, how: StudyOptions) -> tuple[list, str]:
+def _copies(name: str, how: StudyOptions, parameters: dict | None) -> tuple[list, str]:
     """The notebooks of a study with their parameters, checked; or none, and why there are none."""
     from .studies import notebooks
 
-    if arguments.no_notebooks:
+    if parameters is None:
         return [], "--no-notebooks"
     if missing := notebooks.not_installed():
         return [], f"not installed: {missing}; pip install papermill ipykernel, and run the same command again"
@@ -153,35 +136,17 @@ def _copies(arguments: argparse.Namespace, how: StudyOptions) -> tuple[list, str
     if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
         given["tier"] = "shipped"
     try:
-        studies = STUDIES if arguments.name == "all" else (arguments.name,)
-        paths = [notebooks.find(NAMED[name].notebook) for name in studies]
+        paths = [notebooks.find(NAMED[one].notebook) for one in (STUDIES if name == "all" else (name,))]
     except UserError as error:
         return [], str(error)
-    return [notebooks.Copy.of(path, given | dict(arguments.parameter)) for path in paths], ""
+    return [notebooks.Copy.of(path, given | parameters) for path in paths], ""
 
 
-def plan(arguments: argparse.Namespace) -> None:
+def plan(images: int, **options: object) -> None:
     """`simmim-lite plan`."""
     from .studies import planner
-    from .studies.speed import Gpus
 
-    names = ("budget_flops", "budget_gpu_hours", "measure", "sizes", "target", "law", "runs_dir")
-    options = {name: getattr(arguments, name) for name in names}
-    options["images_per_second"] = dict(text.partition("=")[::2] for text in arguments.images_per_second)
-    found = planner.plan(arguments.images, gpus=specs.read("gpus", Gpus, arguments.gpus), **options)
-    if arguments.json:
-        return print(json.dumps(dataclasses.asdict(found), indent=1))
-    print("\n".join(planner.lines(found)))
-
-
-def _network(arguments: argparse.Namespace) -> Run:
-    """A run that says which network is transferred, and on which data; its own weights are used if no file is given.
-
-    The paper's networks come from a file at the paper's input, where no other is given (docs/facts.md, 3).
-    """
-    if arguments.weights and getattr(arguments, "model", None) in PAPER:
-        return run_of(arguments, image_size=192, window_size=12, mask_patch=32, statistics="imagenet")
-    return run_of(arguments)
+    print("\n".join(planner.lines(planner.plan(images, **options))))
 
 
 def fields_of(texts: list[str], kind: type) -> dict[str, object]:
@@ -196,20 +161,22 @@ def fields_of(texts: list[str], kind: type) -> dict[str, object]:
     return found
 
 
-def transfer(arguments: argparse.Namespace) -> None:
-    """`simmim-lite transfer`."""
+def transfer(
+    *, task: str, set: list[str], scratch_set: list[str], runs_dir: str, weights: str | None, **options: object
+) -> None:
+    """`simmim-lite transfer`. The paper's networks come from a file at the paper's input, where no other is given."""
     import_torch()
     from .training.run import transfer_path
     from .training.transfer import scores
     from .training.transfer import transfer as transferred
 
-    kind = {"probe": Probe, "classify": FineTune}.get(arguments.task, Dense)
-    options = fields_of(arguments.set, kind)
-    if arguments.scratch_set:
-        options["scratch"] = fields_of(arguments.scratch_set, kind)
-    options |= {name: getattr(arguments, name) for name in ("runs_dir", "device", "weights", "recipe")}
-    with _bar(f"{arguments.task}, pretrained and from scratch") as report:
-        result = transferred(_network(arguments), arguments.task, progress=report, **options)
+    kind = {"probe": Probe, "classify": FineTune}.get(task, Dense)
+    given = {name: options.pop(name) for name in ("device", "recipe")} | {"runs_dir": runs_dir, "weights": weights}
+    given |= fields_of(set, kind) | ({"scratch": fields_of(scratch_set, kind)} if scratch_set else {})
+    released = weights and options.get("model") in PAPER  # docs/facts.md, 3
+    about = {"image_size": 192, "window_size": 12, "mask_patch": 32, "statistics": "imagenet"} if released else {}
+    with _bar(f"{task}, pretrained and from scratch") as report:
+        result = transferred(Run(**about | options), task, progress=report, **given)
     if not speaks():
         return
     trained, baseline = scores(result["trained"]), scores(result["baseline"])
@@ -217,51 +184,53 @@ def transfer(arguments: argparse.Namespace) -> None:
         print(f"{name:9s} pretrained {trained[name]:.4f}   without {baseline[name]:.4f}   lift {lift:+.4f}")
     for which in ("trained", "baseline"):
         if result[which]["status"] == "failed":
-            raise UserError(f"the {which} network's {arguments.task} failed: {result[which]['reason']}")
-        print(f"record: {transfer_path(arguments.runs_dir, result[which]['key'])}")
+            raise UserError(f"the {which} network's {task} failed: {result[which]['reason']}")
+        print(f"record: {transfer_path(runs_dir, result[which]['key'])}")
 
 
-def manifest(arguments: argparse.Namespace) -> None:
+def manifest(action: str, manifest: str, folder: str | None, out: str | None) -> None:
     """`simmim-lite manifest`."""
     from .data import manifests, packs, sources
 
-    build, folder = arguments.action == "build", arguments.folder
-    manifests.read(arguments.manifest, built=not build)  # before pictures are listed
-    check_writable(arguments.out or ".")
+    build = action == "build"
+    manifests.read(manifest, built=not build)  # before pictures are listed
+    check_writable(out or ".")
     source = folder and sources.listing(f"{'packed' if packs.is_pack(folder) else 'imagefolder'}:{folder}")
     if build:
-        content = manifests.build(arguments.manifest, source, arguments.out)
+        content = manifests.build(manifest, source, out)
         return print(f"{content['name']}: {content['images']} images, digest {content['digest']}")
-    _name(manifests.verify(arguments.manifest, source), f"{arguments.manifest} and {folder}")
-    print(f"{arguments.manifest}: as the manifest says")
+    _name(manifests.verify(manifest, source), f"{manifest} and {folder}")
+    print(f"{manifest}: as the manifest says")
 
 
-def pack(arguments: argparse.Namespace) -> None:
+def pack(source: str, out: str, *, short_side: int) -> None:
     """`simmim-lite data pack`."""
     from .data import packs, sources
 
-    check_writable(arguments.out)
-    done = packs.pack(sources.listing(arguments.source), arguments.out, short_side=arguments.short_side)
+    check_writable(out)
+    with waiting(f"listing the pictures of {source}"):
+        found = sources.listing(source)
+    done = packs.pack(found, out, short_side=short_side)
     left_out, shards = done.info["left_out"], done.info["shards"]
     if left_out:
         names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_NAMED])
         print(f"left out {len(left_out):,}, named in {done.folder / 'pack.json'}: {names}")
     size = sum(shard["bytes"] for shard in shards) / 1e9
     print(f"{done.info['pictures']:,} pictures in {len(shards):,} shards, {size:.3g} GB, digest {done.digest}")
-    print(f"to train on it: --data packed:{arguments.out}")
+    print(f"to train on it: --data packed:{out}")
 
 
-def verify(arguments: argparse.Namespace) -> None:
+def verify(pack: str, manifest: str | None) -> None:
     """`simmim-lite data verify`."""
     from .data import manifests, packs, sources
 
-    if arguments.manifest:
-        manifests.read(arguments.manifest, built=True)  # before all bytes are read
-    problems = packs.verify(arguments.pack)
-    if arguments.manifest:
-        problems += manifests.verify(arguments.manifest, sources.listing(f"packed:{arguments.pack}"))
-    _name(problems, arguments.pack)
-    print(f"{arguments.pack}: every byte is as it was packed")
+    if manifest:
+        manifests.read(manifest, built=True)  # before all bytes are read
+    problems = packs.verify(pack)
+    if manifest:
+        problems += manifests.verify(manifest, sources.listing(f"packed:{pack}"))
+    _name(problems, pack)
+    print(f"{pack}: every byte is as it was packed")
 
 
 def _name(problems: list[str], where: str) -> None:
@@ -274,42 +243,85 @@ def _name(problems: list[str], where: str) -> None:
         raise UserError(f"{where}: {what}; get the files from where they were copied, or make them again")
 
 
-def records_import(arguments: argparse.Namespace) -> None:
+def records_import(file: str, scores: str | None, runs_dir: str) -> None:
     """`simmim-lite records import`."""
     from .evidence.claims import claims_of
 
-    rows, notes = published.read_csv(arguments.file, arguments.scores)
-    count = published.import_csv(arguments.file, arguments.runs_dir, arguments.scores)
+    rows, notes = published.read_csv(file, scores)
+    count = published.import_csv(file, runs_dir, scores)
     print(*claims_of(rows), *notes, sep="\n")
-    where = f"from {arguments.file} into {arguments.runs_dir}"
+    where = f"from {file} into {runs_dir}"
     print(f"{count} run{'s' * (count > 1)} taken {where}; the studies' notebooks and plan show them")
 
 
-def convert(arguments: argparse.Namespace) -> None:
+def convert(
+    source: str, target: str, *, model: str, layout: str, image_size: int | None, window_size: int | None
+) -> None:
     """`simmim-lite weights convert`."""
     import_torch()
     from .model import weights
     from .model.simmim import create_model
 
-    source, target, layout = arguments.source, arguments.target, arguments.layout
-    sides = {"img_size": arguments.image_size, "window_size": arguments.window_size}
-    if layout != "hf" and any(sides.values()):
+    if layout != "hf" and (image_size or window_size):
         raise UserError("--image-size and --window-size go into the config.json of layout hf: leave them out")
     weights.check_target(target, layout, source)
     if not weights.is_hub(source) and not Path(source).exists():
         raise UserError(f"{source}: no such file; give the weights to convert")
     with waiting(f"reading {source}"):
-        model = create_model(arguments.model, **sides)
-        loaded = weights.load_weights(model, source)
+        network = create_model(model, img_size=image_size, window_size=window_size)
+        loaded = weights.load_weights(network, source)
     # what the file does not hold is random here: nobody is to take it for trained
-    weights.save_weights(model, target, layout=layout, image_size=arguments.image_size, without=loaded.kept)
+    weights.save_weights(network, target, layout=layout, image_size=image_size, without=loaded.kept)
     alone = ", the backbone alone" if loaded.kept or layout == "timm" else ""
     print(f"written: {target} ({layout}{alone})")
 
 
-def show_weights(arguments: argparse.Namespace) -> None:
+def show_weights(source: str) -> None:
     """`simmim-lite weights show`."""
     import_torch()
     from .model.weights import show
 
-    print("\n".join(show(arguments.source)))
+    print("\n".join(show(source)))
+
+
+def score_weights(source: list[str], *, model: str, data: str, images: int, device: str) -> None:
+    """`simmim-lite weights score`: our losses, lowest first, and the published ones of that size, in the same order.
+
+    The protocol of the published losses is unknown (crop, masks, target): only the order may be compared."""
+    from .evidence import published
+
+    own = {"model": model, "data": data, "val_images": images, "precision": "fp32"}
+    run = dataclasses.replace(RECIPE if model in BY_SIZE else Run(), **own)
+    found = scores_of(source, run, device)
+    print(f"validation loss, at most {images:,} images x {run.val_masks} masks, {run.target} target (± standard error)")
+    for loss, error, name in sorted(found):
+        print(f"{loss:.4f} ± {error:.4f}  {name}")
+    if rows := sorted((r for r in published.rows() if r["model"] == model), key=lambda r: r["val_loss"]):
+        print(f"\npublished losses of {model}, lowest first ({published.SOURCE})")
+        print(*(f"{r['val_loss']:.4f}  {r['dataset']}, {r['steps']:,} iterations" for r in rows), sep="\n")
+        print("\nthe protocol of the published losses is unknown: compare the order alone, never the numbers")
+
+
+def scores_of(sources: Sequence[str | Path], run: Run, device: str = "auto") -> list[tuple[float, float, str]]:
+    """Validation loss, its standard error over images, and name of checkpoints (files, or hf://…) as the record of
+    `run` would have them: model, input, masks, target, data, `val_images` and `val_masks` count."""
+    import_torch()
+    from .data.sources import open_data
+    from .model.weights import is_hub, load_weights
+    from .processes import one_thread, pick_device
+    from .training.pretrain import build, validation_loss
+    from .training.probes import input_statistics
+
+    for source in sources:  # all of them, before the first is scored
+        if not is_hub(source) and not Path(source).exists():
+            raise UserError(f"{source}: no such file; give a file of weights, or hf://OWNER/REPOSITORY/PATH")
+    place, found = pick_device(device), []
+    stored = run.data == "scenes" or run.statistics == "dataset"
+    opened = open_data(run.data, run.image_size, streamed=not stored)
+    statistics = input_statistics(opened, run.statistics)
+    with one_thread(place):
+        for source in sources:
+            model = build(run)
+            load_weights(model, source, head=True)
+            found.append((*validation_loss(model.to(place), opened.val, run, *statistics, place), str(source)))
+    return found

@@ -41,7 +41,6 @@ def short_folder(monkeypatch):
 
 def test_wrong_options_are_one_line(tmp_path, monkeypatch) -> None:
     for options, line in (
-        ({"engine": "rey"}, "unknown engine 'rey': did you mean 'ray'"),
         ({"address": "host:6379"}, "address is about a Ray cluster: add --engine ray"),
         ({"engine": "ray", "gpus_per_run": 0}, "gpus_per_run is 0: give a whole number from 1"),
     ):
@@ -61,9 +60,8 @@ def test_wrong_options_are_one_line(tmp_path, monkeypatch) -> None:
 
 
 def test_a_local_cluster_gives_the_numbers_of_the_local_engine(tmp_path, short_folder) -> None:
-    """Two trunks and a job that fails: its line comes at the end, the others are finished; notebooks are tasks too."""
-    runs = [replace(TINY, steps=steps, seed=seed) for seed in (0, 1) for steps in (4, 8)]
-    bad = replace(TINY, steps=4, seed=2)
+    """A trunk and a job that fails: its line comes at the end, the others are finished; notebooks are tasks too."""
+    runs, bad = [replace(TINY, steps=steps) for steps in (4, 8)], replace(TINY, steps=4, seed=2)
     for folder in ("local", "ray"):
         blocked = tmp_path / folder / "checkpoints" / bad.trunk_key
         blocked.parent.mkdir(parents=True)
@@ -73,32 +71,26 @@ def test_a_local_cluster_gives_the_numbers_of_the_local_engine(tmp_path, short_f
         workers.execute(workers.Local("cpu", 1), jobs, tmp_path / "local")
     options = {"address": None, "device": "auto", "workers": 1, "gpus_per_run": None}
     good = write_notebook(tmp_path / "good.ipynb", ["print(x + 1)"], parameters="x = 1")
-    wrong = write_notebook(tmp_path / "wrong.ipynb", ["1 / 0"])
-    copies = [notebooks.Copy(good, {"x": 4}, "good-x=4"), notebooks.Copy.of(wrong, {})]
     with cluster.joined(tmp_path / "ray", **options) as found:
         with pytest.raises(UserError, match=line):
             workers.execute(found, jobs, tmp_path / "ray")
         # the cluster that is joined already is used
-        executed, failures = notebooks.execute(copies, tmp_path / "out", engine="ray")
-    assert list(executed) == ["good-x=4"] and '"5\\n"' in executed["good-x=4"].read_text()
-    assert failures["wrong"].startswith("wrong, cell [2]: ZeroDivisionError")
-    assert len(numbers(tmp_path / "ray")) == 4
+        executed, _ = notebooks.execute([notebooks.Copy(good, {"x": 4}, "four")], tmp_path / "out", engine="ray")
+    assert list(executed) == ["four"] and '"5\\n"' in executed["four"].read_text()
+    assert len(numbers(tmp_path / "ray")) == 2
     assert numbers(tmp_path / "ray") == numbers(tmp_path / "local")
     assert weights(tmp_path / "ray", runs) == weights(tmp_path / "local", runs)
     assert not list((tmp_path / "ray").glob(".simmim-lite-token*"))
 
 
 @pytest.mark.slow
-def test_a_job_on_several_devices_is_its_runs_under_torchrun(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_a_job_on_several_devices_is_its_runs_under_torchrun(tmp_path) -> None:
     run = replace(TINY, steps=4)
-    (job,) = workers.make_jobs([run], {})
+    (job,), (bad,) = (workers.make_jobs([one], {}) for one in (run, replace(run, batch_size=1)))
     done = cluster.do_on_gpus(job, str(tmp_path), "cpu", 2)
     assert (done.trained, done.error) == (1, "")
     (record,) = load(tmp_path)
     assert record["key"] == run.key and record["where"]["processes"] == 2
-    assert cluster.do_on_gpus(job, str(tmp_path), "cpu", 2).trained == 0
-    (bad,) = workers.make_jobs([replace(run, batch_size=1)], {})
     assert "batch" in cluster.do_on_gpus(bad, str(tmp_path), "cpu", 2).error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simmim_lite.studies import notebooks, parameters
+from simmim_lite.studies import notebooks
 from simmim_lite.studies.tiers import NAMED
 
 NAMES = sorted(path.stem for path in notebooks.folder().glob("[0-9][0-9]_*.ipynb"))
@@ -61,7 +61,7 @@ def test_its_cells(notebook) -> None:
     found, name = notebook.code, notebook.name
     assert all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(found[0]["text"]).body)
     assert [k for k, c in enumerate(found) if "parameters" in c["metadata"].get("tags", ())] == [1]
-    known = parameters.parameters(notebooks.find(name))
+    known = notebooks.parameters(notebooks.find(name))
     assert "tier" in known
     if name in STUDIES:
         own = ["coco", "ade20k"] if name == "08_transfer" else []  # boxes and class maps at full size

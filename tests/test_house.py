@@ -19,7 +19,7 @@ TORCH_FREE = {
     "data": "scenes manifests sources packs coco",
     "training": "run tuning callbacks specs",
     "evidence": "records claims heldout",
-    "studies": "grids costs scoring engine cluster workers report planner",
+    "studies": "grids costs engine cluster workers report planner",
     "lab": "monitor",
 }
 

@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 from random_weights import random_model, same_weights
 
-from simmim_lite import Run, cli, create_model, load_weights, pretrain, save_weights
+from simmim_lite import Run, cli, create_model, load_weights, pretrain, save_weights, verbs
 from simmim_lite.errors import UserError
-from simmim_lite.studies import scoring
 from simmim_lite.training.run import weights_path
 
 NAME = "hf://zdaxie/SimMIM/folder/ckpt.pth"
@@ -77,12 +76,11 @@ def test_a_score_is_what_the_record_says_and_the_verb_puts_checkpoints_in_order(
     small = {"images": 16, "steps": 2, "batch_size": 8, "val_images": 4, "val_masks": 2, "probe_labels": 0}
     run = Run(data=f"imagefolder:{photos}", statistics="imagenet", **small)
     record = pretrain(run, runs_dir=tmp_path, device="cpu")
-    once, again = scoring.score([weights_path(tmp_path, run)] * 2, run=run, device="cpu")
-    assert (once.loss, once.error) == (record["final"]["val_loss"], record["final"]["val_loss_se"])
-    assert once == again and (once.images, once.masks, once.target) == (4, 2, "raw")
+    once, again = verbs.scores_of([weights_path(tmp_path, run)] * 2, run, "cpu")
+    assert once[:2] == (record["final"]["val_loss"], record["final"]["val_loss_se"]) and once == again
     backbone = save_weights(random_model(), tmp_path / "timm.pth", "timm")
     with pytest.raises(UserError, match="needs the mask token and the head"):
-        scoring.score([backbone], run=run, device="cpu")
+        verbs.scores_of([backbone], run, "cpu")
     other, _ = official(tmp_path / "other.pth", create_model("swinv2_atto", seed=3)), capsys.readouterr()
     words = ["--model", "swinv2_atto", "--data", f"imagefolder:{photos}", "--images", "4", "--device", "cpu"]
     assert cli.main(["weights", "score", NAME, str(other), *words]) == 0
@@ -94,8 +92,9 @@ def test_a_score_is_what_the_record_says_and_the_verb_puts_checkpoints_in_order(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_published_order_stands_beside() -> None:
-    found = [scoring.Scored("a.pth", 0.5, 0.01, 8, 4, "normalized"), scoring.Scored("b.pth", 0.4, 0.01, 8, 4, "raw")]
-    said = scoring.lines(found, "swinv2_base")
+def test_the_published_order_stands_beside(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(verbs, "scores_of", lambda *_: [(0.5, 0.01, "a.pth"), (0.4, 0.01, "b.pth")])
+    assert cli.main(["weights", "score", "a.pth", "b.pth", "--model", "swinv2_base", "--data", "imagefolder:x"]) == 0
+    said = capsys.readouterr().out.splitlines()
     assert said[1].endswith("b.pth") and said[2].endswith("a.pth") and "never the numbers" in said[-1]
     assert sum("iterations" in text for text in said) == 15

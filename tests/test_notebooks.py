@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from simmim_lite.studies import notebooks, parameters
+from simmim_lite.studies import notebooks
 from simmim_lite.studies.tiers import NAMED
 
 pytestmark = pytest.mark.xdist_group("notebooks")
@@ -63,7 +63,7 @@ def test_all_notebooks_are_here() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_at_tier_smoke(name: str, execute, shared, tmp_path) -> None:
     """It ends without an error, shows figures, and leaves nothing in the working directory."""
-    known = parameters.parameters(notebooks.find(name))
+    known = notebooks.parameters(notebooks.find(name))
     wanted = {"tier": "smoke", "runs_dir": str(shared), "workers": 1, "seeds": 1}
     first, last = (KEEP, CHECK) if name == "is_this_normal" else (ALONE, "")
     found = execute("smoke", name, tmp_path, {key: wanted[key] for key in wanted.keys() & known.keys()}, first, last)
@@ -74,6 +74,6 @@ def test_a_notebook_runs_at_tier_smoke(name: str, execute, shared, tmp_path) -> 
 @pytest.mark.parametrize("name", [*STUDIES, "10_full_scale"])
 def test_a_study_at_tier_shipped_needs_no_torch_and_trains_nothing(name: str, execute, tmp_path) -> None:
     """With its own parameters, in an empty folder; torch is looked for in the kernel itself, after all cells."""
-    assert parameters.parameters(notebooks.find(name))["tier"] == "shipped"
+    assert notebooks.parameters(notebooks.find(name))["tier"] == "shipped"
     execute("shipped", name, tmp_path, {}, last=LOOK)
     assert not list(tmp_path.glob("runs/records/*")), "something was trained"

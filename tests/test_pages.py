@@ -47,9 +47,7 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.loads: list[str] = []
-        self.links: list[str] = []
-        self.ids: set[str] = set()
+        self.loads, self.links, self.ids = [], [], set()
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
@@ -141,12 +139,8 @@ def test_a_notebook_becomes_a_page_of_the_site(built) -> None:
 @pytest.mark.slow
 def test_docstrings_of_all_packages_can_be_read(tmp_path, capsys) -> None:
     index = build_site.build(tmp_path / "out", lambda path: path.write_text(""), work=tmp_path / "work", notebooks=[])
-    said = [
-        line
-        for line in capsys.readouterr().err.splitlines()
-        if "toctree glob pattern" not in line and "gallery.md" not in line
-    ]
-    assert not [line for line in said if "WARNING" in line or "ERROR" in line or "myst" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if not re.search(r"toctree glob|gallery\.md", line)]
+    assert not [line for line in said if re.search("WARNING|ERROR|myst", line)]
     packages = {path.parent.name for path in build_site.PACKAGE.glob("*/__init__.py")}
     assert {path.stem for path in (index.parent / "api").glob("*.html")} == {"index", *packages}
 
@@ -189,5 +183,5 @@ def test_the_command_gives_the_site_its_lab_and_its_explorer(tmp_path, monkeypat
     monkeypatch.setattr(build_site, "build", build)
     assert build_site.main(["--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'index.html'}\n"
-    assert [target for target in Page(tmp_path / "lab.html").loads if not target.startswith("data:")] == []
+    assert all(target.startswith("data:") for target in Page(tmp_path / "lab.html").loads)
     assert build_site.lab_head() in (tmp_path / "lab.html").read_text(encoding="utf-8")

@@ -1,7 +1,5 @@
 """The planner: sets and not answers, data limits said, numbers refused outside the range, nonsense in one line."""
 
-import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -47,8 +45,7 @@ def test_with_little_data_it_says_spend_less_and_with_much_it_spends() -> None:
 
 
 def test_options_are_what_the_budget_allows() -> None:
-    found = plan(WHOLE, budget_flops=1e20, sizes=["base", "swinv2_small"])
-    assert {o.model for o in found.options} == {"swinv2_small", "swinv2_base"}
+    found = plan(WHOLE, budget_flops=1e20)
     assert all(o.flops <= 1e20 and 125_000 <= o.steps <= 500_000 for o in found.options)
     assert [o.rank for o in found.options] == list(range(1, len(found.options) + 1))
     for o in found.options:
@@ -65,15 +62,18 @@ def test_the_lights_are_those_of_the_published_doublings() -> None:
     assert len(above) == 5 and all(d["score_change"] < 0 for d in above)
 
 
-def test_hours_come_from_speeds_given_or_timed_here() -> None:
+def test_hours_come_from_speeds_given_or_timed_here(monkeypatch) -> None:
     found = plan(WHOLE, budget_gpu_hours=1000, images_per_second={"base": 900}, gpus=4)
     base = next(o for o in found.options if (o.model, o.steps) == ("swinv2_base", 250_000))
     assert base.hours == pytest.approx(250_000 * 2048 / 900 / 3600)
     other = next(o for o in found.options if o.model == "swinv2_large")
     assert other.hours / other.flops == pytest.approx(base.hours / base.flops)
     assert all(o.hours <= 1000 for o in found.options) and "4 GPUs are taken" in " ".join(found.notes)
-    own = plan(1024, budget_gpu_hours=1, measure="cpu", target="loss", on=basis.of_rows(own_rows(), "loss"))
-    assert all(o.hours > 0 for o in own.options) and "the speed measured on cpu" in " ".join(own.notes)
+    monkeypatch.setattr("simmim_lite.training.pretrain.step_seconds", lambda run, device: 0.5)
+    timed = plan(WHOLE, budget_gpu_hours=1e6, measure="cpu")  # of the smallest size, 4 images in half a second
+    small = next(o for o in timed.options if o.model == "swinv2_small")
+    assert small.hours == pytest.approx(small.steps * 2048 / 8 / 3600)
+    assert "the speed measured on cpu" in " ".join(timed.notes)
 
 
 def test_outside_its_range_it_gives_the_order_alone() -> None:
@@ -106,8 +106,7 @@ def test_an_interval_that_under_covers_is_widened_and_said() -> None:
 
 
 def test_own_runs_refit_the_law() -> None:
-    on = basis.of_rows(own_rows(), "accuracy")
-    found = plan(1024, budget_flops=1e13, on=on)
+    found = plan(1024, budget_flops=1e13, on=(on := basis.of_rows(own_rows(), "accuracy")))
     assert found.best.steps == 400 and found.measure == "linear probe (%)"
     assert found.best.value == pytest.approx(100 * max(r["linear"] for r in own_rows() if r["images"] == 1024), abs=1)
     assert plan(128, budget_flops=1e13, on=on).refused and "law: " in " ".join(found.notes)
@@ -125,12 +124,7 @@ FLOPS = {"budget_flops": 1e20}
         (lambda: plan(WHOLE, budget_flops=1e20, budget_gpu_hours=3), "budget is given twice"),
         (lambda: plan(WHOLE, budget_flops=1e19), "under the cheapest option, small for 125,000 iterations"),
         (lambda: plan(WHOLE, budget_gpu_hours=10), "a budget in GPU hours needs a speed"),
-        (lambda: plan(WHOLE, **FLOPS, images_per_second={"base": 0}), "images_per_second of base is 0"),
         (lambda: plan(WHOLE, **FLOPS, images_per_second={"bse": 9}), "did you mean 'base'"),
-        (lambda: plan(WHOLE, **FLOPS, gpus="A100"), "no GPU is known by name"),
-        (lambda: plan(WHOLE, **FLOPS, sizes=["larg"]), "unknown size 'larg': did you mean 'large'"),
-        (lambda: plan(WHOLE, **FLOPS, sizes=["atto"]), "size atto is not among the published runs"),
-        (lambda: plan(WHOLE, **FLOPS, law="chinchila"), "unknown law 'chinchila': did you mean 'chinchilla'"),
         (lambda: plan(WHOLE, **FLOPS, runs_dir="nowhere"), "nowhere: no finished runs there"),
         (lambda: basis.of_rows(own_rows(lengths=(100,)), "loss"), "your runs are of steps 100: a plan needs two"),
         (lambda: basis.of_rows(own_rows(models=("swinv2_atto",)), "loss"), "model swinv2_atto: a plan needs two"),
@@ -145,13 +139,10 @@ def test_nonsense_gets_one_line(call, line: str) -> None:
     assert line in str(caught.value)
 
 
-def test_the_verb_prints_text_numbers_and_one_line_for_errors(capsys) -> None:
-    words = ["plan", "--images", str(FIFTH), "--budget-flops", "1e20"]
-    text = call(capsys, *words)[1]
+def test_the_verb_prints_text_and_one_line_for_errors(capsys) -> None:
+    text = call(capsys, "plan", "--images", str(FIFTH), "--budget-flops", "1e20")[1]
     for word in ("FLOPs", "epochs", "Omega", "90 % interval", "what binds: data", "longest, then largest): base"):
         assert word in text
-    found = json.loads(call(capsys, *words, "--json")[1])
-    assert found == dataclasses.asdict(plan(FIFTH, budget_flops=1e20))
     for wrong, line in (
         (["--images", "200000", "--budget-gpu-hours", "9", "--images-per-second", "900"], "unknown size '900'"),
         (["--images", "1,281,167", "--budget-flops", "inf"], "argument --budget-flops: 'inf' is not a number"),
@@ -161,36 +152,20 @@ def test_the_verb_prints_text_numbers_and_one_line_for_errors(capsys) -> None:
         assert status == 2 and line in errors and errors.count("\n") == 1
 
 
-def test_imported_runs_are_planned_on(tmp_path, capsys) -> None:
-    published.import_csv(EXAMPLE, tmp_path)
-    words = ("plan", "--images", 256233, "--runs-dir", tmp_path, "--budget-flops")
-    status, out, errors = call(capsys, *words, 1e20)
-    assert status == 0, errors
-    assert f"on the imported runs runs in {tmp_path}" in out and "base" in out
-    # a second set: the larger one is taken, and which is said
-    (tmp_path / "more.csv").write_text("".join(EXAMPLE.read_text().splitlines(keepends=True)[:9]))
-    published.import_csv(tmp_path / "more.csv", tmp_path)
-    assert "(the largest of more, runs)" in call(capsys, *words, 1e20)[1]
-    # some have no cost, and none a size of image
-    text = EXAMPLE.read_text().replace(",192\n", ",\n").replace(",192,", ",,").splitlines()
-    lines = [text[0] + ",flops", *(line + ",6e20" for line in text[1:-1]), text[-1] + ","]
-    (tmp_path / "theirs.csv").write_text("\n".join(lines))
-    published.import_csv(tmp_path / "theirs.csv", tmp_path / "b")
-    words = ("plan", "--images", 256233, "--budget-flops", 1e21, "--runs-dir", tmp_path / "b")
-    assert "(17 of 18: the others have no loss or no FLOPs)" in call(capsys, *words)[1]
-    assert "--measure: the imported runs" in call(capsys, *words, "--measure", "cpu")[2]
-
-
 @pytest.mark.parametrize(
     ("change", "line"),
     [
+        (lambda t: t, ""),
         (lambda t: t.replace(",image_size", ",note"), "have no cost in FLOPs, and a plan is made under a budget"),
         (lambda t: t.replace(",2048,", ",1024,", 3), "are of batch_size 1024, 2048: a plan needs runs of one"),
         (lambda t: t.replace(",192\n", ",224\n", 3), "are of image_size 192, 224"),
     ],
 )  # fmt: skip
-def test_why_imported_runs_are_not_planned_on_is_one_line(tmp_path, change, line, capsys) -> None:
+def test_imported_runs_are_planned_on_or_one_line_says_why_not(tmp_path, change, line, capsys) -> None:
     (tmp_path / "theirs.csv").write_text(change(EXAMPLE.read_text()))
     assert call(capsys, "records", "import", tmp_path / "theirs.csv", "--runs-dir", tmp_path)[0] == 0
-    status, _, errors = call(capsys, "plan", "--images", 256233, "--budget-flops", 1e20, "--runs-dir", tmp_path)
-    assert status == 2 and line in errors and errors.count("\n") == 1
+    status, out, errors = call(capsys, "plan", "--images", 256233, "--budget-flops", 1e20, "--runs-dir", tmp_path)
+    if line:
+        assert status == 2 and line in errors and errors.count("\n") == 1
+    else:
+        assert status == 0 and f"on the imported runs theirs in {tmp_path}" in out and "base" in out

@@ -1,6 +1,7 @@
 """`study --commands`, and the Slurm example's own shell code, with stand-ins for what Slurm sets."""
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import signal
@@ -14,65 +15,65 @@ from child_processes import PATIENCE, catches, until
 from test_cli import call
 
 from simmim_lite import cli
-from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
-from simmim_lite.studies import grids, workers
-from simmim_lite.studies.parameters import StudyOptions
+from simmim_lite.studies import grids, notebooks, workers
 from simmim_lite.studies.tiers import LEVELS, RECIPE, TIERS, WHOLE_22K
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import Run, Runtime, record_path
-from simmim_lite.verbs import run_of, runtime_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "examples" / "slurm" / "array.sbatch"
 TINY = replace(
-    TIERS["smoke"].recipe, image_size=16, window_size=2, batch_size=8, val_images=8, val_masks=1, probe_labels=0,
-    eval_every=50, images=16,
+    TIERS["smoke"].recipe, batch_size=8, val_images=8, val_masks=1, probe_labels=0, eval_every=50, images=16
 )  # fmt: skip
 
 
-def read(line: str) -> list:
-    """The runs of a line, each with its runtime, as the command line reads them."""
+def read(line: str) -> list[dict]:
+    """The runs of a line, each with its runtime and where it is kept, as the command line reads them."""
     parts = (shlex.split(part) for part in line.split(" && "))
-    found = [cli._parser().parse_args(words[words.index("pretrain") :]) for words in parts]
-    return [(run_of(arguments), runtime_of(arguments)) for arguments in found]
+    return [vars(cli._parser().parse_args(words[words.index("pretrain") :])) for words in parts]
+
+
+def fields(kind: type, options: dict) -> object:
+    """The run, or the runtime, of options."""
+    return kind(**{f.name: options[f.name] for f in dataclasses.fields(kind) if f.name in options})
 
 
 def test_the_lines_are_the_published_grid_and_leave_out_what_is_finished(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     held = {"available": LEVELS[-1], "second_available": WHOLE_22K}  # as if a folder with all of them were there
-    monkeypatch.setattr(grids, "images_of", lambda _: held)
-    monkeypatch.setattr("simmim_lite.studies.parameters.images_of", lambda _: held)
+    for module in (grids, notebooks):
+        monkeypatch.setattr(module, "images_of", lambda _: held)
     monkeypatch.setattr(grids, "_check_sides", lambda *_: None)
     data = "imagefolder:a b + imagefolder:c"
     words = ["study", "all", "--tier", "paper", "--data", data, "--commands", "--gpus-per-run", "8"]
     printed = call(capsys, *words)[1].splitlines()
     assert not list(tmp_path.iterdir()), "something was started"
-    runs, found = grids.grid("all", "paper", data=data), [read(line) for line in printed]
-    assert {run for line in found for run, _ in line} == set(runs) and len(found) == 21
-    for line in found:
-        assert len({run.trunk_key for run, _ in line}) == 1
-        assert [run.steps for run, _ in line] == sorted(run.steps for run, _ in line)
-        large = line[0][0].model in ("swinv2_huge", "swinv2_giant")
-        assert {(how.parallel, how.checkpointing) for _, how in line} == {("fsdp", True) if large else ("ddp", False)}
+    runs = [[fields(Run, one) for one in read(line)] for line in printed]
+    assert {run for line in runs for run in line} == set(grids.grid("all", "paper", data=data)) and len(runs) == 21
+    for line, text in zip(runs, printed, strict=True):
+        assert len({run.trunk_key for run in line}) == 1
+        assert [run.steps for run in line] == sorted(run.steps for run in line)
+        large, how = line[0].model in ("swinv2_huge", "swinv2_giant"), [fields(Runtime, one) for one in read(text)]
+        assert {(one.parallel, one.checkpointing) for one in how} == {("fsdp", True) if large else ("ddp", False)}
     assert all(line.startswith("torchrun --standalone --nproc-per-node=8") for line in printed)
-    for run, _ in found[0]:
+    for run in runs[0]:
         record_path("runs", run).parent.mkdir(parents=True, exist_ok=True)
         record_path("runs", run).write_text("{}")
     rest = call(capsys, *words, "--nodes", "2")[1].splitlines()
-    assert [[run for run, _ in read(line)] for line in rest] == [[run for run, _ in line] for line in found[1:]]
-    # twice the GPUs, half the parts
-    for line, before in zip(rest, found[1:], strict=True):
-        assert all(a.accumulate == max(1, b.accumulate // 2) for (_, a), (_, b) in zip(read(line), before, strict=True))
+    assert [[fields(Run, one) for one in read(line)] for line in rest] == runs[1:]
+    for line, before in zip(rest, printed[1:], strict=True):  # twice the GPUs, half the parts
+        parts = [one["accumulate"] for one in read(before)]
+        assert [one["accumulate"] for one in read(line)] == [max(1, part // 2) for part in parts]
     assert all(line.startswith("torchrun --nnodes=2 --rdzv-backend=c10d") for line in rest)
 
 
 def test_a_command_line_is_read_back_as_the_very_run_and_runtime() -> None:
     for run in (*grids.grid("all", "smoke")[:3], *grids.grid("all", "paper")[:2], Run(subset_seed=3, lr=1 / 3)):
         for runtime in (Runtime(), Runtime(parallel="fsdp", accumulate=4, checkpointing=True, compile=True)):
-            words = workers.pretrain_words(run, runs_dir="a b", device="cpu", runtime=runtime)
-            found = cli._parser().parse_args(words)
-            assert (run_of(found), runtime_of(found), found.runs_dir, found.device) == (run, runtime, "a b", "cpu")
+            found = vars(cli._parser().parse_args(workers.pretrain_words(run, runtime, "a b", "cpu")))
+            assert (fields(Run, found), fields(Runtime, found)) == (run, runtime)
+            assert (found["runs_dir"], found["device"]) == ("a b", "cpu")
     base, giant = (replace(RECIPE, model=f"swinv2_{name}") for name in ("base", "giant"))
     assert workers.runtime_of(base) == Runtime(accumulate=16)
     assert workers.runtime_of(base, 8) == Runtime(accumulate=2)
@@ -81,15 +82,15 @@ def test_a_command_line_is_read_back_as_the_very_run_and_runtime() -> None:
 
 
 def test_wrong_options_are_one_line(capsys) -> None:
-    for study, tier, options, line in (
-        ("transfer", "smoke", {}, "--commands is about pretraining"),
-        ("all", "shipped", {}, "--commands is about pretraining"),
-        ("all", "smoke", {"gpus_per_run": 3}, "gpus_per_run 3 does not divide the batch of 16"),
-        ("all", "smoke", {"nodes": 0}, "nodes is 0: give a whole number from 1"),
+    for words, line in (
+        ("transfer --tier smoke --commands", "--commands is about pretraining"),
+        ("all --tier shipped --commands", "--commands is about pretraining"),
+        ("all --tier smoke --commands --gpus-per-run 3", "gpus_per_run 3 does not divide the batch of 16"),
+        ("all --tier smoke --commands --nodes 0", "nodes is 0: give a whole number from 1"),
+        ("all --nodes 2", "--nodes is about the lines that --commands prints"),
     ):
-        with pytest.raises(UserError, match=line):
-            workers.lines(study, StudyOptions(tier=tier), **options)
-    assert "--nodes is about the lines that --commands prints" in call(capsys, "study", "all", "--nodes", "2")[2]
+        status, _, errors = call(capsys, "study", *words.split())
+        assert (status, errors.count("\n")) == (2, 1) and line in errors
 
 
 def element(tmp_path: Path, number: int) -> subprocess.Popen:
@@ -131,7 +132,7 @@ def listening(folder: Path, steps: int) -> int:
 def test_an_element_that_is_preempted_saves_is_queued_again_and_goes_on(processes: int, tmp_path) -> None:
     """The first run of its line is finished and the second one under way when the signal comes."""
     runs, folder = [replace(TINY, steps=steps) for steps in (20, 800)], tmp_path / "runs"
-    parts = [workers.pretrain_words(run, runs_dir=str(folder), device="cpu") for run in runs]
+    parts = [workers.pretrain_words(run, Runtime(), str(folder), "cpu") for run in runs]
     line = " && ".join(f"{workers.launch(processes)} -m simmim_lite {shlex.join(words)}" for words in parts)
     (tmp_path / "commands.txt").write_text(f"{line}\n")
     first = element(tmp_path, 1)

@@ -16,8 +16,9 @@ import pytest
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import TRANSFER, shipped, shipped_names
-from simmim_lite.studies import parameters
-from simmim_lite.studies.parameters import PARAMETERS, StudyOptions
+from simmim_lite.studies import notebooks
+from simmim_lite.studies.notebooks import PARAMETERS
+from simmim_lite.studies.tiers import StudyOptions
 from simmim_lite.training import run as run_module
 from simmim_lite.training import specs
 from simmim_lite.training.run import Run, Runtime, new_record, read_record, record_path, write_atomic, write_record
@@ -160,10 +161,10 @@ def test_a_notebook_checks_its_parameters_and_has_them_made_plain() -> None:
         ({"In": ["", "tier = 'quick'  # smoke", "# Parameters\nsedes = 2\n"]}, "unknown parameter 'sedes'"),
     ):
         with pytest.raises(UserError, match=re.escape(line)) as caught:
-            parameters.check_notebook(names)
+            notebooks.check_notebook(names)
         assert caught.value._render_traceback_() == [f"UserError: {caught.value}"]
     names = {"seeds": "[0, 1]", "workers": 2.0, "data": "scenes", "other": "x"}
-    parameters.check_notebook(names)
+    notebooks.check_notebook(names)
     assert names == {"seeds": (0, 1), "workers": 2, "data": "scenes", "other": "x"}
 
 

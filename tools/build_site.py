@@ -23,7 +23,7 @@ from simmim_lite.evidence import figures, records, tables
 from simmim_lite.evidence.rules import HOLDS, OPEN, TABLE, UNTESTED
 from simmim_lite.studies import notebooks as running
 from simmim_lite.studies import report
-from simmim_lite.studies.parameters import parameters
+from simmim_lite.studies.notebooks import parameters
 from simmim_lite.studies.tiers import NAMED, TRANSFER
 from simmim_lite.training.run import write_atomic
 

@@ -1,46 +1,42 @@
 """What a runs folder is doing now: runs that are trained, that were stopped, finished, or still to do. No torch here.
 
 Read from the files alone, so any process may look at any time, whoever trains: this kernel, a terminal, a cluster that
-shares the folder. `simmim-lite watch` shows the table in a terminal, `monitor()` table and curves in a notebook.
-"""
+shares the folder. `simmim-lite watch` shows the table in a terminal, `monitor()` table and curves in a notebook."""
 
-import argparse
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from ..errors import UserError
 from ..evidence.records import millions, short
 from ..model.sizes import SIZES
+from ..studies.costs import clock
+from ..studies.grids import planned as planned_runs
 from ..training.callbacks import held, read_journal, this_machine
 from ..training.run import Run, read_record
-from ..training.specs import Positive, value
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: In the order of a table. silent: on another machine, and nothing has come for PATIENCE seconds.
 STATES = ("running", "silent", "stopped", "failed", "finished", "to do")
 BUSY, PATIENCE = STATES[:4], 600.0
 LOSSES = {"train_loss": "training", "val_loss": "validation"}
 CURVES = 24  # finished runs whose curves are drawn, at most
+EVERY = 2.0  # seconds between two looks of `watch`
 _BLANK = {"step": 0, "points": [], "speed": None, "left": None, "age": None, "reason": ""}
 
 
-def look(runs_dir: str | Path = "runs", planned: Iterable[Run] = ()) -> "pd.DataFrame":
+def look(runs_dir: str | Path = "runs", planned: Iterable[Run] = ()) -> pd.DataFrame:
     """The runs of a folder now, one a row, by state and then by size, images, steps and seed.
 
     Columns: key, run, name, state (of STATES), step, points (of the curve), speed (images a second), left and age
     (seconds of training at its pace, and since its last line), reason (why it failed). planned: runs that are expected;
-    those that are not there are `to do`, whatever their precision. `UserError`, naming it, for a broken record.
-    """
-    import pandas as pd
-
+    those that are not there are `to do`, whatever their precision. `UserError`, naming it, for a broken record."""
     rows = {}
     for path in sorted(Path(runs_dir, "records").glob("*.json")):
         record = read_record(path) or {}
@@ -93,123 +89,62 @@ def last(points: Sequence[dict], name: str) -> float | None:
     return next((point[name] for point in reversed(points) if point.get(name) is not None), None)
 
 
-def counts(found: "pd.DataFrame") -> str:
+def counts(found: pd.DataFrame) -> str:
     """`63 runs: 2 running, 12 finished, 49 to do`."""
-    numbers = {state: int((found["state"] == state).sum()) for state in STATES}
-    said = ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
+    said = ", ".join(f"{n} {state}" for state in STATES if (n := int((found["state"] == state).sum())))
     return f"{len(found)} run{'s' * (len(found) != 1)}: {said}" if len(found) else "no runs yet"
 
 
-def table(found: "pd.DataFrame") -> "pd.DataFrame":
+def table(found: pd.DataFrame) -> pd.DataFrame:
     """The runs as they are read: texts."""
-    import pandas as pd
-
-    def text(value: float | None, form: str) -> str:
-        return "–" if value is None else f"{value:{form}}"
-
-    lines = []
-    for row in found.to_dict("records"):
-        state, step, steps = row["state"], row["step"], row["run"].steps
-        scoring = state == "running" and step == steps
-        share = f"{step:,} of {steps:,} ({100 * step / max(1, steps):.0f} %)" if state in BUSY[:3] else f"{steps:,}"
-        line = {"run": row["name"], "state": "scoring" if scoring else state, "step": share}
-        line |= {"images/s": text(row["speed"], ",.0f"), "time left": duration(None if scoring else row["left"])}
-        line |= {f"{kind} loss": text(last(row["points"], name), ".4f") for name, kind in LOSSES.items()}
-        lines.append(line | {"silent for": duration(row["age"])})
-    return pd.DataFrame(lines)
+    steps = [run.steps for run in found["run"]]
+    scoring = (found["state"] == "running") & (found["step"] == steps)
+    rows = zip(found["step"], steps, found["state"], strict=True)
+    share = [f"{n:,} of {t:,} ({100 * n / max(1, t):.0f} %)" if s in BUSY[:3] else f"{t:,}" for n, t, s in rows]
+    shown = {"run": found["name"], "state": found["state"].mask(scoring, "scoring"), "step": share}
+    shown["images/s"] = found["speed"].map("{:,.0f}".format, "ignore")
+    shown["time left"] = found["left"].mask(scoring).map(clock, "ignore")
+    for name, kind in LOSSES.items():
+        shown[f"{kind} loss"] = found["points"].map(partial(last, name=name)).map("{:.4f}".format, "ignore")
+    shown["silent for"] = found["age"].map(clock, "ignore")
+    return pd.DataFrame(shown).fillna("–")
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds to read: `45 s`, `4 min`, `1.5 h`, `3.4 days`; a dash for None."""
-    limits = ((90, "s", 1), (5400, "min", 60), (172_800, "h", 3600), (float("inf"), "days", 86_400))
-    name, unit = next((name, unit) for below, name, unit in limits if seconds is None or seconds < below)
-    return "–" if seconds is None else f"{seconds / unit:.{0 if unit <= 60 else 1}f} {name}"
-
-
-def text(found: "pd.DataFrame", every: bool = False) -> str:
-    """The table for a terminal, and a line with what it counts. every: with what is finished and what is to do."""
-    shown, failed = found[found["state"].isin(STATES if every else BUSY)], found[found["state"] == "failed"]
+def text(found: pd.DataFrame) -> str:
+    """What is in progress or failed as a table for a terminal, and a line that counts all."""
+    shown, failed = found[found["state"].isin(BUSY)], found[found["state"] == "failed"]
     notes = [f"{row.key} failed: {row.reason}" for row in failed.itertuples()]
     if found["state"].isin(["stopped", "silent"]).any():
         notes.append("what was stopped goes on from its last checkpoint when the same command is run again")
     return "\n".join([*([table(shown).to_string(index=False), ""] if len(shown) else []), *notes, counts(found)])
 
 
-def all_done(found: "pd.DataFrame", planned: Iterable[Run]) -> bool:
+def all_done(found: pd.DataFrame, planned: Iterable[Run]) -> bool:
     """Whether something was planned, and nothing is left to wait for."""
     return bool(planned) and bool(found["state"].isin(["finished", "failed"]).all())
 
 
-def show(arguments: argparse.Namespace) -> None:
+def show(runs_dir: str, study: str | None, **options: object) -> None:
     """`simmim-lite watch`: the table, in place on a terminal until Ctrl-C or until all that was planned is finished."""
-    from ..studies.grids import planned
-
-    value("every", Positive, arguments.every)
-    if not Path(arguments.runs_dir).is_dir():
-        raise UserError(f"{arguments.runs_dir}: no such folder; give the --runs-dir that the runs were started with")
-    of = {"data": arguments.data, "seeds": arguments.seeds}
-    runs = planned(arguments.study, arguments.tier, **of)[0] if arguments.study else ()
-    if arguments.once or not sys.stdout.isatty():
-        return print(text(look(arguments.runs_dir, runs), arguments.all))
+    if not Path(runs_dir).is_dir():
+        raise UserError(f"{runs_dir}: no such folder; give the --runs-dir that the runs were started with")
+    runs = planned_runs(study, **options)[0] if study else ()
+    if not sys.stdout.isatty():
+        return print(text(look(runs_dir, runs)))
     try:
         found = None
         while found is None or not all_done(found, runs):
-            time.sleep(0 if found is None else arguments.every)
-            found = look(arguments.runs_dir, runs)
+            time.sleep(0 if found is None else EVERY)
+            found = look(runs_dir, runs)
             width, height = shutil.get_terminal_size()
-            lines = text(found, arguments.all).split("\n")
+            lines = text(found).split("\n")
             lines = lines if len(lines) < height else [*lines[: height - 4], "…", *lines[-2:]]
             print("\x1b[H\x1b[J" + "\n".join(line[:width] for line in lines), flush=True)
     except KeyboardInterrupt:
         print()  # the runs are somebody else's: leaving is no interruption
 
 
-class Monitor:
-    """A picture of a runs folder that a thread of its own draws again; a new one ends the one before."""
-
-    _current: "Monitor | None" = None
-
-    def __init__(self, runs_dir: str | Path, planned: Sequence[Run], seconds: float) -> None:
-        import ipywidgets
-        from IPython.display import display
-
-        if Monitor._current is not None:
-            Monitor._current.over.set()
-        Monitor._current, self.over, self.output, self.drawn = self, Event(), ipywidgets.Output(), None
-
-        def draw() -> bool:
-            """Draw where something is new; whether nothing is left to wait for."""
-            try:
-                found = look(runs_dir, planned)
-            except ValueError as error:  # a record that is not whole: named, and looked at again
-                self._show([{"text/plain": str(error)}])
-                return False
-            if (content := [(r.key, r.state, r.step, len(r.points)) for r in found.itertuples()]) != self.drawn:
-                self._show(bundles(found))
-                self.drawn = content
-            return all_done(found, planned)
-
-        def follow() -> None:
-            while not self.over.wait(seconds) and not draw():
-                pass
-
-        self.draw = draw
-        self.draw()
-        display(self.output)
-        Thread(target=follow, daemon=True).start()
-
-    def stop(self) -> None:
-        """Leave the picture as it is now."""
-        self.over.set()
-        self.draw()
-
-    def _ipython_display_(self) -> None:
-        """As the last line of a cell it has shown itself already."""
-
-    def _show(self, pictures: Sequence[dict]) -> None:
-        if len(pictures) > 2:  # the page does not jump while the figure is drawn again
-            self.output.layout.min_height = "470px"
-        self.output.outputs = tuple({"output_type": "display_data", "data": p, "metadata": {}} for p in pictures)
+_over = Event()  # ends the picture that is drawn again and again: there is one in a kernel
 
 
 def monitor(
@@ -218,62 +153,94 @@ def monitor(
     planned: Iterable[Run] = (),
     seconds: float = 3.0,
     until: Callable[[], bool] | None = None,
-) -> Monitor | None:
+) -> None:
     """Show what RUNS_DIR holds and what is trained in it now; planned: runs that are expected.
 
     In JupyterLab the cell ends at once and the picture goes on by itself, every `seconds` where something is new: until
-    `.stop()`, the next monitor, the end of the kernel, or all that was planned is finished. With `until` the cell stays
-    until that is true or it is interrupted. Where nobody looks (papermill, a script) it is drawn once.
-    """
+    the next monitor, the end of the kernel, or all that was planned is finished. With `until` the cell stays until that
+    is true or it is interrupted. Where nobody looks (papermill, a script) it is drawn once."""
+    global _over
     from . import live
 
-    watched = live.in_notebook() and not live.executed_unseen()
-    shown = Monitor(runs_dir, list(planned), seconds) if watched else None
-    if shown and until is None:
-        return shown
+    planned, draw = list(planned), lambda *pictures: live.Shown().draw(*pictures)
+    _over.set()
+    over = _over = Event()
+    if live.in_notebook() and not live.executed_unseen():
+        draw = _picture()
+        Thread(target=_follow, args=(draw, runs_dir, planned, seconds, over), daemon=True).start()
+    elif until is None:
+        over.set()
     try:
         while until is not None and not until():
             time.sleep(0.05)
     except KeyboardInterrupt:
         pass  # it ends the looking, and nothing else
-    if shown:
-        shown.stop()
-    else:
-        live.Shown().draw(*bundles(look(runs_dir, planned)))
-    return None
+    if until is not None or over.is_set():
+        over.set()
+        draw(*bundles(look(runs_dir, planned)))
 
 
-def bundles(found: "pd.DataFrame") -> list[dict]:
+def _picture() -> Callable:
+    """An output of this cell whose content a thread may replace: a function of mime bundles."""
+    import ipywidgets
+    from IPython.display import display
+
+    output = ipywidgets.Output()
+    display(output)
+
+    def draw(*pictures: dict) -> None:
+        if len(pictures) > 2:  # the page does not jump while the figure is drawn again
+            output.layout.min_height = "470px"
+        output.outputs = tuple({"output_type": "display_data", "data": p, "metadata": {}} for p in pictures)
+
+    return draw
+
+
+def _follow(draw: Callable, runs_dir: str | Path, planned: Sequence[Run], seconds: float, over: Event) -> None:
+    """Draw where something is new, until it is over or nothing is left to wait for."""
+    drawn, finished = None, False
+    while not finished:
+        try:
+            found = look(runs_dir, planned)
+            if (content := [(r.key, r.state, r.step, len(r.points)) for r in found.itertuples()]) != drawn:
+                draw(*bundles(found))
+                drawn = content
+            finished = all_done(found, planned)
+        except ValueError as error:  # a record that is not whole: named, and looked at again
+            draw({"text/plain": str(error)})
+        finished = over.wait(0 if finished else seconds) or finished
+
+
+def bundles(found: pd.DataFrame) -> list[dict]:
     """A line of counts, the table, the curves: mime bundles, of those that there is something to show of."""
     pictures = [{"text/markdown": f"**{counts(found)}**", "text/plain": counts(found)}]
     if len(found):
         html = table(found).to_html(index=False, border=0, classes="sl-table", justify="left")
         html = html.replace("<td>", '<td style="text-align:left;white-space:nowrap">')
         html = f'<div style="max-height:420px;overflow:auto">{html}</div>'
-        pictures.append({"text/html": html, "text/plain": text(found, True)})
+        pictures.append({"text/html": html, "text/plain": text(found)})
     if found["points"].map(len).any():
         pictures.append(curves(found)._repr_mimebundle_())
     return pictures
 
 
-def curves(found: "pd.DataFrame"):
+def curves(found: pd.DataFrame):
     """Losses against images seen, a panel a target, a colour a size: validation, and training of runs in progress."""
-    import pandas as pd
     import plotly.express as px
 
     from ..evidence.drawing import COLOURS, TEMPLATE
 
-    targets = {"raw": "raw target (L1, standard deviations)", "normalized": "normalised target (L1)"}
     loss, lines, finished = "loss on hidden pixels", [], found["state"] == "finished"
     for row in pd.concat([found[finished][-CURVES:], found[~finished]]).to_dict("records"):
         model, over = row["run"].model, row["state"] == "finished"
-        about = {"size": f"{short(model)} ({millions(SIZES[model].parameters)})", "panel": targets[row["run"].target]}
-        about["run"] = f"{row['name']} ({row['state']})"
+        about = {"size": f"{short(model)} ({millions(SIZES[model].parameters)})"}
+        about |= {"panel": f"{row['run'].target} target (L1)", "run": f"{row['name']} ({row['state']})"}
         for point in row["points"]:
-            at = {"images seen": point["images_seen"], "step": point["step"]}
+            at = about | {"images seen": point["images_seen"], "step": point["step"]}
             for name, kind in list(LOSSES.items())[over:]:
-                curve = {"curve": f"{kind}, {'finished' if over else 'in progress'}", loss: point.get(name)}
-                lines += [about | at | curve] if curve[loss] is not None else []
+                if point.get(name) is not None:
+                    curve = f"{kind}, {'finished' if over else 'in progress'}"
+                    lines.append(at | {"curve": curve, loss: point[name]})
     dashes = {"training, in progress": "solid", "validation, in progress": "solid", "validation, finished": "dot"}
     groups = {"color": "size", "line_dash": "curve", "line_group": "run", "facet_col": "panel", "hover_name": "run"}
     style = {"line_dash_map": dashes, "color_discrete_sequence": COLOURS, "template": TEMPLATE, "markers": True}

@@ -6,11 +6,12 @@ _HOME = {
     "axes": "engine",
     "collect": "engine",
     "study": "engine",
+    "train": "engine",
     "preview": "costs",
     "table": "costs",
     "grid": "grids",
     "STUDIES": "tiers",
-    "check_notebook": "parameters",
+    "check_notebook": "notebooks",
 }
 __all__ = list(_HOME)
 

@@ -36,7 +36,7 @@ class Basis:
     rows: list[dict] = field(repr=False)
     target: str  # loss | accuracy
     score: str | None
-    form: str
+    form: str = "fixed"
     held: dict[str, HeldOut | None] = field(default_factory=dict, repr=False)  # by split, as far as computed
     rivals: dict[str, float] = field(default_factory=dict)  # mean error on held-out cells, by form
 
@@ -92,10 +92,8 @@ class Basis:
 
     @cached_property
     def marks(self) -> tuple[float, ...] | None:
-        """Omega below which nothing is known to overfit, two marks between, and above which longer always lost.
-
-        Of own runs from their own doublings, the two marks being one; None where they have no doubling that rose.
-        """
+        """Omega below which nothing is known to overfit, two marks between, and above which longer always lost; of own
+        runs from their doublings, the two marks being one. None where no doubling rose."""
         if not self.own:
             return OMEGAS
         found = doublings(self.rows, self.score).to_dict("records") if self.score else []
@@ -111,11 +109,9 @@ class Basis:
         return "–" if self.marks is None else list(LIGHTS)[sum(omega > mark for mark in self.marks)]
 
     def half_width(self, model: str, images: int) -> tuple[float, list[str]]:
-        """Half a 90 % interval for a size on a number of images, and where it was widened because it under-covers.
-
-        From held-out errors of whole data levels, or of cells where the level was run. Groups (this size, the nearest
-        level) in which that holds the truth too rarely take their own largest error instead.
-        """
+        """Half a 90 % interval for a size on a number of images, from held-out errors of whole data levels, or of cells
+        where the level was run. Groups (this size, the nearest level) in which that holds the truth too rarely take
+        their own largest error instead, and are named."""
         x, notes = self.points, []
         known = bool(np.isclose(x.d, images, rtol=0.01).any())
         found = self.errors("cell" if known else "level", "cell", "one")
@@ -129,9 +125,9 @@ class Basis:
 
 
 @cache
-def of_published(target: str, form: str = "fixed") -> Basis:
+def of_published(target: str) -> Basis:
     """The 63 published runs."""
-    return Basis("the published runs", False, published.rows(), target, published.SCORE, form)
+    return Basis("the published runs", False, published.rows(), target, published.SCORE)
 
 
 def of_own(runs_dir: str | Path, target: str) -> Basis:
@@ -163,8 +159,7 @@ def of_rows(rows: Iterable[dict], target: str, name: str = "your runs") -> Basis
     with waiting(f"fitting the laws to {name}"):
         for form in FORMS:
             try:
-                whole = fit(form, x)
-                found[form] = held_out(form, x, "cell" if len(np.unique(x.cell)) > 2 else "one", whole=whole)
+                found[form] = held_out(form, x, "cell" if len(np.unique(x.cell)) > 2 else "one", whole=fit(form, x))
             except UserError:
                 continue
     if not found:

@@ -1,11 +1,11 @@
 """The jobs of a study on a Ray cluster: one job a task, started again elsewhere when its node is lost; a job on several
 GPUs of a node is its runs under torchrun. A task goes on from the checkpoint that it finds in RUNS_DIR, which all nodes
-see. Ray is imported when a cluster is joined.
-"""
+see. Ray is imported when a cluster is joined."""
 
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError, first_line
+from ..processes import THREADS
 from ..training.run import Run, write_atomic
 from .speed import step_speeds
-from .workers import ONE_THREAD, Job, Outcome, do, path_of, pretrain_words, runtime_of, torchrun_words
+from .workers import Job, Outcome, do, launch, path_of, pretrain_words, runtime_of
 
 RETRIES = 20  # of a job whose node or process is lost
-_PATIENCE = 60.0  # seconds that torchrun has to save and end
 _STORE_BYTES = 100 * 2**20  # of a cluster that we start: tasks give back a few numbers
 
 
@@ -33,7 +33,7 @@ class Cluster:
 
     def call(self, function: Callable, *arguments: object) -> object:
         """What a function gives on a node with what a job needs; its `UserError` is raised here."""
-        ((_, found),) = self.each({function.__name__: (function, *arguments)})
+        ((_, found),) = self.each({"call": (function, *arguments)})
         if isinstance(found, UserError):
             raise found
         return found
@@ -42,8 +42,7 @@ class Cluster:
         """(name, what its function gives) of calls by name, as they end, `workers` of them at a time.
 
         A call whose node or process is lost starts again elsewhere, `RETRIES` times; a `UserError` is given in place of
-        a result where it raised or was lost for good.
-        """
+        a result where it raised or was lost for good."""
         ray = self._ray
         task = ray.remote(num_cpus=1, num_gpus=self.gpus_per_run, max_retries=RETRIES)(_here)
         queue, running = list(calls.items()), {}
@@ -81,45 +80,37 @@ def joined(
     """The cluster at an address, else one that is started on this machine, with one CPU a worker; left at the end.
 
     device: `auto` takes GPUs where the cluster has any. `UserError`, one line, where there is no cluster at the
-    address, where no node has the CPUs and GPUs of a job, and where a node does not see `runs_dir`.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    address, where no node has the CPUs and GPUs of a job, and where a node does not see `runs_dir`."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}
     what = f"joining the Ray cluster at {address}" if address else "starting Ray on this machine"
     print(f"{what}: this takes up to a minute", file=sys.stderr, flush=True)
     import ray
 
     paths = filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")])
-    variables = dict.fromkeys(ONE_THREAD, "1") | {"PYTHONPATH": os.pathsep.join(paths)}
+    variables = dict.fromkeys(THREADS, "1") | {"PYTHONPATH": os.pathsep.join(paths)}
     variables |= {name: os.environ[name] for name in ("SIMMIM_DATA",) if name in os.environ}
     options = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": variables}}
     if address is None:
         options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
         options["num_cpus"] = workers or os.cpu_count() or 1
-    ours = not ray.is_initialized()  # a cluster that the caller has joined already is used
-    try:
-        if ours:
-            ray.init(address=address or "local", **options)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        kind, each, fit = _room(nodes, device, gpus_per_run)
-        found = Cluster(ray, kind, max(1, min(workers or fit, fit)), int(sum(n.get("GPU", 0) for n in nodes)), each)
-        token = runs_dir.absolute() / f".simmim-lite-token-{uuid.uuid4().hex}"
-        write_atomic(token, "")
+    with contextlib.ExitStack() as stack:
         try:
+            if not ray.is_initialized():  # a cluster that the caller has joined already is used
+                stack.callback(ray.shutdown)
+                ray.init(address=address or "local", **options)
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            kind, each, fit = _room(nodes, device, gpus_per_run)
+            found = Cluster(ray, kind, max(1, min(workers or fit, fit)), int(sum(n.get("GPU", 0) for n in nodes)), each)
+            token = runs_dir.absolute() / f".simmim-lite-token-{uuid.uuid4().hex}"
+            write_atomic(token, "")
             look = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(os.path.exists)
-            if not all(ray.get([look.remote(str(token)) for _ in range(min(fit, 2 * len(nodes)))])):
+            seen = ray.get([look.remote(str(token)) for _ in range(min(fit, 2 * len(nodes)))])
+            token.unlink()
+            if not all(seen):
                 raise UserError(f"a node does not see {runs_dir}: give a --runs-dir that all nodes share")
-        finally:
-            token.unlink(missing_ok=True)
-    except Exception as error:  # Ray's are of many kinds, among them a plain one where a node takes long to start
-        if ours:
-            ray.shutdown()
-        raise error if isinstance(error, UserError) else UserError(f"{what} failed: {first_line(error)}") from error
-    try:
+        except Exception as error:  # Ray's are of many kinds, among them a plain one where a node takes long to start
+            raise error if isinstance(error, UserError) else UserError(f"{what} failed: {first_line(error)}") from error
         yield found
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def _room(nodes: Sequence[Mapping[str, float]], device: str, gpus_per_run: int | None) -> tuple[str, int, int]:
@@ -154,40 +145,24 @@ def do_on_gpus(job: Job, runs_dir: str, device: str, processes: int) -> Outcome:
         path = path_of(run, runs_dir)
         before = path.stat().st_mtime_ns if path.exists() else 0
         try:
-            how = runtime_of(run, processes)
+            words = pretrain_words(run, runtime_of(run, processes), runs_dir, device, job.log)
         except UserError as error:
             return Outcome(job.name, trained, error=f"{run.key}: {error}")
-        words = pretrain_words(run, runs_dir=runs_dir, device=device, runtime=how, log=job.log)
-        status, said = _run(torchrun_words(processes, words))
-        if status:
-            lines = re.findall(r"^(?:\[\w+\]:)?simmim-lite: (.+)$", said, re.M)
+        torchrun = ["torch.distributed.run", *shlex.split(launch(processes))[1:]]
+        command = [sys.executable, "-m", *torchrun, "-m", "simmim_lite", *words]
+        before = _end_with_parent if sys.platform == "linux" else None
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=before)
+        if done.returncode:
+            lines = re.findall(r"^(?:\[\w+\]:)?simmim-lite: (.+)$", done.stderr, re.M)
             saved = [line for line in lines if "is saved at step" in line]  # torchrun's own status says nothing of it
-            last = (saved or lines or [f"{run.key}: torchrun ended with status {status}"])[-1]
+            last = (saved or lines or [f"{run.key}: torchrun ended with status {done.returncode}"])[-1]
             return Outcome(job.name, trained, error=last, preempted=bool(saved))
         trained += path.stat().st_mtime_ns != before
     return Outcome(job.name, trained)
 
 
-def _run(words: list[str]) -> tuple[int, str]:
-    """Status and errors of a command that is told to save and end when this process is interrupted or ends."""
-    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    before = _end_with_parent if sys.platform == "linux" else None
-    with subprocess.Popen(words, preexec_fn=before, **options) as process:
-        try:
-            said = process.communicate()[1]
-            return process.returncode, said
-        except BaseException:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_PATIENCE)
-            process.kill()
-            raise
-
-
 def _end_with_parent() -> None:
-    """SIGTERM when the parent ends, however it ends: a task that is killed leaves nothing on its GPUs."""
+    """SIGTERM, on which runs save and end, when the parent ends: a task that is killed leaves nothing on its GPUs."""
     import ctypes
 
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if os.getppid() == 1:
-        os.kill(os.getpid(), signal.SIGTERM)

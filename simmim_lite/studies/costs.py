@@ -1,13 +1,10 @@
 """What a study costs before it starts, on this machine and on GPUs, as tables. No torch here."""
 
 import math
-import os
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -19,12 +16,8 @@ from ..training.run import PRECISIONS, Run, record_path, transfer_path
 from ..training.specs import checked
 from ..training.tuning import Dense, Probe
 from .grids import Spec, images_of, left_out, planned, sources
-from .parameters import Study, StudyOptions
-from .speed import Speed, find_speed, flop_of, known_speeds, models_of, time_models
-from .tiers import RECIPE, TIERS, TRANSFER, TWO_SOURCES
-
-if TYPE_CHECKING:
-    from .cluster import Cluster
+from .speed import Speed, find_speed, flop_of, known_speeds, models_of
+from .tiers import RECIPE, TIERS, TRANSFER, TWO_SOURCES, Study, StudyOptions
 
 _EVALUATION_STEPS = 60  # validation and probes of one run, in optimiser steps of its model
 #: Seconds of a core an image, trained or tested, of a small network: most of it does not depend on the network.
@@ -33,11 +26,10 @@ _PROBE_SECONDS = 4.0  # the probes and two passes over their images
 _GFLOP_SECONDS = 1 / 45  # of a core for a GFLOP of a small model's training, where nothing was measured yet
 _FORWARD = 1 / 3  # a validated image against a trained one
 _STATE, _WEIGHT = 12, 4  # bytes a parameter, fp32: weight and AdamW's two moments of a checkpoint; final weights
-#: Beside the one that each trunk leaves where the rate drops: the one before it, the one that the run went on from, and
-#: the newest two of its tail.
+#: Checkpoints beside the one that each trunk leaves where its rate drops: the one before it, the one that the run went
+#: on from, and the newest two of its tail.
 _IN_TRAINING = 4
 _PACKED = 30_000  # bytes of an image as JPEG at short side 256: an assumption, and printed as one
-_YEAR = 365 * 86400
 
 
 def cost_of(
@@ -46,9 +38,7 @@ def cost_of(
     """What runs of one recipe cost as they will be trained, lengths off one trunk sharing its steps: runs, trunks,
     steps, images, validated images (masks counted), flops, seconds of a core.
 
-    speeds: seconds of a step by "MODEL PRECISION", by default those measured in `runs_dir`; what is not known is
-    guessed.
-    """
+    speeds: seconds of a step by "MODEL PRECISION", by default those measured in `runs_dir`; others are guessed."""
     speeds = known_speeds(runs_dir, runs[0]) if speeds is None else speeds
     families, total = defaultdict(list), Counter()
     for run in runs:
@@ -103,14 +93,15 @@ def costs(
 
 def _done(item: Run | Spec, runs_dir: str | Path) -> bool:
     """Whether a run or a transfer is finished, in whatever precision this machine was found to be faster."""
-    paths = []
-    for each in ({"precision": p} for p in PRECISIONS):
+    for precision in ({"precision": p} for p in PRECISIONS):
         if isinstance(item, Run):
-            paths.append(record_path(runs_dir, replace(item, **each)))
+            path = record_path(runs_dir, replace(item, **precision))
         else:
-            same = replace(item, run=item.run and replace(item.run, **each), **({} if item.task == "probe" else each))
-            paths.append(transfer_path(runs_dir, same.key))
-    return any(path.exists() for path in paths)
+            own = {} if item.task == "probe" else precision
+            path = transfer_path(runs_dir, replace(item, run=item.run and replace(item.run, **precision), **own).key)
+        if path.exists():
+            return True
+    return False
 
 
 def shown(frame: pd.DataFrame, gpus: int | None = None) -> pd.DataFrame:
@@ -127,17 +118,11 @@ def shown(frame: pd.DataFrame, gpus: int | None = None) -> pd.DataFrame:
     return text.assign(done=[f"{done:,.0f} of {n:,.0f}" for done, n in zip(frame.done, frame.runs, strict=True)])
 
 
-def preview_text(table: pd.DataFrame | list[dict]) -> str:
-    """A table for a terminal: its first column, or index, to the left, numbers to the right."""
-    table = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table).pipe(lambda t: t.set_index(t.columns[0]))
-    return table.rename_axis(index=None, columns=table.index.name).to_string()
-
-
 def clock(seconds: float) -> str:
-    """Seconds to read: `45 s`, `4 min`, `1.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    """Seconds to read: `45 s`, `4 min`, `1.5 h`, `3.4 days`."""
+    units = ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h"), (math.inf, 86_400, "days"))
+    unit, name = next((unit, name) for below, unit, name in units if seconds < below)
+    return f"{seconds / unit:.{0 if unit <= 60 else 1}f} {name}"
 
 
 def bytes_text(count: float) -> str:
@@ -153,9 +138,8 @@ def _number(number: float) -> str:
 def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "runs") -> pd.DataFrame:
     """Runs by size, a row each and one for all, as text: what they cost, and how many are done.
 
-    Lengths off one trunk share its steps. Times are of one core: of steps measured on this machine where `runs_dir` has
-    any, else a rough guess; at tier shipped what was measured when they were made, at tier paper hours of one GPU.
-    """
+    Lengths off one trunk share its steps. Times are of one core: measured on this machine where `runs_dir` has any,
+    else a rough guess; at tier shipped as long as they took when they were made, at tier paper hours of one GPU."""
     if not runs:
         return pd.DataFrame()
     if tier != "shipped" and TIERS[tier].full_size:
@@ -170,11 +154,10 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
 
 @checked
 def preview(study: Study, **options: object) -> pd.DataFrame:
-    """What a study would run, a row a size (or task) and all together, as text: a table of cost before it starts.
+    """What a study would run, a row a size (or task), as text: a table of cost before it starts.
 
     Times as in `table`. The source is looked at, not opened. Tier `shipped`, the default, shows what the shipped runs
-    took when they were made. options: the fields of `parameters.StudyOptions`.
-    """
+    took when they were made. options: the fields of `tiers.StudyOptions`."""
     how = StudyOptions.from_dict({"tier": "shipped", **options})
     if how.tier == "shipped":
         return shown(_shipped(study))
@@ -182,23 +165,16 @@ def preview(study: Study, **options: object) -> pd.DataFrame:
     if study != TRANSFER or TIERS[how.tier].full_size:
         return table(runs, how.tier, how.runs_dir)
     frame = costs(runs, None, how.runs_dir)[:-1].rename("pretraining, {}".format).rename_axis("task")
-    for task in sorted({spec.task for spec in tasks}, key=("probe", "classify", "segment", "detect").index):
-        frame.loc[task] = _transfer_cost(task, [spec for spec in tasks if spec.task == task], how.runs_dir)
+    speeds = known_speeds(how.runs_dir, TIERS["quick"].recipe)
+    for task in ("probe", "classify", "segment", "detect"):
+        if specs := [spec for spec in tasks if spec.task == task]:
+            frame.loc[task] = {
+                "runs": len(specs), "steps": sum(spec.steps for spec in specs),
+                "images": sum(spec.labels if task == "probe" else spec.steps * spec.batch_size for spec in specs),
+                "seconds": sum(tuning_seconds(spec, speeds) for spec in specs),
+                "done": sum(_done(spec, how.runs_dir) for spec in specs),
+            }  # fmt: skip
     return shown(frame)
-
-
-def _transfer_cost(task: str, specs: Sequence[Spec], runs_dir: str | Path) -> dict[str, float]:
-    """The line of a task: images are trained on, FLOPs known where all images have one size."""
-    images = sum(spec.labels if task == "probe" else spec.steps * spec.batch_size for spec in specs)
-    flop = {s.model: 6e9 * SIZES[s.model].gmac((s.run or s).image_size, (s.run or s).window_size) for s in specs}
-    flops = sum(flop[s.model] * s.steps * s.batch_size for s in specs) if task == "classify" else math.nan
-    speeds = {f"{m} {p}": each / 1e9 * 64 * _GFLOP_SECONDS for m, each in flop.items() for p in PRECISIONS}
-    speeds |= known_speeds(runs_dir, TIERS["quick"].recipe)
-    return {
-        "runs": len(specs), "steps": sum(spec.steps for spec in specs), "images": images, "flops": flops,
-        "seconds": sum(tuning_seconds(spec, speeds) for spec in specs),
-        "done": sum(_done(spec, runs_dir) for spec in specs),
-    }  # fmt: skip
 
 
 def _shipped(study: str) -> pd.DataFrame:
@@ -220,80 +196,40 @@ def _shipped(study: str) -> pd.DataFrame:
 
 
 def dry_run(study: str, how: StudyOptions, gpus: int = 1, **speed: object) -> str:
-    """The table of `preview` for a terminal, and a line where its times are a guess.
-
-    speed: options of `find_speed`; with any of them, and at tier paper, the table is that of GPU hours.
-    """
-    full_size = how.tier != "shipped" and TIERS[how.tier].full_size
-    asked = gpus != 1 or any(speed.values())
-    if how.tier != "shipped" and study != TRANSFER and (asked or full_size):
+    """The table of `preview` for a terminal, and a line where its times are a guess; at tier paper the table of GPU
+    hours. speed: options of `find_speed`."""
+    if how.tier != "shipped" and TIERS[how.tier].full_size:
         runs = planned(study, how.tier, data=how.data, seeds=how.seeds)[0]
-        return text(runs, how, gpus, find_speed(runs, runs_dir=how.runs_dir, **speed))
-    if asked:
-        raise UserError("GPU hours are counted of pretraining alone: leave out --gpus and a GPU's speed")
-    found = preview_text(preview(study, **vars(how)))
-    if full_size:
-        return f"{found}\npretraining alone: the tasks have the lengths of their recipes"
+        found = text(runs, how, gpus, find_speed(runs, runs_dir=how.runs_dir, **speed))
+        return found + "\npretraining alone: the tasks have the lengths of their recipes" * (study == TRANSFER)
+    if gpus != 1 or any(speed.values()):
+        raise UserError("GPU hours are those of tier paper: leave out --gpus and a GPU's speed, or add --tier paper")
+    found = plain(preview(study, **vars(how)))
     if how.tier == "shipped" or known_speeds(how.runs_dir, TIERS[how.tier].recipe):
         return found
     return f"{found}\nthe times are a rough guess until a first study in {how.runs_dir} has measured this machine"
 
 
+def plain(frame: pd.DataFrame) -> str:
+    """A table for a terminal, the name of its index in its head."""
+    return frame.rename_axis(index=None, columns=frame.index.name).to_string()
+
+
 def text(runs: Sequence[Run], how: StudyOptions, gpus: int, known: Speed) -> str:
     """The table of GPU hours for a terminal, and under it what its numbers rest on."""
     axes, models = TIERS[how.tier], models_of(runs)
+    largest = sorted({max(axes.images), *axes.second_images} & {run.images for run in runs})
+    unknown = ", ".join(short(m) for m in models if m != RECIPE.model)
     said = [f"steps: lengths share their trunk; one by one they would be {sum(run.steps for run in runs):,}"]
     said += [f"GPU hours: {known.source}" + ("; validation counted, loading not" if known.images else "")]
     if known.images:
         said.append("images a second of one GPU: " + ", ".join(f"{short(m)} {known.images[m]:,.0f}" for m in models))
         said += [f"days: {gpus} GPUs are taken to be {gpus} times as fast as one, never idle"] * (gpus > 1)
     said.append("checkpoints, at most: one of each trunk where its rate drops, and four more of the one in training")
-    if axes.full_size:
-        for images in sorted({max(axes.images), *axes.second_images} & {run.images for run in runs}):
-            said.append(f"images: {images:,} are {bytes_text(_PACKED * images)}, packed at {_PACKED / 1000:g} kB each")
-        unknown = ", ".join(short(m) for m in models if m != RECIPE.model)
-        said.append(f"recipe: as released for base; what is unknown of {unknown} is our default (studies/tiers.py)")
-        if "scenes" in sources(how.data):
-            said.append(f"data: none is given, and this is the published grid; a study needs --data {TWO_SOURCES}")
-        elif line := left_out(how.tier, how.data, **{k: n for k, n in images_of(how.data).items() if k != "labelled"}):
-            said.append(f"data: {line}")
-    return "\n".join([preview_text(shown(costs(runs, known.images, how.runs_dir), gpus)), *said])
-
-
-def start(runs: Sequence[Run], how: StudyOptions, cluster: "Cluster | None" = None) -> dict[str, float]:
-    """Before the missing runs of a full-size tier start: print their cost; seconds of an optimiser step by "MODEL
-    PRECISION", timed on the device (of this machine, or of the cluster) where they are not known.
-
-    `UserError` with the cost where there is no GPU and device is `auto`, for scenes, which have no photographs, and
-    where a processor could not end the runs in a year.
-    """
-    from ..processes import pick_device
-
-    place = cluster.device if cluster else str(pick_device(how.device))
-    known = find_speed(runs, runs_dir=how.runs_dir)
-    if place == "cpu" and how.device == "auto":
-        found = costs(runs, known.images, how.runs_dir)
-        whole = ", ".join(f"{name} {one}" for name, one in shown(found, 1).loc["all"].items())
-        where = "cluster" if cluster else "machine"
-        raise UserError(f"tier {how.tier} needs GPUs, and this {where} has none ({whole}); --dry-run shows more")
+    said += [f"images: {n:,} are {bytes_text(_PACKED * n)}, packed at {_PACKED / 1000:g} kB each" for n in largest]
+    said.append(f"recipe: as released for base; what is unknown of {unknown} is our default (studies/tiers.py)")
     if "scenes" in sources(how.data):
-        raise UserError(f"tier {how.tier} is about photographs of {runs[0].image_size} px: give --data imagefolder:DIR")
-    if place == "cpu":
-        cores = os.cpu_count() or 1
-        years = costs(runs, None, how.runs_dir).seconds["all"] / cores / _YEAR
-        if years > 1:
-            raise UserError(
-                f"tier {how.tier} cannot run on this machine's processor: about {years:,.0f} years on {cores} cores; "
-                "take a machine with GPUs, or another tier"
-            )
-    if not known.images:
-        timed = (time_models, models_of(runs), runs[0].image_size, place, Path(how.runs_dir).absolute())
-        cluster.call(*timed) if cluster else timed[0](*timed[1:])
-        known = find_speed(runs, runs_dir=how.runs_dir)
-    gpus = cluster.gpus if cluster else 1
-    if not cluster and place.startswith("cuda"):
-        import torch
-
-        gpus = torch.cuda.device_count()
-    print(text(runs, how, max(1, gpus), known), file=sys.stderr, flush=True)
-    return {f"{run.model} {run.precision}": run.batch_size / known.images[run.model] for run in runs}
+        said.append(f"data: none is given, and this is the published grid; a study needs --data {TWO_SOURCES}")
+    elif line := left_out(how.tier, how.data, **{k: n for k, n in images_of(how.data).items() if k != "labelled"}):
+        said.append(f"data: {line}")
+    return "\n".join([plain(shown(costs(runs, known.images, how.runs_dir), gpus)), *said])

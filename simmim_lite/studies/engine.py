@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +15,13 @@ from ..evidence import tables
 from ..evidence.claims import claims
 from ..evidence.records import beside, load
 from ..evidence.rules import Claim
-from ..training.run import PRECISIONS, Run, current_record, read_record, record_path
+from ..training.run import PRECISIONS, Run, current_record, read_record
 from ..training.specs import Positive, Whole, checked, value
 from ..training.tuning import Dense
-from . import costs
+from . import costs, speed
 from .grids import Axes, Spec, images_of, left_out, plan_of, planned, sources, with_references
-from .parameters import Study, StudyOptions
 from .speed import faster_precision, known_speeds
-from .tiers import TIERS, TRANSFER, claims_of
+from .tiers import TIERS, TRANSFER, Study, StudyOptions, claim_ids
 from .workers import Local, execute, make_jobs, path_of
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 #: Seconds that a study takes beside its runs: starting processes, and four notebooks at the end.
 _REST = 30.0
+_YEAR = 365 * 86400
 
 
 @dataclass(frozen=True)
@@ -45,33 +45,31 @@ class StudyResult:
     @property
     def claims(self) -> list[Claim]:
         """The claims it is about, with their verdicts on its records."""
-        return [claim for claim in claims(self.records) if claim.id in claims_of(self.name)]
+        return [claim for claim in claims(self.records) if claim.id in claim_ids(self.name)]
 
 
 def study(name: str = "all", given: Sequence[Run] | None = None, **options: object) -> StudyResult:
     """Run what is missing of a study (a name in STUDIES, `transfer` or `all`): its records, and verdicts on its claims.
 
-    options: the fields of `parameters.StudyOptions`. given: the runs that it takes, by default those of `grids.grid`.
+    options: the fields of `tiers.StudyOptions`. given: the runs that it takes, by default those of `grids.grid`.
 
     Precision `auto` takes bf16 where it is measured faster than fp32 on this machine, and keeps to that choice in this
     runs_dir. Finished runs are never run again; an interrupted study goes on where it was. Where nothing is missing,
     torch is not imported. Tier paper prints its cost first, trains in bf16 by default, takes two sources as `data`, and
-    is refused where there is no GPU, unless device is `cpu` and it can end there.
-    """
+    is refused where there is no GPU, unless device is `cpu` and it can end there."""
     started, how = time.monotonic(), StudyOptions.from_dict(options)
     if how.tier not in TIERS:
         raise UserError(f"tier {how.tier} trains nothing: give one of {', '.join(TIERS)}")
-    runs_dir, axes, same = Path(how.runs_dir), TIERS[how.tier].on(how.data), {"data": how.data, "seeds": how.seeds}
+    axes, same = TIERS[how.tier].on(how.data), {"data": how.data, "seeds": how.seeds}
     # a wrong name fails before anything is opened
     runs = (planned if axes.full_size else plan_of)(name, how.tier, **same)[0]
     if axes.full_size and how.precision != "auto":
         runs = [replace(run, precision=how.precision) for run in runs]
-    with contextlib.ExitStack() as stack:
-        pool = functools.cache(lambda: _pool(how, stack))  # not before something is missing
+    with _pool(how) as pool:
         speeds: dict[str, float] = {}
-        if axes.full_size and not all(record_path(runs_dir, run).exists() for run in runs):
-            speeds = costs.start(runs, how, cluster=pool() if how.engine == "ray" else None)
-        check_writable(runs_dir, "choose another --runs-dir")
+        if axes.full_size and not all(path_of(run, how.runs_dir).exists() for run in runs):
+            speeds = _start(runs, how, pool)
+        check_writable(how.runs_dir, "choose another --runs-dir")
         opened, held = _opened(how, max(max(axes.images), *(run.images or 0 for run in given or runs)))
 
         def plan(precision: str) -> tuple[list[Run], list[Spec]]:
@@ -82,47 +80,87 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
             tuned = plan_of(name, how.tier, data=how.data, seeds=seeds, precision=precision, **held)[1]
             return mine, [spec for spec in tuned if spec.run is None or spec.run in mine]
 
-        def missing(items: Sequence[Run | Spec]) -> list[Run | Spec]:
-            return [i for i in items if current_record(path_of(i, runs_dir), _digest(i, opened)) is None]
-
-        chosen, largest = how.precision, axes.models[-1]
-        if chosen == "auto":
-            known = known_speeds(runs_dir, axes.recipe)
-            both = all(f"{largest} {p}" in known for p in PRECISIONS)
-            chosen = axes.recipe.precision if axes.full_size or not both else faster_precision(known, largest)
-        runs, tuned = plan(chosen)
-        trained, core = 0, 0.0
-        if missing(runs) or missing(tuned):
-            if not axes.full_size:
-                speeds = pool().speeds(runs_dir, axes.models, axes.recipe)
-                if how.precision == "auto":
-                    runs, tuned = plan(faster_precision(speeds, largest))
-            for items, what in ((runs, "runs to train"), (tuned, "networks to transfer")):
-                if todo := missing(items):
-                    done, seconds = execute(pool(), make_jobs(todo, speeds, how.log), runs_dir, what)
-                    trained, core = trained + done, core + seconds
-    records = [read_record(path_of(item, runs_dir)) for item in (*runs, *tuned)]
+        runs, tuned = plan(_precision(how, known_speeds(how.runs_dir, axes.recipe)))
+        if not axes.full_size and _missing([*runs, *tuned], how, opened):
+            speeds = pool().speeds(Path(how.runs_dir), axes.models, axes.recipe)
+            runs, tuned = plan(_precision(how, speeds))
+        done = [_execute(runs, how, pool, opened, speeds), _execute(tuned, how, pool, opened, speeds, "transfers")]
+    trained, core = map(sum, zip(*done, strict=True))
+    records = [read_record(path_of(item, how.runs_dir)) for item in (*runs, *tuned)]
     return StudyResult(name, records, trained, time.monotonic() - started, core)
 
 
-def _pool(how: StudyOptions, stack: contextlib.ExitStack) -> "Local | Cluster":
-    """Who does the jobs: this machine, or a cluster that is left at the end."""
-    if how.engine == "local":
-        return Local(how.device, how.workers)
-    from .cluster import joined
+def _precision(how: StudyOptions, speeds: Mapping[str, float]) -> str:
+    """As it is given, else the faster one of a tier's largest model, as far as that is measured."""
+    tier = TIERS[how.tier]
+    if how.precision != "auto" or tier.full_size or not all(f"{tier.models[-1]} {p}" in speeds for p in PRECISIONS):
+        return tier.recipe.precision if how.precision == "auto" else how.precision
+    return faster_precision(speeds, tier.models[-1])
 
-    options = {name: getattr(how, name) for name in ("address", "device", "workers", "gpus_per_run")}
-    return stack.enter_context(joined(Path(how.runs_dir), **options))
+
+def train(runs: Sequence[Run], **options: object) -> list[dict]:
+    """The records of any Runs, in their order: a sweep over a field of `Run` that no tier varies, say. What is missing
+    is trained. options: fields of `tiers.StudyOptions` (workers, runs_dir, device, engine, log, …)."""
+    how = StudyOptions.from_dict(options)
+    check_writable(how.runs_dir, "choose another --runs-dir")
+    with _pool(how) as pool:
+        _execute(runs, how, pool, {}, {})
+    return [read_record(path_of(run, how.runs_dir)) for run in runs]
+
+
+def _execute(
+    items: Sequence[Run | Spec], how: StudyOptions, pool: Callable, opened: dict, speeds: dict, what: str = "runs"
+) -> tuple[int, float]:
+    """Do what is missing: how many records that made, and core seconds."""
+    todo = _missing(items, how, opened)
+    return execute(pool(), make_jobs(todo, speeds, how.log), Path(how.runs_dir), what) if todo else (0, 0.0)
+
+
+def _missing(items: Sequence[Run | Spec], how: StudyOptions, opened: dict) -> list[Run | Spec]:
+    """What has no record that was made from the images its source holds now. opened: sources by data and side."""
+    found = []
+    for item in items:
+        place = item.data, item.image_size
+        if isinstance(item, Dense):
+            from ..training.transfer import open_for
+
+            digest = open_for(item.task, *place).digest
+        else:
+            if place not in opened:
+                from ..data.sources import open_data
+
+                streamed = getattr(item, "streamed", getattr(item, "full_size", False))
+                opened[place] = open_data(*place, images_needed=getattr(item, "images", None), streamed=streamed)
+            digest = opened[place].digest
+        found += [item] if current_record(path_of(item, how.runs_dir), digest) is None else []
+    return found
+
+
+@contextlib.contextmanager
+def _pool(how: StudyOptions) -> Iterator[Callable[[], "Local | Cluster"]]:
+    """Who does the jobs, when it is first called: this machine, or a cluster that is left at the end."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def pool() -> "Local | Cluster":
+            if how.engine == "local":
+                return Local(how.device, how.workers)
+            from .cluster import joined
+
+            options = {name: getattr(how, name) for name in ("address", "device", "workers", "gpus_per_run")}
+            return stack.enter_context(joined(Path(how.runs_dir), **options))
+
+        yield pool
 
 
 def _opened(how: StudyOptions, needed: int) -> tuple[dict, dict[str, object]]:
-    """The sources of a study by name, and what they hold, as `plan_of` takes it; what they cannot fill is printed."""
+    """The sources of a study by name and side, and what they hold, as `plan_of` takes it; what they cannot fill is
+    printed."""
     from ..data.sources import open_data
 
-    recipe = TIERS[how.tier].recipe
-    found = [s for s in sources(how.data) if s]
-    options = {"images_needed": needed, "streamed": recipe.streamed}
-    opened = {s: open_data(s, recipe.image_size, **options) for s in found}
+    recipe, found = TIERS[how.tier].recipe, [s for s in sources(how.data) if s]
+    side, options = recipe.image_size, {"images_needed": needed, "streamed": recipe.streamed}
+    opened = {(s, side): open_data(s, side, **options) for s in found}
     first, *second = opened.values()
     held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
     if TIERS[how.tier].full_size and (line := left_out(how.tier, how.data, **held)):
@@ -133,13 +171,42 @@ def _opened(how: StudyOptions, needed: int) -> tuple[dict, dict[str, object]]:
     return opened, held | {"coco": how.coco, "ade20k": how.ade20k, "labelled": labelled}
 
 
-def _digest(item: Run | Spec, opened: dict) -> str:
-    """The digest of the images that an item is trained on; opened: the study's own sources."""
-    if not isinstance(item, Dense):
-        return opened[item.data].digest
-    from ..training.transfer import open_for
+def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> dict[str, float]:
+    """Before the missing runs of a full-size tier start: print their cost; seconds of an optimiser step by "MODEL
+    PRECISION", timed on the device (of this machine, or of the cluster) where they are not known.
 
-    return open_for(item.task, item.data, item.image_size).digest
+    `UserError` with the cost where there is no GPU and device is `auto`, for scenes, which have no photographs, and
+    where a processor could not end the runs in a year."""
+    from ..processes import pick_device
+
+    cluster = pool() if how.engine == "ray" else None
+    place = cluster.device if cluster else str(pick_device(how.device))
+    known = speed.find_speed(runs, runs_dir=how.runs_dir)
+    if place == "cpu" and how.device == "auto":
+        table = costs.shown(costs.costs(runs, known.images, how.runs_dir), 1)
+        whole = ", ".join(f"{name} {one}" for name, one in table.loc["all"].items())
+        where = "cluster" if cluster else "machine"
+        raise UserError(f"tier {how.tier} needs GPUs, and this {where} has none ({whole}); --dry-run shows more")
+    if "scenes" in sources(how.data):
+        raise UserError(f"tier {how.tier} is about photographs of {runs[0].image_size} px: give --data imagefolder:DIR")
+    cores = os.cpu_count() or 1
+    years = costs.costs(runs, None, how.runs_dir).seconds["all"] / cores / _YEAR
+    if place == "cpu" and years > 1:
+        raise UserError(
+            f"tier {how.tier} cannot run on this machine's processor: about {years:,.0f} years on {cores} cores; "
+            "take a machine with GPUs, or another tier"
+        )
+    if not known.images:
+        timed = (speed.time_models, speed.models_of(runs), runs[0].image_size, place, Path(how.runs_dir).absolute())
+        cluster.call(*timed) if cluster else timed[0](*timed[1:])
+        known = speed.find_speed(runs, runs_dir=how.runs_dir)
+    gpus = cluster.gpus if cluster else 1
+    if not cluster and place.startswith("cuda"):
+        import torch
+
+        gpus = torch.cuda.device_count()
+    print(costs.text(runs, how, max(1, gpus), known), file=sys.stderr, flush=True)
+    return {f"{run.model} {run.precision}": run.batch_size / known.images[run.model] for run in runs}
 
 
 def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> list[dict]:
@@ -147,11 +214,10 @@ def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> 
 
     runs: those that the study takes, by default those of `grids.grid`; references and fine-tunings are added to them.
 
-    options: the fields of `parameters.StudyOptions`; tier is `shipped` by default. Tier `shipped` trains nothing and
+    options: the fields of `tiers.StudyOptions`; tier is `shipped` by default. Tier `shipped` trains nothing and
     returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any other tier (smoke, quick, laptop,
     paper) returns its records in grid order. `UserError` for a wrong option, for data that cannot be opened, and for
-    runs that could not be finished; what was finished is kept.
-    """
+    runs that could not be finished; what was finished is kept."""
     name, how = value("study", Study, name), StudyOptions.from_dict({"tier": "shipped", **options})
     if how.tier == "shipped":
         found = load(how.runs_dir)
@@ -165,8 +231,7 @@ def axes(tier: str = "shipped", *, minutes: Positive | None = None, **options: o
 
     Tier `shipped` has those of the shipped records. Where a tier chooses its number of seeds by the time they take,
     this times a step on this machine, once, and prints what was chosen. The source is looked at, not opened.
-    options: the fields of `parameters.StudyOptions`.
-    """
+    options: the fields of `tiers.StudyOptions`."""
     how = StudyOptions.from_dict({"tier": tier, **options})
     if tier == "shipped":
         keys = {row["key"] for row in tables.rows(data=how.data).get("shipped", [])}
@@ -178,18 +243,12 @@ def axes(tier: str = "shipped", *, minutes: Positive | None = None, **options: o
 
 @checked
 def choose(
-    name: str,
-    how: StudyOptions,
-    *,
-    first_seed: Whole | None = None,
-    minutes: Positive | None = None,
-    measure: bool = True,
+    name: str, how: StudyOptions, *, first_seed: Whole | None = None, minutes: Positive | None = None, measure=True
 ) -> tuple[list[int] | None, str]:
     """The seeds of a study, None for those of the tier or the task itself, and a line to print, or "".
 
     how.seeds: how many, or which. minutes: a study of more than the fewest seeds takes so many as these hold, up to the
-    tier's most; by default the tier's own. measure: time a step on this machine where that is not known, else guess.
-    """
+    tier's most; by default the tier's own. measure: time a step on this machine where that is not known, else guess."""
     if isinstance(how.seeds, tuple) or how.tier not in TIERS:  # which seeds, or shipped
         return list(how.seeds) if isinstance(how.seeds, tuple) else None, ""
     if how.seeds is not None and minutes is not None:
@@ -202,22 +261,18 @@ def choose(
         return None if first_seed is None and how.seeds is None else list(range(first, first + count)), ""
     images_of(how.data)  # before anything is measured
     known, processes = known_speeds(how.runs_dir, axes.recipe), how.workers or 1
-    there = all(f"{m} {p}" in known for m in axes.models for p in PRECISIONS)
     if how.engine == "local":
         processes = how.workers or os.cpu_count() or 1
-        if measure and not there:
+        if measure and not all(f"{m} {p}" in known for m in axes.models for p in PRECISIONS):
             here = Local(how.device, how.workers)
-            known, processes, there = here.speeds(Path(how.runs_dir), axes.models, axes.recipe), here.workers, True
-    precision = how.precision
-    if precision == "auto":
-        precision = faster_precision(known, axes.models[-1]) if there else axes.recipe.precision
-    runs, tuned = plan_of(name, how.tier, data=how.data, seeds=[first], precision=precision)
+            known, processes = here.speeds(Path(how.runs_dir), axes.models, axes.recipe), here.workers
+    runs, tuned = plan_of(name, how.tier, data=how.data, seeds=[first], precision=_precision(how, known))
     each = costs.cost_of(runs, how.runs_dir)["seconds"] + sum(costs.tuning_seconds(spec, known) for spec in tuned)
     each /= processes  # seconds that a seed adds
     holds = max(0, int((60 * (minutes or 0) - _REST) // each))
     count = min(max(holds, axes.seeds), max(axes.most_seeds, axes.seeds))
-    said = f"{count} seeds, {first} to {first + count - 1}: about {costs.clock(_REST + count * each)} in {processes} "
-    said += "process" if processes == 1 else "processes"
+    many = f"{processes} process{'es' * (processes > 1)}"
+    said = f"{count} seeds, {first} to {first + count - 1}: about {costs.clock(_REST + count * each)} in {many}"
     few = f", and fewer than {axes.seeds} decide too little" if holds < axes.seeds else ""
     said += f"; --minutes {minutes:g} holds {holds}{few}" if minutes else ""
     return list(range(first, first + count)), said

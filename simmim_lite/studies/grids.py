@@ -1,6 +1,7 @@
 """The runs and transfers of a study at a tier, on the images that a source has. No torch here."""
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,25 +35,22 @@ class Axes:
         seeds = {model: {run.seed for run in runs if run.model == model} for model in {run.model for run in runs}}
         most = max(map(len, seeds.values()), default=0)
         models = sorted((m for m in seeds if len(seeds[m]) == most), key=lambda m: (SIZES[m].parameters, m))
-        images = _shared({run.images for run in runs if run.model == model} for model in models)
+        images = _shared([{run.images for run in runs if run.model == model} for model in models])
         cells = [(model, n) for model in models for n in images]
-        lengths = _shared({run.steps for run in runs if (run.model, run.images) == cell} for cell in cells)
+        lengths = _shared([{run.steps for run in runs if (run.model, run.images) == cell} for cell in cells])
         return cls(runs, tuple(models), images, lengths, tuple(sorted(set().union(*seeds.values()))))
 
 
-def _shared(sets: Iterable[set[int]]) -> tuple[int, ...]:
+def _shared(sets: list[set[int]]) -> tuple[int, ...]:
     """What all of them have, or else any."""
-    sets = list(sets)
     return tuple(sorted(set.intersection(*sets) or set.union(*sets))) if sets else ()
 
 
 def grid(study: str, tier: str, **options: object) -> list[Run]:
-    """The Runs of a study (a name in STUDIES, or `all`) at a tier, with the references of their scores.
-
-    options as `tier_axes` has them. Data and size are compared at the longest length.
-    """
-    if study not in (*STUDIES, "all"):
-        raise unknown("study", study, (*STUDIES, "all"))
+    """The Runs of a study (a name in STUDIES, or `all`) at a tier, with the references of their scores; options as
+    `tier_axes` has them. Data and size are compared at the longest length."""
+    if study not in (*STUDIES, ALL):
+        raise unknown("study", study, (*STUDIES, ALL))
     axes = tier_axes(tier, **options)
     longest = study in STUDIES and STUDIES[study].longest
     return with_references(run for run in axes.runs if not longest or run.steps == axes.lengths[-1])
@@ -80,13 +78,11 @@ def tier_axes(
     seeds: int | Sequence[int] | None = None,
     precision: str | None = None,
 ) -> Axes:
-    """The axes and runs of a tier.
+    """The axes and runs of a tier; seeds: how many, from the tier's first on, or which; precision: None = its own.
 
-    data: one source; at tier paper two, `FIRST + SECOND`, of ImageNet-1K and ImageNet-22K. available, second_available:
-    training images these hold (None = no limit); larger levels are replaced by all there are. Without a second source
-    its level is drawn from the first, and left out where that is too small. seeds: how many, from the tier's first on,
-    or which. precision: None = the tier's own.
-    """
+    data: one source; at tier paper two, `FIRST + SECOND`. available, second_available: training images these hold
+    (None = no limit); larger levels are replaced by all there are. Without a second source its level is drawn from the
+    first, and left out where that is too small."""
     axes = tier_of(tier).on(data)
     places = _places(tier, data, available, second_available)
     recipe = replace(axes.recipe, precision=precision or axes.recipe.precision)
@@ -103,9 +99,8 @@ def tier_axes(
 
 def seeds_of(tier: str, seeds: int | Sequence[int] | None = None) -> list[int]:
     """Which seeds a study has: so many from the tier's first on (None = its own number), or those given."""
-    axes = TIERS[tier]
-    seeds = axes.seeds if seeds is None else seeds
-    chosen = list(range(axes.first_seed, axes.first_seed + seeds)) if isinstance(seeds, int) else list(seeds)
+    first, seeds = TIERS[tier].first_seed, TIERS[tier].seeds if seeds is None else seeds
+    chosen = list(range(first, first + seeds) if isinstance(seeds, int) else seeds)
     if not chosen:
         raise UserError(f"seeds is {seeds!r}: give a number of at least 1, or a list of seeds")
     return chosen
@@ -151,9 +146,7 @@ def tunings(study: str, tier: str, *, labelled: int | None = None, **options: ob
     """The fine-tunings of a study at a tier, four a seed: a pretrained network on few labels, and from scratch on many
     labels for as long as both, on few for as long, and on many for as long as the fine-tuning.
 
-    labelled: labelled images the source has (None = no limit, 0 = none, and then no fine-tuning); options as
-    `tier_axes` has them. All have the run's seed, so that pairs over seeds share the head, the labels and the order.
-    """
+    labelled: labelled images the source has (None = no limit); options as `tier_axes` has them."""
     axes = TIERS[tier].supervised
     if axes is None or labelled == 0 or not (study == ALL or NAMED[study].supervised):
         return []
@@ -172,23 +165,18 @@ def tunings(study: str, tier: str, *, labelled: int | None = None, **options: ob
 def transfer_runs(
     tier: str, *, data: str = "scenes", available: int | None = None, seeds: object = None, precision: str | None = None
 ) -> list[Run]:
-    """The pretraining runs that the tasks start from: cells of the tier's own grid, shared with the other studies.
-
-    Every model and seed comes with its random initialisation, a Run of 0 steps, as the reference of its probes.
-    """
+    """The pretraining runs that the tasks start from, cells of the tier's own grid, with their references."""
     axes, own = tier_of(tier).on(data), TIERS[tier].transfers
     if axes.full_size:
         same = {"data": data, "available": available, "seeds": seeds, "precision": precision}
         return [run for run in grid("data-scale", tier, **same) if run.model in own.models]
     levels = [n for n in own.images if available is None or n <= available] or [available]
     recipe = replace(axes.recipe, data=data, precision=precision or axes.recipe.precision)
-    runs = []
-    for seed in seeds_of(tier, seeds or own.seeds):
-        for model in own.models:
-            one = replace(recipe, model=model, seed=seed)
-            runs.append(replace(one, images=levels[-1], steps=0))
-            runs += [replace(one, images=n, steps=own.steps) for n in levels]
-    return list(dict.fromkeys(runs))
+    found = []
+    for seed, model in itertools.product(seeds_of(tier, seeds or own.seeds), own.models):
+        cells = [(n, own.steps) for n in levels]
+        found += [replace(recipe, model=model, seed=seed, images=n, steps=t) for n, t in [(levels[-1], 0), *cells]]
+    return found
 
 
 def transfer_specs(
@@ -196,9 +184,8 @@ def transfer_specs(
 ) -> list[Spec]:
     """The tasks from each of `transfer_runs` and from scratch, each once, the same seed for all that is compared.
 
-    labelled: labelled images the source has (None = no limit, 0 = none). Boxes and masks are known of scenes alone;
-    annotated: at tier paper {"detect": ("coco:DIR", training images), "segment": ("ade20k:DIR", training images)}.
-    """
+    labelled: labelled images the source has (None = no limit). Boxes and masks are known of scenes alone; annotated: at
+    tier paper {"detect": ("coco:DIR", training images), "segment": ("ade20k:DIR", training images)}."""
     own, found = TIERS[tier].transfers, []
     if TIERS[tier].full_size:
         for run in runs:
@@ -230,10 +217,8 @@ def transfer_specs(
 def plan_of(
     name: str, tier: str, *, labelled: int | None = None, coco: str = "", ade20k: str = "", **options: object
 ) -> tuple[list[Run], list[Spec]]:
-    """The runs of a study at a tier, and what is trained from them; options as `tier_axes` has them.
-
-    coco, ade20k: folders with boxes and with class maps, which the transfer study opens at tier paper.
-    """
+    """The runs of a study at a tier, and what is trained from them; options as `tier_axes` has them. coco, ade20k:
+    folders with boxes and with class maps, which the transfer study opens at tier paper."""
     if name != TRANSFER:
         return grid(name, tier, **options), tunings(name, tier, labelled=labelled, **options)
     if tier_of(tier).transfers is None:
@@ -252,10 +237,8 @@ def plan_of(
 def planned(
     name: str, tier: str, *, data: str = "scenes", seeds: object = None, precision: str | None = "bf16"
 ) -> tuple[list[Run], list[Spec]]:
-    """`plan_of` at the levels that a source can fill, as far as it lists them: it is looked at and not opened.
-
-    Of a full-size tier some pictures are decoded, and ones that are too small are refused. seeds: 0 as None.
-    """
+    """`plan_of` at the levels that a source can fill, as far as it lists them: it is looked at and not opened. Of a
+    full-size tier some pictures are decoded, and ones that are too small are refused. seeds: 0 as None."""
     axes, listed = tier_of(tier), images_of(data)
     if axes.full_size:
         for source in filter(None, sources(data)):
@@ -268,10 +251,7 @@ _PLUS = re.compile(rf"\s*\+\s*(?=(?:{_STARTS}))")
 
 
 def sources(data: str) -> tuple[str, str | None]:
-    """The one or two sources of a `data` parameter: `FIRST` or `FIRST + SECOND`, each as `Run.data` takes it.
-
-    ImageNet-1K comes first, ImageNet-22K second. A plus inside the name of a folder is left alone.
-    """
+    """The one or two sources of a `data` parameter: `FIRST` or `FIRST + SECOND`. A plus inside a name is left alone."""
     parts = [part.rstrip("/") or part for part in _PLUS.split(data.strip())]
     if len(parts) > 2:
         raise UserError(f"data '{data}' names {len(parts)} sources: give one, or two as in {TWO_SOURCES}")
@@ -279,12 +259,10 @@ def sources(data: str) -> tuple[str, str | None]:
 
 
 def images_of(data: str) -> dict[str, int]:
-    """Images that the one or two sources of a `data` parameter list, as `plan_of` takes them; {} if not known.
+    """Images that the sources of a `data` parameter list, as `plan_of` takes them: {"available": to train on,
+    "labelled": with labels, 0 without a labelled test split; "second_available"}, without what is not known.
 
-    {"available": to train on, "labelled": with labels, 0 without a labelled test split; "second_available"}.
-    `UserError` for a source that does not exist and for a folder without images. Nothing is decoded or downloaded: what
-    torchvision and the hub hold is not known, and scenes have no end.
-    """
+    `UserError` for a source that does not exist or has no images. Nothing is decoded or downloaded."""
     found: dict[str, int] = {}
     for spec, name in zip(sources(data), ("available", "second_available"), strict=True):
         if spec and spec != "scenes" and FORMATS[kind_of(spec)[0]].local:
@@ -299,8 +277,7 @@ def images_of(data: str) -> dict[str, int]:
 
 def _check_sides(source: str, tier: str, side: int) -> None:
     """`UserError` where each of 16 pictures is smaller than a tier's input."""
-    kind, _ = kind_of(source)
-    if kind == "scenes" or not FORMATS[kind].local:
+    if source == "scenes" or not FORMATS[kind_of(source)[0]].local:
         return
     train, sides = listing(source).readable("train"), []
     for i in range(0, len(train), max(1, len(train) // 16))[:16]:

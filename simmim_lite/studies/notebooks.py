@@ -1,7 +1,8 @@
 """Runs notebooks through papermill: parameters checked before anything starts, several at a time, whole copies only."""
 
-import argparse
+import ast
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -12,15 +13,25 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 from ..errors import Interrupted, UserError, check_writable, first_line, unknown
+from ..processes import each
 from ..training.run import write_atomic
+from ..training.specs import Count, Positive, Text, Whole, read, value
 from . import report
-from .parameters import StudyOptions, check_parameters
-from .workers import in_processes
+from .grids import images_of
+from .tiers import StudyOptions
+
+#: Parameters of the course's notebooks, by name: how a study runs, and those of single notebooks.
+PARAMETERS = {field.name: field.type for field in dataclasses.fields(StudyOptions)} | {
+    "seed": Whole, "gpus": Count, "core_minutes": Positive, "effect": Positive,
+    "images_per_second": Annotated[str, Text("|.+=.+|.+[.]json", "SIZE=NUMBER, or a FILE.json of a bench")],
+    "assume": Annotated[str, Text(".*@.*", "SHARE@TFLOPS, as in 0.4@989")],
+}  # fmt: skip
 
 
 def folder() -> Path:
@@ -59,8 +70,7 @@ def run(
 ) -> dict[str, Path]:
     """Execute notebooks (names in `folder()`, or paths) with the same parameters; the copies OUT_DIR/NAME.ipynb.
 
-    As `execute`; `UserError` with the first failure once all others are finished.
-    """
+    As `execute`; `UserError` with the first failure once all others are finished."""
     executed, failures = execute([Copy.of(name, params) for name in names], out_dir, workers=workers)
     raise_first(failures)
     return executed
@@ -92,8 +102,7 @@ def execute(
     They run in the working directory, from which relative paths among the parameters count. workers: notebooks at a
     time; by default one a core. A copy appears only when its notebook ran to the end. One that failed leaves what there
     is as NAME.failed.ipynb, and a line that names notebook, cell and cause; the others go on. engine `ray`: each is a
-    task of a cluster, executed again where its node is lost, and all nodes see OUT_DIR.
-    """
+    task of a cluster, executed again where its node is lost, and all nodes see OUT_DIR."""
     if missing := not_installed():
         raise UserError(f"notebooks need {missing}: pip install papermill ipykernel")
     double = [name for name, count in Counter(copy.name for copy in planned).items() if count > 1]
@@ -113,7 +122,8 @@ def execute(
                 calls = cluster.each({copy.name: (work, copy) for copy in planned})
                 results = ((name, f"{name}: {done}") if isinstance(done, UserError) else done for name, done in calls)
             else:
-                results = in_processes(work, planned, at_once, max(1, cores // at_once))
+                each_of = each(work, planned, at_once, threads=max(1, cores // at_once))
+                results = (result for _, result in each_of)
             for name, error in results:
                 print(error or f"{name} is finished", file=sys.stderr, flush=True)
                 found[name] = error
@@ -188,8 +198,7 @@ def executed_as(wanted: Copy, out_dir: str | Path) -> tuple[str, dict] | None:
 def copies(names: Sequence[str], fixed: Mapping[str, str], each: Mapping[str, str]) -> list[Copy]:
     """The copies that a batch leaves, checked: NAME-PARAMETER=VALUE-….ipynb, a name for every combination.
 
-    fixed: parameters by name, as text; each: the same, with values between commas. `UserError` for a name twice.
-    """
+    fixed: parameters by name, as text; each: the same, with values between commas. `UserError` for a name twice."""
     if twice := sorted(fixed.keys() & each.keys()):
         raise UserError(f"parameter '{twice[0]}' is given by -p and by --each: give it once")
     found = []
@@ -200,20 +209,88 @@ def copies(names: Sequence[str], fixed: Mapping[str, str], each: Mapping[str, st
     return found
 
 
-def show_batch(arguments: argparse.Namespace) -> None:
+def show_batch(notebook: list[str], *, parameter: list, each: list, out: str, again: bool, **where: object) -> None:
     """`simmim-lite papermill`: executed copies in a folder, and a page of each in its `pages/`."""
-    where = {name: getattr(arguments, name) for name in ("workers", "engine", "address", "device")}
     StudyOptions(**where)  # checks them
-    check_writable(arguments.out)
-    planned, missing = copies(arguments.notebook, dict(arguments.parameter), dict(arguments.each)), []
+    check_writable(out)
+    planned, missing = copies(notebook, dict(parameter), dict(each)), []
     for copy in planned:
-        there, params = executed_as(copy, arguments.out), json.loads(json.dumps(dict(copy.params)))
-        if there and there[1] != params and not arguments.again:
-            place = f"{arguments.out}/{copy.name}.ipynb"
+        there, params = executed_as(copy, out), json.loads(json.dumps(dict(copy.params)))
+        if there and there[1] != params and not again:
+            place = f"{out}/{copy.name}.ipynb"
             raise UserError(f"{place} was executed with {there[1]}: give another --out, or --again to replace it")
-        if arguments.again or there != (source_digest(copy.path), params):
+        if again or there != (source_digest(copy.path), params):
             missing.append(copy)
-    failures = execute(missing, arguments.out, **where)[1] if missing else {}
-    print(f"{len(planned) - len(failures)} of {len(planned)} in {arguments.out}, {len(missing)} executed now")
-    print(f"pages, readable without a network: {report.write(arguments.out, Path(arguments.out) / 'pages')}")
+    failures = execute(missing, out, **where)[1] if missing else {}
+    print(f"{len(planned) - len(failures)} of {len(planned)} in {out}, {len(missing)} executed now")
+    print(f"pages, readable without a network: {report.write(out, Path(out) / 'pages')}")
     raise_first(failures)
+
+
+# --- parameters -----------------------------------------------------------------------------------------------------
+
+
+def parameters(path: str | Path) -> dict[str, object]:
+    """Names and default values of the cell tagged `parameters`, which holds literals only; {} without such a cell."""
+    try:
+        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+        tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", ())]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a readable notebook ({error or type(error).__name__})") from error
+    try:
+        return _assigned("".join(tagged[0]["source"])) if tagged else {}
+    except (SyntaxError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: its parameters cell may hold only lines like `name = literal`") from error
+
+
+def _assigned(source: str) -> dict[str, object]:
+    """Names and values of lines `name = literal`."""
+    lines = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return {target.id: ast.literal_eval(line.value) for line in lines for target in line.targets}
+
+
+def check_parameters(path: str | Path, given: Mapping[str, object]) -> dict[str, object]:
+    """The parameters of a notebook as it takes them, if it has each, and each fits its name and its default value;
+    texts are read as the command line has them (`-p seeds 3`).
+
+    `UserError`, one line, for an unknown name (with the nearest known), a wrong value, and a source of images that does
+    not exist. Nothing is started or downloaded."""
+    known, found = parameters(path), {}
+    for name, one in given.items():
+        if name not in known:
+            raise unknown(f"parameter of {Path(path).name}", name, known)
+        made = _made(name, _type_of(name, known[name]), one)
+        found[name] = list(made) if isinstance(made, tuple) else made  # as papermill has them
+    if found.get("data"):
+        images_of(found["data"])
+    return found
+
+
+def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -> None:
+    """Check the parameters among the names of a running notebook (its `globals()`), and make them plain.
+
+    papermill by hand asks nobody: a name that no cell knows, a text for a number, a list as text. `UserError`, one
+    line. To be called in the first cell after the parameters. opened: whether the notebook opens its source."""
+    cells = [str(cell) for cell in names.get("In", ())]
+    for before, cell in zip(cells, cells[1:], strict=False):
+        if cell.startswith("# Parameters\n"):  # what papermill puts behind the tagged cell
+            known = _assigned(before)
+            for name in _assigned(cell).keys() - known.keys():
+                raise unknown("parameter", name, known)
+    for name in PARAMETERS.keys() & names.keys():
+        names[name] = _made(name, PARAMETERS[name], names[name])
+    if opened and "data" in names:  # last, for it takes longest
+        images_of(names["data"])
+
+
+def _made(name: str, hint: object, given: object) -> object:
+    return read(name, hint, given) if isinstance(given, str) else value(name, hint, given)
+
+
+def _type_of(name: str, default: object) -> object:
+    """What a parameter may be: by its name, where its default fits that, else by its default; None takes anything."""
+    try:
+        value(name, PARAMETERS[name], default)
+        return PARAMETERS[name]
+    except (KeyError, UserError):
+        return Any if default is None else type(default)

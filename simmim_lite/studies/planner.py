@@ -1,8 +1,7 @@
 """I have so many images and so much compute: which size, how long, and does more data help? No torch here.
 
 A plan predicts every size and length that the budget allows, by a law fitted to published runs or to the reader's own,
-with intervals from held-out errors. It names the set that cannot be told apart, never one answer.
-"""
+with intervals from held-out errors. It names the set that cannot be told apart, never one answer."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,15 +12,13 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError
-from ..evidence.laws import FORMS, TARGETS
+from ..evidence.laws import TARGETS
 from ..evidence.records import short
-from ..model.sizes import full_name
 from ..training.specs import Count, Folder, OneOf, Positive, checked
 from . import speed
 from .basis import LIGHTS, Basis, of_own, of_published
 
 RULE = "longest, then largest"
-_WIDTH = 94  # characters: what a notebook shows in one line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,42 +79,37 @@ def plan(
     *,
     budget_flops: Positive | None = None,
     budget_gpu_hours: Positive | None = None,
-    images_per_second: Mapping[str, float] | None = None,
-    gpus: speed.Gpus = 1,
-    sizes: Iterable[str] | None = None,
+    images_per_second: Mapping[str, float] | Iterable[str] = (),
+    gpus: Count = 1,
     target: Annotated[str, OneOf(tuple(TARGETS))] = "accuracy",
     measure: str | None = None,
-    law: Annotated[str, OneOf(tuple(FORMS))] = "fixed",
     runs_dir: Folder | None = None,
     on: Basis | None = None,
 ) -> Plan:
     """Options for `images` unique images under a budget in FLOPs or in GPU hours (of all GPUs together).
 
-    images_per_second: of training one size on one GPU, by model; other sizes are scaled by their FLOPs. Without it,
-    measure = "cuda" (or another device) times steps here, and speeds that studies left in runs_dir count. law: a form
-    by name, on published runs. runs_dir: the reader's own runs, to which every form is refitted and the best taken;
-    None = published ones. For a number of images outside what the runs cover the order of options is given alone.
-    `UserError`, one line, for nonsense, for a budget below the cheapest option, and for hours without a measured speed.
-    """
+    images_per_second: of training one size on one GPU, by model, or measure: a device that is timed here; other sizes
+    are scaled by their FLOPs, and speeds that studies left in runs_dir count. runs_dir: the reader's own runs, to which
+    every form is refitted and the best taken; None = published ones. For a number of images outside what the runs cover
+    the order of options is given alone. `UserError` for nonsense, a budget too small, and hours without a speed."""
     if (budget_flops is None) == (budget_gpu_hours is None):
         how = "given twice" if budget_flops is not None else "missing"
         raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
-    on = on or (of_own(runs_dir, target) if runs_dir is not None else of_published(target, law))
-    wanted = [full_name(name) for name in sizes] if sizes else list(on.sizes)
-    if strange := [name for name in wanted if name not in on.sizes]:
-        known = ", ".join(map(short, on.sizes))
-        raise UserError(f"size {short(strange[0])} is not among {on.name}: choose of {known}, or train pilot runs")
-    chosen = {name: size for name, size in on.sizes.items() if name in wanted}
-    speeds, how = _speeds(on, chosen, images_per_second, measure, runs_dir)
+    on = on or (of_own(runs_dir, target) if runs_dir is not None else of_published(target))
+    batch, side = (on.rows[0][name] for name in ("batch_size", "image_size"))
+    if measure and side is None:
+        raise UserError(f"--measure: {on.name} do not say their image_size: add that column, or --images-per-second")
+    known, how = speed.one_speed(list(on.sizes), side, images_per_second, measure, runs_dir)
+    known = {model: value for model, value in known.items() if model in on.sizes}
+    speeds = speed.scaled(known, {model: size["flop"] for model, size in on.sizes.items()}) if known else {}
     if not speeds and budget_gpu_hours:
         ways = "--images-per-second SIZE=NUMBER, measured on your GPU, or --measure cuda on the machine that has it"
         raise UserError(f"a budget in GPU hours needs a speed: give {ways}, or the budget as --budget-flops")
     limit, unit = budget_flops or budget_gpu_hours, "FLOPs" if budget_flops else "GPU hours"
-    batch = on.rows[0]["batch_size"]
-    cost = {m: (s["flop"] if budget_flops else 1 / (3600 * speeds[m])) * batch for m, s in chosen.items()}
-    rows = [on.row(model, steps, images) for model in chosen for steps in _lengths(on, limit / cost[model])]
+    cost = {m: (s["flop"] if budget_flops else 1 / (3600 * speeds[m])) * batch for m, s in on.sizes.items()}
+    rows = [on.row(model, steps, images) for model in on.sizes for steps in _lengths(on, limit / cost[model])]
     if not rows:
-        cheapest = min(chosen, key=cost.get)
+        cheapest = min(cost, key=cost.get)
         raise UserError(
             f"a budget of {limit:.3g} {unit} is under the cheapest option, {short(cheapest)} for {on.lengths[0]:,} "
             f"iterations, which costs {cost[cheapest] * on.lengths[0]:.3g}: give more, or plan with a smaller size"
@@ -133,11 +125,10 @@ def plan(
         notes.append(f"law: {on.form}, the form that predicts held-out cells of {on.name} best")
     else:
         notes.append("published runs are photographs at 192 px, fine-tuned on ImageNet-1K: on yours trust the order")
-        if on.form == "fixed":
-            notes.append("the law's exponents and Omega's form were chosen looking at all 63 of them")
-    if how:
+        notes.append("the law's exponents and Omega's form were chosen looking at all 63 of them")
+    if speeds:
         days = f"; days: {gpus} GPUs are taken to be {gpus} times as fast as one" if gpus > 1 else ""
-        notes.append(f"hours by {how}; sizes without a speed are scaled by their FLOPs{days}")
+        notes.append(f"hours {how}; sizes without a speed are scaled by their FLOPs{days}")
     limits, less = ("", "not said outside the known range"), ""
     if not refused:
         limits = _binds(on, options[0], images)
@@ -147,24 +138,6 @@ def plan(
         basis=on.name, form=on.form, options=options, rule=max(options, key=lambda o: (o.steps, o.params)),
         binds=limits[1], spend_less=less, refused=refused, gpus=gpus, notes=notes,
     )  # fmt: skip
-
-
-def _speeds(
-    on: Basis, chosen: Mapping, given: Mapping | None, device: str | None, runs_dir: object
-) -> tuple[dict[str, float], str]:
-    """Images a second of every chosen size on one device: given, else measured, others scaled by FLOPs; and how."""
-    side, found, how = on.rows[0]["image_size"], speed.speeds_of(given or {}), "the images a second that you gave"
-    if not found and device and side is None:
-        raise UserError(f"--measure: {on.name} do not say their image_size: add that column, or --images-per-second")
-    if not found and (device or runs_dir is not None):
-        kept = f"{runs_dir}/machine.json"
-        found, name = speed.time_models(chosen, side, device) if device else speed.read_speeds(kept, side)
-        how = f"the speed measured on {name}"
-    found = {model: value for model, value in found.items() if model in on.sizes}
-    if not found:
-        return {}, ""
-    known = speed.scaled(found, {model: size["flop"] for model, size in on.sizes.items()})
-    return {model: known[model] for model in chosen}, how
 
 
 def _lengths(on: Basis, affordable: float) -> list[int]:
@@ -179,8 +152,7 @@ def _options(on: Basis, rows: list[dict], speeds: Mapping[str, float], refused: 
     """All options, best first, and notes.
 
     Options more overfit (by Omega) than any run that the law was fitted to have no number and come last, the least
-    overfit first: there the law's last term is saturated, and what it says of longer training is made up.
-    """
+    overfit first: there the law's last term is saturated, and what it says of longer training is made up."""
     y = np.array([on.predict(row) for row in rows])
     omega = np.array([row["params"] * row["images_seen"] / row["images"] ** 2 for row in rows])
     reach = float(on.points.omega.max())
@@ -285,4 +257,4 @@ def lines(plan: Plan) -> Iterator[str]:
     shown = dict.fromkeys(o.light for o in plan.options if o.light in LIGHTS)
     yield "; ".join(f"{light}: {LIGHTS[light]}" for light in LIGHTS if light in shown) + "\n"
     for name, text in [*sayings(plan).items(), *(("note", note) for note in plan.notes)]:
-        yield from textwrap.wrap(f"{name}: {text}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        yield from textwrap.wrap(f"{name}: {text}", 94, subsequent_indent="  ", break_on_hyphens=False)

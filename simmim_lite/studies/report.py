@@ -1,7 +1,6 @@
 """Executed notebooks as pages that ask the network for nothing: the report of a study, and what the site is made of.
 
-Figures are live, equations MathML, controls that need a kernel are replaced by what they show without one.
-"""
+Figures are live, equations MathML, controls that need a kernel are replaced by what they show without one."""
 
 import json
 import re
@@ -34,25 +33,24 @@ def write(
     """Write REPORT_DIR/NAME.html of every executed notebook in a folder, and index.html, which is returned.
 
     All pages link each other; plotly.js is written once beside them. index.html has the verdicts on the claims, and the
-    records of failed runs with their reasons. `UserError` for a notebook that cannot be read.
-    """
+    records of failed runs with their reasons. `UserError` for a notebook that cannot be read."""
     import nbformat
     from plotly.offline import get_plotlyjs
 
     report_dir = Path(report_dir)
     write_atomic(report_dir / "plotly.min.js", get_plotlyjs())
-    executed = {path.stem: read(path) for path in sorted(Path(notebooks).glob("*.ipynb")) if "." not in path.stem}
-    others = {path.stem for path in report_dir.glob("*.html")} - executed.keys() - {"index"}
+    pages = {path.stem: read(path) for path in sorted(Path(notebooks).glob("*.ipynb")) if "." not in path.stem}
     texts = ["# How does masked image modelling scale?"]
-    texts += ["\n".join(f"- [{title_of(content, name)}]({name}.html)" for name, content in executed.items())]
+    texts += ["\n".join(f"- [{title_of(content, name)}]({name}.html)" for name, content in pages.items())]
     texts += [f"## What these runs say\n\n{verdicts({'your runs': list(claims)})}"] if claims else []
     if lines := sorted(f"- `{r['key']}`: {escape(str(r.get('reason')))}" for r in failed):
         texts.append("## Runs that failed\n\nThey are in no figure and no claim.\n\n" + "\n".join(lines))
-    index = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text) for text in texts])
-    names = ["index", *sorted({*executed, *others})]
-    for name, content in {**executed, "index": index}.items():
+    there = {path.stem for path in report_dir.glob("*.html")} - {"index"}  # those of earlier calls, too
+    names = ["index", *sorted({*pages, *there})]
+    pages["index"] = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text) for text in texts])
+    for name, content in pages.items():
         prepare(content)
-        write_atomic(report_dir / f"{name}.html", page(content, names=names, here=name))
+        write_atomic(report_dir / f"{name}.html", _page(content, names, name))
     return report_dir / "index.html"
 
 
@@ -90,9 +88,9 @@ def _figure(content: dict, name: str) -> str:
     )
 
 
-def page(content: "NotebookNode", *, names: Sequence[str] = (), here: str = "", plotly: str | None = None) -> str:
-    """A prepared notebook as a whole page. names: pages beside it, to which links lead; links to other files
-    become plain text. plotly: the source of plotly.js, put inside where it does not lie beside the page."""
+def _page(content: "NotebookNode", names: Sequence[str], here: str) -> str:
+    """A prepared notebook as a whole page. names: pages beside it, to which links lead; links to other files become
+    plain text."""
     from pygments.formatters import HtmlFormatter
 
     def linked(match: re.Match) -> str:
@@ -100,12 +98,10 @@ def page(content: "NotebookNode", *, names: Sequence[str] = (), here: str = "", 
         known = target.suffix in (".ipynb", ".html") and target.stem in names
         return f'<a href="{target.stem}.html">{match[2]}</a>' if known else match[2]
 
-    looks = {style: HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("friendly", "github-dark")}
-    night = (
-        f"@media (prefers-color-scheme: dark) {{ {looks['github-dark']} }} .highlight {{ background:none !important }}"
-    )
-    shown = {"title": title_of(content, here), "style": f"{STYLE}{looks['friendly']}{night}", "script": SCRIPT}
-    shown |= {"names": names, "here": here, "plotly": plotly}
+    day, night = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("friendly", "github-dark"))
+    night = f"@media (prefers-color-scheme: dark) {{ {night} .highlight {{ background:none !important }} }}"
+    shown = {"title": title_of(content, here), "style": f"{STYLE}{day}{night}", "script": SCRIPT}
+    shown |= {"names": names, "here": here}
     return _LINK.sub(linked, _exporter().from_notebook_node(content, {"page": shown})[0])
 
 

@@ -1,9 +1,13 @@
-"""The tiers of the studies as data: sizes, images, lengths, seeds and recipes. No torch here."""
+"""The tiers of the studies as data: sizes, images, lengths, seeds and recipes; options of a study. No torch here."""
 
+import importlib.util
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
-from ..errors import unknown
-from ..training.run import PICTURE_CROP, Run
+from ..errors import UserError, unknown
+from ..training.callbacks import check_writers
+from ..training.run import PICTURE_CROP, PRECISIONS, Run
+from ..training.specs import Count, Folder, OneOf, Source, Spec, Text, Whole
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ ALL, TRANSFER = "all", "transfer"
 NAMED = STUDIES | {TRANSFER: Study("08_transfer", ("C5a", "C5b", "C8"))}
 
 
-def claims_of(study: str) -> set[str]:
+def claim_ids(study: str) -> set[str]:
     """The claims that a study, or `all`, is about."""
     return {claim for name, one in NAMED.items() if study in (name, ALL) for claim in one.claims}
 
@@ -170,3 +174,41 @@ def tier_of(name: str) -> Tier:
     if name not in TIERS:
         raise unknown("tier", name, TIERS)
     return TIERS[name]
+
+
+# --- options of a study ---------------------------------------------------------------------------------------------
+
+Study = Annotated[str, OneOf((*STUDIES, TRANSFER, "all"))]
+Tier = Annotated[str, OneOf(("shipped", *TIERS))]  # shipped trains nothing
+Seeds = Whole | tuple[Whole, ...]  # how many, 0 = the tier's own number; or which
+_Place = Annotated[str, Text(".*", "a folder, or nothing")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(Spec):
+    """How a study runs, wherever it is started: by the command line, in Python or in a notebook."""
+
+    tier: Tier = "quick"
+    data: Source = "scenes"  # a source, or two at tier paper (`grids.sources`)
+    seeds: Seeds | None = None  # how many, or which; 0 and None = the tier's own number
+    workers: Whole | None = None  # processes; 0 and None = one a core, one on a GPU
+    runs_dir: Folder = "runs"
+    device: Annotated[str, Text(r"(auto|cpu|cuda|mps)(:\d+)?", "one of auto, cpu, cuda, mps")] = "auto"
+    precision: Annotated[str, OneOf(("auto", *PRECISIONS))] = "auto"
+    coco: _Place = ""  # folders that the transfer study takes boxes and class maps from at tier paper
+    ade20k: _Place = ""
+    engine: Annotated[str, OneOf(("local", "ray"))] = "local"  # who does the jobs
+    address: Annotated[str, Text(".+", "HOST:PORT of a running Ray cluster")] | None = None
+    gpus_per_run: Count | None = None
+    log: tuple[Annotated[str, Text(".*", "a writer")], ...] = ()  # who is told of runs (`training/callbacks.py`)
+
+    def check(self) -> None:
+        """What options say of each other, and what is not installed; zeros that mean the default become None."""
+        for name in ("seeds", "workers"):
+            object.__setattr__(self, name, getattr(self, name) or None)
+        check_writers(self.log)
+        if self.engine == "ray" and importlib.util.find_spec("ray") is None:
+            raise UserError('engine ray needs ray: pip install "simmim-lite[ray]"')
+        for name in ("address", "gpus_per_run"):
+            if self.engine == "local" and getattr(self, name) is not None:
+                raise UserError(f"{name} is about a Ray cluster: add --engine ray, or leave it out")

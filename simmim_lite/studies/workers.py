@@ -1,7 +1,6 @@
 """The jobs of a study, one trunk or one transfer each: in processes of this machine, or as command lines for any other.
 
-`Local` is this machine; `cluster.Cluster` has the same face. No torch here before a job is done.
-"""
+`Local` is this machine; `cluster.Cluster` has the same face. No torch here before a job is done."""
 
 import contextlib
 import dataclasses
@@ -12,29 +11,25 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.manifests import quietly
 from ..errors import Interrupted, Preempted, UserError
-from ..processes import deaf_to_interrupts, end_with
+from ..processes import each
 from ..training.run import RECIPE_VERSION, Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
 from .costs import clock, cost_of, tuning_seconds
 from .grids import Spec, planned
-from .parameters import Study, StudyOptions
 from .speed import step_speeds
-from .tiers import TIERS, TRANSFER
+from .tiers import TIERS, TRANSFER, Study, StudyOptions
 
 #: Images of a part of a batch on one GPU, at 192 px; the rest is accumulated. Ours, and cautious: no GPU was measured.
 PART = {"swinv2_small": 256, "swinv2_base": 128, "swinv2_large": 64, "swinv2_huge": 64, "swinv2_giant": 32}
 #: Sizes whose blocks are computed again in the backward pass, and that are sharded over several GPUs (FSDP2); ours too.
 LARGE = ("swinv2_huge", "swinv2_giant")
-ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_SIGNALS = "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class Job:
     name: str  # of what it locks
     work: tuple[Run | Spec, ...]
     seconds: float  # estimate, core seconds
-    log: tuple[str, ...] = ()  # who is told of its pretraining (`training/journal.py`)
+    log: tuple[str, ...] = ()  # who is told of its pretraining (`training/callbacks.py`)
 
 
 @dataclass(frozen=True)
@@ -65,16 +60,15 @@ def path_of(item: Run | Spec, runs_dir: str | Path) -> Path:
 
 
 def make_jobs(items: Sequence[Run | Spec], speeds: Mapping[str, float], log: Sequence[str] = ()) -> list[Job]:
-    """Runs grouped by trunk, the shorter first because the longer branches off it; transfers one by one; the longest
-    job first. speeds: seconds of a step by "MODEL PRECISION"."""
+    """Runs by trunk, the shorter first because the longer branches off it; transfers one by one; the longest job
+    first. speeds: seconds of a step by "MODEL PRECISION"."""
     families, jobs = defaultdict(list), []
     for item in items:
         families[item.trunk_key if isinstance(item, Run) else item.key].append(item)
     for name, family in families.items():
-        family.sort(key=lambda item: item.steps)
         runs = isinstance(family[0], Run)
         seconds = cost_of(family, speeds=speeds)["seconds"] if runs else tuning_seconds(family[0], speeds)
-        jobs.append(Job(name, tuple(family), seconds, tuple(log)))
+        jobs.append(Job(name, tuple(sorted(family, key=lambda item: item.steps)), seconds, tuple(log)))
     return sorted(jobs, key=lambda job: -job.seconds)
 
 
@@ -126,29 +120,7 @@ class Local:
     def do(self, jobs: Sequence[Job], runs_dir: Path, wait: bool) -> Iterator[Outcome]:
         """The outcomes of jobs as they end, each in a process of one thread."""
         work = functools.partial(do, runs_dir=str(runs_dir), device=self.device, wait=wait)
-        return in_processes(work, jobs, self.workers)
-
-
-def in_processes(function: Callable, items: Sequence, workers: int, threads: int = 1) -> Iterator:
-    """What a function makes of items, as they end, in processes of so many threads, which end with this one."""
-    from joblib.externals.loky import ProcessPoolExecutor
-    from joblib.externals.loky.process_executor import BrokenProcessPool
-
-    env = dict.fromkeys(ONE_THREAD, str(threads))
-    pool = ProcessPoolExecutor(min(workers, len(items)), initializer=end_with, initargs=(os.getpid(),), env=env)
-    try:
-        with deaf_to_interrupts():
-            calls = [pool.submit(function, item) for item in items]  # starts the processes
-        for call in as_completed(calls):
-            yield call.result()
-        pool.shutdown()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process died (out of memory?): what is finished is kept; run again with --workers 1"
-        ) from error
-    except BaseException:
-        pool.shutdown(wait=False, kill_workers=True)
-        raise
+        return (outcome for _, outcome in each(work, jobs, self.workers, threads=1))
 
 
 @contextlib.contextmanager
@@ -180,24 +152,23 @@ def reported(costs: Mapping[Path, float], about: float, unit: str) -> Iterator[N
         show(last=True)
 
 
-def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs to train") -> tuple[int, float]:
+def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs") -> tuple[int, float]:
     """Do jobs by `Local` or a cluster: how many records this made, and core seconds. What another process holds is
     waited for only when nothing else is left; the first error is raised when all jobs are over."""
     costs = {path_of(item, runs_dir): job.seconds / len(job.work) for job in jobs for item in job.work}
-    workers, unit, outcomes = min(pool.workers, len(jobs)), what.split()[0], []
-    about = sum(costs.values()) / workers
-    print(f"{len(costs)} {what} in {workers} process{'es' * (workers > 1)}, about {clock(about)}", file=sys.stderr)
-    with reported(costs, about, unit):
+    workers, outcomes = min(pool.workers, len(jobs)), []
+    about, many = sum(costs.values()) / workers, f"{workers} process{'es' * (workers > 1)}"
+    print(f"{len(costs)} {what} to train in {many}, about {clock(about)}", file=sys.stderr)
+    with reported(costs, about, what):
         try:
             for wait in (False, True):
                 busy = {outcome.name for outcome in outcomes if outcome.busy}
                 left = [job for job in jobs if job.name in busy or not wait]
                 outcomes += pool.do(left, runs_dir, wait) if left else ()
         except KeyboardInterrupt:
-            done = f"{sum(path.exists() for path in costs)} of {len(costs)} {unit} are finished and kept in {runs_dir}"
+            done = f"{sum(path.exists() for path in costs)} of {len(costs)} {what} are finished and kept in {runs_dir}"
             raise Interrupted(f"interrupted: {done}; run the same command to go on") from None
-    errors = [outcome.error for outcome in outcomes if outcome.error]
-    if errors:
+    if errors := [outcome.error for outcome in outcomes if outcome.error]:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise (Preempted if any(outcome.preempted for outcome in outcomes) else UserError)(errors[0] + more)
     return sum(o.trained for o in outcomes), sum(o.core_seconds for o in outcomes)
@@ -207,10 +178,7 @@ def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs to trai
 
 
 def runtime_of(run: Run, gpus: int = 1) -> Runtime:
-    """How a run is executed on GPUs: by `PART` and `LARGE` for the paper's sizes, plainly for a laptop's.
-
-    `UserError` where the batch does not divide among the GPUs.
-    """
+    """How a run is executed on GPUs, by `PART` and `LARGE`; `UserError` where its batch does not divide among them."""
     if run.batch_size % gpus:
         raise UserError(f"gpus_per_run {gpus} does not divide the batch of {run.batch_size}: give a divisor of it")
     if run.model not in PART:
@@ -220,61 +188,48 @@ def runtime_of(run: Run, gpus: int = 1) -> Runtime:
     return Runtime(parallel="fsdp" if large and gpus > 1 else "ddp", accumulate=parts, checkpointing=large)
 
 
-def pretrain_words(
-    run: Run, *, runs_dir: str, device: str = "auto", runtime: Runtime | None = None, log: Sequence[str] = ()
-) -> list[str]:
+def pretrain_words(run: Run, runtime: Runtime, runs_dir: str, device: str, log: Sequence[str] = ()) -> list[str]:
     """`pretrain …`, which the command line reads back as this run and this runtime."""
     if run.recipe_version != RECIPE_VERSION:
         raise UserError(f"{run.key} is of recipe {run.recipe_version}: this version runs {RECIPE_VERSION} alone")
     words = ["pretrain"]
-    for field in dataclasses.fields(Run):
-        name, value = f"--{field.name.replace('_', '-')}", getattr(run, field.name)
-        if isinstance(value, tuple):
-            words += [name, *map(str, value)]
-        elif value is not None and field.name != "recipe_version":  # None is the default where it is allowed
-            words.append(f"{name}={value}")
-    for field in dataclasses.fields(Runtime):
-        value = getattr(runtime or Runtime(), field.name)
-        if value != field.default:
-            words.append(f"--{field.name}" if value is True else f"--{field.name}={value}")
+    for spec in (run, runtime):
+        for field in dataclasses.fields(spec):
+            name, value = f"--{field.name.replace('_', '-')}", getattr(spec, field.name)
+            if isinstance(value, tuple):
+                words += [name, *map(str, value)]
+            elif value is True:
+                words.append(name)
+            elif not (value is None or value is False or field.name == "recipe_version"):  # None, False: the defaults
+                words.append(f"{name}={value}")
     words += [f"--runs-dir={runs_dir}", f"--device={device}"]
     return words + [word for name in log for word in ("--log-to", name)]
 
 
-def torchrun_words(processes: int, words: Sequence[str]) -> list[str]:
-    """A command of ours under torchrun on one machine; SIGUSR1 and SIGTERM reach its processes."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*launch, _SIGNALS, "-m", "simmim_lite", *words]
-
-
 def launch(gpus: int, nodes: int = 1) -> str:
-    """What a command line begins with: python, or torchrun on so many GPUs of so many nodes."""
+    """What a command line begins with: python, or torchrun on so many GPUs of so many nodes, which hands signals on."""
     if gpus * nodes == 1:
         return "python"
     meet = "--standalone"
     if nodes > 1:
         meet = f'--nnodes={nodes} --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:29500" --rdzv-id="$JOB"'
-    return f"torchrun {meet} --nproc-per-node={gpus} {_SIGNALS}"
+    return f"torchrun {meet} --nproc-per-node={gpus} --signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
 
 
 @checked
 def lines(study: Study, how: StudyOptions, *, gpus_per_run: Count = 1, nodes: Count = 1) -> list[str]:
-    """A shell line for each trunk of a study that is not all done, the longest first: its commands, the shortest run
-    first, by `&&`.
-
-    gpus_per_run: processes a node, under torchrun where there is more than one process. On several nodes each node runs
-    the line, with the first one's name in MASTER_ADDR and a number of the job in JOB. Nothing starts; the source is
-    looked at for its levels, and precision `auto` is the tier's recipe's.
-    """
+    """A shell line for each trunk of a study that is not all done, the longest first: its commands by `&&`, the
+    shortest run first, under torchrun where a run has several GPUs (of so many nodes, each of which runs the line, with
+    the first one's name in MASTER_ADDR and a number of the job in JOB). Nothing starts; precision `auto` is the
+    recipe's."""
     if study == TRANSFER or how.tier not in TIERS:
         raise UserError(f"--commands is about pretraining at tier {', '.join(TIERS)}: not {study} at tier {how.tier}")
-    precision, found = None if how.precision == "auto" else how.precision, []
+    precision, start = None if how.precision == "auto" else how.precision, launch(gpus_per_run, nodes)
     runs = planned(study, how.tier, data=how.data, seeds=how.seeds, precision=precision)[0]
-    for job in make_jobs([run for run in runs if not record_path(how.runs_dir, run).exists()], {}):
-        commands = []
-        for run in job.work:
-            runtime, shared = runtime_of(run, gpus_per_run * nodes), {"runs_dir": how.runs_dir, "device": how.device}
-            words = pretrain_words(run, runtime=runtime, log=how.log, **shared)
-            commands.append(f"{launch(gpus_per_run, nodes)} -m simmim_lite {shlex.join(words)}")
-        found.append(" && ".join(commands))
-    return found
+
+    def command(run: Run) -> str:
+        words = pretrain_words(run, runtime_of(run, gpus_per_run * nodes), how.runs_dir, how.device, how.log)
+        return f"{start} -m simmim_lite {shlex.join(words)}"
+
+    jobs = make_jobs([run for run in runs if not record_path(how.runs_dir, run).exists()], {})
+    return [" && ".join(map(command, job.work)) for job in jobs]
