@@ -107,7 +107,7 @@ def first_step(folder: str, group: Group = ALONE) -> dict:
     loss = net(*task.batch(0))
     loss.backward()
     grads = {name: p.grad.numpy() for name, p in task.model.named_parameters() if p.grad is not None}
-    return {"loss": group.mean(loss.detach().clone()).item(), "grads": grads}
+    return {"loss": group.sum(loss.detach().clone()).item() / group.size, "grads": grads}
 
 
 def two(folder, coco, ade) -> dict:

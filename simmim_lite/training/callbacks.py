@@ -1,9 +1,7 @@
 """What watches a run in training: its journal, JSON lines that anybody may follow (TensorBoard and Weights & Biases are
 told the same), and its film, the same pictures under the same masks again and again. No torch until a film is made.
 
-RUNS_DIR/running/KEY.jsonl has a line for every start of the run (a resumed one goes on in the same file) and one for
-every point, at most about one a second. It is gone when there is a record, which has it all.
-"""
+RUNS_DIR/running/KEY.jsonl has a line for every start of the run and one for every point, until there is a record."""
 
 import contextlib
 import hashlib
@@ -185,11 +183,8 @@ class InProgress:
 
 
 def read_journal(path: str | Path) -> InProgress | None:
-    """What a journal says; None where there is none, or none that this version can read.
-
-    Points beyond the step that a run went on from are taken again, so the older ones are dropped. Points that a
-    branch took over from its trunk are those of its curve. A torn line is passed over.
-    """
+    """What a journal says; None where there is none, or none that this version can read. Points beyond the step that a
+    run went on from are dropped, those of its trunk are taken from its curve, and a torn line is passed over."""
     try:
         lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last end of a line is torn
     except OSError:
@@ -320,10 +315,11 @@ class Camera:
     def look(self, model, now: int, val_loss: float, **more: object) -> None:
         """Keep the frame after so many steps, and write what there is; more: facts that are known at the end."""
         self.facts |= more
-        shot = (model, self.pictures, self.cells, *self.statistics)
-        frame, each = fill_in(*shot) if self.main else (None, [np.nan])
+        if not self.main:
+            return
+        frame, each = fill_in(model, self.pictures, self.cells, *self.statistics)
         if np.isfinite([val_loss, *each]).all():  # else the run is about to fail, and says so itself
             self.frames[now] = {"step": now, "val_loss": val_loss, "each": each}, frame
             facts, frames = zip(*(self.frames[step] for step in sorted(self.frames)), strict=True)
-            film = Film(self.facts | {"frames": list(facts)}, self.pictures, np.stack(frames))
-            write_atomic(self.path, film.png())
+            facts = self.facts | {"frames": list(facts)}
+            write_atomic(self.path, Film(facts, self.pictures, np.stack(frames)).png())

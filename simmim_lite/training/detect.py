@@ -32,8 +32,7 @@ from .tuning import EXAMPLES, SMALL_SIDE, Dense
 SMALL = 256  # pixels
 RATIOS = (0.5, 1.0, 2.0)  # height over width of the anchors
 SHOWN_SCORE = 0.3  # from which on a detection is among a record's examples
-#: A 32 px scene has 252 anchors and two objects at most, so a fraction of torchvision's samples and proposals says the
-#: same.
+#: A 32 px scene has 252 anchors and two objects at most: a fraction of torchvision's samples and proposals will do.
 SMALL_LIMITS = {f"rpn_pre_nms_top_n_{phase}": 64 for phase in ("train", "test")}
 SMALL_LIMITS |= {f"rpn_post_nms_top_n_{phase}": 24 for phase in ("train", "test")}
 SMALL_LIMITS |= {"rpn_batch_size_per_image": 32, "box_batch_size_per_image": 16, "box_detections_per_img": 10}

@@ -61,11 +61,9 @@ def weights_name(path: str | Path) -> str:
 
 
 class Task:
-    """What `transfer.work` trains and tests. A task has the `kind` of its record, its `model`, `batch(step)`, this
-    process's share, `loss(model, *batch)`, and `evaluate()`: the parts of the record that hold its scores, or `Failed`.
-
-    images: of the split `train` that it learns from, None = all; data: opened, as `transfer.open_for` does.
-    """
+    """What `transfer.work` trains and tests: the `kind` of its record, its `model`, `batch(step)` of this process's
+    share, `loss(model, *batch)`, and `evaluate()`, the parts of the record that hold its scores, or `Failed`. images:
+    of the split `train` that it learns from, None = all; data: opened, as `transfer.open_for` does."""
 
     kind, flops = "", None  # FLOPs of an image, forward and backward; None where they differ
 

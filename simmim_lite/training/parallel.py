@@ -56,10 +56,6 @@ class Group:
             torch.distributed.all_reduce(value)
         return value
 
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all processes, in place."""
-        return self.sum(value).div_(self.size) if self.size > 1 else value
-
     def any(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is true in any process."""
         if self.size == 1:
@@ -141,10 +137,8 @@ class Meter:
 
 class Parallel(nn.Module):
     """A network whose call on this process's share of a batch is its loss, and whose gradient is that of all of it.
-
     loss: `loss(model, *batch)`, by default what the model returns. With `accumulate` the gradients of all parts but the
-    last are there when the call returns. fsdp: sharded block by block (FSDP2), in full precision.
-    """
+    last are there when the call returns. fsdp: sharded block by block (FSDP2), in full precision."""
 
     def __init__(
         self,
@@ -182,7 +176,9 @@ class Parallel(nn.Module):
         for part in first:
             with self.net.no_sync() if hasattr(self.net, "no_sync") else contextlib.nullcontext():
                 loss = self.loss(self.net, *part) / self.parts
-                _backward(loss)
+                with torch.autocast(loss.device.type, enabled=False):  # the caller is in it
+                    loss.backward()
+            torch.clear_autocast_cache()  # the next part casts the weights anew
             done.append(loss.detach())
         loss = self.loss(self.net, *last)
         return loss / self.parts + sum(done) if done else loss
@@ -221,13 +217,6 @@ def _cut(value: Tensor, like: Tensor) -> Tensor:
 
     # every process has the whole tensor: each takes its part, and none is sent
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-
-
-def _backward(loss: Tensor) -> None:
-    """The backward pass outside of autocast, which the caller is in; the next part casts the weights anew."""
-    with torch.autocast(loss.device.type, enabled=False):
-        loss.backward()
-    torch.clear_autocast_cache()
 
 
 def compile_blocks(model: nn.Module, device: torch.device) -> None:

@@ -78,12 +78,10 @@ def image_losses(
     masks: Sequence[int] | None = None,
     target: str | None = None,
 ) -> Tensor:
-    """The loss of each of the first `run.val_images` images, its mean over masks: float64 (images,), on the CPU.
-
-    Whole stored images, masks fixed by image id and number, the forward pass in the run's precision, the loss in full.
-    Each process of a group takes its part, and all get the result. masks: their numbers, by default the first
-    `run.val_masks`; target: `raw` or `normalized` in place of what the model was trained on.
-    """
+    """The loss of each of the first `run.val_images` images, its mean over masks: float64 (images,), on the CPU. Whole
+    stored images, masks fixed by image id and number, the forward pass in the run's precision, the loss in full. Each
+    process of a group takes its part, and all get the result. masks: their numbers, by default the first
+    `run.val_masks`; target: `raw` or `normalized` in place of what the model was trained on."""
     group = group or Group(device)
     was_training, trained_on = model.training, model.target
     model.eval()
@@ -126,12 +124,10 @@ def pretrain_once(
     runtime: Runtime | None = None,
     log: Sequence[str] = (),
 ) -> tuple[dict, bool]:
-    """The record of a run, and whether this call did the work: False when the run was finished already.
-
-    An interrupted run goes on from its last checkpoint; SIGTERM and SIGUSR1 save one and raise `Preempted`. One process
-    at a time works on a trunk: another waits, or raises `Busy` with `wait=False`. Under torchrun all make this call.
-    progress(step, steps): called now and then; film: frames to keep in RUNS_DIR/films/KEY.png; log: tensorboard, wandb.
-    """
+    """The record of a run, and whether this call did the work. An interrupted run goes on from its last checkpoint;
+    SIGTERM and SIGUSR1 save one and raise `Preempted`. One process at a time works on a trunk: another waits, or raises
+    `Busy` with `wait=False`. Under torchrun all make this call. progress(step, steps): called now and then; film:
+    frames to keep in RUNS_DIR/films/KEY.png; log: tensorboard, wandb."""
     check_writers(log)
     data = data or open_data(run.data, run.image_size, images_needed=run.images, streamed=run.streamed)
     check_count(data.train, run.images)  # of a run of no steps too, which draws none

@@ -2,8 +2,7 @@
 features, equal scores."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -28,10 +27,8 @@ _ROWS = 8192  # rows of the ridge in float64 at a time: memory stays flat, cache
 def features(
     model: nn.Module, images: np.ndarray, mean: tuple, std: tuple, *, batch=256, precision="fp32", maps=False
 ) -> tuple[Tensor, Tensor | None]:
-    """Features of whole images, fp32, on the CPU: the final map's mean (n, C), and if asked for the maps (n, C, h, w).
-
-    images uint8 (n, 3, H, W); mean and std in 0..1 units. Nothing is hidden; evaluation mode, which is left as it was.
-    """
+    """Features of whole images uint8 (n, 3, H, W), fp32, on the CPU: the final map's mean (n, C), and if asked for the
+    maps (n, C, h, w). mean and std in 0..1 units. Nothing is hidden; evaluation mode, which is left as it was."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     pooled, kept = [], []
@@ -77,27 +74,11 @@ def probe_all(model: SimMIM, data: Data, run: Run) -> dict:
     return scores
 
 
-class Ridge(NamedTuple):
-    """A fitted ridge regression: float64 outputs (n, K) = ((x - mean) / scale) @ weight + bias."""
-
-    mean: Tensor
-    scale: Tensor
-    weight: Tensor
-    bias: Tensor
-    penalty: float  # the one chosen, per training row
-    press: tuple[float, ...]  # mean squared leave-one-out error of each of PENALTIES
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return ((x.double() - self.mean) / self.scale) @ self.weight + self.bias
-
-
-def fit_ridge(x: Tensor, targets: Tensor) -> Ridge:
-    """Ridge from features (n, C) to +-1 for boolean targets (n, K), the penalty chosen by exact leave-one-out.
-
-    Features are standardised over all rows, constant ones left at 0; the intercept is not penalised. With eigenvectors
-    V and eigenvalues s of the Gram matrix, the residual of row i when it is left out is its residual over 1 - h_i,
-    h_i = 1/n + sum_j (x_i V)_j^2 / (s_j + n * penalty).
-    """
+def fit_ridge(x: Tensor, targets: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Ridge from features (n, C) to +-1 for boolean targets (n, K): features -> float64 outputs (n, K), and the mean
+    squared leave-one-out error of each of PENALTIES, by which one is chosen. Features are standardised, constant ones
+    left at 0; the intercept is not penalised. With eigenvectors V and eigenvalues s of the Gram matrix, the residual of
+    row i when left out is its residual over 1 - h_i, h_i = 1/n + sum_j (x_i V)_j^2 / (s_j + n * penalty)."""
     n = len(x)
     if n < 2:
         raise UserError(f"a ridge probe of {n} rows: give at least 2")
@@ -130,14 +111,14 @@ def fit_ridge(x: Tensor, targets: Tensor) -> Ridge:
             press[i] += ((y - z @ (factor[:, None] * cross)).square().sum(1) / left[:, i].square()).sum()
     best = int(press.argmin())
     weight = vectors @ (shrink[best][:, None] * cross)
-    return Ridge(mean, scale, weight, centre, PENALTIES[best], tuple((press / (n * targets.shape[1])).tolist()))
+    return lambda x: ((x.double() - mean) / scale) @ weight + centre, press / (n * targets.shape[1])
 
 
 def ridge_probe(x_train: Tensor, y_train: np.ndarray, x_test: Tensor, y_test: np.ndarray) -> dict:
     """Linear probe: one-vs-all ridge on pooled features (n, C), integer labels (n,) -> top-1, 95 % interval."""
     labels = torch.as_tensor(y_train)
-    guess = fit_ridge(x_train, F.one_hot(labels, int(labels.max()) + 1).bool())(x_test).argmax(1)
-    return top1(guess.numpy(), y_test, len(y_train))
+    ridge, _ = fit_ridge(x_train, F.one_hot(labels, int(labels.max()) + 1).bool())
+    return top1(ridge(x_test).argmax(1).numpy(), y_test, len(y_train))
 
 
 def knn_probe(x_train: Tensor, y_train: np.ndarray, x_test: Tensor, y_test: np.ndarray) -> dict:
@@ -151,11 +132,8 @@ def knn_probe(x_train: Tensor, y_train: np.ndarray, x_test: Tensor, y_test: np.n
 
 
 def segmentation_probe(maps_train: Tensor, masks_train: np.ndarray, maps_test: Tensor, masks_test: np.ndarray) -> dict:
-    """One linear decoder for all tokens, from maps (n, C, h, w) to the pixels each token stands for: foreground IoU.
-
-    masks bool (n, H, W), H / h and W / w whole. The decoder is a ridge to +-1 of (H / h) * (W / w) outputs a token; a
-    pixel is foreground where its output is above 0. Mean IoU over the test images with its 95 % interval.
-    """
+    """One linear decoder for all tokens, from maps (n, C, h, w) to the pixels each token stands for, masks bool
+    (n, H, W): a ridge to +-1, foreground above 0. Mean IoU over the test images with its 95 % interval."""
     n, _, h, w = maps_test.shape
     height, width = masks_test.shape[1:]
     if height % h or width % w:
@@ -168,7 +146,8 @@ def segmentation_probe(maps_train: Tensor, masks_train: np.ndarray, maps_test: T
         cells = torch.from_numpy(np.array(masks)).view(-1, h, height // h, w, width // w)
         return cells.transpose(2, 3).reshape(len(masks) * h * w, -1)
 
-    guess, truth = fit_ridge(tokens(maps_train), pixels(masks_train))(tokens(maps_test)) > 0, pixels(masks_test)
+    ridge, _ = fit_ridge(tokens(maps_train), pixels(masks_train))
+    guess, truth = ridge(tokens(maps_test)) > 0, pixels(masks_test)
     both, union = ((x.view(n, -1).sum(1)) for x in (guess & truth, guess | truth))
     iou = torch.where(union > 0, both / union.clamp_min(1), 1.0).double()  # nothing there and nothing found is right
     mean, half = float(iou.mean()), 1.96 * float(iou.std()) / math.sqrt(n) if n > 1 else 1.0

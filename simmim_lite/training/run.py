@@ -2,8 +2,7 @@
 records, weights, where checkpoints lie, atomic writes, one maker at a time. No torch here.
 
 The trunk of a run is its steps before the learning rate drops, which runs that differ in length alone share: it is
-trained once, and each length branches off with a tail of its own.
-"""
+trained once, and each length branches off with a tail of its own."""
 
 import contextlib
 import hashlib

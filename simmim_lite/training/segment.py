@@ -26,11 +26,9 @@ RESAMPLES = 500  # of the test images, for the 95 % interval of a score
 
 
 class UPerNet(nn.Module):
-    """Images (B, 3, H, W) -> logits (B, classes, h, w) at the encoder's first stride, for two stages or more.
-
-    Maps of each stage but the last (which the encoder normalises) pass a LayerNorm of their own. auxiliary: whether
-    there is a plain head on the last stage but one, of half the channels, which serves training alone.
-    """
+    """Images (B, 3, H, W) -> logits (B, classes, h, w) at the encoder's first stride, for two stages or more. Maps of
+    each stage but the last (which the encoder normalises) pass a LayerNorm of their own. auxiliary: whether there is a
+    plain head on the last stage but one, of half the channels, which serves training alone."""
 
     def __init__(self, encoder: SwinV2, classes: int, channels: int, *, auxiliary: bool = True) -> None:
         super().__init__()
@@ -47,10 +45,8 @@ class UPerNet(nn.Module):
         self.auxiliary = nn.Sequential(_conv(widths[-2], half, 3), _classifier(half, classes)) if auxiliary else None
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Logits at the first stage's stride, and in training those of the auxiliary head at the last but one's.
-
-        noise (B, blocks, 2) in (0, 1): see `SwinV2`.
-        """
+        """Logits at the first stage's stride, and in training those of the auxiliary head at the last but one's. noise:
+        see `SwinV2`."""
         *lower, last = self.encoder.feature_maps(images, None, noise)
         lower = [norm(m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for norm, m in zip(self.norms, lower, strict=True)]
         logits = self.classifier(self.pyramid([*lower, last]))
@@ -72,10 +68,8 @@ class UPerNet(nn.Module):
 
 
 def enlarge(maps: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
-    """Maps (B, C, h, w) bilinearly `factor` times as large, cut to `size` (H, W).
-
-    A map of an odd side was padded by one below and to the right before it was halved: what is cut off is that pad.
-    """
+    """Maps (B, C, h, w) bilinearly `factor` times as large, cut to `size` (H, W): what is cut off is the pad that a map
+    of an odd side got below and to the right before it was halved."""
     if factor > 1:
         maps = F.interpolate(maps, scale_factor=factor, mode="bilinear")
     return maps[..., : size[0], : size[1]]
@@ -135,11 +129,8 @@ class Segmentation(Task):
 
     @torch.no_grad()
     def evaluate(self) -> dict:
-        """Scores on the first test images, whole at short side `image_size`, logits enlarged to the annotation's size.
-
-        examples, of small images: {"file", "height", "width", "runs"}, the predicted class of each pixel, as
-        [class, length, ...] row by row.
-        """
+        """Scores on the first test images, whole at short side `image_size`, logits enlarged to the annotation's size;
+        of small ones `examples`, the predicted class of each pixel as `run_lengths` has it."""
         group, test, found = self.group, self.data.test, []
         for buffer in self.model.buffers():  # running statistics: those of the main process, as in its checkpoints
             group.sum(buffer.mul_(int(group.is_main)))

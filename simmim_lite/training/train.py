@@ -79,7 +79,7 @@ class Trainer:
                 if self.step == keep:
                     self.save(folder(self.step), stay)
                 loss = step(self.net, self.optimiser, batch(self.step), self.spec.lr_at(self.step), self.spec)
-                self.losses[self.step] = self.group.mean(loss)
+                self.losses[self.step] = self.group.sum(loss) / self.group.size
                 self.step += 1
                 if self.looks():
                     self.check(divergence)

@@ -47,10 +47,8 @@ def transfer(
 ) -> dict:
     """Transfer a run's final weights, beside the same network from a random start: {"task", "trained", "baseline",
     "lift"}. Both records are kept as RUNS_DIR/transfer/KEY.json; a run that is not finished is pretrained first.
-
     options: fields of `Probe`, `FineTune` or `Dense`; `scratch`: a dict of those that differ for the baseline. recipe:
-    a full-size one by name. weights: a file or hf://OWNER/REPO/PATH to start from; the run then says which network.
-    """
+    a full-size one by name. weights: a file or hf://OWNER/REPO/PATH to start from; the run then says which network."""
     weights = fetch(weights) if is_hub(weights) else weights
     own, base = specs(run, task, weights, recipe, **options)
     first = own.run.steps if own.run else 0

@@ -1,7 +1,5 @@
-"""Transfers as data: fine-tuning for classification (FineTune), detection and segmentation (Dense), probes (Probe).
-
-Running them is `transfer.py`'s; no torch here. Recipes by name, and what the laptop's need, are in `recipes.yaml`.
-"""
+"""Transfers as data: fine-tuning for classification (FineTune), detection and segmentation (Dense), probes (Probe);
+recipes by name, and what the laptop's need, are in `recipes.yaml`. Running them is `transfer.py`'s; no torch here."""
 
 import math
 from dataclasses import dataclass, replace
