@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from simmim_lite import cli, processes
+from simmim_lite import cli, create_model, processes, save_weights
+from simmim_lite.model import weights
 from simmim_lite.training import run as run_module
 
 TINY = [
@@ -38,6 +39,13 @@ ERRORS = {
     "study all --dry-run --device tpu": "device is 'tpu'",
     "study all --dry-run --log-to tensorbord": "unknown log 'tensorbord'",
     "study all --seeds 1.5": "'1.5' is not a whole number, as in 64, 1_000, 1e4 or 200k",
+    "study all --nodes 2": "--nodes is about the lines that --commands prints",
+    "study all --tier smoke --commands --nodes 0 --no-notebooks": "nodes is 0: give a whole number from 1",
+    "study all --tier smoke --commands --gpus-per-run 3": "gpus_per_run 3 does not divide the batch of 16",
+    "study transfer --tier smoke --commands": "--commands is about pretraining",
+    "plan --images 200000 --budget-gpu-hours 9 --images-per-second 900": "unknown size '900'",
+    "plan --images 1,281,167 --budget-flops inf": "argument --budget-flops: 'inf' is not a number",
+    "plan --budget-flops 1e20": "--images",
     "records": "the following arguments are required: ACTION",
     "records inport a.csv": "unknown action 'inport': did you mean 'import'",
     "pretrain --model swinv2_tiny": "unknown model 'swinv2_tiny': did you mean 'swinv2_small'",
@@ -110,17 +118,13 @@ def test_full_disk(capsys, tmp_path, monkeypatch) -> None:
 
 
 def test_weights_convert(capsys, tmp_path) -> None:
-    from simmim_lite import create_model, save_weights
-
-    save_weights(create_model("swinv2_atto", seed=1), tmp_path / "own.safetensors")
-    words = ["weights", "convert", tmp_path / "own.safetensors", tmp_path / "official.pth", "--model", "swinv2_atto"]
+    own = save_weights(create_model("swinv2_atto", seed=1), tmp_path / "own.safetensors")
+    words = ["weights", "convert", own, tmp_path / "official.pth", "--model", "swinv2_atto"]
     status, out, errors = call(capsys, *words, "--layout", "official")
-    assert status == 0, errors
-    assert "written" in out
-    state = torch.load(tmp_path / "official.pth", weights_only=True)["model"]
-    assert "encoder.mask_token" in state
-    status, out, errors = call(capsys, *words[:3], tmp_path / "hf", *words[4:], "--layout", "hf", "--window-size", 2)
-    assert status == 0, errors
+    assert status == 0 and "written" in out, errors
+    assert "encoder.mask_token" in torch.load(tmp_path / "official.pth", weights_only=True)["model"]
+    words[3] = tmp_path / "hf"
+    status, out, errors = call(capsys, *words, "--layout", "hf", "--window-size", 2)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert (config["image_size"], config["window_size"], config["num_heads"]) == (32, 2, [1, 2])
 
@@ -144,9 +148,6 @@ def test_a_wrong_conversion_is_one_line_before_anything_is_read(
     source, target, options, line, capsys, tmp_path, monkeypatch
 ) -> None:
     """READ: a file that must not be opened."""
-    from simmim_lite import create_model, save_weights
-    from simmim_lite.model import weights
-
     own = save_weights(create_model("swinv2_atto"), tmp_path / "own.pth")
     (tmp_path / "short.pth").write_bytes(own.read_bytes()[:5000])
     if source == "READ":

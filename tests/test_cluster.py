@@ -40,12 +40,6 @@ def short_folder(monkeypatch):
 
 
 def test_wrong_options_are_one_line(tmp_path, monkeypatch) -> None:
-    for options, line in (
-        ({"address": "host:6379"}, "address is about a Ray cluster: add --engine ray"),
-        ({"engine": "ray", "gpus_per_run": 0}, "gpus_per_run is 0: give a whole number from 1"),
-    ):
-        with pytest.raises(UserError, match=re.escape(line)):
-            study("all", tier="smoke", runs_dir=tmp_path / "runs", **options)
     nodes = [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 2.0}]
     assert cluster._room(nodes, "auto", None) == ("cuda", 1, 4) and cluster._room(nodes, "cuda", 2) == ("cuda", 2, 2)
     assert cluster._room(nodes, "cpu", None) == ("cpu", 0, 10) == cluster._room([{"CPU": 10}], "auto", None)
@@ -148,8 +142,6 @@ def test_a_node_is_killed_in_the_middle_and_the_study_ends_with_the_same_records
     assert short.key in killed["done"] and long.key not in killed["done"], "killed in the middle"
     assert len(numbers(Path("ray"))) == len(runs) and numbers(Path("ray")) == numbers(tmp_path / "local")
     assert weights(Path("ray"), runs) == weights(tmp_path / "local", runs)
-    written = {run.key: record_path("ray", run).stat().st_mtime for run in runs}
-    assert all(written[key] < killed["at"] for key in killed["done"]), "a run was done twice"
-    assert written[long.key] > killed["at"]
+    assert all(record_path("ray", r).stat().st_mtime < killed["at"] for r in runs if r.key in killed["done"]), "twice"
     begun = datetime.fromisoformat(read_record(record_path("ray", long))["where"]["started"]).timestamp()
-    assert begun < killed["at"], "it did not go on from its checkpoint"
+    assert begun < killed["at"] < record_path("ray", long).stat().st_mtime, "it did not go on from its checkpoint"

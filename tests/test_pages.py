@@ -136,15 +136,6 @@ def test_a_notebook_becomes_a_page_of_the_site(built) -> None:
     assert "href" not in build_site.findings(set())
 
 
-@pytest.mark.slow
-def test_docstrings_of_all_packages_can_be_read(tmp_path, capsys) -> None:
-    index = build_site.build(tmp_path / "out", lambda path: path.write_text(""), work=tmp_path / "work", notebooks=[])
-    said = [line for line in capsys.readouterr().err.splitlines() if not re.search(r"toctree glob|gallery\.md", line)]
-    assert not [line for line in said if re.search("WARNING|ERROR|myst", line)]
-    packages = {path.parent.name for path in build_site.PACKAGE.glob("*/__init__.py")}
-    assert {path.stem for path in (index.parent / "api").glob("*.html")} == {"index", *packages}
-
-
 def test_a_changed_notebook_runs_again(tmp_path, monkeypatch) -> None:
     path, ran = write_notebook(tmp_path / "a.ipynb", ["1"]), []
 
@@ -154,11 +145,10 @@ def test_a_changed_notebook_runs_again(tmp_path, monkeypatch) -> None:
         return {path.stem: shutil.copyfile(path, out / path.name) for path in paths}
 
     monkeypatch.setattr(build_site.running, "run", run)
-    for _ in range(2):
+    for seconds in (None, None, 2e9):
+        if seconds:
+            os.utime(path, (seconds, seconds))
         build_site.execute([path], tmp_path / "work")
-    assert ran == [["a"]]
-    os.utime(path, (2e9, 2e9))
-    build_site.execute([path], tmp_path / "work")
     assert ran == [["a"]] * 2
 
 

@@ -139,17 +139,10 @@ def test_nonsense_gets_one_line(call, line: str) -> None:
     assert line in str(caught.value)
 
 
-def test_the_verb_prints_text_and_one_line_for_errors(capsys) -> None:
+def test_the_verb_prints_text(capsys) -> None:
     text = call(capsys, "plan", "--images", str(FIFTH), "--budget-flops", "1e20")[1]
     for word in ("FLOPs", "epochs", "Omega", "90 % interval", "what binds: data", "longest, then largest): base"):
         assert word in text
-    for wrong, line in (
-        (["--images", "200000", "--budget-gpu-hours", "9", "--images-per-second", "900"], "unknown size '900'"),
-        (["--images", "1,281,167", "--budget-flops", "inf"], "argument --budget-flops: 'inf' is not a number"),
-        (["--budget-flops", "1e20"], "--images"),
-    ):
-        status, _, errors = call(capsys, "plan", *wrong)
-        assert status == 2 and line in errors and errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -172,11 +172,9 @@ def transfer_runs(
         return [run for run in grid("data-scale", tier, **same) if run.model in own.models]
     levels = [n for n in own.images if available is None or n <= available] or [available]
     recipe = replace(axes.recipe, data=data, precision=precision or axes.recipe.precision)
-    found = []
-    for seed, model in itertools.product(seeds_of(tier, seeds or own.seeds), own.models):
-        cells = [(n, own.steps) for n in levels]
-        found += [replace(recipe, model=model, seed=seed, images=n, steps=t) for n, t in [(levels[-1], 0), *cells]]
-    return found
+    own_cells = [(levels[-1], 0), *((n, own.steps) for n in levels)]
+    cells = itertools.product(seeds_of(tier, seeds or own.seeds), own.models, own_cells)
+    return [replace(recipe, seed=seed, model=model, images=n, steps=t) for seed, model, (n, t) in cells]
 
 
 def transfer_specs(

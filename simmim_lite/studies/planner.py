@@ -185,10 +185,8 @@ def _options(on: Basis, rows: list[dict], speeds: Mapping[str, float], refused: 
 def _binds(on: Basis, best: Option, images: int) -> tuple[str, str]:
     """Which doubling the law would reward most at the best option: size, steps or data; and a line with all three."""
     here, gains = on.row(best.model, best.steps, images), {}
-    for column, name in {"params": "size", "steps": "steps", "images": "data"}.items():
-        there = here | {column: 2 * here[column]}
-        there["images_seen"] *= 2 if column == "steps" else 1
-        gains[name] = on.predict(here) - on.predict(there)
+    for name, columns in {"size": ["params"], "steps": ["steps", "images_seen"], "data": ["images"]}.items():
+        gains[name] = on.predict(here) - on.predict(here | {column: 2 * here[column] for column in columns})
     most = max(gains, key=gains.get)
     unit, digits = ("points", 2) if on.target == "accuracy" else ("of loss", 4)
     told = ", ".join(f"{name} {round(gain, digits) + 0.0:+.{digits}f}" for name, gain in gains.items())  # no -0.00
