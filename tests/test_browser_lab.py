@@ -70,10 +70,9 @@ def test_controls_and_cells_by_mouse_and_keyboard(lab) -> None:
         lab.mouse.move(*place(lab, 0, column))
     lab.mouse.up()
     assert len(set(shown_mask(lab)[0])) == 1
-    for ratio in (0, 1):
-        lab.get_by_label("mask ratio").fill(str(ratio))
-        now["ratio"] = ratio
-        check()
+    lab.get_by_label("mask ratio").fill("1")
+    now["ratio"] = 1
+    check()
     for name, hidden in (("show all", 0), ("invert", 16)):
         lab.get_by_role("button", name=name).click()
         assert shown_mask(lab).sum() == hidden
@@ -135,9 +134,8 @@ def test_uploads(lab) -> None:
         until(lambda c=colour: np.abs(tile(lab, "picture").mean((0, 1)) - c).max() < 6, patience=60)
     upload(lab, "notes.jpg", b"these are notes")
     lab.get_by_role("alert").get_by_text("notes.jpg is no picture that the browser can read").wait_for()
-    drop = """bytes => { const held = new DataTransfer();
-      held.items.add(new File([new Uint8Array(bytes)], 'dropped.png'));
-      const drop = new DragEvent('drop', { dataTransfer: held, bubbles: true });
-      document.querySelector('.sl-main').dispatchEvent(drop); }"""
+    drop = """bytes => { const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File([new Uint8Array(bytes)], 'dropped.png'));
+      document.querySelector('.sl-main').dispatchEvent(new DragEvent('drop', { dataTransfer, bubbles: true })); }"""
     lab.evaluate(drop, list(tiny))
     lab.get_by_text("dropped.png (3 x 3 pixels)").first.wait_for(state="attached")

@@ -78,10 +78,9 @@ def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own(data, tmp_p
 
 
 def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
-    plotly = get_plotlyjs()
+    plotly, shown, rows, sent = get_plotlyjs(), explorer.show(), published.rows(), []
     text = own_page(tmp_path / "page.html").read_text()
     assert plotly in text and not re.search("http|@import|url\\(", text.replace(plotly, ""))
-    shown, rows = explorer.show(), published.rows()
     bundle, _ = shown._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle and len(json.dumps(bundle)) < 1000
     monkeypatch.setattr(live, "executed_unseen", lambda: True)
@@ -92,7 +91,6 @@ def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
     assert shown.chosen() == [rows[3], rows[5]]
     shown.selected = [5]
     assert shown.chosen() == [rows[5]]
-    sent = []
     monkeypatch.setattr(explorer.Explorer, "send", lambda self, message, buffers: sent.append(buffers[0]))
     shown._handle_custom_msg("plotly", [])
     assert gzip.decompress(sent[0]).decode() == plotly

@@ -23,7 +23,8 @@ NAMES = ["00_start", "01_masks", "02_swin", "03_one_run", *STUDIES, "09_scaling_
 NAMES += ["10_full_scale", "11_your_study", "is_this_normal"]
 #: A study's jobs are done in the kernel: a process of their own would import torch again, for each study.
 ALONE = "from simmim_lite.studies.workers import Local, do\n"
-ALONE += "Local.do = lambda self, jobs, runs_dir, wait: [do(job, str(runs_dir), self.device, wait) for job in jobs]"
+ALONE += "Local.do = lambda self, jobs, runs_dir, wait, do=do: "
+ALONE += "[do(job, str(runs_dir), self.device, wait) for job in jobs]"
 #: The symptoms are made once: what the notebook shows of them is what test_symptoms checks.
 KEEP = "from functools import cache\nfrom simmim_lite.course import symptoms\n"
 KEEP += "symptoms.SYMPTOMS = {name: cache(make) for name, make in symptoms.SYMPTOMS.items()}"

@@ -1,8 +1,5 @@
 """An explorer of the 63 published runs: linked views, filters, the reader's own runs on the Omega axis. No torch here.
-
-`show()` in a notebook. Everything that is computed is computed here, from `evidence`; js/explorer.js filters, draws and
-correlates.
-"""
+Everything that is computed is computed here, from `evidence`; js/explorer.js filters, draws and correlates."""
 
 import gzip
 from collections.abc import Mapping
@@ -40,7 +37,8 @@ class Explorer(Widget):
     selected = traitlets.List(traitlets.Int()).tag(sync=True)
     shown = traitlets.List(traitlets.Int()).tag(sync=True)
 
-    def __init__(self, content: dict) -> None:
+    def __init__(self, rows: Mapping[str, Rows] | None = None) -> None:
+        content = data(rows or {})
         super().__init__(data=content, shown=list(range(len(content["runs"]))))
         self.on_msg(self._answer)
 
@@ -52,11 +50,6 @@ class Explorer(Widget):
         """The published rows that are selected in the explorer; while none is, those that its filters leave."""
         rows = published.rows()
         return [rows[k] for k in self.selected or self.shown]
-
-
-def show(rows: Mapping[str, Rows] | None = None) -> Explorer:
-    """The explorer, as the last value of a cell; rows: as in `data`."""
-    return Explorer(data(rows or {}))
 
 
 def data(rows: Mapping[str, Rows]) -> dict:
@@ -143,6 +136,7 @@ def _axis(field: str, title: str, ticks: Mapping[float, str] | None = None) -> d
     return {"field": field, "title": title, "log": ticks is not None, "ticks": list((ticks or {}).items())}
 
 
+show = Explorer  # in a notebook, as the last value of a cell; rows: as in `data`
 _OMEGA = _axis("omega", "Omega of the longer run", {10.0**k: f"1e{k}" for k in range(-3, 15)})
 _LOSS_CHANGE = _axis("loss_change", "change of validation loss (%)")
 

@@ -87,11 +87,9 @@ class Curve:
     happens. marks: {images seen: text}, drawn as dotted lines (a drop of the learning rate, say).
     """
 
-    def __init__(
-        self, steps: int, batch_size: int = 64, title: str = "", marks: Mapping[int, str] | None = None
-    ) -> None:
-        self.steps, self.batch_size, self.title, self.marks = steps, batch_size, title, marks or {}
-        self.points: dict[str, list[tuple[int, float]]] = {"training loss, one batch": [], "validation loss": []}
+    def __init__(self, steps: int, batch_size: int, title: str, marks: Mapping[int, str]) -> None:
+        self.steps, self.batch_size, self.title, self.marks = steps, batch_size, title, marks
+        self.points: dict[str, list[tuple[int, float]]] = {"train_loss": [], "val_loss": []}
         self.shown = Shown()
 
     def __enter__(self) -> "Curve":
@@ -100,23 +98,19 @@ class Curve:
     def __exit__(self, *error: object) -> None:
         self.shown.draw(self.figure()._repr_mimebundle_())
 
-    def add(self, step: int, *, train_loss: float | None = None, val_loss: float | None = None) -> None:
-        """Put the losses after `step` steps on the curve."""
-        for points, loss in zip(self.points.values(), (train_loss, val_loss), strict=True):
-            if loss is not None:
-                points.append((step * self.batch_size, loss))
+    def add(self, step: int, **losses: float) -> None:
+        """Put train_loss or val_loss after `step` steps on the curve."""
+        for name, loss in losses.items():
+            self.points[name].append((step * self.batch_size, loss))
         if self.shown.due():
             self.shown.draw(self.figure()._repr_mimebundle_())
 
     def figure(self) -> go.Figure:
         """The curve as it is now: training thin, validation with marks."""
         chart, end = go.Figure(), self.steps * self.batch_size
-        looks = (
-            {"mode": "lines", "line": {"color": FAINT, "width": 1}},
-            {"mode": "lines+markers", "line_color": COLOURS[0]},
-        )
-        for (name, points), look in zip(self.points.items(), looks, strict=True):
-            chart.add_scatter(x=[x for x, _ in points], y=[y for _, y in points], name=name, **look)
+        train, val = (list(zip(*points, strict=True)) or [(), ()] for points in self.points.values())
+        chart.add_scatter(x=train[0], y=train[1], name="training loss, one batch", mode="lines", line_color=FAINT)
+        chart.add_scatter(x=val[0], y=val[1], name="validation loss", mode="lines+markers", line_color=COLOURS[0])
         for x, text in self.marks.items():
             line = {"dash": "dot", "color": FAINT}
             chart.add_vline(x=x, line=line, annotation_text=text, annotation_position="top left")
