@@ -86,7 +86,8 @@ CASES: dict[str, tuple[dict[str, int], str]] = {
     ),
     "val without labels": (
         by("train", 10) | {"val": 9},
-        "2 classes, 16 train / 9 val / 4 test; val has no labels: 4 pictures of train are held out as test",
+        "2 classes, 20 train / 9 val; val has no labels, so there is nothing to probe with: sort it into class "
+        "folders, or take it away and a part of train is held out",
     ),
     "labels of val alone": (
         {"train": 20} | by("val", 5),

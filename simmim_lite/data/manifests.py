@@ -142,23 +142,27 @@ class Listing:
         """The splits that training and scoring see; what is left out takes part in the draw alone.
 
         A labelled held-out split serves val (first half by hash rank) and test (second half). Without one, a class-
-        balanced tenth of train is held out; beside a held-out split without labels it is test, and that split val.
+        balanced tenth of train is held out; beside a test split without labels it is test, and that split val. A val
+        split without labels is val, and there is no test.
         halve=False: all that is held out with labels is test."""
         own, notes, train = self, list(self.notes), self.splits["train"]
         held = {split: self.splits[split] for split in ("val", "test") if len(self.splits.get(split, ()))}
         scored = next((split for split in ("test", "val") if split in held and self.known(held[split])), None)
-        if not scored and self.known(train) and len(self._tenth(train)) < 2:
+        if not scored and self.known(train) and "val" in held:  # ImageNet as it is unpacked: its train stays whole
+            mend = "sort it into class folders, or take it away and a part of train is held out"
+            notes.append(f"val has no labels, so there is nothing to probe with: {mend}")
+        elif not scored and self.known(train) and len(self._tenth(train)) < 2:
             own = replace(self, labels=np.full(len(self.labels), -1), classes=())
             notes.append("labels not used: with one picture a class there is nothing to probe with")
         # a held-out split without labels, or beside a labelled one, is for validation alone
         spare = None if scored == "val" else next((split for split in held if split != scored), None)
         val, test = own.ranked(held[spare]) if spare else None, own.ranked(held[scored]) if scored else None
-        if not scored and (own.known(train) or not held):
+        if not scored and "val" not in held and (own.known(train) or not held):
             drawn = own._tenth(train)
             train, test = np.setdiff1d(train, drawn), own.ranked(drawn)
             if spare:
-                serves = f"{spare} has no labels{' and serves as val' * (spare != 'val')}"
-                notes.append(f"{serves}: {len(drawn):,} pictures of train are held out as test")
+                tenth = f"{len(drawn):,} pictures of train are held out as test"
+                notes.append(f"{spare} has no labels and serves as val: {tenth}")
         for split in held.keys() - {spare, scored}:
             notes.append(f"{len(held[split]):,} pictures of {split} not used: they have no labels")
         if halve and val is None:

@@ -92,8 +92,8 @@ def scatter(
 ) -> go.Figure:  # fmt: skip
     """y against x (omega: logarithmic), a mark a run, a panel a source and each x that it has: two losses side by side.
 
-    colour: a column; images go from warm (few) to dark. rank: each panel's title has Spearman's correlation over all
-    runs, and over those that are not overfit. turns: by source, where loss and score turn: vertical lines.
+    colour: a column; images go from warm (few) to dark; a symbol is a size. rank: each panel's title has Spearman's
+    correlation over all runs, and over those that are not overfit. turns: by source, where loss and score turn: lines.
     """
     xs, parts, heads = [x] if isinstance(x, str) else list(x), [], []
     for (name, part), column in itertools.product(frame.groupby("source", sort=False), xs):
@@ -109,12 +109,14 @@ def scatter(
         said += [f"{what} turns at {at:.1e}" for what, at in (turns or {}).get(name, {}).items() if at is not None]
         first = SOURCES.get(name, name) + (f": {TITLES[column]}" if len(xs) > 1 and len(parts) < 3 else "")
         heads.append(f"{escape(first)}<br>{small(', '.join(said).replace('-', '−'))}")
-    chart, looks = panels(*heads), drawing.looks(pd.concat([part for *_, part in parts]), colour)
+    shown = pd.concat([part for *_, part in parts])
+    chart, looks, sizes = panels(*heads), drawing.looks(shown, colour), drawing.looks(shown, "model")
     for k, (name, column, part) in enumerate(parts, 1):
         place = {"row": 1, "col": k}
         for value, marker in looks.items():
             if len(some := part[part[colour] == value]):
                 marker = marker | {"size": 9, "opacity": 0.85, "line": {"color": "white", "width": 0.8}}
+                marker["symbol"] = [sizes[model]["symbol"] for model in some["model"]]
                 marker = outline(marker) if name == "published" else marker
                 drawing.marks(
                     chart, k, some[column], some[y], drawing.hover(some), marker, drawing.label(colour, value)
@@ -126,7 +128,10 @@ def scatter(
         chart.update_xaxes(**{"dtick": 1, **_POWERS} if column == "omega" else {"nticks": 6}, **place)
         spread = drawing.value_range(part[y].to_numpy())
         chart.update_yaxes(title_text=drawing.axis_title(part, y), range=spread, zeroline=True, **place)
-    chart.update_layout(legend_title_text=f"<b>{TITLES.get(colour, colour)}</b>", showlegend=True)
+    for model, look in sizes.items():
+        marker = {"size": 9, "color": FAINT, "symbol": look["symbol"]}
+        drawing.marks(chart, 1, [None], [None], [], marker, drawing.label("model", model))
+    chart.update_layout(legend_title_text=f"<b>{TITLES.get(colour, colour)}; model size</b>", showlegend=True)
     return drawing.resize(chart, _TOP + _PLOT + 110, legend_y=-0.24, t=_TOP, b=110, l=74, r=16)
 
 
