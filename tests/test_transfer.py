@@ -67,7 +67,7 @@ def test_transfer_fine_tunes_beside_scratch_once(tmp_path, opened, monkeypatch):
     assert other["baseline"] == baseline and opened == ["pretrained", "scratch", "pretrained"]
     # a file in place of the run's weights, by a name of the hub
     file, asked = weights_path(tmp_path, RUN), []
-    monkeypatch.setattr(module.hub, "fetch", lambda name: asked.append(name) or file)
+    monkeypatch.setattr(module, "fetch", lambda name: asked.append(name) or file)
     result = transfer(RUN, "classify", runs_dir=tmp_path, weights="hf://own/weights/atto.safetensors", **options)
     assert asked == ["hf://own/weights/atto.safetensors"] and result["trained"]["run"] is None
     assert result["trained"]["spec"]["weights"].startswith(f"{file.name}@")

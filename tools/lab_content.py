@@ -58,7 +58,7 @@ def films(runs_dir: str) -> list[Path]:
 
 
 def network(run_file: str, runs_dir: str, name: str, title: str) -> list[Path]:
-    """Put the network of a finished run among the shipped ones: half precision, with its record's provenance."""
+    """Put the network of a finished run among the shipped ones (`mask_lab.NETWORKS`), with its record's provenance."""
     run = Run.from_dict(json.loads(Path(run_file).read_text()))
     record, size, mean_std = read_record(record_path(runs_dir, run)), SIZES[run.model], ("mean", "std")
     loss, steps = record["final"]["val_loss"], f"{run.steps:,} steps"
