@@ -78,7 +78,7 @@ RISE = {250: 0.0, 500: 0.03, 1000: 0.04, 2000: 0.04}
     [
         # an interaction: the larger is better at 16 images, only less so than at 16,384
         ("C1", lambda m, n, t, s: (m == FEMTO) * ((noise(s) - 0.01) if n == 16 else -0.03), {}, 0.02,
-         ("0.0100 below the smaller", "gains less from data")),
+         ("0.0100 below the smaller", "cost it more, but it is not shown to be worse")),
         ("C1", lambda m, n, t, s: (m == FEMTO and n == 16) * (0.02 + noise(s)), {}, 0.02, ("it is worse",)),
         # C3: the mean over both sizes within a seed; C4: over all doublings
         ("C3", lambda m, n, t, s: -(0.01 if m == ATTO else 0.03) + noise(s) if t == 500 else 0.0, {}, -0.02,

@@ -67,13 +67,13 @@ def _contrast(rule: Rule, runs: Runs) -> dict:
         said = f"±{margin.mean():.4f}, a quarter of what the last doubling of the length gains"
     left = sorted(set(runs.loss.columns) - set(values.index)) if runs.by_seed else []
     more = f"; {seed_list(left)} left out, a run of the comparison is missing" if left else ""
-    if rule.id == "C1":  # where the excess alone is above, the larger size gains less from data
+    if rule.id == "C1":  # where the excess alone is above, few images cost the larger size more
         few = f"at {next(iter(units.values()))[0]['level']:,} images" if runs.by_seed else "there"
         corner, low, high = t_interval(_values((rule.terms[0], rule.terms[2]), units, runs))
         more += f"; {few} the larger is {abs(corner):.4f} {side(corner)} the smaller"
         more += "" if low is None else f" [{low:+.4f}, {high:+.4f}]"
         if judge(rule, values, t_interval(values)) == rules.HOLDS:
-            gains = "it gains less from data, and is not shown to be worse"
+            gains = "few images cost it more, but it is not shown to be worse"
             more += f": {'it is worse' if low > rule.margin else gains}"
     options = {"seeds": values.index, "margin": margin, "confidence": confidence, "form": "+.4f", "more": more}
     return conclude(rule, runs, values, _sentence(rule, runs, units, float(np.mean(values))), said, **options)

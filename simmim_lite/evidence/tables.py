@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..errors import UserError
@@ -16,7 +17,7 @@ from .rules import MIN_RANKED, RULES, UNTESTED, Claim, judge
 from .stats import Interval, spearman, t_interval
 
 #: The shipped sets by the names that readers see.
-SHIPPED = {"laptop-scenes": "shipped, scenes", "laptop-cifar10": "shipped, CIFAR-10"}
+SHIPPED = {"laptop-scenes": "shipped scenes", "laptop-cifar10": "shipped CIFAR-10"}
 NAMES = {"published": "published runs", "yours": "your runs"}
 #: Scores of frozen features; they count from the same network at random initialisation.
 FROZEN = {"linear": "linear probe", "attentive": "attentive probe", "knn": "kNN", "segment": "segmentation probe"}
@@ -113,7 +114,7 @@ def _imported(runs_dir: str | Path | None) -> dict[str, list[dict]]:
 
 def verdicts(claims: dict[str, list[Claim]], *ids: str) -> str:
     """Claims as a table in Markdown, a row a claim and source: the verdict, and the sentence with its numbers."""
-    lines = ["| | claim | on | verdict | what the runs say |", "|---|---|---|---|---|"]
+    lines = ["| | claim | on | verdict | what the runs say |", "|:--|:--|:--|:--|:--|"]
     for id_ in ids or dict.fromkeys(claim.id for found in claims.values() for claim in found):
         said = [(NAMES.get(source, source), c) for source, found in claims.items() for c in found if c.id == id_]
         for k, (source, claim) in enumerate(said):
@@ -191,7 +192,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
 
 def rankings(records: list[dict]) -> pd.DataFrame:
     """C5a for every score: how both losses of pretraining rank its gains, a row each. value: Spearman's correlation
-    within a seed, mean over seeds, with its 95 % interval; the verdict is validation loss's."""
+    within a seed, mean over seeds, with its 95 % interval, cut at -1 and 1; a verdict on validation loss alone."""
     rows, frames, network = pd.DataFrame(evidence.run_rows(records)), [], ["model", "seed", "data"]
     probed = [r for r in records if (r.get("kind"), r.get("status")) == ("probe", "done")]
     probed = [r for r in probed if "attentive" in r["transfer"]]
@@ -207,13 +208,14 @@ def rankings(records: list[dict]) -> pd.DataFrame:
     for name, frame in frames:
         frame = frame.dropna(subset=["gain", "val_loss", "train_loss"])
         seeds = [some for _, some in frame.groupby("seed") if len(some) >= 3]
-        verdict = UNTESTED
         for loss, words in (("val_loss", "validation loss"), ("train_loss", "training loss")) if seeds else ():
             values = [spearman(some[loss], some["gain"]) for some in seeds]
             known = pd.Series(values).notna().all()
-            interval = t_interval(values) if known else Interval(None, None, None)
-            if loss == "val_loss" and known and min(map(len, seeds)) >= MIN_RANKED:
-                verdict = judge(RULES["C5a"], values, interval)
-            found.append([name, words, *interval, sum(map(len, seeds)), len(seeds), verdict])
+            interval, verdict = t_interval(values) if known else Interval(None, None, None), ""
+            if loss == "val_loss":
+                enough = known and min(map(len, seeds)) >= MIN_RANKED
+                verdict = judge(RULES["C5a"], values, interval) if enough else UNTESTED
+            shown = [np.nan if end is None else min(max(end, -1), 1) for end in interval]
+            found.append([name, words, *shown, sum(map(len, seeds)), len(seeds), verdict])
     columns = ["score", "loss", "value", "low", "high", "runs", "seeds", "verdict"]
     return pd.DataFrame(found, columns=columns).astype(dict.fromkeys(("value", "low", "high"), float))
