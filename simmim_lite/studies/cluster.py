@@ -81,7 +81,8 @@ def joined(
 
     device: `auto` takes GPUs where the cluster has any. `UserError`, one line, where there is no cluster at the
     address, where no node has the CPUs and GPUs of a job, and where a node does not see `runs_dir`."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_enable_metrics_collection"):
+        os.environ.setdefault(name, "0")
     what = f"joining the Ray cluster at {address}" if address else "starting Ray on this machine"
     print(f"{what}: this takes up to a minute", file=sys.stderr, flush=True)
     import ray
