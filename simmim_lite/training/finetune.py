@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from ..data.batches import Batches, Order, Skipped, StepLoader, first_readable, normalise, seeded
 from ..data.manifests import subset
@@ -77,7 +77,7 @@ class Task:
         """AdamW's groups, with layer decay; heads learn at the full rate."""
         return layer_groups(self.model, self.depths, self.spec.layer_decay, self.spec.weight_decay)
 
-    def loader(self, load: Callable, collate: Callable | None = None) -> StepLoader:
+    def loader(self, load: Callable, collate: Callable = default_collate) -> StepLoader:
         """Of this process's share; load: a place among the chosen images -> a sample, which may draw."""
         spec, order = self.spec, Order(self.train.ids[self.chosen], self.spec.seed, self.spec.batch_size)
         workers = 0 if spec.image_size <= SMALL_SIDE else self.group.decoders()
