@@ -57,7 +57,8 @@ def panels(*titles: str, shared_yaxes: bool = False) -> go.Figure:
     """An empty figure of one row of panels, each with its title above."""
     titles, space = [f"<b>{title}</b>" for title in titles], 0.06 if shared_yaxes else 0.12
     figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=space, shared_yaxes=shared_yaxes)
-    return figure.update_annotations(font_size=14, yshift=6).update_layout(template=TEMPLATE)
+    size = 14 if len(titles) < 4 else 12
+    return figure.update_annotations(font_size=size, yshift=6).update_layout(template=TEMPLATE)
 
 
 def empty(reason: str = "no finished runs yet") -> go.Figure:

@@ -19,7 +19,7 @@ from .stats import spearman, t_interval
 
 HONEST = "Shapes of the fixed laws were chosen looking at all 63 published runs; 'free' refits them."
 _PLOT, _TOP = 300, 78  # pixels: height of a panel, and of what is above it
-_APART = {1: 0.09, 2: 0.115, 3: 0.19}  # of ticks, in shares of a panel, by the number of panels
+_APART = {1: 0.09, 2: 0.105, 3: 0.19}  # of ticks, in shares of a panel, by the number of panels
 _SILENT = {"hoverinfo": "skip", "showlegend": False}
 _POWERS = {"type": "log", "exponentformat": "power"}
 _LIGHTS = {"green": (COLOURS[2], "circle"), "yellow": ("#E69F00", "square"), "orange": ("#D55E00", "diamond")}
@@ -67,7 +67,7 @@ def lines(
             at, line = min(max(guess, low), high), {"color": INK, "dash": "dash", "width": 1.6}
             chart.add_hline(y=at, line=line, annotation_text=f"your guess: {guess:g}", **place)
         spread = [left - 0.07 * span, right + 0.27 * span]
-        ticks = drawing.run_ticks(part, x, _APART.get(len(parts), 0.4))
+        ticks = drawing.run_ticks(part, x, _APART.get(len(parts), 0.36))
         chart.update_xaxes(type="log", title_text=TITLES.get(x, x), range=spread, **ticks, **place)
         title = "" if panel != "source" and column > 1 else drawing.axis_title(part, y)
         chart.update_yaxes(title_text=title, range=[low, high], **place)
