@@ -16,8 +16,8 @@ class UserError(ValueError):
         return " ".join(super().__str__().splitlines())  # names of files and of classes may hold line breaks
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows in place of the traceback (IPython asks for it); %tb shows the traceback."""
-        return [f"{type(self).__name__}: {self}"]
+        """What a notebook shows in place of the traceback (IPython asks for it)."""
+        return [str(self)]
 
 
 class Everywhere(UserError):

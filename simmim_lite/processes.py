@@ -131,10 +131,17 @@ def deaf_to_interrupts() -> Iterator[None]:
 
 
 def each(
-    function: Callable, items: Collection, workers: int, begin: Callable | None = None, *job: object, threads: int = 0
+    function: Callable,
+    items: Collection,
+    workers: int,
+    begin: Callable | None = None,
+    *job: object,
+    threads: int = 0,
+    grace: float = 0.0,
 ) -> Iterator[tuple]:
     """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares and that end with this
-    one: new ones of so many threads each, or by default copies of this one. One that is killed is one line."""
+    one: new ones of so many threads each, or by default copies of this one. One that is killed is one line. grace:
+    seconds that SIGTERM gives them to save what they are at, when this process is interrupted."""
     from concurrent.futures import FIRST_COMPLETED, wait
 
     from joblib.externals.loky import ProcessPoolExecutor
@@ -156,6 +163,11 @@ def each(
             "a worker process died (out of memory?): what is finished is kept; run again with --workers 1"
         ) from error
     except BaseException:
+        if grace:
+            with deaf_to_interrupts():
+                for process in list(pool._processes.values()):
+                    process.terminate()
+                wait(calls, timeout=grace)
         pool.shutdown(wait=False, kill_workers=True)
         raise
 
@@ -209,3 +221,18 @@ def import_torch() -> None:
     """The first import of torch, which takes long on a slow disk: said where it does."""
     with waiting("importing torch"):
         import torch  # noqa: F401
+
+
+def executed_unseen() -> bool:
+    """Whether nbclient runs this kernel (papermill, nbconvert): it alone keeps the history in memory."""
+    return getattr(getattr(_shell(), "history_manager", None), "hist_file", None) == ":memory:"
+
+
+def in_notebook() -> bool:
+    """Whether a kernel is there that can show figures."""
+    return getattr(_shell(), "kernel", None) is not None
+
+
+def _shell() -> object:
+    """IPython's shell, where there is one; it is not imported to find out."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from simmim_lite.course import checks, grading
+from simmim_lite.errors import UserError
 from simmim_lite.studies import notebooks
 
 SOLUTIONS = Path(__file__).parent / "solutions"
@@ -173,3 +174,21 @@ def test_the_stamp_says_what_was_used(capsys) -> None:
         "records used: 3 of scenes, seeds 0, 1, 2",
         "records used: 0",
     ]
+
+
+def test_a_guess_is_a_number_or_pass_and_is_compared_in_words(monkeypatch, capsys) -> None:
+    """Where somebody walks through the notebook it stops until there is one; executed unseen it goes on without."""
+    assert checks.guess(None, "a loss") is None
+    monkeypatch.setattr(checks, "in_notebook", lambda: True)
+    monkeypatch.setattr(checks, "executed_unseen", lambda: False)
+    with pytest.raises(UserError, match='^your guess first: write a loss, or "pass", in place of None') as stopped:
+        checks.guess(None, "a loss")
+    assert stopped.value._render_traceback_() == [str(stopped.value)], "a notebook shows the one line"
+    with pytest.raises(UserError, match="^guess = 'seventy': give a loss"):
+        checks.guess("seventy", "a loss")
+    assert checks.guess(" Pass", "a loss") is None and checks.guess(0.5, "a loss") == 0.5
+    for guess, truth in ((80, 59.3), (60, 59.3), (20, 59.3), (None, 59.3), (20, float("nan"))):
+        checks.told(guess, truth, "%")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["20.7 too high", "close", "39.3 too low"]
+    assert lines[0].startswith("you said 80, it is 59.3 %")

@@ -25,7 +25,7 @@ from tiny import ALONE, classification, coco, detection, same, segmentation, sto
 from torch import nn
 
 from simmim_lite.data.sources import as_pictures
-from simmim_lite.errors import Everywhere, Preempted, UserError
+from simmim_lite.errors import Everywhere, Interrupted, UserError
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.processes import one_thread
 from simmim_lite.training import train
@@ -57,9 +57,9 @@ sys.exit(main())
 """
 
 
-def go(folder, runtime=None, run=RUN, stop=None, kill=None, how=signal.SIGTERM) -> dict | str | None:
+def go(folder, runtime=None, run=RUN, stop=None, kill=None, how=signal.SIGTERM) -> dict | Interrupted | None:
     """The record of a run; with `stop`, none: it ends before that step, with a checkpoint of every step. `kill`: the
-    last process gets a signal in that step, and the line that it ends with is returned."""
+    last process gets a signal in that step, and what it ends with is returned."""
 
     def step(net, *arguments):
         if len(taken) + 1 == kill and net.group.rank == net.group.size - 1:
@@ -71,8 +71,8 @@ def go(folder, runtime=None, run=RUN, stop=None, kill=None, how=signal.SIGTERM) 
         try:
             record = pretrain(run, runs_dir=folder, device="cpu", data=tiny_data(size=run.image_size), runtime=runtime)
             return record | {"steps_now": len(taken)}
-        except Preempted as error:
-            return str(error)
+        except Interrupted as error:
+            return error
 
 
 def losses(record: dict) -> np.ndarray:
@@ -119,7 +119,7 @@ def two(folder, coco, ade) -> dict:
         if os.environ["RANK"] == "0":  # which says where to go on from
             shutil.copytree(folder / f"{name}-stopped", folder / f"{name}-again")
         done[f"{name}-again"] = go(folder / f"{name}-again", how)
-        done[f"{name}-killed"] = go(folder / f"{name}-killed", how, kill=3)
+        done[f"{name}-killed"] = str(go(folder / f"{name}-killed", how, kill=3))
     with contextlib.suppress(Everywhere):
         done["odd"] = go(folder / "odd", run=replace(RUN, batch_size=9))
     group = join("cpu")
@@ -208,12 +208,16 @@ def test_every_split_of_a_batch_gives_the_same_losses_and_only_training_is_compi
     assert len(calls) == 1 + RUN.steps * sum(SIZES[RUN.model].depths)
 
 
-def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit_also_in_a_thread(alone, tmp_path) -> None:
-    """A notebook's kernel or a server may train in a thread, where signals cannot be handled."""
-    before = signal.getsignal(signal.SIGUSR1)
-    line = go(tmp_path, kill=3, how=signal.SIGUSR1)
-    assert line == f"SIGUSR1: {RUN.key} is saved at step 3 of 8; run the same command to go on"
-    assert signal.getsignal(signal.SIGUSR1) == before and Preempted(line).status == 75
+@pytest.mark.parametrize(
+    ("how", "said", "status"),
+    [(signal.SIGUSR1, "SIGUSR1: {}; run the same command", 75), (signal.SIGINT, "interrupted: {}; run the same", 130)],
+)
+def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit_also_in_a_thread(how, said, status, alone, tmp_path):
+    """Ctrl-C and a notebook's Stop are one. A notebook's kernel may train in a thread, where no signal can be heard."""
+    before = signal.getsignal(how)
+    error = go(tmp_path, kill=3, how=how)
+    assert str(error).startswith(said.format(f"{RUN.key} is saved at step 3 of 8")) and error.status == status
+    assert signal.getsignal(how) == before
     with ThreadPoolExecutor(1) as pool:
         record = pool.submit(go, tmp_path).result()
     assert record["steps_now"] == RUN.steps - 3 and record["curve"] == alone[0]["curve"]

@@ -1,13 +1,15 @@
-"""The checks of all notebooks' exercises (`grading` says how they work), and the stamp at their end. No torch here."""
+"""Checks of the notebooks' exercises (see `grading`), the reader's guess, and the stamp at the end. No torch here."""
 
 import importlib.metadata
+import math
 import platform
 import sys
 from collections.abc import Iterable, Mapping
 
-from ..processes import commit
+from ..errors import UserError
+from ..processes import commit, executed_unseen, in_notebook
 from . import graders
-from .grading import TEXTS, one_number
+from .grading import TEXTS, is_number, one_number
 
 _PACKAGES = ("simmim-lite", "torch", "timm", "numpy", "plotly")
 
@@ -17,6 +19,31 @@ def __getattr__(name: str):
     if name not in TEXTS:
         raise AttributeError(f"no check is named '{name}'")
     return one_number(name) if "truth" in TEXTS[name] else getattr(graders, name)
+
+
+def guess(answer: object, wanted: str) -> float | None:
+    """The reader's prediction as a number; None for "pass", and where nobody is there to make one.
+
+    *Run All* stops here until there is one: `UserError`, which a notebook shows as one line. wanted: in words."""
+    if isinstance(answer, str) and answer.strip().lower() == "pass":
+        return None
+    if answer is None and (executed_unseen() or not in_notebook()):
+        return None
+    if answer is None:
+        go_on = "then Run > Run Selected Cell and All Below"
+        raise UserError(f'your guess first: write {wanted}, or "pass", in place of None in this cell; {go_on}')
+    if not is_number(answer):
+        raise UserError(f'guess = {answer!r}: give {wanted}, or "pass"')
+    return answer
+
+
+def told(answer: float | None, truth: float | None, unit: str, form: str = ".3g") -> None:
+    """Compare a prediction with what came, in words; nothing where there was none."""
+    if answer is None or truth is None or math.isnan(truth):
+        return
+    off = answer - truth
+    how = "close" if abs(off) <= 0.05 * abs(truth) else f"{abs(off):{form}} too {'high' if off > 0 else 'low'}"
+    print(f"you said {answer:g}, it is {truth:{form}} {unit}: {how}")
 
 
 def stamp(*used: Mapping | Iterable[Mapping]) -> None:

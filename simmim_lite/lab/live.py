@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from ..errors import unknown
 from ..evidence.drawing import COLOURS, FAINT, TEMPLATE
+from ..processes import executed_unseen, in_notebook
 from ..training.run import Run
 
 LOSS = "loss on hidden pixels<br>(L1, standard deviations)"
@@ -63,9 +64,9 @@ class Shown:
                 display(dict(bundle), raw=True)
         self.last = time.monotonic()
 
-    def due(self) -> bool:
-        """Whether a second has passed since the last picture."""
-        return time.monotonic() - self.last >= 1.0
+    def due(self, seconds: float = 1.0) -> bool:
+        """Whether so many seconds have passed since the last picture."""
+        return time.monotonic() - self.last >= seconds
 
 
 class Progress:
@@ -78,6 +79,29 @@ class Progress:
         if self.shown.due() or step == steps:
             seconds = time.monotonic() - self.started
             self.shown.draw({"text/plain": f"{self.what}: step {step:,} of {steps:,}, {seconds:.0f} s"})
+
+
+class Watch:
+    """A callback of `pretrain`: every two seconds its loss, the time that is left, and a figure, `draw(model)`, of what
+    the network fills in by then."""
+
+    def __init__(self, draw: Callable[[object], go.Figure]) -> None:
+        self.draw, self.shown, self.started, self.first = draw, Shown(), time.monotonic(), 0
+
+    def on_train_start(self, trainer: object) -> None:
+        """From where this call goes on."""
+        self.first = trainer.step
+
+    def on_step_end(self, trainer: object) -> None:
+        """Draw, where two seconds have passed since the last picture."""
+        if in_notebook() and (self.shown.due(2.0) or trainer.step == trainer.spec.steps):
+            seconds, steps = time.monotonic() - self.started, trainer.spec.steps
+            left = seconds / (trainer.step - self.first) * (steps - trainer.step)
+            loss = trainer.losses[max(0, trainer.step - 10) : trainer.step].mean().item()
+            line = f"step {trainer.step:,} of {steps:,}, loss {loss:.3f}, {seconds:.0f} s, about {left:.0f} s left"
+            figure = self.draw(trainer.net.model.eval())
+            trainer.net.model.train()
+            self.shown.draw({"text/plain": line}, figure._repr_mimebundle_())
 
 
 class Curve:
@@ -131,17 +155,3 @@ def knob(function: Callable, **controls: object) -> None:
 
     if in_notebook():
         display(function()) if executed_unseen() else interact(function, **controls)
-
-
-def executed_unseen() -> bool:
-    """Whether nbclient runs this kernel (papermill, nbconvert): it alone keeps the history in memory."""
-    from IPython import get_ipython
-
-    return getattr(getattr(get_ipython(), "history_manager", None), "hist_file", None) == ":memory:"
-
-
-def in_notebook() -> bool:
-    """Whether a kernel is there that can show figures."""
-    from IPython import get_ipython
-
-    return getattr(get_ipython(), "kernel", None) is not None

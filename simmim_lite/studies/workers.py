@@ -14,10 +14,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from ..data.manifests import quietly
 from ..errors import Interrupted, Preempted, UserError
-from ..processes import each
+from ..processes import each, executed_unseen, in_notebook
 from ..training.run import RECIPE_VERSION, Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
@@ -30,6 +31,7 @@ from .tiers import TIERS, TRANSFER, Study, StudyOptions
 PART = {"swinv2_small": 256, "swinv2_base": 128, "swinv2_large": 64, "swinv2_huge": 64, "swinv2_giant": 32}
 #: Sizes whose blocks are computed again in the backward pass, and that are sharded over several GPUs (FSDP2); ours too.
 LARGE = ("swinv2_huge", "swinv2_giant")
+_GRACE = 20.0  # seconds in which what is interrupted saves the step it has reached
 
 
 @dataclass(frozen=True)
@@ -120,26 +122,34 @@ class Local:
     def do(self, jobs: Sequence[Job], runs_dir: Path, wait: bool) -> Iterator[Outcome]:
         """The outcomes of jobs as they end, each in a process of one thread."""
         work = functools.partial(do, runs_dir=str(runs_dir), device=self.device, wait=wait)
-        return (outcome for _, outcome in each(work, jobs, self.workers, threads=1))
+        return (outcome for _, outcome in each(work, jobs, self.workers, threads=1, grace=_GRACE))
+
+
+def _told() -> TextIO:
+    """Where progress is written: in a notebook what goes to stderr is a red box."""
+    return sys.stdout if in_notebook() and not executed_unseen() else sys.stderr
 
 
 @contextlib.contextmanager
 def reported(costs: Mapping[Path, float], about: float, unit: str) -> Iterator[None]:
-    """Inside, a line on stderr every ten seconds, every second in place on a terminal: how many of these records are
-    there, time spent, and time left by their shares of the cost (`about` seconds until there is one)."""
-    began, end, terminal = time.time(), threading.Event(), sys.stderr.isatty()
+    """Inside, a line every ten seconds on stderr, every second in place on a terminal or in a notebook: how many of
+    these records are there, time spent, and time left by their shares of the cost (`about` seconds until there is one).
+    """
+    began, end, out = time.time(), threading.Event(), _told()
+    in_place = out is not sys.stderr or out.isatty()
 
     def show(last: bool = False) -> None:
         with contextlib.suppress(OSError, ValueError):  # a closed terminal ends no training
             done = [cost for path, cost in costs.items() if path.exists() and path.stat().st_mtime >= began - 1]
             spent, share = time.time() - began, sum(done) / max(sum(costs.values()), 1e-9)
-            left = spent / share - spent if share else max(0.0, about - spent)
-            line = f"{len(done)} of {len(costs)} {unit}, {clock(spent)} spent, about {clock(left)} left"
-            start, stop = ("\r\x1b[K", "\n" * last) if terminal else ("", "\n")
-            print(start + line, end=stop, file=sys.stderr, flush=True)
+            left = spent / share - spent if share else about - spent
+            left = f"about {clock(left)} left" if left > 0 else f"longer than the {clock(about)} expected"
+            line = f"{len(done)} of {len(costs)} {unit}, {clock(spent)} spent" + f", {left}" * (not last)
+            start, stop = ("\r", "\n" * last) if in_place else ("", "\n")
+            print(start + line.ljust(78 * in_place), end=stop, file=out, flush=True)
 
     def report() -> None:
-        while not end.wait(1 if terminal else 10):
+        while not end.wait(1 if in_place else 10):
             show()
 
     reporter = threading.Thread(target=report, daemon=True)
@@ -158,7 +168,7 @@ def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs") -> tu
     costs = {path_of(item, runs_dir): job.seconds / len(job.work) for job in jobs for item in job.work}
     workers, outcomes = min(pool.workers, len(jobs)), []
     about, many = sum(costs.values()) / workers, f"{workers} process{'es' * (workers > 1)}"
-    print(f"{len(costs)} {what} to train in {many}, about {clock(about)}", file=sys.stderr)
+    print(f"{len(costs)} {what} to train in {many}, about {clock(about)}", file=_told())
     with reported(costs, about, what):
         try:
             for wait in (False, True):

@@ -123,11 +123,12 @@ def pretrain_once(
     film: Whole = 0,
     runtime: Runtime | None = None,
     log: Sequence[str] = (),
+    callbacks: Sequence[object] = (),
 ) -> tuple[dict, bool]:
     """The record of a run, and whether this call did the work. An interrupted run goes on from its last checkpoint;
     SIGTERM and SIGUSR1 save one and raise `Preempted`. One process at a time works on a trunk: another waits, or raises
     `Busy` with `wait=False`. Under torchrun all make this call. progress(step, steps): called now and then; film:
-    frames to keep in RUNS_DIR/films/KEY.png; log: tensorboard, wandb."""
+    frames to keep in RUNS_DIR/films/KEY.png; log: tensorboard, wandb; callbacks: as `train.Trainer.fit` has them."""
     check_writers(log)
     data = data or open_data(run.data, run.image_size, images_needed=run.images, streamed=run.streamed)
     check_count(data.train, run.images)  # of a run of no steps too, which draws none
@@ -139,7 +140,7 @@ def pretrain_once(
         where = {"device": device_name(group.device), "processes": group.size}
         journal = Journal(runs_dir, run, **where, log=log) if group.is_main else contextlib.nullcontext()
         with one_thread(group.device), journal:
-            record = _record(run, runs_dir, data, group, runtime, film, journal, progress)
+            record = _record(run, runs_dir, data, group, runtime, film, [journal, *callbacks], progress)
 
         def write() -> None:
             write_record(record_path(runs_dir, run), record)
@@ -163,7 +164,7 @@ def _record(
     group: Group,
     runtime: Runtime,
     film: int,
-    journal,
+    callbacks: Sequence,
     progress: Callable | None,
 ) -> dict:
     """Train to the end and say what came of it."""
@@ -195,7 +196,7 @@ def _record(
 
             options = {"keep": run.drop_step, "validate": lambda: validate()[0], "progress": progress}
             with contextlib.closing(batches):
-                trainer.fit(batch, folder, [camera, journal], **options)
+                trainer.fit(batch, folder, [camera, *callbacks], **options)
             skipped = {name: reason for part in group.gather(dict(batches.skipped)) for name, reason in part.items()}
         loss, error = validate()
         if not math.isfinite(loss) or (run.steps and loss > train.DIVERGED * trainer.losses[0].item()):

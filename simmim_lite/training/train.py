@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils._pytree import tree_map
 
-from ..errors import Preempted, first_line
+from ..errors import Interrupted, Preempted, first_line
 from .parallel import Meter, Parallel
 from .run import write_atomic
 from .specs import Spec
@@ -67,8 +67,9 @@ class Trainer:
     ) -> None:
         """All steps that are left; `batch(step)` is this process's share. `Failed` where the loss is not finite or, if
         that can be told (divergence), runs away. After so many steps a checkpoint belongs into `folder(step)`: every
-        CHECKPOINT_SECONDS, on a signal, which then raises `Preempted`, and, to stay, after `keep` steps. Callbacks have
-        some of on_train_start, on_step_start, on_step_end (trainer) and on_validation_end (trainer, val_loss)."""
+        CHECKPOINT_SECONDS, on a signal, which raises `Preempted` (Ctrl-C and a notebook's Stop: `Interrupted`), and,
+        to stay, after `keep` steps. Callbacks have some of on_train_start, on_step_start, on_step_end (trainer) and
+        on_validation_end (trainer, val_loss)."""
         # where a shorter length's trunk ended when this began: others may branch off there again
         self.callbacks, stay, saved = list(callbacks), {self.step, keep}, time.monotonic()
         self.net.train()
@@ -98,6 +99,8 @@ class Trainer:
                 if stop:
                     name = sum(self.group.gather(signals), [])[0]
                     where = f"{self.spec.key} is saved at step {self.step} of {self.spec.steps}"
+                    if name == "SIGINT":
+                        raise Interrupted(f"interrupted: {where}; run the same command or cell again to go on")
                     raise Preempted(f"{name}: {where}; run the same command to go on")
 
     def check(self, divergence: bool) -> None:
@@ -182,11 +185,13 @@ class Trainer:
 
 @contextlib.contextmanager
 def preemption() -> Iterator[list[str]]:
-    """Inside, SIGTERM and SIGUSR1, which schedulers send before they take a machine away, end nothing: their names are
-    put into the list. Outside of a process's main thread nothing is changed."""
+    """Inside, SIGTERM and SIGUSR1, which schedulers send before they take a machine away, and SIGINT, where it is not
+    ignored, end nothing: their names are put into the list. Outside of a process's main thread nothing is changed."""
     signals, before = [], {}
     if threading.current_thread() is threading.main_thread():
-        for number in (getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)):
+        for number in (getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)):
+            if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             before[number] = signal.signal(number, lambda number, _: signals.append(signal.Signals(number).name))
     try:
         yield signals
