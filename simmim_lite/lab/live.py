@@ -146,12 +146,24 @@ class Curve:
 
 
 def knob(function: Callable, **controls: object) -> None:
-    """`ipywidgets.interact(function, **controls)` where somebody can turn it; elsewhere what it returns by default.
+    """`ipywidgets.interactive(function, **controls)` where somebody can turn it, drawn when a control is let go;
+    elsewhere what it returns by default.
 
     No widget is made where no browser answers its messages: that can hang a kernel.
     """
     from IPython.display import display
-    from ipywidgets import interact
+    from ipywidgets import interactive
 
-    if in_notebook():
-        display(function()) if executed_unseen() else interact(function, **controls)
+    if in_notebook() and executed_unseen():
+        display(function())
+    elif in_notebook():
+        knobs = interactive(function, **controls)
+        for control in knobs.children[:-1]:
+            control.tooltip, control.style.description_width, control.layout.width = (
+                control.description,
+                "initial",
+                "auto",
+            )
+            if hasattr(control, "continuous_update"):
+                control.continuous_update = False
+        display(knobs)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..errors import Interrupted, UserError, check_writable, first_line, unknown
-from ..processes import each
+from ..processes import each, executed_unseen, in_notebook
 from ..training.run import write_atomic
 from ..training.specs import Count, Positive, Text, Whole, read, value
 from . import report
@@ -279,6 +279,9 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
                 raise unknown("parameter", name, known)
     for name in PARAMETERS.keys() & names.keys():
         names[name] = _made(name, PARAMETERS[name], names[name])
+    if in_notebook() and not executed_unseen() and "runs_dir" in names:  # wherever JupyterLab was started
+        names["runs_dir"] = str(folder().parent / names["runs_dir"])
+        print(f"runs are kept in {names['runs_dir']}")
     if opened and "data" in names:  # last, for it takes longest
         images_of(names["data"])
 
