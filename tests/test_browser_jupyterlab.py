@@ -13,7 +13,7 @@ from simmim_lite.model.masking import hash_masks
 CELLS = [
     "from pathlib import Path\nfrom simmim_lite.lab import charts, explorer, mask_lab, widgets",
     "lab = mask_lab.MaskLab(scenes=2)\nlab",
-    "runs = explorer.show()\nruns",
+    "runs = explorer.Explorer()\nruns",
     "view = widgets.WindowView(geometry='32-4')\nview",
     "widgets.FilmStrip()",
     "charts.bars({'a': 1.0}, 'figure')",
