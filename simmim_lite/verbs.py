@@ -65,18 +65,16 @@ def pretrain(*, runs_dir: str, device: str, film: int, log: list[str], **fields:
 
 
 def study(
-    name: str, *, parameter: list, no_notebooks: bool, commands: bool, dry_run: bool, nodes: int, gpus: int,
-    first_seed: int | None, minutes: float | None, images_per_second: list, measure: str, assume: str, **options: object
+    name: str, *, parameter: list, no_notebooks: bool, commands: bool, dry_run: bool, gpus: int,
+    first_seed: int | None, minutes: float | None, images_per_second: list, assume: str, **options: object
 ) -> None:  # fmt: skip
     """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
     from .studies import costs, engine, grids, notebooks, report, workers
 
     name = specs.value("study", Study, name)
-    speed = {"images_per_second": images_per_second, "measure": measure, "assume": assume}
+    speed = {"images_per_second": images_per_second, "assume": assume}
     if not dry_run and (gpus != 1 or any(speed.values())):
         raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
-    if nodes != 1 and not commands:
-        raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
     each = options.pop("gpus_per_run") if commands else None  # of a command, whoever starts it
     how = StudyOptions(**options)
     grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
@@ -86,7 +84,7 @@ def study(
     chosen, said = engine.choose(name, how, **counts)
     how = dataclasses.replace(how, seeds=chosen)
     if commands:
-        return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each, nodes=nodes)))
+        return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each)))
     print(said, end="\n" if said else "", flush=True)
     if dry_run:
         return print(costs.dry_run(name, how, gpus, **speed))
@@ -129,8 +127,6 @@ def _copies(name: str, how: StudyOptions, parameters: dict | None) -> tuple[list
 
     if parameters is None:
         return [], "--no-notebooks"
-    if missing := notebooks.not_installed():
-        return [], f"not installed: {missing}; pip install papermill ipykernel, and run the same command again"
     given = {"tier": how.tier, "data": how.data, "runs_dir": how.runs_dir, "workers": how.workers or 0}
     given["seeds"] = list(how.seeds) if isinstance(how.seeds, tuple) else how.seeds or 0
     if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing

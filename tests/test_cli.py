@@ -39,8 +39,6 @@ ERRORS = {
     "study all --dry-run --device tpu": "device is 'tpu'",
     "study all --dry-run --log-to tensorbord": "unknown log 'tensorbord'",
     "study all --seeds 1.5": "'1.5' is not a whole number, as in 64, 1_000, 1e4 or 200k",
-    "study all --nodes 2": "--nodes is about the lines that --commands prints",
-    "study all --tier smoke --commands --nodes 0 --no-notebooks": "nodes is 0: give a whole number from 1",
     "study all --tier smoke --commands --gpus-per-run 3": "gpus_per_run 3 does not divide the batch of 16",
     "study transfer --tier smoke --commands": "--commands is about pretraining",
     "plan --images 200000 --budget-gpu-hours 9 --images-per-second 900": "unknown size '900'",

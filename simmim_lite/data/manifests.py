@@ -6,7 +6,6 @@ and the subsets. `build` fills in the digests and writes the list of paths besid
 import contextlib
 import gzip
 import hashlib
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ from PIL import Image
 
 from ..errors import UserError, check_writable, unknown
 from ..model.masking import splitmix64
-from ..processes import speaks
+from ..processes import speaks, write_atomic
 from . import decode, scenes
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
@@ -266,15 +265,10 @@ def build(manifest: str | Path, source: Listing | None = None, out: str | Path |
         content[what] = number
     content["digest"] = _digest(images.ids)
     content["subsets"] = [part | _drawn(part, images, content["seed"]) for part in content["subsets"]]
-    try:
-        if source is not None:
-            lines = "\n".join(images.names).encode("utf-8", "surrogateescape")
-            path.with_suffix(".paths.gz").write_bytes(gzip.compress(lines, mtime=0))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False, width=120), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name another file") from error
+    if source is not None:
+        lines = "\n".join(images.names).encode("utf-8", "surrogateescape")
+        write_atomic(path.with_suffix(".paths.gz"), gzip.compress(lines, mtime=0))
+    write_atomic(path, yaml.safe_dump(content, sort_keys=False, width=120))
     return content
 
 

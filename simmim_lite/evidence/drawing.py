@@ -146,12 +146,6 @@ def count(n: int) -> str:
     return f"{n / 1e3:.3g}k" if n >= 100_000 or (n >= 10_000 and n % 1000 == 0) else f"{n:,}"
 
 
-def power(value: float) -> str:
-    """A number as mantissa and exponent: `2.9e6`."""
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
 def loss_unit(rows: list[dict]) -> str:
     """The unit of the losses: pixels are standardised, or normalised in a window around each."""
     if rows[0]["target"] == "unknown":

@@ -10,7 +10,7 @@ from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
 from ..evidence import published
-from ..evidence.drawing import SYMBOLS, count, data_name, power, shades, size_name
+from ..evidence.drawing import SYMBOLS, count, data_name, shades, size_name
 from ..evidence.proxy import doublings, omega, turning_points
 from ..evidence.records import OVERFIT, millions, short
 from .widgets import Widget, module, source
@@ -68,7 +68,7 @@ def _run(row: dict) -> dict:
     score, steps = 100 * row[published.SCORE], f"{row['steps']:,} steps"
     lines = [f"<b>{size_name(row)}</b>", data_name(row["dataset"]), f"{row['images']:,} images"]
     lines += [f"{steps}, {row['epochs']:,.0f} epochs", f"validation loss {row['val_loss']:.4f}", f"top-1 {score:.2f} %"]
-    lines += [f"Omega {power(omega(row))}{', overfit' if row['overfit'] else ''}"]
+    lines += [f"Omega {omega(row):.1e}{', overfit' if row['overfit'] else ''}"]
     same = ("model", "dataset", "steps", "overfit", "on_axis", "images", "images_seen", "params", "val_loss")
     name = f"{short(row['model'])}, {data_name(row['dataset'])}, {steps}"
     own = {published.SCORE: score, "omega": omega(row), "name": name, "text": "<br>".join(lines)}
@@ -84,7 +84,7 @@ def _doubling(d: dict, shorter: dict) -> dict:
     """A doubling of the length: Omega of the longer run, changes of loss (%) and score (points), hover text."""
     loss, score = 100 * d["loss_change"] / shorter["val_loss"], 100 * d["score_change"]
     lines = [f"<b>{size_name(d)}</b>", f"{d['images']:,} images", f"{d['steps'] // 2:,} to {d['steps']:,} steps"]
-    lines += [f"validation loss {loss:+.2f} %", f"top-1 {score:+.2f} points", f"Omega {power(d['omega'])}"]
+    lines += [f"validation loss {loss:+.2f} %", f"top-1 {score:+.2f} points", f"Omega {d['omega']:.1e}"]
     return {"omega": d["omega"], "loss_change": loss, "score_change": score, "text": "<br>".join(lines)}
 
 

@@ -25,11 +25,6 @@ _DENSE_SECONDS = {"detect": 0.004, "segment": 0.0015}
 _PROBE_SECONDS = 4.0  # the probes and two passes over their images
 _GFLOP_SECONDS = 1 / 45  # of a core for a GFLOP of a small model's training, where nothing was measured yet
 _FORWARD = 1 / 3  # a validated image against a trained one
-_STATE, _WEIGHT = 12, 4  # bytes a parameter, fp32: weight and AdamW's two moments of a checkpoint; final weights
-#: Checkpoints beside the one that each trunk leaves where its rate drops: the one before it, the one that the run went
-#: on from, and the newest two of its tail.
-_IN_TRAINING = 4
-_PACKED = 30_000  # bytes of an image as JPEG at short side 256: an assumption, and printed as one
 
 
 def cost_of(
@@ -72,22 +67,17 @@ def costs(
     runs: Sequence[Run], speeds: Mapping[str, float] | None = None, runs_dir: str | Path = "runs"
 ) -> pd.DataFrame:
     """What runs cost, a row a size and the last of all, in numbers: what `cost_of` counts, `done`, `hours` of one GPU
-    (validation counted; NaN without a speed), bytes of `checkpoints` (at most: one trunk in training at a time) and of
-    `weights`. speeds: images a second of one GPU by model."""
-    lines, states = {}, []
+    (validation counted; NaN without a speed). speeds: images a second of one GPU by model."""
+    lines = {}
     for model in models_of(runs):
-        own, size = [run for run in runs if run.model == model], SIZES[model]
+        own = [run for run in runs if run.model == model]
         line = cost_of(own, runs_dir)
-        states.append(_STATE * size.simmim_parameters)
-        lines[f"{short(model)} ({millions(size.parameters)})"] = dict(line) | {
+        lines[f"{short(model)} ({millions(SIZES[model].parameters)})"] = dict(line) | {
             "done": sum(_done(run, runs_dir) for run in own),
             "hours": (line["images"] + _FORWARD * line["validated"]) / speeds[model] / 3600 if speeds else math.nan,
-            "checkpoints": (line["trunks"] + _IN_TRAINING) * states[-1],
-            "weights": len(own) * _WEIGHT * size.simmim_parameters,
         }
     frame = pd.DataFrame(list(lines.values()), index=pd.Index(lines, name="model size"))
     frame.loc["all"] = frame.sum(min_count=1)
-    frame.loc["all", "checkpoints"] -= _IN_TRAINING * (sum(states) - max(states))  # trunks end one after the other
     return frame
 
 
@@ -112,7 +102,6 @@ def shown(frame: pd.DataFrame, gpus: int | None = None) -> pd.DataFrame:
     if gpus:
         text["GPU hours"] = frame.hours.map(_number)
         text[f"days on {gpus} GPU{'s' * (gpus > 1)}"] = (frame.hours / 24 / gpus).map(_number)
-        text[["checkpoints", "weights"]] = frame[["checkpoints", "weights"]].map(bytes_text)
     else:
         text["time on one core"] = frame.seconds.map(clock)
     return text.assign(done=[f"{done:,.0f} of {n:,.0f}" for done, n in zip(frame.done, frame.runs, strict=True)])
@@ -123,12 +112,6 @@ def clock(seconds: float) -> str:
     units = ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h"), (math.inf, 86_400, "days"))
     unit, name = next((unit, name) for below, unit, name in units if seconds < below)
     return f"{seconds / unit:.{0 if unit <= 60 else 1}f} {name}"
-
-
-def bytes_text(count: float) -> str:
-    """Bytes to read: `197 MB`, `1.57 TB`, in powers of 1,000."""
-    power = max(0, min(5, int(math.log10(max(count, 1)) // 3)))
-    return f"{count / 1000**power:.3g} {['B', 'kB', 'MB', 'GB', 'TB', 'PB'][power]}"
 
 
 def _number(number: float) -> str:
@@ -179,20 +162,13 @@ def preview(study: Study, **options: object) -> pd.DataFrame:
 
 def _shipped(study: str) -> pd.DataFrame:
     """What the shipped runs, or transfers, took when they were made."""
-    kinds = {"pretrain": "", "finetune": ": classify", "segment": ": segment", "detect": ": detect"}
     found = pd.DataFrame(
-        {
-            "name": name + kinds[r["kind"]], "steps": r["run" if r["kind"] == "pretrain" else "spec"]["steps"],
-            "images": r["cost"]["images_seen"], "flops": r["cost"]["flops"], "seconds": r["cost"]["core_seconds"],
-        }
+        {"set": f"{name}: {r['kind']}", "runs": 1, "done": 1, "steps": r.get("spec", r["run"])["steps"], **r["cost"]}
         for name in ([evidence.TRANSFER] if study == TRANSFER else evidence.shipped_names())
         for r in evidence.shipped(name)
-        if r["kind"] in (kinds if study == TRANSFER else ("pretrain",))
-    )  # fmt: skip
-    groups = found.groupby(pd.Index(found.name, name="shipped records"), sort=False)
-    frame = groups[["steps", "images", "seconds"]].sum()
-    frame["runs"] = frame["done"] = groups.steps.agg(lambda steps: (steps > 0).sum())
-    return frame.assign(flops=groups.flops.agg(lambda flops: flops.sum(skipna=False)))
+        if r["kind"] != "probe"
+    ).rename(columns={"set": "shipped records", "images_seen": "images", "core_seconds": "seconds"})
+    return found.groupby("shipped records", sort=False)[["runs", "steps", "images", "flops", "seconds", "done"]].sum()
 
 
 def dry_run(study: str, how: StudyOptions, gpus: int = 1, **speed: object) -> str:
@@ -217,16 +193,13 @@ def plain(frame: pd.DataFrame) -> str:
 
 def text(runs: Sequence[Run], how: StudyOptions, gpus: int, known: Speed) -> str:
     """The table of GPU hours for a terminal, and under it what its numbers rest on."""
-    axes, models = TIERS[how.tier], models_of(runs)
-    largest = sorted({max(axes.images), *axes.second_images} & {run.images for run in runs})
+    models = models_of(runs)
     unknown = ", ".join(short(m) for m in models if m != RECIPE.model)
     said = [f"steps: lengths share their trunk; one by one they would be {sum(run.steps for run in runs):,}"]
     said += [f"GPU hours: {known.source}" + ("; validation counted, loading not" if known.images else "")]
     if known.images:
         said.append("images a second of one GPU: " + ", ".join(f"{short(m)} {known.images[m]:,.0f}" for m in models))
         said += [f"days: {gpus} GPUs are taken to be {gpus} times as fast as one, never idle"] * (gpus > 1)
-    said.append("checkpoints, at most: one of each trunk where its rate drops, and four more of the one in training")
-    said += [f"images: {n:,} are {bytes_text(_PACKED * n)}, packed at {_PACKED / 1000:g} kB each" for n in largest]
     said.append(f"recipe: as released for base; what is unknown of {unknown} is our default (studies/tiers.py)")
     if "scenes" in sources(how.data):
         said.append(f"data: none is given, and this is the published grid; a study needs --data {TWO_SOURCES}")

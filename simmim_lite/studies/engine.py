@@ -173,7 +173,7 @@ def _opened(how: StudyOptions, needed: int) -> tuple[dict, dict[str, object]]:
 
 def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> dict[str, float]:
     """Before the missing runs of a full-size tier start: print their cost; seconds of an optimiser step by "MODEL
-    PRECISION", timed on the device (of this machine, or of the cluster) where they are not known.
+    PRECISION", as far as they are known.
 
     `UserError` with the cost where there is no GPU and device is `auto`, for scenes, which have no photographs, and
     where a processor could not end the runs in a year."""
@@ -196,17 +196,13 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> dict[str, 
             f"tier {how.tier} cannot run on this machine's processor: about {years:,.0f} years on {cores} cores; "
             "take a machine with GPUs, or another tier"
         )
-    if not known.images:
-        timed = (speed.time_models, speed.models_of(runs), runs[0].image_size, place, Path(how.runs_dir).absolute())
-        cluster.call(*timed) if cluster else timed[0](*timed[1:])
-        known = speed.find_speed(runs, runs_dir=how.runs_dir)
     gpus = cluster.gpus if cluster else 1
     if not cluster and place.startswith("cuda"):
         import torch
 
         gpus = torch.cuda.device_count()
     print(costs.text(runs, how, max(1, gpus), known), file=sys.stderr, flush=True)
-    return {f"{run.model} {run.precision}": run.batch_size / known.images[run.model] for run in runs}
+    return {f"{r.model} {r.precision}": r.batch_size / known.images[r.model] for r in runs if known.images}
 
 
 def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> list[dict]:

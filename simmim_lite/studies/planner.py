@@ -82,14 +82,13 @@ def plan(
     images_per_second: Mapping[str, float] | Iterable[str] = (),
     gpus: Count = 1,
     target: Annotated[str, OneOf(tuple(TARGETS))] = "accuracy",
-    measure: str | None = None,
     runs_dir: Folder | None = None,
     on: Basis | None = None,
 ) -> Plan:
     """Options for `images` unique images under a budget in FLOPs or in GPU hours (of all GPUs together).
 
-    images_per_second: of training one size on one GPU, by model, or measure: a device that is timed here; other sizes
-    are scaled by their FLOPs, and speeds that studies left in runs_dir count. runs_dir: the reader's own runs, to which
+    images_per_second: of training one size on one GPU, by model; other sizes are scaled by their FLOPs, and speeds that
+    studies left in runs_dir count. runs_dir: the reader's own runs, to which
     every form is refitted and the best taken; None = published ones. For a number of images outside what the runs cover
     the order of options is given alone. `UserError` for nonsense, a budget too small, and hours without a speed."""
     if (budget_flops is None) == (budget_gpu_hours is None):
@@ -97,14 +96,12 @@ def plan(
         raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
     on = on or (of_own(runs_dir, target) if runs_dir is not None else of_published(target))
     batch, side = (on.rows[0][name] for name in ("batch_size", "image_size"))
-    if measure and side is None:
-        raise UserError(f"--measure: {on.name} do not say their image_size: add that column, or --images-per-second")
-    known, how = speed.one_speed(list(on.sizes), side, images_per_second, measure, runs_dir)
+    known, how = speed.one_speed(side, images_per_second, runs_dir)
     known = {model: value for model, value in known.items() if model in on.sizes}
     speeds = speed.scaled(known, {model: size["flop"] for model, size in on.sizes.items()}) if known else {}
     if not speeds and budget_gpu_hours:
-        ways = "--images-per-second SIZE=NUMBER, measured on your GPU, or --measure cuda on the machine that has it"
-        raise UserError(f"a budget in GPU hours needs a speed: give {ways}, or the budget as --budget-flops")
+        way = "--images-per-second SIZE=NUMBER, measured on your GPU"
+        raise UserError(f"a budget in GPU hours needs a speed: give {way}, or the budget as --budget-flops")
     limit, unit = budget_flops or budget_gpu_hours, "FLOPs" if budget_flops else "GPU hours"
     cost = {m: (s["flop"] if budget_flops else 1 / (3600 * speeds[m])) * batch for m, s in on.sizes.items()}
     rows = [on.row(model, steps, images) for model in on.sizes for steps in _lengths(on, limit / cost[model])]
