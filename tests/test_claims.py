@@ -133,7 +133,7 @@ SAID = [
     ("C1", lambda: study(levels=(16, 16384), lengths=(250, 500), seeds=(4,)), OPEN, "one seed gives no interval"),
     ("C2", lambda: study(levels=(16, 16384), lengths=(250, 500), seeds=(4, 5)), OPEN, "fewer than 3"),
     ("C1", lambda: without((FEMTO, 16384, 500), **LONG), UNTESTED, "femto at 16,384 images and 500 steps"),
-    ("C4", lambda: without((FEMTO, 16, 250), **FEW), UNTESTED, "Missing runs: femto at 16 images and 250 steps"),
+    ("C4", lambda: without((FEMTO, 16, 250), **FEW), UNTESTED, "Missing runs: sizes, levels and lengths"),
     ("C6", lambda: without((ATTO, 16384, 250)), UNTESTED, "atto at 16,384 images and 250 steps"),
     ("C1", lambda: grid(lambda m, n, t, s: None if (n == 16 and (s == 200) != (m == ATTO)) else 0.0), UNTESTED,
      "No seed has all the runs"),

@@ -197,9 +197,6 @@ class Batches:
     ) -> None:
         if not len(indices):
             raise UserError(f"images 0: a batch needs at least one training image of {len(split)}")
-        if image_size % mask_patch or mask_patch % patch_size:
-            fit = f"it must divide image_size {image_size} and be a multiple of the model's patch {patch_size}"
-            raise UserError(f"mask_patch {mask_patch} does not fit: {fit}")
         self.indices, self.seed, self.image_size = np.asarray(indices, np.int64), seed, image_size
         self.ids, self.augment, self.mean, self.std = np.asarray(split.ids)[self.indices], augment, mean, std
         self.order, self.share, self.device = Order(self.ids, seed, batch_size), share, torch.device(device)

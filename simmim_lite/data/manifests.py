@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from ..errors import UserError, check_writable, unknown
+from ..errors import UserError, check_writable, listed, unknown
 from ..model.masking import splitmix64
 from ..processes import speaks, write_atomic
 from . import decode, scenes
@@ -201,10 +201,6 @@ def describe(
         named = "; ".join(f"{listed(names)}: {reason}" for reason, names in reasons.items())
         said.append(f"{len(passed):,} passed over ({named})")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in "; ".join(said))
-
-
-def listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 _quiet: list[bool] = []  # an item for each `quietly` around

@@ -137,11 +137,6 @@ def score_of(rows: Iterable[dict]) -> str | None:
     return next((s for s in SCORES if any(row[s] is not None for row in rows)), None)
 
 
-def short(model: str) -> str:
-    """A model's name without its family: `atto`."""
-    return model.removeprefix("swinv2_")
-
-
 def millions(params: int) -> str:
     """A number of parameters to read: `0.14 M`, `2.1 M`, `1,061 M`."""
     m = params / 1e6

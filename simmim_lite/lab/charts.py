@@ -15,19 +15,13 @@ WIDEST = 780  # pixels: what JupyterLab beside its table of contents, and a page
 def bars(values: Mapping[str, float], unit: str, guess: float | None = None, *, form: str = ".1f") -> go.Figure:
     """Named numbers as bars from zero, each with its value; a guess as a dashed line across, `your guess`."""
     numbers = list(values.values())
-    chart = go.Figure(layout={"template": TEMPLATE, "height": 110 + 46 * len(values), "margin": {"t": 30}})
-    style = {"orientation": "h", "textposition": "outside", "cliponaxis": False, "marker_color": COLOURS[0]}
-    chart.add_bar(
-        x=numbers,
-        y=list(values),
-        texttemplate=f"%{{x:{form}}}",
-        hovertemplate=f"%{{y}}: %{{x:{form}}}<extra></extra>",
-        **style,
-    )
+    style = {"template": TEMPLATE, "height": 110 + 46 * len(values), "color_discrete_sequence": COLOURS}
+    chart = px.bar(x=numbers, y=list(values), orientation="h", text_auto=form, labels={"x": unit, "y": ""}, **style)
+    chart.update_traces(textposition="outside", cliponaxis=False).update_layout(margin_t=30)
     ends = [0.0, *numbers, *([] if guess is None else [guess])]
     if guess is not None:
         chart.add_vline(x=guess, annotation_position="top", annotation_text="your guess", line=_DASHED)
-    chart.update_xaxes(title_text=unit, range=[1.12 * min(ends), 1.12 * max(ends) or 1])
+    chart.update_xaxes(range=[1.12 * min(ends), 1.12 * max(ends) or 1])
     return chart.update_yaxes(autorange="reversed", showgrid=False)
 
 

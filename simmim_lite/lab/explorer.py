@@ -12,7 +12,8 @@ from plotly.offline import get_plotlyjs
 from ..evidence import published
 from ..evidence.drawing import SYMBOLS, count, data_name, shades, size_name
 from ..evidence.proxy import doublings, omega, turning_points
-from ..evidence.records import OVERFIT, millions, short
+from ..evidence.records import OVERFIT, millions
+from ..model.sizes import short
 from .widgets import Widget, module, source
 
 Rows = list[dict]

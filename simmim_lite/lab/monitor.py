@@ -14,8 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import UserError
-from ..evidence.records import short
-from ..model.sizes import SIZES
+from ..model.sizes import SIZES, short
 from ..studies.costs import clock
 from ..studies.grids import planned as planned_runs
 from ..training.callbacks import held, read_journal, this_machine

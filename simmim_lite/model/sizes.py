@@ -142,11 +142,11 @@ _ALSO |= {"xs": "nano", "mini": "nano", "micro": "pico", "m": "base", "medium": 
 
 def nearest(name: str) -> str | None:
     """The size that was meant by a name that is none (`swin_tiny`, `SwinV2-B`, `bse`), or None."""
-    own = {_short(size): size for size in SIZES}
+    own = {short(size): size for size in SIZES}
     words = re.findall(r"[a-z]+", re.sub(r"swin(v2)?|transformer", " ", name.lower()))
     for word in words:
-        if short := word if word in own else _ALSO.get(word):
-            return own[short]
+        if meant := word if word in own else _ALSO.get(word):
+            return own[meant]
     return next((own[near] for word in words if (near := alike(word, own, 0.6))), None)
 
 
@@ -155,9 +155,10 @@ def full_name(name: str) -> str:
     full = name if name in SIZES else f"swinv2_{name}"
     if full not in SIZES:
         meant = nearest(name)
-        raise unknown("size", name, map(_short, SIZES), lambda _: meant and _short(meant))
+        raise unknown("size", name, map(short, SIZES), lambda _: meant and short(meant))
     return full
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A model's name without its family: `atto`."""
     return name.removeprefix("swinv2_")

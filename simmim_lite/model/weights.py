@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..errors import UserError, check_writable, first_line, unknown
+from ..errors import UserError, check_writable, first_line, listed, unknown
 from ..processes import speaks, waiting, write_atomic
-from .layouts import LAYOUTS, Found, find, some
+from .layouts import LAYOUTS, Found, find
 from .simmim import SimMIM
 from .sizes import HEAD_DIM, MLP_RATIO, SIZES, Size
 from .swin import SwinV2
@@ -58,7 +58,7 @@ class Loaded:
 
     def __str__(self) -> str:
         rest = {"kept as they were": self.kept, "not used": self.unused}
-        rest = [f"{what}: {some(names)}" for what, names in rest.items() if names]
+        rest = [f"{what}: {listed(names)}" for what, names in rest.items() if names]
         count = f"{len(self.loaded)} of {len(self.loaded) + len(self.kept)} tensors"
         return "; ".join([f"{count} from the {self.layout} layout", *self.notes, *rest])
 
@@ -239,9 +239,9 @@ def show(source: str) -> list[str]:
     dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values()})
     count = f"{sum(found.state[k].numel() for k in kinds['fits']):,} parameters in {len(kinds['fits'])} of {len(own)}"
     rows = {"layout": "; ".join((found.layout, *found.notes)), "size": f"{size.name} ({_shape(found)})"}
-    rows |= {"window": window, "target": target, "missing": some(kinds["missing"] + kinds["absent"]) or "none"}
-    rows["extra"] = some([*kinds["unknown"], *found.unused]) or "none"
-    rows["wrong"] = f"{some(kinds[_MISSHAPED])} ({_MISSHAPED})" if kinds[_MISSHAPED] else "none"
+    rows |= {"window": window, "target": target, "missing": listed(kinds["missing"] + kinds["absent"]) or "none"}
+    rows["extra"] = listed([*kinds["unknown"], *found.unused]) or "none"
+    rows["wrong"] = f"{listed(kinds[_MISSHAPED])} ({_MISSHAPED})" if kinds[_MISSHAPED] else "none"
     rows["numbers"] = f"{count} tensors, {', '.join(dtypes)}; {not_finite(found.state) or 'all finite'}"
     return [source, *(f"  {title:8s} {text}" for title, text in rows.items())]
 

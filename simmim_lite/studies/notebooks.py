@@ -237,7 +237,7 @@ def check_parameters(path: str | Path, given: Mapping[str, object]) -> dict[str,
     for name, one in given.items():
         if name not in known:
             raise unknown(f"parameter of {Path(path).name}", name, known)
-        made = _made(name, _type_of(name, known[name]), one)
+        made = _made(name, PARAMETERS.get(name, Any if known[name] is None else type(known[name])), one)
         found[name] = list(made) if isinstance(made, tuple) else made  # as papermill has them
     if found.get("data"):
         images_of(found["data"])
@@ -263,12 +263,3 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
 
 def _made(name: str, hint: object, given: object) -> object:
     return read(name, hint, given) if isinstance(given, str) else value(name, hint, given)
-
-
-def _type_of(name: str, default: object) -> object:
-    """What a parameter may be: by its name, where its default fits that, else by its default; None takes anything."""
-    try:
-        value(name, PARAMETERS[name], default)
-        return PARAMETERS[name]
-    except (KeyError, UserError):
-        return Any if default is None else type(default)

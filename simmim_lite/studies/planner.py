@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..errors import UserError
 from ..evidence.laws import TARGETS
-from ..evidence.records import short
+from ..model.sizes import short
 from ..training.specs import Count, Folder, OneOf, Positive, checked
 from . import speed
 from .basis import LIGHTS, Basis, of_own, of_published
@@ -187,12 +187,9 @@ def _binds(on: Basis, best: Option, images: int) -> tuple[str, str]:
     most = max(gains, key=gains.get)
     unit, digits = ("points", 2) if on.target == "accuracy" else ("of loss", 4)
     told = ", ".join(f"{name} {round(gain, digits) + 0.0:+.{digits}f}" for name, gain in gains.items())  # no -0.00
-    edges = {"size": best.params == max(s["params"] for s in on.sizes.values()), "steps": best.steps == on.lengths[-1]}
-    edge = " and ".join(name for name, there in edges.items() if there)
-    beyond = f"; {edge} at the edge of the known range" if edge else ""
     if gains[most] < 0.01 * on.errors("cell", "one").mean:
         return "nothing", f"nothing that these runs can see (a doubling by the law, {unit}: {told})"
-    return most, f"{most} (a doubling by the law, {unit}: {told}{beyond})"
+    return most, f"{most} (a doubling by the law, {unit}: {told})"
 
 
 def _spend_less(options: list[Option], spent: Mapping[str, float], data_limits: bool) -> str:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from ..errors import UserError
-from ..evidence.records import short
-from ..model.sizes import SIZES, full_name
+from ..model.sizes import SIZES, full_name, short
 from ..processes import waiting
 from ..training.run import PRECISIONS, Run, write_atomic
 from ..training.specs import Part, Positive, read, value

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import UserError
 from ..model.masking import STRATEGIES, hidden_count
-from ..model.sizes import SIZES, nearest, odd_quarter
+from ..model.sizes import SIZES, nearest, odd_quarter, short
 from ..processes import write_atomic, writing
 from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Whole
 
@@ -106,14 +106,14 @@ class Run(Spec):
     def key(self) -> str:
         """Readable, unique, and a function of every field: `pico-scenes-n64-t1000-s0-1f2e3d4c5b`."""
         n = "all" if self.images is None else self.images
-        what = f"{self.model.removeprefix('swinv2_')}-{data_slug(self.data)}"
+        what = f"{short(self.model)}-{data_slug(self.data)}"
         return f"{what}-n{n}-t{self.steps}-s{self.seed}-{digest(self.to_dict())}"
 
     @property
     def trunk_key(self) -> str:
         """Equal for runs that differ in length alone: they share every step before `drop_step`."""
         shared = {k: v for k, v in self.to_dict().items() if k != "steps"}
-        return f"{self.model.removeprefix('swinv2_')}-trunk-s{self.seed}-{digest(shared)}"
+        return f"{short(self.model)}-trunk-s{self.seed}-{digest(shared)}"
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, constant, then x0.1 from `drop_step` on (docs/facts.md, 3)."""
