@@ -121,17 +121,13 @@ def test_costs_count_shared_trunks_once(tmp_path) -> None:
 
 def test_speed_is_given_measured_or_assumed_and_never_guessed(tmp_path, monkeypatch) -> None:
     runs = grid("all", "paper")
-    assert costs.find_speed(runs, runs_dir=tmp_path).images == {}
+    assert costs.find_speed(runs).images == {}
     base = costs.find_speed(runs, images_per_second=["base=900"]).images
     flop = {m: SIZES[m].gmac(192, 12, head=True) for m in base}
     assert base["swinv2_giant"] == pytest.approx(900 * flop["swinv2_base"] / flop["swinv2_giant"])
     assumed = costs.find_speed(runs, assume="0.4@989")
     assert assumed.images["swinv2_base"] == pytest.approx(0.4e12 * 989 / (6e9 * flop["swinv2_base"]))
     assert "assuming 40 % of a stated peak of 989 TFLOP/s" in assumed.source
-    kept = {"A GPU batch 32 size 192": {"swinv2_large bf16": 32 / 400}, "cpu batch 64 size 32": {"swinv2_atto fp32": 1}}
-    (tmp_path / "machine.json").write_text(json.dumps(kept))
-    found = costs.find_speed(runs, runs_dir=tmp_path)
-    assert found.images["swinv2_large"] == pytest.approx(400) and "measured on A GPU" in found.source
 
     def seconds(run, device):
         if run.model == "swinv2_pico":
@@ -141,7 +137,7 @@ def test_speed_is_given_measured_or_assumed_and_never_guessed(tmp_path, monkeypa
     monkeypatch.setattr("simmim_lite.training.pretrain.step_seconds", seconds)
     timed = speed.step_speeds(tmp_path, ["swinv2_femto", "swinv2_pico"], Run(), "gpu")
     assert timed == {"swinv2_femto fp32": 0.5, "swinv2_femto bf16": 0.5}  # what does not fit is left out
-    assert speed.read_speeds(tmp_path, 32) == ({"swinv2_femto": 128}, "gpu")
+    assert speed.known_speeds(tmp_path, Run()) == timed
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
     if not runs:
         return pd.DataFrame()
     if tier != "shipped" and TIERS[tier].full_size:
-        return shown(costs(runs, find_speed(runs, runs_dir=runs_dir).images, runs_dir), 1)
+        return shown(costs(runs, None, runs_dir), 1)
     frame = costs(runs, None, runs_dir)
     made = {r["key"]: r["cost"]["core_seconds"] for r in _shipped(ALL, TRANSFER)} if tier == "shipped" else {}
     if all(run.key in made for run in runs):
@@ -143,7 +143,7 @@ def dry_run(study: str, how: StudyOptions, gpus: int = 1, **speed: object) -> st
     hours. speed: options of `find_speed`."""
     if how.tier != "shipped" and TIERS[how.tier].full_size:
         runs = planned(study, how.tier, data=how.data, seeds=how.seeds)[0]
-        found = text(runs, how, gpus, find_speed(runs, runs_dir=how.runs_dir, **speed))
+        found = text(runs, how, gpus, find_speed(runs, **speed))
         return found
     if gpus != 1 or any(speed.values()):
         raise UserError("GPU hours are those of tier paper: leave out --gpus and a GPU's speed, or add --tier paper")

@@ -87,17 +87,16 @@ def plan(
 ) -> Plan:
     """Options for `images` unique images under a budget in FLOPs or in GPU hours (of all GPUs together).
 
-    images_per_second: of training one size on one GPU, by model; other sizes are scaled by their FLOPs, and speeds that
-    studies left in runs_dir count. runs_dir: the reader's own runs, to which
-    every form is refitted and the best taken; None = published ones. For a number of images outside what the runs cover
-    the order of options is given alone. `UserError` for nonsense, a budget too small, and hours without a speed."""
+    images_per_second: of training one size on one GPU, by model; other sizes are scaled by their FLOPs. runs_dir: the
+    reader's own runs, to which every form is refitted and the best taken; None = published ones. For a number of images
+    outside what the runs cover the order of options is given alone. `UserError` for nonsense, a budget too small, and
+    hours without a speed."""
     if (budget_flops is None) == (budget_gpu_hours is None):
         how = "given twice" if budget_flops is not None else "missing"
         raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
     on = on or (of_own(runs_dir, target) if runs_dir is not None else of_published(target))
-    batch, side = (on.rows[0][name] for name in ("batch_size", "image_size"))
-    known, how = speed.one_speed(side, images_per_second, runs_dir)
-    known = {model: value for model, value in known.items() if model in on.sizes}
+    batch, given = on.rows[0]["batch_size"], speed.speeds_of(images_per_second)
+    known = {model: value for model, value in given.items() if model in on.sizes}
     speeds = speed.scaled(known, {model: size["flop"] for model, size in on.sizes.items()}) if known else {}
     if not speeds and budget_gpu_hours:
         way = "--images-per-second SIZE=NUMBER, measured on your GPU"
@@ -125,7 +124,7 @@ def plan(
         notes.append("the law's exponents and Omega's form were chosen looking at all 63 of them")
     if speeds:
         days = f"; days: {gpus} GPUs are taken to be {gpus} times as fast as one" if gpus > 1 else ""
-        notes.append(f"hours {how}; sizes without a speed are scaled by their FLOPs{days}")
+        notes.append(f"hours by the images a second that you gave; others scaled by FLOPs{days}")
     limits, less = ("", "not said outside the known range"), ""
     if not refused:
         limits = _binds(on, options[0], images)

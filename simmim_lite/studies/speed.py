@@ -1,10 +1,9 @@
-"""How fast a machine trains each size: given, assumed, or left by a study in RUNS_DIR/machine.json, which holds
-seconds of a step by "DEVICE batch B size S", then "MODEL PRECISION". Torch only to time."""
+"""How fast a machine trains each size: given or assumed for GPUs, here timed and kept in RUNS_DIR/machine.json, which
+holds seconds of a step by "DEVICE batch B size S", then "MODEL PRECISION". Torch only to time."""
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,26 +27,16 @@ def _content(path: str | Path) -> dict:
         return {}
 
 
-@contextmanager
-def _machine(runs_dir: str | Path):
-    """RUNS_DIR/machine.json as a dict whose changes are kept, under a lock: two studies go by the same numbers."""
+def step_speeds(runs_dir: str | Path, models: Iterable[str], recipe: Run, device: str) -> dict[str, float]:
+    """Seconds of an optimiser step by "MODEL PRECISION", measured once and kept in RUNS_DIR/machine.json, under a lock:
+    two studies go by the same numbers. A size that does not fit into the GPU's memory is left out."""
+    from ..training.pretrain import step_seconds
+
     path = Path(runs_dir) / "machine.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = f"{path}.lock"
     with waiting(f"measuring this machine, or waiting for the process that does (lock {lock})"), FileLock(lock):
         known = _content(path)
-        before = json.dumps(known, indent=1)
-        yield known
-        if (after := json.dumps(known, indent=1)) != before:
-            write_atomic(path, after + "\n")
-
-
-def step_speeds(runs_dir: str | Path, models: Iterable[str], recipe: Run, device: str) -> dict[str, float]:
-    """Seconds of an optimiser step by "MODEL PRECISION", measured once and kept in RUNS_DIR/machine.json. A size that
-    does not fit into the GPU's memory is left out."""
-    from ..training.pretrain import step_seconds
-
-    with _machine(runs_dir) as known:
         speeds = known.setdefault(f"{device} batch {recipe.batch_size} size {recipe.image_size}", {})
         for model, precision in ((m, p) for m in models for p in PRECISIONS if f"{m} {p}" not in speeds):
             try:
@@ -56,6 +45,7 @@ def step_speeds(runs_dir: str | Path, models: Iterable[str], recipe: Run, device
             except RuntimeError as error:  # torch's out of memory is one
                 if "out of memory" not in str(error):
                     raise
+        write_atomic(path, json.dumps(known, indent=1) + "\n")
     return speeds
 
 
@@ -69,18 +59,6 @@ def known_speeds(runs_dir: str | Path, recipe: Run) -> dict[str, float]:
 def faster_precision(speeds: Mapping[str, float], model: str) -> str:
     """bf16 where it was measured clearly faster for a model, else fp32."""
     return "bf16" if speeds[f"{model} fp32"] > _FASTER * speeds[f"{model} bf16"] else "fp32"
-
-
-def read_speeds(runs_dir: str | Path | None, image_size: int) -> tuple[dict[str, float], str]:
-    """Images a second by model at an image size, and on which device, from RUNS_DIR/machine.json (the fastest device
-    and precision count); ({}, "") where it has none."""
-    found = []
-    for name, speeds in _content(f"{runs_dir}/machine.json").items():
-        device, _, batch, _, size = name.rsplit(" ", 4)
-        slowest_first = sorted(speeds.items(), key=lambda one: -one[1])  # of two precisions the faster one stays
-        rates = {key.split(" ")[0]: int(batch) / seconds for key, seconds in slowest_first}
-        found += [(rates, device)] if int(size) == image_size else []
-    return max(found, key=lambda one: sum(one[0].values()), default=({}, ""))
 
 
 def speeds_of(given: Mapping[str, object] | Iterable[str]) -> dict[str, float]:
@@ -106,19 +84,9 @@ class Speed(NamedTuple):
     source: str
 
 
-def one_speed(image_size: int | None, given: Mapping | Sequence[str], runs_dir: str | Path | None) -> Speed:
-    """Images a second by model: given, else kept in RUNS_DIR/machine.json."""
-    if given:
-        return Speed(speeds_of(given), "by the images a second that you gave")
-    known, device = read_speeds(runs_dir, image_size)
-    return Speed(known, f"by the speed measured on {device} ({runs_dir}/machine.json)")
-
-
-def find_speed(
-    runs: Sequence[Run], *, images_per_second: Sequence[str] = (), assume: str | None = None, runs_dir="runs"
-) -> Speed:
-    """How fast one GPU trains each size of some runs of one recipe (`one_speed`), or assume: `SHARE@TFLOPS`, a share of
-    a peak, as in `0.4@989`. Sizes without a speed are scaled by their FLOPs."""
+def find_speed(runs: Sequence[Run], *, images_per_second: Sequence[str] = (), assume: str | None = None) -> Speed:
+    """How fast one GPU trains each size of some runs of one recipe: given, or assumed as `SHARE@TFLOPS`, a share of a
+    peak, as in `0.4@989`. Sizes without a speed are scaled by their FLOPs."""
     run, models = runs[0], models_of(runs)
     if images_per_second and assume:
         raise UserError("speed is given twice: give one of --images-per-second and --assume")
@@ -127,11 +95,11 @@ def find_speed(
         share, peak = read("--assume SHARE@TFLOPS: its share", Part, share), read("its TFLOPS", Positive, peak)
         said = f"assuming {100 * share:g} % of a stated peak of {peak:g} TFLOP/s; nothing was measured"
         return Speed({m: share * peak * 1e12 / flop_of(m, run) for m in models}, said)
-    known, said = one_speed(run.image_size, images_per_second, runs_dir)
-    if not known:
+    if not images_per_second:
         return Speed({}, "unknown; give --images-per-second base=NUMBER or --assume")
+    known = speeds_of(images_per_second)
     guessed = ", ".join(short(m) for m in models if m not in known)
-    found = scaled(known, {m: flop_of(m, run) for m in (*known, *models)})
+    found, said = scaled(known, {m: flop_of(m, run) for m in (*known, *models)}), "by the images a second that you gave"
     return Speed({m: found[m] for m in models}, said + (f"; {guessed} scaled by FLOPs" if guessed else ""))
 
 
