@@ -204,9 +204,7 @@ def pack(source: str, out: str, *, short_side: int) -> None:
     from .data import packs, sources
 
     check_writable(out)
-    with waiting(f"listing the pictures of {source}"):
-        found = sources.listing(source)
-    done = packs.pack(found, out, short_side=short_side)
+    done = packs.pack(sources.listing(source), out, short_side=short_side)
     left_out, shards = done.info["left_out"], done.info["shards"]
     if left_out:
         names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_NAMED])
@@ -243,11 +241,10 @@ def records_import(file: str, scores: str | None, runs_dir: str) -> None:
     """`simmim-lite records import`."""
     from .evidence.claims import claims_of
 
-    rows, notes = published.read_csv(file, scores)
-    count = published.import_csv(file, runs_dir, scores)
+    rows, notes = published.import_csv(file, runs_dir, scores)
     print(*claims_of(rows), *notes, sep="\n")
-    where = f"from {file} into {runs_dir}"
-    print(f"{count} run{'s' * (count > 1)} taken {where}; the studies' notebooks and plan show them")
+    many = f"{len(rows)} run{'s' * (len(rows) > 1)}"
+    print(f"{many} taken from {file} into {runs_dir}; the studies' notebooks and plan show them")
 
 
 def convert(
@@ -261,8 +258,6 @@ def convert(
     if layout != "hf" and (image_size or window_size):
         raise UserError("--image-size and --window-size go into the config.json of layout hf: leave them out")
     weights.check_target(target, layout, source)
-    if not weights.is_hub(source) and not Path(source).exists():
-        raise UserError(f"{source}: no such file; give the weights to convert")
     with waiting(f"reading {source}"):
         network = create_model(model, img_size=image_size, window_size=window_size)
         loaded = weights.load_weights(network, source)

@@ -43,7 +43,7 @@ def test_runs_doublings_and_turning_points_are_evidences(data) -> None:
 
 
 def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
-    plotly, shown, rows, sent = get_plotlyjs(), explorer.Explorer(), published.rows(), []
+    plotly, shown, sent = get_plotlyjs(), explorer.Explorer(), []
     text = page(tmp_path / "page.html").read_text()
     assert plotly in text and not re.search("http|@import|url\\(", text.replace(plotly, ""))
     bundle, _ = shown._repr_mimebundle_()
@@ -51,11 +51,6 @@ def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(live, "executed_unseen", lambda: True)
     html = shown._repr_mimebundle_()[0]["text/html"]
     assert len(html) < 150_000 and "live where this cell is run" in html
-    assert shown.chosen() == rows
-    shown.shown = [3, 5]
-    assert shown.chosen() == [rows[3], rows[5]]
-    shown.selected = [5]
-    assert shown.chosen() == [rows[5]]
     monkeypatch.setattr(explorer.Explorer, "send", lambda self, message, buffers: sent.append(buffers[0]))
     shown._handle_custom_msg("plotly", [])
     assert gzip.decompress(sent[0]).decode() == plotly

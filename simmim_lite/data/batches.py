@@ -194,8 +194,6 @@ class Batches:
         steps: int = 0,
         workers: int = 0,
     ) -> None:
-        if not len(indices):
-            raise UserError(f"images 0: a batch needs at least one training image of {len(split)}")
         self.indices, self.seed, self.image_size = np.asarray(indices, np.int64), seed, image_size
         self.ids, self.augment, self.mean, self.std = np.asarray(split.ids)[self.indices], augment, mean, std
         self.order, self.share, self.device = Order(self.ids, seed, batch_size), share, torch.device(device)
@@ -206,9 +204,6 @@ class Batches:
             self.factor, self.level = (x.float().to(self.device) for x in (1 / (255 * scale), level / scale))
             load = functools.partial(load_crops, split, self.indices, seed, image_size)
             self.loader = StepLoader(load, self.order, share, steps, workers=workers, whole=True)
-        elif split.images.shape[-1] != image_size:
-            opened = f"{split.name} was opened at {split.images.shape[-1]} px"
-            raise UserError(f"image_size {image_size}: {opened}; reopen it")
         else:
             self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
 

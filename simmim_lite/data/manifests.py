@@ -233,14 +233,11 @@ def read(manifest: str | Path, *, built: bool = False) -> dict:
     path = _find(manifest)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not {"name", "source", "seed", "subsets"} <= content.keys() <= _FIELDS:
-            raise ValueError(f"it needs name, source, seed and subsets, and may have {', '.join(sorted(_FIELDS))}")
-        if content.get("rule", "hash") != "hash" or content["source"] not in ("imagefolder", "scenes"):
-            raise ValueError("rule must be hash, and source imagefolder or scenes")
-        if content["source"] == "scenes" and content.get("images") is None:
-            raise ValueError("scenes have no end: images must state how many of them are ranked")
-        if any(("fraction" in part) == ("count" in part) for part in content["subsets"]):
-            raise ValueError("each subset needs either a fraction or a count")
+        whole = {"name", "source", "seed", "subsets"} <= content.keys() <= _FIELDS
+        whole = whole and content.get("rule", "hash") == "hash" and content["source"] in ("imagefolder", "scenes")
+        whole = whole and (content["source"] == "imagefolder" or content.get("images") is not None)
+        if not whole or any(("fraction" in part) == ("count" in part) for part in content["subsets"]):
+            raise ValueError("give name, source, seed (scenes: images), and subsets by fraction or count")
     except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a manifest ({str(error).splitlines()[0]})") from error
     if built and not content.get("digest"):

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.express as px
 import plotly.graph_objects as go
 
-from ..evidence.drawing import COLOURS, DASHES, FAINT, PALE, SYMBOLS, TEMPLATE
+from ..evidence.drawing import COLOURS, DASHES, SYMBOLS, TEMPLATE
 
 _DASHED = {"dash": "dash", "color": COLOURS[1]}
 WIDEST = 780  # pixels: what JupyterLab beside its table of contents, and a page of the site, leave at 1,280
@@ -34,14 +34,13 @@ def lines(
     legend: str = "",
     guess: float | None = None,
     guess_on: str = "y",
-    band: tuple[float, float, str] | None = None,
     log: bool = False,
     form: str = ".3g",
 ) -> go.Figure:
     """Lines {name: (x values, y values)}, told apart by colour, symbol and dash; x and y name the axes, with units.
 
-    guess: a dashed line at this value of the axis `guess_on`. band: (low, high, text), shaded. log: a logarithmic y
-    axis. form: of the y values in hover texts.
+    guess: a dashed line at this value of the axis `guess_on`. log: a logarithmic y axis. form: of the y values in hover
+    texts.
     """
     chart = go.Figure()
     for k, (name, (xs, ys)) in enumerate(series.items()):
@@ -50,10 +49,6 @@ def lines(
         style = {"line": {"color": colour, "dash": dash, "width": 2.2}, "hovertemplate": hover}
         mode, marker = "lines+markers" if len(xs) <= 40 else "lines", {"symbol": symbol, "size": 8}
         chart.add_scatter(x=list(xs), y=list(ys), name=name, mode=mode, marker=marker, **style)
-    if band:
-        low, high, text = band
-        note = {"annotation_text": text, "annotation_position": "left", "annotation_font_color": FAINT}
-        chart.add_hrect(y0=low, y1=high, fillcolor=PALE, line_width=0, layer="below", **note)
     if guess is not None:
         line = chart.add_vline if guess_on == "x" else chart.add_hline
         line(guess, annotation_position="top right", annotation_text="your guess", line=_DASHED)

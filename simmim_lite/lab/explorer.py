@@ -22,30 +22,22 @@ _DARK = (0.97, 0.42)  # from little data to much on a dark page: the part of pla
 
 
 class Explorer(Widget):
-    """data goes to the browser once, and plotly.js when it asks, so that notebooks that save their widgets stay small;
-    `selected` and `shown` come back as indices of the published runs."""
+    """data goes to the browser once, and plotly.js when it asks, so that notebooks that save their widgets stay
+    small."""
 
     _esm = module("explorer_views", "explorer")
     _css = source("explorer.css")
     look, width = "sl-explorer", 1240
     unless = "The explorer is live where this cell is run, and on the pages of a report or of the site."
     data = traitlets.Dict().tag(sync=True)
-    selected = traitlets.List(traitlets.Int()).tag(sync=True)
-    shown = traitlets.List(traitlets.Int()).tag(sync=True)
 
     def __init__(self) -> None:
-        content = data()
-        super().__init__(data=content, shown=list(range(len(content["runs"]))))
+        super().__init__(data=data())
         self.on_msg(self._answer)
 
     def _answer(self, _: object, message: object, __: object) -> None:
         if message == "plotly":
             self.send("plotly", buffers=[gzip.compress(get_plotlyjs().encode(), 6)])
-
-    def chosen(self) -> Rows:
-        """The published rows that are selected in the explorer; while none is, those that its filters leave."""
-        rows = published.rows()
-        return [rows[k] for k in self.selected or self.shown]
 
 
 def data() -> dict:

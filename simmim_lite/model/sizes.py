@@ -40,7 +40,12 @@ class Size:
     def parameters(self) -> int:
         """Backbone parameters, mask token and heads not counted; independent of the window (docs/facts.md, 1)."""
         embed = 3 * self.patch_size**2 * self.embed_dim + 3 * self.embed_dim
-        blocks = sum(n * block_parameters(w) for n, w in zip(self.depths, self.widths, strict=True))
+        blocks = 0
+        for depth, width, heads in zip(self.depths, self.widths, self.heads, strict=True):
+            attention = 4 * width * width + 3 * width + heads
+            position = 3 * CPB_HIDDEN + CPB_HIDDEN * heads
+            mlp = 2 * MLP_RATIO * width * width + (MLP_RATIO + 1) * width
+            blocks += depth * (attention + position + mlp + 4 * width)  # and two LayerNorms
         merges = sum(8 * w * w + 4 * w for w in self.widths[:-1])
         return embed + blocks + merges + 2 * self.widths[-1]
 
@@ -101,15 +106,6 @@ class Size:
                     f"window_size {window_size} does not divide stage {stage + 1}'s map of {grid} x {grid} tokens at "
                     f"{image_size} px: try one of {', '.join(map(str, fits))}"
                 )
-
-
-def block_parameters(width: int) -> int:
-    """Parameters of one block: attention, position-bias MLP, MLP and two LayerNorms (docs/facts.md, 1)."""
-    heads = width // HEAD_DIM
-    attention = 4 * width * width + 3 * width + heads
-    position = 3 * CPB_HIDDEN + CPB_HIDDEN * heads
-    mlp = 2 * MLP_RATIO * width * width + (MLP_RATIO + 1) * width
-    return attention + position + mlp + 4 * width
 
 
 def odd_quarter(side: int) -> int:

@@ -17,7 +17,7 @@ from ..data.manifests import quietly
 from ..data.store import progress
 from ..errors import Interrupted, Preempted, UserError
 from ..processes import each
-from ..training.run import RECIPE_VERSION, Run, Runtime, record_path, transfer_path
+from ..training.run import Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
 from .costs import clock, cost_of, tuning_seconds
@@ -162,8 +162,6 @@ def runtime_of(run: Run, gpus: int = 1) -> Runtime:
 
 def pretrain_words(run: Run, runtime: Runtime, runs_dir: str, device: str, log: Sequence[str] = ()) -> list[str]:
     """`pretrain …`, which the command line reads back as this run and this runtime."""
-    if run.recipe_version != RECIPE_VERSION:
-        raise UserError(f"{run.key} is of recipe {run.recipe_version}: this version runs {RECIPE_VERSION} alone")
     words = ["pretrain"]
     for spec in (run, runtime):
         for field in dataclasses.fields(spec):

@@ -85,8 +85,8 @@ function listing(data, kept) {
     make("tbody", {}, ...kept.slice(0, LISTED).map((k) => row(data.runs[k]))));
 }
 
-/** Fill `el` with the explorer; tell(selected, shown) hears of every change; returns what takes it down. */
-function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
+/** Fill `el` with the explorer; returns what takes it down. */
+function mount(el, data, plotly) {
   const { runs, doublings, facets, measures } = data;
   const picked = Object.fromEntries(facets.map(({ field }) => [field, new Set()]));
   const passes = (run, but) =>
@@ -170,7 +170,6 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
     says.replaceChildren(...sentences(state));
     table.replaceChildren(listing(data, state.kept));
     if (drawn && !frame) frame = requestAnimationFrame(draw); // numbers at once, pictures once a frame
-    tell(state.kept, state.shown);
   }
   function draw() {
     frame = 0;
@@ -267,10 +266,5 @@ async function render({ model, el }) {
     root.textContent = `The explorer cannot load plotly.js (${error.message ?? error.type}): run the cell again.`;
     return;
   }
-  const tell = (selected, shown) => {
-    model.set("selected", selected);
-    model.set("shown", shown);
-    model.save_changes();
-  };
-  return mount(root, model.get("data"), { plotly, tell });
+  return mount(root, model.get("data"), plotly);
 }
