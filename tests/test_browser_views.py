@@ -15,7 +15,10 @@ ORANGE = """canvas => {
 def test_windows_step_by_step(page, pages) -> None:
     """Every step by keyboard and by mouse; what has nothing to share is striped, and the chosen token can be moved."""
     page.goto(pages["windows"])
-    heading, main = page.locator(".sl-windows h3"), page.locator(".sl-windows .sl-main").first
+    heading, main = (
+        page.locator("section[aria-label=windows] h3"),
+        page.locator("section[aria-label=windows] .sl-main").first,
+    )
     story, step = page.locator(".sl-story"), page.get_by_role("slider", name="Step")
     assert heading.inner_text() == "Stage 1, block 1, not shifted" and main.evaluate(ORANGE) > 1000
     page.get_by_label("One step on").click()
@@ -36,9 +39,9 @@ def test_windows_step_by_step(page, pages) -> None:
     for key in ("ArrowLeft", "ArrowDown"):  # the board has the focus now
         page.keyboard.press(key)
     assert "row 4, column 46" in pick.inner_text()
-    page.locator(".sl-windows .sl-main").nth(1).hover(position={"x": 5, "y": 5})
+    page.locator("section[aria-label=windows] .sl-main").nth(1).hover(position={"x": 5, "y": 5})
     said = f"Row 1, column 1: hears of one after {found[0, 0]} block" + ("s" if found[0, 0] > 1 else "")
-    assert page.locator(".sl-windows .sl-hover").inner_text() == said
+    assert page.locator("section[aria-label=windows] .sl-hover").inner_text() == said
 
 
 def test_films_show_the_frames_of_their_files(page, pages) -> None:

@@ -11,7 +11,6 @@ import torch
 
 from simmim_lite import cli, create_model, processes, save_weights
 from simmim_lite.model import weights
-from simmim_lite.training import run as run_module
 
 TINY = [
     "--images", "16", "--steps", "4", "--batch-size", "8", "--val-images", "8", "--val-masks", "1",
@@ -106,12 +105,12 @@ def test_full_disk(capsys, tmp_path, monkeypatch) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 
-    monkeypatch.setattr(run_module.os, "fsync", filling)
+    monkeypatch.setattr("os.fsync", filling)
     status, _, errors = call(capsys, "pretrain", *TINY, "--runs-dir", tmp_path)
     assert status == 2
     assert "No space left on device; free some space" in errors.splitlines()[-1]
     assert not list((tmp_path / "records").glob("*"))
-    monkeypatch.setattr(run_module.os, "fsync", real)
+    monkeypatch.setattr("os.fsync", real)
     assert call(capsys, "pretrain", *TINY, "--runs-dir", tmp_path)[0] == 0
 
 
