@@ -119,21 +119,6 @@ def test_masks_are_hash_masks_of_the_visit_blown_up_to_tokens():
     assert np.array_equal(masks[1][7], batches.validation_masks((4, 4), 0.6, "random", ids[7:8], 1)[0])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"augment": "flipp"}, "'flip'"),
-        ({"indices": np.array([], int)}, "at least one"),
-        ({"image_size": 32}, "opened at 16 px"),
-        ({"mask_patch": 6}, "mask_patch 6"),
-        ({"mask_patch": 2}, "mask_patch 2"),
-        ({"mask_strategy": "rnd"}, "random"),
-    ],
-)
-def test_mistakes_get_one_line(change, message):
-    one_line(message, lambda: make(**change).batch(0))
-
-
 # --- prepared ahead
 
 

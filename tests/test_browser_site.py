@@ -37,7 +37,7 @@ def root(tmp_path_factory):
             work=folder / "work",
             notebooks=[path],
             settings=["packages=model"],
-            explorer=explorer.show().static_html(),
+            explorer=explorer.Explorer().static_html(),
         )
     return index.parent.as_uri()
 

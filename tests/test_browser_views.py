@@ -1,10 +1,10 @@
-"""The window view and the film-strip in Chromium, as plain files: mouse, keyboard, pixels, numbers, no network."""
+"""The mask lab's windows and the film-strip in Chromium, as plain files: mouse, keyboard, pixels, no network."""
 
 import numpy as np
 from reach import blocks_until_seen
 
 from simmim_lite.lab import widgets
-from simmim_lite.model.masking import fully_masked_windows, hash_masks, upsample
+from simmim_lite.model.masking import hash_masks, upsample
 
 PIXELS = """canvas => [...canvas.getContext('2d').getImageData(0, 0, 32, 32).data].filter((_, i) => i % 4 < 3)"""
 ORANGE = """canvas => {
@@ -12,26 +12,13 @@ ORANGE = """canvas => {
   for (let i = 0; i < d.length; i += 4) n += d[i] === 213 && d[i + 1] === 94 && d[i + 2] === 0; return n; }"""
 
 
-def test_windows_follow_their_controls(page, pages) -> None:
-    """What they count is Python's: test_javascript."""
-    page.goto(pages["windows"])
-    page.wait_for_function("() => document.body.innerText.includes('2.0 on average')")
-    page.get_by_label("Seed").press("ArrowRight")
-    page.get_by_label("Network").select_option("192-6")
-    page.get_by_label("Mask ratio").fill("0.9")
-    page.get_by_label("Mask patch").select_option("16")
-    hidden, captions = upsample(hash_masks((12, 12), 0.9, 1, [0])[0], 4), page.locator(".sl-wide figcaption")
-    assert f"{fully_masked_windows(hidden, 6)} of 64 first-stage windows" in captions.first.inner_text()
-    page.get_by_label("Network").select_option("32-4")
-    for ratio, said in (("1", "never: 100.0 %"), ("0", "nothing is hidden")):
-        page.get_by_label("Mask ratio").fill(ratio)
-        assert said in page.locator(".sl-keys").inner_text()
-
-
 def test_windows_step_by_step(page, pages) -> None:
     """Every step by keyboard and by mouse; what has nothing to share is striped, and the chosen token can be moved."""
     page.goto(pages["windows"])
-    heading, main = page.locator(".sl-windows h3"), page.locator(".sl-main").first
+    heading, main = (
+        page.locator("section[aria-label=windows] h3"),
+        page.locator("section[aria-label=windows] .sl-main").first,
+    )
     story, step = page.locator(".sl-story"), page.get_by_role("slider", name="Step")
     assert heading.inner_text() == "Stage 1, block 1, not shifted" and main.evaluate(ORANGE) > 1000
     page.get_by_label("One step on").click()
@@ -52,9 +39,9 @@ def test_windows_step_by_step(page, pages) -> None:
     for key in ("ArrowLeft", "ArrowDown"):  # the board has the focus now
         page.keyboard.press(key)
     assert "row 4, column 46" in pick.inner_text()
-    page.locator(".sl-main").nth(1).hover(position={"x": 5, "y": 5})
+    page.locator("section[aria-label=windows] .sl-main").nth(1).hover(position={"x": 5, "y": 5})
     said = f"Row 1, column 1: hears of one after {found[0, 0]} block" + ("s" if found[0, 0] > 1 else "")
-    assert page.locator(".sl-hover").inner_text() == said
+    assert page.locator("section[aria-label=windows] .sl-hover").inner_text() == said
 
 
 def test_films_show_the_frames_of_their_files(page, pages) -> None:

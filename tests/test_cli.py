@@ -11,7 +11,6 @@ import torch
 
 from simmim_lite import cli, create_model, processes, save_weights
 from simmim_lite.model import weights
-from simmim_lite.training import run as run_module
 
 TINY = [
     "--images", "16", "--steps", "4", "--batch-size", "8", "--val-images", "8", "--val-masks", "1",
@@ -39,8 +38,6 @@ ERRORS = {
     "study all --dry-run --device tpu": "device is 'tpu'",
     "study all --dry-run --log-to tensorbord": "unknown log 'tensorbord'",
     "study all --seeds 1.5": "'1.5' is not a whole number, as in 64, 1_000, 1e4 or 200k",
-    "study all --nodes 2": "--nodes is about the lines that --commands prints",
-    "study all --tier smoke --commands --nodes 0 --no-notebooks": "nodes is 0: give a whole number from 1",
     "study all --tier smoke --commands --gpus-per-run 3": "gpus_per_run 3 does not divide the batch of 16",
     "study transfer --tier smoke --commands": "--commands is about pretraining",
     "plan --images 200000 --budget-gpu-hours 9 --images-per-second 900": "unknown size '900'",
@@ -108,12 +105,12 @@ def test_full_disk(capsys, tmp_path, monkeypatch) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 
-    monkeypatch.setattr(run_module.os, "fsync", filling)
+    monkeypatch.setattr("os.fsync", filling)
     status, _, errors = call(capsys, "pretrain", *TINY, "--runs-dir", tmp_path)
     assert status == 2
     assert "No space left on device; free some space" in errors.splitlines()[-1]
     assert not list((tmp_path / "records").glob("*"))
-    monkeypatch.setattr(run_module.os, "fsync", real)
+    monkeypatch.setattr("os.fsync", real)
     assert call(capsys, "pretrain", *TINY, "--runs-dir", tmp_path)[0] == 0
 
 

@@ -14,12 +14,12 @@ from safetensors.torch import save
 from simmim_lite.data.batches import normalise
 from simmim_lite.lab import pictures
 from simmim_lite.lab.mask_lab import NETWORKS, STATISTICS, shipped_network
-from simmim_lite.lab.widgets import GEOMETRIES, module
+from simmim_lite.lab.widgets import module
 from simmim_lite.model import masking
 from simmim_lite.model.masking import STRATEGIES, average_distance, fully_masked_windows, hash_masks, upsample
 from simmim_lite.model.swin import SwinV2
 
-FILES = ("core", "net", "parts", "pixels", "windows", "window_view")
+FILES = ("core", "net", "parts", "pixels", "windows")
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +50,15 @@ def test_masks_agree_in_a_thousand_settings(script) -> None:
         assert text.count("1") == masking.hidden_count(ours.size, ratio)
 
 
+# pixels a side, tokens a side of a window, blocks a stage, mask patches in pixels
+GEOMETRIES = [(192, w, (2, 2, 18, 2), (8, 16, 32, 64)) for w in (12, 6)] + [(32, 4, (2, 2), (4, 8, 16))]
+
+
 def test_distances_and_windows_agree(script) -> None:
     cases, expected = [], []
     for seed in range(60):
-        geometry, strategy = list(GEOMETRIES)[seed % 3], list(STRATEGIES)[seed % len(STRATEGIES)]
-        pixels, window, depths, patches = GEOMETRIES[geometry]
+        strategy = list(STRATEGIES)[seed % len(STRATEGIES)]
+        pixels, window, depths, patches = GEOMETRIES[seed % 3]
         patch, ratio = patches[seed % len(patches)], (0.0, 1.0)[seed] if seed < 2 else (seed * 7 % 20) / 20 + 0.05
         mask = hash_masks((pixels // patch,) * 2, ratio, seed, [0], 0, strategy)[0]
         hidden, far = upsample(mask, patch // 4), average_distance(mask, patch)
@@ -77,8 +81,6 @@ def test_distances_and_windows_agree(script) -> None:
       })];
     })"""
     assert script(code, cases) == expected
-    usual = script("""["192-12", "192-6"].map((g) => usualBlind(_GEOMETRIES[g], 32, 0.6, "random"))""")
-    assert np.allclose(usual, [[1.98693, 0.82432], [23.49804, 15.71503]], atol=1e-4)
 
 
 def test_the_field_of_one_token_is_where_its_gradient_is_not_zero(script) -> None:

@@ -1,15 +1,12 @@
-"""Power and the pilot: seeds for an effect, a grid for the time, a folder's manifest."""
+"""Power and the pilot: seeds for an effect, a grid for the time, a look at a folder."""
 
 import math
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from simmim_lite.course import pilot
-from simmim_lite.data import manifests
-from simmim_lite.data.sources import listing
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import shipped
 from simmim_lite.studies.tiers import TIERS
@@ -67,7 +64,7 @@ def test_nonsense_gets_one_line(call, line: str) -> None:
     assert line in str(caught.value)
 
 
-def test_a_folder_is_looked_at_and_its_levels_are_written_down(tmp_path) -> None:
+def test_a_folder_is_looked_at(tmp_path) -> None:
     rng, root = np.random.default_rng(0), tmp_path / "own"
     for name in ("a", "b"):
         for k in range(20):
@@ -78,10 +75,4 @@ def test_a_folder_is_looked_at_and_its_levels_are_written_down(tmp_path) -> None
     found = pilot.look(data)
     assert (found["images"], found["held out"], found["classes"]) == (28, 12, 2)
     assert pilot.pictures(data).shape == (6, 3, 32, 32)
-    path = pilot.manifest(data, (4, 28), tmp_path / "runs")
-    content = yaml.safe_load(path.read_text())
-    assert [part["images"] for part in content["subsets"]] == [4, 28]
-    assert all(part["digest"] for part in content["subsets"]) and not manifests.verify(path, listing(data))
-    (root / "train" / "a" / "0.png").unlink()
-    assert manifests.verify(path, listing(data))
-    assert pilot.manifest("scenes", (4,), tmp_path) is None and pilot.look("scenes")["images"] == pilot.SCENES
+    assert pilot.look("scenes")["images"] == pilot.SCENES

@@ -107,7 +107,7 @@ def test_the_published_file_can_be_imported(tmp_path) -> None:
             assert theirs[name] == mine[name]
     claims = {claim.id: claim for claim in claims_of(rows)}
     assert claims["C3"].verdict == claims["C7"].verdict == "holds"
-    assert published.import_csv(FILE, tmp_path) == 63
+    assert len(published.import_csv(FILE, tmp_path)[0]) == 63
     assert published.imported(tmp_path) == {"published_runs": rows}
 
 
@@ -140,7 +140,9 @@ def test_per_cent_and_fractions(tmp_path, header, low, high, scores, wanted) -> 
     unit = "per cent" if scores == "percent" or high == 80 else "shares of 1"
     assert (f"read as {unit}" if high else "no scores") in note
     for _ in range(2):
-        assert published.import_csv(path, tmp_path, scores) == 2 and published.imported(tmp_path)["theirs"] == rows
+        assert (
+            len(published.import_csv(path, tmp_path, scores)[0]) == 2 and published.imported(tmp_path)["theirs"] == rows
+        )
     with pytest.raises(UserError, match=r"imported/theirs.csv holds other runs than"):
         published.import_csv(write(tmp_path, HEADER + lines.replace(".5", ".6")), tmp_path, "percent")
 

@@ -148,6 +148,14 @@ def test_fine_tuning_is_joined_to_its_run_with_the_lift_over_the_same_seed():
     assert found == {(50_000, False, False), (4000, True, False)}
 
 
+def tool():
+    """tools/shipped.py."""
+    spec = importlib.util.spec_from_file_location("shipped_tool", Path(__file__).parents[1] / "tools" / "shipped.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
 def test_pack_keeps_all_that_tables_and_claims_see(tmp_path, monkeypatch):
     made = made_of(0.7123456789)
     write(tmp_path, made)
@@ -155,7 +163,7 @@ def test_pack_keeps_all_that_tables_and_claims_see(tmp_path, monkeypatch):
     assert rec.run_rows(loaded) == rec.run_rows(made) and claims(loaded) == claims(made)
     monkeypatch.setattr(rec, "FOLDER", tmp_path / "shipped")
     for name in ("own", rec.TRANSFER):
-        assert rec.pack(loaded, tmp_path / "shipped" / f"{name}.json") == len(made)
+        assert tool().pack(loaded, tmp_path / "shipped" / f"{name}.json") == len(made)
     assert rec.shipped_names() == ["own"], "the transfer set is not one of the four studies'"
     back = rec.shipped("own")
     assert [c.verdict for c in claims(back)] == [c.verdict for c in claims(made)]
@@ -166,22 +174,20 @@ def test_pack_keeps_all_that_tables_and_claims_see(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="unknown shipped set 'nonsense'"):
         rec.shipped("nonsense")
     with pytest.raises(UserError, match="no finished records to pack"):
-        rec.pack([], tmp_path / "x.json")
+        tool().pack([], tmp_path / "x.json")
 
 
 def test_finished_runs_are_kept_and_filled_back(tmp_path, monkeypatch):
-    """tools/shipped.py: nothing is lost with a machine but the weights, and a run that needs them is made again."""
-    spec = importlib.util.spec_from_file_location("shipped_tool", Path(__file__).parents[1] / "tools" / "shipped.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setattr(tool, "FOLDER", tmp_path / "shipped")
+    """Nothing is lost with a machine but the weights, and a run that needs them is made again."""
+    shipped = tool()
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "shipped")
     runs = [record(model=FEMTO, images=n, steps=1000, seed=s) for n in (64, 1024) for s in (101, 102)]
     tuned = tuning(runs[2], 0.5)  # of 1,024 images, seed 101
     write(tmp_path / "runs", [*runs, record(seed=103, status="failed"), tuned])
-    assert "5 records, 5 of them new" in tool.keep("laptop-scenes", tmp_path / "runs")
-    assert "4 of 5 kept records" in tool.fill("laptop-scenes", tmp_path / "again")
+    assert "5 records, 5 of them new" in shipped.keep("laptop-scenes", tmp_path / "runs")
+    assert "4 of 5 kept records" in shipped.fill("laptop-scenes", tmp_path / "again")
     assert {r["key"] for r in rec.load(tmp_path / "again")} == {r["key"] for r in (*runs[:3], tuned)}
-    assert "5 records, 0 of them new" in tool.keep("laptop-scenes", tmp_path / "again")  # what is made again stays
-    assert "0 of 5" in tool.fill("laptop-scenes", tmp_path / "again")
-    assert "4 records" in tool.ship("laptop-scenes", tmp_path / "again")
+    assert "5 records, 0 of them new" in shipped.keep("laptop-scenes", tmp_path / "again")  # what is made again stays
+    assert "0 of 5" in shipped.fill("laptop-scenes", tmp_path / "again")
+    assert "4 records" in shipped.ship("laptop-scenes", tmp_path / "again")
     assert not (tmp_path / "shipped" / "partial" / "laptop-scenes.json").exists()

@@ -125,8 +125,6 @@ def test_a_masked_pixel_never_changes_encode(side, make):
         (lambda: random_model()(rand(1, 3, 36, 40), torch.zeros(1, 9, 10)), "36 x 40 px: .* multiples of 8"),
         (lambda: random_model()(rand(1, 3, 32, 32), torch.zeros(1, 4, 4)), "these images need .1, 8, 8."),
         *((lambda w=w: normalize_locally(rand(1, 3, 8, 8), w), f"target_window is {w}: give") for w in (46, 1, -3)),
-        (lambda: SwinV2(embed_dim=40), "embed_dim 40 is no multiple of 32"),
-        (lambda: SwinV2(pretrained_window_sizes=(12, 12)), r"\(12, 12\): give one for each of 4 stages"),
     ],
 )
 def test_errors(call, words):

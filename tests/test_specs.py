@@ -19,7 +19,6 @@ from simmim_lite.evidence.records import TRANSFER, shipped, shipped_names
 from simmim_lite.studies import notebooks
 from simmim_lite.studies.notebooks import PARAMETERS
 from simmim_lite.studies.tiers import StudyOptions
-from simmim_lite.training import run as run_module
 from simmim_lite.training import specs
 from simmim_lite.training.run import Run, Runtime, new_record, read_record, record_path, write_atomic, write_record
 from simmim_lite.training.specs import Count, number, read, value
@@ -221,7 +220,7 @@ def test_record_round_trip_refusals_and_a_failed_write(tmp_path, monkeypatch) ->
     write_record(path, record)
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_record(path, new_record(run, status="done", final={"val_loss": float("nan")}))
-    monkeypatch.setattr(run_module.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(UserError, match="cannot write .*No space left; free some space"):
         write_atomic(path, "second")
     with pytest.raises(UserError, match="cannot write .*--runs-dir"):

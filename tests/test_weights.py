@@ -1,6 +1,7 @@
 """Weights in and out: every layout, both file kinds, and one clear line for every file that does not fit."""
 
 import argparse
+import os
 import pickle
 import sys
 import types
@@ -239,11 +240,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = save_weights(SOURCE, tmp_path / "w.pth")
     whole = path.read_bytes()
 
-    def full(_state, file):
-        file.write_bytes(b"half")
+    def full(_descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"cannot write .*w.pth: .*No space left on device; free some space"):
         save_weights(random_model(seed=1), path)
     assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]

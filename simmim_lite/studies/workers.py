@@ -2,13 +2,11 @@
 
 `Local` is this machine; `cluster.Cluster` has the same face. No torch here before a job is done."""
 
-import contextlib
 import dataclasses
 import functools
 import os
 import shlex
 import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.manifests import quietly
+from ..data.store import progress
 from ..errors import Interrupted, Preempted, UserError
 from ..processes import each
-from ..training.run import RECIPE_VERSION, Run, Runtime, record_path, transfer_path
+from ..training.run import Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
 from .costs import clock, cost_of, tuning_seconds
@@ -120,53 +119,26 @@ class Local:
     def do(self, jobs: Sequence[Job], runs_dir: Path, wait: bool) -> Iterator[Outcome]:
         """The outcomes of jobs as they end, each in a process of one thread."""
         work = functools.partial(do, runs_dir=str(runs_dir), device=self.device, wait=wait)
-        return (outcome for _, outcome in each(work, jobs, self.workers, threads=1))
-
-
-@contextlib.contextmanager
-def reported(costs: Mapping[Path, float], about: float, unit: str) -> Iterator[None]:
-    """Inside, a line on stderr every ten seconds, every second in place on a terminal: how many of these records are
-    there, time spent, and time left by their shares of the cost (`about` seconds until there is one)."""
-    began, end, terminal = time.time(), threading.Event(), sys.stderr.isatty()
-
-    def show(last: bool = False) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a closed terminal ends no training
-            done = [cost for path, cost in costs.items() if path.exists() and path.stat().st_mtime >= began - 1]
-            spent, share = time.time() - began, sum(done) / max(sum(costs.values()), 1e-9)
-            left = spent / share - spent if share else max(0.0, about - spent)
-            line = f"{len(done)} of {len(costs)} {unit}, {clock(spent)} spent, about {clock(left)} left"
-            start, stop = ("\r\x1b[K", "\n" * last) if terminal else ("", "\n")
-            print(start + line, end=stop, file=sys.stderr, flush=True)
-
-    def report() -> None:
-        while not end.wait(1 if terminal else 10):
-            show()
-
-    reporter = threading.Thread(target=report, daemon=True)
-    reporter.start()
-    try:
-        yield
-    finally:
-        end.set()
-        reporter.join()
-        show(last=True)
+        return each(work, jobs, self.workers)
 
 
 def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs") -> tuple[int, float]:
     """Do jobs by `Local` or a cluster: how many records this made, and core seconds. What another process holds is
     waited for only when nothing else is left; the first error is raised when all jobs are over."""
-    costs = {path_of(item, runs_dir): job.seconds / len(job.work) for job in jobs for item in job.work}
+    paths, counts = [path_of(item, runs_dir) for job in jobs for item in job.work], {j.name: len(j.work) for j in jobs}
     workers, outcomes = min(pool.workers, len(jobs)), []
-    about, many = sum(costs.values()) / workers, f"{workers} process{'es' * (workers > 1)}"
-    print(f"{len(costs)} {what} to train in {many}, about {clock(about)}", file=sys.stderr)
-    with reported(costs, about, what):
+    about, many = sum(job.seconds for job in jobs) / workers, f"{workers} process{'es' * (workers > 1)}"
+    print(f"{len(paths)} {what} to train in {many}, about {clock(about)}", file=sys.stderr)
+    with progress(len(paths), what, "run") as advance:
         try:
             for wait in (False, True):
                 busy = {outcome.name for outcome in outcomes if outcome.busy}
                 left = [job for job in jobs if job.name in busy or not wait]
-                outcomes += pool.do(left, runs_dir, wait) if left else ()
+                for outcome in pool.do(left, runs_dir, wait) if left else ():
+                    outcomes.append(outcome)
+                    advance(0 if outcome.busy else counts[outcome.name])
         except KeyboardInterrupt:
-            done = f"{sum(path.exists() for path in costs)} of {len(costs)} {what} are finished and kept in {runs_dir}"
+            done = f"{sum(path.exists() for path in paths)} of {len(paths)} {what} are finished and kept in {runs_dir}"
             raise Interrupted(f"interrupted: {done}; run the same command to go on") from None
     if errors := [outcome.error for outcome in outcomes if outcome.error]:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -190,8 +162,6 @@ def runtime_of(run: Run, gpus: int = 1) -> Runtime:
 
 def pretrain_words(run: Run, runtime: Runtime, runs_dir: str, device: str, log: Sequence[str] = ()) -> list[str]:
     """`pretrain …`, which the command line reads back as this run and this runtime."""
-    if run.recipe_version != RECIPE_VERSION:
-        raise UserError(f"{run.key} is of recipe {run.recipe_version}: this version runs {RECIPE_VERSION} alone")
     words = ["pretrain"]
     for spec in (run, runtime):
         for field in dataclasses.fields(spec):
@@ -206,29 +176,24 @@ def pretrain_words(run: Run, runtime: Runtime, runs_dir: str, device: str, log: 
     return words + [word for name in log for word in ("--log-to", name)]
 
 
-def launch(gpus: int, nodes: int = 1) -> str:
-    """What a command line begins with: python, or torchrun on so many GPUs of so many nodes, which hands signals on."""
-    if gpus * nodes == 1:
-        return "python"
-    meet = "--standalone"
-    if nodes > 1:
-        meet = f'--nnodes={nodes} --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:29500" --rdzv-id="$JOB"'
-    return f"torchrun {meet} --nproc-per-node={gpus} --signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
+def launch(gpus: int) -> str:
+    """What a command line begins with: python, or torchrun on so many GPUs, which hands signals on."""
+    how = f"--standalone --nproc-per-node={gpus} --signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
+    return "python" if gpus == 1 else f"torchrun {how}"
 
 
 @checked
-def lines(study: Study, how: StudyOptions, *, gpus_per_run: Count = 1, nodes: Count = 1) -> list[str]:
+def lines(study: Study, how: StudyOptions, *, gpus_per_run: Count = 1) -> list[str]:
     """A shell line for each trunk of a study that is not all done, the longest first: its commands by `&&`, the
-    shortest run first, under torchrun where a run has several GPUs (of so many nodes, each of which runs the line, with
-    the first one's name in MASTER_ADDR and a number of the job in JOB). Nothing starts; precision `auto` is the
-    recipe's."""
+    shortest run first, under torchrun where a run has several GPUs. Nothing starts; precision `auto` is the recipe's.
+    """
     if study == TRANSFER or how.tier not in TIERS:
         raise UserError(f"--commands is about pretraining at tier {', '.join(TIERS)}: not {study} at tier {how.tier}")
-    precision, start = None if how.precision == "auto" else how.precision, launch(gpus_per_run, nodes)
+    precision, start = None if how.precision == "auto" else how.precision, launch(gpus_per_run)
     runs = planned(study, how.tier, data=how.data, seeds=how.seeds, precision=precision)[0]
 
     def command(run: Run) -> str:
-        words = pretrain_words(run, runtime_of(run, gpus_per_run * nodes), how.runs_dir, how.device, how.log)
+        words = pretrain_words(run, runtime_of(run, gpus_per_run), how.runs_dir, how.device, how.log)
         return f"{start} -m simmim_lite {shlex.join(words)}"
 
     jobs = make_jobs([run for run in runs if not record_path(how.runs_dir, run).exists()], {})
