@@ -2,7 +2,6 @@
 
 import errno
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,6 @@ from tiny import numbers, stopped
 
 from simmim_lite.errors import UserError
 from simmim_lite.training import callbacks as module
-from simmim_lite.training import train
 from simmim_lite.training.callbacks import Journal, check_writers, journal_path, read_journal
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import Run
@@ -97,11 +95,6 @@ def test_trouble_is_named_once_and_costs_no_number(undisturbed, tmp_path, monkey
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if "No space left on device); the run goes on" in line]) == 1
     assert len([line for line in lines if "tensorboard is left out (RuntimeError: gone)" in line]) == 1
-
-
-def endless(run: Run, folder: Path) -> None:
-    train.CHECKPOINT_SECONDS = 0.0
-    pretrain(run, runs_dir=folder)
 
 
 def test_who_cannot_be_told_is_named_before_anything_is_trained(tmp_path, monkeypatch) -> None:

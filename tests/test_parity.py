@@ -71,6 +71,18 @@ def test_features_and_reconstruction_equal_transformers(side, window, moved):
     assert close(model.encode(x).flatten(2).transpose(1, 2), unmasked) and (unmasked - features).abs().max() > 0.1
 
 
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize(("side", "window", "moved"), SETTINGS)
+def test_the_whole_swinv2_small_equals_timm_and_transformers(side, window, moved):
+    model, x = random_model("swinv2_small", img_size=side, window_size=window, **moved), images(side)
+    mask = torch.from_numpy(MaskGenerator(side, seed=3)())[None]
+    assert_blocks_act(model, x)
+    assert close(model.encode(x), timm_features(twin_of(model, side, window, "timm", **moved), x))
+    twin = twin_of(model, side, window, "hf", **moved)
+    assert close(model.reconstruct(x, mask), twin(x, bool_masked_pos=mask.flatten(1)).reconstruction)
+
+
 def test_gradients_equal_timm():
     """Through every parameter: relative to each gradient's own largest entry."""
     model, x = small_model(depths=(2, 1, 2, 1), window=4), images(64, batch=2)
@@ -113,7 +125,6 @@ def test_weights_come_in_from_timm_and_transformers_and_go_out(tmp_path):
 @pytest.mark.parametrize(
     ("make", "side"),
     [
-        (lambda: random_model("swinv2_atto"), 32),
         (lambda: random_model("swinv2_femto", img_size=48, window_size=6), 48),
         (lambda: small_model(window=14, seed=7, **MOVED), 224),
     ],
