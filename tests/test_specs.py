@@ -16,7 +16,6 @@ import pytest
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import TRANSFER, shipped, shipped_names
-from simmim_lite.studies import notebooks
 from simmim_lite.studies.notebooks import PARAMETERS
 from simmim_lite.studies.tiers import StudyOptions
 from simmim_lite.training import run as run_module
@@ -73,12 +72,10 @@ def test_bad_values_of_every_field_are_one_line(spec: type) -> None:
 
 
 PLAIN = [
-    ("images", 1e4, 10_000), ("images", np.int32(64), 64), ("images", np.float64(64), 64), ("images", np.array(64), 64),
-    ("seed", np.uint64(2**63 - 1), 2**63 - 1), ("lr", 1, 1.0), ("lr", np.float32(0.1), 0.1),
-    ("mask_ratio", np.float16(0.5), 0.5), ("drop_path", -0.0, 0.0), ("clip_grad", 5, 5.0),
-    ("betas", [0, np.float32(0.95)], (0.0, 0.95)), ("betas", "[0,0.95]", (0.0, 0.95)),
-    ("betas", np.array([0.9, 0.99]), (0.9, 0.99)), ("precision", np.str_("bf16"), "bf16"),
-    ("data", "imagefolder:/a/b/", "imagefolder:/a/b"),
+    ("images", 1e4, 10_000), ("images", np.array(64), 64), ("seed", np.uint64(2**63 - 1), 2**63 - 1), ("lr", 1, 1.0),
+    ("lr", np.float32(0.1), 0.1), ("drop_path", -0.0, 0.0), ("betas", [0, np.float32(0.95)], (0.0, 0.95)),
+    ("betas", "[0,0.95]", (0.0, 0.95)), ("betas", np.array([0.9, 0.99]), (0.9, 0.99)),
+    ("precision", np.str_("bf16"), "bf16"), ("data", "imagefolder:/a/b/", "imagefolder:/a/b"),
 ]  # fmt: skip
 
 
@@ -153,21 +150,6 @@ def test_arguments_of_functions_are_checked_by_the_same_types() -> None:
     assert value("x", list, "[1, 'a']") == [1, "a"]
 
 
-def test_a_notebook_checks_its_parameters_and_has_them_made_plain() -> None:
-    for names, line in (
-        ({"seeds": "two"}, "seeds is 'two': give a whole number from 0, or a list"),
-        ({"tier": "smke"}, "unknown tier 'smke': did you mean 'smoke'"),
-        ({"data": "imagefolder:/nowhere"}, "/nowhere: no such folder"),
-        ({"In": ["", "tier = 'quick'  # smoke", "# Parameters\nsedes = 2\n"]}, "unknown parameter 'sedes'"),
-    ):
-        with pytest.raises(UserError, match=re.escape(line)) as caught:
-            notebooks.check_notebook(names)
-        assert caught.value._render_traceback_() == [f"UserError: {caught.value}"]
-    names = {"seeds": "[0, 1]", "workers": 2.0, "data": "scenes", "other": "x"}
-    notebooks.check_notebook(names)
-    assert names == {"seeds": (0, 1), "workers": 2, "data": "scenes", "other": "x"}
-
-
 def test_key_is_readable_covers_every_field_and_does_not_depend_on_where_a_run_was_made() -> None:
     base = Run(images=64)
     assert re.fullmatch(r"atto-scenes-n64-t1000-s0-[0-9a-f]{10}", base.key)
@@ -198,12 +180,8 @@ def test_key_is_readable_covers_every_field_and_does_not_depend_on_where_a_run_w
     [
         ({"model": "swinv2_picco"}, ["swinv2_picco", "did you mean 'swinv2_pico'"]),
         ({"model": "swin_tiny_patch4_window7_224"}, ["did you mean 'swinv2_small'"]),
-        ({"model": "resnet50"}, ["unknown model 'resnet50': known are"]),
         ({"mask_ratio": 0.95}, ["mask_ratio 0.95 hides all 16 cells", "smaller mask_patch"]),
         ({"mask_patch": 7}, ["mask_patch 7", "4, 8, 16, 32"]),
-        ({"window_size": 9}, ["window_size 9", "at most 8"]),
-        ({"window_size": 3}, ["window_size 3", "try one of 2, 4, 8"]),
-        ({"image_size": 36}, ["image_size 36", "final stride 8", "try 32"]),
         ({"augment": "picture-crop+flip"}, ["probe_labels is 3000", "give 0"]),
     ],
 )

@@ -23,12 +23,6 @@ def test_t_interval_is_scipys_at_every_n(n) -> None:
     assert np.isnan(stats.spearman(values, np.ones(n)))
 
 
-def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
-    values = np.random.default_rng(1).normal(size=12)
-    found = stats.jackknife(lambda i: values[i].mean(), range(12))
-    assert np.sort(found[0]) == pytest.approx(np.sort(values)) and found[1] == pytest.approx(stats.t_interval(values))
-
-
 def test_reliability() -> None:
     rng = np.random.default_rng(2)
     effects = {(m, c): rng.normal(0, 2) + 10 * m for m in range(3) for c in range(60)}
