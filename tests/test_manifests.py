@@ -107,10 +107,7 @@ def test_mistakes_are_one_line(folder, manifest, tmp_path):
     broken, good = tmp_path / "broken.yaml", yaml.safe_load(manifest.read_text())
     for content in (
         "a: [",
-        "[]",
         yaml.safe_dump(good | {"sed": 1}),
-        yaml.safe_dump(good | {"rule": "list"}),
-        yaml.safe_dump(good | {"subsets": [{}]}),
         yaml.safe_dump(good | {"source": "scenes", "images": None}),
     ):
         broken.write_text(content)

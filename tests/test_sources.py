@@ -1,4 +1,4 @@
-"""Sources and their stores: pictures of many kinds, splits that never overlap; kills, races, full disks."""
+"""Sources and their stores: pictures of many kinds, splits that never overlap; kills, full disks."""
 
 import json
 import os
@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -232,20 +230,6 @@ sources.open_data(sys.argv[1], 16)
     process.stdout.close()
     assert len(list(root.glob("stores/*.tmp-*"))) == 1 and not list(root.glob("stores/*/index.json"))
     assert len(open_data(f"imagefolder:{photos}", 16).train) == 24 and not list(root.glob("stores/*.tmp-*"))
-
-
-def test_of_two_that_open_a_source_one_builds_its_store(photos, monkeypatch):
-    real, done = decode.read_square, []
-
-    def load(content, size):
-        done.append(size)
-        time.sleep(0.005)
-        return real(content, size)
-
-    monkeypatch.setattr(decode, "read_square", load)
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: open_data(f"imagefolder:{photos}", 16).digest, range(2))
-    assert len(done) == 36 and first == second
 
 
 def test_disks_that_refuse_are_one_line(photos, root, tmp_path, monkeypatch):
