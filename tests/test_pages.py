@@ -3,9 +3,7 @@
 import contextlib
 import importlib.util
 import io
-import os
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -136,22 +134,6 @@ def test_a_notebook_becomes_a_page_of_the_site(built) -> None:
     assert "href" not in build_site.findings(set())
 
 
-def test_a_changed_notebook_runs_again(tmp_path, monkeypatch) -> None:
-    path, ran = write_notebook(tmp_path / "a.ipynb", ["1"]), []
-
-    def run(paths, params, out, **_):
-        ran.append([path.stem for path in paths])
-        out.mkdir(parents=True, exist_ok=True)
-        return {path.stem: shutil.copyfile(path, out / path.name) for path in paths}
-
-    monkeypatch.setattr(build_site.running, "run", run)
-    for seconds in (None, None, 2e9):
-        if seconds:
-            os.utime(path, (seconds, seconds))
-        build_site.execute([path], tmp_path / "work")
-    assert ran == [["a"]] * 2
-
-
 def test_what_goes_wrong_is_one_line(tmp_path, monkeypatch) -> None:
     (tmp_path / "broken.ipynb").write_text("{")
     with pytest.raises(UserError, match="broken.ipynb: not a readable notebook"):
@@ -162,16 +144,3 @@ def test_what_goes_wrong_is_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "sphinx" else find(name, *a))
     with pytest.raises(UserError, match=r'needs sphinx: pip install "simmim-lite\[site\]"'):
         build_site.build(tmp_path / "out", lambda path: None)
-
-
-def test_the_command_gives_the_site_its_lab_and_its_explorer(tmp_path, monkeypatch, capsys) -> None:
-    def build(out, lab_page, explorer):
-        assert 'class="sl-explorer"' in explorer
-        lab_page(Path(out) / "lab.html")
-        return Path(out) / "index.html"
-
-    monkeypatch.setattr(build_site, "build", build)
-    assert build_site.main(["--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'index.html'}\n"
-    assert all(target.startswith("data:") for target in Page(tmp_path / "lab.html").loads)
-    assert build_site.lab_head() in (tmp_path / "lab.html").read_text(encoding="utf-8")

@@ -21,7 +21,6 @@ from simmim_lite.model.sizes import SIZES
 from simmim_lite.studies import costs, grids, notebooks, speed
 from simmim_lite.studies.grids import grid, left_out, sources, tunings
 from simmim_lite.studies.tiers import BY_SIZE, LEVELS, RECIPE, STUDIES, TIERS, WHOLE_22K
-from simmim_lite.training.run import record_path
 
 TWO = "imagefolder:one + imagefolder:two"
 PAPER = ["study", "all", "--tier", "paper"]
@@ -107,18 +106,6 @@ def test_costs_count_shared_trunks_once(tmp_path) -> None:
     assert base.weights == 15 * 4 * size.simmim_parameters
     assert base.checkpoints == (5 + 4) * 12 * size.simmim_parameters
     assert whole.weights == found.weights[:-1].sum() and whole.checkpoints < found.checkpoints[:-1].sum()
-    # 16 and 16,384 images: 500 steps and the tail of 250 (32 steps), an initialisation of 0 steps, and atto on 1,024
-    runs = grid("schedule", "quick", seeds=1)
-    quick = costs.costs(runs, None, tmp_path)
-    assert list(quick.steps) == [1564, 1064, 2628] and list(quick.runs) == [6, 5, 11]
-    speeds = {f"{model} {p}": 10.0 for model in TIERS["quick"].models for p in ("fp32", "bf16")}
-    (tmp_path / "machine.json").write_text(json.dumps({"cpu batch 64 size 32": speeds}))
-    path = record_path(tmp_path, replace(runs[1], precision="bf16"))
-    path.parent.mkdir()
-    path.write_text("{}")
-    last = studies.preview("schedule", tier="quick", seeds=1, runs_dir=tmp_path).loc["all"]
-    # 2,628 steps, and 60 for each of 11 evaluations and half for each of 4 points on five curves, at 10 s a step
-    assert last["time on one core"] == costs.clock(10 * (2628 + 60 * (11 + 5 * 2))) and last["done"] == "1 of 11"
 
 
 def test_speed_is_given_measured_or_assumed_and_never_guessed(tmp_path, monkeypatch) -> None:
@@ -201,22 +188,22 @@ def test_a_folder_is_looked_at_first_and_its_levels_are_the_studys(capsys, tmp_p
 
 
 def test_started_it_prints_the_cost_takes_two_sources_and_trains(tmp_path, capsys, monkeypatch) -> None:
-    """Tier paper's path with everything made small: two folders, two sizes, --device cpu."""
+    """Tier paper's path with everything made small: two folders, --device cpu."""
     for name, count in (("one", 12), ("two", 24)):
         folder(tmp_path / name, count, 40, "train")
         folder(tmp_path / name, 4, 40, "val")
     recipe = replace(RECIPE, model="swinv2_atto", batch_size=4, image_size=16, window_size=2, mask_patch=8)
     recipe = replace(recipe, target_window=None, warmup_steps=1, eval_every=2, val_images=4, val_masks=1)
     small = replace(
-        TIERS["paper"], models=("swinv2_atto", "swinv2_femto"), images=(12,), second_images=(24,), lengths=(1, 2),
-        recipe=recipe, by_size={}, holes=frozenset({("swinv2_femto", 12)}),
+        TIERS["paper"], models=("swinv2_atto",), images=(12,), second_images=(24,), lengths=(1,), recipe=recipe,
+        by_size={}, holes=frozenset(),
     )  # fmt: skip
     monkeypatch.setitem(TIERS, "paper", small)
     monkeypatch.setattr("simmim_lite.training.pretrain.step_seconds", lambda run, device: 0.01)
     data = f"imagefolder:{tmp_path / 'one'} + imagefolder:{tmp_path / 'two'}"
     options = {"tier": "paper", "data": data, "runs_dir": tmp_path / "runs", "device": "cpu", "workers": 1}
     done = studies.study("all", **options)
-    assert Counter(r["status"] for r in done.records) == {"done": 6} and done.trained == 6
+    assert Counter(r["status"] for r in done.records) == {"done": 2} and done.trained == 2
     assert {r["run"]["data"].rsplit("/")[-1] for r in done.records} == {"one", "two"}
     assert {r["run"]["precision"] for r in done.records} == {"bf16"}
     errors = capsys.readouterr().err

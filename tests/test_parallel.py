@@ -272,11 +272,3 @@ def test_a_signal_to_torchrun_saves_and_one_process_goes_on_and_misuse_is_one_li
     assert said.count(f"simmim-lite: {line}") == 1 and block.count("Traceback") == 0
     *_, last, border = block.strip().splitlines()
     assert last.strip().startswith(f"traceback : simmim-lite: {line}") and set(border) == {"="}
-
-
-@pytest.mark.slow
-def test_compiled_blocks_give_the_same_losses(tmp_path) -> None:
-    """Two steps of a network without drop path: each variant of a block takes seconds to compile."""
-    short = replace(RUN, steps=2, drop_path=0.0, probe_labels=0)
-    plain, fast = go(tmp_path / "plain", run=short), go(tmp_path / "fast", Runtime(compile=True), short)
-    np.testing.assert_allclose(losses(fast), losses(plain), atol=1e-4, rtol=0)

@@ -13,7 +13,7 @@ from simmim_lite.evidence.proxy import doublings
 from simmim_lite.studies import basis, planner
 from simmim_lite.studies.planner import plan
 
-TENTH, FIFTH, WHOLE = 128_117, 256_233, 1_281_167
+TENTH, WHOLE = 128_117, 1_281_167
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "runs.csv"
 
 
@@ -123,12 +123,6 @@ def test_nonsense_gets_one_line(call, line: str) -> None:
     assert line in str(caught.value)
 
 
-def test_the_verb_prints_text(capsys) -> None:
-    text = call(capsys, "plan", "--images", str(FIFTH), "--budget-flops", "1e20")[1]
-    for word in ("FLOPs", "epochs", "Omega", "90 % interval", "what binds: data", "longest, then largest): base"):
-        assert word in text
-
-
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -144,4 +138,12 @@ def test_imported_runs_are_planned_on_or_one_line_says_why_not(tmp_path, change,
     if line:
         assert status == 2 and line in errors and errors.count("\n") == 1
     else:
-        assert status == 0 and f"on the imported runs theirs in {tmp_path}" in out and "base" in out
+        assert status == 0
+        for word in (
+            f"on the imported runs theirs in {tmp_path}",
+            "Omega",
+            "90 % interval",
+            "what binds: data",
+            "base",
+        ):
+            assert word in out
