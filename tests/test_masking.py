@@ -76,8 +76,11 @@ def test_streams_and_uniforms_are_functions_of_all_their_numbers():
         assert (other != stream(7, IDS, 0)).all()
     u = uniforms(100, 3, IDS)
     assert u.shape == (400, 100) and u.dtype == np.float32 and u.min() > 0 and u.max() < 1
-    assert np.abs(np.quantile(u, [0.1, 0.5, 0.9]) - [0.1, 0.5, 0.9]).max() < 0.01
-    assert abs(np.corrcoef(u[:, 0], u[:, 1])[0, 1]) < 0.15 and np.array_equal(uniforms(7, 3, IDS[9]), u[9:10, :7])
+    assert (
+        np.abs(np.quantile(u, [0.1, 0.5, 0.9]) - [0.1, 0.5, 0.9]).max() < 0.01
+        and abs(np.corrcoef(u[:, 0], u[:, 1])[0, 1]) < 0.15
+        and np.array_equal(uniforms(7, 3, IDS[9]), u[9:10, :7])
+    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

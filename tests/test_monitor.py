@@ -108,19 +108,3 @@ def test_watch(tmp_path, capsys, monkeypatch, clock) -> None:
     out = call(capsys, "watch", "--runs-dir", tmp_path / "t", "--study", "schedule", "--tier", "smoke")[1]
     before, after = out.split("\x1b[H\x1b[J")[1:]  # drawn in place until all is finished
     assert "1 to do" in before and "to do" not in after
-
-
-def test_the_pictures_of_a_notebook(tmp_path, clock) -> None:
-    started(tmp_path, clock)
-    started(tmp_path, clock, replace(RUN, model="swinv2_atto", target="normalized"), steps=100)
-    for seed in range(1, 4):
-        done(tmp_path, replace(RUN, seed=seed))
-    found = look(tmp_path)
-    chart = monitor.curves(found)
-    assert len(chart.data) == 3 + 2 * 2 and max(x for t in chart.data for x in t.x) == 12_800
-    assert {t.xaxis for t in chart.data} == {"x", "x2"}, "raw and normalised losses never share an axis"
-    table = monitor.bundles(found)[1]["text/html"]
-    assert table.count("<tr") == 1 + 5 and "200 of 400 (50 %)" in table
-    assert monitor.bundles(look(tmp_path / "none"))[0]["text/plain"] == "no runs yet"
-    asked = []
-    assert monitor.monitor(tmp_path, until=lambda: len(asked) > 3 or asked.append(1)) is None and len(asked) == 4

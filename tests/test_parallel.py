@@ -223,7 +223,6 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch) -> None:
     for call, words in (
         (lambda: go(tmp_path, Runtime(compile=True)), "^compile: .*no compiler"),
         (lambda: go(tmp_path, Runtime(accumulate=3)), "batch_size 8 does not divide .* in accumulate 3 parts: try 6"),
-        (lambda: Runtime(parallel="fdsp"), "unknown parallel 'fdsp': did you mean 'fsdp'"),
         (lambda: group.share(9), "batch_size 9 does not divide among 2 processes: try 8"),
     ):
         with pytest.raises(UserError, match=words):

@@ -71,18 +71,6 @@ def test_features_and_reconstruction_equal_transformers(side, window, moved):
     assert close(model.encode(x).flatten(2).transpose(1, 2), unmasked) and (unmasked - features).abs().max() > 0.1
 
 
-@pytest.mark.slow
-@torch.no_grad()
-@pytest.mark.parametrize(("side", "window", "moved"), SETTINGS)
-def test_the_whole_swinv2_small_equals_timm_and_transformers(side, window, moved):
-    model, x = random_model("swinv2_small", img_size=side, window_size=window, **moved), images(side)
-    mask = torch.from_numpy(MaskGenerator(side, seed=3)())[None]
-    assert_blocks_act(model, x)
-    assert close(model.encode(x), timm_features(twin_of(model, side, window, "timm", **moved), x))
-    twin = twin_of(model, side, window, "hf", **moved)
-    assert close(model.reconstruct(x, mask), twin(x, bool_masked_pos=mask.flatten(1)).reconstruction)
-
-
 def test_gradients_equal_timm():
     """Through every parameter: relative to each gradient's own largest entry."""
     model, x = small_model(depths=(2, 1, 2, 1), window=4), images(64, batch=2)

@@ -2,10 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from picture_folders import fill
 
 from simmim_lite.course import pilot
 from simmim_lite.data import manifests
@@ -59,12 +58,9 @@ def test_nonsense_gets_one_line(call, line: str) -> None:
 
 
 def test_a_folder_is_looked_at_and_its_levels_are_written_down(tmp_path) -> None:
-    rng, root = np.random.default_rng(0), tmp_path / "own"
-    for name in ("a", "b"):
-        for k in range(20):
-            place = root / ("train" if k < 14 else "test") / name / f"{k}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(place)
+    root = tmp_path / "own"
+    for split, name, count in (("train", "a", 14), ("train", "b", 14), ("test", "a", 6), ("test", "b", 6)):
+        fill(root / split / name, count, (40, 40))
     data = f"imagefolder:{root}"
     found = pilot.look(data)
     assert (found["images"], found["held out"], found["classes"]) == (28, 12, 2)
@@ -73,6 +69,6 @@ def test_a_folder_is_looked_at_and_its_levels_are_written_down(tmp_path) -> None
     content = yaml.safe_load(path.read_text())
     assert [part["images"] for part in content["subsets"]] == [4, 28]
     assert all(part["digest"] for part in content["subsets"]) and not manifests.verify(path, listing(data))
-    (root / "train" / "a" / "0.png").unlink()
+    (root / "train" / "a" / "000.png").unlink()
     assert manifests.verify(path, listing(data))
     assert pilot.manifest("scenes", (4,), tmp_path) is None and pilot.look("scenes")["images"] == pilot.SCENES

@@ -118,8 +118,6 @@ def test_features_are_the_encoder_s_whatever_the_batch_and_mode():
         expected = model.eval().encode((torch.from_numpy(images).float() / 255 - 0.5) / 0.2)
     np.testing.assert_allclose(maps, expected, atol=2e-5)
     np.testing.assert_allclose(pooled, expected.mean((2, 3)), atol=2e-5)
-    half, none = probes.features(model, images, data.mean, data.std, precision="bf16")
-    assert none is None and not torch.equal(half, pooled) and (half - pooled).norm() < 0.05 * pooled.norm()
 
 
 def test_probe_all_scores_what_can_be_had_on_the_same_images_for_every_run(monkeypatch):

@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-from synthetic_records import ATTO, FEMTO, PICO, record, study, tuning
+from synthetic_records import ATTO, FEMTO, record, study, tuning
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import records as rec
-from simmim_lite.evidence import tables
 from simmim_lite.evidence.claims import claims
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.training.run import Run, record_path, transfer_path, write_record
@@ -80,16 +79,6 @@ def test_recipes_are_told_apart():
     assert len(rec.groups(rec.run_rows(by_size))) == 1
     both = [*by_size, record(lr=1e-3), record(seed=1, lr=4e-3)]
     assert sorted(len(rows) for rows in rec.groups(rec.run_rows(both)).values()) == [1, 1, 2]
-
-
-def test_the_longest_length_is_that_of_most_cells():
-    def lengths(cells):
-        rows = rec.run_rows([record(model=m, images=n, steps=t) for m, n, t in cells])
-        return set(tables.longest(tables.frame({"yours": rows})).steps)
-
-    cells = [(m, n, t) for m in (ATTO, FEMTO) for n in (64, 1024) for t in (500, 1000)]
-    assert lengths([*cells, (ATTO, 64, 2000), (FEMTO, 64, 2000)]) == {1000}, "longer, but not at every level"
-    assert lengths([*cells[1:], (PICO, 64, 1000)]) == {1000}, "a cell is missing"
 
 
 WHOLE = record()

@@ -21,7 +21,7 @@ from simmim_lite.studies.tiers import StudyOptions
 from simmim_lite.training import run as run_module
 from simmim_lite.training import specs
 from simmim_lite.training.run import Run, Runtime, new_record, read_record, record_path, write_atomic, write_record
-from simmim_lite.training.specs import Count, number, read, value
+from simmim_lite.training.specs import Count, number, read
 from simmim_lite.training.tuning import Dense, FineTune, Probe
 
 SPECS = dict.fromkeys((Run, FineTune, Dense, Runtime, StudyOptions), {})
@@ -136,18 +136,6 @@ def test_texts_are_read_by_their_type(hint: object, text: str, found: object) ->
             read("seeds", hint, text)
     else:
         assert read("seeds", hint, text) == found
-
-
-def test_arguments_of_functions_are_checked_by_the_same_types() -> None:
-    @specs.checked
-    def twice(count: Count, label: str = "", *, of: specs.Positive | None = None) -> tuple:
-        return count, label, of
-
-    assert twice(2e0, of=np.float32(0.5)) == (2, "", 0.5)
-    for call in (lambda: twice(True), lambda: twice(count="2"), lambda: twice(1, of=math.nan)):
-        with pytest.raises(UserError, match=r"(count|of) is .*: give a (whole )?number"):
-            call()
-    assert value("x", list, "[1, 'a']") == [1, "a"]
 
 
 def test_key_is_readable_covers_every_field_and_does_not_depend_on_where_a_run_was_made() -> None:

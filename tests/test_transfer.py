@@ -90,14 +90,13 @@ def test_dense_transfers_beside_scratch(task, coco, tmp_path, monkeypatch):  # n
     assert trained["cost"]["unique_images"] == 8 and transfer(run, task, runs_dir=tmp_path, **options) == result
 
 
-@pytest.mark.parametrize("kind", ["classify", "pictures", "detect", "segment"])
+@pytest.mark.parametrize("kind", ["classify", "detect", "segment"])
 def test_a_killed_training_goes_on_bit_for_bit(kind, coco, slim, tmp_path):  # noqa: F811
     """Of every task: what happens in between draws nothing that a step would."""
     pictures, ade = f"imagefolder:{imagenet(tmp_path / 'data')}", ade_folder(tmp_path / "ade", 10, 7)
     full = tiny.recipe(data=pictures, steps=4, image_size=64, window_size=4, batch_size=6)
     tasks = {
-        "classify": lambda: tiny.classification(tiny_spec(steps=4, eval_every=2)),
-        "pictures": lambda: tiny.classification(full, open_pictures(pictures)),
+        "classify": lambda: tiny.classification(full, open_pictures(pictures)),
         "detect": lambda: tiny.detection(coco, precision="bf16", steps=4, eval_every=2),
         "segment": lambda: tiny.segmentation(ade, steps=4),
     }
