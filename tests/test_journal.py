@@ -47,6 +47,8 @@ def test_a_resumed_run_goes_on_in_it_and_the_writers_read_back(undisturbed, tmp_
     for content in (b"", b"notes\n", b'{"start": 0, "version": 99}\n', b'{"step": 1}\n[1]\n3\n'):
         (tmp_path / "file").write_bytes(content)
         assert read_journal(tmp_path / "file") is read_journal(tmp_path / "nothing") is None
+    with path.open("ab") as file:
+        file.write(b'ss": 1.0}\n')  # a point behind the checkpoint is taken again
     seen = []
     record = pretrain(RUN, runs_dir=tmp_path, progress=lambda *_: seen.append(read_journal(path)), log=log)
     assert numbers(record) == numbers(undisturbed) and not path.exists()

@@ -43,8 +43,6 @@ def test_power_and_units() -> None:
     needed = stats.units_needed(0.5, 1)
     assert stats.power(0.5, 1, needed) >= 0.8 > stats.power(0.5, 1, needed - 1)
     assert stats.units_needed(1e-6, 1) is None and stats.power(1, 1, 1) == 0
-    known = [stats.power(0.5, 1, 34), stats.power(0, 1, 5), stats.power(1e6, 1, 2)]
-    assert known == pytest.approx([0.81, 0.05, 1], abs=0.01)
 
 
 # --- what the text of the rules promises ---
