@@ -28,6 +28,7 @@ from simmim_lite.data.sources import as_pictures
 from simmim_lite.errors import Everywhere, Preempted, UserError
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.processes import one_thread
+from simmim_lite.studies.workers import pretrain_words
 from simmim_lite.training import train
 from simmim_lite.training.parallel import Group, Parallel, join
 from simmim_lite.training.pretrain import pretrain
@@ -237,10 +238,7 @@ def start(folder: Path, processes: int, *more: str) -> subprocess.Popen:
     script = folder.parent / "hurry.py"
     script.write_text(HURRY)
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    words += [str(script), "pretrain", "--runs-dir", str(folder), "--device", "cpu"]
-    default = Run().to_dict()
-    given = {name: value for name, value in LONG.to_dict().items() if value != default[name]}
-    words += [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words += [str(script), *pretrain_words(LONG, Runtime(), str(folder), "cpu")]
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

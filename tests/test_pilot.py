@@ -37,8 +37,7 @@ def test_a_design_fits_the_time_and_has_the_seeds() -> None:
     assert len(poor.levels) > 1 and min(poor.lengths) >= 100
     assert {run.batch_size for run in poor.runs} == {TIERS["quick"].recipe.batch_size}
     own = {"data": "scenes", "available": 16_384, "effect": 1e-4, "spread": 0.01, "core_minutes": 60}
-    assert pilot.design(**own, tier="smoke").levels == (16, 64)
-    assert pilot.design(**own, seeds=3).seeds == 3
+    assert pilot.design(**own, tier="smoke", seeds=3).levels == (16, 64)
     beyond = pilot.design(**own)  # said, and not refused
     assert beyond.seeds <= pilot.MOST_SEEDS and "more than 12 seeds would be needed" in beyond.sees
 

@@ -157,10 +157,6 @@ def test_key_is_readable_covers_every_field_and_does_not_depend_on_where_a_run_w
     with pytest.raises(UserError, match="unknown field of Run 'step': did you mean 'steps'"):
         Run.from_dict({"step": 3})
     assert {s: Run(image_size=s).norm_window for s in (32, 64, 192, 224)} == {32: 7, 64: 15, 192: 47, 224: 55}
-    run = Run(steps=1000, lr=4e-3, warmup_steps=50)  # the learning rate by hand
-    assert run.drop_step == 875 and Run(steps=500_000).drop_step == 437_500  # docs/facts.md, 3
-    assert [run.lr_at(step) for step in (0, 25, 50, 874)] == pytest.approx([2e-5, (2e-5 + 4e-3) / 2, 4e-3, 4e-3])
-    assert run.lr_at(875) == run.lr_at(999) == pytest.approx(4e-4)
 
 
 @pytest.mark.parametrize(

@@ -234,9 +234,8 @@ def test_show_says_what_a_file_is(tmp_path, monkeypatch, capsys):
         return {row[:10].strip(): row[11:] for row in rows}
 
     rows = {"layout": "simmim", "size": "swinv2_atto (embed_dim 32, depths 2-2)"}
-    rows |= dict.fromkeys(("window", "target"), "not in the file") | dict.fromkeys(
-        ("missing", "extra", "wrong"), "none"
-    )
+    rows |= dict.fromkeys(("window", "target"), "not in the file")
+    rows |= dict.fromkeys(("missing", "extra", "wrong"), "none")
     rows |= {"numbers": "156,998 parameters in 80 of 80 tensors, float32; all finite"}
     assert shown(save_weights(SOURCE, tmp_path / "own.pth")) == rows
     rows = shown(tmp_path / "simmim_pretrain__swinv2_base__img192_window12__800ep.pth", to_timm(state()))
