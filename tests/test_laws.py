@@ -111,11 +111,9 @@ def test_seeds_of_a_setting_are_held_out_together() -> None:
     [
         (lambda: points([ROWS[0] | {"val_loss": math.nan}]), "imagenet1k-10-125000: val_loss is nan"),
         (lambda: points([ROWS[0] | {"finetune": 1.0}], "accuracy"), "a fraction below 1"),
-        (lambda: points(ROWS, "top1"), "unknown target 'top1'"),
         (lambda: points([r | {"finetune": None} for r in ROWS], "accuracy"), "no run has a transfer score"),
         (lambda: fit("kaplan", points(ROWS)), "unknown form 'kaplan'"),
         (lambda: fit("free", points(ROWS[:5])), "5 different runs are too few"),
-        (lambda: list(heldout.folds(points(ROWS), "half")), "unknown split 'half'"),
         (lambda: list(heldout.folds(points(ROWS[:3]), "size")), "all runs share one size"),
         (lambda: heldout.regret([r | {"flops": None} for r in ROWS]), "no budget problem"),
     ],

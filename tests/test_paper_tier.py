@@ -129,7 +129,6 @@ def test_speed_is_given_measured_or_assumed_and_never_guessed(tmp_path, monkeypa
         (["--dry-run", "--assume", "4@989"], "share is '4': give a number above 0, at most 1"),
         (["--dry-run", "--images-per-second", "bse=9"], "did you mean 'base'"),
         (["--dry-run", "--images-per-second", "no.json"], "no.json: nothing was measured at 192 px"),
-        (["--dry-run", "--tier", "quick", "--gpus", "8"], "GPU hours are those of tier paper"),
         (["--gpus", "8"], "--gpus and a GPU's speed are about the cost that --dry-run shows"),
         (["--device", "cpu", "--no-notebooks"], "tier paper is about photographs of 192 px"),
         (["--dry-run", "--data", "imagefolder:SMALL"], "small holds pictures of at most 40 px"),

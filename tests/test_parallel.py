@@ -220,11 +220,9 @@ def test_what_cannot_be_is_one_line(tmp_path, monkeypatch) -> None:
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    group = Group(torch.device("cpu"), 0, 2)
     for call, words in (
         (lambda: go(tmp_path, Runtime(compile=True)), "^compile: .*no compiler"),
         (lambda: go(tmp_path, Runtime(accumulate=3)), "batch_size 8 does not divide .* in accumulate 3 parts: try 6"),
-        (lambda: group.share(9), "batch_size 9 does not divide among 2 processes: try 8"),
     ):
         with pytest.raises(UserError, match=words):
             call()

@@ -106,7 +106,6 @@ FLOPS = {"budget_flops": 1e20}
     ("call", "line"),
     [
         (lambda: plan(0, **FLOPS), "images is 0: give a whole number"),
-        (lambda: plan(WHOLE, budget_flops="1e20"), "budget_flops is '1e20': give a number above 0"),
         (lambda: plan(WHOLE), "budget is missing"),
         (lambda: plan(WHOLE, budget_flops=1e20, budget_gpu_hours=3), "budget is given twice"),
         (lambda: plan(WHOLE, budget_flops=1e19), "under the cheapest option, small for 125,000 iterations"),

@@ -87,7 +87,6 @@ WHOLE = record()
 @pytest.mark.parametrize(
     "text",
     [
-        "[]",
         json.dumps(WHOLE | {"schema": 99}),
         json.dumps(WHOLE | {"run": WHOLE["run"] | {"moedl": 1}}),
         json.dumps(WHOLE | {"final": WHOLE["final"] | {"val_loss": "low"}}),

@@ -121,7 +121,6 @@ def test_training_lowers_the_loss_and_the_record_is_whole(folder):
         ({"images": 11}, "images 11: training of ade20k:.* holds 10 images"),
         ({"batch_size": 1}, "batch_size 1: batch normalisation needs 2 images .* at least 2"),
         ({"batch_size": 2, "group": Group(torch.device("cpu"), 0, 2)}, "batch_size 2: .* at least 4"),
-        ({"augment": "scale"}, "unknown augment 'scale'"),
         ({"run": Run()}, "needs the run and its weights"),
     ],
 )

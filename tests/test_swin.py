@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from random_weights import close, rand, random_model, randomise
 
-from simmim_lite.model.swin import SwinV2, log_coordinates
+from simmim_lite.model.swin import SwinV2
 
 
 def slow_attention(attn, x, window, shifted):
@@ -96,20 +96,3 @@ def test_layouts_that_are_kept_belong_to_a_size_and_outlive_inference_mode():
         assert torch.equal(other.encode(x), expected) and torch.equal(model.encode(x), expected)
     model.encode(images[1]).sum().backward()
     assert model.encoder.layers[0].blocks[0].attn.cpb_mlp[0].weight.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize(
-    ("window", "pretrained", "expected"),
-    [
-        (14, 12, "0 .26283 .43182 .55662 .65561 .73766 .80774 .86889 .92313 .97187 1.01612 1.05664 1.09401 1.12869"),
-        (7, 6, "0 .45950 .69013 .84535 .96251 1.05664 1.13533"),
-    ],
-)
-def test_log_spaced_coordinates(window, pretrained, expected):
-    """docs/facts.md, 5, five digits."""
-    grid = log_coordinates((window, window), pretrained)
-    row = torch.tensor([float(v) for v in expected.split()])
-    assert grid.shape == (2 * window - 1, 2 * window - 1, 2)
-    assert (grid[:, 0, 0][window - 1 :] - row).abs().max() < 6e-6
-    assert torch.equal(grid, -grid.flip(0, 1)) and torch.equal(grid[..., 0], grid[..., 1].t())
-    assert (grid[..., 0] == grid[:, :1, 0]).all()  # the first coordinate is the row's

@@ -115,7 +115,6 @@ def test_a_killed_training_goes_on_bit_for_bit(kind, coco, slim, tmp_path):  # n
     [
         ("prob", {}, "unknown task 'prob': did you mean 'probe'"),
         ("classify", {"labls": 3}, "unknown field of FineTune 'labls': did you mean 'labels'"),
-        ("classify", {"labels": -1}, "labels is -1"),
         ("classify", {"scratch": "lr"}, "scratch is 'lr': give a dictionary"),
         ("detect", {"recipe": "upernet-160k"}, "unknown recipe of detect 'upernet-160k': known are mask-rcnn-1x"),
         ("probe", {"steps": 3}, "a probe takes the run's own weights, labels and test_images alone"),
