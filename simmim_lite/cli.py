@@ -50,6 +50,7 @@ VERBS = {
         *ENGINE,
         ("--gpus-per-run", "GPUs of one node for each run (1)", int, {"metavar": "G"}),
         ("--commands", "print the torchrun commands of the missing runs, a line a trunk; start nothing", False),
+        ("--nodes", "nodes of each run, with --commands (1)", 1, {"metavar": "N"}),
         ("--precision", "auto (default), fp32 or bf16", "auto"),
         ("--dry-run", "show what would run and what it costs; start nothing", False),
         ("--gpus", "how many GPUs a dry run is for (1)", 1),

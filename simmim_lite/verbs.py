@@ -65,7 +65,7 @@ def pretrain(*, runs_dir: str, device: str, film: int, log: list[str], **fields:
 
 
 def study(
-    name: str, *, parameter: list, no_notebooks: bool, commands: bool, dry_run: bool, gpus: int,
+    name: str, *, parameter: list, no_notebooks: bool, commands: bool, nodes: int, dry_run: bool, gpus: int,
     first_seed: int | None, minutes: float | None, images_per_second: list, assume: str, **options: object
 ) -> None:  # fmt: skip
     """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
@@ -84,7 +84,7 @@ def study(
     chosen, said = engine.choose(name, how, **counts)
     how = dataclasses.replace(how, seeds=chosen)
     if commands:
-        return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each)))
+        return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each, nodes=nodes)))
     print(said, end="\n" if said else "", flush=True)
     if dry_run:
         return print(costs.dry_run(name, how, gpus, **speed))

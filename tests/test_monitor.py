@@ -97,11 +97,8 @@ def test_watch(tmp_path, capsys, monkeypatch, clock) -> None:
         for word in ("femto, 64 images, seed 0", "running", "200 of 400 (50 %)", "0.5000", "0.4000", "30 s"):
             assert word in line
         assert total == "2 runs: 1 running, 1 finished"
-    out = call(capsys, "watch", "--runs-dir", tmp_path, "--study", "schedule", "--tier", "smoke")[1]
-    assert "goes on from its last checkpoint when the same command is run again" in out and "to do" in out
-    for words, line in (("none", "none: no such folder"), ((".", "--study", "nope"), "unknown study 'nope'")):
-        status, _, err = call(capsys, "watch", "--runs-dir", *([words] if isinstance(words, str) else words))
-        assert status == 2 and line in err and err.count("\n") == 1
+    status, _, err = call(capsys, "watch", "--runs-dir", "none")
+    assert status == 2 and "none: no such folder" in err and err.count("\n") == 1
     first, *rest = plan_of("schedule", "smoke", data="scenes")[0]
     for run in rest:
         done(tmp_path / "t", run)

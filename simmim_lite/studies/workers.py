@@ -176,24 +176,28 @@ def pretrain_words(run: Run, runtime: Runtime, runs_dir: str, device: str, log: 
     return words + [word for name in log for word in ("--log-to", name)]
 
 
-def launch(gpus: int) -> str:
-    """What a command line begins with: python, or torchrun on so many GPUs, which hands signals on."""
-    how = f"--standalone --nproc-per-node={gpus} --signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
-    return "python" if gpus == 1 else f"torchrun {how}"
+def launch(gpus: int, nodes: int = 1) -> str:
+    """What a command line begins with: python, or torchrun on so many GPUs of so many nodes, which hands signals on."""
+    if gpus * nodes == 1:
+        return "python"
+    several = f'--nnodes={nodes} --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:29500" --rdzv-id="$JOB"'
+    meet = several if nodes > 1 else "--standalone"
+    return f"torchrun {meet} --nproc-per-node={gpus} --signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
 
 
 @checked
-def lines(study: Study, how: StudyOptions, *, gpus_per_run: Count = 1) -> list[str]:
+def lines(study: Study, how: StudyOptions, *, gpus_per_run: Count = 1, nodes: Count = 1) -> list[str]:
     """A shell line for each trunk of a study that is not all done, the longest first: its commands by `&&`, the
-    shortest run first, under torchrun where a run has several GPUs. Nothing starts; precision `auto` is the recipe's.
+    shortest run first, under torchrun where a run has several GPUs (of so many nodes, each of which runs the line, with
+    the first one's name in MASTER_ADDR and the job's number in JOB). Nothing starts; precision `auto` is the recipe's.
     """
     if study == TRANSFER or how.tier not in TIERS:
         raise UserError(f"--commands is about pretraining at tier {', '.join(TIERS)}: not {study} at tier {how.tier}")
-    precision, start = None if how.precision == "auto" else how.precision, launch(gpus_per_run)
+    precision, start = None if how.precision == "auto" else how.precision, launch(gpus_per_run, nodes)
     runs = planned(study, how.tier, data=how.data, seeds=how.seeds, precision=precision)[0]
 
     def command(run: Run) -> str:
-        words = pretrain_words(run, runtime_of(run, gpus_per_run), how.runs_dir, how.device, how.log)
+        words = pretrain_words(run, runtime_of(run, gpus_per_run * nodes), how.runs_dir, how.device, how.log)
         return f"{start} -m simmim_lite {shlex.join(words)}"
 
     jobs = make_jobs([run for run in runs if not record_path(how.runs_dir, run).exists()], {})
