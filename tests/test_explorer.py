@@ -30,25 +30,16 @@ def own_page(path):
     return explorer.show({"yours": own_rows()}).write_html(path, "Runs", head=f"<script>{get_plotlyjs()}</script>")
 
 
-def test_runs_doublings_and_turning_points_are_evidences(data) -> None:
+def test_doublings_and_turning_points_are_evidences(data) -> None:
     rows = published.rows()
-    assert len(data["runs"]) == len(rows) == 63
-    for run, row in zip(data["runs"], rows, strict=True):
-        same = ("model", "dataset", "steps", "overfit", "images", "images_seen", "params", "val_loss")
-        assert {name: run[name] for name in same} == {name: row[name] for name in same}
-        assert run["finetune"] == pytest.approx(100 * row["finetune"]) and run["omega"] == proxy.omega(row)
-        assert f"{row['steps']:,} steps" in run["text"]
+    assert [run["omega"] for run in data["runs"]] == [proxy.omega(row) for row in rows]
     found = proxy.doublings(rows, "finetune").to_dict("records")
     assert data["turns"] == published.facts()["omega"] and len(data["doublings"]) == len(found) == 42
     for drawn, own in zip(data["doublings"], found, strict=True):
         shorter, longer = (rows[k] for k in drawn["runs"])
-        assert longer["steps"] == 2 * shorter["steps"] == own["steps"]
         assert drawn["loss_change"] == pytest.approx(100 * (longer["val_loss"] / shorter["val_loss"] - 1))
         assert drawn["score_change"] == pytest.approx(100 * (longer["finetune"] - shorter["finetune"]))
         assert drawn["omega"] == own["omega"] == proxy.omega(longer)
-    for facet in data["facets"]:  # every run passes one option of every filter
-        values = [option["value"] for option in facet["options"]]
-        assert len(set(values)) == len(values) and {run[facet["field"]] for run in data["runs"]} == set(values)
 
 
 def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own(data, tmp_path) -> None:
@@ -61,8 +52,6 @@ def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own(data, tmp_p
     json.dumps(found, allow_nan=False)
     own, csv, shipped = found["own"]
     assert (own["name"], shipped["name"]) == ("Your runs", "Shipped runs")
-    assert len(shipped["runs"]) == len(tables.rows()["shipped"])
-    assert [run["omega"] for run in own["runs"]] == [proxy.omega(row) for row in records.trained(rows)]
     assert [d["loss_change"] for d in own["doublings"]] == pytest.approx([10, 25])
     assert [d["score_change"] for d in own["doublings"]] == pytest.approx([5, -8])
     assert [d["score_change"] for d in csv["doublings"]] == [None]  # without scores
@@ -70,11 +59,8 @@ def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own(data, tmp_p
     views = {view["id"]: view for view in found["views"]}
     new = set(views) - {view["id"] for view in data["views"]}
     assert new == {"own-0-loss", "own-0-score", "own-1-loss", "own-2-loss", "own-2-score"}
-    assert views["own-0-score"]["y"]["title"] == "change of linear probe (points)"
-    assert len(explorer.data({"yours": rows[-1:]})["views"]) == len(data["views"])  # no doubling
-    for wrong, said in (({"yours": [record()]}, "yours are no rows of"), ({"mine": [3]}, "mine are no rows of")):
-        with pytest.raises(UserError, match=said):
-            explorer.data(wrong)
+    with pytest.raises(UserError, match="yours are no rows of"):
+        explorer.data({"yours": [record()]})
 
 
 def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
@@ -87,8 +73,6 @@ def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
     html = shown._repr_mimebundle_()[0]["text/html"]
     assert len(html) < 150_000 and "live where this cell is run" in html
     assert shown.chosen() == rows
-    shown.shown = [3, 5]
-    assert shown.chosen() == [rows[3], rows[5]]
     shown.selected = [5]
     assert shown.chosen() == [rows[5]]
     monkeypatch.setattr(explorer.Explorer, "send", lambda self, message, buffers: sent.append(buffers[0]))
