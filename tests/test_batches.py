@@ -200,18 +200,15 @@ def test_boxes_of_any_shape() -> None:
 
 
 def test_a_batch_is_one_function_whatever_decodes_it(tree, packed) -> None:
-    """Workers, shares, the step it begins at, files or a pack of them; validation pictures alone are stored."""
+    """Workers, the step it begins at, files or a pack of them; validation pictures alone are stored."""
     folder, shards = (open_data(spec, 32, streamed=True) for spec in (f"imagefolder:{tree}", f"packed:{packed}"))
     assert folder.val.images.shape == (8, 3, 32, 32) and len(folder.train) == 24 and folder.test is None
-    assert np.array_equal(open_data(f"imagefolder:{tree}", 32).val.images, folder.val.images)
     run = replace(RUN, data=f"imagefolder:{tree}")
     expected = make_batches(run, folder)
     for data, workers, first in ((folder, 1, 6), (shards, 0, 7)):
         decoded = make_batches(run, data, workers=workers)
         assert all(equal(decoded.batch(step), expected.batch(step)) for step in range(first, run.steps))
-    parts = [make_batches(run, folder, share=share).batch(5) for share in (slice(0, 4), slice(4, 8))]
-    images, masks, ids = expected.batch(5)
-    assert equal([np.concatenate(part) for part in zip(*parts, strict=True)], (images, masks, ids))
+    images, _, ids = expected.batch(5)
     # flips and normalising are as torchvision has them
     epochs, [place, *_] = expected.positions(5)
     draws = crop_draws(0, ids, epochs)

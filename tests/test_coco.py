@@ -1,10 +1,7 @@
 """Detection data in COCO layout: what is read, left out, or one clear line; broken files; scenes as files."""
 
-import copy
 import json
 import math
-import os
-import random
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from simmim_lite.data import coco, scenes
-from simmim_lite.data.coco import decode_mask, open_coco
+from simmim_lite.data.coco import open_coco
 from simmim_lite.errors import UserError
 from simmim_lite.training.detect import average_precision, ground_truth
 
@@ -109,11 +106,8 @@ WRONG = [
     ("annotations", [], "no image has an object"),
     ("annotations", {"category_id": 8}, "annotation 1: .*category_id 8"),
     ("annotations", {"bbox": [1, 2, 3, NAN]}, "annotation 1: .*bbox"),
-    ("annotations", {"area": 1e11}, "annotation 1: .*area"),
     ("annotations", {"iscrowd": 2}, "annotation 1: .*iscrowd"),
-    ("annotations", {"segmentation": [SQUARE]}, "annotation 1: "),
     ("annotations", {"segmentation": [[2, 2, None, 2, 8, 6]]}, "annotation 1: "),
-    ("annotations", {"segmentation": {"counts": [0, 120]}}, "annotation 1: "),
     ("annotations", {"segmentation": SIZED | {"counts": [5, 20]}}, "120 pixels in all"),
     ("annotations", {"segmentation": SIZED | {"counts": "o" * 60}}, "counts"),
     ("annotations", [annotation(1, 10, (0.2, 0.2, 0.5, 0.4))], "no box reaches farther than 1"),
@@ -121,7 +115,6 @@ WRONG = [
     ("images", PICTURES, "2 of 4 images are not in .*train2017, such as 8.png"),
     ("images", [PICTURES[0]] * 2, "twice"),
     ("images", {"width": 10**9}, "width"),
-    ("categories", [{"id": 7, "name": "a"}] * 2, "twice"),
 ]
 
 
@@ -196,10 +189,6 @@ def test_scenes_are_written_once_as_such_a_folder(monkeypatch, tmp_path):
     assert not list((tmp_path / "stores").glob("scenes-coco-24px-*"))
 
 
-# --- broken files, generated
-
-#: SIMMIM_FUZZ=20000 looks longer.
-FUZZ = int(os.environ.get("SIMMIM_FUZZ", 60))
 NASTY = [
     None, True, 0, -1, 7, 5.5, 1e-7, 10**400, NAN, math.inf, "", "a\nb", "\ud800", "\0", "52203o", "o" * 60, [], {},
     [[]], [None], [2, 2, 8, 2], [[2, 2, 8, 2, 8, NAN]], [[1e9, 2, 8, 2, 8, 6]], SQUARE, [SQUARE],
@@ -208,52 +197,19 @@ NASTY = [
 ]  # fmt: skip
 
 
-def broken(rng: random.Random, content: dict) -> dict:
-    """The content with one value, mostly deep inside, replaced or removed."""
-    content = copy.deepcopy(content)
-    holder, last = content, rng.choice(["annotations"] * 4 + list(content))
-    while isinstance(holder[last], (dict, list)) and holder[last] and rng.random() < 0.95:
-        holder = holder[last]
-        last = rng.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
-    holder[last] = rng.choice(NASTY)
-    if rng.random() < 0.2:
-        del holder[last]
-    return content
-
-
-def usable(top) -> bool:
-    """Whether a training can use all that it sees, and the truth itself can be scored; else it is one line."""
-    coco._open.cache_clear()
-    try:
-        data = open_coco(f"coco:{top}", 32)
-        samples = [split[i] for split in (data.train, data.test) for i in range(len(split))]
-    except UserError as error:
-        assert "\n" not in str(error)
-        return False
-    for image, boxes, labels, masks in samples:
-        (x0, y0, x1, y1), width = boxes.T, np.float32(image.shape[2])
-        assert (x1 > x0).all() and (y1 > y0).all() and (width - x0 > width - x1).all()
-        assert masks.shape == (len(labels), *image.shape[1:]) and masks.max(initial=0) < 2
-        assert ((labels > 0) & (labels <= data.num_classes)).all()
-    truth = ground_truth(data.test, data.num_classes)
-    found = [a | {"score": 0.5} for a in truth["annotations"] if not a["iscrowd"]]
-    found = [a | {"segmentation": scenes.rle(decode_mask(a["segmentation"], (10, 12)))} for a in found]
-    return not found or bool(average_precision(truth, found, n_train=1))
-
-
-def test_broken_files_are_data_or_one_line(tmp_path, monkeypatch):
-    """Three images of 12 x 10 px in each split, with polygons, RLE as runs and as text, a crowd."""
+@pytest.mark.parametrize("field", annotation(1, 10))
+def test_a_field_of_any_value_is_data_or_one_line(folder, field, monkeypatch):
     monkeypatch.setattr("simmim_lite.training.detect.RESAMPLES", 2)
-    runs = SIZED | {"counts": [22, 4, 6, 4, 6, 4, 6, 4, 6, 4, 6, 4, 44]}
-    shapes = [SQUARE, [[2, 2, 8, 2, 8, 6], [1, 1, 5, 1, 5, 4]], runs, coco.mask(runs, (10, 12))]
-    rows = [annotation(k, 10 + 10 * (k % 3), category=3 + 4 * (k % 2), segmentation=s) for k, s in enumerate(shapes)]
-    rows[2]["iscrowd"] = 1
-    content, seen = write(tmp_path, rows, rows), []
-    for seed in range(FUZZ):
-        rng = random.Random(seed)
-        parts = rng.choice([("train",), ("val",), ("train", "val")])
-        for part in ("train", "val"):
-            text = json.dumps(broken(rng, content) if part in parts else content)
-            (tmp_path / "annotations" / f"instances_{part}2017.json").write_text(text)
-        seen.append(usable(tmp_path))
-    assert 0.1 < np.mean(seen) < 0.8
+    for value in NASTY:
+        rows = [annotation(1, 10) | {field: value}, annotation(2, 20)]
+        try:
+            data = open_coco(folder(rows, rows), 32)
+            samples = [split[i] for split in (data.train, data.test) for i in range(len(split))]
+        except UserError as error:
+            assert "\n" not in str(error)
+            continue
+        for image, boxes, labels, masks in samples:
+            assert (boxes[:, 2:] > boxes[:, :2]).all() and masks.shape == (len(labels), *image.shape[1:])
+            assert masks.max(initial=0) < 2 and ((labels > 0) & (labels <= data.num_classes)).all()
+        truth = ground_truth(data.test, data.num_classes)
+        average_precision(truth, [a | {"score": 0.5} for a in truth["annotations"] if not a["iscrowd"]], n_train=1)

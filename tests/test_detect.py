@@ -29,7 +29,6 @@ from simmim_lite.training.detect import (
     training_sample,
 )
 from simmim_lite.training.parallel import Group
-from simmim_lite.training.run import Run
 from simmim_lite.training.transfer import once
 from simmim_lite.training.tuning import Dense
 
@@ -99,7 +98,7 @@ def test_a_step_is_a_function_of_seed_and_step_and_the_loss_falls(coco):  # noqa
     record = trained(task)
     curve = [p["train_loss"] for p in record["curve"]]
     assert record["status"] == "done" and curve[-1] < 0.7 * curve[0]
-    assert record["cost"]["unique_images"] == 4 and record["cost"]["flops"] is None
+    assert record["cost"]["unique_images"] == 4
 
 
 def test_the_truth_scores_one(coco):  # noqa: F811
@@ -121,8 +120,6 @@ def test_the_truth_scores_one(coco):  # noqa: F811
     assert [e["file"] for e in parts["examples"]] == split.files[:6]
     first, known = parts["examples"][0], split[0]
     assert first["labels"] == (known.labels - 1).tolist() and np.allclose(first["boxes"], known.boxes)
-    mask = decode_mask({"size": first["size"], "counts": first["masks"][0]}, (32, 32))
-    assert np.array_equal(mask, known.masks[0])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +129,6 @@ def test_the_truth_scores_one(coco):  # noqa: F811
         ({"short_sides": (24, 32)}, "go with augment scale"),
         ({"data": "ade20k:DIR"}, "data 'ade20k:DIR' has no annotations for detect: give scenes or coco:DIR"),
         ({"batch_size": 3, "group": Group(torch.device("cpu"), 0, 2)}, "does not divide among 2 processes: try 2"),
-        ({"run": Run()}, "needs the run and its weights"),
     ],
 )
 def test_wrong_specs_are_one_line(coco, options, words):  # noqa: F811

@@ -24,7 +24,6 @@ def names(tree: dict[str, int]) -> list[str]:
 
 
 SPLIT = "2 classes, 20 train / 5 val / 5 test"
-HELD = "2 classes, 16 train / 2 val / 2 test"
 #: Folder -> pictures, and what the line says of them; 10 a class to train on and 5 to test, where it does not matter.
 CASES: dict[str, tuple[dict[str, int], str]] = {
     # splits in every spelling
@@ -42,10 +41,6 @@ CASES: dict[str, tuple[dict[str, int], str]] = {
     "vehicles": (
         dict.fromkeys(["boat", "bus", "car", "train"], 12),
         "4 classes, 43 train / 3 val / 2 test; train taken as a class, not as a split",
-    ),
-    "train and a sample": (
-        by("train", 10) | {"sample": 3},
-        f"{HELD}; read from train/; 3 passed over (sample/0.jpg, sample/1.jpg, sample/2.jpg: OUT)",
     ),
     # wrappers
     "wrapped thrice": (
@@ -68,11 +63,6 @@ CASES: dict[str, tuple[dict[str, int], str]] = {
         by("train", 10) | {"test": 9},
         "2 classes, 16 train / 9 val / 4 test; test has no labels and serves as val: 4 pictures of train are held out "
         "as test",
-    ),
-    "test in folders of other names": (
-        by("train", 10) | by("test", 5, "0001 0002"),
-        "2 classes, 16 train / 10 val / 4 test; folders of test are none of train's classes; test has no labels and "
-        "serves as val: 4 pictures of train are held out as test",
     ),
     "val without labels": (
         by("train", 10) | {"val": 9},
@@ -214,9 +204,6 @@ def test_the_line_is_said_once_and_kept(photos, tmp_path, capsys, monkeypatch) -
     assert said() == []
     packed = sources.open_data(f"packed:{tmp_path / 'pack'}", 16)
     assert said() == [packed.line] and "001.png: could not be read when it was packed" in packed.line
-    fill(photos / "test/bee", 5)  # a picture more: the files are others now
-    sources.open_data(spec, 16, streamed=True)
-    assert len(said()) == 1
 
 
 def test_a_folder_that_cannot_be_listed_is_one_line(photos, monkeypatch) -> None:
