@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from simmim_lite.data import coco, scenes
 from simmim_lite.data.coco import open_coco
 from simmim_lite.errors import UserError
-from simmim_lite.training.detect import average_precision, ground_truth
+from simmim_lite.training.detect import ground_truth, judge
 
 SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 6.0, 2.0, 6.0]]
 
@@ -198,12 +198,14 @@ NASTY = [
 
 
 @pytest.mark.parametrize("field", annotation(1, 10))
-def test_a_field_of_any_value_is_data_or_one_line(folder, field, monkeypatch):
-    monkeypatch.setattr("simmim_lite.training.detect.RESAMPLES", 2)
+def test_a_field_of_any_value_is_data_or_one_line(tmp_path, field):
+    content = write(tmp_path, [], [])
     for value in NASTY:
-        rows = [annotation(1, 10) | {field: value}, annotation(2, 20)]
+        content["annotations"] = [annotation(1, 10) | {field: value}, annotation(2, 20)]
+        for path in (tmp_path / "annotations").iterdir():
+            path.write_text(json.dumps(content))
         try:
-            data = open_coco(folder(rows, rows), 32)
+            data = open_coco(f"coco:{tmp_path}", 32)
             samples = [split[i] for split in (data.train, data.test) for i in range(len(split))]
         except UserError as error:
             assert "\n" not in str(error)
@@ -212,4 +214,4 @@ def test_a_field_of_any_value_is_data_or_one_line(folder, field, monkeypatch):
             assert (boxes[:, 2:] > boxes[:, :2]).all() and masks.shape == (len(labels), *image.shape[1:])
             assert masks.max(initial=0) < 2 and ((labels > 0) & (labels <= data.num_classes)).all()
         truth = ground_truth(data.test, data.num_classes)
-        average_precision(truth, [a | {"score": 0.5} for a in truth["annotations"] if not a["iscrowd"]], n_train=1)
+        judge(truth, [a | {"score": 0.5} for a in truth["annotations"] if not a["iscrowd"]], "segm")
