@@ -14,8 +14,7 @@ def solution_00_2(image, hidden):
     return filled
 
 
-def wrong_00_2(image, hidden):
-    """The mean of the whole picture: the hidden pixels leak."""
+def wrong_00_2(image, hidden):  # the mean of the whole picture: the hidden pixels leak
     filled = image.copy()
     filled[:, hidden] = image.mean(axis=(1, 2))[:, None]
     return filled
@@ -25,8 +24,7 @@ def solution_00_3(target, guess, hidden):
     return np.abs(target - guess)[:, hidden].mean()
 
 
-def wrong_00_3(target, guess, hidden):
-    """Visible pixels count too."""
+def wrong_00_3(target, guess, hidden):  # visible pixels count too
     return np.abs(target - guess).mean()
 
 
@@ -38,8 +36,7 @@ def solution_01_2(mask, factor):
     return mask.repeat(factor, 0).repeat(factor, 1)
 
 
-def wrong_01_2(mask, factor):
-    """Copies of the whole mask, side by side."""
+def wrong_01_2(mask, factor):  # copies of the whole mask, side by side
     return np.tile(mask, (factor, factor))
 
 
@@ -59,8 +56,7 @@ def solution_02_3(x, window):
     return x.transpose(0, 2, 1, 3, 4).reshape(-1, window * window, channels)
 
 
-def wrong_02_3(x, window):
-    """Reshape alone."""
+def wrong_02_3(x, window):  # reshape alone
     return x.reshape(-1, window * window, x.shape[-1])
 
 
@@ -72,8 +68,7 @@ def solution_03_2(step, steps, peak, warmup):
     return warm / 10 if step >= 7 * steps // 8 else warm
 
 
-def wrong_03_2(step, steps, peak, warmup):
-    """The drop comes a step late."""
+def wrong_03_2(step, steps, peak, warmup):  # the drop comes a step late
     warm = peak / 200 + (peak - peak / 200) * min(1, step / warmup)
     return warm / 10 if step > 7 * steps // 8 else warm
 
@@ -83,8 +78,7 @@ def solution_03_3(a, b):
     return each.mean(), each.std(ddof=1) / math.sqrt(len(each))
 
 
-def wrong_03_3(a, b):
-    """As if the images were different ones."""
+def wrong_03_3(a, b):  # as if the images were different ones
     return (a - b).mean(), math.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
 
 
@@ -101,8 +95,7 @@ def solution_04_2(rows):
     return {n: row["model"] for n, row in best.items()}
 
 
-def wrong_04_2(rows):
-    """The shorter runs are among them."""
+def wrong_04_2(rows):  # the shorter runs are among them
     rows = [r for r in rows if r["dataset"] != "imagenet22k"]
     return {
         n: min((r["val_loss"], r["model"]) for r in rows if r["images"] == n)[1] for n in {r["images"] for r in rows}
@@ -114,8 +107,7 @@ def solution_04_3(rows):
     return sum(r["val_loss"] - whole[r["model"], r["steps"]] > 0.004 for r in rows)
 
 
-def wrong_04_3(rows):
-    """Without the margin."""
+def wrong_04_3(rows):  # without the margin
     whole = {(r["model"], r["steps"]): r["val_loss"] for r in rows if r["dataset"] == "imagenet1k-100"}
     return sum(r["val_loss"] > whole[r["model"], r["steps"]] for r in rows)
 
@@ -127,8 +119,7 @@ def solution_05_2(gmac, steps, batch_size):
     return 6 * gmac * 1e9 * steps * batch_size
 
 
-def wrong_05_2(gmac, steps, batch_size):
-    """The forward pass alone."""
+def wrong_05_2(gmac, steps, batch_size):  # the forward pass alone
     return 2 * gmac * 1e9 * steps * batch_size
 
 
@@ -137,8 +128,7 @@ def solution_05_3(rows, budget):
     return max(some, key=lambda r: r["finetune"])["model"] if some else None
 
 
-def wrong_05_3(rows, budget):
-    """The largest that is affordable."""
+def wrong_05_3(rows, budget):  # the largest that is affordable
     some = [r for r in rows if r["dataset"] == "imagenet1k-100" and r["flops"] <= budget]
     return max(some, key=lambda r: r["params"])["model"] if some else None
 
@@ -162,8 +152,7 @@ def solution_06_3(omega):
     return "green" if omega < 7e5 else "amber" if omega < 4e6 else "red"
 
 
-def wrong_06_3(omega):
-    """Red as soon as the loss rises."""
+def wrong_06_3(omega):  # red as soon as the loss rises
     return "green" if omega < 7e5 else "red"
 
 
@@ -187,8 +176,7 @@ def solution_07_2(losses, scores):
     return sum((a[0] < b[0]) == (a[1] > b[1]) for a, b in pairs) / len(pairs)
 
 
-def wrong_07_2(losses, scores):
-    """Ties are counted."""
+def wrong_07_2(losses, scores):  # ties are counted
     pairs = list(combinations(zip(losses, scores, strict=True), 2))
     return sum((a[0] - b[0]) * (a[1] - b[1]) < 0 for a, b in pairs) / len(pairs)
 
@@ -224,8 +212,7 @@ def solution_08_2(confusion):
     return np.mean(inside[union > 0] / union[union > 0])
 
 
-def wrong_08_2(confusion):
-    """A class that never occurs counts as 0."""
+def wrong_08_2(confusion):  # a class that never occurs counts as 0
     inside = np.diag(confusion)
     union = confusion.sum(0) + confusion.sum(1) - inside
     return np.mean(inside / np.maximum(union, 1))
@@ -246,8 +233,7 @@ def solution_09_2(groups):
     ]
 
 
-def wrong_09_2(groups):
-    """Leaves single runs out."""
+def wrong_09_2(groups):  # leaves single runs out
     return [([j for j in range(len(groups)) if j != k], [k]) for k in range(len(groups))]
 
 
@@ -259,8 +245,7 @@ def solution_09_3(rows, rule):
     return sum(lost) / len(lost)
 
 
-def wrong_09_3(rows, rule):
-    """Against the best of all runs."""
+def wrong_09_3(rows, rule):  # against the best of all runs
     best = max(r["finetune"] for r in rows)
     budgets = sorted({r["flops"] for r in rows})[1:]
     return sum(100 * (best - rule([r for r in rows if r["flops"] <= b])["finetune"]) for b in budgets) / len(budgets)
@@ -274,8 +259,7 @@ def solution_10_2(batch, gpus, fits):
     return min(k for k in range(1, share + 1) if share % k == 0 and share / k <= fits)
 
 
-def wrong_10_2(batch, gpus, fits):
-    """Rounded up, whether it divides or not."""
+def wrong_10_2(batch, gpus, fits):  # rounded up, whether it divides or not
     return -(-(batch // gpus) // fits)
 
 
@@ -285,8 +269,7 @@ def solution_10_3(lengths, batch, images_per_second):
     return steps * batch / images_per_second / 3600
 
 
-def wrong_10_3(lengths, batch, images_per_second):
-    """Each run alone."""
+def wrong_10_3(lengths, batch, images_per_second):  # each run alone
     return sum(lengths) * batch / images_per_second / 3600
 
 
@@ -297,8 +280,7 @@ def solution_11_2(effect, spread):
     return max(2, math.ceil((2.8 * spread / effect) ** 2 - 1e-9))
 
 
-def wrong_11_2(effect, spread):
-    """Without the square."""
+def wrong_11_2(effect, spread):  # without the square
     return max(2, math.ceil(2.8 * spread / effect))
 
 
@@ -307,7 +289,6 @@ def solution_11_3(options):
     return [name for name, value, half in options if value + half >= best[1] - best[2]]
 
 
-def wrong_11_3(options):
-    """Only the best's interval counts."""
+def wrong_11_3(options):  # only the best's interval counts
     best = max(options, key=lambda o: o[1])
     return [name for name, value, _ in options if value >= best[1] - best[2]]

@@ -119,20 +119,6 @@ def test_a_check_survives_any_answer_and_never_leaks_pythons_words(name: str) ->
         assert "raised" not in line, (answer, line)
 
 
-@pytest.mark.parametrize(
-    ("check", "answer", "line"),
-    [
-        ("cells_at_224", 5, "2 numbers are wanted, (hidden cells, hidden share): yours is one int"),
-        ("choosing_the_size", lambda *_: "ab", "2 numbers are wanted, (share by lower loss, share by larger size)"),
-        ("pairs_right", np.arange(5), "one number is wanted: yours is one ndarray of 5"),
-    ],
-)
-def test_the_form_that_is_wanted_is_named(check: str, answer, line: str) -> None:
-    """Not Python's `cannot unpack`; also where a learner's function returns it."""
-    passed, found = said(lambda: getattr(checks, check)(answer))
-    assert passed is False and found.startswith(f"not right yet: {line}")
-
-
 def test_the_stamp_says_what_was_used(capsys) -> None:
     one = {"key": "atto-1", "run": {"data": "scenes", "seed": 1}}
     rows = [{"data": "scenes", "seed": s, "val_loss": 0.5} for s in (0, 1, 2)]

@@ -78,9 +78,7 @@ RISE = {250: 0.0, 500: 0.03, 1000: 0.04, 2000: 0.04}
         # an interaction: the larger is better at 16 images, only less so than at 16,384
         ("C1", lambda m, n, t, s: (m == FEMTO) * ((noise(s) - 0.01) if n == 16 else -0.03), {}, 0.02,
          ("0.0100 below the smaller", "cost it more, but it is not shown to be worse")),
-        # C3: the mean over both sizes within a seed; C4: over all doublings
-        ("C3", lambda m, n, t, s: -(0.01 if m == ATTO else 0.03) + noise(s) if t == 500 else 0.0, {}, -0.02,
-         ("mean of atto, femto",)),
+        # C4: over all doublings
         ("C4", lambda m, n, t, s: (n == 16) * RISE[t] + (t == 2000) * noise(s), {"lengths": tuple(RISE)}, 0.04 / 3,
          ("doublings to 500, 1,000 and 2,000 steps",)),
         # large is the largest size that has every seed
@@ -121,7 +119,6 @@ def overfit_in(seeds):
 LONG = {"lengths": (500,)}
 #: Claim, records, verdict, and what the sentence says.
 SAID = [
-    ("C6", lambda: overfit_in({200}), OPEN, "90 % interval"),
     ("C6", lambda: overfit_in({200, 201}), UNTESTED, "overfit in most seeds"),
     ("C1", lambda: study(levels=(16, 16384), lengths=(250, 500), seeds=(4,)), OPEN, "one seed gives no interval"),
     ("C2", lambda: study(levels=(16, 16384), lengths=(250, 500), seeds=(4, 5)), OPEN, "fewer than 3"),
@@ -129,17 +126,13 @@ SAID = [
      "Missing runs: femto at 16 images and 250 steps"),
     ("C1", lambda: grid(lambda m, n, t, s: None if (n == 16 and (s == 200) != (m == ATTO)) else 0.0), UNTESTED,
      "No seed has all the runs"),
-    ("C1", lambda: grid(lambda m, n, t, s: None if (m, n, s) == (FEMTO, 16, 202) else noise(s)), OPEN,
-     "seed 202 left out"),
     ("C3", lambda: grid(lambda *cell: 0.0, levels=(64,)), UNTESTED, "two data levels"),
     ("C8", lambda: grid(lambda *cell: 0.0, levels=(64,)), UNTESTED, "No run is fine-tuned"),
     ("C9", lambda: study(levels=(16, 64), lengths=(10, 20)), OPEN, "20 steps test the machinery only"),
     ("C5b", lambda: ranked(overfit=False), UNTESTED, "0.0 runs of a seed are overfit"),
-    ("C5a", lambda: ranked(probes=()), UNTESTED, "No run has a probe"),
     ("C5b", lambda: ranked(data="imagefolder:cats"), UNTESTED, "10,000 labels or more, here it has 3,000"),
     ("C5a", lambda: [r for r in ranked() if r["run"]["steps"]], UNTESTED, "random initialisation"),
     ("C5a", lambda: [r for r in ranked() if r["run"]["images"] == 16384], UNTESTED, "A rank needs 5 runs of a seed"),
-    ("C5a", lambda: [r for r in ranked() if not r["final"].update(val_loss=0.3)], UNTESTED, "there is no rank"),
     ("C5a", lambda: ranked(data="imagefolder:cats", labels=10_000, probes=("linear", "knn")), HOLDS, "97 % interval"),
     ("C7", lambda: doubled(lambda seed: 0.02 if seed == 201 else -0.02, 0.02), UNTESTED, "rose in 1 of 3 doublings"),
     ("C8", lambda: supervised(0.0, 601), UNTESTED, "for as long as pretraining and fine-tuning together"),
@@ -160,9 +153,6 @@ def test_a_loss_that_is_not_finite_and_smoke_runs():
             r["final"]["val_loss"] = float("nan")
     found = one(records, "C2")
     assert found.n == 2 and found.effect == pytest.approx(0.01 + (noise(201) + noise(202)) / 2)
-    # half of 150 steps is too short, though 150 is not
-    records = grid(lambda m, n, t, s: (0.02 + noise(s)) * (m == FEMTO and n == 16), lengths=(75, 150))
-    assert one(records, "C1").verdict == HOLDS and one(records, "C4").verdict == UNTESTED
     good = study()  # a smoke run among the others changes nothing
     assert claims(good) == claims([*good, *study(levels=(16,), lengths=(20,))])
 
@@ -263,8 +253,6 @@ def test_a_csv_of_three_seeds_is_by_seed_and_of_one_by_cell():
     by_cell = {c.id: c for c in claims_of([r for r in rows if r["seed"] == 200])}
     assert by_cell["C1"].n == 2 and "2 cells" in by_cell["C1"].evidence and "not repetition" in by_cell["C1"].evidence
     assert by_cell["C5b"].verdict == by_cell["C8"].verdict == UNTESTED
-    for few in (rows[:2], rows[:3], rows[::4][:3]):
-        assert not any(c.verdict == HOLDS for c in claims_of(few))
 
 
 def test_data_targets_and_image_sizes_are_never_mixed():

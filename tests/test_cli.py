@@ -36,6 +36,8 @@ ERRORS = {
     "studdy": "unknown verb 'studdy': did you mean 'study'?",
     "study all --dry-run --data imagefolder:nowhere": "imagefolder:nowhere: no such folder",
     "study all --dry-run --log-to tensorbord": "unknown log 'tensorbord'",
+    "study all --minutes 0 --no-notebooks": "minutes is 0.0: give a number above 0",
+    "study all --minutes 5 --seeds 6 --no-notebooks": "seeds fixes the number",
     "study all --seeds 1.5": "'1.5' is not a whole number, as in 64, 1_000, 1e4 or 200k",
     "study all --nodes 2": "--nodes is about the lines that --commands prints",
     "study all --tier smoke --commands --nodes 0 --no-notebooks": "nodes is 0: give a whole number from 1",

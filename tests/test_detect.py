@@ -80,9 +80,8 @@ def test_half_of_the_samples_are_mirrored_and_boxes_stay_around_their_masks(coco
     turned = []
     for i in range(12):
         image, boxes, _, masks = (x.numpy() for x in training_sample(split, i))
-        plain = split[i].image
-        turned.append(not np.array_equal(image, plain))
-        assert np.array_equal(image, plain[..., ::-1] if turned[-1] else plain)
+        turned.append(not np.array_equal(image, split[i].image))
+        assert np.array_equal(image, split[i].image[..., :: -1 if turned[-1] else 1])
         for (x0, y0, x1, y1), mask in zip(boxes, masks, strict=True):
             rows, columns = np.nonzero(mask)
             assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x0, y0, x1, y1)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from simmim_lite import studies
-from simmim_lite.evidence import figures, proxy, published, tables
+from simmim_lite.evidence import figures, tables
 from simmim_lite.evidence.rules import HOLDS, UNTESTED
 from simmim_lite.studies import grids, notebooks
 from simmim_lite.studies.tiers import NAMED
@@ -67,16 +67,6 @@ def test_both_losses_stand_side_by_side_with_their_correlation(frame) -> None:
         assert f"ρ {rho[loss]:+.2f}".replace("-", "−") in titles(figure)
     alone = figures.scatter(frame[frame.source == "published"], ["val_loss", "train_loss"], "score", "regime")
     assert "training loss" not in titles(alone), "training losses of published runs are not known"
-
-
-def test_doublings_and_shares_of_pairs() -> None:
-    found = proxy.doublings(published.rows(), published.SCORE).assign(source="published")
-    turns = {"published": proxy.turning_points(found) | {"score": None}}
-    texts = titles(figures.scatter(found, "omega", "score_change", "images", turns=turns, rank=True))
-    assert "loss turns" in texts and "score turns" not in texts and f"ρ {-0.76:+.2f}".replace("-", "−") in texts
-    shares = proxy.accuracy(published.rows(), published.SCORE).reset_index(names="name")
-    figure = figures.intervals(shares.rename(columns={"share": "value"}), "%", mark=0.5, guess=0.6)
-    assert sum(len(t.x) for t in figure.data) == len(shares) and len(figure.layout.shapes) == 2
 
 
 @pytest.mark.parametrize("score", [None, "knn"])

@@ -1,7 +1,6 @@
 """Fine-tuning for classification: layer decay, schedule, mixes and augmentation against timm, picture files."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
@@ -67,15 +66,6 @@ def test_the_schedule_is_timms(prefix, spec, t_initial):
         assert spec.lr_at(now) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-12), now
 
 
-def test_every_field_of_a_recipe_has_an_effect():
-    spec = tiny_spec(steps=2, eval_every=1, drop_path=0.3)
-    first = trained(classification(spec))["curve"]
-    for change in ({"drop_path": 0.0}, {"augment": "none"}, {"layer_decay": 0.5}):
-        assert trained(classification(dataclasses.replace(spec, **change)))["curve"] != first, change
-    (coarse,) = trained(classification(dataclasses.replace(spec, eval_every=4)))["curve"]  # the mean over its steps
-    assert coarse["train_loss"] == pytest.approx(np.mean([point["train_loss"] for point in first]), rel=1e-6)
-
-
 def test_labels_follow_their_images_and_the_record_is_whole():
     """On a source whose class is its colour, the test images are told apart."""
 
@@ -95,7 +85,6 @@ def test_labels_follow_their_images_and_the_record_is_whole():
     assert final["top1"] == final["high"] == 1.0 > final["low"]
     assert (record["kind"], record["status"], record["reason"], record["run"]) == ("finetune", "done", None, None)
     assert FineTune.from_dict(record["spec"] | {"run": record["run"]}).key == record["key"]
-    json.dumps(record, allow_nan=False)
 
 
 def test_numbers_that_are_not_finite_are_a_failed_record_without_numbers(monkeypatch):
@@ -198,7 +187,7 @@ def test_the_command_takes_a_step_of_the_recipe_on_a_full_size_layout(tmp_path, 
     run = Run(model="swinv2_base", image_size=192, window_size=12, mask_patch=32)
     run = dataclasses.replace(run, data=f"inaturalist:{inaturalist(tmp_path / 'data')}")
     own, scratch = specs(run, "classify", file, "imagenet-100ep", **options)
-    assert own.weights.startswith("a.pth@") and str(tmp_path) not in own.key and own.labels is None
+    assert own.weights.startswith("a.pth@") and str(tmp_path) not in own.key
     assert own.lr == pytest.approx(1.25e-3 * 4 / 512) and (scratch.layer_decay, own.layer_decay) == (1.0, 0.75)
     words = ["transfer", "--task", "classify", "--recipe", "imagenet-100ep", "--data", run.data, "--model", run.model]
     words += ["--weights", str(file), "--runs-dir", str(tmp_path / "runs"), "--device", "cpu"]
