@@ -82,10 +82,6 @@ def _raises():
     raise NotImplementedError
 
 
-def _missing(x):
-    return x / 0
-
-
 TODO = "not done yet: double it"
 STUBS = (None, ..., NotImplemented, (1, None), {"a": [...]}, lambda x: None, lambda x: (x, None))
 
@@ -94,7 +90,7 @@ STUBS = (None, ..., NotImplemented, (1, None), {"a": [...]}, lambda x: None, lam
     ("answer", "line"),
     [
         *((stub, TODO) for stub in (*STUBS, lambda x: _raises())),
-        (_missing, "not right yet: your answer raised ZeroDivisionError: division by zero"),
+        (lambda x: x / 0, "not right yet: your answer raised ZeroDivisionError: division by zero"),
         (lambda: 4, "not right yet: your answer raised TypeError:"),
         (4, "not right yet: a function is wanted here: yours is one int"),
         (lambda x: x, "not right yet: no: not four"),

@@ -82,13 +82,10 @@ def test_debug_shows_the_traceback(capsys) -> None:
 
 def test_pretrain_and_transfer_say_what_came_of_it(capsys, tmp_path) -> None:
     status, out, _ = call(capsys, "pretrain", *TINY, "--runs-dir", tmp_path)
-    assert status == 0
-    assert "validation loss" in out
-    path = out.split("record: ")[1].strip()
-    assert json.loads(Path(path).read_text())["run"]["steps"] == 4
+    assert status == 0 and "validation loss" in out
+    assert json.loads(Path(out.split("record: ")[1].strip()).read_text())["run"]["steps"] == 4
     status, out, _ = call(capsys, "transfer", *TINY, "--runs-dir", tmp_path)
-    assert status == 0
-    assert all(name in out for name in ("linear", "knn", "segment", "lift"))
+    assert status == 0 and all(name in out for name in ("linear", "knn", "segment", "lift"))
 
 
 def test_full_disk(capsys, tmp_path, monkeypatch) -> None:

@@ -148,14 +148,6 @@ def test_jpegs_are_turned_as_every_viewer_turns_them(tmp_path):
         one_line("turned.jpg: .*as its EXIF", decode.read_annotated, tmp_path / "turned.jpg", upright[::-1])
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_read_says_why(name):
-    content, words = BAD[name]
-    one_line(words or ".", decode.read, content)
-    one_line(words or ".", decode.read_square, content, 16)
-    one_line("no picture, but a NoneType", decode.read, None)
-
-
 def test_resize_takes_the_centre_square(tmp_path):
     x = np.linspace(0, 255, 300)
     wide = np.stack([np.broadcast_to(x, (120, 300))] * 3, -1).astype(np.uint8)

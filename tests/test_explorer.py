@@ -50,8 +50,7 @@ def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own(data, tmp_p
     sets = {"published": published.rows(), "yours": rows, "imported, mine <b>": published.read_csv(csv)[0], "empty": []}
     found = explorer.data(sets | {"shipped": tables.rows()["shipped"]})
     json.dumps(found, allow_nan=False)
-    own, csv, shipped = found["own"]
-    assert (own["name"], shipped["name"]) == ("Your runs", "Shipped runs")
+    own, csv, _ = found["own"]
     assert [d["loss_change"] for d in own["doublings"]] == pytest.approx([10, 25])
     assert [d["score_change"] for d in own["doublings"]] == pytest.approx([5, -8])
     assert [d["score_change"] for d in csv["doublings"]] == [None]  # without scores
@@ -67,8 +66,7 @@ def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
     plotly, shown, rows, sent = get_plotlyjs(), explorer.show(), published.rows(), []
     text = own_page(tmp_path / "page.html").read_text()
     assert plotly in text and not re.search("http|@import|url\\(", text.replace(plotly, ""))
-    bundle, _ = shown._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle and len(json.dumps(bundle)) < 1000
+    assert len(json.dumps(shown._repr_mimebundle_()[0])) < 1000
     monkeypatch.setattr(live, "executed_unseen", lambda: True)
     html = shown._repr_mimebundle_()[0]["text/html"]
     assert len(html) < 150_000 and "live where this cell is run" in html

@@ -58,17 +58,6 @@ def test_the_guess_stands_in_the_panel_of_the_readers_runs(frame) -> None:
     assert drawn(frame, 40).y0 < 1 and drawn(frame, -40).y0 > 0, "it stays inside of the panel"
 
 
-def test_both_losses_stand_side_by_side_with_their_correlation(frame) -> None:
-    ours = frame[frame.source == "shipped"]
-    figure = figures.scatter(ours, ["val_loss", "train_loss"], "score", "regime", rank=True)
-    assert sum(len(t.x) for t in figure.data if t.x[0] is not None) == 2 * len(ours)
-    rho = ours[["val_loss", "train_loss", "score"]].corr("spearman").score
-    for loss in ("val_loss", "train_loss"):
-        assert f"ρ {rho[loss]:+.2f}".replace("-", "−") in titles(figure)
-    alone = figures.scatter(frame[frame.source == "published"], ["val_loss", "train_loss"], "score", "regime")
-    assert "training loss" not in titles(alone), "training losses of published runs are not known"
-
-
 @pytest.mark.parametrize("score", [None, "knn"])
 def test_a_source_shows_the_first_score_it_has(score) -> None:
     found = tables.runs(score=score)

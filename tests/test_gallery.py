@@ -16,7 +16,6 @@ def test_captions_are_counted_from_the_rows() -> None:
     page = gallery.gallery_page(frame)
     assert "published runs: 63 runs" in page
     assert f"{len(ours)} runs of {ours.seed.nunique()} seeds on scenes" in page
-    assert [f"({study}.png)" in page for study in gallery.QUESTIONS] == [True] * 5
 
 
 def test_every_picture_is_drawn(tmp_path, monkeypatch) -> None:
