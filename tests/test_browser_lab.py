@@ -113,15 +113,9 @@ def test_guess_first(lab) -> None:
 
 
 def test_uploads(lab) -> None:
-    tiny = picture_file("PNG", "RGB", (3, 3), (0, 0, 255))
     alpha = picture_file("PNG", "RGBA", (60, 40), (255, 0, 0, 0))
     for content, colour in ((HOLIDAY, (200, 30, 30)), (alpha, (255, 255, 255))):
         upload(lab, "a.png", content)
         until(lambda c=colour: np.abs(tile(lab, "picture").mean((0, 1)) - c).max() < 6, patience=60)
     upload(lab, "notes.jpg", b"these are notes")
     lab.get_by_role("alert").get_by_text("notes.jpg is no picture that the browser can read").wait_for()
-    drop = """bytes => { const dataTransfer = new DataTransfer();
-      dataTransfer.items.add(new File([new Uint8Array(bytes)], 'dropped.png'));
-      document.querySelector('.sl-main').dispatchEvent(new DragEvent('drop', { dataTransfer, bubbles: true })); }"""
-    lab.evaluate(drop, list(tiny))
-    lab.get_by_text("dropped.png (3 x 3 pixels)").first.wait_for(state="attached")

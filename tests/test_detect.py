@@ -124,7 +124,6 @@ def test_the_truth_scores_one(coco):  # noqa: F811
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"images": 99}, "images 99: train of coco:.* holds 24 images; ask for 1 to 24"),
         ({"short_sides": (24, 32)}, "go with augment scale"),
         ({"data": "ade20k:DIR"}, "data 'ade20k:DIR' has no annotations for detect: give scenes or coco:DIR"),
         ({"batch_size": 3, "group": Group(torch.device("cpu"), 0, 2)}, "does not divide among 2 processes: try 2"),

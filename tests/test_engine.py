@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 from child_processes import INTERRUPTED, PATIENCE, interrupt, interruptible, session, until
 
 from simmim_lite import studies
@@ -22,7 +23,6 @@ from simmim_lite.studies.grids import grid, tunings
 from simmim_lite.studies.tiers import STUDIES, TIERS, StudyOptions, claim_ids
 from simmim_lite.training.run import Run
 
-NUMBERS = ("key", "status", "run", "curve", "final", "transfer")
 WORDS = "study data-scale --tier smoke --workers 1 --precision fp32 --no-notebooks"
 COMMAND = [sys.executable, "-m", "simmim_lite", *WORDS.split()]
 TINY = {"batch_size": 8, "val_images": 8, "val_masks": 1, "probe_labels": 0}
@@ -35,7 +35,7 @@ SCRIPT = (
 
 
 def numbers(folder: Path) -> dict:
-    return {r["key"]: {k: r[k] for k in NUMBERS} for r in load(folder)}
+    return {record["key"]: tiny.numbers(record) for record in load(folder)}
 
 
 def measured(folder: Path, batch: int = 16) -> Path:

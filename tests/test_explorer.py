@@ -9,7 +9,7 @@ from plotly.offline import get_plotlyjs
 from synthetic_records import ATTO, FEMTO, record
 
 from simmim_lite.errors import UserError
-from simmim_lite.evidence import proxy, published, records, tables
+from simmim_lite.evidence import published, records, tables
 from simmim_lite.lab import explorer, live
 
 
@@ -28,18 +28,6 @@ def own_rows() -> list[dict]:
 def own_page(path):
     """The explorer with own runs as a page, plotly.js in it."""
     return explorer.show({"yours": own_rows()}).write_html(path, "Runs", head=f"<script>{get_plotlyjs()}</script>")
-
-
-def test_doublings_and_turning_points_are_evidences(data) -> None:
-    rows = published.rows()
-    assert [run["omega"] for run in data["runs"]] == [proxy.omega(row) for row in rows]
-    found = proxy.doublings(rows, "finetune").to_dict("records")
-    assert data["turns"] == published.facts()["omega"] and len(data["doublings"]) == len(found) == 42
-    for drawn, own in zip(data["doublings"], found, strict=True):
-        shorter, longer = (rows[k] for k in drawn["runs"])
-        assert drawn["loss_change"] == pytest.approx(100 * (longer["val_loss"] / shorter["val_loss"] - 1))
-        assert drawn["score_change"] == pytest.approx(100 * (longer["finetune"] - shorter["finetune"]))
-        assert drawn["omega"] == own["omega"] == proxy.omega(longer)
 
 
 def test_own_runs_stand_on_the_omega_axis_and_in_panels_of_their_own(data, tmp_path) -> None:

@@ -58,15 +58,12 @@ def test_the_guess_stands_in_the_panel_of_the_readers_runs(frame) -> None:
     assert drawn(frame, 40).y0 < 1 and drawn(frame, -40).y0 > 0, "it stays inside of the panel"
 
 
-@pytest.mark.parametrize("score", [None, "knn"])
-def test_a_source_shows_the_first_score_it_has(score) -> None:
+@pytest.mark.parametrize(("score", "name"), [(None, "fine-tuning (%)"), ("knn", None)])
+def test_a_source_shows_the_first_score_it_has(score, name) -> None:
     found = tables.runs(score=score)
-    name = found.groupby("source").score_name.first()["published"]
-    assert name == "fine-tuning (%)" if score in (None, "finetune") else pd.isna(name)
+    assert found.groupby("source").score_name.first()["published"] == name
     ours = found[found.source == "shipped"]
-    lift = f"{score or 'linear'}_lift"
-    column = lift if ours[lift].notna().any() else score  # shipped fine-tunings have no baseline of equal budget
-    assert ours.score.to_numpy() == pytest.approx(100 * ours[column].to_numpy(float), nan_ok=True)
+    assert ours.score.to_numpy() == pytest.approx(100 * ours[f"{score or 'linear'}_lift"].to_numpy(float), nan_ok=True)
 
 
 def test_verdicts_and_agreement_name_every_source(claims) -> None:
