@@ -74,15 +74,6 @@ def test_every_filter_leaves_the_numbers_that_python_has(shown) -> None:
     assert said(shown) == numbers(left) and len(shown.evaluate(STRONG)["proxy"]) == len(left)
 
 
-def test_a_run_is_chosen_by_keyboard(shown) -> None:
-    select = shown.locator(".sl-explorer select")
-    for _ in range(2):
-        select.press("ArrowDown")
-    assert shown.evaluate(STRONG)["length"] == [1] and shown.locator("tbody tr").count() == 1
-    select.press("Escape")
-    assert shown.locator("table").is_hidden()
-
-
 def test_a_run_is_highlighted_in_every_view(shown) -> None:
     chosen = ("swinv2_huge", "imagenet1k-20", 500000)
     run = next(k for k, r in enumerate(ROWS) if (r["model"], r["dataset"], r["steps"]) == chosen)

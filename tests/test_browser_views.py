@@ -4,24 +4,12 @@ import numpy as np
 from reach import blocks_until_seen
 
 from simmim_lite.lab import widgets
-from simmim_lite.model.masking import fully_masked_windows, hash_masks, upsample
+from simmim_lite.model.masking import hash_masks, upsample
 
 PIXELS = """canvas => [...canvas.getContext('2d').getImageData(0, 0, 32, 32).data].filter((_, i) => i % 4 < 3)"""
 ORANGE = """canvas => {
   let n = 0; const d = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
   for (let i = 0; i < d.length; i += 4) n += d[i] === 213 && d[i + 1] === 94 && d[i + 2] === 0; return n; }"""
-
-
-def test_windows_follow_their_controls(page, pages) -> None:
-    """What they count is Python's: test_javascript."""
-    page.goto(pages["windows"])
-    page.wait_for_function("() => document.body.innerText.includes('2.0 on average')")
-    page.get_by_label("Seed").press("ArrowRight")
-    page.get_by_label("Network").select_option("192-6")
-    page.get_by_label("Mask ratio").fill("0.9")
-    page.get_by_label("Mask patch").select_option("16")
-    hidden, captions = upsample(hash_masks((12, 12), 0.9, 1, [0])[0], 4), page.locator(".sl-wide figcaption")
-    assert f"{fully_masked_windows(hidden, 6)} of 64 first-stage windows" in captions.first.inner_text()
 
 
 def test_windows_step_by_step(page, pages) -> None:

@@ -20,7 +20,7 @@ from simmim_lite.model.swin import SwinV2
 from simmim_lite.model.weights import save_weights
 from simmim_lite.training.finetune import Classifier, build_encoder, train_transform
 from simmim_lite.training.run import Run, read_record, transfer_path
-from simmim_lite.training.train import Failed, layer_groups, layer_id
+from simmim_lite.training.train import layer_groups, layer_id
 from simmim_lite.training.transfer import specs
 from simmim_lite.training.tuning import FineTune
 
@@ -209,10 +209,6 @@ def test_an_unreadable_picture_does_not_end_a_run(tmp_path, slim, capsys):  # no
     assert record["status"] == "done" and record["final"]["n_test"] == 8
     assert [name for name, _ in record["skipped"]] == [str(b) for b in bad]
     assert capsys.readouterr().err.count("cannot be read") == 2
-    for path in root.rglob("*_*.JPEG"):
-        path.write_bytes(b"")
-    with pytest.raises(Failed, match="none of the 9 test images of imagefolder:.* can be read"):
-        classification(spec, data).evaluate()
 
 
 def test_what_cannot_be_tuned_is_one_line(tmp_path, slim):  # noqa: F811

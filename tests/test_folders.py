@@ -33,10 +33,6 @@ CASES: dict[str, tuple[dict[str, int], str]] = {
         f"{SPLIT}; read from seg_train/seg_train/, seg_test/seg_test/; train is seg_train, test is seg_test; "
         "7 passed over (seg_pred/seg_pred/0.jpg, seg_pred/seg_pred/1.jpg, seg_pred/seg_pred/2.jpg and 4 more: OUT)",
     ),
-    "parts": (
-        by("train.X1", 10) | by("train.X2", 10, "elk fox") | by("val.X", 4, "cat dog elk fox"),
-        "4 classes, 40 train / 8 val / 8 test; train is train.X1, train.X2, val is val.X",
-    ),
     # a split is one only beside another, or alone
     "vehicles": (
         dict.fromkeys(["boat", "bus", "car", "train"], 12),

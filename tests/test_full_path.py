@@ -29,14 +29,7 @@ def test_a_small_tree(tmp_path, monkeypatch) -> None:
     # the network alone is narrowed: input, window, masks, target, crops, loader and schedule are tier paper's
     narrow = Size("swinv2_small", 32, (1, 1, 2, 1))
     monkeypatch.setitem(sizes.SIZES, "swinv2_small", narrow)
-    few = {
-        "images": 20,
-        "val_images": 8,
-        "val_masks": 1,
-        "batch_size": 8,
-        "steps": 2,
-        "warmup_steps": 5,
-        "eval_every": 2,
-    }
-    record = pretrain(replace(RECIPE, model="swinv2_small", data=f"packed:{out}", **few), runs_dir=tmp_path / "runs")
+    few = {"images": 20, "val_images": 8, "val_masks": 1, "batch_size": 8, "steps": 2, "warmup_steps": 5}
+    run = replace(RECIPE, model="swinv2_small", data=f"packed:{out}", eval_every=2, **few)
+    record = pretrain(run, runs_dir=tmp_path / "runs")
     assert record["status"] == "done" and record["cost"]["images_seen"] == 16

@@ -70,10 +70,3 @@ def test_a_score_is_what_the_record_says_and_the_verb_puts_checkpoints_in_order(
     assert "4 images x 4 masks, raw target" in said[0]
     losses = [float(text.split()[0]) for text in said[1:3]]
     assert losses == sorted(losses) and {text.split()[-1] for text in said[1:3]} == {NAME, str(other)}
-
-
-def test_the_published_order_stands_beside(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(verbs, "scores_of", lambda *_: [(0.5, 0.01, "a.pth"), (0.4, 0.01, "b.pth")])
-    assert cli.main(["weights", "score", "a.pth", "b.pth", "--model", "swinv2_base", "--data", "imagefolder:x"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[1].endswith("b.pth") and said[2].endswith("a.pth") and "never the numbers" in said[-1]
