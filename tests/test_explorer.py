@@ -46,8 +46,7 @@ def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
     plotly, shown, sent = get_plotlyjs(), explorer.Explorer(), []
     text = page(tmp_path / "page.html").read_text()
     assert plotly in text and not re.search("http|@import|url\\(", text.replace(plotly, ""))
-    bundle, _ = shown._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle and len(json.dumps(bundle)) < 1000
+    assert len(json.dumps(shown._repr_mimebundle_()[0])) < 1000
     monkeypatch.setattr(live, "executed_unseen", lambda: True)
     html = shown._repr_mimebundle_()[0]["text/html"]
     assert len(html) < 150_000 and "live where this cell is run" in html

@@ -51,7 +51,7 @@ def _contrast(rule: Rule, runs: Runs) -> dict:
     found = [_units(rule, runs, large) for large in runs.sizes[:0:-1] or runs.sizes]
     found = [(units, _values(rule.terms, units, runs)) for units in found if units]
     if not found:
-        raise CannotTell("Missing runs: sizes, levels and lengths that meet in one grid")
+        raise CannotTell(_missing(rule, runs))
     units, values = max(found, key=lambda pair: len(pair[1]))
     if not len(values):
         raise CannotTell("No seed has all the runs that are compared")
@@ -123,6 +123,21 @@ def _values(terms: tuple, units: Units, runs: Runs) -> pd.Series:
 
     found = pd.DataFrame({name: total(lengths) for name, lengths in units.items()})  # (seeds, units)
     return (found.mean(axis=1, skipna=False) if runs.by_seed else found.mean()).dropna()
+
+
+def _missing(rule: Rule, runs: Runs) -> str:
+    """Which runs a rule lacks, of the cells that it would compare first."""
+    sizes, levels, _ = rule.seeds if runs.by_seed else rule.cells
+    small, large, t = runs.sizes[0], runs.sizes[-1], runs.lengths[-1]
+    roles = {"small": small, "large": large, "most": runs.levels[-1], "t": t, "t/2": t // 2}
+    roles["level"] = runs.levels[-2 if levels == "next" else 0]
+    lacking = [
+        f"{short(model)} at {images:,} images and {steps:,} steps"
+        for size in {"both": (small, large), "small": (small,)}.get(sizes, (large,))
+        for _, (model, images, steps) in _cells(rule.terms + rule.scale, roles | {"size": size})
+        if (model, images, steps) not in runs.loss.index
+    ]
+    return f"Missing runs: {'; '.join(dict.fromkeys(lacking)) or 'sizes, levels and lengths that meet in one grid'}"
 
 
 def _sentence(rule: Rule, runs: Runs, units: Units, value: float) -> str:
