@@ -19,6 +19,7 @@ from .widgets import Widget, module, source
 Rows = list[dict]
 KNOWN_TO = 1.5  # a turning point of Omega is known to no better than this factor, either way (docs/facts.md, 7)
 _DARK = (0.97, 0.42)  # from little data to much on a dark page: the part of plasma with a contrast above 3
+_UNIT = ("model", "images", "dataset", "seed")  # cell and seed of a run, as `doublings` names them
 
 
 class Explorer(Widget):
@@ -44,8 +45,8 @@ def data() -> dict:
     """The whole explorer: runs (63), doublings (42), turns, facets (filters), views (panels), measures. Scores in % and
     their changes in points, changes of the loss in % of the shorter run's."""
     runs = published.rows()
-    found, place = doublings(runs, published.SCORE), {(_unit(row), row["steps"]): k for k, row in enumerate(runs)}
-    pairs = []
+    found, pairs = doublings(runs, published.SCORE), []
+    place = {(" ".join(str(row[name]) for name in _UNIT), row["steps"]): k for k, row in enumerate(runs)}
     for d in found.to_dict("records"):
         both = [place[d["unit"], n] for n in (d["steps"] // 2, d["steps"])]
         pairs.append(_doubling(d, runs[both[0]]) | {"runs": both})
@@ -66,11 +67,6 @@ def _run(row: dict) -> dict:
     name = f"{short(row['model'])}, {data_name(row['dataset'])}, {steps}"
     own = {published.SCORE: score, "omega": omega(row), "name": name, "text": "<br>".join(lines)}
     return {field: row[field] for field in same} | own
-
-
-def _unit(row: dict) -> str:
-    """The cell and seed of a run, as `doublings` names them."""
-    return " ".join(map(str, (row["model"], row["images"], row.get("dataset"), row["seed"])))
 
 
 def _doubling(d: dict, shorter: dict) -> dict:

@@ -67,18 +67,15 @@ def costs(
     for model in models_of(runs):
         own = [run for run in runs if run.model == model]
         line = cost_of(own, runs_dir)
+        # in whatever precision this machine was found to be faster
+        kept = [[record_path(runs_dir, replace(run, precision=one)) for one in PRECISIONS] for run in own]
         lines[f"{short(model)} ({millions(SIZES[model].parameters)})"] = dict(line) | {
-            "done": sum(_done(run, runs_dir) for run in own),
+            "done": sum(any(map(Path.exists, paths)) for paths in kept),
             "hours": line["images"] / speeds[model] / 3600 if speeds else math.nan,
         }
     frame = pd.DataFrame(list(lines.values()), index=pd.Index(lines, name="model size"))
     frame.loc["all"] = frame.sum(min_count=1)
     return frame
-
-
-def _done(run: Run, runs_dir: str | Path) -> bool:
-    """Whether a run is finished, in whatever precision this machine was found to be faster."""
-    return any(record_path(runs_dir, replace(run, precision=precision)).exists() for precision in PRECISIONS)
 
 
 def shown(frame: pd.DataFrame, gpus: int | None = None) -> pd.DataFrame:
