@@ -20,12 +20,18 @@ _HOME = {
 __all__ = list(_HOME)
 
 
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'simmim_lite' has no attribute '{name}'")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
+def looked_up(package: str, home: dict[str, str]):
+    """`__getattr__` of a package whose names are in modules that are imported when they are first used."""
+
+    def get(name: str):
+        if name not in home:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        return getattr(import_module(f".{home[name]}", package), name)
+
+    return get
+
+
+__getattr__ = looked_up(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

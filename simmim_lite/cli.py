@@ -27,11 +27,8 @@ SET = MANY | {"metavar": "NAME=VALUE"}
 MODEL = ("--model", "the size, as in swinv2_base", None, {"required": True})
 # not `--log`: torchrun takes that for an option of its own
 LOG = ("--log-to", "tell tensorboard or wandb too", None, MANY | {"dest": "log", "metavar": "WRITER"})
-SPEED = (
-    ("--images-per-second", "of training a size on one of your GPUs; may be given for several", None,
-     MANY | {"metavar": "SIZE=NUMBER"}),
-    ("--measure", "time training steps on this machine: cuda, cpu, mps or auto", None, {"metavar": "DEVICE"}),
-)  # fmt: skip
+SPEED = ("--images-per-second", "of training a size on one of your GPUs; may be given for several", None,
+         MANY | {"metavar": "SIZE=NUMBER"})  # fmt: skip
 PARAMETER = ("-p --parameter", "a parameter of the notebooks, as papermill takes it", None,
              MANY | {"nargs": 2, "metavar": ("NAME", "VALUE")})  # fmt: skip
 ENGINE = (
@@ -57,7 +54,7 @@ VERBS = {
         ("--precision", "auto (default), fp32 or bf16", "auto"),
         ("--dry-run", "show what would run and what it costs; start nothing", False),
         ("--gpus", "how many GPUs a dry run is for (1)", 1),
-        *SPEED,
+        SPEED,
         ("--assume", "a dry run's speed as a share of a peak, as in 0.4@989", None, {"metavar": "SHARE@TFLOPS"}),
         LOG, PARAMETER, RUNS_DIR, DEVICE,
         ("--no-notebooks", "train and print the claims only", False),
@@ -107,7 +104,6 @@ VERBS = {
         ("--each", "a parameter that takes each of these values; several of these options are combined", None,
          MANY | {"nargs": 2, "metavar": ("NAME", "V1,V2")}),
         ("--out", "the folder of the executed copies (executed)", "executed"),
-        ("--again", "execute also what is there already", False),
         ("--workers", "notebooks at a time; one a core by default", int),
         *ENGINE, DEVICE,
     ]),
@@ -121,7 +117,7 @@ VERBS = {
         ("--images", "unique images you have", int, {"required": True}),
         ("--budget-flops", "training FLOPs in all, as in 1e20", float),
         ("--budget-gpu-hours", "GPU hours in all; needs a measured speed", float),
-        *SPEED,
+        SPEED,
         ("--gpus", "how many GPUs (1)", 1),
         ("--target", "accuracy (default) or loss", "accuracy"),
         ("--runs-dir", "refit on your own runs kept there, in place of the published ones"),

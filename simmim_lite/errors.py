@@ -73,3 +73,9 @@ def first_line(error: Exception) -> str:
     """What went wrong, in at most a line; of a library's error its kind too, as the text alone may say little."""
     text = str(error).strip().split("\n")[0][:200]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """The first names of many, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""This machine: devices, versions, child processes, torchrun's error files, a line on stderr for what takes long.
+"""This machine: devices, versions, child processes, files written whole, torchrun's error files, what takes long.
 
 Nothing heavy here: torch is imported when it is asked for."""
 
@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import signal
@@ -130,33 +129,24 @@ def deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def each(
-    function: Callable,
-    items: Collection,
-    workers: int,
-    begin: Callable | None = None,
-    *job: object,
-    threads: int = 0,
-    grace: float = 0.0,
-) -> Iterator[tuple]:
-    """(item, what a function makes of it), as they end, in processes that `begin(*job)` prepares and that end with this
-    one: new ones of so many threads each, or by default copies of this one. One that is killed is one line. grace:
-    seconds that SIGTERM gives them to save what they are at, when this process is interrupted."""
+def each(function: Callable, items: Collection, workers: int, threads: int = 1, grace: float = 0.0) -> Iterator:
+    """What a function makes of items, as they end, in new processes of so many threads, which end with this one. One
+    that is killed is one line. grace: seconds that SIGTERM gives them to save, when this process is interrupted."""
     from concurrent.futures import FIRST_COMPLETED, wait
 
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    how = {"env": dict.fromkeys(THREADS, str(threads))} if threads else {"context": multiprocessing.get_context()}
-    prepared = {"initializer": _begin, "initargs": (os.getpid(), begin, job)}
-    pool, left = ProcessPoolExecutor(workers := min(workers, len(items)), **how, **prepared), iter(items)
+    how = {"env": dict.fromkeys(THREADS, str(threads)), "initializer": _end_with, "initargs": (os.getpid(),)}
+    pool, left = ProcessPoolExecutor(workers := min(workers, len(items)), **how), iter(items)
     try:
         with deaf_to_interrupts():  # no more calls than workers: of others loky knows nothing when it kills
-            calls = {pool.submit(function, item): item for item in itertools.islice(left, workers)}
+            calls = {pool.submit(function, item) for item in itertools.islice(left, workers)}
         while calls:
             for call in wait(calls, return_when=FIRST_COMPLETED).done:
-                yield calls.pop(call), call.result()
-                calls |= {pool.submit(function, item): item for item in itertools.islice(left, 1)}
+                calls.remove(call)
+                yield call.result()
+                calls |= {pool.submit(function, item) for item in itertools.islice(left, 1)}
         pool.shutdown()
     except BrokenProcessPool as error:
         raise UserError(
@@ -172,7 +162,7 @@ def each(
         raise
 
 
-def _begin(parent: int, begin: Callable | None, job: tuple) -> None:
+def _end_with(parent: int) -> None:
     """In a worker: end it when `parent` is gone, so that what is killed leaves nothing running."""
 
     def watch() -> None:
@@ -181,8 +171,33 @@ def _begin(parent: int, begin: Callable | None, job: tuple) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    if begin is not None:
-        begin(*job)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """One line where a file cannot be written: a full disk, a read-only folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        remedy = "free some space, or choose another folder or --runs-dir (what is finished is kept)"
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> None:
+    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it."""
+    path = Path(path)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
+    try:
+        with writing(path):
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # gone, if all went well
+            temporary.unlink()
 
 
 def speaks() -> bool:

@@ -65,18 +65,16 @@ def pretrain(*, runs_dir: str, device: str, film: int, log: list[str], **fields:
 
 
 def study(
-    name: str, *, parameter: list, no_notebooks: bool, commands: bool, dry_run: bool, nodes: int, gpus: int,
-    first_seed: int | None, minutes: float | None, images_per_second: list, measure: str, assume: str, **options: object
+    name: str, *, parameter: list, no_notebooks: bool, commands: bool, nodes: int, dry_run: bool, gpus: int,
+    first_seed: int | None, minutes: float | None, images_per_second: list, assume: str, **options: object
 ) -> None:  # fmt: skip
     """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
     from .studies import costs, engine, grids, notebooks, report, workers
 
     name = specs.value("study", Study, name)
-    speed = {"images_per_second": images_per_second, "measure": measure, "assume": assume}
+    speed = {"images_per_second": images_per_second, "assume": assume}
     if not dry_run and (gpus != 1 or any(speed.values())):
         raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
-    if nodes != 1 and not commands:
-        raise UserError("--nodes is about the lines that --commands prints: add --commands, or leave it out")
     each = options.pop("gpus_per_run") if commands else None  # of a command, whoever starts it
     how = StudyOptions(**options)
     grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
@@ -129,8 +127,6 @@ def _copies(name: str, how: StudyOptions, parameters: dict | None) -> tuple[list
 
     if parameters is None:
         return [], "--no-notebooks"
-    if missing := notebooks.not_installed():
-        return [], f"not installed: {missing}; pip install papermill ipykernel, and run the same command again"
     given = {"tier": how.tier, "data": how.data, "runs_dir": how.runs_dir, "workers": how.workers or 0}
     given["seeds"] = list(how.seeds) if isinstance(how.seeds, tuple) else how.seeds or 0
     if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
@@ -208,9 +204,7 @@ def pack(source: str, out: str, *, short_side: int) -> None:
     from .data import packs, sources
 
     check_writable(out)
-    with waiting(f"listing the pictures of {source}"):
-        found = sources.listing(source)
-    done = packs.pack(found, out, short_side=short_side)
+    done = packs.pack(sources.listing(source), out, short_side=short_side)
     left_out, shards = done.info["left_out"], done.info["shards"]
     if left_out:
         names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_NAMED])
@@ -247,11 +241,10 @@ def records_import(file: str, scores: str | None, runs_dir: str) -> None:
     """`simmim-lite records import`."""
     from .evidence.claims import claims_of
 
-    rows, notes = published.read_csv(file, scores)
-    count = published.import_csv(file, runs_dir, scores)
+    rows, notes = published.import_csv(file, runs_dir, scores)
     print(*claims_of(rows), *notes, sep="\n")
-    where = f"from {file} into {runs_dir}"
-    print(f"{count} run{'s' * (count > 1)} taken {where}; the studies' notebooks and plan show them")
+    many = f"{len(rows)} run{'s' * (len(rows) > 1)}"
+    print(f"{many} taken from {file} into {runs_dir}; the studies' notebooks and plan show them")
 
 
 def convert(
@@ -265,8 +258,6 @@ def convert(
     if layout != "hf" and (image_size or window_size):
         raise UserError("--image-size and --window-size go into the config.json of layout hf: leave them out")
     weights.check_target(target, layout, source)
-    if not weights.is_hub(source) and not Path(source).exists():
-        raise UserError(f"{source}: no such file; give the weights to convert")
     with waiting(f"reading {source}"):
         network = create_model(model, img_size=image_size, window_size=window_size)
         loaded = weights.load_weights(network, source)

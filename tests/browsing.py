@@ -15,16 +15,20 @@ def browser():
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory) -> dict[str, str]:
-    """The address of a page of each widget; the explorer's has own runs."""
-    from test_explorer import own_page
+    """The address of a page of each widget."""
+    from test_explorer import page as explorer_page
 
     from simmim_lite.lab.mask_lab import MaskLab
-    from simmim_lite.lab.widgets import FilmStrip, WindowView
+    from simmim_lite.lab.widgets import FilmStrip
 
     folder = tmp_path_factory.mktemp("pages")
-    widgets = {"lab": MaskLab(scenes=4), "windows": WindowView(), "film": FilmStrip()}
+    widgets = {
+        "lab": MaskLab(scenes=4),
+        "windows": MaskLab(network="", tab="windows", scenes=1, offer=("photos",)),
+        "film": FilmStrip(),
+    }
     made = {name: widget.write_html(folder / f"{name}.html", name) for name, widget in widgets.items()}
-    return {name: path.as_uri() for name, path in (made | {"explorer": own_page(folder / "e.html")}).items()}
+    return {name: path.as_uri() for name, path in (made | {"explorer": explorer_page(folder / "e.html")}).items()}
 
 
 @pytest.fixture

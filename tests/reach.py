@@ -4,7 +4,6 @@ Attention mixes whatever lies in one window, so that after a block a token has h
 of. This is what the weights allow, whatever they are."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,18 +17,8 @@ def attention_groups(side: int, window: int, shift: int = 0) -> np.ndarray:
     return piece[:, None] * (2 * -(-side // window)) + piece[None, :]
 
 
-class Step(NamedTuple):
-    """A block: its stage and place there from 0, window and shift in tokens, and which have heard of a visible one."""
-
-    stage: int
-    block: int
-    window: int
-    shift: int
-    after: np.ndarray  # bool (side, side), when it ends
-
-
-def steps(hidden: np.ndarray, window: int, depths: Sequence[int]) -> Iterator[Step]:
-    """The blocks of a Swin on a mask of tokens (side, side), True or 1 = hidden; merges lie between the stages.
+def steps(hidden: np.ndarray, window: int, depths: Sequence[int]) -> Iterator[np.ndarray]:
+    """Which tokens (side, side) have heard of a visible one after each block of a Swin, on a mask, True or 1 = hidden.
 
     The window is clamped to each stage's map, every second block is shifted by half of it where the map is larger. A
     merged token has heard of what any of its four has."""
@@ -40,7 +29,7 @@ def steps(hidden: np.ndarray, window: int, depths: Sequence[int]) -> Iterator[St
         for block in range(depth):
             groups = attention_groups(side, clamped, shift * (block % 2))
             heard = np.isin(groups, np.unique(groups[heard]))
-            yield Step(stage, block, clamped, shift * (block % 2), heard)
+            yield heard
         if stage + 1 < len(depths) and side % 2 == 0:
             heard = heard.reshape(side // 2, 2, side // 2, 2).any((1, 3))
 
@@ -49,14 +38,13 @@ def blocks_until_seen(hidden: np.ndarray, window: int, depths: Sequence[int]) ->
     """After how many blocks each token of the first map has heard of a visible one: int64 (side, side); 0 for visible
     tokens, -1 for those that never do. A token that has been merged counts with the one it is part of."""
     found = np.where(np.asarray(hidden, bool), -1, 0)
-    for count, step in enumerate(steps(hidden, window, depths), 1):
-        factor = len(found) // len(step.after)
-        found[(found < 0) & step.after.repeat(factor, 0).repeat(factor, 1)] = count
+    for count, heard in enumerate(steps(hidden, window, depths), 1):
+        factor = len(found) // len(heard)
+        found[(found < 0) & heard.repeat(factor, 0).repeat(factor, 1)] = count
     return found
 
 
-def blind_groups(hidden: np.ndarray, window: int, shift: int = 0) -> tuple[int, int]:
-    """Groups of a mask of tokens (side, side) without a visible token, and all groups: (4, 25), say."""
+def blind_groups(hidden: np.ndarray, window: int, shift: int = 0) -> int:
+    """How many groups of a mask of tokens (side, side) have no visible token."""
     groups = attention_groups(len(hidden), window, shift)
-    every = len(np.unique(groups))
-    return every - len(np.unique(groups[~np.asarray(hidden, bool)])), every
+    return len(np.unique(groups)) - len(np.unique(groups[~np.asarray(hidden, bool)]))

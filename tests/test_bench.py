@@ -1,61 +1,26 @@
-"""`tools/bench.py` measures what it says it measures, each way computes the same thing, and its file is read."""
+"""`tools/bench.py` says what it measured, and its file is read."""
 
 import importlib.util
 import json
 from pathlib import Path
 
-import pytest
 import torch
-
-from simmim_lite.model import swin
-from simmim_lite.model.simmim import create_model
-from simmim_lite.studies import speed
-from simmim_lite.training.pretrain import example
-from simmim_lite.training.run import Run
 
 _SPEC = importlib.util.spec_from_file_location("bench", Path(__file__).parents[1] / "tools" / "bench.py")
 bench = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(bench)
 
 
-@pytest.fixture(autouse=True)
-def once(monkeypatch) -> None:
-    monkeypatch.setattr(bench, "ROUNDS", 1)
-    monkeypatch.setattr(bench, "BATCHES", (4,))
-
-
-def test_each_way_is_the_same_thing() -> None:
-    run, own = Run(batch_size=4), swin.window_attention
-    model, batch = create_model(run.model, seed=0), example(run, torch.device("cpu"))
-    expected = model(*batch)
-    for name in ("as written", "SDPA, plain products"):
-        with bench.attended(name):
-            assert swin.window_attention is not own and torch.allclose(model(*batch), expected, atol=1e-4)
-    assert swin.window_attention is own
-
-
 def test_the_tables_are_kept_with_their_provenance(tmp_path, capsys, monkeypatch) -> None:
     names = ("attention as written", "as trained by default", "SDPA, cuDNN")
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "BATCHES", (4,))
     monkeypatch.setattr(bench, "FITTED", names[1:2])
     monkeypatch.setattr(bench, "WAYS", {name: bench.WAYS[name] for name in names})
     out = tmp_path / "bench.json"
     assert bench.main(["--sizes", "atto", "--out", str(out)]) == 0
     said, found = capsys.readouterr().out, json.loads(out.read_text())
     assert all(name in said for name in names)
-    assert [way["images_per_second"] is None for way in found["ways"]] == [
-        False,
-        False,
-        True,
-    ]  # cuDNN has no CPU kernel
+    assert [way["images_per_second"] is None for way in found["ways"]] == [False] * 2 + [True]  # cuDNN needs a GPU
     assert found["images_per_second"].keys() == {"swinv2_atto"}
     assert found["where"]["versions"]["torch"] == torch.__version__
-    assert speed.read_speeds(out, 32) == (found["images_per_second"], found["device"])
-    assert speed.read_speeds(out, 192) == ({}, "")
-
-
-def test_wrong_options_get_one_line(capsys) -> None:
-    wrong = {"atto,base": "two ladders", "bass": "unknown size 'bass': did you mean 'base'?"}
-    for sizes, line in wrong.items():
-        assert bench.main(["--sizes", sizes]) == 2
-        said = capsys.readouterr().err
-        assert line in said and said.count("\n") == 1

@@ -1,6 +1,5 @@
 """The mask lab in Chromium: every control by mouse and keyboard, uploads, pixels and numbers; nothing but this page."""
 
-import base64
 import random
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 from child_processes import until
 from lab_walk import GREY, HOLIDAY, opened, picture_file, settled, shown_mask, tile, upload
 
-from simmim_lite.lab import pictures
 from simmim_lite.model.masking import average_distance, hash_masks
 
 
@@ -66,16 +64,14 @@ def test_controls_and_cells_by_mouse_and_keyboard(lab) -> None:
     check()
     lab.mouse.move(*place(lab, 0, 0))  # a drag gives every cell on its way the state of the first
     lab.mouse.down()
-    for column in range(1, 4):
-        lab.mouse.move(*place(lab, 0, column))
+    lab.mouse.move(*place(lab, 0, 3), steps=4)
     lab.mouse.up()
     assert len(set(shown_mask(lab)[0])) == 1
     lab.get_by_label("mask ratio").fill("1")
     now["ratio"] = 1
     check()
-    for name, hidden in (("show all", 0), ("invert", 16)):
-        lab.get_by_role("button", name=name).click()
-        assert shown_mask(lab).sum() == hidden
+    lab.get_by_role("button", name="invert").click()
+    assert not shown_mask(lab).any()
 
 
 def test_the_reconstruction_and_its_statistics(lab) -> None:
@@ -87,16 +83,8 @@ def test_the_reconstruction_and_its_statistics(lab) -> None:
     assert np.abs(answer - picture)[hidden].mean() < np.abs(128 - picture)[hidden].mean()
     late = """() => { const { lab } = document.querySelector('.sl-lab'); const id = lab.asked;
       lab.put({ seed: 9, edits: [] }); const said = lab.prediction;
-      lab.told({ kind: 'predicted', id }, [new Float32Array(3072).buffer]);
-      lab.told({ kind: 'problem', id, text: 'late' }, []);
-      return lab.prediction === said && lab.busy.textContent !== 'late'; }"""
+      lab.told({ kind: 'predicted', id }, [new Float32Array(3072).buffer]); return lab.prediction === said; }"""
     assert lab.evaluate(late), "a late answer is not taken for another mask"
-    lab.get_by_role("combobox", name="picture").select_option(index=8)
-    lab.get_by_role("button", name="hide the object").click()
-    settled(lab)
-    outline = base64.b64decode(pictures.scene_pictures(0, 2)[1]["outline"])
-    bits = np.unpackbits(np.frombuffer(outline, np.uint8)).reshape(4, 12, 4, 12).any((1, 3))
-    assert (shown_mask(lab) == bits).all()
     lab.get_by_label("network", exact=True).select_option("photos-normalised")
     settled(lab)
     shown = {}
@@ -122,20 +110,12 @@ def test_guess_first(lab) -> None:
     mine, best = np.mean([losses[cell] for cell in picked]), np.mean(sorted(losses[mask])[-5:])
     said = lab.locator("[data-number=score]").inner_text()
     assert f"your cells {mine:.3f}" in said and f"the hardest {best:.3f}" in said
-    worth = 100 * (mine - losses[mask].mean()) / (best - losses[mask].mean())
-    assert f"worth {worth:.0f} %" in said.replace("-0 %", "0 %")
 
 
 def test_uploads(lab) -> None:
-    tiny = picture_file("PNG", "RGB", (3, 3), (0, 0, 255))
     alpha = picture_file("PNG", "RGBA", (60, 40), (255, 0, 0, 0))
-    for content, colour in ((HOLIDAY, (200, 30, 30)), (tiny, (0, 0, 255)), (alpha, (255, 255, 255))):
+    for content, colour in ((HOLIDAY, (200, 30, 30)), (alpha, (255, 255, 255))):
         upload(lab, "a.png", content)
         until(lambda c=colour: np.abs(tile(lab, "picture").mean((0, 1)) - c).max() < 6, patience=60)
     upload(lab, "notes.jpg", b"these are notes")
     lab.get_by_role("alert").get_by_text("notes.jpg is no picture that the browser can read").wait_for()
-    drop = """bytes => { const dataTransfer = new DataTransfer();
-      dataTransfer.items.add(new File([new Uint8Array(bytes)], 'dropped.png'));
-      document.querySelector('.sl-main').dispatchEvent(new DragEvent('drop', { dataTransfer, bubbles: true })); }"""
-    lab.evaluate(drop, list(tiny))
-    lab.get_by_text("dropped.png (3 x 3 pixels)").first.wait_for(state="attached")

@@ -37,7 +37,7 @@ def root(tmp_path_factory):
             work=folder / "work",
             notebooks=[path],
             settings=["packages=model"],
-            explorer=explorer.show().static_html(),
+            explorer=explorer.Explorer().static_html(),
         )
     return index.parent.as_uri()
 
@@ -45,12 +45,10 @@ def root(tmp_path_factory):
 def test_from_the_landing_page_to_a_live_figure(page, root) -> None:
     page.goto(f"{root}/index.html")
     assert page.locator(".bd-article h1").inner_text().startswith("How does masked image modelling scale?")
-    assert page.locator(".sl-findings .badge").count() > 8
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
     page.locator(".bd-article .toctree-wrapper a").first.click()
     page.wait_for_selector(FIGURES)
     assert page.locator(".bd-article h1").inner_text().startswith("04 · Does it show?")
-    assert page.locator("math mfrac").bounding_box()["height"] > 15
     assert not page.get_by_text("draw()").first.is_visible()
     page.get_by_text("Show the code").nth(1).click()
     assert page.get_by_text("draw()").first.is_visible()

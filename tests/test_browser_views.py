@@ -1,10 +1,10 @@
-"""The window view and the film-strip in Chromium, as plain files: mouse, keyboard, pixels, numbers, no network."""
+"""The mask lab's windows and the film-strip in Chromium, as plain files: mouse, keyboard, pixels, no network."""
 
 import numpy as np
 from reach import blocks_until_seen
 
 from simmim_lite.lab import widgets
-from simmim_lite.model.masking import fully_masked_windows, hash_masks, upsample
+from simmim_lite.model.masking import hash_masks, upsample
 
 PIXELS = """canvas => [...canvas.getContext('2d').getImageData(0, 0, 32, 32).data].filter((_, i) => i % 4 < 3)"""
 ORANGE = """canvas => {
@@ -12,37 +12,22 @@ ORANGE = """canvas => {
   for (let i = 0; i < d.length; i += 4) n += d[i] === 213 && d[i + 1] === 94 && d[i + 2] === 0; return n; }"""
 
 
-def test_windows_follow_their_controls(page, pages) -> None:
-    """What they count is Python's: test_javascript."""
-    page.goto(pages["windows"])
-    page.wait_for_function("() => document.body.innerText.includes('2.0 on average')")
-    page.get_by_label("Seed").press("ArrowRight")
-    page.get_by_label("Network").select_option("192-6")
-    page.get_by_label("Mask ratio").fill("0.9")
-    page.get_by_label("Mask patch").select_option("16")
-    hidden, captions = upsample(hash_masks((12, 12), 0.9, 1, [0])[0], 4), page.locator(".sl-wide figcaption")
-    assert f"{fully_masked_windows(hidden, 6)} of 64 first-stage windows" in captions.first.inner_text()
-    page.get_by_label("Network").select_option("32-4")
-    for ratio, said in (("1", "never: 100.0 %"), ("0", "nothing is hidden")):
-        page.get_by_label("Mask ratio").fill(ratio)
-        assert said in page.locator(".sl-keys").inner_text()
-
-
 def test_windows_step_by_step(page, pages) -> None:
     """Every step by keyboard and by mouse; what has nothing to share is striped, and the chosen token can be moved."""
     page.goto(pages["windows"])
-    heading, main = page.locator(".sl-windows h3"), page.locator(".sl-main").first
+    heading, main = (
+        page.locator("section[aria-label=windows] h3"),
+        page.locator("section[aria-label=windows] .sl-main").first,
+    )
     story, step = page.locator(".sl-story"), page.get_by_role("slider", name="Step")
     assert heading.inner_text() == "Stage 1, block 1, not shifted" and main.evaluate(ORANGE) > 1000
     page.get_by_label("One step on").click()
     assert heading.inner_text() == "Stage 1, block 2, shifted by 6" and "25 pieces" in story.inner_text()
     step.press("ArrowRight")
     assert heading.inner_text() == "Merge into stage 2: 48 × 48 → 24 × 24 tokens"
-    assert step.get_attribute("aria-valuetext") == heading.inner_text()
     for _ in range(4):
         step.press("ArrowRight")
     assert heading.inner_text() == "Stage 3, block 1, not shifted" and main.evaluate(ORANGE) == 0
-    assert "One window of 12 × 12 spans the map." in story.inner_text()
     step.press("End")
     assert heading.inner_text() == "Stage 4, block 2, not shifted" and "window of 6 × 6" in story.inner_text()
     hidden, pick, box = upsample(hash_masks((6, 6), 0.6, 0, [0])[0], 8), page.locator(".sl-pick"), main.bounding_box()
@@ -52,9 +37,6 @@ def test_windows_step_by_step(page, pages) -> None:
     for key in ("ArrowLeft", "ArrowDown"):  # the board has the focus now
         page.keyboard.press(key)
     assert "row 4, column 46" in pick.inner_text()
-    page.locator(".sl-main").nth(1).hover(position={"x": 5, "y": 5})
-    said = f"Row 1, column 1: hears of one after {found[0, 0]} block" + ("s" if found[0, 0] > 1 else "")
-    assert page.locator(".sl-hover").inner_text() == said
 
 
 def test_films_show_the_frames_of_their_files(page, pages) -> None:
@@ -71,9 +53,7 @@ def test_films_show_the_frames_of_their_files(page, pages) -> None:
         assert page.locator(".sl-panel h3").first.inner_text() == said
         for i in range(6):
             assert np.array_equal(pixels(page.locator(canvases.format(3)).nth(i)), film.frames[k, i])
-        assert f"{frame['each'][2]:.3f}" in page.locator(".sl-film figcaption").nth(2).inner_text()
 
-    shows(11)
     scrub.press("Home")
     shows(0)
     page.get_by_label("One frame on").click()
@@ -82,10 +62,7 @@ def test_films_show_the_frames_of_their_files(page, pages) -> None:
     assert (seen[:, hidden] == 128).all() and (seen[:, ~hidden] == film.pictures[0][:, ~hidden]).all()
     page.get_by_role("tab", name="Through a run").press("ArrowRight")
     table = page.locator(".sl-grid")
-    assert table.locator("th[scope=col]").all_inner_texts() == ["64 images", "1,024 images", "16,384 images"]
-    assert table.locator("th[scope=row]").all_inner_texts() == ["atto", "femto"]
     page.get_by_role("slider", name="Picture").press("ArrowRight")
     for k, frame in enumerate(grid.facts["frames"]):
         assert np.array_equal(pixels(table.locator("canvas").nth(k)), grid.frames[k, 1])
-        said = table.locator("figcaption").nth(k).inner_text()
-        assert f"{frame['each'][1]:.3f}" in said and f"{frame['val_loss']:.3f} ± " in said
+        assert f"{frame['each'][1]:.3f}" in table.locator("figcaption").nth(k).inner_text()

@@ -13,7 +13,6 @@ from simmim_lite.evidence.records import run_rows
 from simmim_lite.evidence.rules import FAILS, GATES, HOLDS, OPEN, RULES, TABLE, UNTESTED
 
 IDS = ["C1", "C2", "C3", "C4", "C5a", "C5b", "C6", "C7", "C8", "C9"]
-BY_LOSS = ("C1", "C2", "C3", "C4", "C6")
 SEEDS = (200, 201, 202)
 LEVELS = (16, 1024, 16384)
 
@@ -79,15 +78,11 @@ RISE = {250: 0.0, 500: 0.03, 1000: 0.04, 2000: 0.04}
         # an interaction: the larger is better at 16 images, only less so than at 16,384
         ("C1", lambda m, n, t, s: (m == FEMTO) * ((noise(s) - 0.01) if n == 16 else -0.03), {}, 0.02,
          ("0.0100 below the smaller", "cost it more, but it is not shown to be worse")),
-        ("C1", lambda m, n, t, s: (m == FEMTO and n == 16) * (0.02 + noise(s)), {}, 0.02, ("it is worse",)),
-        # C3: the mean over both sizes within a seed; C4: over all doublings
-        ("C3", lambda m, n, t, s: -(0.01 if m == ATTO else 0.03) + noise(s) if t == 500 else 0.0, {}, -0.02,
-         ("mean of atto, femto",)),
         ("C4", lambda m, n, t, s: (n == 16) * RISE[t] + (t == 2000) * noise(s), {"lengths": tuple(RISE)}, 0.04 / 3,
          ("doublings to 500, 1,000 and 2,000 steps",)),
         # large is the largest size that has every seed
         ("C1", lambda m, n, t, s: None if m == PICO and s == 202 else (m == FEMTO and n == 16) * (0.02 + noise(s)),
-         {"sizes": (ATTO, FEMTO, PICO)}, 0.02, ("femto",)),
+         {"sizes": (ATTO, FEMTO, PICO)}, 0.02, ("femto", "it is worse")),
     ],
 )  # fmt: skip
 def test_what_a_contrast_is_made_of(claim, change, options, effect, said):
@@ -98,9 +93,8 @@ def test_what_a_contrast_is_made_of(claim, change, options, effect, said):
 
 @pytest.mark.parametrize(
     ("d", "spread", "verdict"),
-    [(0.0, 1, HOLDS), (-0.003, 1, HOLDS), (0.003, 1, HOLDS), (-0.005, 1, OPEN), (0.005, 1, OPEN), (0.02, 1, FAILS),
-     (-0.02, 1, FAILS), (0.0, 40, OPEN)],
-)  # fmt: skip
+    [(-0.003, 1, HOLDS), (0.003, 1, HOLDS), (0.005, 1, OPEN), (0.02, 1, FAILS), (-0.02, 1, FAILS), (0.0, 40, OPEN)],
+)
 def test_c6_is_an_equivalence_within_a_quarter_of_the_gain(d, spread, verdict):
     def change(m, n, t, s):  # the last doubling gains .02: the margin is .005
         return (n != 16) * (0.0 if t == 500 else 0.02) + (d + spread * noise(s) if n == 16384 else 0.0)
@@ -109,7 +103,7 @@ def test_c6_is_an_equivalence_within_a_quarter_of_the_gain(d, spread, verdict):
     assert found.verdict == verdict and found.n == 3 and found.margin == pytest.approx(0.005)
     low, high = slow_t([d + spread * noise(s) for s in SEEDS], 0.9)
     assert (found.effect, found.low, found.high) == pytest.approx((d, low, high), abs=1e-9)
-    assert all(words in found.evidence for words in ("1,024", "90 % interval", "±0.0050"))
+    assert "90 % interval" in found.evidence and "±0.0050" in found.evidence
 
 
 def overfit_in(seeds):
@@ -121,39 +115,23 @@ def overfit_in(seeds):
     return records
 
 
-def without(cell, **options):
-    return grid(lambda m, n, t, s: None if (m, n, t) == cell else 0.0, **options)
-
-
-LONG, FEW = {"lengths": (500,)}, {"levels": (16, 16384)}
+LONG = {"lengths": (500,)}
 #: Claim, records, verdict, and what the sentence says.
 SAID = [
-    ("C6", lambda: overfit_in({200}), OPEN, "90 % interval"),
     ("C6", lambda: overfit_in({200, 201}), UNTESTED, "overfit in most seeds"),
     ("C1", lambda: study(levels=(16, 16384), lengths=(250, 500), seeds=(4,)), OPEN, "one seed gives no interval"),
     ("C2", lambda: study(levels=(16, 16384), lengths=(250, 500), seeds=(4, 5)), OPEN, "fewer than 3"),
-    ("C1", lambda: without((FEMTO, 16384, 500), **LONG), UNTESTED, "femto at 16,384 images and 500 steps"),
-    ("C4", lambda: without((FEMTO, 16, 250), **FEW), UNTESTED, "Missing runs: femto at 16 images and 250 steps"),
-    ("C6", lambda: without((ATTO, 16384, 250)), UNTESTED, "atto at 16,384 images and 250 steps"),
-    ("C1", lambda: grid(lambda m, n, t, s: None if (n == 16 and (s == 200) != (m == ATTO)) else 0.0), UNTESTED,
-     "No seed has all the runs"),
-    ("C1", lambda: grid(lambda m, n, t, s: None if (m, n, s) == (FEMTO, 16, 202) else noise(s)), OPEN,
-     "seed 202 left out"),
-    ("C1", lambda: grid(lambda *cell: 0.0, sizes=(ATTO,)), UNTESTED, "two model sizes"),
+    ("C4", lambda: grid(lambda *c: None if c[:3] == (FEMTO, 16, 250) else 0.0, levels=(16, 16384)), UNTESTED,
+     "Missing runs: femto at 16 images and 250 steps"),
     ("C3", lambda: grid(lambda *cell: 0.0, levels=(64,)), UNTESTED, "two data levels"),
-    ("C7", lambda: grid(lambda *cell: 0.0, levels=(64,)), UNTESTED, "needs labelled images"),
     ("C8", lambda: grid(lambda *cell: 0.0, levels=(64,)), UNTESTED, "No run is fine-tuned"),
     ("C9", lambda: study(levels=(16, 64), lengths=(10, 20)), OPEN, "20 steps test the machinery only"),
     ("C5b", lambda: ranked(overfit=False), UNTESTED, "0.0 runs of a seed are overfit"),
-    ("C5a", lambda: ranked(probes=()), UNTESTED, "No run has a probe"),
     ("C5b", lambda: ranked(data="imagefolder:cats"), UNTESTED, "10,000 labels or more, here it has 3,000"),
-    ("C5a", lambda: ranked(probes=("knn",)), UNTESTED, "No run has a linear probe or segmentation probe"),
     ("C5a", lambda: [r for r in ranked() if r["run"]["steps"]], UNTESTED, "random initialisation"),
     ("C5a", lambda: [r for r in ranked() if r["run"]["images"] == 16384], UNTESTED, "A rank needs 5 runs of a seed"),
-    ("C5a", lambda: [r for r in ranked() if not r["final"].update(val_loss=0.3)], UNTESTED, "there is no rank"),
     ("C5a", lambda: ranked(data="imagefolder:cats", labels=10_000, probes=("linear", "knn")), HOLDS, "97 % interval"),
     ("C7", lambda: doubled(lambda seed: 0.02 if seed == 201 else -0.02, 0.02), UNTESTED, "rose in 1 of 3 doublings"),
-    ("C7", lambda: grid(lambda *c: 0.0, scores={"linear": 0.5}, **LONG), UNTESTED, "No size and data level"),
     ("C8", lambda: supervised(0.0, 601), UNTESTED, "for as long as pretraining and fine-tuning together"),
 ]  # fmt: skip
 
@@ -165,20 +143,15 @@ def test_what_cannot_be_told_and_why(claim, records, verdict, said):
     assert verdict != UNTESTED or (found.effect is None and found.n == 0)
 
 
-def test_a_loss_that_is_not_finite_smoke_runs_and_few_seeds():
+def test_a_loss_that_is_not_finite_and_smoke_runs():
     records = grid(lambda m, n, t, s: 0.01 + noise(s) if m == FEMTO and n == 16384 else 0.0)
     for r in records:
         if (r["run"]["model"], r["run"]["seed"]) == (FEMTO, 200):
             r["final"]["val_loss"] = float("nan")
     found = one(records, "C2")
     assert found.n == 2 and found.effect == pytest.approx(0.01 + (noise(201) + noise(202)) / 2)
-    # half of 150 steps is too short, though 150 is not
-    records = grid(lambda m, n, t, s: (0.02 + noise(s)) * (m == FEMTO and n == 16), lengths=(75, 150))
-    assert one(records, "C1").verdict == HOLDS and one(records, "C4").verdict == UNTESTED
     good = study()  # a smoke run among the others changes nothing
     assert claims(good) == claims([*good, *study(levels=(16,), lengths=(20,))])
-    for seeds in ((4,), (4, 5)):
-        assert HOLDS not in {c.verdict for c in claims(study(levels=(16, 16384), lengths=(250, 500), seeds=seeds))}
 
 
 # --- ranks: a score that follows validation loss, and a training loss that does or does not ---
@@ -218,14 +191,8 @@ def test_c5_holds_where_validation_loss_ranks_and_training_loss_does_not():
     val, train = np.array(rho).T
     assert a.effect == pytest.approx(val.mean()) and b.effect == pytest.approx((train - val).mean())
     assert (a.low, a.high) == pytest.approx(np.clip(slow_t(val), -1, 1))
-    for words in ("8 runs of a seed", "linear probe and segmentation probe", "in these runs: linear probe"):
-        assert words in a.evidence
-    assert GATES["scenes"].source in a.evidence and "at 16,384 images" in a.evidence
-    assert "4.0 runs of a seed are overfit" in b.evidence
-
-
-def test_incomplete_seeds_and_noise():
-    assert one(ranked()[:-1], "C5a").n == 4
+    assert GATES["scenes"].source in a.evidence and "8 runs of a seed" in a.evidence
+    assert one(records[:-1], "C5a").n == 4
     assert one(ranked(rho=0.2), "C5a").verdict in (OPEN, FAILS)
 
 
@@ -243,21 +210,6 @@ def doubled(rise, change, levels=(16, 16384)):
     return made
 
 
-@pytest.mark.parametrize(("change", "verdict"), [(0.02, HOLDS), (0.0, HOLDS), (-0.01, OPEN), (-0.03, FAILS)])
-def test_c7_is_the_mean_change_of_the_score_on_few_images(change, verdict):
-    found = one(doubled(lambda seed: 0.02, change), "C7")
-    low, high = slow_t([change + 0.001 * k for k in (-1, 0, 1)])
-    assert found.verdict == verdict and found.n == 3
-    assert (found.effect, found.low, found.high) == pytest.approx((change, low, high))
-    assert "3 of which raise" in found.evidence and f"{100 * change:+.2f} points" in found.evidence
-
-
-def test_c7_counts_levels_that_are_short_of_data():
-    levels = (16, 64, 256, 16384)
-    records = [*doubled(lambda s: 0.02, 0.01, levels), *doubled(lambda s: 0.02, 0.01, levels[1:])]
-    assert "6 doublings of the length at 16 and 64 images" in one(records, "C7").evidence
-
-
 def supervised(difference, scratch_steps=1600):
     """Femto, pretrained on 1,024 images and fine-tuned, against scratch on 16,384 labels for as long."""
     made = []
@@ -270,12 +222,14 @@ def supervised(difference, scratch_steps=1600):
     return made
 
 
-@pytest.mark.parametrize(("difference", "verdict"), [(0.02, HOLDS), (0.0, HOLDS), (-0.01, OPEN), (-0.05, FAILS)])
-def test_c8_compares_equal_lengths(difference, verdict):
-    found = one(supervised(difference), "C8")
-    assert found.verdict == verdict and found.n == 3 and found.effect == pytest.approx(difference)
-    for words in ("1,000 steps on 1,024 images", "16,384 labels for 1,600", "4,000 labels for 1,600 50.0 %"):
-        assert words in found.evidence
+@pytest.mark.parametrize(("change", "verdict"), [(0.0, HOLDS), (-0.01, OPEN), (-0.03, FAILS)])
+def test_c7_is_the_change_of_a_score_on_few_images_and_c8_a_difference_at_equal_lengths(change, verdict):
+    for claim, records in (("C7", doubled(lambda seed: 0.02, change)), ("C8", supervised(change))):
+        found = one(records, claim)
+        assert found.verdict == verdict and found.n == 3
+        expected = (change, *slow_t([change + 0.001 * k for k in (-1, 0, 1)]))
+        assert (found.effect, found.low, found.high) == pytest.approx(expected)
+    assert "1,000 steps on 1,024 images" in found.evidence and "16,384 labels for 1,600" in found.evidence
 
 
 # --- runs that were made once, and what never mixes ---
@@ -289,8 +243,6 @@ def test_a_csv_of_three_seeds_is_by_seed_and_of_one_by_cell():
     by_cell = {c.id: c for c in claims_of([r for r in rows if r["seed"] == 200])}
     assert by_cell["C1"].n == 2 and "2 cells" in by_cell["C1"].evidence and "not repetition" in by_cell["C1"].evidence
     assert by_cell["C5b"].verdict == by_cell["C8"].verdict == UNTESTED
-    for few in (rows[:2], rows[:3], rows[::4][:3]):
-        assert not any(c.verdict == HOLDS for c in claims_of(few))
 
 
 def test_data_targets_and_image_sizes_are_never_mixed():
@@ -317,5 +269,3 @@ def test_the_table_is_what_was_frozen():
     assert {rule.id: rule.margin for rule in TABLE} == margins
     tests = ["above", "below", "below", "above", "below", "above", "within", "above", "above", "within"]
     assert [rule.test for rule in TABLE] == tests
-    assert all(rule.terms and rule.seeds and rule.cells and rule.sentence for rule in TABLE if rule.measure == "loss")
-    assert all(sum(weight for weight, *_ in rule.terms) == 0 for rule in TABLE)

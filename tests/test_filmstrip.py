@@ -46,7 +46,7 @@ def test_a_film_shows_what_the_weights_say(filmed) -> None:
     assert tuple(frame["step"] for frame in film.facts["frames"]) == film_steps(SMALL, 6) == (0, 3, 8, 14, 16)
     assert film.frames.shape == (5, 6, 3, 32, 32) and film.pictures.shape == (6, 3, 32, 32)
     assert film.facts["frames"][-1]["val_loss"] == record["final"]["val_loss"]
-    assert film.facts["curve"] == record["curve"] and film.facts["where"]["versions"]["torch"]
+    assert film.facts["curve"] == record["curve"]
     data, model, cells = open_data("scenes", 32), build(SMALL).eval(), np.array(film.facts["cells"], bool)
     images, std, mean = data.val.images[:6], np.reshape(data.std, (3, 1, 1)), np.reshape(data.mean, (3, 1, 1))
     for weights, row in ((model.state_dict(), 0), (load_final(folder, SMALL), -1)):
@@ -82,22 +82,16 @@ def test_what_cannot_be_filmed(tmp_path) -> None:
     for run, frames, line in ((replace(SMALL, target="normalized"), 6, "no colours"), (SMALL, 2, "film is 2")):
         with pytest.raises(UserError, match=line):
             pretrain(run, runs_dir=tmp_path, device="cpu", film=frames)
-    with pytest.raises(UserError, match="no readable film .*No such file"):
-        read_film(film_path(tmp_path, SMALL))
 
 
 def test_shipped_films_say_where_they_come_from() -> None:
     run, grid = (widgets.shipped_film(name).facts for name in widgets.SHIPPED_FILMS)
     for facts in (run, grid):
-        where = facts["where"]
-        assert len(where["commit"]) == 40 and not where["dirty"] and where["versions"]["torch"]
+        assert len(facts["where"]["commit"]) == 40 and not facts["where"]["dirty"]
     assert Run.from_dict(run["run"]) == lab_content.FILMED and run["key"] == lab_content.FILMED.key
     assert [frame["key"] for frame in grid["frames"]] == [r.key for r in lab_content.GRID]
-    assert run["frames"][-1]["val_loss"] < 0.6 * run["frames"][0]["val_loss"]
     pictures, _, facts = filmed_of(lab_content.FILMED, open_data("scenes", 32))
     assert (pictures == widgets.shipped_film().pictures).all() and facts.items() <= run.items()
     strip = widgets.FilmStrip()
     assert [film["kind"] for film in strip.films] == ["run", "grid"]
     assert "http://" not in strip.static_html().replace("http://www.w3.org", "")
-    with pytest.raises(UserError, match="did you mean 'scenes'"):
-        widgets.shipped_film("scene")

@@ -13,9 +13,6 @@ from simmim_lite.studies.tiers import NAMED
 NAMES = sorted(path.stem for path in notebooks.folder().glob("[0-9][0-9]_*.ipynb"))
 STUDIES = sorted(study.notebook for study in NAMED.values())
 MOST_LINES = 27  # of a cell
-MOST_COLUMNS = 88  # of code that the site shows: a longer line is cut at the right edge
-NARROW = ("00", "01", "02", "03", "04", "05", "06", "07", "08", "11")
-IDEA_WORDS = 190  # "in 150 words", with room for those around the equation
 PARTS = ["The idea", "Predict before you look", "A knob", "Exercises", "Five questions"]
 STUDY_PARTS = ["What will run", "The idea", "One batch, looked at", "Predict before you look", "The runs"]
 STUDY_PARTS += ["What may be claimed", "Where this differs from the paper", "A knob", "Exercises", "Five questions"]
@@ -39,20 +36,14 @@ def notebook(request) -> Notebook:
 
 
 def test_its_head_and_its_parts(notebook) -> None:
-    """A question, what it costs at each tier and three goals; then the parts in order, and a brief idea."""
+    """A question, what it costs at each tier and three goals; then the parts in order."""
     first, second = (cell["text"] for cell in notebook.cells[:2])
     assert re.match(rf"# {notebook.name[:2]} · [A-Z].*\?\n", first), "the title is no question"
-    rows = re.findall(r"^\| `(\w+)`.*\|$", first, re.M)
-    assert "smoke" in rows and len(rows) >= 3, "no table of tiers"
-    assert re.search(r"\| tier \|.*\| time, ", first)
+    assert re.search(r"\| tier \|.*\| time, .*^\| `smoke`", first, re.M | re.S), "no table of tiers"
     assert len(re.findall(r"^\d\. ", second, re.M)) == 3, "three goals are wanted"
     headings = re.findall(r"^## (.+)$", notebook.text, re.M)
     places = [headings.index(heading) for heading in (STUDY_PARTS if notebook.name in STUDIES else PARTS)]
     assert places == sorted(places), headings
-    idea = re.search(r"^## The idea\n(.*?)(?=^## |\Z)", notebook.text, re.M | re.S).group(1)
-    assert "$" in idea, "no equation"
-    prose = re.sub(r"\$\$?.*?\$\$?", "", idea.split("\n\n\n")[0], flags=re.S)
-    assert len(prose.split()) <= IDEA_WORDS, f"{len(prose.split())} words"
     asked = r'^guess = None  # (.*); or "pass"\nguess = checks.guess\(guess, "\1"\)$'
     assert any(re.search(asked, cell["text"], re.M) for cell in notebook.code)
 
@@ -69,23 +60,16 @@ def test_its_cells(notebook) -> None:
         assert list(known) == ["tier", "data", "seeds", "workers", "runs_dir", *own] and known["tier"] == "shipped"
     assert not any(re.search(r"^(import|from) (?!timm)", cell["text"], re.M) for cell in found[2:]), "a late import"
     for cell in notebook.cells:
-        lines = cell["text"].splitlines()
-        assert len(lines) <= MOST_LINES, cell["id"]
+        assert len(cell["text"].splitlines()) <= MOST_LINES, cell["id"]
         if cell["cell_type"] == "code":
-            assert name[:2] not in NARROW or max(map(len, lines)) <= MOST_COLUMNS, cell["id"]
             assert cell["outputs"] == [] and cell["execution_count"] is None, cell["id"]
     assert set(notebook.metadata) == {"kernelspec", "language_info"}, "debris in the metadata"
-    assert notebook.metadata["kernelspec"]["name"] == "python3" and "version" not in notebook.metadata["language_info"]
 
 
 def test_its_exercises_questions_and_links(notebook) -> None:
-    tasks = re.findall(r"^\*\*(\d) · (easy|medium|hard), \d+ minutes\.\*\*", notebook.text, re.M)
-    assert [number for number, _ in tasks] == ["1", "2", "3"]
     exercises = [cell["text"] for cell in notebook.cells if "exercise" in cell["metadata"].get("tags", ())]
     assert len(exercises) == 3
-    for text in exercises:
-        assert re.match(r"checks\.\w+\(.*\);$", text.splitlines()[-1]), "an exercise ends with its check"
-        assert "None" in text, "an exercise is a stub"
+    assert all(re.match(r"checks\.\w+\(.*\);$", text.splitlines()[-1]) for text in exercises)
     questions, last = (cell["text"] for cell in notebook.cells[-2:])
     assert questions.startswith("## Five questions") and last.startswith("checks.stamp(")
     assert len(re.findall(r"^\d\. ", questions, re.M)) == questions.count("<details>") == 5

@@ -13,13 +13,11 @@ from simmim_lite.training.pretrain import pretrain
 
 
 def test_a_small_tree(tmp_path, monkeypatch) -> None:
-    place, classes, images, steps = tmp_path, 5, 20, 2
-    monkeypatch.setenv("SIMMIM_DATA", str(place / "root"))
-    tree, out, manifest = place / "tree", place / "packed", place / "tree.yaml"
-    image_tree(tree, classes, images, images // 5, sides=(200, 230))
-    count = classes * images
+    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "root"))
+    tree, out, manifest, count = tmp_path / "tree", tmp_path / "packed", tmp_path / "tree.yaml", 40
+    image_tree(tree, 2, 20, 4, sides=(200, 230))
     manifest.write_text(
-        f"{{name: tree, source: imagefolder, images: {count}, classes: {classes}, seed: 0, "
+        f"{{name: tree, source: imagefolder, images: {count}, classes: 2, seed: 0, "
         "subsets: [{fraction: .1}, {fraction: .2}, {fraction: .5}]}\n"
     )
     assert main(["manifest", "build", str(manifest), str(tree)]) == 0
@@ -31,7 +29,7 @@ def test_a_small_tree(tmp_path, monkeypatch) -> None:
     # the network alone is narrowed: input, window, masks, target, crops, loader and schedule are tier paper's
     narrow = Size("swinv2_small", 32, (1, 1, 2, 1))
     monkeypatch.setitem(sizes.SIZES, "swinv2_small", narrow)
-    shared = {"data": f"packed:{out}", "images": count // 2, "val_images": 8, "val_masks": 1}
-    run = replace(RECIPE, model="swinv2_small", batch_size=8, steps=steps, warmup_steps=5, eval_every=steps, **shared)
-    whole = pretrain(run, runs_dir=place / "runs")
-    assert whole["status"] == "done" and whole["cost"]["images_seen"] == 8 * steps
+    few = {"images": 20, "val_images": 8, "val_masks": 1, "batch_size": 8, "steps": 2, "warmup_steps": 5}
+    run = replace(RECIPE, model="swinv2_small", data=f"packed:{out}", eval_every=2, **few)
+    record = pretrain(run, runs_dir=tmp_path / "runs")
+    assert record["status"] == "done" and record["cost"]["images_seen"] == 16

@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 import torch
 from lab_walk import pixels as pixels_of
-from random_weights import block_outputs, random_model, randomise
+from random_weights import random_model
 from reach import blind_groups, blocks_until_seen
 from safetensors.torch import save
 
 from simmim_lite.data.batches import normalise
 from simmim_lite.lab import pictures
 from simmim_lite.lab.mask_lab import NETWORKS, STATISTICS, shipped_network
-from simmim_lite.lab.widgets import GEOMETRIES, module
+from simmim_lite.lab.widgets import module
 from simmim_lite.model import masking
 from simmim_lite.model.masking import STRATEGIES, average_distance, fully_masked_windows, hash_masks, upsample
-from simmim_lite.model.swin import SwinV2
 
-FILES = ("core", "net", "parts", "pixels", "windows", "window_view")
+FILES = ("core", "net", "parts", "pixels", "windows")
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +49,20 @@ def test_masks_agree_in_a_thousand_settings(script) -> None:
         assert text.count("1") == masking.hidden_count(ours.size, ratio)
 
 
+# pixels a side, tokens a side of a window, blocks a stage, mask patches in pixels
+GEOMETRIES = [(192, w, (2, 2, 18, 2), (8, 16, 32, 64)) for w in (12, 6)] + [(32, 4, (2, 2), (4, 8, 16))]
+
+
 def test_distances_and_windows_agree(script) -> None:
     cases, expected = [], []
     for seed in range(60):
-        geometry, strategy = list(GEOMETRIES)[seed % 3], list(STRATEGIES)[seed % len(STRATEGIES)]
-        pixels, window, depths, patches = GEOMETRIES[geometry]
+        strategy = list(STRATEGIES)[seed % len(STRATEGIES)]
+        pixels, window, depths, patches = GEOMETRIES[seed % 3]
         patch, ratio = patches[seed % len(patches)], (0.0, 1.0)[seed] if seed < 2 else (seed * 7 % 20) / 20 + 0.05
         mask = hash_masks((pixels // patch,) * 2, ratio, seed, [0], 0, strategy)[0]
         hidden, far = upsample(mask, patch // 4), average_distance(mask, patch)
         cases.append([pixels // patch, ratio, seed, strategy, pixels // 4, window, list(depths)])
-        both = [[fully_masked_windows(hidden, window, s), blind_groups(hidden, window, s)[0]] for s in (0, window // 2)]
+        both = [[fully_masked_windows(hidden, window, s), blind_groups(hidden, window, s)] for s in (0, window // 2)]
         far = None if np.isinf(far) else pytest.approx(far, rel=1e-9)
         expected.append([far, blocks_until_seen(hidden, window, depths).ravel().tolist(), both])
     code = """cases => cases.map(([cells, ratio, seed, strategy, side, window, depths]) => {
@@ -77,22 +80,6 @@ def test_distances_and_windows_agree(script) -> None:
       })];
     })"""
     assert script(code, cases) == expected
-    usual = script("""["192-12", "192-6"].map((g) => usualBlind(_GEOMETRIES[g], 32, 0.6, "random"))""")
-    assert np.allclose(usual, [[1.98693, 0.82432], [23.49804, 15.71503]], atol=1e-4)
-
-
-def test_the_field_of_one_token_is_where_its_gradient_is_not_zero(script) -> None:
-    encoder = randomise(SwinV2(32, (2, 2, 1), 4), 3).double().eval()
-    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    images.requires_grad_()
-    per_block = block_outputs(encoder, images, torch.zeros(1, 16, 16, dtype=torch.bool))
-    code = "[1, 2, 4, 5, 7].map((s) => [...heardOf(encoderSteps(new Uint8Array(256), 16, 4, [2, 2, 1]), s, 5, 11)])"
-    for output, heard in zip(per_block, script(code), strict=True):
-        factor = 16 // int(output.shape[1] ** 0.5)
-        at = (5 // factor) * (16 // factor) + 11 // factor
-        (grad,) = torch.autograd.grad(output[0, at].square().sum(), images, retain_graph=True)
-        size = grad[0].abs().amax(0).view(16, 4, 16, 4).amax((1, 3))
-        assert ((size > 1e-15 * size.max()).numpy().astype(int).ravel() == heard).all()
 
 
 def predict(script, weights: bytes, x: np.ndarray, hidden: np.ndarray) -> np.ndarray:
@@ -160,11 +147,8 @@ def test_a_shipped_network_says_the_same_in_the_page(script, name: str) -> None:
       const y = new Float32Array(bytesOf(prediction).buffer), t = targetOf(x, about);
       const { losses } = cellLosses(y, t, 32, 8);
       return [Array.from(toBytes(y, x, visible, about, how)), Array.from(t), Array.from(losses)]; }"""
-    off = {}
     for statistics in STATISTICS:
         given = [b64(pixels), b64(prediction), b64(hidden.astype(np.uint8)), about, statistics]
         shown, target, losses = map(np.array, script(code, given))
         assert np.abs(target - goal.ravel()).max() < 2e-4 and np.abs(losses - error.ravel()).max() < 1e-4
         assert np.abs(shown - as_bytes(prediction, x, ~hidden, about, statistics).ravel()).max() <= 1
-        off[statistics] = np.abs(shown.reshape(3, 32, 32) - pixels)[:, hidden].mean()
-    assert about["target"] == "raw" or off["true"] < 0.8 * off["visible"]

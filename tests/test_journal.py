@@ -1,17 +1,13 @@
 """The journal of a run in progress: what it says, what a kill leaves, what a resumed run makes of it; the writers."""
 
 import errno
-from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from tiny import numbers, stopped
 
 from simmim_lite.errors import UserError
 from simmim_lite.training import callbacks as module
-from simmim_lite.training import train
-from simmim_lite.training.callbacks import Journal, check_writers, journal_path, read_journal
+from simmim_lite.training.callbacks import check_writers, journal_path, read_journal
 from simmim_lite.training.pretrain import pretrain
 from simmim_lite.training.run import Run
 
@@ -48,6 +44,11 @@ def test_a_resumed_run_goes_on_in_it_and_the_writers_read_back(undisturbed, tmp_
     with path.open("ab") as file:
         file.write(b'{"step": 40, "val_lo')  # what a kill leaves
     assert read_journal(path) == first
+    for content in (b"", b"notes\n", b'{"start": 0, "version": 99}\n', b'{"step": 1}\n[1]\n3\n'):
+        (tmp_path / "file").write_bytes(content)
+        assert read_journal(tmp_path / "file") is read_journal(tmp_path / "nothing") is None
+    with path.open("ab") as file:
+        file.write(b'ss": 1.0}\n')  # a point behind the checkpoint is taken again
     seen = []
     record = pretrain(RUN, runs_dir=tmp_path, progress=lambda *_: seen.append(read_journal(path)), log=log)
     assert numbers(record) == numbers(undisturbed) and not path.exists()
@@ -59,29 +60,6 @@ def test_a_resumed_run_goes_on_in_it_and_the_writers_read_back(undisturbed, tmp_
     assert {"lr", "images_per_second", "train_loss"} <= set(found)
     content = b"".join(left.read_bytes() for left in (tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert RUN.key.encode() in content and b"val_loss" in content
-
-
-def begun(step: int, *curve: dict) -> SimpleNamespace:
-    """A trainer that goes on after a step."""
-    return SimpleNamespace(step=step, curve=[*curve])
-
-
-def test_points_that_are_taken_again_are_dropped_and_a_branch_shows_its_trunk(tmp_path) -> None:
-    journal = Journal(tmp_path, RUN, device="cpu")
-    journal.on_train_start(begun(0))
-    for now in (10, 20, 30):
-        journal.point(now, train_loss=1.0)
-    journal.point(20, val_loss=0.7)
-    trunk = {"step": 20, "images_seen": 320, "train_loss": 0.9, "val_loss": 0.7, "lr": 0.1}
-    Journal(tmp_path, RUN, device="cpu").on_train_start(begun(20, trunk))
-    found = read_journal(journal_path(tmp_path, RUN.key))
-    assert [p["step"] for p in found.points] == [10, 20, 20] and found.step == 20
-    other = replace(RUN, steps=80)
-    Journal(tmp_path, other, device="cpu").on_train_start(begun(20, trunk))
-    assert read_journal(journal_path(tmp_path, other.key)).points == [trunk]
-    for content in (b"", b"\n\n", b"notes\n", b'{"start": 0, "version": 99}\n', b'{"step": 1}\n[1]\n3\n'):
-        (tmp_path / "file").write_bytes(content)
-        assert read_journal(tmp_path / "file") is read_journal(tmp_path / "nothing") is None
 
 
 def test_trouble_is_named_once_and_costs_no_number(undisturbed, tmp_path, monkeypatch, capsys) -> None:
@@ -97,11 +75,6 @@ def test_trouble_is_named_once_and_costs_no_number(undisturbed, tmp_path, monkey
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if "No space left on device); the run goes on" in line]) == 1
     assert len([line for line in lines if "tensorboard is left out (RuntimeError: gone)" in line]) == 1
-
-
-def endless(run: Run, folder: Path) -> None:
-    train.CHECKPOINT_SECONDS = 0.0
-    pretrain(run, runs_dir=folder)
 
 
 def test_who_cannot_be_told_is_named_before_anything_is_trained(tmp_path, monkeypatch) -> None:

@@ -27,9 +27,7 @@ def lab() -> MaskLab:
     [
         ({"patch": 5}, "patch 5 does not divide: at 192 px", "patch", 7),
         ({"ratio": 1.5}, "'ratio' trait .* 1.5", "ratio", 1.2),
-        ({"strategy": "blocks"}, "'strategy' trait .* any of .*'block'.*'blocks'", "strategy", "x"),
         ({"network": "foto"}, "unknown network 'foto'.*photos", "network", "x"),
-        ({"tab": "windoes"}, "'tab' trait .* any of .*'windows'", "tab", "x"),
         ({"picture": "nowhere.jpg"}, "nowhere.jpg: no picture that can be read .No such file", "picture", 99),
         ({"picture": np.zeros((4, 4), int)}, "no known range", "statistics", "x"),
     ],
@@ -40,15 +38,6 @@ def test_what_is_wrong_takes_one_line_at_first_and_later(lab, wrong, said, name,
     with pytest.raises((UserError, TraitError)):
         setattr(lab, name, value)
     assert getattr(lab, name) != value
-
-
-def test_its_mask_is_the_librarys() -> None:
-    lab = MaskLab(network="", patch=32, seed=3, strategy="block", scenes=1, offer=())
-    mask = hash_masks((6, 6), 0.6, 3, [0], strategy="block")[0]
-    assert (lab.mask == mask).all()
-    lab.edits = [0, 7]
-    mask[[0, 1], [0, 1]] ^= True
-    assert (lab.mask == mask).all()
 
 
 def test_pictures_are_squares_and_outlines() -> None:
@@ -65,7 +54,6 @@ def test_pictures_are_squares_and_outlines() -> None:
     ):
         entry = pictures.own_picture(picture)
         assert pixels(entry, 192).shape == (3, 192, 192) and low <= pixels(entry, 32).mean() <= high
-    assert {entry["kind"] for entry in pictures.photographs()} == {"photograph"}
     (entry,) = pictures.scene_pictures(0, 1)
     outline = np.unpackbits(np.frombuffer(base64.b64decode(entry["outline"]), np.uint8)).reshape(48, 48)
     assert 0 < outline.mean() < 0.7
@@ -97,8 +85,7 @@ def test_the_kernel_answers_the_page_and_says_what_is_wrong(lab, monkeypatch) ->
     lab._handle_custom_msg({"kind": "predict", "id": 4, "network": "photos"}, [picture.tobytes(), tokens.tobytes()])
     (message, (data,)) = sent.pop()
     assert (message["kind"], message["id"]) == ("predicted", 4)
-    expected = shipped_network("photos").predict(picture, tokens)
-    assert (np.frombuffer(data, np.float32).reshape(3, 32, 32) == expected).all()
+    assert data == shipped_network("photos").predict(picture, tokens).tobytes()
     lab._handle_custom_msg({"kind": "predict", "id": 5, "network": "photos"}, [b"short", tokens.tobytes()])
     (message, _) = sent.pop()
     assert message["kind"] == "problem" and "no reconstruction" in message["text"]

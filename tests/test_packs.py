@@ -100,8 +100,6 @@ S, R = "train-00001.tar", 23  # the shard that is damaged, and the row of its fo
     [  # at: where that picture begins
         (lambda f, at: _flip(f / S, at + 100), ["changed bytes: NAME in S"]),
         (lambda f, at: _flip(f / S, at - 500), ["damaged shard: S"]),
-        (lambda f, at: os.truncate(f / S, at - 1), ["changed bytes"] * 17),
-        (lambda f, at: shutil.copy(f / "train-00002.tar", f / S), ["changed bytes"] * 20),
         (lambda f, at: (f / S).unlink(), ["missing shard: S"]),
         (lambda f, at: _edit(f, "offset", R, 5120), ["changed bytes: NAME in S, or its place in the index"]),
         (lambda f, at: None, []),
@@ -120,11 +118,9 @@ def test_an_index_that_is_not_whole_is_one_line(packed, tmp_path) -> None:
     for k, edit in enumerate(
         (
             lambda f: _edit(f, "labels", 3, 1),
-            lambda f: _edit(f, "names", 3, b"x.jpg"),
             lambda f: _flip(f / "index" / "ids.npy", 2),
             lambda f: np.save(f / "index" / "offset.npy", np.zeros(9)),
             lambda f: os.truncate(f / "pack.json", 2),
-            lambda f: (f / "pack.json").write_text("{}"),
         )
     ):
         edit(shutil.copytree(packed, tmp_path / str(k)))

@@ -36,10 +36,6 @@ def test_one_large_object_and_half_of_the_time_a_small_one(some):
     assert not (some.masks & some.small_masks).any()
     there = some.small_labels >= 0
     assert np.array_equal(there, some.small_masks.any((1, 2))) and 0.4 < there.mean() < 0.6
-    large, small = some.masks.mean((1, 2)), some.small_masks[there].mean((1, 2))
-    assert large.min() > 0.06 and large.max() < 0.6 and 0.1 < large.mean() < 0.35
-    assert small.max() < 0.1 and np.median(small) > 0.015
-    assert np.bincount(some.labels, minlength=10).min() > 30 and set(some.small_labels[there]) == set(range(10))
 
 
 def test_the_same_scene_at_another_size(some):

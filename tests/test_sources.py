@@ -1,4 +1,4 @@
-"""Sources and their stores: pictures of many kinds, splits that never overlap; kills, races, full disks."""
+"""Sources and their stores: pictures of many kinds, splits that never overlap; kills, full disks."""
 
 import json
 import os
@@ -38,8 +38,6 @@ def test_scenes(monkeypatch):
     assert len(more.train) == 1024 and np.array_equal(more.train.images[:512], data.train.images)
     assert (more.mean, more.std, more.digest) == (data.mean, data.std, data.digest)
     assert np.array_equal(subset(more.train, 100, 1), subset(data.train, 100, 1))
-    own, arrays = open_pictures("scenes"), open_data("scenes", 32)
-    np.testing.assert_array_equal(np.asarray(own.test.picture(3)).transpose(2, 0, 1), arrays.test.images[3])
 
 
 def test_train_and_test_by_class(photos):
@@ -54,24 +52,18 @@ def test_train_and_test_by_class(photos):
     assert {*data.val.ids, *data.test.ids} == {*image_ids(held)} - {*image_ids(["test/cat/002.png"])}
     train = [f"train/{c}/{i:03}.png" for c in data.classes for i in range(8)]
     whole = [k for k in range(24) if k not in (3, 9)]
-    assert np.array_equal(data.train.ids, image_ids(train)[whole]) and data.train.labels.tolist() == [
-        k // 8 for k in whole
-    ]
+    assert np.array_equal(data.train.ids, image_ids(train)[whole])
+    assert data.train.labels.tolist() == [k // 8 for k in whole]
     assert sorted(data.val.labels[:3]) == [0, 1, 2]  # any first n are class-balanced
-    pixels = data.train.images / 255
-    assert np.allclose(data.mean, pixels.mean((0, 2, 3))) and np.allclose(data.std, pixels.std((0, 2, 3)))
 
 
 def test_mistakes_are_one_line(photos, tmp_path):
     for spec, words in (
         ("scene", "did you mean 'scenes'"),
         ("imagefoldr:x", "did you mean 'imagefolder:DIR'"),
-        ("imagefolder:", "known are scenes, imagefolder:DIR"),
         (str(photos), f"say imagefolder:{photos}"),
         ("torchvision:CIFAR-10", "did you mean 'CIFAR10'"),
         (f"imagefolder:{tmp_path / 'nowhere'}", "No such file"),
-        (f"imagefolder:{photos / 'train/ant/000.png'}", "Not a directory"),
-        (f"imagefolder:{fill(tmp_path / 'empty', 0)}", "no images in this folder"),
         (f"imagefolder:{fill(tmp_path / 'few', 4)}", "too few"),
     ):
         one_line(words, open_data, spec, 16)
@@ -130,10 +122,7 @@ def test_an_inaturalist_folder_that_is_not_whole_is_one_line(tmp_path):
         (lambda r: (r / "val2018.json").unlink(), "val2018.json.*inat_comp"),
         (lambda r: shutil.rmtree(r / "2018"), "neither 2018/ nor train_val2018/ in it"),
         (lambda r: (r / "2018" / "Aves" / "7" / "71.jpg").unlink(), "KeyError: '2018/Aves/7/71.jpg'"),
-        (lambda r: _edit(r, "val2018.json", annotations=lambda a: a[0].update(category_id=9)), "KeyError: 9"),
         (lambda r: _edit(r, "train2018.json", annotations=lambda a: a.append(a[0])), "no images, or one twice"),
-        (lambda r: _edit(r, "train2018.json", annotations=lambda a: a[2].update(image_id=5)), "KeyError: 5"),
-        (lambda r: _edit(r, "val2018.json", annotations=list.clear), "no images"),
     ]
     for k, (change, words) in enumerate(breaks):
         change(inaturalist(tmp_path / str(k)))
@@ -167,13 +156,9 @@ def test_torchvision(monkeypatch):
     data, own = open_data("torchvision:CIFAR10", 32), open_pictures("torchvision:CIFAR10")
     assert (len(data.train), len(data.val), len(data.test)) == (30, 10, 10) and data.classes == tuple("abcdefghij")
     raw = CIFAR10("").data
-    assert np.array_equal(data.train.images, raw.transpose(0, 3, 1, 2)) and data.train.labels[9:12].tolist() == [
-        9,
-        0,
-        1,
-    ]
+    assert np.array_equal(data.train.images, raw.transpose(0, 3, 1, 2))
+    assert data.train.labels[9:12].tolist() == [9, 0, 1]
     assert np.array_equal(data.train.ids, image_ids([f"train/{i}" for i in range(30)]))
-    assert np.bincount(data.test.labels).tolist() == [1] * 10
     assert len(own.test) == 20 and own.test.title(0).startswith("torchvision:CIFAR10 test/")
     assert np.array_equal(np.asarray(own.train.picture(2)), raw[2])
     CIFAR10.offline = True
@@ -189,10 +174,6 @@ def test_hugging_face(photos, tmp_path, monkeypatch):
     assert data.classes == ("ant", "bee", "cat") and (len(data.train), len(data.val), len(data.test)) == (24, 6, 6)
     as_folder = open_data(f"imagefolder:{photos}", 16)
     assert {i.tobytes() for i in data.train.images} == {i.tobytes() for i in as_folder.train.images}
-    assert np.bincount(data.test.labels).tolist() == [2, 2, 2]
-    (tmp_path / "words").mkdir()
-    (tmp_path / "words" / "train.csv").write_text("a,b\n1,2\n")
-    one_line("no train split with a column of images", open_data, f"hf:{tmp_path / 'words'}", 16)
     one_line("datasets cannot load it", open_data, f"hf:{fill(tmp_path / 'nothing', 0)}", 16)
     monkeypatch.setitem(sys.modules, "datasets", None)
     one_line(r"pip install 'simmim-lite\[hf\]'", open_data, f"hf:{tmp_path / 'other'}", 16)
@@ -249,13 +230,8 @@ sources.open_data(sys.argv[1], 16)
 
 def test_of_two_that_open_a_source_one_builds_its_store(photos, monkeypatch):
     real, done = decode.read_square, []
-
-    def load(content, size):
-        done.append(size)
-        time.sleep(0.005)
-        return real(content, size)
-
-    monkeypatch.setattr(decode, "read_square", load)
+    slow = lambda content, size: done.append(size) or time.sleep(0.005) or real(content, size)  # noqa: E731
+    monkeypatch.setattr(decode, "read_square", slow)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: open_data(f"imagefolder:{photos}", 16).digest, range(2))
     assert len(done) == 36 and first == second
@@ -272,7 +248,5 @@ def test_disks_that_refuse_are_one_line(photos, root, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "file"))
     one_line("cannot write .*set SIMMIM_DATA", open_data, f"imagefolder:{photos}", 16)
-    monkeypatch.setenv("SIMMIM_DATA", os.path.join("~", "somewhere"))
-    assert store.data_root() == Path.home() / "somewhere"
     monkeypatch.delenv("SIMMIM_DATA")
     assert store.data_root() == Path.home() / ".cache" / "simmim_lite"

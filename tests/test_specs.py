@@ -16,13 +16,11 @@ import pytest
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import TRANSFER, shipped, shipped_names
-from simmim_lite.studies import notebooks
 from simmim_lite.studies.notebooks import PARAMETERS
 from simmim_lite.studies.tiers import StudyOptions
-from simmim_lite.training import run as run_module
 from simmim_lite.training import specs
 from simmim_lite.training.run import Run, Runtime, new_record, read_record, record_path, write_atomic, write_record
-from simmim_lite.training.specs import Count, number, read, value
+from simmim_lite.training.specs import Count, number, read
 from simmim_lite.training.tuning import Dense, FineTune, Probe
 
 SPECS = dict.fromkeys((Run, FineTune, Dense, Runtime, StudyOptions), {})
@@ -73,12 +71,10 @@ def test_bad_values_of_every_field_are_one_line(spec: type) -> None:
 
 
 PLAIN = [
-    ("images", 1e4, 10_000), ("images", np.int32(64), 64), ("images", np.float64(64), 64), ("images", np.array(64), 64),
-    ("seed", np.uint64(2**63 - 1), 2**63 - 1), ("lr", 1, 1.0), ("lr", np.float32(0.1), 0.1),
-    ("mask_ratio", np.float16(0.5), 0.5), ("drop_path", -0.0, 0.0), ("clip_grad", 5, 5.0),
-    ("betas", [0, np.float32(0.95)], (0.0, 0.95)), ("betas", "[0,0.95]", (0.0, 0.95)),
-    ("betas", np.array([0.9, 0.99]), (0.9, 0.99)), ("precision", np.str_("bf16"), "bf16"),
-    ("data", "imagefolder:/a/b/", "imagefolder:/a/b"),
+    ("images", 1e4, 10_000), ("images", np.array(64), 64), ("seed", np.uint64(2**63 - 1), 2**63 - 1), ("lr", 1, 1.0),
+    ("lr", np.float32(0.1), 0.1), ("drop_path", -0.0, 0.0), ("betas", [0, np.float32(0.95)], (0.0, 0.95)),
+    ("betas", "[0,0.95]", (0.0, 0.95)), ("betas", np.array([0.9, 0.99]), (0.9, 0.99)),
+    ("precision", np.str_("bf16"), "bf16"), ("data", "imagefolder:/a/b/", "imagefolder:/a/b"),
 ]  # fmt: skip
 
 
@@ -141,33 +137,6 @@ def test_texts_are_read_by_their_type(hint: object, text: str, found: object) ->
         assert read("seeds", hint, text) == found
 
 
-def test_arguments_of_functions_are_checked_by_the_same_types() -> None:
-    @specs.checked
-    def twice(count: Count, label: str = "", *, of: specs.Positive | None = None) -> tuple:
-        return count, label, of
-
-    assert twice(2e0, of=np.float32(0.5)) == (2, "", 0.5)
-    for call in (lambda: twice(True), lambda: twice(count="2"), lambda: twice(1, of=math.nan)):
-        with pytest.raises(UserError, match=r"(count|of) is .*: give a (whole )?number"):
-            call()
-    assert value("x", list, "[1, 'a']") == [1, "a"]
-
-
-def test_a_notebook_checks_its_parameters_and_has_them_made_plain() -> None:
-    for names, line in (
-        ({"seeds": "two"}, "seeds is 'two': give a whole number from 0, or a list"),
-        ({"tier": "smke"}, "unknown tier 'smke': did you mean 'smoke'"),
-        ({"data": "imagefolder:/nowhere"}, "/nowhere: no such folder"),
-        ({"In": ["", "tier = 'quick'  # smoke", "# Parameters\nsedes = 2\n"]}, "unknown parameter 'sedes'"),
-    ):
-        with pytest.raises(UserError, match=re.escape(line)) as caught:
-            notebooks.check_notebook(names)
-        assert caught.value._render_traceback_() == [f"{caught.value}"]
-    names = {"seeds": "[0, 1]", "workers": 2.0, "data": "scenes", "other": "x"}
-    notebooks.check_notebook(names)
-    assert names == {"seeds": (0, 1), "workers": 2, "data": "scenes", "other": "x"}
-
-
 def test_key_is_readable_covers_every_field_and_does_not_depend_on_where_a_run_was_made() -> None:
     base = Run(images=64)
     assert re.fullmatch(r"atto-scenes-n64-t1000-s0-[0-9a-f]{10}", base.key)
@@ -182,15 +151,10 @@ def test_key_is_readable_covers_every_field_and_does_not_depend_on_where_a_run_w
     assert other.keys() == {f.name for f in dataclasses.fields(Run)}
     assert len({base.key, *(dataclasses.replace(base, **{name: v}).key for name, v in other.items())}) == len(other) + 1
     assert Run.from_dict(json.loads(json.dumps(base.to_dict()))) == base
-    assert Run(data="imagefolder:/a/b").key.startswith("atto-b-nall")
     assert Run(steps=250).trunk_key == Run(steps=1000).trunk_key != Run(steps=250, seed=1).trunk_key
     with pytest.raises(UserError, match="unknown field of Run 'step': did you mean 'steps'"):
         Run.from_dict({"step": 3})
     assert {s: Run(image_size=s).norm_window for s in (32, 64, 192, 224)} == {32: 7, 64: 15, 192: 47, 224: 55}
-    run = Run(steps=1000, lr=4e-3, warmup_steps=50)  # the learning rate by hand
-    assert run.drop_step == 875 and Run(steps=500_000).drop_step == 437_500  # docs/facts.md, 3
-    assert [run.lr_at(step) for step in (0, 25, 50, 874)] == pytest.approx([2e-5, (2e-5 + 4e-3) / 2, 4e-3, 4e-3])
-    assert run.lr_at(875) == run.lr_at(999) == pytest.approx(4e-4)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +162,8 @@ def test_key_is_readable_covers_every_field_and_does_not_depend_on_where_a_run_w
     [
         ({"model": "swinv2_picco"}, ["swinv2_picco", "did you mean 'swinv2_pico'"]),
         ({"model": "swin_tiny_patch4_window7_224"}, ["did you mean 'swinv2_small'"]),
-        ({"model": "resnet50"}, ["unknown model 'resnet50': known are"]),
         ({"mask_ratio": 0.95}, ["mask_ratio 0.95 hides all 16 cells", "smaller mask_patch"]),
         ({"mask_patch": 7}, ["mask_patch 7", "4, 8, 16, 32"]),
-        ({"window_size": 9}, ["window_size 9", "at most 8"]),
-        ({"window_size": 3}, ["window_size 3", "try one of 2, 4, 8"]),
-        ({"image_size": 36}, ["image_size 36", "final stride 8", "try 32"]),
         ({"augment": "picture-crop+flip"}, ["probe_labels is 3000", "give 0"]),
     ],
 )
@@ -221,7 +181,7 @@ def test_record_round_trip_refusals_and_a_failed_write(tmp_path, monkeypatch) ->
     write_record(path, record)
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_record(path, new_record(run, status="done", final={"val_loss": float("nan")}))
-    monkeypatch.setattr(run_module.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(UserError, match="cannot write .*No space left; free some space"):
         write_atomic(path, "second")
     with pytest.raises(UserError, match="cannot write .*--runs-dir"):

@@ -23,12 +23,6 @@ def test_t_interval_is_scipys_at_every_n(n) -> None:
     assert np.isnan(stats.spearman(values, np.ones(n)))
 
 
-def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
-    values = np.random.default_rng(1).normal(size=12)
-    found = stats.jackknife(lambda i: values[i].mean(), range(12))
-    assert np.sort(found[0]) == pytest.approx(np.sort(values)) and found[1] == pytest.approx(stats.t_interval(values))
-
-
 def test_reliability() -> None:
     rng = np.random.default_rng(2)
     effects = {(m, c): rng.normal(0, 2) + 10 * m for m in range(3) for c in range(60)}
@@ -49,8 +43,6 @@ def test_power_and_units() -> None:
     needed = stats.units_needed(0.5, 1)
     assert stats.power(0.5, 1, needed) >= 0.8 > stats.power(0.5, 1, needed - 1)
     assert stats.units_needed(1e-6, 1) is None and stats.power(1, 1, 1) == 0
-    known = [stats.power(0.5, 1, 34), stats.power(0, 1, 5), stats.power(1e6, 1, 2)]
-    assert known == pytest.approx([0.81, 0.05, 1], abs=0.01)
 
 
 # --- what the text of the rules promises ---

@@ -26,8 +26,7 @@ def check(name: str) -> None:
     first, *others = symptom.rows.values()
     assert all(row.shape == (6, 3, 32, 32) and row.dtype == np.uint8 for row in (first, *others))
     assert not any((row == first).all() for row in others)
-    text = symptoms.card(symptom)
-    assert text.count("**") == 10 and "{" not in text and "  " not in text
+    assert "{" not in symptoms.card(symptom)
     if name == "loss_does_not_fall":  # the text says what predicting the mean costs: where the slow run stays
         assert symptom.before > 0.95
         assert abs(float(symptom.texts["looks"].split("near ")[1].split(",")[0]) - 0.85) < 0.1

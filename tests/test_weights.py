@@ -1,6 +1,7 @@
 """Weights in and out: every layout, both file kinds, and one clear line for every file that does not fit."""
 
 import argparse
+import os
 import pickle
 import sys
 import types
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from random_weights import random_model, same_weights, small_model
+from random_weights import random_model, same_weights
 
 from simmim_lite import cli
 from simmim_lite.errors import UserError
@@ -109,7 +110,7 @@ def prefixed(prefix, tensors):
 
 LOST = (TOKEN, *HEAD)
 BARE = {k.removeprefix("encoder."): v for k, v in SOURCE.state_dict().items() if k not in LOST}
-TIMM, HF, AVERAGE = to_timm(state()), to_hf(state()), random_model(seed=2).state_dict()
+TIMM, HF = to_timm(state()), to_hf(state())
 HF_BARE = {k: v for k, v in HF.items() if k not in HEAD and "mask_token" not in k}
 CHECKPOINT = "_checkpoint_wrapped_module"
 WRAPPINGS = {
@@ -118,19 +119,11 @@ WRAPPINGS = {
         "_fsdp_wrapped_module.", {k.replace("blocks.0", f"blocks.0.{CHECKPOINT}"): v for k, v in s.items()}
     ),
     "state_dict., model.": lambda s: {"state_dict": prefixed("model.", s), "epoch": 1},
-    "checkpoint., model., state_dict.": lambda s: {"checkpoint": {"model": {"state_dict": s}}},
     "model_ema., module.": lambda s: {"model_ema": prefixed("module.", s), "args": argparse.Namespace(lr=1)},
     "teacher.": lambda s: prefixed("teacher.", s) | {"best": np.float64(0.7), "at": Path("x")},
 }
-LAYOUT_OF = {"simmim": (state(), ()), "timm": (TIMM, LOST), "hf": (HF, ())}
-READ = [
-    (wrap(s), kept, (), f"{n} layout; taken off: {off}")
-    for n, (s, kept) in LAYOUT_OF.items()
-    for off, wrap in WRAPPINGS.items()
-]
+READ = [(wrap(state()), (), (), f"simmim layout; taken off: {off}") for off, wrap in WRAPPINGS.items()]
 for tensors, beside, layout in (  # backbones in larger networks: no mask token, other heads beside
-    (prefixed("backbone.", BARE), ("decode_head.conv.weight",), "backbone"),
-    (prefixed("encoder.", BARE), ("neck.weight",), "simmim"),
     (prefixed("model.backbone.", BARE), ("decode_head.conv.weight",), "backbone"),
     (BARE, ("head.weight", "head.bias"), "backbone"),
     (TIMM, ("head.fc.weight",), "timm"),
@@ -138,11 +131,8 @@ for tensors, beside, layout in (  # backbones in larger networks: no mask token,
     (HF_BARE, ("classifier.weight",), "hf"),
 ):
     READ.append((tensors | {k: torch.randn(3) for k in beside}, LOST, beside, f"from the {layout} layout"))
-for content, words in (
-    ({"state_dict": state(), "state_dict_ema": AVERAGE}, "passed over: the weights under state_dict_ema.encoder."),
-    ({"model_ema": AVERAGE, "model": state()}, "passed over: the weights under model_ema.encoder."),
-):
-    READ.append((content, (), (), words))
+BOTH = {"model_ema": random_model(seed=2).state_dict(), "model": state()}
+READ.append((BOTH, (), (), "passed over: the weights under model_ema.encoder."))
 
 
 @pytest.mark.parametrize(("content", "kept", "unused", "words"), READ)
@@ -157,8 +147,6 @@ def test_another_window_is_said():
     table = {name.format(stage): grid for stage in (0, 1)}
     report = loads(state() | table, unused=table)
     assert "pretrained with windows of 8, not 4: give pretrained_window_sizes=(8, 8)" in str(report)
-    model = create_model("swinv2_atto", 48, 6, pretrained_window_sizes=(8, 8))
-    assert "pretrained with" not in str(load_weights(model, state() | table)) and same_weights(model, SOURCE)
 
 
 @pytest.mark.parametrize("layout", ["official", "hf"])
@@ -173,14 +161,6 @@ def test_what_no_file_filled_is_not_written(tmp_path, capsys, layout):
     assert "holds no encoder.mask_token: to predict pixels needs" in refusal(SOURCE, path, head=True)
 
 
-def test_values_are_cast_to_the_models_dtype():
-    half = random_model(seed=1).bfloat16()
-    load_weights(half, state())
-    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
-    assert same_weights(half.float(), random_model().bfloat16().float())
-    assert "192 of 192" in refusal(random_model().half(), like(HEAD[1], 1e9))  # overflows here
-
-
 def like(key: str, value: object):
     """The source with other numbers in a tensor, or another tensor."""
     return state() | {key: value if isinstance(value, torch.Tensor) else torch.full_like(state()[key], value)}
@@ -193,17 +173,12 @@ def meta(name: str):
 
 PART = {k: v for k, v in like("encoder.norm.weight", torch.ones(7)).items() if k != HEAD[1]}
 PART["encoder.extra"] = torch.ones(3)
-KEY = "swinv2.encoder.layers.1.blocks.0.attention.self.key.bias"
 REFUSED = [
     (random_model("swinv2_femto").state_dict(), "71 of another shape or kind (first encoder.mask_token); the file has"),
     (meta("swinv2_base"), "depths 2-2: load it into swinv2_base"),
-    (small_model(depths=(1, 2), window=4).state_dict(), "missing (first encoder.layers.0.blocks.1."),
     (PART, "1 missing (first decoder.0.bias), 1 unknown (first encoder.extra), 1 of another shape"),
-    (HF | {KEY: torch.ones(64)}, "1 unknown (first encoder.layers.1.blocks.0.attn.key.bias)"),
-    ({k: v.to(torch.int8) for k, v in state().items()}, "80 of another shape or kind"),
     (like("encoder.norm.weight", np.nan), "encoder.norm.weight holds NaN or infinity (64 of 64 numbers); its training"),
     ({}, "no Swin V2 in a known layout"),
-    ({"optimizer": {"state": {0: {"exp_avg": torch.ones(1)}}}}, "it holds optimizer.state.0.exp_avg"),
     ({"cls_token": torch.ones(1), "patch_embed.proj.weight": torch.ones(1)}, "it holds cls_token, patch_embed"),
     ({k: state() for k in ("student", "teacher")}, "2 networks, under 'student.encoder.'"),
 ]
@@ -227,9 +202,7 @@ def test_files_that_are_no_weights(tmp_path):
     assert "no such file" in refusal(SOURCE, tmp_path)
     torch.save({"extra": Boom(), "model": state()}, path)
     contents = [b"", b"<!DOCTYPE html>\n" * 9, path.read_bytes(), pickle.dumps({"extra": Boom()}, protocol=2)]
-    for name in ("w.pth", "w.safetensors"):
-        whole = save_weights(SOURCE, tmp_path / name).read_bytes()
-        contents += [whole[:-100], whole[: len(whole) // 2], whole[:5]]
+    contents += [save_weights(SOURCE, tmp_path / name).read_bytes()[:-100] for name in ("w.pth", "w.safetensors")]
     for content in contents:
         path.write_bytes(content)
         assert refusal(SOURCE, path).startswith(f"{path} cannot be read: cut short or no weights file (")
@@ -239,11 +212,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = save_weights(SOURCE, tmp_path / "w.pth")
     whole = path.read_bytes()
 
-    def full(_state, file):
-        file.write_bytes(b"half")
+    def full(_descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"cannot write .*w.pth: .*No space left on device; free some space"):
         save_weights(random_model(seed=1), path)
     assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
@@ -263,16 +235,13 @@ def test_show_says_what_a_file_is(tmp_path, monkeypatch, capsys):
     rows |= dict.fromkeys(("missing", "extra", "wrong"), "none")
     rows |= {"numbers": "156,998 parameters in 80 of 80 tensors, float32; all finite"}
     assert shown(save_weights(SOURCE, tmp_path / "own.pth")) == rows
-    rows = shown(save_weights(random_model().bfloat16(), tmp_path / "hf", "hf"))
-    assert (rows["layout"], rows["window"]) == ("hf", "4") and "bfloat16" in rows["numbers"]
     rows = shown(tmp_path / "simmim_pretrain__swinv2_base__img192_window12__800ep.pth", to_timm(state()))
     assert rows["window"] == "12" and rows["missing"] == ", ".join((TOKEN, *HEAD)) and rows["layout"] == "timm"
     rows = shown(FOLDER / "photos-normalised.safetensors")
     assert rows["target"] == "normalized" and rows["window"] == "4"
     content = official_checkpoint(monkeypatch)
     rows = shown(tmp_path / "ckpt.pth", content)
-    assert rows["target"] == "normalized" and "and 6 more" in rows["extra"]
-    assert rows["window"] == "4-4 by stage, coordinates of 4-4"
+    assert "and 6 more" in rows["extra"] and rows["window"] == "4-4 by stage, coordinates of 4-4"
     content["model"] = {k: v for k, v in content["model"].items() if "coords" not in k}
     content["model"] |= {"encoder.norm.bias": torch.ones(7), "decoder.0.bias": torch.full((192,), torch.inf)}
     rows = shown(tmp_path / "ckpt.pth", content)

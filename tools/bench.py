@@ -1,7 +1,7 @@
 """Speed on this machine (`make bench`): ratios on a CPU; on a GPU, images a second, and what each way is worth.
 
     python tools/bench.py                                   # a CPU: step, loader, mask lab
-    python tools/bench.py --device cuda --out bench.json    # which `simmim-lite study --images-per-second` reads
+    python tools/bench.py --device cuda --out bench.json    # `simmim-lite study --images-per-second` takes its numbers
 
 Ways are taken in turns, or beside the peak of a matrix product, in one process: machines are noisy.
 """

@@ -216,7 +216,7 @@ def main(words: list[str] | None = None) -> int:
             return 0
         from simmim_lite.lab import explorer, mask_lab
 
-        lab, runs, head = mask_lab.MaskLab(), explorer.show().static_html(), lab_head()
+        lab, runs, head = mask_lab.MaskLab(), explorer.Explorer().static_html(), lab_head()
         print(build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=head), runs))
         return 0
     except UserError as error:

@@ -11,12 +11,13 @@ Nothing is printed but counts: nobody looks at a number before all runs are in (
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import records
 from simmim_lite.studies.tiers import TIERS
-from simmim_lite.training.run import Run, record_path, transfer_path, write_record
+from simmim_lite.training.run import SCHEMA_VERSION, Run, record_path, transfer_path, write_atomic, write_record
 
 FOLDER = Path(str(records.FOLDER))
 
@@ -26,7 +27,7 @@ def keep(name: str, runs_dir: Path) -> str:
     path = FOLDER / "partial" / f"{name}.json"
     before = {record["key"]: record for record in kept(path)}
     now = {record["key"]: record for record in records.load(runs_dir) if record["status"] == "done"}
-    return f"{path}: {records.pack((before | now).values(), path)} records, {len(now.keys() - before)} of them new"
+    return f"{path}: {pack((before | now).values(), path)} records, {len(now.keys() - before)} of them new"
 
 
 def fill(name: str, runs_dir: Path) -> str:
@@ -53,9 +54,30 @@ def fill(name: str, runs_dir: Path) -> str:
 def ship(name: str, runs_dir: Path) -> str:
     """Pack all finished records as the shipped set NAME, and remove the partial one."""
     path = FOLDER / f"{name}.json"
-    count = records.pack(records.load(runs_dir), path)
+    count = pack(records.load(runs_dir), path)
     (FOLDER / "partial" / f"{name}.json").unlink(missing_ok=True)
     return f"{path}: {count} records"
+
+
+def pack(records: Iterable[dict], path: str | Path) -> int:
+    """Write all finished records as one file; how many. Numbers are kept to seven significant digits, which no table or
+    claim can see; shared provenance is written once."""
+    found = [record for record in records if record["status"] == "done"]
+    if not found:
+        raise UserError(f"{path}: no finished records to pack; run a study first")
+    where, packed = [], []
+    for record in sorted(found, key=lambda r: (r["kind"], r["key"])):
+        place = {k: v for k, v in record["where"].items() if k not in ("started", "finished")}
+        times = {k: record["where"].get(k) for k in ("started", "finished")}
+        if place not in where:
+            where.append(place)
+        brief = json.loads(json.dumps(record), parse_float=lambda number: float(f"{float(number):.7g}"))
+        exact = {k: record[k] for k in ("run", "spec") if k in record}  # they make the key
+        packed.append(brief | exact | {"where": where.index(place), "times": times})
+    content = {"schema": SCHEMA_VERSION, "where": where, "records": packed}
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    write_atomic(path, text.replace('},{"schema"', '},\n{"schema"') + "\n")
+    return len(packed)
 
 
 def kept(path: Path) -> list[dict]:

@@ -10,21 +10,7 @@ import numpy as np
 from ..evidence import published
 from ..evidence.proxy import doublings
 from ..model.masking import MaskGenerator, average_distance, upsample
-from .grading import (
-    ANY,
-    TEXTS,
-    WrongForm,
-    array,
-    call,
-    case,
-    exercise,
-    form_of,
-    is_number,
-    number,
-    numbers,
-    same,
-    wrong,
-)
+from .grading import ANY, TEXTS, WrongForm, array, call, case, exercise, form_of, number, numbers, same, wrong
 
 
 @exercise
@@ -150,7 +136,7 @@ def best_size_by_data(answer) -> Iterator[dict]:
     truth = best(longest, "val_loss", min)
     mistakes = {"lengths": best(rows, "val_loss", min), "highest": best(longest, "val_loss", max)}
     mistakes["accuracy"] = best(longest, "finetune", max)
-    more = [n for n in found if is_number(n) and n not in levels]
+    more = [n for n in found if isinstance(n, (int, float, np.number)) and n not in levels]
     if more and found not in mistakes.values():
         yield wrong("other", images=max(more))
     names = ", ".join(name.removeprefix("swinv2_") for name in truth.values())

@@ -1,18 +1,16 @@
 """A pilot study of one's own images: what is there, the seeds an effect needs, the grid that fits the time. Power is
 that of the paired t-test over seeds, the test behind the claims. No torch here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from ..data import decode, manifests, scenes
-from ..data.sources import listing, open_data
+from ..data import decode, scenes
+from ..data.sources import listing
 from ..errors import UserError
 from ..evidence.records import shipped
 from ..evidence.rules import SMOKE_STEPS
@@ -22,7 +20,7 @@ from ..model.sizes import SIZES
 from ..studies.costs import cost_of
 from ..studies.grids import with_references
 from ..studies.tiers import TIERS
-from ..training.run import Run, write_atomic
+from ..training.run import Run
 from ..training.specs import Folder, Positive, Source, Whole, checked
 
 SCENES = 16_384  # scenes have no end: so many count as the reader's images
@@ -110,42 +108,22 @@ def _grid(base: Run, available: int, levels: int, steps: int, seeds: Iterable[in
 
 
 def look(data: str) -> dict:
-    """What a source holds: images to train on, held-out images, classes (0 = none known), first pictures' paths. A
-    folder is listed, not decoded; other sets are opened, which may download them."""
+    """What a source holds: images to train on, held-out images, classes (0 = none known). It is listed, not decoded,
+    which may download it."""
     if data == "scenes":
-        return {"images": SCENES, "held out": 1024, "classes": len(scenes.CLASSES), "paths": []}
-    if not data.startswith("imagefolder:"):
-        found = open_data(data, 32)
-        held = len(found.val) + len(found.test if found.test is not None else ())
-        return {"images": len(found.train), "held out": held, "classes": found.num_classes, "paths": []}
-    found = listing(data)
-    laid = found.split()
-    laid.say()
-    train, every = laid.splits["train"], sum(map(len, laid.splits.values()))
-    paths = [found.reader.title(i) for i in train[:: max(1, len(train) // 6)][:6]]
-    return {"images": len(train), "held out": every - len(train), "classes": len(laid.classes), "paths": paths}
-
-
-def manifest(data: str, levels: Sequence[int], runs_dir: str | Path) -> Path | None:
-    """RUNS_DIR/manifest.yaml: which images each data level of a folder holds, with digests; None for other sources."""
-    kind, _, name = data.partition(":")
-    if kind != "imagefolder":
-        return None
-    path, root = Path(runs_dir) / "manifest.yaml", Path(name).expanduser().absolute()
-    content = {"name": root.name, "source": "imagefolder", "images": None, "classes": None, "rule": "hash", "seed": 0}
-    content |= {"note": "the data levels of a pilot study", "digest": None}
-    content["subsets"] = [{"count": int(n), "images": None, "digest": None} for n in levels]
-    write_atomic(path, yaml.safe_dump(content, sort_keys=False))
-    manifests.build(path, listing(data))
-    return path
+        return {"images": SCENES, "held out": 1024, "classes": len(scenes.CLASSES)}
+    found = listing(data).split()
+    found.say()
+    train, every = len(found.splits["train"]), sum(map(len, found.splits.values()))
+    return {"images": train, "held out": every - train, "classes": len(found.classes)}
 
 
 def pictures(data: str, side: int = 32) -> np.ndarray:
     """A few training pictures to look at: uint8 (n, 3, side, side)."""
     if data == "scenes":
         return scenes.render(0, range(6), side).images
-    readable = []
-    for path in look(data)["paths"]:
+    train, readable = listing(data).split().readable("train"), []
+    for i in range(0, len(train), max(1, len(train) // 6))[:6]:
         with suppress(decode.Unreadable):  # a study names it
-            readable.append(decode.read_square(path, side))
-    return np.stack(readable) if readable else np.asarray(open_data(data, side).train.images[:6])
+            readable.append(decode.read_square(train.picture(i), side))
+    return np.stack(readable)

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from ..errors import UserError
+from ..errors import UserError, listed
 from . import coco, decode, scenes
 from .coco import AnnotatedData, AnnotatedSplit
-from .manifests import image_ids, listed, rank, say
+from .manifests import image_ids, rank, say
 
 #: In labels as they are loaded: a pixel without a class, which no loss and no score counts.
 IGNORED = 255

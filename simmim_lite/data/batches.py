@@ -14,14 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..errors import UserError, first_line, unknown
+from ..errors import UserError, first_line
 from ..model.masking import hash_masks, hashes, splitmix64, stream, uniforms, upsample
 from .manifests import Split
 
 #: Seed of every validation mask: two runs are judged on the same hidden cells.
 VAL_SEED = 20220608
 
-AUGMENTATIONS = ("none", "flip", "crop+flip")  # of pictures of one size
 _ORDER, _AUGMENT, _SAMPLE = 1, 2, 11  # streams of random numbers
 _TRIES, _SCALE, _RATIO = 10, (0.67, 1.0), (3 / 4, 4 / 3)  # of random crops; docs/facts.md, 3
 
@@ -195,11 +194,6 @@ class Batches:
         steps: int = 0,
         workers: int = 0,
     ) -> None:
-        if not len(indices):
-            raise UserError(f"images 0: a batch needs at least one training image of {len(split)}")
-        if image_size % mask_patch or mask_patch % patch_size:
-            fit = f"it must divide image_size {image_size} and be a multiple of the model's patch {patch_size}"
-            raise UserError(f"mask_patch {mask_patch} does not fit: {fit}")
         self.indices, self.seed, self.image_size = np.asarray(indices, np.int64), seed, image_size
         self.ids, self.augment, self.mean, self.std = np.asarray(split.ids)[self.indices], augment, mean, std
         self.order, self.share, self.device = Order(self.ids, seed, batch_size), share, torch.device(device)
@@ -210,11 +204,6 @@ class Batches:
             self.factor, self.level = (x.float().to(self.device) for x in (1 / (255 * scale), level / scale))
             load = functools.partial(load_crops, split, self.indices, seed, image_size)
             self.loader = StepLoader(load, self.order, share, steps, workers=workers, whole=True)
-        elif augment not in AUGMENTATIONS:
-            raise unknown("augment", augment, AUGMENTATIONS)
-        elif split.images.shape[-1] != image_size:
-            opened = f"{split.name} was opened at {split.images.shape[-1]} px"
-            raise UserError(f"image_size {image_size}: {opened}; reopen it")
         else:
             self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ..errors import Everywhere, UserError, first_line, unknown
+from ..errors import Everywhere, UserError, first_line, listed, unknown
 from . import decode, scenes
-from .manifests import describe, image_ids, listed, rank, say, signature
+from .manifests import describe, image_ids, rank, say, signature
 from .scenes import SCENE_COUNTS, rle
 from .store import ensure_folder, levels, statistics
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
-from .manifests import Listing, PassedOver, image_ids, listed, signature
+from ..errors import UserError, listed
+from .manifests import Listing, PassedOver, image_ids, signature
 
 _SPLITS = {
     "train": "train training trainset trn",

@@ -6,7 +6,6 @@ and the subsets. `build` fills in the digests and writes the list of paths besid
 import contextlib
 import gzip
 import hashlib
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,9 +16,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from ..errors import UserError, check_writable, unknown
+from ..errors import UserError, check_writable, listed, unknown
 from ..model.masking import splitmix64
-from ..processes import speaks
+from ..processes import speaks, write_atomic
 from . import decode, scenes
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
@@ -204,10 +203,6 @@ def describe(
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in "; ".join(said))
 
 
-def listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
-
-
 _quiet: list[bool] = []  # an item for each `quietly` around
 _said: set[tuple[str, str]] = set()  # sources of this process, with what tells their files from others
 
@@ -238,14 +233,11 @@ def read(manifest: str | Path, *, built: bool = False) -> dict:
     path = _find(manifest)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not {"name", "source", "seed", "subsets"} <= content.keys() <= _FIELDS:
-            raise ValueError(f"it needs name, source, seed and subsets, and may have {', '.join(sorted(_FIELDS))}")
-        if content.get("rule", "hash") != "hash" or content["source"] not in ("imagefolder", "scenes"):
-            raise ValueError("rule must be hash, and source imagefolder or scenes")
-        if content["source"] == "scenes" and content.get("images") is None:
-            raise ValueError("scenes have no end: images must state how many of them are ranked")
-        if any(("fraction" in part) == ("count" in part) for part in content["subsets"]):
-            raise ValueError("each subset needs either a fraction or a count")
+        whole = {"name", "source", "seed", "subsets"} <= content.keys() <= _FIELDS
+        whole = whole and content.get("rule", "hash") == "hash" and content["source"] in ("imagefolder", "scenes")
+        whole = whole and (content["source"] == "imagefolder" or content.get("images") is not None)
+        if not whole or any(("fraction" in part) == ("count" in part) for part in content["subsets"]):
+            raise ValueError("give name, source, seed (scenes: images), and subsets by fraction or count")
     except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a manifest ({str(error).splitlines()[0]})") from error
     if built and not content.get("digest"):
@@ -266,15 +258,10 @@ def build(manifest: str | Path, source: Listing | None = None, out: str | Path |
         content[what] = number
     content["digest"] = _digest(images.ids)
     content["subsets"] = [part | _drawn(part, images, content["seed"]) for part in content["subsets"]]
-    try:
-        if source is not None:
-            lines = "\n".join(images.names).encode("utf-8", "surrogateescape")
-            path.with_suffix(".paths.gz").write_bytes(gzip.compress(lines, mtime=0))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False, width=120), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name another file") from error
+    if source is not None:
+        lines = "\n".join(images.names).encode("utf-8", "surrogateescape")
+        write_atomic(path.with_suffix(".paths.gz"), gzip.compress(lines, mtime=0))
+    write_atomic(path, yaml.safe_dump(content, sort_keys=False, width=120))
     return content
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError
+from ..model.sizes import short
 from . import laws, proxy, rules
-from .records import groups, millions, run_rows, score_of, short, transfer_rows
+from .records import groups, millions, run_rows, score_of, transfer_rows
 from .rules import CannotTell, Claim, Rule, Runs, conclude, judge, listed, seed_list, side
 from .stats import t_interval
 

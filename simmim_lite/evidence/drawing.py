@@ -1,4 +1,4 @@
-"""What figures share: template, colours, panels, and what axes, legends and hover texts say. No torch here."""
+"""What figures share: template, colours, panels, and what axes and legends say. No torch here."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from .records import SCORES, millions, short
+from ..model.sizes import short
+from .records import SCORES, millions
 
 #: Whose runs a panel shows.
 SOURCES = {"published": "Published runs", "shipped": "Shipped runs", "yours": "Your runs"}
@@ -90,10 +91,10 @@ def outline(marker: dict, size: int = 8) -> dict:
     return marker | {"color": "white", "size": size, "line": {"color": marker["color"], "width": 1.8}}
 
 
-def marks(chart: go.Figure, column: int, x, y, text: Sequence[str], marker: dict, name: str = "") -> None:
+def marks(chart: go.Figure, column: int, x, y, marker: dict, name: str = "") -> None:
     """A mark a run; with a name, in the legend once."""
     new = bool(name) and name not in {trace.name for trace in chart.data}
-    style = {"mode": "markers", "marker": marker, "text": text, "hoverinfo": "text", "row": 1, "col": column}
+    style = {"mode": "markers", "marker": marker, "hoverinfo": "x+y+name", "row": 1, "col": column}
     chart.add_scatter(x=x, y=y, name=name, legendgroup=name, showlegend=new, **style)
 
 
@@ -147,12 +148,6 @@ def count(n: int) -> str:
     return f"{n / 1e3:.3g}k" if n >= 100_000 or (n >= 10_000 and n % 1000 == 0) else f"{n:,}"
 
 
-def power(value: float) -> str:
-    """A number as mantissa and exponent: `2.9e6`."""
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
 def loss_unit(rows: list[dict]) -> str:
     """The unit of the losses: pixels are standardised, or normalised in a window around each."""
     if rows[0]["target"] == "unknown":
@@ -171,18 +166,6 @@ def axis_title(part: pd.DataFrame, column: str) -> str:
     if column.endswith("_loss") and "target" in part:
         return f"{title} ({loss_unit([part.iloc[0]])})"
     return " or ".join(part["score_name"].dropna().unique()) or title if column == "score" else title
-
-
-def hover(frame: pd.DataFrame) -> list[str]:
-    """What a run was, and its losses, scores (0 to 1) and gain (points), for hover texts."""
-    texts = []
-    for row in frame.to_dict("records"):
-        row = {name: value for name, value in row.items() if pd.notna(value)}
-        what = [f"<b>{short(row['model'])}</b>"]
-        what += [f"{name} {row[name]:,.0f}" for name in ("images", "steps", "seed") if name in row]
-        what += [f"{words} {row[name]:.4g}" for name, words in LABELS.items() if name in row]
-        texts.append("<br>".join(what + ["overfit"] * (row.get("regime") == "overfit")))
-    return texts
 
 
 def heading(part: pd.DataFrame, panel: str, name: object, x: str, by: str) -> str:

@@ -11,10 +11,10 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
+from ..model.sizes import short
 from . import drawing
-from .drawing import COLOURS, FAINT, INK, RULE, SOURCES, SYMBOLS, TEMPLATE, TITLES, count, empty, outline, panels, small
+from .drawing import COLOURS, FAINT, INK, RULE, SOURCES, SYMBOLS, TEMPLATE, TITLES, empty, outline, panels, small
 from .laws import FORMS, Fit, Points
-from .records import short
 from .stats import spearman, t_interval
 
 HONEST = "Shapes of the fixed laws were chosen looking at all 63 published runs; 'free' refits them."
@@ -55,7 +55,7 @@ def lines(
         for value, some in means.items():
             text, marker = drawing.label(by, value), looks[value]
             seeds = part[(part[by] == value) & part[x].isin(some.index[some["count"] > 1])]
-            drawing.marks(chart, column, seeds[x], seeds[y], drawing.hover(seeds), marker | {"size": 6, "opacity": 0.3})
+            drawing.marks(chart, column, seeds[x], seeds[y], marker | {"size": 6, "opacity": 0.3})
             marker = outline(marker) if hollow else marker | {"size": 9}
             for joined in (some[some["on_axis"]], some[~some["on_axis"]]):  # other images (ImageNet-22K) stand apart
                 bars = {"array": joined["bar"], "thickness": 1.4, "width": 4, "visible": bool(some["bar"].any())}
@@ -118,9 +118,7 @@ def scatter(
                 marker = marker | {"size": 9, "opacity": 0.85, "line": {"color": "white", "width": 0.8}}
                 marker["symbol"] = [sizes[model]["symbol"] for model in some["model"]]
                 marker = outline(marker) if name == "published" else marker
-                drawing.marks(
-                    chart, k, some[column], some[y], drawing.hover(some), marker, drawing.label(colour, value)
-                )
+                drawing.marks(chart, k, some[column], some[y], marker, drawing.label(colour, value))
         for at in (turns or {}).get(name, {}).values():
             if at is not None:
                 chart.add_vline(x=at, line={"color": FAINT, "dash": "dash", "width": 1.6}, **place)
@@ -130,7 +128,7 @@ def scatter(
         chart.update_yaxes(title_text=drawing.axis_title(part, y), range=spread, zeroline=True, **place)
     for model, look in sizes.items():
         marker = {"size": 9, "color": FAINT, "symbol": look["symbol"]}
-        drawing.marks(chart, 1, [None], [None], [], marker, drawing.label("model", model))
+        drawing.marks(chart, 1, [None], [None], marker, drawing.label("model", model))
     chart.update_layout(legend_title_text=f"<b>{TITLES.get(colour, colour)}; model size</b>", showlegend=True)
     return drawing.resize(chart, _TOP + _PLOT + 110, legend_y=-0.24, t=_TOP, b=110, l=74, r=16)
 
@@ -173,8 +171,7 @@ def overfitting(fits: Mapping[str, tuple[Points, Fit]]) -> go.Figure:
         names = dict.fromkeys(x.size[np.argsort(x.n, kind="stable")].tolist())
         for model, colour, symbol in zip(names, itertools.cycle(COLOURS), itertools.cycle(SYMBOLS), strict=False):
             some, marker = x.size == model, outline({"color": colour, "symbol": symbol})
-            text = [f"{count(int(d))} images, {t:,.0f} iterations" for d, t in zip(x.d[some], x.t[some], strict=True)]
-            drawing.marks(chart, column, x.omega[some], rest[some], text, marker, short(model))
+            drawing.marks(chart, column, x.omega[some], rest[some], marker, short(model))
         grid = np.geomspace(x.omega.min(), 2 * x.omega.max(), 120)
         h = (grid / half[target]) ** law.shapes["p"]
         style = {"mode": "lines", "line": {"color": INK, "width": 2}, "name": "law", "hoverinfo": "skip"}

@@ -164,12 +164,12 @@ def flag_overfit(found: list[dict], whole: Callable[[dict], bool]) -> None:
         row["overfit"] = any(row["val_loss"] - r["val_loss"] > OVERFIT + 1e-9 for r in others)
 
 
-def import_csv(file: str | Path, runs_dir: str | Path, scores: str | None = None) -> int:
-    """Check a file and keep its runs as RUNS_DIR/imported/NAME.csv, where studies find them; how many.
+def import_csv(file: str | Path, runs_dir: str | Path, scores: str | None = None) -> tuple[list[dict], list[str]]:
+    """Check a file and keep its runs as RUNS_DIR/imported/NAME.csv, where studies find them; as `read_csv`.
 
     Scores are kept as shares of 1. `UserError` as `read_csv`, and where other runs are kept under that name.
     """
-    found = read_csv(file, scores)[0]
+    found, notes = read_csv(file, scores)
     target = Path(runs_dir) / "imported" / f"{_name(file)}.csv"
     if target.exists() and read_csv(target)[0] != found:
         raise UserError(f"{target} holds other runs than {file}: delete it, or give {file} another name")
@@ -179,7 +179,7 @@ def import_csv(file: str | Path, runs_dir: str | Path, scores: str | None = None
         {score if k == "score" else k: [row[keys.get(k, k)] for row in found] for k in COLUMNS}, dtype=object
     )
     write_atomic(target, table.to_csv(index=False))
-    return len(found)
+    return found, notes
 
 
 def imported(runs_dir: str | Path) -> dict[str, list[dict]]:

@@ -10,7 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ..errors import UserError, unknown
-from ..training.run import SCHEMA_VERSION, Run, read_record, write_atomic
+from ..training.run import Run, read_record
 
 #: A run is overfit when its final validation loss lies more than this above the lowest of its own curve
 #: (docs/facts.md, 7).
@@ -73,30 +73,9 @@ def beside(data: str) -> list[dict]:
 
 
 def unpack(packed: dict) -> list[dict]:
-    """The records of a file that `pack` has written, each with its own provenance again."""
+    """The records of a file that tools/shipped.py has written, each with its own provenance again."""
     where = packed["where"]
     return [r | {"where": where[r["where"]] | r.pop("times")} for r in map(dict, packed["records"])]
-
-
-def pack(records: Iterable[dict], path: str | Path) -> int:
-    """Write all finished records as one file; how many. Numbers are kept to seven significant digits, which no table or
-    claim can see; shared provenance is written once."""
-    found = [record for record in records if record["status"] == "done"]
-    if not found:
-        raise UserError(f"{path}: no finished records to pack; run a study first")
-    where, packed = [], []
-    for record in sorted(found, key=lambda r: (r["kind"], r["key"])):
-        place = {k: v for k, v in record["where"].items() if k not in ("started", "finished")}
-        times = {k: record["where"].get(k) for k in ("started", "finished")}
-        if place not in where:
-            where.append(place)
-        brief = json.loads(json.dumps(record), parse_float=lambda number: float(f"{float(number):.7g}"))
-        exact = {k: record[k] for k in ("run", "spec") if k in record}  # they make the key
-        packed.append(brief | exact | {"where": where.index(place), "times": times})
-    content = {"schema": SCHEMA_VERSION, "where": where, "records": packed}
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-    write_atomic(path, text.replace('},{"schema"', '},\n{"schema"') + "\n")
-    return len(packed)
 
 
 def run_rows(records: list[dict]) -> list[dict]:
@@ -156,11 +135,6 @@ def score_of(rows: Iterable[dict]) -> str | None:
     """The score that accuracy means for these rows: the first of SCORES that they have; None where there is none."""
     rows = list(rows)
     return next((s for s in SCORES if any(row[s] is not None for row in rows)), None)
-
-
-def short(model: str) -> str:
-    """A model's name without its family: `atto`."""
-    return model.removeprefix("swinv2_")
 
 
 def millions(params: int) -> str:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError
-from ..training.run import Run
 from . import published
 from . import records as evidence
 from .claims import claims as claims_on
@@ -19,8 +18,6 @@ from .stats import Interval, spearman, t_interval
 #: The shipped sets by the names that readers see.
 SHIPPED = {"laptop-scenes": "shipped scenes", "laptop-cifar10": "shipped CIFAR-10"}
 NAMES = {"published": "published runs", "yours": "your runs"}
-#: Scores of frozen features; they count from the same network at random initialisation.
-FROZEN = {"linear": "linear probe", "attentive": "attentive probe", "knn": "kNN", "segment": "segmentation probe"}
 _START = ["model", "data", "annotations", "steps", "seed", "image_size"]
 
 
@@ -193,16 +190,10 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
 def rankings(records: list[dict]) -> pd.DataFrame:
     """C5a for every score: how both losses of pretraining rank its gains, a row each. value: Spearman's correlation
     within a seed, mean over seeds, with its 95 % interval, cut at -1 and 1; a verdict on validation loss alone."""
-    rows, frames, network = pd.DataFrame(evidence.run_rows(records)), [], ["model", "seed", "data"]
-    probed = [r for r in records if (r.get("kind"), r.get("status")) == ("probe", "done")]
-    probed = [r for r in probed if "attentive" in r["transfer"]]
-    attentive = {Run.from_dict(r["run"]).key: r["transfer"]["attentive"]["score"] for r in probed}
+    rows, frames = pd.DataFrame(evidence.run_rows(records)), []
     if len(rows):
-        rows["attentive"] = rows["key"].map(attentive).astype(float)
-        base = rows[rows["reference"]].groupby(network)["attentive"].last()
-        rows["attentive_lift"] = rows["attentive"] - rows.join(base.rename("base"), on=network)["base"]
-        rows = rows[~rows["reference"]]
-        frames = [(name, rows.assign(gain=rows[f"{score}_lift"])) for score, name in FROZEN.items()]
+        rows = rows[~rows["reference"]]  # frozen features count from the same network at random initialisation
+        frames = [(name, rows.assign(gain=rows[f"{score}_lift"])) for score, name in evidence.PROBES.items()]
     tuned, found = main_budget(trainings(records)), []
     frames += [(some["name"].iloc[0], some) for _, some in tuned.groupby("measure", sort=False)]
     for name, frame in frames:

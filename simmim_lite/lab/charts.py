@@ -6,7 +6,7 @@ import numpy as np
 import plotly.express as px
 import plotly.graph_objects as go
 
-from ..evidence.drawing import COLOURS, DASHES, FAINT, PALE, SYMBOLS, TEMPLATE
+from ..evidence.drawing import COLOURS, DASHES, SYMBOLS, TEMPLATE
 
 _DASHED = {"dash": "dash", "color": COLOURS[1]}
 WIDEST = 780  # pixels: what JupyterLab beside its table of contents, and a page of the site, leave at 1,280
@@ -15,19 +15,13 @@ WIDEST = 780  # pixels: what JupyterLab beside its table of contents, and a page
 def bars(values: Mapping[str, float], unit: str, guess: float | None = None, *, form: str = ".1f") -> go.Figure:
     """Named numbers as bars from zero, each with its value; a guess as a dashed line across, `your guess`."""
     numbers = list(values.values())
-    chart = go.Figure(layout={"template": TEMPLATE, "height": 110 + 46 * len(values), "margin": {"t": 30}})
-    style = {"orientation": "h", "textposition": "outside", "cliponaxis": False, "marker_color": COLOURS[0]}
-    chart.add_bar(
-        x=numbers,
-        y=list(values),
-        texttemplate=f"%{{x:{form}}}",
-        hovertemplate=f"%{{y}}: %{{x:{form}}}<extra></extra>",
-        **style,
-    )
+    style = {"template": TEMPLATE, "height": 110 + 46 * len(values), "color_discrete_sequence": COLOURS}
+    chart = px.bar(x=numbers, y=list(values), orientation="h", text_auto=form, labels={"x": unit, "y": ""}, **style)
+    chart.update_traces(textposition="outside", cliponaxis=False).update_layout(margin_t=30)
     ends = [0.0, *numbers, *([] if guess is None else [guess])]
     if guess is not None:
         chart.add_vline(x=guess, annotation_position="top", annotation_text="your guess", line=_DASHED)
-    chart.update_xaxes(title_text=unit, range=[1.12 * min(ends), 1.12 * max(ends) or 1])
+    chart.update_xaxes(range=[1.12 * min(ends), 1.12 * max(ends) or 1])
     return chart.update_yaxes(autorange="reversed", showgrid=False)
 
 
@@ -40,14 +34,13 @@ def lines(
     legend: str = "",
     guess: float | None = None,
     guess_on: str = "y",
-    band: tuple[float, float, str] | None = None,
     log: bool = False,
     form: str = ".3g",
 ) -> go.Figure:
     """Lines {name: (x values, y values)}, told apart by colour, symbol and dash; x and y name the axes, with units.
 
-    guess: a dashed line at this value of the axis `guess_on`. band: (low, high, text), shaded. log: a logarithmic y
-    axis. form: of the y values in hover texts.
+    guess: a dashed line at this value of the axis `guess_on`. log: a logarithmic y axis. form: of the y values in hover
+    texts.
     """
     chart = go.Figure()
     for k, (name, (xs, ys)) in enumerate(series.items()):
@@ -56,10 +49,6 @@ def lines(
         style = {"line": {"color": colour, "dash": dash, "width": 2.2}, "hovertemplate": hover}
         mode, marker = "lines+markers" if len(xs) <= 40 else "lines", {"symbol": symbol, "size": 8}
         chart.add_scatter(x=list(xs), y=list(ys), name=name, mode=mode, marker=marker, **style)
-    if band:
-        low, high, text = band
-        note = {"annotation_text": text, "annotation_position": "left", "annotation_font_color": FAINT}
-        chart.add_hrect(y0=low, y1=high, fillcolor=PALE, line_width=0, layer="below", **note)
     if guess is not None:
         line = chart.add_vline if guess_on == "x" else chart.add_hline
         line(guess, annotation_position="top right", annotation_text="your guess", line=_DASHED)

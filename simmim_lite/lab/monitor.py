@@ -1,22 +1,20 @@
 """What a runs folder is doing now: runs that are trained, that were stopped, finished, or still to do. No torch here.
 
-Read from the files alone, so any process may look at any time, whoever trains: this kernel, a terminal, a cluster that
-shares the folder. `simmim-lite watch` shows the table in a terminal, `monitor()` table and curves in a notebook."""
+Read from the files alone, so any process may look at any time, whoever trains: this machine, or a cluster that shares
+the folder. `simmim-lite watch` shows the table in a terminal, `table(look(RUNS_DIR))` in a notebook."""
 
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Event, Thread
 
 import pandas as pd
 
 from ..errors import UserError
-from ..evidence.records import millions, short
-from ..model.sizes import SIZES
+from ..model.sizes import SIZES, short
 from ..studies.costs import clock
 from ..studies.grids import planned as planned_runs
 from ..training.callbacks import held, read_journal, this_machine
@@ -26,7 +24,6 @@ from ..training.run import Run, read_record
 STATES = ("running", "silent", "stopped", "failed", "finished", "to do")
 BUSY, PATIENCE = STATES[:4], 600.0
 LOSSES = {"train_loss": "training", "val_loss": "validation"}
-CURVES = 24  # finished runs whose curves are drawn, at most
 EVERY = 2.0  # seconds between two looks of `watch`
 _BLANK = {"step": 0, "points": [], "speed": None, "left": None, "age": None, "reason": ""}
 
@@ -119,11 +116,6 @@ def text(found: pd.DataFrame) -> str:
     return "\n".join([*([table(shown).to_string(index=False), ""] if len(shown) else []), *notes, counts(found)])
 
 
-def all_done(found: pd.DataFrame, planned: Iterable[Run]) -> bool:
-    """Whether something was planned, and nothing is left to wait for."""
-    return bool(planned) and bool(found["state"].isin(["finished", "failed"]).all())
-
-
 def show(runs_dir: str, study: str | None, **options: object) -> None:
     """`simmim-lite watch`: the table, in place on a terminal until Ctrl-C or until all that was planned is finished."""
     if not Path(runs_dir).is_dir():
@@ -133,7 +125,7 @@ def show(runs_dir: str, study: str | None, **options: object) -> None:
         return print(text(look(runs_dir, runs)))
     try:
         found = None
-        while found is None or not all_done(found, runs):
+        while found is None or not runs or not found["state"].isin(["finished", "failed"]).all():
             time.sleep(0 if found is None else EVERY)
             found = look(runs_dir, runs)
             width, height = shutil.get_terminal_size()
@@ -142,112 +134,3 @@ def show(runs_dir: str, study: str | None, **options: object) -> None:
             print("\x1b[H\x1b[J" + "\n".join(line[:width] for line in lines), flush=True)
     except KeyboardInterrupt:
         print()  # the runs are somebody else's: leaving is no interruption
-
-
-_over = Event()  # ends the picture that is drawn again and again: there is one in a kernel
-
-
-def monitor(
-    runs_dir: str | Path = "runs",
-    *,
-    planned: Iterable[Run] = (),
-    seconds: float = 3.0,
-    until: Callable[[], bool] | None = None,
-) -> None:
-    """Show what RUNS_DIR holds and what is trained in it now; planned: runs that are expected.
-
-    In JupyterLab the cell ends at once and the picture goes on by itself, every `seconds` where something is new: until
-    the next monitor, the end of the kernel, or all that was planned is finished. With `until` the cell stays until that
-    is true or it is interrupted. Where nobody looks (papermill, a script) it is drawn once."""
-    global _over
-    from . import live
-
-    planned, draw = list(planned), lambda *pictures: live.Shown().draw(*pictures)
-    _over.set()
-    over = _over = Event()
-    if live.in_notebook() and not live.executed_unseen():
-        draw = _picture()
-        Thread(target=_follow, args=(draw, runs_dir, planned, seconds, over), daemon=True).start()
-    elif until is None:
-        over.set()
-    try:
-        while until is not None and not until():
-            time.sleep(0.05)
-    except KeyboardInterrupt:
-        pass  # it ends the looking, and nothing else
-    if until is not None or over.is_set():
-        over.set()
-        draw(*bundles(look(runs_dir, planned)))
-
-
-def _picture() -> Callable:
-    """An output of this cell whose content a thread may replace: a function of mime bundles."""
-    import ipywidgets
-    from IPython.display import display
-
-    output = ipywidgets.Output()
-    display(output)
-
-    def draw(*pictures: dict) -> None:
-        if len(pictures) > 2:  # the page does not jump while the figure is drawn again
-            output.layout.min_height = "470px"
-        output.outputs = tuple({"output_type": "display_data", "data": p, "metadata": {}} for p in pictures)
-
-    return draw
-
-
-def _follow(draw: Callable, runs_dir: str | Path, planned: Sequence[Run], seconds: float, over: Event) -> None:
-    """Draw where something is new, until it is over or nothing is left to wait for."""
-    drawn, finished = None, False
-    while not finished:
-        try:
-            found = look(runs_dir, planned)
-            if (content := [(r.key, r.state, r.step, len(r.points)) for r in found.itertuples()]) != drawn:
-                draw(*bundles(found))
-                drawn = content
-            finished = all_done(found, planned)
-        except ValueError as error:  # a record that is not whole: named, and looked at again
-            draw({"text/plain": str(error)})
-        finished = over.wait(0 if finished else seconds) or finished
-
-
-def bundles(found: pd.DataFrame) -> list[dict]:
-    """A line of counts, the table, the curves: mime bundles, of those that there is something to show of."""
-    pictures = [{"text/markdown": f"**{counts(found)}**", "text/plain": counts(found)}]
-    if len(found):
-        html = table(found).to_html(index=False, border=0, classes="sl-table", justify="left")
-        html = html.replace("<td>", '<td style="text-align:left;white-space:nowrap">')
-        html = f'<div style="max-height:420px;overflow:auto">{html}</div>'
-        pictures.append({"text/html": html, "text/plain": text(found)})
-    if found["points"].map(len).any():
-        pictures.append(curves(found)._repr_mimebundle_())
-    return pictures
-
-
-def curves(found: pd.DataFrame):
-    """Losses against images seen, a panel a target, a colour a size: validation, and training of runs in progress."""
-    import plotly.express as px
-
-    from ..evidence.drawing import COLOURS, TEMPLATE
-
-    loss, lines, finished = "loss on hidden pixels", [], found["state"] == "finished"
-    for row in pd.concat([found[finished][-CURVES:], found[~finished]]).to_dict("records"):
-        model, over = row["run"].model, row["state"] == "finished"
-        about = {"size": f"{short(model)} ({millions(SIZES[model].parameters)})"}
-        about |= {"panel": f"{row['run'].target} target (L1)", "run": f"{row['name']} ({row['state']})"}
-        for point in row["points"]:
-            at = about | {"images seen": point["images_seen"], "step": point["step"]}
-            for name, kind in list(LOSSES.items())[over:]:
-                if point.get(name) is not None:
-                    curve = f"{kind}, {'finished' if over else 'in progress'}"
-                    lines.append(at | {"curve": curve, loss: point[name]})
-    dashes = {"training, in progress": "solid", "validation, in progress": "solid", "validation, finished": "dot"}
-    groups = {"color": "size", "line_dash": "curve", "line_group": "run", "facet_col": "panel", "hover_name": "run"}
-    style = {"line_dash_map": dashes, "color_discrete_sequence": COLOURS, "template": TEMPLATE, "markers": True}
-    data = pd.DataFrame(lines)
-    chart = px.line(data, x="images seen", y=loss, facet_col_spacing=0.12, hover_data=["step"], **groups, **style)
-    chart.for_each_trace(lambda t: t.update(line_width=1, marker_size=3) if "training" in t.name else None)
-    chart.for_each_annotation(lambda a: a.update(text=a.text.partition("=")[2]))
-    chart.update_xaxes(tickformat="~s", rangemode="tozero")
-    chart.update_yaxes(matches=None, showticklabels=True, title_text=loss)
-    return chart.update_layout(legend_title_text="", margin={"t": 40})

@@ -76,12 +76,6 @@ def _entry(name: str, title: str, kind: str, jpeg: bytes | Image.Image, outline:
     return {"name": name, "title": title, "kind": kind, "note": note, **held}
 
 
-def png_address(picture: np.ndarray) -> str:
-    """A picture uint8 (H, W, 3) as a PNG inside an address: figures stay whole without files beside them."""
-    Image.fromarray(np.ascontiguousarray(picture)).save(png := io.BytesIO(), "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
-
-
 def as_rgb(image: np.ndarray) -> np.ndarray:
     """A picture as uint8 (H, W, 3): from (3, H, W), (H, W, 3) or grey (H, W); uint8, bool, or floats cut to 0..1.
 
@@ -163,7 +157,9 @@ def sheet(
         dx, dy = 1 / shown.shape[1], 1 / shown.shape[0]  # the first pixel's centre lies half a pixel inside
         place = {"x0": column * step + dx / 2, "dx": dx, "y0": head + row * step + dy / 2, "dy": dy}
         named = ", ".join(t.replace("<br>", " ") for t in (name, heads[column] if row == 0 else "") if t)
-        figure.add_image(source=png_address(shown), **place, hovertemplate=f"{named}<extra></extra>")
+        Image.fromarray(np.ascontiguousarray(shown)).save(png := io.BytesIO(), "PNG", optimize=True)
+        address = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+        figure.add_image(source=address, **place, hovertemplate=f"{named}<extra></extra>")
     for column, label in enumerate(heads if lines else ()):
         place = {"x": column * step + 0.5, "y": head - 0.04, "xanchor": "center", "yanchor": "bottom"}
         figure.add_annotation(text=label, **place, **text)

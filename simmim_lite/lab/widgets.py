@@ -1,4 +1,4 @@
-"""Widgets of one JavaScript module each, with static twins that are as live in plain HTML; the two small ones are here.
+"""Widgets of one JavaScript module each, with static twins that are as live in plain HTML; the small one is here.
 
 A widget's module is its files in `js/`, one after another, and `export default { render }`. In a notebook anywidget
 hands it a model; in plain HTML a small stand-in holds the same state, and the page itself answers what a kernel would.
@@ -7,7 +7,7 @@ hands it a model; in plain HTML a small stand-in holds the same state, and the p
 import base64
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from string import Template
@@ -15,21 +15,12 @@ from string import Template
 import anywidget
 import traitlets
 
-from ..data import scenes
-from ..errors import UserError, unknown
-from ..model.masking import STRATEGIES
+from ..errors import UserError
 from ..training.run import write_atomic
-from .pictures import png_address
 
 FILMS = Path(__file__).with_name("films")
 SHIPPED_FILMS = ("scenes", "scenes-grid")  # made by tools/lab_content.py
 TOKEN = 4  # pixels of a token
-#: name: (pixels a side, tokens a side of a window, blocks a stage, mask patches in pixels); as in js/window_view.js
-GEOMETRIES = {
-    "192-12": (192, 12, (2, 2, 18, 2), (8, 16, 32, 64)),
-    "192-6": (192, 6, (2, 2, 18, 2), (8, 16, 32, 64)),
-    "32-4": (32, 4, (2, 2), (4, 8, 16)),
-}
 
 
 def source(name: str) -> str:
@@ -86,32 +77,11 @@ class Widget(anywidget.AnyWidget):
         return ({**data, "text/html": self.static_html()} if executed_unseen() else data), metadata
 
 
-def check_patch(side: int, patch: int, patches: Sequence[int] = ()) -> None:
-    """`UserError` for a mask patch (pixels) that cannot be: the page says the same. patches: those to choose from, by
-    default all that hold whole tokens and divide the side."""
-    fit = patches or [p for p in range(TOKEN, side + 1, TOKEN) if side % p == 0]
+def check_patch(side: int, patch: int) -> None:
+    """`UserError` for a mask patch (pixels) that does not hold whole tokens or divide the side; so says the page."""
+    fit = [p for p in range(TOKEN, side + 1, TOKEN) if side % p == 0]
     if patch not in fit:
         raise UserError(f"patch {patch} does not divide: at {side} px give one of {', '.join(map(str, fit))}")
-
-
-class WindowView(Widget):
-    """Windows, shift and merging over a mask: which windows see nothing, and after how many blocks each hidden token
-    has heard of a visible one. The mask is `hash_masks(grid, ratio, seed, [0], 0, strategy)`."""
-
-    _esm = module("core", "parts", "windows", "window_view")
-    geometry = traitlets.Enum(list(GEOMETRIES), "192-12").tag(sync=True)
-    mask_patch = traitlets.Int(32).tag(sync=True)  # pixels
-    ratio = traitlets.Float(0.6, min=0, max=1).tag(sync=True)
-    strategy = traitlets.Enum(list(STRATEGIES), "random").tag(sync=True)
-    seed = traitlets.Int(0).tag(sync=True)
-    picture = traitlets.Unicode("").tag(sync=True)  # an address, `data:` here; stretched over the board
-
-    def __init__(self, geometry: str = "192-12", **settings: object) -> None:
-        super().__init__(geometry=geometry, **settings)
-        pixels, _, _, patches = GEOMETRIES[geometry]
-        self.mask_patch = settings.get("mask_patch", 32 if pixels == 192 else 8)
-        check_patch(pixels, self.mask_patch, patches)
-        self.picture = png_address(scenes.render(0, [17], 192).images[0].transpose(1, 2, 0))
 
 
 class FilmStrip(Widget):
@@ -132,6 +102,4 @@ def shipped_film(name: str = "scenes"):
     """A film of the package: `scenes` (a run, frame by frame) or `scenes-grid` (sizes x data levels at their end)."""
     from ..training.callbacks import read_film
 
-    if name not in SHIPPED_FILMS:
-        raise unknown("film", name, SHIPPED_FILMS)
     return read_film(FILMS / f"{name}.png")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, listed
 
 #: Put anywhere into names by torch's wrappers: compile, DDP, FSDP, activation checkpointing.
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -70,11 +70,11 @@ def find(content: object, name: str = "the state dict") -> Found:
     copies = [(path, prefix) for path, tensors in places.items() for prefix in _prefixes(tensors)]
     if not copies:
         keys = [f"{path}{key}" for path, tensors in places.items() for key in tensors] or [type(content).__name__]
-        raise UserError(f"{name} holds no Swin V2 in a known layout ({', '.join(LAYOUTS)}): it holds {some(keys)}")
+        raise UserError(f"{name} holds no Swin V2 in a known layout ({', '.join(LAYOUTS)}): it holds {listed(keys)}")
     average = re.compile(r"(^|[._])ema([._]|$)", re.IGNORECASE)
     chosen, *more = [copy for copy in copies if not average.search("".join(copy))] or copies
     if more:
-        networks = f"{len(more) + 1} networks, under {some(repr(''.join(copy)) for copy in (chosen, *more))}"
+        networks = f"{len(more) + 1} networks, under {listed(repr(''.join(copy)) for copy in (chosen, *more))}"
         raise UserError(f"{name} holds {networks}: save the one you mean in a file of its own")
     path, prefix = chosen
     root, own, buffers, unused, beside = re.sub(r"(encoder|swinv2)\.$", "", prefix), {}, {}, [], []
@@ -98,7 +98,7 @@ def find(content: object, name: str = "the state dict") -> Found:
     off += [wrapper for wrapper in _WRAPPERS if any(wrapper in key.split(".") for key in places[path])]
     notes = (f"taken off: {', '.join(f'{part}.' for part in off)}",) if off else ()
     if others := ["".join(copy) for copy in copies if copy != chosen]:
-        notes += (f"passed over: the weights under {some(others)}",)
+        notes += (f"passed over: the weights under {listed(others)}",)
     unused = (*(usual + key for key in [*buffers, *unused]), *beside)
     return Found(layout, _own_names(own, layout), unused, notes, _windows(buffers))
 
@@ -128,12 +128,6 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
     "hf": to_hf,
     "official": dict,
 }
-
-
-def some(names: Iterable[str], most: int = 3) -> str:
-    """The first names of many."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _places(content: object, path: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -89,11 +89,6 @@ def hash_masks(
     return (rank < count).reshape(len(streams), rows, columns)
 
 
-def _random(rows: int, columns: int, streams: np.ndarray) -> np.ndarray:
-    """No cell before another: the hash alone decides. (B, cells)."""
-    return np.zeros((len(streams), rows * columns), np.int64)
-
-
 def _square(rows: int, columns: int, streams: np.ndarray) -> np.ndarray:
     """Chebyshev distance to a drawn corner between cells, in half cells: the nearest are hidden first. (B, cells)."""
     draw = hashes(fmix32(streams ^ 0x5BD1E995), 2)
@@ -117,7 +112,7 @@ def _block(rows: int, columns: int, streams: np.ndarray) -> np.ndarray:
 #: Strategy -> the order in which cells are hidden: (rows, columns, streams (B,)) -> int64 (B, cells) below 2**31. The
 #: lowest come first, and the hash of the cell decides between equals. Its twin is in lab/js/core.js.
 STRATEGIES: dict[str, Callable[[int, int, np.ndarray], np.ndarray]] = {
-    "random": _random,
+    "random": lambda rows, columns, streams: np.zeros((len(streams), rows * columns), np.int64),
     "square": _square,
     "block": _block,
 }

@@ -34,7 +34,9 @@ class SimMIM(nn.Module):
 
     def reconstruct(self, images: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) predictions, in the space of the target, for every pixel, hidden or not."""
-        check_divides(images, self.stride)
+        height, width = images.shape[-2:]  # nothing is padded (docs/facts.md, 5)
+        if height % self.stride or width % self.stride:
+            raise UserError(f"images of {height} x {width} px: SimMIM needs sides that are multiples of {self.stride}")
         features = self.encoder(images, mask, noise)
         head, shuffle = self.decoder
         # a 1x1 convolution is a linear layer over channels, and faster as one
@@ -84,13 +86,6 @@ def _band(side: int, window: int, like: Tensor) -> Tensor:
     """(side, side), 1 where two positions are at most window // 2 apart."""
     at = torch.arange(side, device=like.device)
     return ((at[:, None] - at).abs() <= window // 2).to(like.dtype)
-
-
-def check_divides(images: Tensor, stride: int) -> None:
-    """One line when a side of (B, 3, H, W) is no multiple of the final stride: nothing is padded (docs/facts.md, 5)."""
-    height, width = images.shape[-2:]
-    if height % stride or width % stride:
-        raise UserError(f"images of {height} x {width} px: pretraining needs sides that are multiples of {stride}")
 
 
 def create_model(

@@ -40,7 +40,12 @@ class Size:
     def parameters(self) -> int:
         """Backbone parameters, mask token and heads not counted; independent of the window (docs/facts.md, 1)."""
         embed = 3 * self.patch_size**2 * self.embed_dim + 3 * self.embed_dim
-        blocks = sum(n * block_parameters(w) for n, w in zip(self.depths, self.widths, strict=True))
+        blocks = 0
+        for depth, width, heads in zip(self.depths, self.widths, self.heads, strict=True):
+            attention = 4 * width * width + 3 * width + heads
+            position = 3 * CPB_HIDDEN + CPB_HIDDEN * heads
+            mlp = 2 * MLP_RATIO * width * width + (MLP_RATIO + 1) * width
+            blocks += depth * (attention + position + mlp + 4 * width)  # and two LayerNorms
         merges = sum(8 * w * w + 4 * w for w in self.widths[:-1])
         return embed + blocks + merges + 2 * self.widths[-1]
 
@@ -103,15 +108,6 @@ class Size:
                 )
 
 
-def block_parameters(width: int) -> int:
-    """Parameters of one block: attention, position-bias MLP, MLP and two LayerNorms (docs/facts.md, 1)."""
-    heads = width // HEAD_DIM
-    attention = 4 * width * width + 3 * width + heads
-    position = 3 * CPB_HIDDEN + CPB_HIDDEN * heads
-    mlp = 2 * MLP_RATIO * width * width + (MLP_RATIO + 1) * width
-    return attention + position + mlp + 4 * width
-
-
 def odd_quarter(side: int) -> int:
     """The odd number nearest to side / 4 (47 at 192 px, the lower of two equally near), at least 3."""
     odd = side // 4 - 1 + (side // 4) % 2
@@ -142,11 +138,11 @@ _ALSO |= {"xs": "nano", "mini": "nano", "micro": "pico", "m": "base", "medium": 
 
 def nearest(name: str) -> str | None:
     """The size that was meant by a name that is none (`swin_tiny`, `SwinV2-B`, `bse`), or None."""
-    own = {_short(size): size for size in SIZES}
+    own = {short(size): size for size in SIZES}
     words = re.findall(r"[a-z]+", re.sub(r"swin(v2)?|transformer", " ", name.lower()))
     for word in words:
-        if short := word if word in own else _ALSO.get(word):
-            return own[short]
+        if meant := word if word in own else _ALSO.get(word):
+            return own[meant]
     return next((own[near] for word in words if (near := alike(word, own, 0.6))), None)
 
 
@@ -155,9 +151,10 @@ def full_name(name: str) -> str:
     full = name if name in SIZES else f"swinv2_{name}"
     if full not in SIZES:
         meant = nearest(name)
-        raise unknown("size", name, map(_short, SIZES), lambda _: meant and _short(meant))
+        raise unknown("size", name, map(short, SIZES), lambda _: meant and short(meant))
     return full
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A model's name without its family: `atto`."""
     return name.removeprefix("swinv2_")

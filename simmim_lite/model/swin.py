@@ -270,12 +270,6 @@ class SwinV2(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if embed_dim % HEAD_DIM:
-            raise UserError(f"embed_dim {embed_dim} is no multiple of {HEAD_DIM}, the width of a head")
-        if pretrained_window_sizes is not None and len(pretrained_window_sizes) != len(depths):
-            raise UserError(
-                f"pretrained_window_sizes {pretrained_window_sizes}: give one for each of {len(depths)} stages"
-            )
         self.embed_dim, self.depths, self.checkpointing = embed_dim, tuple(depths), checkpointing
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import json
 import logging
 import os
@@ -16,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
 from torch import Tensor
 
-from ..errors import UserError, check_writable, first_line, unknown
-from ..processes import speaks, waiting
-from .layouts import LAYOUTS, Found, find, some
+from ..errors import UserError, check_writable, first_line, listed, unknown
+from ..processes import speaks, waiting, write_atomic
+from .layouts import LAYOUTS, Found, find
 from .simmim import SimMIM
 from .sizes import HEAD_DIM, MLP_RATIO, SIZES, Size
 from .swin import SwinV2
@@ -56,7 +58,7 @@ class Loaded:
 
     def __str__(self) -> str:
         rest = {"kept as they were": self.kept, "not used": self.unused}
-        rest = [f"{what}: {some(names)}" for what, names in rest.items() if names]
+        rest = [f"{what}: {listed(names)}" for what, names in rest.items() if names]
         count = f"{len(self.loaded)} of {len(self.loaded) + len(self.kept)} tensors"
         return "; ".join([f"{count} from the {self.layout} layout", *self.notes, *rest])
 
@@ -179,28 +181,18 @@ def save_weights(
     target = check_target(path, layout)
     path = target / WEIGHTS if layout == "hf" else target
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if k not in without}
-    state, config = LAYOUTS[layout](state), target / "config.json"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
-
-            save_file(state, temporary, metadata={"format": "pt"})
-        else:
-            torch.save({"model": state} if layout == "official" else state, temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        if layout == "hf":
-            config.unlink(missing_ok=True)  # an old one beside new weights would be believed
-        os.replace(temporary, path)
-        if layout == "hf":
-            config.write_text(_hf_config(model, image_size or (192 if len(model.encoder.depths) == 4 else 32)))
-    except Exception as error:  # a full disk is an OSError, a RuntimeError or a SafetensorError, as the writer pleases
-        raise UserError(f"cannot write {path}: {error}; free some space or choose another folder") from error
-    finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
+    state = LAYOUTS[layout](state)
+    if path.suffix == ".safetensors":
+        content = save(state, metadata={"format": "pt"})
+    else:
+        torch.save({"model": state} if layout == "official" else state, buffer := io.BytesIO())
+        content = buffer.getvalue()
+    if layout == "hf":
+        (target / "config.json").unlink(missing_ok=True)  # an old one beside new weights would be believed
+    write_atomic(path, content)
+    if layout == "hf":
+        side = image_size or (192 if len(model.encoder.depths) == 4 else 32)
+        write_atomic(target / "config.json", _hf_config(model, side))
     return target
 
 
@@ -209,9 +201,7 @@ def read(path: Path) -> object:
     try:
         with open(path, "rb") as file:
             if file.read(9)[8:] == b"{":
-                from safetensors.torch import load_file
-
-                return load_file(path)
+                return load(path.read_bytes())
             file.seek(0)
             with torch.serialization.safe_globals(_DATA):  # by its path, the name would decide
                 return torch.load(file, map_location="cpu", weights_only=True)
@@ -249,9 +239,9 @@ def show(source: str) -> list[str]:
     dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values()})
     count = f"{sum(found.state[k].numel() for k in kinds['fits']):,} parameters in {len(kinds['fits'])} of {len(own)}"
     rows = {"layout": "; ".join((found.layout, *found.notes)), "size": f"{size.name} ({_shape(found)})"}
-    rows |= {"window": window, "target": target, "missing": some(kinds["missing"] + kinds["absent"]) or "none"}
-    rows["extra"] = some([*kinds["unknown"], *found.unused]) or "none"
-    rows["wrong"] = f"{some(kinds[_MISSHAPED])} ({_MISSHAPED})" if kinds[_MISSHAPED] else "none"
+    rows |= {"window": window, "target": target, "missing": listed(kinds["missing"] + kinds["absent"]) or "none"}
+    rows["extra"] = listed([*kinds["unknown"], *found.unused]) or "none"
+    rows["wrong"] = f"{listed(kinds[_MISSHAPED])} ({_MISSHAPED})" if kinds[_MISSHAPED] else "none"
     rows["numbers"] = f"{count} tensors, {', '.join(dtypes)}; {not_finite(found.state) or 'all finite'}"
     return [source, *(f"  {title:8s} {text}" for title, text in rows.items())]
 

@@ -1,6 +1,6 @@
 """What the studies run, and who runs it. Looked up when first used: nothing here imports torch by itself."""
 
-from importlib import import_module
+from .. import looked_up
 
 _HOME = {
     "axes": "engine",
@@ -15,10 +15,4 @@ _HOME = {
 }
 __all__ = list(_HOME)
 
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'simmim_lite.studies' has no attribute '{name}'")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = looked_up(__name__, _HOME)

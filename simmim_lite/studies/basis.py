@@ -11,7 +11,6 @@ from ..errors import UserError
 from ..evidence import published, tables
 from ..evidence.heldout import HeldOut, coverage, held_out
 from ..evidence.laws import FORMS, Fit, Points, at, fit, points
-from ..evidence.proxy import doublings
 from ..evidence.records import SCORES, score_of
 from ..processes import waiting
 
@@ -90,23 +89,9 @@ class Basis:
             return "validation loss"
         return "top-1 (%)" if self.score == "finetune" and not self.own else f"{SCORES[self.score]} (%)"
 
-    @cached_property
-    def marks(self) -> tuple[float, ...] | None:
-        """Omega below which nothing is known to overfit, two marks between, and above which longer always lost; of own
-        runs from their doublings, the two marks being one. None where no doubling rose."""
-        if not self.own:
-            return OMEGAS
-        found = doublings(self.rows, self.score).to_dict("records") if self.score else []
-        rose = [d["omega"] for d in found if d["loss_change"] > 0]
-        if not rose:
-            return None
-        last = max([*(d["omega"] for d in found if d["score_change"] >= 0), min(rose)])
-        lost = any(d["omega"] > last for d in found)  # without one that lost above, there is no red
-        return min(rose), last, last if lost else float("inf")
-
     def light(self, omega: float) -> str:
-        """green, yellow, orange or red; a dash where these runs cannot tell."""
-        return "–" if self.marks is None else list(LIGHTS)[sum(omega > mark for mark in self.marks)]
+        """green, yellow, orange or red on the published scale; a dash for other runs, whose marks are not known."""
+        return "–" if self.own else list(LIGHTS)[sum(omega > mark for mark in OMEGAS)]
 
     def half_width(self, model: str, images: int) -> tuple[float, list[str]]:
         """Half a 90 % interval for a size on a number of images, from held-out errors of whole data levels, or of cells

@@ -31,13 +31,6 @@ class Cluster:
         self.workers = workers  # jobs at a time, at most
         self.gpus, self.gpus_per_run = gpus, gpus_per_run  # of the whole cluster; of a job, 0 on CPUs
 
-    def call(self, function: Callable, *arguments: object) -> object:
-        """What a function gives on a node with what a job needs; its `UserError` is raised here."""
-        ((_, found),) = self.each({"call": (function, *arguments)})
-        if isinstance(found, UserError):
-            raise found
-        return found
-
     def each(self, calls: Mapping[str, tuple]) -> Iterator[tuple[str, object]]:
         """(name, what its function gives) of calls by name, as they end, `workers` of them at a time.
 
@@ -63,7 +56,10 @@ class Cluster:
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
         """`speed.step_speeds` on one of the nodes; a cluster's nodes are taken to be alike."""
-        return self.call(step_speeds, runs_dir.absolute(), tuple(models), recipe, self.device)
+        ((_, found),) = self.each({"": (step_speeds, runs_dir.absolute(), tuple(models), recipe, self.device)})
+        if isinstance(found, UserError):
+            raise found
+        return found
 
     def do(self, jobs: Sequence[Job], runs_dir: Path, wait: bool) -> Iterator[Outcome]:
         """The outcomes of jobs, as they end."""

@@ -9,34 +9,28 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import UserError
-from ..evidence import records as evidence
-from ..evidence.records import flops_text, millions, short
-from ..model.sizes import SIZES
-from ..training.run import PRECISIONS, Run, record_path, transfer_path
+from ..evidence.records import TRANSFER as TRANSFER_SET
+from ..evidence.records import flops_text, millions, shipped, shipped_names
+from ..model.sizes import SIZES, short
+from ..training.run import PRECISIONS, Run, record_path
 from ..training.specs import checked
 from ..training.tuning import Dense, Probe
 from .grids import Spec, images_of, left_out, planned, sources
 from .speed import Speed, find_speed, flop_of, known_speeds, models_of
-from .tiers import RECIPE, TIERS, TRANSFER, TWO_SOURCES, Study, StudyOptions
+from .tiers import ALL, RECIPE, TIERS, TRANSFER, TWO_SOURCES, Study, StudyOptions
 
 _EVALUATION_STEPS = 60  # validation and probes of one run, in optimiser steps of its model
 #: Seconds of a core an image, trained or tested, of a small network: most of it does not depend on the network.
 _DENSE_SECONDS = {"detect": 0.004, "segment": 0.0015}
 _PROBE_SECONDS = 4.0  # the probes and two passes over their images
 _GFLOP_SECONDS = 1 / 45  # of a core for a GFLOP of a small model's training, where nothing was measured yet
-_FORWARD = 1 / 3  # a validated image against a trained one
-_STATE, _WEIGHT = 12, 4  # bytes a parameter, fp32: weight and AdamW's two moments of a checkpoint; final weights
-#: Checkpoints beside the one that each trunk leaves where its rate drops: the one before it, the one that the run went
-#: on from, and the newest two of its tail.
-_IN_TRAINING = 4
-_PACKED = 30_000  # bytes of an image as JPEG at short side 256: an assumption, and printed as one
 
 
 def cost_of(
     runs: Sequence[Run], runs_dir: str | Path = "runs", speeds: Mapping[str, float] | None = None
 ) -> Counter[str]:
     """What runs of one recipe cost as they will be trained, lengths off one trunk sharing its steps: runs, trunks,
-    steps, images, validated images (masks counted), flops, seconds of a core.
+    steps, images, flops, seconds of a core.
 
     speeds: seconds of a step by "MODEL PRECISION", by default those measured in `runs_dir`; others are guessed."""
     speeds = known_speeds(runs_dir, runs[0]) if speeds is None else speeds
@@ -49,13 +43,9 @@ def cost_of(
         flops = flop_of(run.model, run) * run.batch_size
         second = speeds.get(f"{run.model} {run.precision}", flops / 1e9 * _GFLOP_SECONDS)
         evaluations = _EVALUATION_STEPS * (len(family) + longest // run.eval_every * 0.5)
-        points = len(family)  # of validation: at the end of each run, on the curves of the trunk and of each tail
-        for one in family:
-            before = 0 if one.steps == longest else one.drop_step
-            points += max(0, one.steps - 1) // run.eval_every - before // run.eval_every
         total.update(
             runs=len(family), trunks=int(longest > 0), steps=steps, images=steps * run.batch_size, flops=steps * flops,
-            seconds=second * (steps + evaluations), validated=points * run.val_images * run.val_masks,
+            seconds=second * (steps + evaluations),
         )  # fmt: skip
     return total
 
@@ -72,36 +62,20 @@ def costs(
     runs: Sequence[Run], speeds: Mapping[str, float] | None = None, runs_dir: str | Path = "runs"
 ) -> pd.DataFrame:
     """What runs cost, a row a size and the last of all, in numbers: what `cost_of` counts, `done`, `hours` of one GPU
-    (validation counted; NaN without a speed), bytes of `checkpoints` (at most: one trunk in training at a time) and of
-    `weights`. speeds: images a second of one GPU by model."""
-    lines, states = {}, []
+    (of training; NaN without a speed). speeds: images a second of one GPU by model."""
+    lines = {}
     for model in models_of(runs):
-        own, size = [run for run in runs if run.model == model], SIZES[model]
+        own = [run for run in runs if run.model == model]
         line = cost_of(own, runs_dir)
-        states.append(_STATE * size.simmim_parameters)
-        lines[f"{short(model)} ({millions(size.parameters)})"] = dict(line) | {
-            "done": sum(_done(run, runs_dir) for run in own),
-            "hours": (line["images"] + _FORWARD * line["validated"]) / speeds[model] / 3600 if speeds else math.nan,
-            "checkpoints": (line["trunks"] + _IN_TRAINING) * states[-1],
-            "weights": len(own) * _WEIGHT * size.simmim_parameters,
+        # in whatever precision this machine was found to be faster
+        kept = [[record_path(runs_dir, replace(run, precision=one)) for one in PRECISIONS] for run in own]
+        lines[f"{short(model)} ({millions(SIZES[model].parameters)})"] = dict(line) | {
+            "done": sum(any(map(Path.exists, paths)) for paths in kept),
+            "hours": line["images"] / speeds[model] / 3600 if speeds else math.nan,
         }
     frame = pd.DataFrame(list(lines.values()), index=pd.Index(lines, name="model size"))
     frame.loc["all"] = frame.sum(min_count=1)
-    frame.loc["all", "checkpoints"] -= _IN_TRAINING * (sum(states) - max(states))  # trunks end one after the other
     return frame
-
-
-def _done(item: Run | Spec, runs_dir: str | Path) -> bool:
-    """Whether a run or a transfer is finished, in whatever precision this machine was found to be faster."""
-    for precision in ({"precision": p} for p in PRECISIONS):
-        if isinstance(item, Run):
-            path = record_path(runs_dir, replace(item, **precision))
-        else:
-            own = {} if item.task == "probe" else precision
-            path = transfer_path(runs_dir, replace(item, run=item.run and replace(item.run, **precision), **own).key)
-        if path.exists():
-            return True
-    return False
 
 
 def shown(frame: pd.DataFrame, gpus: int | None = None) -> pd.DataFrame:
@@ -112,7 +86,6 @@ def shown(frame: pd.DataFrame, gpus: int | None = None) -> pd.DataFrame:
     if gpus:
         text["GPU hours"] = frame.hours.map(_number)
         text[f"days on {gpus} GPU{'s' * (gpus > 1)}"] = (frame.hours / 24 / gpus).map(_number)
-        text[["checkpoints", "weights"]] = frame[["checkpoints", "weights"]].map(bytes_text)
     else:
         text["time on one core"] = frame.seconds.map(clock)
     return text.assign(done=[f"{done:,.0f} of {n:,.0f}" for done, n in zip(frame.done, frame.runs, strict=True)])
@@ -123,12 +96,6 @@ def clock(seconds: float) -> str:
     units = ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h"), (math.inf, 86_400, "days"))
     unit, name = next((unit, name) for below, unit, name in units if seconds < below)
     return f"{seconds / unit:.{0 if unit <= 60 else 1}f} {name}"
-
-
-def bytes_text(count: float) -> str:
-    """Bytes to read: `197 MB`, `1.57 TB`, in powers of 1,000."""
-    power = max(0, min(5, int(math.log10(max(count, 1)) // 3)))
-    return f"{count / 1000**power:.3g} {['B', 'kB', 'MB', 'GB', 'TB', 'PB'][power]}"
 
 
 def _number(number: float) -> str:
@@ -143,10 +110,10 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
     if not runs:
         return pd.DataFrame()
     if tier != "shipped" and TIERS[tier].full_size:
-        return shown(costs(runs, find_speed(runs, runs_dir=runs_dir).images, runs_dir), 1)
+        return shown(costs(runs, None, runs_dir), 1)
     frame = costs(runs, None, runs_dir)
-    made = {r["key"]: r["cost"]["core_seconds"] for r in evidence.beside(runs[0].data) if r["kind"] == "pretrain"}
-    if tier == "shipped" and all(run.key in made for run in runs):
+    made = {r["key"]: r["cost"]["core_seconds"] for r in _shipped(ALL, TRANSFER)} if tier == "shipped" else {}
+    if all(run.key in made for run in runs):
         seconds = [sum(made[run.key] for run in runs if run.model == model) for model in models_of(runs)]
         frame["seconds"], frame["done"] = [*seconds, sum(seconds)], frame.runs
     return shown(frame)
@@ -154,45 +121,18 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
 
 @checked
 def preview(study: Study, **options: object) -> pd.DataFrame:
-    """What a study would run, a row a size (or task), as text: a table of cost before it starts.
-
-    Times as in `table`. The source is looked at, not opened. Tier `shipped`, the default, shows what the shipped runs
-    took when they were made. options: the fields of `tiers.StudyOptions`."""
+    """The table of what a study would pretrain, before it starts. The source is looked at, not opened; tier `shipped`,
+    the default, shows the runs that are shipped. options: the fields of `tiers.StudyOptions`."""
     how = StudyOptions.from_dict({"tier": "shipped", **options})
     if how.tier == "shipped":
-        return shown(_shipped(study))
-    runs, tasks = planned(study, how.tier, data=how.data, seeds=how.seeds)
-    if study != TRANSFER or TIERS[how.tier].full_size:
-        return table(runs, how.tier, how.runs_dir)
-    frame = costs(runs, None, how.runs_dir)[:-1].rename("pretraining, {}".format).rename_axis("task")
-    speeds = known_speeds(how.runs_dir, TIERS["quick"].recipe)
-    for task in ("probe", "classify", "segment", "detect"):
-        if specs := [spec for spec in tasks if spec.task == task]:
-            frame.loc[task] = {
-                "runs": len(specs), "steps": sum(spec.steps for spec in specs),
-                "images": sum(spec.labels if task == "probe" else spec.steps * spec.batch_size for spec in specs),
-                "seconds": sum(tuning_seconds(spec, speeds) for spec in specs),
-                "done": sum(_done(spec, how.runs_dir) for spec in specs),
-            }  # fmt: skip
-    return shown(frame)
+        return table([Run.from_dict(record["run"]) for record in _shipped(study)], runs_dir=how.runs_dir)
+    return table(planned(study, how.tier, data=how.data, seeds=how.seeds)[0], how.tier, how.runs_dir)
 
 
-def _shipped(study: str) -> pd.DataFrame:
-    """What the shipped runs, or transfers, took when they were made."""
-    kinds = {"pretrain": "", "finetune": ": classify", "segment": ": segment", "detect": ": detect"}
-    found = pd.DataFrame(
-        {
-            "name": name + kinds[r["kind"]], "steps": r["run" if r["kind"] == "pretrain" else "spec"]["steps"],
-            "images": r["cost"]["images_seen"], "flops": r["cost"]["flops"], "seconds": r["cost"]["core_seconds"],
-        }
-        for name in ([evidence.TRANSFER] if study == TRANSFER else evidence.shipped_names())
-        for r in evidence.shipped(name)
-        if r["kind"] in (kinds if study == TRANSFER else ("pretrain",))
-    )  # fmt: skip
-    groups = found.groupby(pd.Index(found.name, name="shipped records"), sort=False)
-    frame = groups[["steps", "images", "seconds"]].sum()
-    frame["runs"] = frame["done"] = groups.steps.agg(lambda steps: (steps > 0).sum())
-    return frame.assign(flops=groups.flops.agg(lambda flops: flops.sum(skipna=False)))
+def _shipped(*studies: str) -> list[dict]:
+    """The pretraining records that are shipped: of the study of transfers, or of the other four."""
+    names = [name for study in studies for name in ([TRANSFER_SET] if study == TRANSFER else shipped_names())]
+    return [record for name in names for record in shipped(name) if record["kind"] == "pretrain"]
 
 
 def dry_run(study: str, how: StudyOptions, gpus: int = 1, **speed: object) -> str:
@@ -200,11 +140,11 @@ def dry_run(study: str, how: StudyOptions, gpus: int = 1, **speed: object) -> st
     hours. speed: options of `find_speed`."""
     if how.tier != "shipped" and TIERS[how.tier].full_size:
         runs = planned(study, how.tier, data=how.data, seeds=how.seeds)[0]
-        found = text(runs, how, gpus, find_speed(runs, runs_dir=how.runs_dir, **speed))
-        return found + "\npretraining alone: the tasks have the lengths of their recipes" * (study == TRANSFER)
+        found = text(runs, how, gpus, find_speed(runs, **speed))
+        return found
     if gpus != 1 or any(speed.values()):
         raise UserError("GPU hours are those of tier paper: leave out --gpus and a GPU's speed, or add --tier paper")
-    found = plain(preview(study, **vars(how)))
+    found = plain(preview(study, **vars(how))) + "\npretraining alone, without the tasks" * (study == TRANSFER)
     if how.tier == "shipped" or known_speeds(how.runs_dir, TIERS[how.tier].recipe):
         return found
     return f"{found}\nthe times are a rough guess until a first study in {how.runs_dir} has measured this machine"
@@ -217,16 +157,13 @@ def plain(frame: pd.DataFrame) -> str:
 
 def text(runs: Sequence[Run], how: StudyOptions, gpus: int, known: Speed) -> str:
     """The table of GPU hours for a terminal, and under it what its numbers rest on."""
-    axes, models = TIERS[how.tier], models_of(runs)
-    largest = sorted({max(axes.images), *axes.second_images} & {run.images for run in runs})
+    models = models_of(runs)
     unknown = ", ".join(short(m) for m in models if m != RECIPE.model)
     said = [f"steps: lengths share their trunk; one by one they would be {sum(run.steps for run in runs):,}"]
-    said += [f"GPU hours: {known.source}" + ("; validation counted, loading not" if known.images else "")]
+    said += [f"GPU hours: {known.source}" + ("; validation and loading not counted" if known.images else "")]
     if known.images:
         said.append("images a second of one GPU: " + ", ".join(f"{short(m)} {known.images[m]:,.0f}" for m in models))
         said += [f"days: {gpus} GPUs are taken to be {gpus} times as fast as one, never idle"] * (gpus > 1)
-    said.append("checkpoints, at most: one of each trunk where its rate drops, and four more of the one in training")
-    said += [f"images: {n:,} are {bytes_text(_PACKED * n)}, packed at {_PACKED / 1000:g} kB each" for n in largest]
     said.append(f"recipe: as released for base; what is unknown of {unknown} is our default (studies/tiers.py)")
     if "scenes" in sources(how.data):
         said.append(f"data: none is given, and this is the published grid; a study needs --data {TWO_SOURCES}")

@@ -68,7 +68,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
     with _pool(how) as pool:
         speeds: dict[str, float] = {}
         if axes.full_size and not all(path_of(run, how.runs_dir).exists() for run in runs):
-            speeds = _start(runs, how, pool)
+            _start(runs, how, pool)
         check_writable(how.runs_dir, "choose another --runs-dir")
         opened, held = _opened(how, max(max(axes.images), *(run.images or 0 for run in given or runs)))
 
@@ -171,9 +171,8 @@ def _opened(how: StudyOptions, needed: int) -> tuple[dict, dict[str, object]]:
     return opened, held | {"coco": how.coco, "ade20k": how.ade20k, "labelled": labelled}
 
 
-def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> dict[str, float]:
-    """Before the missing runs of a full-size tier start: print their cost; seconds of an optimiser step by "MODEL
-    PRECISION", timed on the device (of this machine, or of the cluster) where they are not known.
+def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> None:
+    """Before the missing runs of a full-size tier start: print their cost.
 
     `UserError` with the cost where there is no GPU and device is `auto`, for scenes, which have no photographs, and
     where a processor could not end the runs in a year."""
@@ -181,9 +180,8 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> dict[str, 
 
     cluster = pool() if how.engine == "ray" else None
     place = cluster.device if cluster else str(pick_device(how.device))
-    known = speed.find_speed(runs, runs_dir=how.runs_dir)
     if place == "cpu" and how.device == "auto":
-        table = costs.shown(costs.costs(runs, known.images, how.runs_dir), 1)
+        table = costs.shown(costs.costs(runs, None, how.runs_dir), 1)
         whole = ", ".join(f"{name} {one}" for name, one in table.loc["all"].items())
         where = "cluster" if cluster else "machine"
         raise UserError(f"tier {how.tier} needs GPUs, and this {where} has none ({whole}); --dry-run shows more")
@@ -196,17 +194,12 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> dict[str, 
             f"tier {how.tier} cannot run on this machine's processor: about {years:,.0f} years on {cores} cores; "
             "take a machine with GPUs, or another tier"
         )
-    if not known.images:
-        timed = (speed.time_models, speed.models_of(runs), runs[0].image_size, place, Path(how.runs_dir).absolute())
-        cluster.call(*timed) if cluster else timed[0](*timed[1:])
-        known = speed.find_speed(runs, runs_dir=how.runs_dir)
     gpus = cluster.gpus if cluster else 1
     if not cluster and place.startswith("cuda"):
         import torch
 
         gpus = torch.cuda.device_count()
-    print(costs.text(runs, how, max(1, gpus), known), file=sys.stderr, flush=True)
-    return {f"{run.model} {run.precision}": run.batch_size / known.images[run.model] for run in runs}
+    print(costs.text(runs, how, max(1, gpus), speed.find_speed(runs)), file=sys.stderr, flush=True)
 
 
 def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> list[dict]:

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import itertools
 import json
 import os
@@ -13,7 +12,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +28,7 @@ from .tiers import StudyOptions
 #: Parameters of the course's notebooks, by name: how a study runs, and those of single notebooks.
 PARAMETERS = {field.name: field.type for field in dataclasses.fields(StudyOptions)} | {
     "seed": Whole, "gpus": Count, "core_minutes": Positive, "effect": Positive,
-    "images_per_second": Annotated[str, Text("|.+=.+|.+[.]json", "SIZE=NUMBER, or a FILE.json of a bench")],
+    "images_per_second": Annotated[str, Text("|.+=.+", "SIZE=NUMBER")],
     "assume": Annotated[str, Text(".*@.*", "SHARE@TFLOPS, as in 0.4@989")],
 }  # fmt: skip
 
@@ -65,27 +64,11 @@ class Copy:
         return cls(path, check_parameters(path, params), path.stem + label)
 
 
-def run(
-    names: Iterable[str | Path], params: Mapping[str, object], out_dir: str | Path, *, workers: int | None = None
-) -> dict[str, Path]:
-    """Execute notebooks (names in `folder()`, or paths) with the same parameters; the copies OUT_DIR/NAME.ipynb.
-
-    As `execute`; `UserError` with the first failure once all others are finished."""
-    executed, failures = execute([Copy.of(name, params) for name in names], out_dir, workers=workers)
-    raise_first(failures)
-    return executed
-
-
 def raise_first(failures: Mapping[str, str]) -> None:
     """`UserError` with the first failure, where there is one, and how many more there are."""
     if failures:
         more = f" (and {len(failures) - 1} more, see above)" if len(failures) > 1 else ""
         raise UserError(next(iter(failures.values())) + more)
-
-
-def not_installed() -> str:
-    """What is missing of the packages that run notebooks; empty when all are there."""
-    return " and ".join(name for name in ("papermill", "ipykernel") if importlib.util.find_spec(name) is None)
 
 
 def execute(
@@ -103,8 +86,6 @@ def execute(
     time; by default one a core. A copy appears only when its notebook ran to the end. One that failed leaves what there
     is as NAME.failed.ipynb, and a line that names notebook, cell and cause; the others go on. engine `ray`: each is a
     task of a cluster, executed again where its node is lost, and all nodes see OUT_DIR."""
-    if missing := not_installed():
-        raise UserError(f"notebooks need {missing}: pip install papermill ipykernel")
     double = [name for name, count in Counter(copy.name for copy in planned).items() if count > 1]
     if double:
         raise UserError(f"two copies would be called {double[0]}: give other names or values")
@@ -122,8 +103,7 @@ def execute(
                 calls = cluster.each({copy.name: (work, copy) for copy in planned})
                 results = ((name, f"{name}: {done}") if isinstance(done, UserError) else done for name, done in calls)
             else:
-                each_of = each(work, planned, at_once, threads=max(1, cores // at_once))
-                results = (result for _, result in each_of)
+                results = each(work, planned, at_once, max(1, cores // at_once))
             for name, error in results:
                 print(error or f"{name} is finished", file=sys.stderr, flush=True)
                 found[name] = error
@@ -209,18 +189,16 @@ def copies(names: Sequence[str], fixed: Mapping[str, str], each: Mapping[str, st
     return found
 
 
-def show_batch(notebook: list[str], *, parameter: list, each: list, out: str, again: bool, **where: object) -> None:
+def show_batch(notebook: list[str], *, parameter: list, each: list, out: str, **where: object) -> None:
     """`simmim-lite papermill`: executed copies in a folder, and a page of each in its `pages/`."""
     StudyOptions(**where)  # checks them
     check_writable(out)
     planned, missing = copies(notebook, dict(parameter), dict(each)), []
     for copy in planned:
         there, params = executed_as(copy, out), json.loads(json.dumps(dict(copy.params)))
-        if there and there[1] != params and not again:
-            place = f"{out}/{copy.name}.ipynb"
-            raise UserError(f"{place} was executed with {there[1]}: give another --out, or --again to replace it")
-        if again or there != (source_digest(copy.path), params):
-            missing.append(copy)
+        if there and there[1] != params:
+            raise UserError(f"{out}/{copy.name}.ipynb was executed with {there[1]}: delete it, or give another --out")
+        missing += [copy] if there != (source_digest(copy.path), params) else []
     failures = execute(missing, out, **where)[1] if missing else {}
     print(f"{len(planned) - len(failures)} of {len(planned)} in {out}, {len(missing)} executed now")
     print(f"pages, readable without a network: {report.write(out, Path(out) / 'pages')}")
@@ -259,7 +237,7 @@ def check_parameters(path: str | Path, given: Mapping[str, object]) -> dict[str,
     for name, one in given.items():
         if name not in known:
             raise unknown(f"parameter of {Path(path).name}", name, known)
-        made = _made(name, _type_of(name, known[name]), one)
+        made = _made(name, PARAMETERS.get(name, Any if known[name] is None else type(known[name])), one)
         found[name] = list(made) if isinstance(made, tuple) else made  # as papermill has them
     if found.get("data"):
         images_of(found["data"])
@@ -288,12 +266,3 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
 
 def _made(name: str, hint: object, given: object) -> object:
     return read(name, hint, given) if isinstance(given, str) else value(name, hint, given)
-
-
-def _type_of(name: str, default: object) -> object:
-    """What a parameter may be: by its name, where its default fits that, else by its default; None takes anything."""
-    try:
-        value(name, PARAMETERS[name], default)
-        return PARAMETERS[name]
-    except (KeyError, UserError):
-        return Any if default is None else type(default)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..errors import UserError
 from ..evidence.laws import TARGETS
-from ..evidence.records import short
+from ..model.sizes import short
 from ..training.specs import Count, Folder, OneOf, Positive, checked
 from . import speed
 from .basis import LIGHTS, Basis, of_own, of_published
@@ -82,29 +82,25 @@ def plan(
     images_per_second: Mapping[str, float] | Iterable[str] = (),
     gpus: Count = 1,
     target: Annotated[str, OneOf(tuple(TARGETS))] = "accuracy",
-    measure: str | None = None,
     runs_dir: Folder | None = None,
     on: Basis | None = None,
 ) -> Plan:
     """Options for `images` unique images under a budget in FLOPs or in GPU hours (of all GPUs together).
 
-    images_per_second: of training one size on one GPU, by model, or measure: a device that is timed here; other sizes
-    are scaled by their FLOPs, and speeds that studies left in runs_dir count. runs_dir: the reader's own runs, to which
-    every form is refitted and the best taken; None = published ones. For a number of images outside what the runs cover
-    the order of options is given alone. `UserError` for nonsense, a budget too small, and hours without a speed."""
+    images_per_second: of training one size on one GPU, by model; other sizes are scaled by their FLOPs. runs_dir: the
+    reader's own runs, to which every form is refitted and the best taken; None = published ones. For a number of images
+    outside what the runs cover the order of options is given alone. `UserError` for nonsense, a budget too small, and
+    hours without a speed."""
     if (budget_flops is None) == (budget_gpu_hours is None):
         how = "given twice" if budget_flops is not None else "missing"
         raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
     on = on or (of_own(runs_dir, target) if runs_dir is not None else of_published(target))
-    batch, side = (on.rows[0][name] for name in ("batch_size", "image_size"))
-    if measure and side is None:
-        raise UserError(f"--measure: {on.name} do not say their image_size: add that column, or --images-per-second")
-    known, how = speed.one_speed(list(on.sizes), side, images_per_second, measure, runs_dir)
-    known = {model: value for model, value in known.items() if model in on.sizes}
+    batch, given = on.rows[0]["batch_size"], speed.speeds_of(images_per_second)
+    known = {model: value for model, value in given.items() if model in on.sizes}
     speeds = speed.scaled(known, {model: size["flop"] for model, size in on.sizes.items()}) if known else {}
     if not speeds and budget_gpu_hours:
-        ways = "--images-per-second SIZE=NUMBER, measured on your GPU, or --measure cuda on the machine that has it"
-        raise UserError(f"a budget in GPU hours needs a speed: give {ways}, or the budget as --budget-flops")
+        way = "--images-per-second SIZE=NUMBER, measured on your GPU"
+        raise UserError(f"a budget in GPU hours needs a speed: give {way}, or the budget as --budget-flops")
     limit, unit = budget_flops or budget_gpu_hours, "FLOPs" if budget_flops else "GPU hours"
     cost = {m: (s["flop"] if budget_flops else 1 / (3600 * speeds[m])) * batch for m, s in on.sizes.items()}
     rows = [on.row(model, steps, images) for model in on.sizes for steps in _lengths(on, limit / cost[model])]
@@ -128,7 +124,7 @@ def plan(
         notes.append("the law's exponents and Omega's form were chosen looking at all 63 of them")
     if speeds:
         days = f"; days: {gpus} GPUs are taken to be {gpus} times as fast as one" if gpus > 1 else ""
-        notes.append(f"hours {how}; sizes without a speed are scaled by their FLOPs{days}")
+        notes.append(f"hours by the images a second that you gave; others scaled by FLOPs{days}")
     limits, less = ("", "not said outside the known range"), ""
     if not refused:
         limits = _binds(on, options[0], images)
@@ -190,12 +186,9 @@ def _binds(on: Basis, best: Option, images: int) -> tuple[str, str]:
     most = max(gains, key=gains.get)
     unit, digits = ("points", 2) if on.target == "accuracy" else ("of loss", 4)
     told = ", ".join(f"{name} {round(gain, digits) + 0.0:+.{digits}f}" for name, gain in gains.items())  # no -0.00
-    edges = {"size": best.params == max(s["params"] for s in on.sizes.values()), "steps": best.steps == on.lengths[-1]}
-    edge = " and ".join(name for name, there in edges.items() if there)
-    beyond = f"; {edge} at the edge of the known range" if edge else ""
     if gains[most] < 0.01 * on.errors("cell", "one").mean:
         return "nothing", f"nothing that these runs can see (a doubling by the law, {unit}: {told})"
-    return most, f"{most} (a doubling by the law, {unit}: {told}{beyond})"
+    return most, f"{most} (a doubling by the law, {unit}: {told})"
 
 
 def _spend_less(options: list[Option], spent: Mapping[str, float], data_limits: bool) -> str:

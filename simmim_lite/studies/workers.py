@@ -19,7 +19,7 @@ from typing import TextIO
 from ..data.manifests import quietly
 from ..errors import Interrupted, Preempted, UserError
 from ..processes import each, executed_unseen, in_notebook
-from ..training.run import RECIPE_VERSION, Run, Runtime, record_path, transfer_path
+from ..training.run import Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
 from .costs import clock, cost_of, tuning_seconds
@@ -122,7 +122,7 @@ class Local:
     def do(self, jobs: Sequence[Job], runs_dir: Path, wait: bool) -> Iterator[Outcome]:
         """The outcomes of jobs as they end, each in a process of one thread."""
         work = functools.partial(do, runs_dir=str(runs_dir), device=self.device, wait=wait)
-        return (outcome for _, outcome in each(work, jobs, self.workers, threads=1, grace=_GRACE))
+        return each(work, jobs, self.workers, grace=_GRACE)
 
 
 def _told() -> TextIO:
@@ -200,8 +200,6 @@ def runtime_of(run: Run, gpus: int = 1) -> Runtime:
 
 def pretrain_words(run: Run, runtime: Runtime, runs_dir: str, device: str, log: Sequence[str] = ()) -> list[str]:
     """`pretrain …`, which the command line reads back as this run and this runtime."""
-    if run.recipe_version != RECIPE_VERSION:
-        raise UserError(f"{run.key} is of recipe {run.recipe_version}: this version runs {RECIPE_VERSION} alone")
     words = ["pretrain"]
     for spec in (run, runtime):
         for field in dataclasses.fields(spec):
@@ -220,9 +218,8 @@ def launch(gpus: int, nodes: int = 1) -> str:
     """What a command line begins with: python, or torchrun on so many GPUs of so many nodes, which hands signals on."""
     if gpus * nodes == 1:
         return "python"
-    meet = "--standalone"
-    if nodes > 1:
-        meet = f'--nnodes={nodes} --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:29500" --rdzv-id="$JOB"'
+    several = f'--nnodes={nodes} --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:29500" --rdzv-id="$JOB"'
+    meet = several if nodes > 1 else "--standalone"
     return f"torchrun {meet} --nproc-per-node={gpus} --signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
 
 
@@ -230,8 +227,8 @@ def launch(gpus: int, nodes: int = 1) -> str:
 def lines(study: Study, how: StudyOptions, *, gpus_per_run: Count = 1, nodes: Count = 1) -> list[str]:
     """A shell line for each trunk of a study that is not all done, the longest first: its commands by `&&`, the
     shortest run first, under torchrun where a run has several GPUs (of so many nodes, each of which runs the line, with
-    the first one's name in MASTER_ADDR and a number of the job in JOB). Nothing starts; precision `auto` is the
-    recipe's."""
+    the first one's name in MASTER_ADDR and the job's number in JOB). Nothing starts; precision `auto` is the recipe's.
+    """
     if study == TRANSFER or how.tier not in TIERS:
         raise UserError(f"--commands is about pretraining at tier {', '.join(TIERS)}: not {study} at tier {how.tier}")
     precision, start = None if how.precision == "auto" else how.precision, launch(gpus_per_run, nodes)

@@ -76,16 +76,14 @@ def image_losses(
     group: Group | None = None,
     *,
     masks: Sequence[int] | None = None,
-    target: str | None = None,
 ) -> Tensor:
     """The loss of each of the first `run.val_images` images, its mean over masks: float64 (images,), on the CPU. Whole
     stored images, masks fixed by image id and number, the forward pass in the run's precision, the loss in full. Each
     process of a group takes its part, and all get the result. masks: their numbers, by default the first
-    `run.val_masks`; target: `raw` or `normalized` in place of what the model was trained on."""
+    `run.val_masks`."""
     group = group or Group(device)
-    was_training, trained_on = model.training, model.target
+    was_training = model.training
     model.eval()
-    model.target = target or trained_on
     masks = range(run.val_masks) if masks is None else masks
     grid, cell = (run.image_size // run.mask_patch,) * 2, run.mask_patch // model.patch_size
     count, losses = min(run.val_images, len(split)), []
@@ -102,7 +100,6 @@ def image_losses(
             total += model.loss(prediction, images, mask, per_image=True).cpu()  # not every device has float64
         losses += (total / len(masks)).tolist()
     model.train(was_training)
-    model.target = trained_on
     return torch.tensor(sum(group.gather(losses), []), dtype=torch.float64)
 
 

@@ -7,11 +7,9 @@ trained once, and each length branches off with a tail of its own."""
 import contextlib
 import hashlib
 import json
-import os
 import re
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +18,8 @@ from filelock import FileLock, Timeout
 
 from ..errors import UserError
 from ..model.masking import STRATEGIES, hidden_count
-from ..model.sizes import SIZES, nearest, odd_quarter
+from ..model.sizes import SIZES, nearest, odd_quarter, short
+from ..processes import write_atomic, writing
 from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Whole
 
 #: Raised whenever the same Run would give other numbers (part of every key), and whenever a reader of records changes.
@@ -107,14 +106,14 @@ class Run(Spec):
     def key(self) -> str:
         """Readable, unique, and a function of every field: `pico-scenes-n64-t1000-s0-1f2e3d4c5b`."""
         n = "all" if self.images is None else self.images
-        what = f"{self.model.removeprefix('swinv2_')}-{data_slug(self.data)}"
+        what = f"{short(self.model)}-{data_slug(self.data)}"
         return f"{what}-n{n}-t{self.steps}-s{self.seed}-{digest(self.to_dict())}"
 
     @property
     def trunk_key(self) -> str:
         """Equal for runs that differ in length alone: they share every step before `drop_step`."""
         shared = {k: v for k, v in self.to_dict().items() if k != "steps"}
-        return f"{self.model.removeprefix('swinv2_')}-trunk-s{self.seed}-{digest(shared)}"
+        return f"{short(self.model)}-trunk-s{self.seed}-{digest(shared)}"
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, constant, then x0.1 from `drop_step` on (docs/facts.md, 3)."""
@@ -214,33 +213,6 @@ def load_final(runs_dir: str | Path, spec: Spec) -> dict:
         raise UserError(f"{path}: no readable weights ({error}); delete the run's record, and run again") from error
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """One line where a file cannot be written: a full disk, a read-only folder."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        remedy = "free some space or choose another --runs-dir (finished runs are kept)"
-        raise UserError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
-
-
-def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it."""
-    path = Path(path)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
-    try:
-        with _writing(path):
-            with temporary.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):  # gone, if all went well
-            temporary.unlink()
-
-
 def made_once(path: Path, lock: Path, data, make: Callable, group, wait: bool = True) -> tuple[dict, bool]:
     """The record at `path` if it was made from the images that `data` holds now, else what `make()`, which all of a
     group call, writes there; and whether this call made it. lock: a file that one process at a time holds until it
@@ -255,7 +227,7 @@ def made_once(path: Path, lock: Path, data, make: Callable, group, wait: bool = 
     if record is not None:
         return group.broadcast(record), False
     with contextlib.ExitStack() as stack:
-        with _writing(lock):
+        with writing(lock):
             try:
                 stack.enter_context(FileLock(lock, timeout=0))
             except Timeout:

@@ -48,7 +48,6 @@ class Range:
     high: float = math.inf
     ends: str = "[)"
     odd: bool = False
-    remedy: str = ""  # what to do in place of a wrong number, where the range does not say it
 
     def fit(self, value: float) -> float:
         inside = self.low < value < self.high or value == {"[": self.low}.get(self.ends[0])
@@ -60,8 +59,7 @@ class Range:
         what = what.replace("a ", "an odd ", 1) if self.odd else what
         joint = {"[]": " to", "[)": " to below", "()": " and below", "(]": ", at most"}[self.ends]
         end = f"{joint} {self.high:g}" if self.high not in (math.inf, _LARGEST) else ""
-        remedy = f" ({self.remedy})" if self.remedy else ""
-        return f"{what} {'from' if self.ends[0] == '[' else 'above'} {self.low:g}{end}{remedy}"
+        return f"{what} {'from' if self.ends[0] == '[' else 'above'} {self.low:g}{end}"
 
 
 @dataclass(frozen=True)

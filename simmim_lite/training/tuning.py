@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import yaml
 
 from ..errors import UserError, unknown
-from ..model.sizes import SIZES
+from ..model.sizes import SIZES, short
 from .run import AUGMENTATIONS, AtLeastTwo, LearningRate, Model, Precision, Run, Source, Statistics, data_slug, digest
 from .specs import Count, OneOf, Part, Positive, Range, Share, Side, Spec, Text, Whole, value
 
@@ -89,7 +89,7 @@ class Transfer(Spec):
     @property
     def key(self) -> str:
         """Readable, unique, and a function of every field: `atto-scenes-pretrained-l4000-t600-s0-1f2e3d4c5b`."""
-        name = f"{self.model.removeprefix('swinv2_')}-{data_slug(self.data)}{self._named}"
+        name = f"{short(self.model)}-{data_slug(self.data)}{self._named}"
         return f"{name}-t{self.steps}-s{self.seed}-{digest(self.to_dict())}"
 
     def check(self) -> None:
@@ -205,11 +205,6 @@ class Dense(Transfer):
     def check(self) -> None:
         if self.augment not in DENSE_AUGMENTATIONS[self.task]:
             raise unknown("augment", self.augment, DENSE_AUGMENTATIONS[self.task])
-        if self.long_side is not None and self.long_side < self.image_size:
-            raise UserError(f"long_side is {self.long_side}: give at least image_size, {self.image_size}, or None")
-        if self.short_sides and (self.augment != "scale" or self.short_sides[-1] != self.image_size):
-            line = f"short_sides {self.short_sides} go with augment scale and end with image_size {self.image_size}"
-            raise UserError(f"{line}, the side at test time: give all three so")
         super().check()
         if any(self.data.startswith(kind) for task, kind in _ANNOTATED.items() if task != self.task):
             fits = f"{_ANNOTATED[self.task]}DIR"

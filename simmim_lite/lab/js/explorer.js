@@ -17,8 +17,6 @@ const COLUMNS = [
   ["Omega", (run) => short(run.omega)],
   ["overfit", (run) => (run.overfit ? "yes" : "no")],
 ];
-const OWN_RULE = "Their losses and scores are not the same quantities as the published ones: solid triangles say where " +
-  "they stand on the Omega axis, and changes against a run half as long have panels of their own.";
 const rules = (data) => `Overfit: the loss lies more than ${data.overfit} above that of the same size and length on all ` +
   "of ImageNet-1K, or of a shorter run of the same size and data. Omega is parameters × images seen / unique images², " +
   "of the longer run where two are compared. The turning points are where one of the published doublings of the length " +
@@ -87,9 +85,9 @@ function listing(data, kept) {
     make("tbody", {}, ...kept.slice(0, LISTED).map((k) => row(data.runs[k]))));
 }
 
-/** Fill `el` with the explorer; tell(selected, shown) hears of every change; returns what takes it down. */
-function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
-  const { runs, doublings, facets, measures, own } = data;
+/** Fill `el` with the explorer; returns what takes it down. */
+function mount(el, data, plotly) {
+  const { runs, doublings, facets, measures } = data;
   const picked = Object.fromEntries(facets.map(({ field }) => [field, new Set()]));
   const passes = (run, but) =>
     facets.every(({ field }) => field === but || !picked[field].size || picked[field].has(run[field]));
@@ -143,8 +141,6 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
     make("div", { class: "grid" }, ...panels.map(({ view, div }) =>
       make("section", { class: "panel" }, make("h3", {}, view.title), make("p", {}, view.note), div))),
     table,
-    ...own.map((set) => small(make("b", {}, `${set.name}: `), set.said, ".")),
-    ...(own.length ? [small(OWN_RULE)] : []),
     small("Tick to narrow down: a row without a tick shows all of its kind. Click a mark, or drag a box around some, " +
       `to select them in every view; Escape clears. ${rules(data)}`),
   );
@@ -174,7 +170,6 @@ function mount(el, data, { plotly = globalThis.Plotly, tell = () => {} } = {}) {
     says.replaceChildren(...sentences(state));
     table.replaceChildren(listing(data, state.kept));
     if (drawn && !frame) frame = requestAnimationFrame(draw); // numbers at once, pictures once a frame
-    tell(state.kept, state.shown);
   }
   function draw() {
     frame = 0;
@@ -271,10 +266,5 @@ async function render({ model, el }) {
     root.textContent = `The explorer cannot load plotly.js (${error.message ?? error.type}): run the cell again.`;
     return;
   }
-  const tell = (selected, shown) => {
-    model.set("selected", selected);
-    model.set("shown", shown);
-    model.save_changes();
-  };
-  return mount(root, model.get("data"), { plotly, tell });
+  return mount(root, model.get("data"), plotly);
 }

@@ -14,12 +14,10 @@ function doublingsOf(data, some) {
   return data.doublings.filter((d) => d.runs.every((k) => among.has(k)));
 }
 
-/** The marks of a view: runs, doublings (each stands for its longer run), or the reader's doublings (`id` null). */
+/** The marks of a view: runs, or doublings (each stands for its longer run). */
 function marks(state, view, some) {
-  const { runs, own } = state.data;
-  if (view.of === "own") return own[view.own].doublings.map((d) => ({ ...d, id: null }));
   if (view.of === "doublings") return doublingsOf(state.data, some).map((d) => ({ ...d, id: d.runs[1] }));
-  return some.map((k) => ({ ...runs[k], id: k }));
+  return some.map((k) => ({ ...state.data.runs[k], id: k }));
 }
 
 /** An axis of a view; "measure" is the one that the reader chose. */
@@ -29,7 +27,7 @@ const trace = (more) => ({ type: "scatter", hoverinfo: "text", showlegend: false
 
 /** A view as plotly draws it: traces (the last one holds the rings of highlighted runs), layout, and its marks. */
 function chart(state, view) {
-  const { own, turns } = state.data, { colour, ink, styles } = state;
+  const { colour, ink, styles } = state;
   const [x, y] = [axisOf(state, view.x), axisOf(state, view.y)], points = marks(state, view, state.shown);
   const some = state.kept.length > 0, traces = [];
   for (const [key, line] of lines(view, points, x)) {
@@ -38,21 +36,15 @@ function chart(state, view) {
     traces.push(trace({ mode: "lines", ...xy, hoverinfo: "skip", line: { color: tint, width: 1.4 },
       opacity: some ? 0.2 : 0.5 }));
   }
-  if (view.of === "doublings") own.forEach((set, k) => traces.push(here(state, set, k)));
-  const look = view.of === "own"
-    ? { symbol: "circle", size: 8, color: colour(own[view.own]), opacity: 0.8 }
-    : published(state, points, some);
   traces.push(trace({
     mode: "markers", x: points.map((p) => p[x.field]), y: points.map((p) => p[y.field]),
-    text: points.map((p) => p.text), customdata: points.map((p) => p.id), marker: look,
+    text: points.map((p) => p.text), customdata: points.map((p) => p.id), marker: published(state, points, some),
     selected: { marker: { opacity: 1 } }, unselected: { marker: { opacity: 0.4 } },
   }));
   traces.push(trace({ mode: "markers", x: [], y: [], hoverinfo: "skip",
     marker: { symbol: "circle-open", size: 19, color: ink("ink"), line: { width: 2.4 } } }));
   const reach = state.fit && points.length ? points : marks(state, view, state.data.runs.map((_, k) => k));
-  const omegas = view.of === "own" ? Object.values(turns).filter((t) => t)
-    : view.of && !state.fit ? own.flatMap((set) => set.runs.map((run) => run.omega)) : [];
-  const xs = range(x, [...reach.map((p) => p[x.field]), ...omegas]);
+  const xs = range(x, reach.map((p) => p[x.field]));
   const ys = range(y, [...reach.map((p) => p[y.field]), ...(view.of ? [0] : [])]);
   return { traces, points, layout: layout(state, view, x, y, xs, ys) };
 }
@@ -66,13 +58,6 @@ function published({ data, selected, styles, colour }, points, some) {
     symbol: runs.map((run) => `${styles[BY_SYMBOL].get(run[BY_SYMBOL]).symbol}-open${run.overfit ? "-dot" : ""}`),
     color: runs.map((run) => colour(styles[BY_COLOUR].get(run[BY_COLOUR]))),
   };
-}
-
-/** "You are here": a set of the reader's runs along the Omega axis, on a second y axis from 0 to 1. */
-function here({ colour }, set, k) {
-  return trace({ mode: "markers", x: set.runs.map((run) => run.omega), y: set.runs.map(() => 0.03 + 0.06 * k),
-    yaxis: "y2", text: set.runs.map((run) => run.text),
-    marker: { symbol: "triangle-up", size: 9, color: colour(set), opacity: 0.75 } });
 }
 
 /** The lines of a view by what colours them; null ends a line. ImageNet-22K is no part of ImageNet-1K: not joined. */
@@ -113,14 +98,13 @@ function layout(state, view, x, y, xs, ys) {
     newselection: { line: { color: ink("accent"), width: 1.5, dash: "solid" } },
     hoverlabel: { bgcolor: ink("paper"), bordercolor: ink("rule"), font: { color: fg, size: 12 }, align: "left" },
     xaxis: axis(x, xs), yaxis: axis(y, ys),
-    yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
-    ...(view.of ? turningPoints(state, view, xs) : { shapes: [], annotations: [] }),
+    ...(view.of ? turningPoints(state, xs) : { shapes: [], annotations: [] }),
   };
 }
 
-/** Zero, and the turning points of Omega: published ones with the factor they are known to, and a set's own. */
-function turningPoints({ data, colour, ink }, view, [low, high]) {
-  const { turns, own, known_to } = data, [fg, soft] = [ink("ink"), ink("soft")];
+/** Zero, and the turning points of Omega with the factor they are known to. */
+function turningPoints({ data, ink }, [low, high]) {
+  const { turns, known_to } = data, [fg, soft] = [ink("ink"), ink("soft")];
   const zero = { type: "line", xref: "paper", x0: 0, x1: 1, y0: 0, y1: 0, line: { color: soft, width: 1.2 } };
   const shapes = [zero], annotations = [];
   const upright = (at, top, line) => ({ type: "line", yref: "paper", x0: at, x1: at, y0: 0, y1: top, line });
@@ -136,7 +120,5 @@ function turningPoints({ data, colour, ink }, view, [low, high]) {
       text: `published: ${text} ${short(at)}`, showarrow: false, font: { size: 11, color: fg },
     });
   });
-  const mine = view.of === "own" && own[view.own].turns[view.turn];
-  if (mine) shapes.push(upright(mine, 1, { color: colour(own[view.own]), width: 2 }));
   return { shapes: shapes.map((shape) => ({ ...shape, layer: "below" })), annotations };
 }

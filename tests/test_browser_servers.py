@@ -1,10 +1,12 @@
-"""In a real JupyterLab: every widget and a figure in one notebook; keys stay in the widgets, and the kernel hears."""
+"""In a real JupyterLab every widget and a figure, and the lab alone as `make app` serves it by Voila."""
 
 import json
 
+import numpy as np
 import pytest
-from lab_walk import HOLIDAY, OWN, settled, upload
-from labserver import in_the_kernel, jupyterlab, run_all
+from browsing import fits
+from lab_walk import HOLIDAY, OWN, opened, settled, tile, upload
+from labserver import in_the_kernel, jupyterlab, run_all, voila
 from test_browser_explorer import READY, ROWS, numbers, said
 from tiny_notebooks import write_notebook
 
@@ -13,16 +15,14 @@ from simmim_lite.model.masking import hash_masks
 CELLS = [
     "from pathlib import Path\nfrom simmim_lite.lab import charts, explorer, mask_lab, widgets",
     "lab = mask_lab.MaskLab(scenes=2)\nlab",
-    "runs = explorer.show()\nruns",
-    "view = widgets.WindowView(geometry='32-4')\nview",
+    "explorer.Explorer()",
     "widgets.FilmStrip()",
     "charts.bars({'a': 1.0}, 'figure')",
 ]
-STATE = "[lab.mask.astype(int).tolist(), lab.ratio, lab.seed, lab.pictures[lab.picture]['name'], "
-STATE += "len(runs.chosen()), view.geometry, view.seed, view.mask_patch]"
+STATE = "[lab.mask.astype(int).tolist(), lab.ratio, lab.seed, lab.pictures[lab.picture]['name']]"
+pytestmark = pytest.mark.xdist_group("servers")
 
 
-@pytest.mark.xdist_group("servers")
 def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
     write_notebook(tmp_path / "served" / "widgets.ipynb", CELLS)
     with jupyterlab(tmp_path / "served", tmp_path / "scratch") as address:
@@ -40,15 +40,26 @@ def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
         page.wait_for_selector(READY)
         page.locator(".chip input[value=imagenet22k]").check()
         assert said(page) == numbers([row for row in ROWS if row["dataset"] == "imagenet22k"])
-        windows = page.locator(".sl-lab", has=page.locator(".sl-windows"))
-        for _ in range(2):
-            windows.get_by_role("slider", name="Seed").press("ArrowRight")
         in_the_kernel(page, f"import json; Path({str(tmp_path / 'state')!r}).write_text(json.dumps({STATE}))")
         mask = hash_masks((4, 4), 0.61, 0, [0])[0]
         mask[0, 0] ^= True
-        expected = [mask.astype(int).tolist(), 0.61, 0, "own", 12, "32-4", 2, 8]
+        expected = [mask.astype(int).tolist(), 0.61, 0, "own"]
         assert json.loads((tmp_path / "state").read_text()) == expected
         theme = "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })"
         page.evaluate(theme, "JupyterLab Dark")
         page.wait_for_selector(".sl-explorer.dark")
+        page.goto("about:blank")
+
+
+def test_the_app_is_the_lab_and_nothing_else(page, tmp_path) -> None:
+    with voila(tmp_path) as address:
+        opened(page, address)  # a reconstruction came from the kernel
+        assert page.title() == "The mask lab" and page.locator("h1").all_inner_texts() == ["The mask lab"]
+        assert page.get_by_text("answered in the kernel").is_visible()
+        assert not page.get_by_text("import MaskLab").count()
+        upload(page, "holiday.jpg", HOLIDAY)
+        page.wait_for_function(OWN)
+        settled(page)
+        assert np.abs(tile(page, "answer").mean((0, 1)) - (200, 30, 30)).max() < 60  # of one colour
+        fits(page, 400, "dark")
         page.goto("about:blank")
