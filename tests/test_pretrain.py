@@ -22,7 +22,6 @@ from simmim_lite.model.masking import hash_masks
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.studies import notebooks
 from simmim_lite.training import pretrain as module
-from simmim_lite.training import run as run_module
 from simmim_lite.training import train
 from simmim_lite.training.callbacks import held, journal_path, read_journal
 from simmim_lite.training.parallel import Group
@@ -136,7 +135,7 @@ def killed(folder) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         real(handle)
 
-    run_module.os.fsync = fsync
+    os.fsync = fsync
     pretrain(SMALL, runs_dir=folder, device="cpu")
 
 

@@ -16,15 +16,13 @@ from ..evidence.records import OVERFIT, millions
 from ..model.sizes import short
 from .widgets import Widget, module, source
 
-Rows = list[dict]
 KNOWN_TO = 1.5  # a turning point of Omega is known to no better than this factor, either way (docs/facts.md, 7)
 _DARK = (0.97, 0.42)  # from little data to much on a dark page: the part of plasma with a contrast above 3
 _UNIT = ("model", "images", "dataset", "seed")  # cell and seed of a run, as `doublings` names them
 
 
 class Explorer(Widget):
-    """data goes to the browser once, and plotly.js when it asks, so that notebooks that save their widgets stay
-    small."""
+    """Data goes to the browser once, plotly.js when it asks: notebooks that save their widgets stay small."""
 
     _esm = module("explorer_views", "explorer")
     _css = source("explorer.css")
@@ -77,7 +75,7 @@ def _doubling(d: dict, shorter: dict) -> dict:
     return {"omega": d["omega"], "loss_change": loss, "score_change": score, "text": "<br>".join(lines)}
 
 
-def _facets(runs: Rows) -> list[dict]:
+def _facets(runs: list[dict]) -> list[dict]:
     """The filters, which are the legend too: a symbol a size, a colour a data set, a dot for overfit."""
     params, sets = {row["model"]: row["params"] for row in runs}, []
     images = dict(sorted({(row["dataset"], row["images"]) for row in runs}, key=lambda pair: pair[1]))
@@ -101,7 +99,7 @@ def _axis(field: str, title: str, ticks: Mapping[float, str] | None = None) -> d
     return {"field": field, "title": title, "log": ticks is not None, "ticks": list((ticks or {}).items())}
 
 
-def _views(runs: Rows, score: str, loss: str) -> list[dict]:
+def _views(runs: list[dict], score: str, loss: str) -> list[dict]:
     """The panels. `join`: what the runs on one line share; y "measure": the one that the reader chose."""
     params = {r["params"]: f"{short(r['model'])}<br>{count(round(r['params'], -6))}" for r in runs}
     images, seen = ({r[name]: count(r[name]) for r in runs} for name in ("images", "images_seen"))

@@ -67,8 +67,9 @@ def costs(
     for model in models_of(runs):
         own = [run for run in runs if run.model == model]
         line = cost_of(own, runs_dir)
-        # in whatever precision this machine was found to be faster
-        kept = [[record_path(runs_dir, replace(run, precision=one)) for one in PRECISIONS] for run in own]
+        kept = [
+            [record_path(runs_dir, replace(run, precision=p)) for p in PRECISIONS] for run in own
+        ]  # whichever is faster
         lines[f"{short(model)} ({millions(SIZES[model].parameters)})"] = dict(line) | {
             "done": sum(any(map(Path.exists, paths)) for paths in kept),
             "hours": line["images"] / speeds[model] / 3600 if speeds else math.nan,
@@ -140,8 +141,7 @@ def dry_run(study: str, how: StudyOptions, gpus: int = 1, **speed: object) -> st
     hours. speed: options of `find_speed`."""
     if how.tier != "shipped" and TIERS[how.tier].full_size:
         runs = planned(study, how.tier, data=how.data, seeds=how.seeds)[0]
-        found = text(runs, how, gpus, find_speed(runs, **speed))
-        return found
+        return text(runs, how, gpus, find_speed(runs, **speed))
     if gpus != 1 or any(speed.values()):
         raise UserError("GPU hours are those of tier paper: leave out --gpus and a GPU's speed, or add --tier paper")
     found = plain(preview(study, **vars(how))) + "\npretraining alone, without the tasks" * (study == TRANSFER)

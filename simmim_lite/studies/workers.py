@@ -216,11 +216,10 @@ def pretrain_words(run: Run, runtime: Runtime, runs_dir: str, device: str, log: 
 
 def launch(gpus: int, nodes: int = 1) -> str:
     """What a command line begins with: python, or torchrun on so many GPUs of so many nodes, which hands signals on."""
-    if gpus * nodes == 1:
-        return "python"
     several = f'--nnodes={nodes} --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:29500" --rdzv-id="$JOB"'
     meet = several if nodes > 1 else "--standalone"
-    return f"torchrun {meet} --nproc-per-node={gpus} --signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
+    torchrun = f"torchrun {meet} --nproc-per-node={gpus} --signals-to-handle=SIGTERM,SIGINT,SIGUSR1"
+    return torchrun if gpus * nodes > 1 else "python"
 
 
 @checked

@@ -205,6 +205,10 @@ class Dense(Transfer):
     def check(self) -> None:
         if self.augment not in DENSE_AUGMENTATIONS[self.task]:
             raise unknown("augment", self.augment, DENSE_AUGMENTATIONS[self.task])
+        side, sides, longest = self.image_size, self.short_sides, self.long_side
+        if (longest or side) < side or (sides and (self.augment != "scale" or sides[-1] != side)):
+            rule = f"short_sides go with augment scale and end with image_size {side}, and long_side is not below it"
+            raise UserError(f"short_sides {sides}, long_side {longest}, augment {self.augment}: {rule}")
         super().check()
         if any(self.data.startswith(kind) for task, kind in _ANNOTATED.items() if task != self.task):
             fits = f"{_ANNOTATED[self.task]}DIR"
