@@ -42,7 +42,7 @@ VERBS = {
     "study": (verbs.study, "train what is missing of a study, run its notebooks and write its report", [
         ("name", "data-scale, model-size, schedule, proxy, all four (all), or transfer"),
         ("--tier", "shipped (no training), smoke, quick (default: minutes), laptop (15 min a seed), paper", "quick"),
-        ("--data", f"{', '.join(KINDS)} (default: scenes); paper: '1K + 22K'", "scenes"),
+        ("--data", f"{', '.join(KINDS)} (default: scenes); paper: 'packed:1K + packed:22K'", "scenes"),
         ("--seeds", "how many seeds; by default so many as --minutes hold, else the tier's", int),
         ("--first-seed", "the first of them (quick and laptop: 200)", int, {"metavar": "SEED"}),
         ("--minutes", "what tier quick may take (5): five seeds at least, eight at most", float),
@@ -76,7 +76,7 @@ VERBS = {
     ]),
     "data": (None, "pack a data set into shards, or check a pack", []),
     "data pack": (verbs.pack, "pack pictures into WebDataset shards with an index, for --data packed:OUT", [
-        ("source", "imagefolder:DIR, inaturalist:DIR, torchvision:NAME or hf:NAME"),
+        ("source", "imagefolder:DIR, inaturalist:DIR, torchvision:NAME or hf:NAME (or packed:DIR, packed anew)"),
         ("out", "the folder of the pack"),
         ("--short-side", "pixels; larger pictures are shrunk to it (256)", 256),
     ]),

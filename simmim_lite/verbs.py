@@ -10,7 +10,7 @@ from .errors import Everywhere, UserError, check_writable
 from .evidence import published
 from .model.sizes import PAPER
 from .processes import import_torch, speaks, waiting
-from .studies.tiers import BY_SIZE, NAMED, RECIPE, STUDIES, TRANSFER, Study, StudyOptions, claim_ids
+from .studies.tiers import BY_SIZE, NAMED, RECIPE, STUDIES, TRANSFER, StudyName, StudyOptions, claim_ids
 from .training import specs
 from .training.run import Run, Runtime
 from .training.tuning import Dense, FineTune, Probe
@@ -71,7 +71,7 @@ def study(
     """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
     from .studies import costs, engine, grids, notebooks, report, workers
 
-    name = specs.value("study", Study, name)
+    name = specs.value("study", StudyName, name)
     speed = {"images_per_second": images_per_second, "assume": assume}
     if not dry_run and (gpus != 1 or any(speed.values())):
         raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")

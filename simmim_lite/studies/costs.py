@@ -17,7 +17,7 @@ from ..training.specs import checked
 from ..training.tuning import Dense, Probe
 from .grids import Spec, images_of, left_out, planned, sources
 from .speed import Speed, find_speed, flop_of, known_speeds, models_of
-from .tiers import ALL, RECIPE, TIERS, TRANSFER, TWO_SOURCES, Study, StudyOptions
+from .tiers import ALL, RECIPE, TIERS, TRANSFER, TWO_SOURCES, StudyName, StudyOptions
 
 _EVALUATION_STEPS = 60  # validation and probes of one run, in optimiser steps of its model
 #: Seconds of a core an image, trained or tested, of a small network: most of it does not depend on the network.
@@ -121,7 +121,7 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
 
 
 @checked
-def preview(study: Study, **options: object) -> pd.DataFrame:
+def preview(study: StudyName, **options: object) -> pd.DataFrame:
     """The table of what a study would pretrain, before it starts. The source is looked at, not opened; tier `shipped`,
     the default, shows the runs that are shipped. options: the fields of `tiers.StudyOptions`."""
     how = StudyOptions.from_dict({"tier": "shipped", **options})

@@ -21,7 +21,7 @@ from ..training.tuning import Dense
 from . import costs, speed
 from .grids import Axes, Spec, images_of, left_out, plan_of, planned, sources, with_references
 from .speed import faster_precision, known_speeds
-from .tiers import TIERS, TRANSFER, Study, StudyOptions, claim_ids
+from .tiers import TIERS, TRANSFER, StudyName, StudyOptions, claim_ids
 from .workers import Local, execute, make_jobs, path_of
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> 
     returns the finished runs on this data that lie in `runs_dir`, perhaps none. Any other tier (smoke, quick, laptop,
     paper) returns its records in grid order. `UserError` for a wrong option, for data that cannot be opened, and for
     runs that could not be finished; what was finished is kept."""
-    name, how = value("study", Study, name), StudyOptions.from_dict({"tier": "shipped", **options})
+    name, how = value("study", StudyName, name), StudyOptions.from_dict({"tier": "shipped", **options})
     if how.tier == "shipped":
         found = load(how.runs_dir)
         if how.data != "scenes":

@@ -178,8 +178,8 @@ def tier_of(name: str) -> Tier:
 
 # --- options of a study ---------------------------------------------------------------------------------------------
 
-Study = Annotated[str, OneOf((*STUDIES, TRANSFER, "all"))]
-Tier = Annotated[str, OneOf(("shipped", *TIERS))]  # shipped trains nothing
+StudyName = Annotated[str, OneOf((*STUDIES, TRANSFER, "all"))]
+TierName = Annotated[str, OneOf(("shipped", *TIERS))]  # shipped trains nothing
 Seeds = Whole | tuple[Whole, ...]  # how many, 0 = the tier's own number; or which
 _Place = Annotated[str, Text(".*", "a folder, or nothing")]
 
@@ -188,7 +188,7 @@ _Place = Annotated[str, Text(".*", "a folder, or nothing")]
 class StudyOptions(Spec):
     """How a study runs, wherever it is started: by the command line, in Python or in a notebook."""
 
-    tier: Tier = "quick"
+    tier: TierName = "quick"
     data: Source = "scenes"  # a source, or two at tier paper (`grids.sources`)
     seeds: Seeds | None = None  # how many, or which; 0 and None = the tier's own number
     workers: Whole | None = None  # processes; 0 and None = one a core, one on a GPU

@@ -25,7 +25,7 @@ from ..training.tuning import Dense, FineTune
 from .costs import clock, cost_of, tuning_seconds
 from .grids import Spec, planned
 from .speed import step_speeds
-from .tiers import TIERS, TRANSFER, Study, StudyOptions
+from .tiers import TIERS, TRANSFER, StudyName, StudyOptions
 
 #: Images of a part of a batch on one GPU, at 192 px; the rest is accumulated. Ours, and cautious: no GPU was measured.
 PART = {"swinv2_small": 256, "swinv2_base": 128, "swinv2_large": 64, "swinv2_huge": 64, "swinv2_giant": 32}
@@ -223,7 +223,7 @@ def launch(gpus: int, nodes: int = 1) -> str:
 
 
 @checked
-def lines(study: Study, how: StudyOptions, *, gpus_per_run: Count = 1, nodes: Count = 1) -> list[str]:
+def lines(study: StudyName, how: StudyOptions, *, gpus_per_run: Count = 1, nodes: Count = 1) -> list[str]:
     """A shell line for each trunk of a study that is not all done, the longest first: its commands by `&&`, the
     shortest run first, under torchrun where a run has several GPUs (of so many nodes, each of which runs the line, with
     the first one's name in MASTER_ADDR and the job's number in JOB). Nothing starts; precision `auto` is the recipe's.
