@@ -221,3 +221,8 @@ def test_initialisation_is_a_function_of_the_seed_and_weight_decay_acts_on_matri
     kinds = {".".join(names[id(p)].split(".")[-2:]) for p in decayed["params"]}
     assert kinds == {"proj.weight", "qkv.weight", "fc1.weight", "fc2.weight", "reduction.weight", "0.weight"}
     assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+def test_a_run_of_another_recipe_is_not_trained_under_its_key(tmp_path) -> None:
+    with pytest.raises(UserError, match="is of recipe 99: this version trains 1 alone"):
+        pretrain(replace(SMALL, recipe_version=99), runs_dir=tmp_path)

@@ -67,11 +67,10 @@ def costs(
     for model in models_of(runs):
         own = [run for run in runs if run.model == model]
         line = cost_of(own, runs_dir)
-        kept = [
-            [record_path(runs_dir, replace(run, precision=p)) for p in PRECISIONS] for run in own
-        ]  # whichever is faster
+        # whichever precision this machine was found to be faster in
+        records = [[record_path(runs_dir, replace(run, precision=p)) for p in PRECISIONS] for run in own]
         lines[f"{short(model)} ({millions(SIZES[model].parameters)})"] = dict(line) | {
-            "done": sum(any(map(Path.exists, paths)) for paths in kept),
+            "done": sum(any(map(Path.exists, paths)) for paths in records),
             "hours": line["images"] / speeds[model] / 3600 if speeds else math.nan,
         }
     frame = pd.DataFrame(list(lines.values()), index=pd.Index(lines, name="model size"))

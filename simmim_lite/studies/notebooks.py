@@ -258,7 +258,7 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
     for name in PARAMETERS.keys() & names.keys():
         names[name] = _made(name, PARAMETERS[name], names[name])
     if in_notebook() and not executed_unseen() and "runs_dir" in names:  # wherever JupyterLab was started
-        names["runs_dir"] = str(folder().parent / names["runs_dir"])
+        names["runs_dir"] = str(folder().parent / Path(names["runs_dir"]).expanduser())
         print(f"runs are kept in {names['runs_dir']}")
     if opened and "data" in names:  # last, for it takes longest
         images_of(names["data"])

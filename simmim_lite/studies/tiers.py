@@ -178,7 +178,7 @@ def tier_of(name: str) -> Tier:
 
 # --- options of a study ---------------------------------------------------------------------------------------------
 
-StudyName = Annotated[str, OneOf((*STUDIES, TRANSFER, "all"))]
+StudyName = Annotated[str, OneOf((*NAMED, ALL))]
 TierName = Annotated[str, OneOf(("shipped", *TIERS))]  # shipped trains nothing
 Seeds = Whole | tuple[Whole, ...]  # how many, 0 = the tier's own number; or which
 _Place = Annotated[str, Text(".*", "a folder, or nothing")]

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.batches import Batches, normalise, validation_masks
 from ..data.manifests import check_count, subset
 from ..data.sources import Data, Split, open_data
+from ..errors import UserError
 from ..model.masking import hash_masks, uniforms, upsample
 from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES
@@ -22,7 +23,7 @@ from . import train
 from .callbacks import Camera, Journal, check_writers, film_path, journal_path
 from .parallel import Group, Parallel, join
 from .probes import input_statistics, probe_all
-from .run import Run, Runtime, checkpoints, made_once, new_record, record_path, save_final, write_record
+from .run import RECIPE_VERSION, Run, Runtime, checkpoints, made_once, new_record, record_path, save_final, write_record
 from .specs import Folder, Whole, checked
 
 _DROP_PATH = 4  # stream of random numbers
@@ -127,6 +128,8 @@ def pretrain_once(
     `Busy` with `wait=False`. Under torchrun all make this call. progress(step, steps): called now and then; film:
     frames to keep in RUNS_DIR/films/KEY.png; log: tensorboard, wandb; callbacks: as `train.Trainer.fit` has them."""
     check_writers(log)
+    if run.recipe_version != RECIPE_VERSION:
+        raise UserError(f"{run.key} is of recipe {run.recipe_version}: this version trains {RECIPE_VERSION} alone")
     data = data or open_data(run.data, run.image_size, images_needed=run.images, streamed=run.streamed)
     check_count(data.train, run.images)  # of a run of no steps too, which draws none
     runs_dir, runtime, group = Path(runs_dir), runtime or Runtime(), join(device)
