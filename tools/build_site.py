@@ -108,7 +108,8 @@ def execute(paths: Iterable[Path], work: Path, *, workers: int | None = None) ->
     if stale := [p for p in paths if not copies[p].exists() or copies[p].stat().st_mtime < newest[p]]:
         work.mkdir(parents=True, exist_ok=True)
         with contextlib.chdir(work):  # notebooks keep their runs in `runs` of the folder they run in
-            running.run(stale, {}, folder, workers=workers)
+            wanted = [running.Copy.of(path, {}) for path in stale]
+            running.raise_first(running.execute(wanted, folder, workers=workers)[1])
     return found
 
 

@@ -33,7 +33,7 @@ def guess(answer: object, wanted: str) -> float | None:
         go_on = "then Run > Run Selected Cell and All Below"
         raise UserError(f'your guess first: write {wanted}, or "pass", in place of None in this cell; {go_on}')
     if not is_number(answer):
-        raise UserError(f'your guess is {form_of(answer)}: a number is wanted ({wanted}), or "pass"')
+        raise UserError(f'{wanted}, or "pass", is wanted: your guess is {form_of(answer)}')
     return answer
 
 
