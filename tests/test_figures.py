@@ -99,9 +99,9 @@ def test_the_comparison_by_hand_is_the_claim_to_the_last_digit(name, frame, clai
     exec(code, names)
     (shipped,) = [some for source, some in claims.items() if source.startswith("shipped scenes")]
     claim = next(c for c in shipped if c.id == HAND[name])
-    found = (names["difference"].mean(), *names["interval"]) if "difference" in names else None
-    found = found or (names["rho"].val_loss.mean(), *(end[0] for end in names["interval"]))
-    assert found == pytest.approx((claim.effect, claim.low, claim.high), abs=1e-12)
+    effect = names["difference"].mean() if "difference" in names else names["rho"].val_loss.mean()
+    half = names["half"].val_loss if "rho" in names else names["half"]
+    assert (effect, effect - half, effect + half) == pytest.approx((claim.effect, claim.low, claim.high), abs=1e-12)
 
 
 @pytest.mark.parametrize("study", ["data-scale", "model-size", "schedule", "proxy"])

@@ -5,6 +5,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.resources import files
 from operator import itemgetter
 from pathlib import Path
@@ -87,7 +88,7 @@ def run_rows(records: list[dict]) -> list[dict]:
     """
     done = [record for record in records if record.get("kind") == "pretrain" and record.get("status") == "done"]
     done.sort(key=lambda record: json.dumps(record, sort_keys=True), reverse=True)  # of one key always the same one
-    runs = [(Run.from_dict(record["run"]), _row(record)) for record in {r["key"]: r for r in done}.values()]
+    runs = [(run_of(record["run"]), _row(record)) for record in {r["key"]: r for r in done}.values()]
     networks = {row["key"]: tuple(getattr(run, name) for name in (*REFERENCE, "recipe_version")) for run, row in runs}
     references, recipes = defaultdict(list), defaultdict(list)
     for run, row in runs:
@@ -116,6 +117,16 @@ def run_rows(records: list[dict]) -> list[dict]:
         row["finetune_lift"] = _less(row["finetune"], base)
     order = ("recipe", "params", "model", "images", "steps", "seed", "key")
     return sorted((row for _, row in runs), key=lambda row: [row[k] for k in order])
+
+
+def run_of(given: dict) -> Run:
+    """`Run.from_dict`, once for each run: a notebook reads the same records many times."""
+    return _run(json.dumps(given))
+
+
+@lru_cache(4096)
+def _run(text: str) -> Run:
+    return Run.from_dict(json.loads(text))
 
 
 def trained(rows: list[dict]) -> list[dict]:
@@ -156,7 +167,7 @@ def _row(record: dict, where: str | None = None) -> dict | None:
     if record.get("kind") != "pretrain":
         return None
     try:
-        run = Run.from_dict(record["run"])
+        run = run_of(record["run"])
         if record["status"] == "failed":
             return None
         if record["status"] != "done":
@@ -195,7 +206,7 @@ def transfer_rows(records: list[dict]) -> list[dict]:
             row = {name: spec[name] for name in ("model", "data", "steps", "seed", "image_size")} | {"key": key}
             asked = spec["labels" if "top1" in measures else "images"]  # None: all there were
             row |= {"annotations": record["cost"]["unique_images"] if asked is None else asked}
-            row |= {"scratch": run is None and not spec.get("weights"), "run": run and Run.from_dict(run).key}
+            row |= {"scratch": run is None and not spec.get("weights"), "run": run and run_of(run).key}
             found = {"top1": {"score": record["final"]["top1"]}} if "top1" in measures else record["transfer"]
             for measure in measures:
                 if measure in found:

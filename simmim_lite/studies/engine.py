@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import UserError, check_writable
 from ..evidence import tables
 from ..evidence.claims import claims
-from ..evidence.records import beside, load
+from ..evidence.records import beside, load, run_of
 from ..evidence.rules import Claim
 from ..training.run import PRECISIONS, Run, current_record, read_record
 from ..training.specs import Positive, Whole, checked, value
@@ -230,7 +230,7 @@ def axes(tier: str = "shipped", *, minutes: Positive | None = None, **options: o
     how = StudyOptions.from_dict({"tier": tier, **options})
     if tier == "shipped":
         keys = {row["key"] for row in tables.rows(data=how.data).get("shipped", [])}
-        return Axes.of(Run.from_dict(record["run"]) for record in beside(how.data) if record["key"] in keys)
+        return Axes.of(run_of(record["run"]) for record in beside(how.data) if record["key"] in keys)
     chosen, said = choose("all", how, minutes=minutes)
     print(said, end="\n" if said else "")
     return Axes.of(planned("all", tier, data=how.data, seeds=chosen)[0])
