@@ -94,8 +94,8 @@ def test_the_comparison_by_hand_is_the_claim_to_the_last_digit(name, frame, clai
     exec("".join(text for kind, text in cells if kind == "code" and "import" in text[:40]), names)
     ours = frame[frame.source == "shipped"]
     several = ours[ours.groupby("model").steps.transform("nunique") > 1]
-    names |= {"frame": frame, "longest": tables.longest(frame), "axes": studies.axes("shipped")}
-    names["ours"] = several if name == "06_schedule" else ours
+    names |= {"frame": frame, "longest": tables.longest(frame), "axes": (axes := studies.axes("shipped"))}
+    names["ours"] = several if name == "06_schedule" else ours[ours.model.isin(axes.models)]
     exec(code, names)
     (shipped,) = [some for source, some in claims.items() if source.startswith("shipped scenes")]
     claim = next(c for c in shipped if c.id == HAND[name])

@@ -32,7 +32,7 @@ MEASURES = {
 #: What a study varies. Everything else is the recipe.
 SWEPT = ("model", "images", "steps", "seed")
 #: What a recipe may set by model size or by machine; it tells recipes apart only where one cell was run both ways.
-BY_SIZE = ("lr", "drop_path", "window_size", "precision", "subset_seed", "eval_every", "probe_labels", "probe_test")
+MAY_DIFFER = ("lr", "drop_path", "window_size", "precision", "subset_seed", "eval_every", "probe_labels", "probe_test")
 #: What the probes of a network at random initialisation depend on: runs that share these share their reference.
 REFERENCE = ("model", "seed", "data", "image_size", "window_size", "statistics", "probe_labels", "probe_test")
 #: Seeds that were looked at while rules and grids were made (docs/settings.md): design data, which decide nothing.
@@ -94,7 +94,7 @@ def run_rows(records: list[dict]) -> list[dict]:
     for run, row in runs:
         if row["reference"]:
             references[networks[row["key"]]].append((run, row))
-        recipes[_digest({k: v for k, v in run.to_dict().items() if k not in (*SWEPT, *BY_SIZE)})].append((run, row))
+        recipes[_digest({k: v for k, v in run.to_dict().items() if k not in (*SWEPT, *MAY_DIFFER)})].append((run, row))
     for name, members in recipes.items():
         cells = Counter(tuple(row[k] for k in SWEPT) for _, row in members if not row["reference"])
         twice = max(cells.values(), default=0) > 1
