@@ -1,6 +1,7 @@
 """The one exception a reader is meant to see: a line that names the value, the file and the remedy."""
 
 import difflib
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ class UserError(ValueError):
     everywhere = False  # whether all processes of a run raise it, so that one of them says it for all
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())  # names of files and of classes may hold line breaks
+        return printable(" ".join(super().__str__().splitlines()))  # names of files and of classes hold what they like
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows in place of the traceback (IPython asks for it)."""
@@ -67,6 +68,11 @@ def check_writable(path: str | Path, remedy: str = "choose another place") -> No
         tempfile.TemporaryFile(dir=place if place.is_dir() else place.parent).close()
     except OSError as error:
         raise UserError(f"cannot write {path}: {place}: {error.strerror}; {remedy}") from error
+
+
+def printable(text: str) -> str:
+    """A text without control characters, by which a file could speak to the terminal."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""This machine: devices, versions, child processes, files written whole, torchrun's error files, what takes long.
+"""This machine: devices, versions, child processes, files written and read whole, torchrun's error files, what is said.
 
 Nothing heavy here: torch is imported when it is asked for."""
 
@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-from .errors import UserError, unknown
+from .errors import UserError, printable, unknown
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -198,6 +199,55 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
     finally:
         with contextlib.suppress(OSError):  # gone, if all went well
             temporary.unlink()
+
+
+def digest(fields: dict) -> str:
+    """Ten hexadecimal digits of plain JSON types: the end of every key, and the checksum of every JSON file."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def sealed(content: dict) -> str:
+    """The text of a JSON file that ends with a checksum of the rest. NaN and infinity are refused."""
+    content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read
+    return json.dumps(content | {"checksum": digest(content)}, indent=1) + "\n"
+
+
+def parsed(path: str | Path) -> dict:
+    """The object in a JSON file; OSError, or ValueError for whatever else lies there."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is no regular file")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError("it holds no JSON object")
+    return content
+
+
+def intact(content: dict, path: str | Path) -> dict:
+    """What a JSON file holds beside its checksum; ValueError where that is not of it. Earlier versions wrote none."""
+    content = dict(content)
+    if (given := content.pop("checksum", None)) is None:
+        tell_once(f"{Path(path).parent}: files of an earlier version, without a checksum, are taken as they are")
+    elif given != digest(content):
+        raise ValueError("it was changed since it was written: its checksum is of something else")
+    return content
+
+
+_told: set[str] = set()
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr."""
+    print(f"simmim-lite: {printable(line)}", file=sys.stderr, flush=True)
+
+
+def tell_once(line: str) -> None:
+    """Print a line on stderr, if this process has not said it yet."""
+    if line not in _told:
+        _told.add(line)
+        tell(line)
 
 
 def speaks() -> bool:

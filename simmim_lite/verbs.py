@@ -45,7 +45,8 @@ def pretrain(*, runs_dir: str, device: str, film: int, log: list[str], **fields:
 
     runtime = Runtime(**{field.name: fields.pop(field.name) for field in dataclasses.fields(Runtime)})
     run = Run(**fields)
-    check_writable(runs_dir, "choose another --runs-dir")
+    if not record_path(runs_dir, run).exists():
+        check_writable(runs_dir, "choose another --runs-dir")
     pick_device(device)
     with _bar(run.key) as report:
         record = train(run, progress=report, runtime=runtime, runs_dir=runs_dir, device=device, film=film, log=log)
@@ -88,10 +89,13 @@ def study(
     print(said, end="\n" if said else "", flush=True)
     if dry_run:
         return print(costs.dry_run(name, how, gpus, **speed))
-    check_writable(how.runs_dir, "choose another --runs-dir")
     found = _claims(name, how)
     sys.stdout.flush()
     copies, reason = _copies(name, how, wanted)
+    try:
+        check_writable(how.runs_dir, "what is finished is shown above")
+    except UserError as error:
+        copies, reason = [], reason or str(error)
     if not copies:
         return print(f"without notebooks: {reason}; the report is made of them")
     folder, where = Path(how.runs_dir), {n: getattr(how, n) for n in ("workers", "engine", "address", "device")}

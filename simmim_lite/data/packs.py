@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError, first_line
+from ..processes import intact, parsed, sealed
 from . import decode
 from .manifests import Listing, picture_digest
 from .store import progress, write_folder
@@ -56,6 +58,8 @@ class Pack:
         content = os.pread(file.fileno(), size, offset)
         if len(content) != size or not size:
             raise OSError(f"{shard} ends before picture {self.name(i)}: run data verify")
+        if picture_digest(content) != self.columns["digest"][i]:
+            raise OSError(f"{shard} has other bytes than those of picture {self.name(i)}: run data verify")
         return content
 
 
@@ -72,11 +76,16 @@ def open_pack(folder: str | Path) -> Pack:
     """The pack in a folder; `UserError`, one line, where there is none, or one whose index is not whole."""
     root = Path(folder).expanduser().absolute()
     try:
-        info = json.loads((root / "pack.json").read_text(encoding="utf-8"))
+        info = intact(parsed(root / "pack.json"), root / "pack.json")
         columns = {name: np.load(root / "index" / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
         listed = {len(column) for column in columns.values()} == {info["listed"]}
         if info["format"] != FORMAT or not listed or _index_digest(columns, info["classes"]) != info["digest"]:
             raise ValueError("its index is not the one that pack.json was written for")
+        if odd := [s["name"] for s in info["shards"] if not re.fullmatch(r"(train|val|test)-\d{5,}\.tar", s["name"])]:
+            raise ValueError(f"{odd[0]!r} is no name of a shard")
+        shard = columns["shard"]
+        if len(shard) and not 0 <= shard.min() <= shard.max() < len(info["shards"]):
+            raise ValueError(f"its index names shards beyond its {len(info['shards'])}")
     except Exception as error:  # bytes that are not what they should be raise errors of many kinds
         mend = f"copy the pack again, or make it with simmim-lite data pack SOURCE {folder}"
         raise UserError(f"packed:{folder}: missing or damaged ({first_line(error)}); {mend}") from error
@@ -182,7 +191,7 @@ def _write(root: Path, source: Listing, plan: dict) -> None:
     (root / "index").mkdir()
     for name, column in columns.items():
         np.save(root / "index" / f"{name}.npy", column)
-    (root / "pack.json").write_text(json.dumps(info, indent=1) + "\n")
+    (root / "pack.json").write_text(sealed(info))
 
 
 def _write_shard(path: Path, source: Listing, rows: np.ndarray, side: int, advance: Callable) -> tuple:

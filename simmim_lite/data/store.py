@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 from filelock import FileLock
 
 from ..errors import UserError
-from ..processes import waiting
+from ..processes import intact, parsed, sealed, waiting
 
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
 STORE_VERSION = 2
@@ -57,14 +58,32 @@ def ensure(name: str, version: str, plan: Callable[[], StorePlan], title: str) -
     skipped, notes), and its arrays by name, the large ones memory-mapped."""
     folder = ensure_folder(name, version, lambda empty: _write(empty, plan(), title), title)
     try:
-        info, arrays = json.loads((folder / "index.json").read_text(encoding="utf-8")), {}
+        info, arrays = intact(parsed(folder / "index.json"), folder / "index.json"), {}
         for array in ("ids", "labels", "images", *["masks"] * info["masks"]):
             arrays[array] = np.load(folder / f"{array}.npy", mmap_mode="r" if array in ("images", "masks") else None)
             if len(arrays[array]) != info["images"]:
                 raise ValueError("its arrays differ in length")
+        _check(folder, info.get("crc32", {}), arrays, title)
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; ask its owner, or set SIMMIM_DATA") from error
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise UserError(f"{folder}: damaged store ({error}); delete this folder and run again") from error
     return info, arrays
+
+
+_checked: dict[Path, object] = {}  # stores that this process has read through: when their arrays were changed last
+
+
+def _check(folder: Path, wanted: dict[str, int], arrays: dict[str, np.ndarray], title: str) -> None:
+    """ValueError where an array is not as it was written; read once in a process."""
+    changed = [(folder / f"{name}.npy").stat().st_mtime_ns for name in sorted(wanted)]
+    if _checked.get(folder) == changed:
+        return
+    with waiting(f"{title}: checking what was decoded"):
+        for name, crc in wanted.items():
+            if zlib.crc32(arrays[name]) != crc:
+                raise ValueError(f"{name}.npy was changed since it was written")
+    _checked[folder] = changed
 
 
 def ensure_folder(name: str, version: str, write: Callable[[Path], object], title: str) -> Path:
@@ -112,6 +131,7 @@ def _write(folder: Path, plan: StorePlan, title: str) -> None:
     kinds = {"images": (np.uint8, 3, size, size), "ids": (np.uint64,), "labels": (np.int64,)}
     kinds |= {"masks": (np.bool_, size, size)} if plan.masks else {}
     digests = {name: hashlib.sha256() for name in ("images", "ids", "labels", "masks")}
+    crc = dict.fromkeys(kinds, 0)
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(open(folder / f"{name}.npy", "wb")) for name in kinds}
         for name, file in files.items():
@@ -127,6 +147,7 @@ def _write(folder: Path, plan: StorePlan, title: str) -> None:
                     array = np.ascontiguousarray(getattr(chunk, name), dtype)
                     files[name].write(array.data)
                     digests[name].update(array[:counted])
+                    crc[name] = zlib.crc32(array, crc[name])
                 if split == "train":
                     histogram += levels(chunk.images[:counted])
                 skipped += [list(item) for item in chunk.skipped]
@@ -145,8 +166,8 @@ def _write(folder: Path, plan: StorePlan, title: str) -> None:
     digest = hashlib.sha256(json.dumps([held, plan.classes, size]).encode())
     digest.update(b"".join(d.digest() for d in digests.values()))
     info = {"images": rows, "image_size": size, "masks": plan.masks, "splits": splits, "classes": list(plan.classes)}
-    info |= {"mean": mean, "std": std, "skipped": skipped, "notes": list(plan.notes)}
-    (folder / "index.json").write_text(json.dumps(info | {"digest": digest.hexdigest()[:16]}, indent=1))
+    info |= {"mean": mean, "std": std, "skipped": skipped, "notes": list(plan.notes), "crc32": crc}
+    (folder / "index.json").write_text(sealed(info | {"digest": digest.hexdigest()[:16]}))
 
 
 def _header(file: BinaryIO, rows: int, dtype: type, *shape: int) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..errors import UserError, unknown
 from ..model.sizes import PAPER, SIZES
-from ..training.run import write_atomic
+from ..processes import tell_once, write_atomic
 from . import proxy
 from .records import OVERFIT, SCORES, score_of
 from .stats import drawn
@@ -183,8 +183,14 @@ def import_csv(file: str | Path, runs_dir: str | Path, scores: str | None = None
 
 
 def imported(runs_dir: str | Path) -> dict[str, list[dict]]:
-    """The rows of every file that was imported into a runs folder, by name."""
-    return {path.stem: read_csv(path)[0] for path in sorted((Path(runs_dir) / "imported").glob("*.csv"))}
+    """The rows of every file that was imported into a runs folder, by name; one that cannot be read is passed over."""
+    found = {}
+    for path in sorted((Path(runs_dir) / "imported").glob("*.csv")):
+        try:
+            found[path.stem] = read_csv(path)[0]
+        except UserError as error:
+            tell_once(f"passed over: {error}")
+    return found
 
 
 def _cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -5,13 +5,12 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from functools import lru_cache
 from importlib.resources import files
 from operator import itemgetter
 from pathlib import Path
 
-from ..errors import UserError, unknown
-from ..training.run import Run, read_record
+from ..errors import unknown
+from ..training.record import run_of, usable
 
 #: A run is overfit when its final validation loss lies more than this above the lowest of its own curve
 #: (docs/facts.md, 7).
@@ -43,15 +42,10 @@ FOLDER = files(__package__) / "shipped_records"
 
 
 def load(runs_dir: str | Path) -> list[dict]:
-    """All runs under RUNS_DIR/records and transfers under RUNS_DIR/transfer, by file name; `UserError`, which names the
-    file, for one that is no whole record."""
-    root, records = Path(runs_dir), []
-    for path in (*sorted(root.glob("records/*.json")), *sorted(root.glob("transfer/*.json"))):
-        if record := read_record(path):  # None: removed since the folder was listed
-            _row(record, str(path))
-            records.append(record)
-    transfer_rows(records)
-    return records
+    """All runs under RUNS_DIR/records and transfers under RUNS_DIR/transfer, by file name; a file that is no whole
+    record, or of a later version, is named on stderr and passed over."""
+    root = Path(runs_dir)
+    return usable([*sorted(root.glob("records/*.json")), *sorted(root.glob("transfer/*.json"))])
 
 
 def shipped_names() -> list[str]:
@@ -119,16 +113,6 @@ def run_rows(records: list[dict]) -> list[dict]:
     return sorted((row for _, row in runs), key=lambda row: [row[k] for k in order])
 
 
-def run_of(given: dict) -> Run:
-    """`Run.from_dict`, once for each run: a notebook reads the same records many times."""
-    return _run(json.dumps(given))
-
-
-@lru_cache(4096)
-def _run(text: str) -> Run:
-    return Run.from_dict(json.loads(text))
-
-
 def trained(rows: list[dict]) -> list[dict]:
     """The rows of trained runs: references left out."""
     return [row for row in rows if not row["reference"]]
@@ -162,30 +146,18 @@ def flops_text(flops: float | None) -> str:
     return f"{flops / 1000 ** (power + 1):.3g} {'kMGTPEZY'[power]}FLOP"
 
 
-def _row(record: dict, where: str | None = None) -> dict | None:
-    """The row of a pretraining record, lifts and recipe still to come; None when it has failed, or is a transfer."""
-    if record.get("kind") != "pretrain":
-        return None
-    try:
-        run = run_of(record["run"])
-        if record["status"] == "failed":
-            return None
-        if record["status"] != "done":
-            raise ValueError(f"status is {record['status']!r}")
-        cost, final, probes = record["cost"], record["final"], record.get("transfer", {})
-        curve = [loss for loss in (_number(point["val_loss"]) for point in record["curve"]) if loss is not None]
-        names = ("model", "steps", "seed", "data", "target", "image_size", "batch_size")
-        row = {name: getattr(run, name) for name in names}
-        row |= {"params": int(record["model"]["parameters"]), "images_seen": int(cost["images_seen"])}
-        row |= {"images": int(cost["unique_images"] if run.images is None else run.images)}
-        row |= {"val_loss": _number(final["val_loss"])}
-        row |= {name: _number(final.get(name)) for name in ("val_loss_se", "train_loss")}
-        row |= {name: _number(cost.get(name)) for name in ("epochs", "flops", "seconds", "core_seconds")}
-        row |= {score: _number(probes.get(score, {}).get("score")) for score in PROBES}
-        row |= {"probe_images": max((probe.get("n_train", 0) for probe in probes.values()), default=None)}
-        row |= {"trunk": run.trunk_key, "key": record["key"], "reference": run.steps == 0, "overfit": None}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:  # a UserError is one: a field unknown here
-        raise broken(record, error, where) from error
+def _row(record: dict) -> dict:
+    """The row of a finished pretraining record, lifts and recipe still to come."""
+    run, cost, final, probes = run_of(record["run"]), record["cost"], record["final"], record["transfer"]
+    curve = [loss for loss in (_number(point["val_loss"]) for point in record["curve"]) if loss is not None]
+    row = {n: getattr(run, n) for n in ("model", "steps", "seed", "data", "target", "image_size", "batch_size")}
+    row |= {"params": record["model"]["parameters"], "images_seen": cost["images_seen"]}
+    row |= {"images": cost["unique_images"] if run.images is None else run.images}
+    row |= {name: _number(final.get(name)) for name in ("val_loss", "val_loss_se", "train_loss")}
+    row |= {name: _number(cost.get(name)) for name in ("epochs", "flops", "seconds", "core_seconds")}
+    row |= {score: _number(probes.get(score, {}).get("score")) for score in PROBES}
+    row |= {"probe_images": max((probe.get("n_train") or 0 for probe in probes.values()), default=None)}
+    row |= {"trunk": run.trunk_key, "key": record["key"], "reference": run.steps == 0, "overfit": None}
     if row["val_loss"] is not None and curve and not row["reference"]:
         overfit = row["val_loss"] - min(curve) > OVERFIT
         row["overfit"] = overfit if overfit or len(curve) >= VALIDATIONS else None
@@ -201,25 +173,16 @@ def transfer_rows(records: list[dict]) -> list[dict]:
         measures = [measure for measure, (kind, _) in MEASURES.items() if kind == record.get("kind")]
         if not measures or record.get("status") != "done":
             continue
-        try:
-            spec, run, key = record["spec"], record["run"], record["key"]
-            row = {name: spec[name] for name in ("model", "data", "steps", "seed", "image_size")} | {"key": key}
-            asked = spec["labels" if "top1" in measures else "images"]  # None: all there were
-            row |= {"annotations": record["cost"]["unique_images"] if asked is None else asked}
-            row |= {"scratch": run is None and not spec.get("weights"), "run": run and run_of(run).key}
-            found = {"top1": {"score": record["final"]["top1"]}} if "top1" in measures else record["transfer"]
-            for measure in measures:
-                if measure in found:
-                    rows[measure, key] = {"measure": measure, **row, "score": float(found[measure]["score"])}
-        except (KeyError, TypeError, ValueError) as error:
-            raise broken(record, error) from error
+        spec, run, key = record["spec"], record["run"], record["key"]
+        row = {name: spec[name] for name in ("model", "data", "steps", "seed", "image_size")} | {"key": key}
+        asked = spec["labels" if "top1" in measures else "images"]  # None: all there were
+        row |= {"annotations": record["cost"]["unique_images"] if asked is None else asked}
+        row |= {"scratch": run is None and not spec.get("weights"), "run": run and run_of(run).key}
+        found = {"top1": {"score": record["final"]["top1"]}} if "top1" in measures else record["transfer"]
+        for measure in measures:
+            if measure in found:
+                rows[measure, key] = {"measure": measure, **row, "score": float(found[measure]["score"])}
     return [rows[place] for place in sorted(rows)]
-
-
-def broken(record: dict, error: Exception, where: str | None = None) -> UserError:
-    """One line on a file that is no whole record."""
-    where, what = where or f"record {record.get('key')}", f"no {error}" if isinstance(error, KeyError) else error
-    return UserError(f"{where}: not a whole record ({what}); delete the file and run again")
 
 
 def _less(score: float | None, base: float | None) -> float | None:

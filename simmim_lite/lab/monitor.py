@@ -6,19 +6,21 @@ the folder. `simmim-lite watch` shows the table in a terminal, `table(look(RUNS_
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..model.sizes import SIZES, short
+from ..processes import tell
 from ..studies.costs import clock
 from ..studies.grids import planned as planned_runs
 from ..training.callbacks import held, read_journal, this_machine
-from ..training.run import Run, read_record
+from ..training.record import usable
+from ..training.run import Run
 
 #: In the order of a table. silent: on another machine, and nothing has come for PATIENCE seconds.
 STATES = ("running", "silent", "stopped", "failed", "finished", "to do")
@@ -28,16 +30,18 @@ EVERY = 2.0  # seconds between two looks of `watch`
 _BLANK = {"step": 0, "points": [], "speed": None, "left": None, "age": None, "reason": ""}
 
 
-def look(runs_dir: str | Path = "runs", planned: Iterable[Run] = ()) -> pd.DataFrame:
+def look(
+    runs_dir: str | Path = "runs", planned: Iterable[Run] = (), say: Callable[[str], object] = tell
+) -> pd.DataFrame:
     """The runs of a folder now, one a row, by state and then by size, images, steps and seed.
 
     Columns: key, run, name, state (of STATES), step, points (of the curve), speed (images a second), left and age
     (seconds of training at its pace, and since its last line), reason (why it failed). planned: runs that are expected;
-    those that are not there are `to do`, whatever their precision. `UserError`, naming it, for a broken record."""
+    those that are not there are `to do`, whatever their precision. say: gets a line for a record that is passed over.
+    """
     rows = {}
-    for path in sorted(Path(runs_dir, "records").glob("*.json")):
-        record = read_record(path) or {}
-        if record.get("kind") == "pretrain":
+    for record in usable(sorted(Path(runs_dir, "records").glob("*.json")), say):
+        if record["kind"] == "pretrain":
             done, run = record["status"] == "done", Run.from_dict(record["run"])
             about = {"step": run.steps, "points": record["curve"]} if done else {"reason": record["reason"]}
             rows[run.key] = {"run": run, "state": "finished" if done else "failed"} | about
@@ -107,13 +111,14 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown).fillna("–")
 
 
-def text(found: pd.DataFrame) -> str:
-    """What is in progress or failed as a table for a terminal, and a line that counts all."""
+def text(found: pd.DataFrame, notes: Iterable[str] = ()) -> str:
+    """What is in progress or failed as a table for a terminal, notes, and a line that counts all."""
     shown, failed = found[found["state"].isin(BUSY)], found[found["state"] == "failed"]
-    notes = [f"{row.key} failed: {row.reason}" for row in failed.itertuples()]
+    notes = [*notes, *(f"{row.key} failed: {row.reason}" for row in failed.itertuples())]
     if found["state"].isin(["stopped", "silent"]).any():
         notes.append("what was stopped goes on from its last checkpoint when the same command is run again")
-    return "\n".join([*([table(shown).to_string(index=False), ""] if len(shown) else []), *notes, counts(found)])
+    shown = [table(shown).to_string(index=False), ""] if len(shown) else []
+    return "\n".join([*shown, *map(printable, notes), counts(found)])
 
 
 def show(runs_dir: str, study: str | None, **options: object) -> None:
@@ -127,9 +132,10 @@ def show(runs_dir: str, study: str | None, **options: object) -> None:
         found = None
         while found is None or not runs or not found["state"].isin(["finished", "failed"]).all():
             time.sleep(0 if found is None else EVERY)
-            found = look(runs_dir, runs)
+            notes = []
+            found = look(runs_dir, runs, notes.append)
             width, height = shutil.get_terminal_size()
-            lines = text(found).split("\n")
+            lines = text(found, notes).split("\n")
             lines = lines if len(lines) < height else [*lines[: height - 4], "…", *lines[-2:]]
             print("\x1b[H\x1b[J" + "\n".join(line[:width] for line in lines), flush=True)
     except KeyboardInterrupt:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from ..errors import UserError, check_writable
 from ..evidence import tables
 from ..evidence.claims import claims
-from ..evidence.records import beside, load, run_of
+from ..evidence.records import beside, load
 from ..evidence.rules import Claim
-from ..training.run import PRECISIONS, Run, current_record, read_record
+from ..training.record import current_record, read_record, run_of, usable
+from ..training.run import PRECISIONS, Run
 from ..training.specs import Positive, Whole, checked, value
 from ..training.tuning import Dense
 from . import costs, speed
@@ -69,7 +70,8 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
         speeds: dict[str, float] = {}
         if axes.full_size and not all(path_of(run, how.runs_dir).exists() for run in runs):
             _start(runs, how, pool)
-        check_writable(how.runs_dir, "choose another --runs-dir")
+        if not any(Path(how.runs_dir, "records").glob("*.json")):  # else what is finished is shown, writable or not
+            check_writable(how.runs_dir, "choose another --runs-dir")
         opened, held = _opened(how, max(max(axes.images), *(run.images or 0 for run in given or runs)))
 
         def plan(precision: str) -> tuple[list[Run], list[TransferSpec]]:
@@ -86,7 +88,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
             runs, tuned = plan(_precision(how, speeds))
         done = [_execute(runs, how, pool, opened, speeds), _execute(tuned, how, pool, opened, speeds, "transfers")]
     trained, core = map(sum, zip(*done, strict=True))
-    records = [read_record(path_of(item, how.runs_dir)) for item in (*runs, *tuned)]
+    records = usable([path_of(item, how.runs_dir) for item in (*runs, *tuned)])
     return StudyResult(name, records, trained, time.monotonic() - started, core)
 
 
@@ -102,7 +104,6 @@ def train(runs: Sequence[Run], **options: object) -> list[dict]:
     """The records of any Runs, in their order: a sweep over a field of `Run` that no tier varies, say. What is missing
     is trained. options: fields of `tiers.StudyOptions` (workers, runs_dir, device, engine, log, …)."""
     how = StudyOptions.from_dict(options)
-    check_writable(how.runs_dir, "choose another --runs-dir")
     with _pool(how) as pool:
         _execute(runs, how, pool, {}, {})
     return [read_record(path_of(run, how.runs_dir)) for run in runs]
@@ -117,12 +118,15 @@ def _execute(
     what: str = "runs",
 ) -> tuple[int, float]:
     """Do what is missing: how many records that made, and core seconds."""
-    todo = _missing(items, how, opened)
-    return execute(pool(), make_jobs(todo, speeds, how.log), Path(how.runs_dir), what) if todo else (0, 0.0)
+    if not (todo := _missing(items, how, opened)):
+        return 0, 0.0
+    check_writable(how.runs_dir, "choose another --runs-dir")
+    return execute(pool(), make_jobs(todo, speeds, how.log), Path(how.runs_dir), what)
 
 
 def _missing(items: Sequence[Run | TransferSpec], how: StudyOptions, opened: dict) -> list[Run | TransferSpec]:
-    """What has no record that was made from the images its source holds now. opened: sources by data and side."""
+    """What has no record that was made from the images its source holds now, nor one that cannot be read: that may be a
+    later version's. opened: sources by data and side."""
     found = []
     for item in items:
         place = item.data, item.image_size
@@ -137,7 +141,8 @@ def _missing(items: Sequence[Run | TransferSpec], how: StudyOptions, opened: dic
                 streamed = getattr(item, "streamed", getattr(item, "full_size", False))
                 opened[place] = open_data(*place, images_needed=getattr(item, "images", None), streamed=streamed)
             digest = opened[place].digest
-        found += [item] if current_record(path_of(item, how.runs_dir), digest) is None else []
+        with contextlib.suppress(UserError):  # `usable` names it
+            found += [item] if current_record(path_of(item, how.runs_dir), digest) is None else []
     return found
 
 

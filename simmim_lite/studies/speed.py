@@ -1,7 +1,6 @@
 """How fast a machine trains each size: given or assumed for GPUs, here timed and kept in RUNS_DIR/machine.json, which
 holds seconds of a step by "DEVICE batch B size S", then "MODEL PRECISION". Torch only to time."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,20 +9,23 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..model.sizes import SIZES, full_name, short
-from ..processes import waiting
-from ..training.run import PRECISIONS, Run, write_atomic
+from ..processes import intact, parsed, sealed, tell_once, waiting, write_atomic
+from ..training.run import PRECISIONS, Run
 from ..training.specs import Part, Positive, read, value
 
 _FASTER = 1.1  # bf16 is taken where it is at least this much faster than fp32
 
 
-def _content(path: str | Path) -> dict:
+def _content(path: Path) -> dict[str, dict[str, float]]:
     try:
-        found = json.loads(Path(path).read_text())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+        kept = intact(parsed(path), path)
+        return {name: {one: value(one, Positive, s) for one, s in dict(some).items()} for name, some in kept.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        tell_once(f"{path} is passed over ({first_line(error)}): this machine is measured anew")
         return {}
 
 
@@ -45,7 +47,7 @@ def step_speeds(runs_dir: str | Path, models: Iterable[str], recipe: Run, device
             except RuntimeError as error:  # torch's out of memory is one
                 if "out of memory" not in str(error):
                     raise
-        write_atomic(path, json.dumps(known, indent=1) + "\n")
+        write_atomic(path, sealed(known))
     return speeds
 
 

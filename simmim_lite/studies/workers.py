@@ -79,7 +79,7 @@ def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
     """The work of one job, in order, in this process. wait: for another process that is at it, else it is busy."""
     from ..data.sources import open_data
     from ..training.pretrain import pretrain_once
-    from ..training.run import Busy
+    from ..training.record import Busy
     from ..training.transfer import once as transfer_once
 
     started, trained, said, first = time.process_time(), 0, {}, job.work[0]

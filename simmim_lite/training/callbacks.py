@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import math
 import os
 import platform
 import sys
@@ -182,6 +183,12 @@ class InProgress:
         return max([self.start, *(point["step"] for point in self.points)])
 
 
+def _is_point(line: dict) -> bool:
+    """Whether all that a line says is numbers, step and time among them."""
+    whole = math.isfinite(line["step"]) and math.isfinite(line["time"])
+    return whole and all(one is None or isinstance(one, int | float) for one in line.values())
+
+
 def read_journal(path: str | Path) -> InProgress | None:
     """What a journal says; None where there is none, or none that this version can read. Points beyond the step that a
     run went on from are dropped, those of its trunk are taken from its curve, and a torn line is passed over."""
@@ -191,18 +198,22 @@ def read_journal(path: str | Path) -> InProgress | None:
         return None
     found = None
     for text in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, or of another version
+        # torn, or of another version
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             line = json.loads(text)
+            if not all(_is_point(p | {"time": line["time"]}) for p in line.get("curve", [line])):
+                raise ValueError(line)
             if "start" not in line and found:
                 found.time = line["time"]
                 found.points.append(line)
             elif line["version"] == JOURNAL_VERSION:
-                points = [p for p in found.points if p["step"] <= line["start"]] if found else []
+                start = int(line["start"])
+                points = [p for p in found.points if p["step"] <= start] if found else []
                 known = {p["step"] for p in points if p.get("val_loss") is not None}
                 points += [p for p in line["curve"] if p["step"] not in known]
                 points.sort(key=lambda p: p["step"])
                 now = line["time"]
-                found = InProgress(Run.from_dict(line["run"]), line["start"], now, now, line["machine"], points)
+                found = InProgress(Run.from_dict(line["run"]), start, now, now, line["machine"], points)
     return found
 
 
@@ -305,7 +316,7 @@ class Camera:
         self.frames: dict[int, tuple[dict, np.ndarray]] = {}
         with contextlib.suppress(UserError):  # none there, or it is made anew
             film = read_film(path)
-            if film.facts["data_digest"] == data.digest:
+            if (film.facts["key"], film.facts["data_digest"]) == (run.key, data.digest):
                 self.frames = {f["step"]: (f, p) for f, p in zip(film.facts["frames"], film.frames, strict=True)}
 
     def on_step_start(self, trainer) -> None:

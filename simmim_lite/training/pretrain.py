@@ -23,7 +23,8 @@ from . import train
 from .callbacks import Camera, Journal, check_writers, film_path, journal_path
 from .parallel import Group, Parallel, join
 from .probes import input_statistics, probe_all
-from .run import RECIPE_VERSION, Run, Runtime, checkpoints, made_once, new_record, record_path, save_final, write_record
+from .record import made_once
+from .run import RECIPE_VERSION, Run, Runtime, checkpoints, new_record, record_path, save_final, write_record
 from .specs import Folder, Whole, checked
 
 _DROP_PATH = 4  # stream of random numbers
@@ -145,7 +146,7 @@ def pretrain_once(
         def write() -> None:
             write_record(record_path(runs_dir, run), record)
             shutil.rmtree(tail, ignore_errors=True)
-            for path in trunk.glob("step-*"):
+            for path in train.saved(trunk):
                 if train.step_of(path) < run.drop_step:  # its end stays: a longer run can branch off there
                     path.unlink(missing_ok=True)
             journal_path(runs_dir, run.key).unlink(missing_ok=True)
@@ -178,11 +179,11 @@ def _record(
 
     camera = Camera(film_path(runs_dir, run), run, data, statistics, film, validate, group.is_main) if film else None
     trunk, tail = checkpoints(runs_dir, run.trunk_key), checkpoints(runs_dir, run.key)
-    before = [path for path in trunk.glob("step-*") if train.step_of(path) <= run.drop_step]
+    before = [path for path in train.saved(trunk) if train.step_of(path) <= run.drop_step]
     skipped = {}
     try:
         if run.steps:
-            trainer.resume([*tail.glob("step-*"), *before])
+            trainer.resume([*train.saved(tail), *before])
             # on a CPU decoding is the small part, and other runs have the other cores
             workers = 0 if group.device.type == "cpu" else group.decoders()
             batches = make_batches(run, data, group.device, group.share(run.batch_size), workers)

@@ -1,25 +1,19 @@
 """A pretraining run as data: what defines it (Run), how it is executed (Runtime), and the files of a runs folder:
-records, weights, where checkpoints lie, atomic writes, one maker at a time. No torch here.
+where each lies, records and weights as they are written. No torch here.
 
 The trunk of a run is its steps before the learning rate drops, which runs that differ in length alone share: it is
 trained once, and each length branches off with a tail of its own."""
 
-import contextlib
-import hashlib
-import json
 import re
-import sys
-from collections.abc import Callable
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from filelock import FileLock, Timeout
-
 from ..errors import UserError
 from ..model.masking import STRATEGIES, hidden_count
 from ..model.sizes import SIZES, nearest_size, odd_quarter, short
-from ..processes import write_atomic, writing
+from ..processes import digest, sealed, tell_once, write_atomic
 from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Whole
 
 #: Raised whenever the same Run would give other numbers (part of every key), and whenever a reader of records changes.
@@ -131,18 +125,9 @@ class Runtime(Spec):
     compile: bool = False  # torch.compile, block by block
 
 
-class Busy(Exception):
-    """Another process holds the lock, and the caller did not want to wait."""
-
-
 def data_slug(spec: str) -> str:
     """A source's name as file names have it: `scenes`, `cifar10`, the last folder of `imagefolder:DIR`."""
     return re.sub(r"[^A-Za-z0-9]+", "_", re.split(r"[:/\\]", spec.rstrip("/"))[-1])[:24]
-
-
-def digest(fields: dict) -> str:
-    """Ten hexadecimal digits of plain JSON types: the end of every key."""
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def new_record(run: Run, *, status: str, reason: str | None = None, **parts: object) -> dict:
@@ -171,77 +156,42 @@ def checkpoints(runs_dir: str | Path, key: str) -> Path:
     return Path(runs_dir) / "checkpoints" / key
 
 
-def read_record(path: str | Path) -> dict | None:
-    """The record at a path, or None when there is none; one line when the file is not a record."""
-    try:
-        record = json.loads(Path(path).read_text())
-        if record["schema"] != SCHEMA_VERSION or "where" not in record:
-            raise ValueError(f"not of schema {SCHEMA_VERSION}")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a readable record ({error}); delete the file and run again") from error
-    return record
-
-
-def current_record(path: str | Path, data_digest: str) -> dict | None:
-    """The record at a path if it was made from the images of this digest, else None."""
-    record = read_record(path)
-    return record if record is not None and record["where"]["data_digest"] == data_digest else None
-
-
 def write_record(path: str | Path, record: dict) -> None:
     """Write a record atomically. NaN and infinity are refused: a failed run carries no numbers."""
-    write_atomic(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_atomic(path, sealed(record))
 
 
 def save_final(runs_dir: str | Path, spec: Spec, weights: dict) -> None:
-    """Write the final weights of a run or a transfer, tensors by name, as safetensors."""
+    """Write the final weights of a run or a transfer, tensors by name, as safetensors that say whose they are."""
     from safetensors.torch import save
 
-    write_atomic(weights_path(runs_dir, spec), save({k: v.detach().cpu().contiguous() for k, v in weights.items()}))
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    about = {"key": spec.key, "crc32": _crc32(weights)}
+    write_atomic(weights_path(runs_dir, spec), save(weights, about))
 
 
 def load_final(runs_dir: str | Path, spec: Spec) -> dict:
-    """The final weights of a finished run, tensors by name; one line when the file is missing or not whole."""
-    from safetensors.torch import load
+    """The final weights of a finished run, tensors by name; one line when the file is missing, not whole or not its."""
+    from safetensors import safe_open
 
     path = weights_path(runs_dir, spec)
     try:
-        return load(path.read_bytes())
+        with safe_open(path, "pt") as file:
+            about, weights = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not about:
+            tell_once(f"{path.parent}: weights of an earlier version, without a checksum, are taken as they are")
+        elif about != {"key": spec.key, "crc32": _crc32(weights)}:
+            raise ValueError(f"it was changed since it was written, or is of {about.get('key')}")
     except Exception as error:  # a short file fails in many ways
         raise UserError(f"{path}: no readable weights ({error}); delete the run's record, and run again") from error
+    return weights
 
 
-def made_once(path: Path, lock: Path, data, make: Callable, group, wait: bool = True) -> tuple[dict, bool]:
-    """The record at `path` if it was made from the images that `data` holds now, else what `make()`, which all of a
-    group call, writes there; and whether this call made it. lock: a file that one process at a time holds until it
-    ends, however it ends; another waits, or raises `Busy` with `wait=False`."""
-    if not group.is_main:
-        record = group.broadcast()
-        if record is not None:
-            return record, False
-        make()
-        return group.broadcast(), True
-    record = current_record(path, data.digest)
-    if record is not None:
-        return group.broadcast(record), False
-    with contextlib.ExitStack() as stack:
-        with writing(lock):
-            try:
-                stack.enter_context(FileLock(lock, timeout=0))
-            except Timeout:
-                if not wait and group.size == 1:
-                    raise Busy(lock.stem) from None
-                print(f"simmim-lite: another process works on {lock.stem}; waiting for it", file=sys.stderr)
-                stack.enter_context(FileLock(lock))
-        record = current_record(path, data.digest)  # the process that was waited for may have made it
-        if record is None and path.exists():
-            why = f"was made from other images than {data.spec} holds now; it runs again"
-            print(f"simmim-lite: {path.name} {why}", file=sys.stderr)
-        group.broadcast(record)
-        if record is not None:
-            return record, False
-        for left in path.parent.glob(f".{path.name}.*"):  # by a write that was killed
-            left.unlink(missing_ok=True)
-        return group.broadcast(make()), True
+def _crc32(weights: dict) -> str:
+    import torch
+
+    total = 0
+    for name, tensor in sorted(weights.items()):
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        total = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), total)
+    return f"{total:08x}"

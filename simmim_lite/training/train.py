@@ -2,10 +2,11 @@
 
 import contextlib
 import io
+import re
 import signal
-import sys
 import threading
 import time
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import Interrupted, Preempted, first_line
+from ..processes import tell, tell_once
 from .parallel import Meter, Parallel
 from .run import write_atomic
 from .specs import Spec
@@ -124,8 +126,9 @@ class Trainer:
         (should one not be readable) and those at the steps in `keep` stay."""
         whole = {"model": self.net.model.state_dict(), "optimiser": self.optimiser.state_dict()}
         spent = self.meter.spent() | {"started": self.meter.started}
-        state = {"version": CHECKPOINT_VERSION, "step": self.step, "data_digest": self.digest, "curve": self.curve}
-        state |= {"losses": self.losses[: self.step].cpu(), "spent": spent, **tree_map(self.net.gathered, whole)}
+        state = {"version": CHECKPOINT_VERSION, "key": folder.name, "step": self.step, "data_digest": self.digest}
+        state |= {"curve": self.curve, "losses": self.losses[: self.step].cpu(), "spent": spent}
+        state |= tree_map(self.net.gathered, whole)
 
         def write() -> None:
             for left in folder.glob(".step-*"):  # by a write that was killed
@@ -133,31 +136,49 @@ class Trainer:
             buffer = io.BytesIO()
             torch.save(state, buffer)
             write_atomic(folder / f"step-{self.step:07d}.pt", buffer.getvalue())
-            for path in sorted(folder.glob("step-*"), key=step_of)[:-2]:
+            for path in saved(folder)[:-2]:
                 if step_of(path) not in keep:
                     path.unlink(missing_ok=True)
 
         self.group.on_main(write)
 
     def resume(self, paths: Iterable[Path]) -> None:
-        """Go on from the furthest of these checkpoints that every process can read and that is of the same data; one
-        that is not is named on stderr and passed over."""
+        """Go on from the furthest of these checkpoints that every process can read, and that is whole, of this training
+        and of the same data; one that is not is named on stderr and passed over."""
         for path in self.group.broadcast(sorted(paths, key=lambda p: (step_of(p), p), reverse=True)):
             reason = ""
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                if state["version"] != CHECKPOINT_VERSION or state["data_digest"] != self.digest:
-                    raise ValueError("it was made from other data or by another version")
+                state = self.read(path)
             except Exception as error:  # a short file fails in many ways
                 reason = first_line(error)[:120]
             reason = next(filter(None, self.group.gather(reason)), "")
             if not reason:
+                if "key" not in state and self.group.is_main:
+                    tell_once(f"checkpoint {path} is of an earlier version, and taken for what its folder says")
                 self.net.load(state["model"], state["optimiser"], self.optimiser)
                 self.step, self.curve, self.meter = state["step"], state["curve"], Meter(self.group, state["spent"])
                 self.losses[: self.step] = state["losses"].to(self.group.device)
                 return
             if self.group.is_main:
-                print(f"simmim-lite: checkpoint {path} is passed over ({reason})", file=sys.stderr)
+                tell(f"checkpoint {path} is passed over ({reason})")
+
+    def read(self, path: Path) -> dict:
+        """The content of a checkpoint that fits; its folder is the key of what it is asked for."""
+        with zipfile.ZipFile(path) as archive:  # torch writes a CRC of every part, and looks at none
+            if archive.testzip() or any(part.external_attr for part in archive.infolist()):
+                raise ValueError("its bytes are not those that were written")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["version"] != CHECKPOINT_VERSION or state["data_digest"] != self.digest:
+            raise ValueError("it was made from other data or by another version")
+        about = state.get("key", path.parent.name), state["step"], len(state["losses"])
+        if about != (path.parent.name, step_of(path), step_of(path)):
+            raise ValueError(f"it is of step {about[1]} of {about[0]}")
+        if not all(bool(x.isfinite().all()) for x in tree_leaves(state) if isinstance(x, Tensor)):
+            raise ValueError("its numbers are not finite")
+        if state["step"] and not state["optimiser"]["state"]:
+            raise ValueError("its optimiser is empty")
+        self.net.check(state["model"], state["optimiser"], self.optimiser)
+        return state
 
     def at_point(self) -> bool:
         """Whether a point of the curve is due after this step."""
@@ -203,6 +224,12 @@ def preemption() -> Iterator[list[str]]:
 def step_of(path: Path) -> int:
     """The step after which a checkpoint was written."""
     return int(path.stem.removeprefix("step-"))
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, by step: files that are named as `Trainer.save` names them, and nothing else."""
+    found = (path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d{7,}", path.stem) and path.is_file())
+    return sorted(found, key=step_of)
 
 
 def decays(name: str, parameter: Tensor) -> bool:

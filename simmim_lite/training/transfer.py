@@ -19,9 +19,10 @@ from .finetune import Task, weights_name
 from .parallel import Group, Meter, Parallel, join
 from .pretrain import build, pretrain_once
 from .probes import probe_all
-from .run import SCHEMA_VERSION, Run, checkpoints, load_final, made_once, save_final, transfer_path, write_record
+from .record import made_once
+from .run import SCHEMA_VERSION, Run, checkpoints, load_final, save_final, transfer_path, write_record
 from .specs import Folder, OneOf, checked
-from .train import Failed, Trainer
+from .train import Failed, Trainer, saved
 from .tuning import Dense, FineTune, Probe, Transfer
 
 #: Task -> how its training is defined, and the `finetune.Task` that does it.
@@ -152,7 +153,7 @@ def work(task: Task, folder: Path, progress: Callable | None = None) -> dict:
     spec, data = task.spec, task.data
     optimiser = torch.optim.AdamW(task.groups(), lr=spec.lr, betas=spec.betas, fused=True)
     trainer = Trainer(spec, Parallel(task.model, task.group, loss=task.loss), optimiser, data.digest)
-    trainer.resume(folder.glob("step-*"))
+    trainer.resume(saved(folder))
     fields = spec.to_dict()
     record = {"schema": SCHEMA_VERSION, "kind": task.kind, "key": spec.key, "status": "failed", "reason": None}
     record |= {"run": fields.pop("run"), "spec": fields}
