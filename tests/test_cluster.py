@@ -22,7 +22,8 @@ from simmim_lite.studies import cluster, notebooks, workers
 from simmim_lite.studies.engine import study
 from simmim_lite.studies.grids import grid
 from simmim_lite.studies.tiers import TIERS
-from simmim_lite.training.run import Run, read_record, record_path, weights_path
+from simmim_lite.training.record import read_record
+from simmim_lite.training.run import Run, record_path, weights_path
 
 
 def weights(folder: Path, runs: list[Run]) -> dict[str, bytes]:

@@ -19,7 +19,8 @@ from simmim_lite.model.simmim import create_model
 from simmim_lite.model.swin import SwinV2
 from simmim_lite.model.weights import save_weights
 from simmim_lite.training.finetune import Classifier, build_encoder, train_transform
-from simmim_lite.training.run import Run, read_record, transfer_path
+from simmim_lite.training.record import read_record
+from simmim_lite.training.run import Run, transfer_path
 from simmim_lite.training.train import layer_groups, layer_id
 from simmim_lite.training.transfer import specs
 from simmim_lite.training.tuning import FineTune

@@ -1,5 +1,6 @@
 """Packs hold what their source holds, find any picture, are read by WebDataset, and say what is wrong with them."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -112,6 +113,15 @@ def test_whatever_is_damaged_is_named(copy, damage, lines) -> None:
     lines = [line.replace("NAME", pack.name(R)).replace(" S", f" {S}") for line in lines]
     for line, said in zip(lines, packs.verify(copy), strict=True):
         assert said.startswith(line)
+    if lines and lines[0].startswith("changed"):
+        with pytest.raises(OSError, match="other bytes than those of picture"):
+            packs.open_pack(copy).content(R)
+
+
+def _info(folder, **changes) -> None:
+    """Change pack.json; None: take it out."""
+    info = json.loads((folder / "pack.json").read_text()) | changes
+    (folder / "pack.json").write_text(json.dumps({name: one for name, one in info.items() if one is not None}))
 
 
 def test_an_index_that_is_not_whole_is_one_line(packed, tmp_path) -> None:
@@ -121,6 +131,10 @@ def test_an_index_that_is_not_whole_is_one_line(packed, tmp_path) -> None:
             lambda f: _flip(f / "index" / "ids.npy", 2),
             lambda f: np.save(f / "index" / "offset.npy", np.zeros(9)),
             lambda f: os.truncate(f / "pack.json", 2),
+            lambda f: _edit(f, "shard", 3, 99),
+            lambda f: _info(f, spec="scenes"),
+            lambda f: _info(f, checksum=None, classes=None),
+            lambda f: _info(f, checksum=None, shards=[{"name": "../x.tar"}]),
         )
     ):
         edit(shutil.copytree(packed, tmp_path / str(k)))

@@ -32,7 +32,8 @@ from simmim_lite.studies.workers import pretrain_words
 from simmim_lite.training import train
 from simmim_lite.training.parallel import Group, Parallel, join
 from simmim_lite.training.pretrain import pretrain
-from simmim_lite.training.run import Run, Runtime, checkpoints, load_final, read_record, record_path
+from simmim_lite.training.record import read_record
+from simmim_lite.training.run import Run, Runtime, checkpoints, load_final, record_path
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Eight steps, a point of the curve after each; the rate drops at 7.

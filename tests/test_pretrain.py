@@ -13,6 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 from ranks import context
+from safetensors.torch import save
 from tiny import numbers, same, stopped
 
 from simmim_lite.data.batches import VAL_SEED, normalise
@@ -27,14 +28,14 @@ from simmim_lite.training.callbacks import held, journal_path, read_journal
 from simmim_lite.training.parallel import Group
 from simmim_lite.training.pretrain import build, image_losses, pretrain, validation_loss
 from simmim_lite.training.probes import input_statistics
+from simmim_lite.training.record import Busy, read_record
 from simmim_lite.training.run import (
     RECIPE_VERSION,
-    Busy,
     Run,
     checkpoints,
     load_final,
-    read_record,
     record_path,
+    save_final,
     weights_path,
 )
 from simmim_lite.training.train import decay_groups
@@ -184,7 +185,17 @@ def test_finished_runs_run_again_only_for_other_images(tmp_path, monkeypatch, ca
     with FileLock(lock), pytest.raises(Busy):
         assert held(lock) is True and held(tmp_path / "none") is False
         pretrain(SMALL, runs_dir=tmp_path, wait=False)
-    weights_path(tmp_path, run).write_bytes(b"\x10\x00\x00")
+    weights, path = load_final(tmp_path, run), weights_path(tmp_path, run)
+    content = path.read_bytes()
+    save_final(tmp_path, replace(run, seed=1), weights)
+    other = weights_path(tmp_path, replace(run, seed=1)).read_bytes()
+    for changed in (content[:-9] + bytes([content[-9] ^ 1]) + content[-8:], other):
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match="no readable weights .*it was changed since it was written"):
+            load_final(tmp_path, run)
+    path.write_bytes(save(weights))
+    assert same(load_final(tmp_path, run), weights) and "of an earlier version" in capsys.readouterr().err
+    path.write_bytes(b"\x10\x00\x00")
     for spec, words in ((SMALL, "no readable weights .*No such file"), (run, "no readable weights")):
         with pytest.raises(UserError, match=words):
             load_final(tmp_path, spec)

@@ -1,7 +1,6 @@
 """records.py: files to rows, lifts, overfit flags, recipes, fine-tunings, and the sets that are shipped."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import pytest
@@ -79,27 +78,6 @@ def test_recipes_are_told_apart():
     assert len(rec.groups(rec.run_rows(by_size))) == 1
     both = [*by_size, record(lr=1e-3), record(seed=1, lr=4e-3)]
     assert sorted(len(rows) for rows in rec.groups(rec.run_rows(both)).values()) == [1, 1, 2]
-
-
-WHOLE = record()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        json.dumps(WHOLE | {"schema": 99}),
-        json.dumps(WHOLE | {"run": WHOLE["run"] | {"moedl": 1}}),
-        json.dumps(WHOLE | {"final": WHOLE["final"] | {"val_loss": "low"}}),
-    ],
-)
-def test_a_broken_file_is_one_line_that_names_it(tmp_path, text):
-    assert rec.load(tmp_path / "nothing here") == []
-    write(tmp_path, [WHOLE])
-    (tmp_path / "records" / ".half.json.tmp123").write_text("{")
-    assert rec.load(tmp_path) == [WHOLE]
-    (tmp_path / "records" / "bad-one.json").write_text(text)
-    with pytest.raises(UserError, match=r"(?s)^[^\n]*bad-one.json[^\n]*delete the file[^\n]*$"):
-        rec.load(tmp_path)
 
 
 def made_of(pretrained):

@@ -12,7 +12,8 @@ from simmim_lite.data.ade20k import IGNORED
 from simmim_lite.errors import UserError
 from simmim_lite.model.swin import SwinV2
 from simmim_lite.training.parallel import Group
-from simmim_lite.training.run import Run, read_record, transfer_path
+from simmim_lite.training.record import read_record
+from simmim_lite.training.run import Run, transfer_path
 from simmim_lite.training.segment import (
     Segmentation,
     UPerNet,

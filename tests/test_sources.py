@@ -198,8 +198,11 @@ def test_a_store_is_decoded_once_and_anew_where_the_folder_changes(photos, root,
     assert len(stores()) == 1  # the ones it replaces are gone
     open_data(spec, 12)
     assert len(stores()) == 2  # another size is another store
-    for path in root.glob("stores/*/images.npy"):
-        path.write_bytes(path.read_bytes()[:150])
+    for path in root.glob("stores/*-16px-*/images.npy"):
+        content = path.read_bytes()
+        path.write_bytes(content[:900] + b"x" + content[901:])
+        one_line("damaged store .*images.npy was changed .*delete this folder", open_data, spec, 16)
+        path.write_bytes(content[:150])
     one_line("damaged store .*delete this folder", open_data, spec, 16)
 
 

@@ -19,7 +19,8 @@ from simmim_lite.evidence.records import TRANSFER, shipped, shipped_names
 from simmim_lite.studies.notebooks import PARAMETERS
 from simmim_lite.studies.tiers import StudyOptions
 from simmim_lite.training import specs
-from simmim_lite.training.run import Run, Runtime, new_record, read_record, record_path, write_atomic, write_record
+from simmim_lite.training.record import read_record
+from simmim_lite.training.run import Run, Runtime, new_record, record_path, write_atomic, write_record
 from simmim_lite.training.specs import Count, number, read
 from simmim_lite.training.tuning import Dense, FineTune, Probe
 
@@ -177,7 +178,7 @@ def test_record_round_trip_refusals_and_a_failed_write(tmp_path, monkeypatch) ->
     run = Run(images=64)
     path = record_path(tmp_path, run)
     assert read_record(path) is None
-    record = new_record(run, status="done", final={"val_loss": 0.25}, where={})
+    record = new_record(run, status="failed", reason="none", where={"data_digest": ""})
     write_record(path, record)
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_record(path, new_record(run, status="done", final={"val_loss": float("nan")}))
@@ -187,7 +188,3 @@ def test_record_round_trip_refusals_and_a_failed_write(tmp_path, monkeypatch) ->
     with pytest.raises(UserError, match="cannot write .*--runs-dir"):
         write_atomic(path / "record.json", "")
     assert read_record(path) == record and list(path.parent.iterdir()) == [path]
-    for junk in ("", "{", "[]", '{"schema": 999}', '{"schema": 1}'):
-        path.write_text(junk)
-        with pytest.raises(UserError, match="delete the file"):
-            read_record(path)

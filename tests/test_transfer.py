@@ -15,7 +15,8 @@ from simmim_lite.data.sources import open_pictures
 from simmim_lite.errors import UserError
 from simmim_lite.training import pretrain as pretrain_module
 from simmim_lite.training import transfer as module
-from simmim_lite.training.run import Run, read_record, record_path, transfer_path, weights_path
+from simmim_lite.training.record import read_record
+from simmim_lite.training.run import Run, record_path, transfer_path, weights_path
 from simmim_lite.training.transfer import transfer
 from simmim_lite.training.tuning import Dense, FineTune
 

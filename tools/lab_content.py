@@ -19,7 +19,8 @@ from simmim_lite.model.sizes import SIZES
 from simmim_lite.training.callbacks import Film, fill_in, film_path, filmed
 from simmim_lite.training.pretrain import build, pretrain
 from simmim_lite.training.probes import input_statistics
-from simmim_lite.training.run import Run, load_final, read_record, record_path, write_atomic
+from simmim_lite.training.record import read_record
+from simmim_lite.training.run import Run, load_final, record_path, write_atomic
 
 #: One run, and sizes x data levels. Seeds, pictures and masks are the first ones, never picked.
 FILMED = Run(model="swinv2_femto", images=16384, steps=1000, eval_every=50)

@@ -81,11 +81,12 @@ def open_pack(folder: str | Path) -> Pack:
         listed = {len(column) for column in columns.values()} == {info["listed"]}
         if info["format"] != FORMAT or not listed or _index_digest(columns, info["classes"]) != info["digest"]:
             raise ValueError("its index is not the one that pack.json was written for")
-        if odd := [s["name"] for s in info["shards"] if not re.fullmatch(r"(train|val|test)-\d{5,}\.tar", s["name"])]:
+        names = [shard["name"] for shard in info["shards"]]
+        if odd := [name for name in names if not re.fullmatch(r"(train|val|test)-[0-9]{5,}\.tar", name)]:
             raise ValueError(f"{odd[0]!r} is no name of a shard")
         shard = columns["shard"]
-        if len(shard) and not 0 <= shard.min() <= shard.max() < len(info["shards"]):
-            raise ValueError(f"its index names shards beyond its {len(info['shards'])}")
+        if len(shard) and not 0 <= shard.min() <= shard.max() < len(names):
+            raise ValueError(f"its index names shards beyond its {len(names)}")
     except Exception as error:  # bytes that are not what they should be raise errors of many kinds
         mend = f"copy the pack again, or make it with simmim-lite data pack SOURCE {folder}"
         raise UserError(f"packed:{folder}: missing or damaged ({first_line(error)}); {mend}") from error

@@ -228,7 +228,7 @@ def step_of(path: Path) -> int:
 
 def saved(folder: Path) -> list[Path]:
     """The checkpoints in a folder, by step: files that are named as `Trainer.save` names them, and nothing else."""
-    found = (path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d{7,}", path.stem) and path.is_file())
+    found = (path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-[0-9]{7,}", path.stem) and path.is_file())
     return sorted(found, key=step_of)
 
 
