@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import signal
@@ -235,18 +236,15 @@ def intact(content: dict, path: str | Path) -> dict:
     return content
 
 
-_told: set[str] = set()
-
-
 def tell(line: str) -> None:
     """Print a line on stderr."""
     print(f"simmim-lite: {printable(line)}", file=sys.stderr, flush=True)
 
 
+@cache
 def tell_once(line: str) -> None:
-    """Print a line on stderr, if this process has not said it yet."""
-    if line not in _told:
-        _told.add(line)
+    """Print a line on stderr, once in a process; in those of a pool it has been said where they were started."""
+    if multiprocessing.current_process().name == "MainProcess":
         tell(line)
 
 

@@ -40,22 +40,6 @@ RUN = Run(
 )  # fmt: skip
 
 
-def at(path: Path, place: float, new: Callable[[bytes], bytes], size: int = 1) -> None:
-    """Change some bytes of a file, from this share of it on."""
-    content = bytearray(path.read_bytes())
-    start = int(place * len(content))
-    content[start : start + size] = new(bytes(content[start : start + size]))
-    path.write_bytes(content)
-
-
-def flip(path: Path, place: float = 0.6) -> None:
-    at(path, place, lambda byte: bytes(b ^ 4 for b in byte))
-
-
-def zeros(path: Path) -> None:
-    at(path, 0.4, lambda some: bytes(len(some)), 4096)
-
-
 def rewritten(change: Callable[[dict], object]) -> Callable[[Path], None]:
     """Damage to a checkpoint that leaves a file as torch writes it."""
 
@@ -67,10 +51,6 @@ def rewritten(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return damage
 
 
-def first(state: dict) -> torch.Tensor:
-    return next(iter(state["model"].values()))
-
-
 def as_folder(path: Path) -> None:
     """Mark a part as a folder, as one bit of its entry does: torch would read nothing, and leave what is in memory."""
     with zipfile.ZipFile(path) as archive:
@@ -80,17 +60,17 @@ def as_folder(path: Path) -> None:
     path.write_bytes(content)
 
 
+def taken(path: Path, seed: int = 0, step: int = 6) -> None:
+    """Another checkpoint in place of this one."""
+    shutil.copy(checkpoints(path.parents[2], replace(RUN, seed=seed).trunk_key) / f"step-{step:07}.pt", path)
+
+
+#: Done to a checkpoint that stays a file as torch reads it. tests/test_damage.py has those that do not.
 DAMAGES = {
-    "a bit": flip,
-    "4 KiB of zeros": zeros,
-    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "empty": lambda path: os.truncate(path, 0),
     "a part is a folder": as_folder,
-    "another step's": lambda path: shutil.copy(path.with_name("step-0000005.pt"), path),
-    "another seed's": lambda path: shutil.copy(
-        checkpoints(path.parents[2], replace(RUN, seed=1).trunk_key) / path.name, path
-    ),
-    "not a number": rewritten(lambda state: first(state).fill_(math.nan)),
+    "another step's": lambda path: taken(path, step=5),
+    "another seed's": lambda path: taken(path, seed=1),
+    "not a number": rewritten(lambda state: next(iter(state["model"].values())).fill_(math.nan)),
     "another size": rewritten(lambda state: state["model"].update(dict.fromkeys(state["model"], torch.zeros(3)))),
     "no optimiser": rewritten(lambda state: state.pop("optimiser")),
     "an empty optimiser": rewritten(lambda state: state["optimiser"].update(state={})),
@@ -331,7 +311,7 @@ def test_journals_and_measured_speeds_are_read_or_passed_over(tmp_path, capsys, 
         '{"a": "b"}',
     ):
         path.write_text(content)
-        processes._told.clear()
+        processes.tell_once.cache_clear()
         assert known_speeds(tmp_path, RUN) == {} and f"{path} is passed over" in capsys.readouterr().err
         assert len(step_speeds(tmp_path, [RUN.model], RUN, "cpu")) == 2
     path.write_text(path.read_text().replace("0.5", "0.25", 1))

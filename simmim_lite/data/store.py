@@ -4,6 +4,7 @@ A folder in `$SIMMIM_DATA/stores` (else `~/.cache/simmim_lite/stores`): images.n
 = unknown), masks.npy where masks exist, and index.json with everything else."""
 
 import contextlib
+import functools
 import glob
 import hashlib
 import json
@@ -63,7 +64,11 @@ def ensure(name: str, version: str, plan: Callable[[], StorePlan], title: str) -
             arrays[array] = np.load(folder / f"{array}.npy", mmap_mode="r" if array in ("images", "masks") else None)
             if len(arrays[array]) != info["images"]:
                 raise ValueError("its arrays differ in length")
-        _check(folder, info.get("crc32", {}), arrays, title)
+        with waiting(f"{title}: checking what was decoded"):
+            for array, crc in info.get("crc32", {}).items():
+                path = folder / f"{array}.npy"
+                if _crc32(path, path.stat().st_mtime_ns) != crc:
+                    raise ValueError(f"{path.name} was changed since it was written")
     except PermissionError as error:
         raise UserError(f"{error.filename}: {error.strerror}; ask its owner, or set SIMMIM_DATA") from error
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -71,19 +76,10 @@ def ensure(name: str, version: str, plan: Callable[[], StorePlan], title: str) -
     return info, arrays
 
 
-_checked: dict[Path, object] = {}  # stores that this process has read through: when their arrays were changed last
-
-
-def _check(folder: Path, wanted: dict[str, int], arrays: dict[str, np.ndarray], title: str) -> None:
-    """ValueError where an array is not as it was written; read once in a process."""
-    changed = [(folder / f"{name}.npy").stat().st_mtime_ns for name in sorted(wanted)]
-    if _checked.get(folder) == changed:
-        return
-    with waiting(f"{title}: checking what was decoded"):
-        for name, crc in wanted.items():
-            if zlib.crc32(arrays[name]) != crc:
-                raise ValueError(f"{name}.npy was changed since it was written")
-    _checked[folder] = changed
+@functools.cache
+def _crc32(path: Path, changed: int) -> int:
+    """Of an array, read through once in a process, and again where it was changed."""
+    return zlib.crc32(np.load(path, mmap_mode="r"))
 
 
 def ensure_folder(name: str, version: str, write: Callable[[Path], object], title: str) -> Path:

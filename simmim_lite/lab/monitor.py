@@ -30,9 +30,7 @@ EVERY = 2.0  # seconds between two looks of `watch`
 _BLANK = {"step": 0, "points": [], "speed": None, "left": None, "age": None, "reason": ""}
 
 
-def look(
-    runs_dir: str | Path = "runs", planned: Iterable[Run] = (), say: Callable[[str], object] = tell
-) -> pd.DataFrame:
+def look(runs_dir: str | Path = "runs", planned: Iterable[Run] = (), say: Callable = tell) -> pd.DataFrame:
     """The runs of a folder now, one a row, by state and then by size, images, steps and seed.
 
     Columns: key, run, name, state (of STATES), step, points (of the curve), speed (images a second), left and age

@@ -199,16 +199,6 @@ class Parallel(nn.Module):
         whole = value.full_tensor()
         return whole.cpu() if self.group.is_main else None
 
-    def check(self, weights: dict, state: dict, optimiser: torch.optim.Optimizer) -> None:
-        """ValueError where whole tensors of a model and its optimiser, as `load` takes them, are of another network."""
-        own, groups = self.model.state_dict(), [len(group["params"]) for group in optimiser.param_groups]
-        parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        same = {name: held.shape for name, held in weights.items()} == {name: held.shape for name, held in own.items()}
-        same &= groups == [len(group["params"]) for group in state["param_groups"]]
-        moments = ((i, v) for i, values in state["state"].items() for name, v in values.items() if name != "step")
-        if not (same and all(value.shape == parameters[i].shape for i, value in moments)):
-            raise ValueError("it is of another network")
-
     def load(self, weights: dict, state: dict, optimiser: torch.optim.Optimizer) -> None:
         """Load whole tensors of model and optimiser, cut to this process's shards where the model is sharded."""
         own, parameters = self.model.state_dict(), [p for group in optimiser.param_groups for p in group["params"]]

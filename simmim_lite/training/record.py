@@ -5,8 +5,6 @@ import dataclasses
 import functools
 import json
 import math
-import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
@@ -15,29 +13,26 @@ from filelock import FileLock, Timeout
 
 from ..errors import UserError
 from ..processes import intact, parsed, tell, writing
-from .run import RECIPE_VERSION, SCHEMA_VERSION, Run
+from .run import SCHEMA_VERSION, Run
 from .specs import Count, OneOf, Spec, Whole, value
-from .tuning import DENSE_VERSION, FINETUNE_VERSION, Dense, FineTune, Probe
+from .tuning import Dense, FineTune, Probe
 
 #: What each kind of record is of. Its file is called by the key of that.
 KINDS = {"pretrain": Run, "finetune": FineTune, "detect": Dense, "segment": Dense, "probe": Probe}
-_VERSIONS = {"recipe_version": {Run: RECIPE_VERSION, FineTune: FINETUNE_VERSION}, "version": {Dense: DENSE_VERSION}}
-_SOME = float | None
-_SCORES = {...: {"score": float, "n_train": Count | None}}
-_COST = dict.fromkeys(("epochs", "flops", "seconds", "core_seconds"), _SOME)
-_POINT = {"step": Whole, "train_loss": float, "val_loss": float, "lr": float}
 #: What of a finished record is read, by kind: numbers are finite. `...`: of each name that is there.
+_SCORES = {"transfer": {...: {"score": float, "n_train": Count | None}}}
+_COST = {"images_seen": Whole, "unique_images": Count}
+_COST |= dict.fromkeys(("epochs", "flops", "seconds", "core_seconds"), float | None)
 _FINISHED = {
     "pretrain": {
-        "cost": {"images_seen": Whole, "unique_images": Count, **_COST},
+        "cost": _COST,
         "model": {"parameters": Count},
-        "curve": [_POINT],
-        "final": {"val_loss": float, "val_loss_se": _SOME, "train_loss": _SOME},
-        "transfer": _SCORES,
-    },
+        "curve": [{"step": Whole, "train_loss": float, "val_loss": float, "lr": float}],
+        "final": {"val_loss": float, "val_loss_se": float | None, "train_loss": float | None},
+    }
+    | _SCORES,
     "finetune": {"cost": {"unique_images": Count | None}, "final": {"top1": float}},
-    **dict.fromkeys(("detect", "segment", "probe"), {"transfer": _SCORES}),
-}
+} | dict.fromkeys(("detect", "segment", "probe"), _SCORES)
 
 
 class Later(UserError):
@@ -62,7 +57,7 @@ def check(record: dict, key: str) -> None:
     if isinstance(made, Dense) and made.task != kind:
         raise UserError(f"kind is {kind}, and spec.task {made.task}")
     if not key == record.get("key") == made.key:
-        raise UserError(f"key is {record.get('key')}, and of its {'spec' if 'spec' in record else 'run'} {made.key}")
+        raise UserError(f"key is {record.get('key')}, and {made.key} that of its run or spec")
     status = value("status", Annotated[str, OneOf(("done", "failed"))], record.get("status"))
     _fits("", {"where": {"data_digest": str}}, record)
     _fits("", _FINISHED[kind] if status == "done" else {"reason": str}, record)
@@ -73,8 +68,8 @@ def _made(name: str, kind: type[Spec], fields: dict) -> Spec:
     known = {field.name for field in dataclasses.fields(kind)}
     if later := sorted(map(str, fields.keys() - known)):
         raise Later(f"{name}.{later[0]}")
-    for version, ours in _VERSIONS.items():
-        if kind in ours and value(f"{name}.{version}", Count, fields.get(version)) > ours[kind]:
+    for version in known & {"recipe_version", "version"}:  # the default is this version's
+        if value(f"{name}.{version}", Count, fields.get(version)) > getattr(kind, version):
             raise Later(f"{name}.{version} {fields[version]}")
     return run_of(fields) if kind is Run else kind.from_dict(fields)
 
@@ -118,11 +113,10 @@ def read_record(path: str | Path) -> dict | None:
         check(record, path.stem)
         return intact(record, path)
     except Later as error:
-        made = f"made by a later version ({error}); use that, or give another --runs-dir"
-        raise UserError(f"{path}: {made}") from error
+        what = f"made by a later version ({error}); use that, or give another --runs-dir"
     except ValueError as error:
-        what = re.sub(": give .*", "", str(error))
-        raise UserError(f"{path}: not the record that was written ({what}); get it back, or move it away") from error
+        what = f"not the record that was written ({str(error).partition(': give')[0]}); get it back, or move it away"
+    raise UserError(f"{path}: {what}")
 
 
 def usable(paths: Iterable[str | Path], say: Callable[[str], object] = tell) -> list[dict]:
@@ -162,12 +156,11 @@ def made_once(path: Path, lock: Path, data, make: Callable, group, wait: bool = 
             except Timeout:
                 if not wait and group.size == 1:
                     raise Busy(lock.stem) from None
-                print(f"simmim-lite: another process works on {lock.stem}; waiting for it", file=sys.stderr)
+                tell(f"another process works on {lock.stem}; waiting for it")
                 stack.enter_context(FileLock(lock))
         record = current_record(path, data.digest)  # the process that was waited for may have made it
         if record is None and path.exists():
-            why = f"was made from other images than {data.spec} holds now; it runs again"
-            print(f"simmim-lite: {path.name} {why}", file=sys.stderr)
+            tell(f"{path.name} was made from other images than {data.spec} holds now; it runs again")
         group.broadcast(record)
         if record is not None:
             return record, False

@@ -167,13 +167,13 @@ def save_final(runs_dir: str | Path, spec: Spec, weights: dict) -> None:
     from safetensors.torch import save
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    about = {"key": spec.key, "crc32": _crc32(weights)}
+    about = {"key": spec.key, "crc32": str(zlib.crc32(save(weights)))}
     write_atomic(weights_path(runs_dir, spec), save(weights, about))
 
 
 def load_final(runs_dir: str | Path, spec: Spec) -> dict:
     """The final weights of a finished run, tensors by name; one line when the file is missing, not whole or not its."""
-    from safetensors.torch import load
+    from safetensors.torch import load, save
 
     path = weights_path(runs_dir, spec)
     try:
@@ -181,18 +181,8 @@ def load_final(runs_dir: str | Path, spec: Spec) -> dict:
         about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__")
         if about is None:
             tell_once(f"{path.parent}: weights of an earlier version, without a checksum, are taken as they are")
-        elif about != {"key": spec.key, "crc32": _crc32(weights)}:
+        elif about != {"key": spec.key, "crc32": str(zlib.crc32(save(weights)))}:
             raise ValueError(f"it was changed since it was written, or is of {about.get('key')}")
     except Exception as error:  # a short file fails in many ways
         raise UserError(f"{path}: no readable weights ({error}); delete the run's record, and run again") from error
     return weights
-
-
-def _crc32(weights: dict) -> str:
-    import torch
-
-    total = 0
-    for name, tensor in sorted(weights.items()):
-        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
-        total = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), total)
-    return f"{total:08x}"

@@ -175,9 +175,12 @@ class Trainer:
             raise ValueError(f"it is of step {about[1]} of {about[0]}")
         if not all(bool(x.isfinite().all()) for x in tree_leaves(state) if isinstance(x, Tensor)):
             raise ValueError("its numbers are not finite")
-        if state["step"] and not state["optimiser"]["state"]:
-            raise ValueError("its optimiser is empty")
-        self.net.check(state["model"], state["optimiser"], self.optimiser)
+        own, moments = self.net.model.state_dict(), state["optimiser"]["state"]
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        pairs = [(held, state["model"][name]) for name, held in own.items()]
+        pairs += [(parameters[i], one) for i, some in moments.items() for name, one in some.items() if name != "step"]
+        if len(own) < len(state["model"]) or len(moments) < bool(about[1]) or any(a.shape != b.shape for a, b in pairs):
+            raise ValueError("it is of another network, or its optimiser is missing")
         return state
 
     def at_point(self) -> bool:
