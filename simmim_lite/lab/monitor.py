@@ -19,7 +19,7 @@ from ..processes import tell
 from ..studies.costs import clock
 from ..studies.grids import planned as planned_runs
 from ..training.callbacks import held, read_journal, this_machine
-from ..training.record import usable
+from ..training.record import run_of, usable
 from ..training.run import Run
 
 #: In the order of a table. silent: on another machine, and nothing has come for PATIENCE seconds.
@@ -40,7 +40,7 @@ def look(runs_dir: str | Path = "runs", planned: Iterable[Run] = (), say: Callab
     rows = {}
     for record in usable(sorted(Path(runs_dir, "records").glob("*.json")), say):
         if record["kind"] == "pretrain":
-            done, run = record["status"] == "done", Run.from_dict(record["run"])
+            done, run = record["status"] == "done", run_of(record["run"])
             about = {"step": run.steps, "points": record["curve"]} if done else {"reason": record["reason"]}
             rows[run.key] = {"run": run, "state": "finished" if done else "failed"} | about
     paths = sorted(Path(runs_dir, "running").glob("*.jsonl"))

@@ -193,7 +193,8 @@ def read_journal(path: str | Path) -> InProgress | None:
     """What a journal says; None where there is none, or none that this version can read. Points beyond the step that a
     run went on from are dropped, those of its trunk are taken from its curve, and a torn line is passed over."""
     try:
-        lines = Path(path).read_bytes().split(b"\n")[:-1]  # what follows the last end of a line is torn
+        # what follows the last end of a line is torn
+        lines = Path(path).read_bytes().split(b"\n")[:-1] if Path(path).is_file() else []
     except OSError:
         return None
     found = None

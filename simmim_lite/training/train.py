@@ -136,7 +136,8 @@ class Trainer:
             buffer = io.BytesIO()
             torch.save(state, buffer)
             write_atomic(folder / f"step-{self.step:07d}.pt", buffer.getvalue())
-            for path in saved(folder)[:-2]:
+            done = [path for path in saved(folder) if step_of(path) <= self.step]  # those beyond were passed over
+            for path in done[:-2]:
                 if step_of(path) not in keep:
                     path.unlink(missing_ok=True)
 
