@@ -12,7 +12,8 @@ from pathlib import Path
 from docutils import nodes
 
 import simmim_lite
-from simmim_lite.studies.report import FIGURE_CLASS, mathml
+from simmim_lite.evidence.twins import FIGURE_CLASS
+from simmim_lite.studies.report import mathml
 
 project = "simmim-lite"
 author = "The simmim-lite maintainers"

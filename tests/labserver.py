@@ -96,3 +96,9 @@ def in_the_kernel(page, code: str) -> None:
     """Run code in the kernel of the open notebook, and wait for it."""
     run = f"code => {_WIDGET}.sessionContext.session.kernel.requestExecute({{ code }}).done.then(() => null)"
     page.evaluate(run, code)
+
+
+def save_and_shut_down(page) -> None:
+    """Save the open notebook and end its kernel."""
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save').then(() => null)")
+    page.evaluate(f"() => {_WIDGET}.sessionContext.shutdown().then(() => null)")

@@ -1,12 +1,14 @@
 """In a real JupyterLab every widget and a figure, and the lab alone as `make app` serves it by Voila."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from browsing import fits
 from lab_walk import HOLIDAY, OWN, opened, settled, tile, upload
-from labserver import in_the_kernel, jupyterlab, run_all, voila
+from labserver import in_the_kernel, jupyterlab, run_all, save_and_shut_down, voila
+from nbconvert import HTMLExporter
 from test_browser_explorer import READY, ROWS, numbers, said
 from tiny_notebooks import write_notebook
 
@@ -17,9 +19,13 @@ CELLS = [
     "lab = mask_lab.MaskLab(scenes=2)\nlab",
     "explorer.Explorer()",
     "widgets.FilmStrip()",
-    "charts.bars({'a': 1.0}, 'figure')",
+    "charts.slider({k: charts.bars({'a': float(k)}, 'points') for k in (1, 2)}, 'step')",
 ]
 STATE = "[lab.mask.astype(int).tolist(), lab.ratio, lab.seed, lab.pictures[lab.picture]['name']]"
+DRAWN = "document.querySelectorAll('.js-plotly-plot[aria-label]:not(.panel *)').length"
+OUTPUTS = "[...document.querySelectorAll('.jp-OutputArea')].map((e) => e.innerText).join()"
+FITS = """() => [...document.querySelectorAll('.jp-RenderedPlotly')].every((e) =>
+  e.getBoundingClientRect().right <= e.parentElement.getBoundingClientRect().right + 1)"""
 pytestmark = pytest.mark.xdist_group("servers")
 
 
@@ -48,7 +54,21 @@ def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
         theme = "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })"
         page.evaluate(theme, "JupyterLab Dark")
         page.wait_for_selector(".sl-explorer.dark")
+        slider = page.get_by_role("slider", name="step")
+        slider.press("ArrowLeft")
+        assert slider.get_attribute("aria-valuetext") == "1"
+        page.locator(".js-plotly-plot[aria-label=points]").wait_for()
+        page.set_viewport_size({"width": 911, "height": 512})
+        page.wait_for_function(FITS)
+        page.set_viewport_size({"width": 1366, "height": 4000})  # what is far below is not drawn
+        save_and_shut_down(page)
+        page.goto(f"{address}lab/tree/widgets.ipynb?reset")
+        page.wait_for_function(f"{DRAWN} === 4 && !/Loading widget|Error displaying/.test({OUTPUTS})")
         page.goto("about:blank")
+    copy, _ = HTMLExporter().from_filename(str(tmp_path / "served" / "widgets.ipynb"))
+    (tmp_path / "copy.html").write_text(re.sub(r'<(script|link)[^>]* (src|href)="https:[^>]*>', "", copy))
+    page.goto((tmp_path / "copy.html").as_uri())
+    page.wait_for_function(f"{DRAWN} === 4")  # of the three widgets, and the slider
 
 
 def test_the_app_is_the_lab_and_nothing_else(page, tmp_path) -> None:

@@ -4,11 +4,12 @@ import gzip
 import json
 import re
 
+import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
 from simmim_lite.evidence import proxy, published
-from simmim_lite.lab import explorer, live
+from simmim_lite.lab import explorer, widgets
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +44,16 @@ def test_runs_doublings_and_turning_points_are_evidences(data) -> None:
 
 
 def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
-    plotly, shown, sent = get_plotlyjs(), explorer.Explorer(), []
+    plotly, shown, sent, displayed = get_plotlyjs(), explorer.Explorer(), [], []
     text = page(tmp_path / "page.html").read_text()
     assert plotly in text and not re.search("http|@import|url\\(", text.replace(plotly, ""))
-    assert len(json.dumps(shown._repr_mimebundle_()[0])) < 1000
-    monkeypatch.setattr(live, "executed_unseen", lambda: True)
-    html = shown._repr_mimebundle_()[0]["text/html"]
+    monkeypatch.setattr("IPython.display.display", lambda what, **_: displayed.append(what))
+    shown._ipython_display_()
+    monkeypatch.setattr(widgets, "executed_unseen", lambda: True)
+    shown._ipython_display_()
+    still, view, twin = displayed
+    assert isinstance(still, go.Figure) and len(json.dumps(view)) < 1000
+    html = twin["text/html"]
     assert len(html) < 150_000 and "live where this cell is run" in html
     monkeypatch.setattr(explorer.Explorer, "send", lambda self, message, buffers: sent.append(buffers[0]))
     shown._handle_custom_msg("plotly", [])

@@ -4,6 +4,7 @@ All of a tier run in one kernel, one after another, each with names and a folder
 them, each in a kernel of its own, is test_papermill's.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from simmim_lite.evidence import twins
 from simmim_lite.studies import notebooks
 from simmim_lite.studies.tiers import NAMED
 
@@ -30,7 +32,8 @@ KEEP = "from functools import cache\nfrom simmim_lite.course import symptoms\n"
 KEEP += "symptoms.SYMPTOMS = {name: cache(make) for name, make in symptoms.SYMPTOMS.items()}"
 CHECK = f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_symptoms\n"
 CHECK += "for name in symptoms.SYMPTOMS:\n    test_symptoms.check(name)"
-LOOK = "import sys\nassert not {'torch', 'timm', 'torchvision'} & set(sys.modules), 'torch was imported'"
+SLOW = {"torch", "timm", "torchvision", "plotly.io._renderers"}  # the last one imports nbformat
+LOOK = f"import sys\nassert not {SLOW} & set(sys.modules), 'what takes seconds was imported'"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,12 @@ def test_a_notebook_runs_at_tier_smoke(name: str, execute, shared, tmp_path) -> 
     wanted = {"tier": "smoke", "runs_dir": str(shared), "workers": 1, "seeds": 1}
     first, last = (KEEP, CHECK) if name == "is_this_normal" else (ALONE, "")
     found = execute("smoke", name, tmp_path, {key: wanted[key] for key in wanted.keys() & known.keys()}, first, last)
-    assert any("application/vnd.plotly.v1+json" in output.get("data", {}) for output in found), "no figure"
+    data = [output.get("data", {}) for output in found]
+    drawn = [some["text/html"] for some in data if twins.PLOTLY in some]
+    assert drawn and all(twins.FIGURE_CLASS in html for html in drawn), "no figure, or none for a copy"
+    own = [some for some in data if twins.PAGE_CLASS not in some.get("text/html", "")]  # once a kernel
+    assert len(json.dumps(own)) + len(twins.page()) < 4e6
+    assert not any("widget-view" in kind for some in data for kind in some), "a copy shows none"
     assert not list(tmp_path.iterdir())
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from ..errors import UserError
-from ..processes import intact, parsed, sealed, waiting
+from ..processes import executed_unseen, in_notebook, intact, parsed, sealed, waiting
 
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
 STORE_VERSION = 2
@@ -190,9 +190,11 @@ def statistics(histogram: np.ndarray) -> tuple[list[float], list[float]]:
 @contextlib.contextmanager
 def progress(total: int, title: str, unit: str = "image") -> Iterator[Callable[[int], object]]:
     """A bar on a terminal or in a notebook; elsewhere its text every ten seconds. Yields advance(n)."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm  # a widget would leave an error in a saved notebook
 
-    pause = 0.1 if sys.stderr.isatty() or "ipykernel" in sys.modules else 10
+    live = in_notebook() and not executed_unseen()
+    pause = 0.1 if sys.stderr.isatty() or live else 10
     options = {"unit": unit, "unit_scale": True, "leave": False, "mininterval": pause, "delay": pause}
+    options["file"] = sys.stdout if live else None
     with tqdm(total=total, desc=title, **options) as bar:
         yield bar.update

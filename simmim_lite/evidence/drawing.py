@@ -12,7 +12,10 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from ..model.sizes import short
+from . import twins
 from .records import SCORES, millions
+
+twins.install()
 
 #: Whose runs a panel shows.
 SOURCES = {"published": "Published runs", "shipped": "Shipped runs", "yours": "Your runs"}
@@ -179,8 +182,8 @@ def heading(part: pd.DataFrame, panel: str, name: object, x: str, by: str) -> st
         seeds = part.groupby("model")["seed"].nunique()
         few = f"{seeds.min()} to " if seeds.min() < seeds.max() else ""
         said.append("one seed" if seeds.max() == 1 else f"{few}{seeds.max()} seeds")
-    said += [f"a line: {TITLES[by]}"] if by in ("images", "steps") else []
-    return f"{escape(first)}<br>{small(', '.join(said))}"
+    said = [", ".join(said), *([f"a line: {TITLES[by]}"] if by in ("images", "steps") else [])]
+    return f"{escape(first)}<br>{small('<br>'.join(filter(None, said)))}"  # lines that fit panels side by side
 
 
 def small(text: str) -> str:

@@ -129,8 +129,9 @@ def scatter(
     for model, look in sizes.items():
         marker = {"size": 9, "color": FAINT, "symbol": look["symbol"]}
         drawing.marks(chart, 1, [None], [None], marker, drawing.label("model", model))
-    chart.update_layout(legend_title_text=f"<b>{TITLES.get(colour, colour)}; model size</b>", showlegend=True)
-    return drawing.resize(chart, _TOP + _PLOT + 110, legend_y=-0.24, t=_TOP, b=110, l=74, r=16)
+    title = {"text": f"<b>{TITLES.get(colour, colour)}; model size</b>", "side": "top"}  # beside, it pushes marks out
+    chart.update_layout(legend_title=title, showlegend=True)
+    return drawing.resize(chart, _TOP + _PLOT + 140, legend_y=-0.22, t=_TOP, b=140, l=74, r=16)
 
 
 def intervals(
@@ -183,9 +184,9 @@ def overfitting(fits: Mapping[str, tuple[Points, Fit]]) -> go.Figure:
     return drawing.resize(chart, 470, HONEST, -0.24, b=130, t=62)
 
 
-def plan(options: Sequence, rule: object, measure: str, note: str = "") -> go.Figure:
+def plan(options: Sequence, rule: object, measure: str) -> go.Figure:
     """Options of a `studies.planner.Plan`: prediction and 90 % interval against cost; colour and mark are the light,
-    filled ones cannot be told from the best; a ring is round the simple rule's pick. note: a line below, as HONEST."""
+    filled ones cannot be told from the best; a ring is round the simple rule's pick."""
     frame = pd.DataFrame([vars(o) | {"name": o.name} for o in options if o.value is not None])
     if not len(frame):
         return empty("no numbers outside the known range: the order alone is given")
@@ -215,4 +216,4 @@ def plan(options: Sequence, rule: object, measure: str, note: str = "") -> go.Fi
     span = [low - 0.06 * wide, high + 0.14 * wide]
     chart.update_xaxes(title_text="training cost (FLOPs)", range=span, dtick="D2", **_POWERS)
     chart.update_yaxes(title_text=f"predicted {measure}")
-    return drawing.resize(chart, 460 if note else 440, note, -0.2, t=30, b=130 if note else 110)
+    return drawing.resize(chart, 440, legend_y=-0.2, t=30, b=110)

@@ -5,11 +5,12 @@ import gzip
 from collections.abc import Mapping
 
 import numpy as np
+import plotly.graph_objects as go
 import traitlets
 from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
-from ..evidence import published
+from ..evidence import figures, published, tables
 from ..evidence.drawing import SYMBOLS, count, data_name, shades, size_name
 from ..evidence.proxy import doublings, omega, turning_points
 from ..evidence.records import OVERFIT, millions
@@ -37,6 +38,10 @@ class Explorer(Widget):
     def _answer(self, _: object, message: object, __: object) -> None:
         if message == "plotly":
             self.send("plotly", buffers=[gzip.compress(get_plotlyjs().encode(), 6)])
+
+    def still(self) -> go.Figure:
+        """The first view, as it opens."""
+        return figures.scatter(tables.frame({"published": published.rows()}), "val_loss", "score", "regime")
 
 
 def data() -> dict:

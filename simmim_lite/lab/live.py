@@ -13,7 +13,8 @@ import plotly.graph_objects as go
 
 from ..errors import unknown
 from ..evidence.drawing import COLOURS, FAINT, TEMPLATE
-from ..processes import executed_unseen, in_notebook
+from ..evidence.twins import bundle
+from ..processes import in_notebook
 from ..training.run import Run
 
 LOSS = "loss on hidden pixels<br>(L1, standard deviations)"
@@ -101,7 +102,7 @@ class Watch:
             line = f"step {trainer.step:,} of {steps:,}, loss {loss:.3f}, {seconds:.0f} s, about {left:.0f} s left"
             figure = self.draw(trainer.net.model.eval())
             trainer.net.model.train()
-            self.shown.draw({"text/plain": line}, figure._repr_mimebundle_())
+            self.shown.draw({"text/plain": line}, bundle(figure))
 
 
 class Curve:
@@ -120,14 +121,14 @@ class Curve:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.shown.draw(self.figure()._repr_mimebundle_())
+        self.shown.draw(bundle(self.figure()))
 
     def add(self, step: int, **losses: float) -> None:
         """Put train_loss or val_loss after `step` steps on the curve."""
         for name, loss in losses.items():
             self.points[name].append((step * self.batch_size, loss))
         if self.shown.due():
-            self.shown.draw(self.figure()._repr_mimebundle_())
+            self.shown.draw(bundle(self.figure()))
 
     def figure(self) -> go.Figure:
         """The curve as it is now: training thin, validation with marks."""
@@ -143,27 +144,3 @@ class Curve:
         legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
         top = {"t": 84 if self.title else 50}
         return chart.update_layout(template=TEMPLATE, title_text=self.title, legend=legend, margin=top)
-
-
-def knob(function: Callable, **controls: object) -> None:
-    """`ipywidgets.interactive(function, **controls)` where somebody can turn it, drawn when a control is let go;
-    elsewhere what it returns by default.
-
-    No widget is made where no browser answers its messages: that can hang a kernel.
-    """
-    from IPython.display import display
-    from ipywidgets import interactive
-
-    if in_notebook() and executed_unseen():
-        display(function())
-    elif in_notebook():
-        knobs = interactive(function, **controls)
-        for control in knobs.children[:-1]:
-            control.tooltip, control.style.description_width, control.layout.width = (
-                control.description,
-                "initial",
-                "auto",
-            )
-            if hasattr(control, "continuous_update"):
-                control.continuous_update = False
-        display(knobs)

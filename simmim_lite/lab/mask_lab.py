@@ -9,6 +9,7 @@ the static twin from the same network computed in the page.
 """
 
 import base64
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import traitlets as t
+from PIL import Image
 
 from ..errors import UserError, first_line, unknown
 from ..model.masking import STRATEGIES, hash_masks
@@ -151,6 +154,15 @@ class MaskLab(Widget):
             if 0 <= cell < mask.size:
                 mask.flat[cell] ^= True
         return mask
+
+    def still(self) -> go.Figure:
+        """The picture, its mask, and what the network sees."""
+        entry, mask = self.pictures[self.picture], self.mask
+        picture = Image.open(io.BytesIO(base64.b64decode(entry["data"]))).convert("RGB")
+        shown = np.asarray(picture.resize((self.side,) * 2, Image.Resampling.BOX)).transpose(2, 0, 1)
+        row = [shown, pictures.mask_picture(mask), pictures.hide(shown, mask)]
+        title = f"{entry['title'].capitalize()}: {mask.sum()} of {mask.size} cells of {self.patch} px are hidden"
+        return pictures.sheet({"": row}, ("picture", "mask", "what the<br>network sees"), title=title, side=176)
 
     def twin_state(self) -> dict:
         """The twin computes reconstructions itself: it gets the networks' weights."""

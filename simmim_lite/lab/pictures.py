@@ -157,8 +157,8 @@ def sheet(
         dx, dy = 1 / shown.shape[1], 1 / shown.shape[0]  # the first pixel's centre lies half a pixel inside
         place = {"x0": column * step + dx / 2, "dx": dx, "y0": head + row * step + dy / 2, "dy": dy}
         named = ", ".join(t.replace("<br>", " ") for t in (name, heads[column] if row == 0 else "") if t)
-        Image.fromarray(np.ascontiguousarray(shown)).save(png := io.BytesIO(), "PNG", optimize=True)
-        address = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+        Image.fromarray(np.ascontiguousarray(shown)).save(held := io.BytesIO(), "WEBP", lossless=True, method=2)
+        address = "data:image/webp;base64," + base64.b64encode(held.getvalue()).decode()
         figure.add_image(source=address, **place, hovertemplate=f"{named}<extra></extra>")
     for column, label in enumerate(heads if lines else ()):
         place = {"x": column * step + 0.5, "y": head - 0.04, "xanchor": "center", "yanchor": "bottom"}

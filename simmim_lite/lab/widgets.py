@@ -6,6 +6,7 @@ hands it a model; in plain HTML a small stand-in holds the same state, and the p
 
 import base64
 import json
+import os
 import uuid
 from collections.abc import Mapping
 from html import escape
@@ -13,10 +14,13 @@ from pathlib import Path
 from string import Template
 
 import anywidget
+import plotly.graph_objects as go
 import traitlets
 
 from ..errors import UserError
+from ..processes import executed_unseen
 from ..training.run import write_atomic
+from . import pictures
 
 FILMS = Path(__file__).with_name("films")
 SHIPPED_FILMS = ("scenes", "scenes-grid")  # made by tools/lab_content.py
@@ -69,12 +73,20 @@ class Widget(anywidget.AnyWidget):
         write_atomic(path, page)
         return Path(path)
 
-    def _repr_mimebundle_(self, **kwargs):
-        from .live import executed_unseen
+    def still(self) -> go.Figure:
+        """What is seen in a saved notebook, where there is no kernel."""
+        raise NotImplementedError
 
-        found = super()._repr_mimebundle_(**kwargs)
-        data, metadata = found if isinstance(found, tuple) else (found, {})
-        return ({**data, "text/html": self.static_html()} if executed_unseen() else data), metadata
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        if executed_unseen():
+            return display({"text/html": self.static_html()}, raw=True)
+        if "VOILA_REQUEST_URL" not in os.environ:  # which saves nothing
+            display(self.still())  # out of sight while the widget lives (evidence/figures.js)
+        found = self._repr_mimebundle_()
+        found = found[0] if isinstance(found, tuple) else found
+        display({name: data for name, data in found.items() if name != "text/plain"}, raw=True)
 
 
 def check_patch(side: int, patch: int) -> None:
@@ -96,6 +108,15 @@ class FilmStrip(Widget):
             sheet = f"data:image/png;base64,{base64.b64encode(film.png()).decode()}"
             found.append({"name": name, "sheet": sheet, **film.facts})
         super().__init__(films=found)
+        self._first = next(iter(films.items()))
+
+    def still(self) -> go.Figure:
+        """Of the first film the first, a middle and the last frame."""
+        name, film = self._first
+        chosen = sorted({0, len(film.frames) // 2, len(film.frames) - 1})
+        rows = {"picture": film.pictures}
+        rows |= {f"step {film.facts['frames'][k]['step']:,}": film.frames[k] for k in chosen}
+        return pictures.sheet(rows, title=name)
 
 
 def shipped_film(name: str = "scenes"):

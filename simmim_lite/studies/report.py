@@ -2,7 +2,6 @@
 
 Figures are live, equations MathML, controls that need a kernel are replaced by what they show without one."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -14,15 +13,14 @@ from typing import TYPE_CHECKING
 from ..errors import UserError, first_line
 from ..evidence.rules import Claim
 from ..evidence.tables import verdicts
+from ..evidence.twins import PAGE_CLASS, PLOTLY, SCRIPT, twin
 from ..training.run import write_atomic
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
-FIGURE_CLASS = "sl-figure"  # marks the place of a figure; a page without it loads no plotly.js
+WIDGET = "application/vnd.jupyter.widget-view+json"
 STYLE = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-SCRIPT = files(__package__).joinpath("figures.js").read_text(encoding="utf-8")  # draws a figure that comes near
 _NO_KERNEL = '<p class="sl-note">Here is a control that lives in JupyterLab: <code>make lab</code>.</p>'
 _LINK = re.compile(r'<a href="(?!https?:|#|data:|mailto:)([^"]*)"[^>]*>(.*?)</a>', re.S)
 
@@ -65,27 +63,17 @@ def read(path: Path) -> "NotebookNode":
 
 
 def prepare(content: "NotebookNode") -> None:
-    """Make an executed notebook fit for a page, in place: figures become places that `SCRIPT` draws, with their content
-    as JSON beside them, widgets their static twins."""
-    for number, cell in enumerate(content.cells):
-        for place, output in enumerate(cell.get("outputs", [])):
+    """Make an executed notebook fit for a page that has plotly.js, in place: figures become their twins, and a widget
+    without one a line."""
+    for cell in content.cells:
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if PAGE_CLASS not in o.get("data", {}).get("text/html", "")[:80]]
+        for output in cell.get("outputs", []):
             data = output.get("data", {})
             if PLOTLY in data:
-                output.data = {"text/html": _figure(data[PLOTLY], f"figure-{number}-{place}")}
+                output.data = {"text/html": twin(data[PLOTLY])}
             elif WIDGET in data:
                 output.data = {"text/html": data.get("text/html") or _NO_KERNEL}
-
-
-def _figure(content: dict, name: str) -> str:
-    layout = content.get("layout", {})
-    config = {"responsive": True, "displaylogo": False, **content.get("config", {})}
-    packed = json.dumps({"data": content["data"], "layout": layout, "config": config}, separators=(",", ":"))
-    packed = packed.replace("</", "<\\/").replace("<!--", "<\\!--")
-    width = f"width:{layout['width']}px" if "width" in layout else "min-width:min(740px, 190vw)"
-    return (
-        f'<div class="sl-plot"><div class="{FIGURE_CLASS}" id="{name}" style="height:{layout.get("height", 450)}px;'
-        f'{width}"></div><script type="application/json">{packed}</script></div>'
-    )
 
 
 def _page(content: "NotebookNode", names: Sequence[str], here: str) -> str:

@@ -238,9 +238,11 @@ function mount(el, data, plotly) {
   };
 }
 
-/** plotly.js, asked of the kernel. */
+const inPage = () => document.querySelector(".sl-plotly"); // that of an executed notebook (evidence/twins.py)
+
+/** plotly.js, of the page or asked of the kernel. */
 async function loaded(model) {
-  const packed = await new Promise((done) => {
+  const packed = inPage() ? Uint8Array.from(atob(inPage().textContent), (c) => c.charCodeAt(0)) : await new Promise((done) => {
     model.on("msg:custom", (message, buffers) => { if (message === "plotly") done(buffers[0]); });
     model.send("plotly");
   });
@@ -253,7 +255,7 @@ async function loaded(model) {
 }
 
 async function render({ model, el }) {
-  if (model.kernel === false && !globalThis.Plotly) return; // el says where it is live
+  if (model.kernel === false && !globalThis.Plotly && !inPage()) return; // el says where it is live
   const root = make("div", { class: "sl-explorer" }, "Loading the explorer … Run the cell again if this line stays.");
   el.classList.remove("sl-explorer"); // that of the twin, while it is not alive
   el.replaceChildren(root);
