@@ -226,14 +226,12 @@ def parsed(path: str | Path) -> dict:
     return content
 
 
-def intact(content: dict, path: str | Path) -> dict:
-    """What a JSON file holds beside its checksum; ValueError where that is not of it. Earlier versions wrote none."""
-    content = dict(content)
-    if (given := content.pop("checksum", None)) is None:
-        tell_once(f"{Path(path).parent}: files of an earlier version, without a checksum, are taken as they are")
-    elif given != digest(content):
-        raise ValueError("it was changed since it was written: its checksum is of something else")
-    return content
+def intact(content: dict) -> dict:
+    """What a JSON file holds beside its checksum; ValueError where they do not match. Earlier versions wrote none."""
+    rest = {name: one for name, one in content.items() if name != "checksum"}
+    if "checksum" in content and content["checksum"] != digest(rest):
+        raise ValueError("its checksum does not match its content")
+    return rest
 
 
 def tell(line: str) -> None:

@@ -130,7 +130,7 @@ def test_exact_names_count_and_checkpoints_of_before_are_read(halfway, tmp_path,
 DONE = record(seed=7, scores={"linear": 0.5})
 TUNED = tuning(DONE, 0.5)
 LATER = "made by a later version .*; use that, or give another --runs-dir"
-CHANGED = "not the record that was written .*; get it back, or move it away"
+CHANGED = "not the record that was written .*; restore it, or move it away"
 
 
 def edited(*where: str | int, to: object) -> Callable[[dict], dict]:

@@ -182,7 +182,7 @@ def test_hugging_face(photos, tmp_path, monkeypatch):
 # --- the store
 
 
-def test_a_store_is_decoded_once_and_anew_where_the_folder_changes(photos, root, monkeypatch):
+def test_a_store_is_decoded_once_and_anew_where_the_folder_changes(photos, root, monkeypatch, capsys):
     spec, stores = f"imagefolder:{photos}", lambda: list(root.glob("stores/*/index.json"))
     first = open_data(spec, 16)
     with monkeypatch.context() as patch:
@@ -199,7 +199,14 @@ def test_a_store_is_decoded_once_and_anew_where_the_folder_changes(photos, root,
     open_data(spec, 12)
     assert len(stores()) == 2  # another size is another store
     for path in root.glob("stores/*-16px-*/images.npy"):
-        content = path.read_bytes()
+        content, index = path.read_bytes(), json.loads(path.with_name("index.json").read_text())
+        older = {name: one for name, one in index.items() if name not in ("crc32", "checksum")}
+        path.with_name("index.json").write_text(json.dumps(older))
+        capsys.readouterr()
+        for _ in range(2):
+            assert open_data(spec, 16).digest == third.digest
+        assert capsys.readouterr().err.count("of an earlier version") == 1
+        assert json.loads(path.with_name("index.json").read_text()) == index
         path.write_bytes(content[:900] + b"x" + content[901:])
         one_line("damaged store .*images.npy was changed .*delete this folder", open_data, spec, 16)
         path.write_bytes(content[:150])

@@ -76,7 +76,7 @@ def open_pack(folder: str | Path) -> Pack:
     """The pack in a folder; `UserError`, one line, where there is none, or one whose index is not whole."""
     root = Path(folder).expanduser().absolute()
     try:
-        info = intact(parsed(root / "pack.json"), root / "pack.json")
+        info = intact(parsed(root / "pack.json"))
         columns = {name: np.load(root / "index" / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
         listed = {len(column) for column in columns.values()} == {info["listed"]}
         if info["format"] != FORMAT or not listed or _index_digest(columns, info["classes"]) != info["digest"]:

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from ..errors import UserError
-from ..processes import executed_unseen, in_notebook, intact, parsed, sealed, waiting
+from ..processes import executed_unseen, in_notebook, intact, parsed, sealed, tell, waiting, write_atomic
 
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
 STORE_VERSION = 2
@@ -59,13 +59,18 @@ def ensure(name: str, version: str, plan: Callable[[], StorePlan], title: str) -
     skipped, notes), and its arrays by name, the large ones memory-mapped."""
     folder = ensure_folder(name, version, lambda empty: _write(empty, plan(), title), title)
     try:
-        info, arrays = intact(parsed(folder / "index.json"), folder / "index.json"), {}
+        info, arrays = intact(parsed(folder / "index.json")), {}
         for array in ("ids", "labels", "images", *["masks"] * info["masks"]):
             arrays[array] = np.load(folder / f"{array}.npy", mmap_mode="r" if array in ("images", "masks") else None)
             if len(arrays[array]) != info["images"]:
                 raise ValueError("its arrays differ in length")
+        if "crc32" not in info:
+            tell(f"{folder}: of an earlier version, without checksums, and taken as it is; now it has them")
+            info["crc32"] = {name: zlib.crc32(array) for name, array in arrays.items()}
+            with contextlib.suppress(UserError):  # it may be somebody else's
+                write_atomic(folder / "index.json", sealed(info))
         with waiting(f"{title}: checking what was decoded"):
-            for array, crc in info.get("crc32", {}).items():
+            for array, crc in info["crc32"].items():
                 path = folder / f"{array}.npy"
                 if _crc32(path, path.stat().st_mtime_ns) != crc:
                     raise ValueError(f"{path.name} was changed since it was written")

@@ -20,7 +20,7 @@ _FASTER = 1.1  # bf16 is taken where it is at least this much faster than fp32
 
 def _content(path: Path) -> dict[str, dict[str, float]]:
     try:
-        kept = intact(parsed(path), path)
+        kept = intact(parsed(path))
         return {name: {one: value(one, Positive, s) for one, s in dict(some).items()} for name, some in kept.items()}
     except FileNotFoundError:
         return {}

@@ -12,7 +12,7 @@ from typing import Annotated
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
-from ..processes import intact, parsed, tell, writing
+from ..processes import intact, parsed, tell, tell_once, writing
 from .run import SCHEMA_VERSION, Run
 from .specs import Count, OneOf, Spec, Whole, value
 from .tuning import Dense, FineTune, Probe
@@ -111,11 +111,13 @@ def read_record(path: str | Path) -> dict | None:
         raise UserError(f"{path}: not a readable record ({error}); delete the file and run again") from error
     try:
         check(record, path.stem)
-        return intact(record, path)
+        if "checksum" not in record:
+            tell_once(f"{path.parent}: records of an earlier version, without a checksum, are taken as they are")
+        return intact(record)
     except Later as error:
         what = f"made by a later version ({error}); use that, or give another --runs-dir"
     except ValueError as error:
-        what = f"not the record that was written ({str(error).partition(': give')[0]}); get it back, or move it away"
+        what = f"not the record that was written ({str(error).partition(': give')[0]}); restore it, or move it away"
     raise UserError(f"{path}: {what}")
 
 
