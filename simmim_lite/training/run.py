@@ -167,8 +167,8 @@ def save_final(runs_dir: str | Path, spec: Spec, weights: dict) -> None:
     from safetensors.torch import save
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    about = {"key": spec.key, "crc32": str(zlib.crc32(save(weights)))}
-    write_atomic(weights_path(runs_dir, spec), save(weights, about))
+    about = f"{spec.key} {zlib.crc32(save(weights)):08x}"  # one text: of several, safetensors draws the order
+    write_atomic(weights_path(runs_dir, spec), save(weights, {"of": about}))
 
 
 def load_final(runs_dir: str | Path, spec: Spec) -> dict:
@@ -181,8 +181,8 @@ def load_final(runs_dir: str | Path, spec: Spec) -> dict:
         about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__")
         if about is None:
             tell_once(f"{path.parent}: weights of an earlier version, without a checksum, are taken as they are")
-        elif about != {"key": spec.key, "crc32": str(zlib.crc32(save(weights)))}:
-            raise ValueError(f"it was changed since it was written, or is of {about.get('key')}")
+        elif about != {"of": f"{spec.key} {zlib.crc32(save(weights)):08x}"}:
+            raise ValueError(f"it was changed since it was written, or is of {about.get('of')}")
     except Exception as error:  # a short file fails in many ways
         raise UserError(f"{path}: no readable weights ({error}); delete the run's record, and run again") from error
     return weights
