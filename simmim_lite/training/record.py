@@ -47,8 +47,9 @@ def check(record: dict, key: str) -> None:
     """`UserError`, naming the field, for what is no whole record of this key; `Later` where a later version made it."""
     if value("schema", Count, record.get("schema")) > SCHEMA_VERSION:
         raise Later(f"schema {record['schema']}")
-    kind, run = value("kind", Annotated[str, OneOf(KINDS)], record.get("kind")), record.get("run")
-    made = None if kind != "pretrain" and run is None else _made("run", Run, value("run", dict, run))
+    kind = value("kind", Annotated[str, OneOf(KINDS)], record.get("kind"))
+    run = value("run", dict if kind == "pretrain" else dict | None, record.get("run", "missing"))
+    made = None if run is None else _made("run", Run, run)
     if kind != "pretrain":
         spec = value("spec", dict, record.get("spec"))
         if kind == "probe":
@@ -71,7 +72,10 @@ def _made(name: str, kind: type[Spec], fields: dict) -> Spec:
     for version in known & {"recipe_version", "version"}:  # the default is this version's
         if value(f"{name}.{version}", Count, fields.get(version)) > getattr(kind, version):
             raise Later(f"{name}.{version} {fields[version]}")
-    return run_of(fields) if kind is Run else kind.from_dict(fields)
+    made = run_of(fields) if kind is Run else kind.from_dict(fields)
+    if missing := sorted(made.to_dict().keys() - fields.keys()):
+        raise UserError(f"{name}.{missing[0]} is missing")
+    return made
 
 
 def run_of(fields: dict) -> Run:
@@ -116,7 +120,7 @@ def read_record(path: str | Path) -> dict | None:
         return intact(record)
     except Later as error:
         what = f"made by a later version ({error}); use that, or give another --runs-dir"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         what = f"not the record that was written ({str(error).partition(': give')[0]}); restore it, or move it away"
     raise UserError(f"{path}: {what}")
 
