@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..data.sources import kind_of
 from ..errors import Interrupted, UserError, check_writable, first_line, unknown
 from ..processes import each, executed_unseen, in_notebook
 from ..training.run import write_atomic
 from ..training.specs import Count, Positive, Text, Whole, read, value
 from . import report
-from .grids import images_of
+from .grids import images_of, sources
 from .tiers import StudyOptions
 
 #: Parameters of the course's notebooks, by name: how a study runs, and those of single notebooks.
@@ -239,8 +240,7 @@ def check_parameters(path: str | Path, given: Mapping[str, object]) -> dict[str,
             raise unknown(f"parameter of {Path(path).name}", name, known)
         made = _made(name, PARAMETERS.get(name, Any if known[name] is None else type(known[name])), one)
         found[name] = list(made) if isinstance(made, tuple) else made  # as papermill has them
-    if found.get("data"):
-        images_of(found["data"])
+    _check_places({"tier": known.get("tier"), **found})
     return found
 
 
@@ -258,10 +258,20 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
     for name in PARAMETERS.keys() & names.keys():
         names[name] = _made(name, PARAMETERS[name], names[name])
     if in_notebook() and not executed_unseen() and "runs_dir" in names:  # wherever JupyterLab was started
-        names["runs_dir"] = str(folder().parent / Path(names["runs_dir"]).expanduser())
+        names["runs_dir"] = str(folder().parent / os.path.expanduser(names["runs_dir"]))
         print(f"runs are kept in {names['runs_dir']}")
-    if opened and "data" in names:  # last, for it takes longest
-        images_of(names["data"])
+    _check_places(names, opened)
+
+
+def _check_places(names: Mapping[str, object], opened: bool = True) -> None:
+    """`UserError` for folders and sources among parameters that are not there, or cannot be written to."""
+    for name in ("coco", "ade20k"):
+        if names.get(name) and not Path(names[name]).is_dir():
+            raise UserError(f"{name} is '{names[name]}': no such folder")
+    if opened and "runs_dir" in names and names.get("tier") != "shipped":
+        check_writable(names["runs_dir"], "choose another runs_dir")
+    if names.get("data"):  # last, for it takes longest
+        _ = images_of(names["data"]) if opened else [kind_of(one) for one in sources(names["data"]) if one]
 
 
 def _made(name: str, hint: object, given: object) -> object:
