@@ -145,7 +145,7 @@ def test_a_stopped_study_leaves_no_kernel_running(signal_, tmp_path) -> None:
     assert not (tmp_path / "out").exists(), "half a copy"
     if signal_ == signal.SIGINT:
         # the pool's resource tracker, hit by the same signal, may add a warning of its own behind it
-        assert "interrupted: finished runs and notebooks are kept" in errors
+        assert "stopped: finished runs and notebooks are kept" in errors
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from ..errors import UserError
-from ..processes import waiting
+from ..processes import told, waiting
 
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
 STORE_VERSION = 2
@@ -77,7 +77,7 @@ def ensure_folder(name: str, version: str, write: Callable[[Path], object], titl
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
         kept = f"decoded pictures are kept in {folder} ({size:,.1f} MB)"
         line = f"{title}: {kept}; delete it at any time, or name another place in SIMMIM_DATA"
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=told(), flush=True)
     return folder
 
 

@@ -1,6 +1,6 @@
 """Training as it happens: a curve that grows in a live kernel, and stays as a figure in an executed notebook.
 
-A plain figure takes the place of the one before, at most once a second: JupyterLab ignores updates of a figure that is
+A plain figure takes the place of the one before, every two seconds: JupyterLab ignores updates of a figure that is
 on the page, and a `FigureWidget` would cost five megabytes in every saved notebook. No torch here.
 """
 
@@ -64,7 +64,7 @@ class Shown:
                 display(dict(bundle), raw=True)
         self.last = time.monotonic()
 
-    def due(self, seconds: float = 1.0) -> bool:
+    def due(self, seconds: float = 2.0) -> bool:
         """Whether so many seconds have passed since the last picture."""
         return time.monotonic() - self.last >= seconds
 
@@ -81,53 +81,65 @@ class Progress:
             self.shown.draw({"text/plain": f"{self.what}: step {step:,} of {steps:,}, {seconds:.0f} s"})
 
 
-class Watch:
-    """A callback of `pretrain`: every two seconds its loss, the time that is left, and a figure, `draw(model)`, of what
-    the network fills in by then."""
-
-    def __init__(self, draw: Callable[[object], go.Figure]) -> None:
-        self.draw, self.shown, self.started, self.first = draw, Shown(), time.monotonic(), 0
-
-    def on_train_start(self, trainer: object) -> None:
-        """From where this call goes on."""
-        self.first = trainer.step
-
-    def on_step_end(self, trainer: object) -> None:
-        """Draw, where two seconds have passed since the last picture."""
-        if in_notebook() and (self.shown.due(2.0) or trainer.step == trainer.spec.steps):
-            seconds, steps = time.monotonic() - self.started, trainer.spec.steps
-            left = seconds / (trainer.step - self.first) * (steps - trainer.step)
-            loss = trainer.losses[max(0, trainer.step - 10) : trainer.step].mean().item()
-            line = f"step {trainer.step:,} of {steps:,}, loss {loss:.3f}, {seconds:.0f} s, about {left:.0f} s left"
-            figure = self.draw(trainer.net.model.eval())
-            trainer.net.model.train()
-            self.shown.draw({"text/plain": line}, figure._repr_mimebundle_())
-
-
 class Curve:
     """A training curve that grows: `with Curve(steps) as curve: curve.add(step, train_loss=…, val_loss=…)`.
 
-    batch_size turns steps into images seen. The figure is drawn at most once a second, and at the end whatever
-    happens. marks: {images seen: text}, drawn as dotted lines (a drop of the learning rate, say).
+    batch_size turns steps into images seen. It is drawn every two seconds, and at the end whatever happens. marks:
+    {images seen: text}, drawn as dotted lines (a drop of the learning rate, say). rows() gives pictures to show above
+    it, as `pictures.strip` takes them: what the network fills in by then.
     """
 
-    def __init__(self, steps: int, batch_size: int, title: str, marks: Mapping[int, str]) -> None:
-        self.steps, self.batch_size, self.title, self.marks = steps, batch_size, title, marks
+    def __init__(
+        self,
+        steps: int,
+        batch_size: int,
+        title: str = "",
+        marks: Mapping[int, str] | None = None,
+        rows: Callable[[], Mapping] = dict,
+    ) -> None:
+        self.steps, self.batch_size, self.title, self.marks, self.rows = steps, batch_size, title, marks or {}, rows
         self.points: dict[str, list[tuple[int, float]]] = {"train_loss": [], "val_loss": []}
-        self.shown = Shown()
+        self.shown, self.started, self.first = Shown(), time.monotonic(), None
 
     def __enter__(self) -> "Curve":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.shown.draw(self.figure()._repr_mimebundle_())
+        self.draw(last=True)
 
     def add(self, step: int, **losses: float) -> None:
         """Put train_loss or val_loss after `step` steps on the curve."""
         for name, loss in losses.items():
             self.points[name].append((step * self.batch_size, loss))
         if self.shown.due():
-            self.shown.draw(self.figure()._repr_mimebundle_())
+            self.draw()
+
+    def draw(self, last: bool = False) -> None:
+        """Show where the training is, the pictures and the curve: a small drawing while it grows, at last a figure."""
+        from .pictures import strip
+
+        (train, val), seconds = self.points.values(), time.monotonic() - self.started
+        step, now = len(train), [loss for _, loss in train[-10:]]
+        self.first = step if self.first is None else self.first  # what was done before is no measure of the speed
+        line = f"step {step:,} of {self.steps:,}, {seconds:.0f} s"
+        if self.first < step < self.steps:
+            line += f", about {seconds / (step - self.first) * (self.steps - step):.0f} s left"
+        line += f"; training loss (grey) {sum(now) / len(now):.3f}" if now else ""
+        line += f", validation loss (blue) {val[-1][1]:.3f}" if val else ""
+        html = f'<p>{line}</p><div style="display:flex;flex-wrap:wrap;gap:16px"><div>{strip(self.rows())}</div>'
+        html += f"{'' if last else self.small()}</div>"
+        self.shown.draw({"text/html": html}, *([self.figure()._repr_mimebundle_()] if last else ()))
+
+    def small(self) -> str:
+        """The curve as a drawing in HTML: it is there at once, where a figure would make the page jump."""
+        losses = [loss for points in self.points.values() for _, loss in points] or [0]
+        across, up, lines = 640 / (self.steps * self.batch_size), 120 / max(max(losses) - min(losses), 1e-9), []
+        steady = 'vector-effect="non-scaling-stroke"'
+        for points, colour in zip(self.points.values(), (FAINT, COLOURS[0]), strict=True):
+            places = " ".join(f"{x * across:.1f},{124 - up * (loss - min(losses)):.1f}" for x, loss in points)
+            lines.append(f'<polyline points="{places}" stroke="{colour}" stroke-width="2" fill="none" {steady}/>')
+        view = 'viewBox="0 0 640 128" preserveAspectRatio="none" style="flex:1 1 140px;height:150px"'
+        return f"<svg {view}>{''.join(lines)}</svg>"
 
     def figure(self) -> go.Figure:
         """The curve as it is now: training thin, validation with marks."""
@@ -141,8 +153,32 @@ class Curve:
         chart.update_xaxes(title_text="images seen", range=[-0.02 * end, 1.02 * end], tickformat="~s")
         chart.update_yaxes(title_text=LOSS, hoverformat=".4f")
         legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
-        top = {"t": 84 if self.title else 50}
-        return chart.update_layout(template=TEMPLATE, title_text=self.title, legend=legend, margin=top)
+        top = {"t": 84 if self.title else 30, "b": 50}
+        return chart.update_layout(template=TEMPLATE, title_text=self.title, legend=legend, margin=top, height=300)
+
+
+class Watch:
+    """A callback of `pretrain`: in a notebook its curve, every two seconds, with the pictures of `rows(model)`."""
+
+    def __init__(self, rows: Callable[[object], Mapping]) -> None:
+        self.rows = rows
+
+    def on_train_start(self, trainer: object) -> None:
+        """A curve, from where this call goes on."""
+        model, spec = trainer.net.model, trainer.spec
+        self.curve = Curve(spec.steps, spec.batch_size, rows=lambda: self.rows(model))
+        self.curve.first = trainer.step
+
+    def on_step_end(self, trainer: object) -> None:
+        """Draw, where two seconds have passed since the last picture."""
+        if in_notebook() and (self.curve.shown.due() or trainer.step == trainer.spec.steps):
+            self.curve.points = {"train_loss": [], "val_loss": []}
+            for step, loss in enumerate(trainer.losses[: trainer.step].tolist(), 1):
+                self.curve.points["train_loss"].append((step * trainer.spec.batch_size, loss))
+            for point in trainer.curve:
+                if "val_loss" in point:
+                    self.curve.points["val_loss"].append((point["images_seen"], point["val_loss"]))
+            self.curve.draw(last=trainer.step == trainer.spec.steps)
 
 
 def knob(function: Callable, **controls: object) -> None:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from ..data.sources import kind_of
 from ..errors import Interrupted, UserError, check_writable, first_line, unknown
-from ..processes import each, executed_unseen, in_notebook
+from ..processes import again, each, executed_unseen, in_notebook
 from ..training.run import write_atomic
 from ..training.specs import Count, Positive, Text, Whole, read, value
 from . import report
@@ -34,12 +34,49 @@ PARAMETERS = {field.name: field.type for field in dataclasses.fields(StudyOption
 }  # fmt: skip
 
 
+#: Where the reader's copies lie, and what they were made of.
+MINE, _MADE = "my_notebooks", ".made_of.json"
+
+
 def folder() -> Path:
     """Where the notebooks lie: `notebooks/` beside the package in a checkout, else in the working directory."""
     places = (Path(__file__).resolve().parents[2] / "notebooks", Path.cwd() / "notebooks")
     if found := next((place for place in places if place.is_dir()), None):
         return found
     raise UserError(f"the notebooks are not part of the installed package: copy a checkout's to {places[1]}")
+
+
+def own_copies() -> Path:
+    """`my_notebooks/` beside `notebooks/`: the reader's own, which git does not know and no `git pull` meets.
+
+    What is not there yet is copied; a copy that was never saved follows its original; nothing else is touched."""
+    mine = folder().parent / MINE
+    made = _made_of(mine)
+    for original in (*folder().glob("*.ipynb"), *folder().glob("*.md")):
+        name, copy, now = original.name, mine / original.name, _digest(original)
+        if not copy.exists() or _digest(copy) in (made.get(name), now):
+            write_atomic(copy, original.read_bytes())
+            made[name] = now
+    write_atomic(mine / _MADE, json.dumps(made, indent=1))
+    return mine
+
+
+def _made_of(mine: Path) -> dict[str, str]:
+    """Of what each copy in a folder was made: the digest of its original at that time, by name."""
+    return json.loads((mine / _MADE).read_text()) if (mine / _MADE).exists() else {}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def open_lab(options: Sequence[str]) -> None:
+    """`simmim-lite lab`: JupyterLab on the reader's copies; its file browser shows the checkout, runs/ and all."""
+    from jupyterlab.labapp import LabApp
+
+    mine = own_copies()
+    first = f"/lab/workspaces/course/tree/{mine.name}/00_start.ipynb"
+    LabApp.launch_instance([f"--ServerApp.root_dir={mine.parent}", f"--LabApp.default_url={first}", *options])
 
 
 def find(name: str) -> Path:
@@ -110,7 +147,7 @@ def execute(
                 found[name] = error
     except KeyboardInterrupt:
         kept = "finished runs and notebooks are kept"
-        raise Interrupted(f"interrupted: {kept}; run the same command to go on") from None
+        raise Interrupted(f"stopped: {kept}; {again()}") from None
     done = [copy.name for copy in planned if found[copy.name] == ""]
     return {name: out_dir / f"{name}.ipynb" for name in done}, {name: e for name, e in found.items() if e}
 
@@ -257,10 +294,28 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
                 raise unknown("parameter", name, known)
     for name in PARAMETERS.keys() & names.keys():
         names[name] = _made(name, PARAMETERS[name], names[name])
-    if in_notebook() and not executed_unseen() and "runs_dir" in names:  # wherever JupyterLab was started
-        names["runs_dir"] = str(folder().parent / os.path.expanduser(names["runs_dir"]))
-        print(f"runs are kept in {names['runs_dir']}")
+    if in_notebook() and not executed_unseen():
+        _at_home(names)
     _check_places(names, opened)
+
+
+def _at_home(names: MutableMapping[str, object]) -> None:
+    """Wherever JupyterLab was started, relative paths count from the checkout, as those of commands do; said is where
+    runs are kept, and what a reader is to know of the copy they work on."""
+    with contextlib.suppress(UserError):  # installed without the notebooks
+        checkout, notebook = folder().parent, Path(os.environ.get("JPY_SESSION_NAME", "."))  # as JupyterLab sets it
+        original, made = folder() / notebook.name, _made_of(notebook.parent).get(notebook.name)
+        if Path.cwd().is_relative_to(checkout):
+            os.chdir(checkout)
+        if "runs_dir" in names:
+            names["runs_dir"] = str(checkout / os.path.expanduser(names["runs_dir"]))
+            print(f"runs are kept in {names['runs_dir']}")
+        if notebook.parent == folder():
+            print(f"this is the original, which git pull changes: simmim-lite lab opens a copy of your own, in {MINE}/")
+        elif made and original.exists() and made != _digest(original):
+            print(
+                f"{notebook.stem} has changed since your copy was made: rename yours, and start again for the new one"
+            )
 
 
 def _check_places(names: Mapping[str, object], opened: bool = True) -> None:
