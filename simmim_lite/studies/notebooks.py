@@ -310,12 +310,22 @@ def _at_home(names: MutableMapping[str, object]) -> None:
         if "runs_dir" in names:
             names["runs_dir"] = str(checkout / os.path.expanduser(names["runs_dir"]))
             print(f"runs are kept in {names['runs_dir']}")
+            pages = sorted(Path(names["runs_dir"], "report").glob("*.html"), key=lambda page: page.stem != "index")
+            if pages and pages[0].is_relative_to(checkout):  # what JupyterLab shows
+                links = [f"[{page.stem}]({os.path.relpath(page, notebook.parent)})" for page in pages]
+                _show(f"Report of your last study: {', '.join(links)}; in a browser `{pages[0]}`")
         if notebook.parent == folder():
             print(f"this is the original, which git pull changes: simmim-lite lab opens a copy of your own, in {MINE}/")
         elif made and original.exists() and made != _digest(original):
             print(
                 f"{notebook.stem} has changed since your copy was made: rename yours, and start again for the new one"
             )
+
+
+def _show(markdown: str) -> None:
+    from IPython.display import Markdown, display
+
+    display(Markdown(markdown))
 
 
 def _check_places(names: Mapping[str, object], opened: bool = True) -> None:
