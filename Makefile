@@ -22,7 +22,7 @@ app: .venv/.app  ## the mask lab alone, as a web page with a kernel behind it; C
 site: .venv/.site  ## an offline site of executed notebooks, gallery, API and the mask lab; prints the path of its first page
 	$(BIN)/python tools/build_site.py $(ARGS)
 
-gallery: .venv/.test  ## the README's figure and one picture a study, from the shipped records
+gallery: .venv/.test chromium  ## the README's figure and one picture a study, from the shipped records
 	$(BIN)/python tools/build_site.py --gallery gallery $(ARGS)
 	$(BIN)/python tools/headless.py gallery/lab.png
 

@@ -3,10 +3,13 @@
 import ast
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from simmim_lite.course.grading import same
+from simmim_lite.evidence import published
 from simmim_lite.studies import notebooks
 from simmim_lite.studies.tiers import NAMED
 
@@ -16,6 +19,9 @@ MOST_LINES = 27  # of a cell
 PARTS = ["The idea", "Predict before you look", "A knob", "Exercises", "Five questions"]
 STUDY_PARTS = ["What will run", "The idea", "One batch, looked at", "Predict before you look", "The runs"]
 STUDY_PARTS += ["What may be claimed", "Where this differs from the paper", "A knob", "Exercises", "Five questions"]
+#: Below each exercise: markdown, which JupyterLab, editors, pages and GitHub all fold alike, and Run All never runs.
+HELP = r"<details><summary>Hint</summary>\n\n\S.*\n\n</details>\n<details><summary>Solution</summary>\n\n"
+HELP += r"\S.*\n\n```python\n.+\n```\n\n</details>"
 
 
 class Notebook:
@@ -66,13 +72,33 @@ def test_its_cells(notebook) -> None:
     assert set(notebook.metadata) == {"kernelspec", "language_info"}, "debris in the metadata"
 
 
-def test_its_exercises_questions_and_links(notebook) -> None:
-    exercises = [cell["text"] for cell in notebook.cells if "exercise" in cell["metadata"].get("tags", ())]
-    assert len(exercises) == 3
-    assert all(re.match(r"checks\.\w+\(.*\);$", text.splitlines()[-1]) for text in exercises)
-    questions, last = (cell["text"] for cell in notebook.cells[-2:])
-    assert questions.startswith("## Five questions") and last.startswith("checks.stamp(")
+def test_its_exercises(notebook) -> None:
+    """Each says what it is given, and has a folded hint and a folded solution below."""
+    pairs = [pair for pair in pairwise(notebook.cells) if "exercise" in pair[0]["metadata"].get("tags", ())]
+    assert len(pairs) == 3
+    for cell, below in pairs:
+        assert re.match(r"checks\.\w+\(.*\);$", cell["text"].splitlines()[-1])
+        stub = ast.parse(cell["text"]).body[0]
+        if isinstance(stub, ast.FunctionDef):
+            given = ast.get_docstring(stub) or ""
+            assert all(re.search(rf"\b{one.arg}\b[\w, ]*: ", given) for one in stub.args.args), cell["id"]
+            for example in re.findall(r"^{.*?(?=, \.\.\.})", given, re.M | re.S):
+                row = ast.literal_eval(example + "}")
+                assert all(same(published.rows()[0][name], value) for name, value in row.items()), row
+        else:
+            assert re.search(r"^answer = .*None\)?  # \(?\w+", cell["text"]), cell["id"]
+        assert below["cell_type"] == "markdown" and below["metadata"] == {"tags": ["solution"]}
+        assert re.fullmatch(HELP, below["text"], re.S), below["id"]
+
+
+def test_its_questions_and_links(notebook) -> None:
+    questions, last, onward = (cell["text"] for cell in notebook.cells[-3:])
+    assert questions.startswith("## Five questions")
+    assert last.startswith(f'checks.summary("{notebook.name[:2]}")\nchecks.stamp(')
     assert len(re.findall(r"^\d\. ", questions, re.M)) == questions.count("<details>") == 5
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", notebook.text):
         assert target.startswith(("http:", "https:")) or (notebooks.folder() / Path(target)).exists(), target
     assert notebook.name in Notebook("00_start").text, "not on the map of the course"
+    name = [*NAMES, "is_this_normal"][NAMES.index(notebook.name) + 1]
+    title = Notebook(name).text.splitlines()[0].removeprefix("# ")
+    assert onward.startswith(f"**Next:** [{title}]({name}.ipynb)"), "the way to the next notebook"

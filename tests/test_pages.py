@@ -24,6 +24,8 @@ TEXT = (
     "# 04 · Does *it* show?\n\nA $L = \\frac{1}{n}$ and\n\n$$\\Omega = \\frac{T}{n}$$\n\nThe [first](01_masks.ipynb), "
     "the [glossary](glossary.md).\n\n1. Why?\n<details><summary>Answer</summary>Because\nof that.</details>\n\n2. How?"
 )
+SOLUTION = "<details><summary>Hint</summary>\n\nA\n\n</details>\n<details><summary>Solution</summary>\n\nSo:\n\n"
+SOLUTION += "```python\nanswer = 1\n```\n\n</details>"
 PLOT = {report.PLOTLY: {"data": [{"type": "scatter", "x": [1, 2], "text": ["</script><!--"]}], "layout": {}}}
 BARE = {report.WIDGET: {"model_id": "m"}}
 
@@ -33,7 +35,9 @@ def executed(path: Path, *outputs: dict, text: str = TEXT, exercise: bool = Fals
     content = nbformat.read(write_notebook(path, ["x"] * (len(outputs) + exercise), text=text), as_version=4)
     for cell, data in zip(content.cells[2:], outputs, strict=False):
         cell.outputs = [nbformat.v4.new_output("display_data", data)]
-    content.cells[-1].metadata["tags"] = ["exercise"] * exercise
+    if exercise:
+        content.cells[-1].metadata["tags"] = ["exercise"]
+        content.cells.append(nbformat.v4.new_markdown_cell(SOLUTION, metadata={"tags": ["solution"]}))
     nbformat.write(content, path)
     return path
 
@@ -123,6 +127,7 @@ def test_a_notebook_becomes_a_page_of_the_site(built) -> None:
         assert page.count(text) == times, text
     for text in ("plotly.min.js", "figures.js", "a control that lives in JupyterLab", "<li><p>How?</p>"):
         assert text in page  # the list goes on after an answer
+    assert re.search(r"<summary>Solution</summary>\s*<p>So:</p>\s*<div class=\"highlight-python", page)
     first = (out / "notebooks" / "01_masks.html").read_text()  # a first step is tried, code and all
     assert "plotly.min.js" not in first and "Show the code" not in first and str(built[0]) not in page
     assert "Every size by its name" in (out / "api" / "index.html").read_text()

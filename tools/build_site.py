@@ -108,7 +108,8 @@ def execute(paths: Iterable[Path], work: Path, *, workers: int | None = None) ->
     if stale := [p for p in paths if not copies[p].exists() or copies[p].stat().st_mtime < newest[p]]:
         work.mkdir(parents=True, exist_ok=True)
         with contextlib.chdir(work):  # notebooks keep their runs in `runs` of the folder they run in
-            running.run(stale, {}, folder, workers=workers)
+            wanted = [running.Copy.of(path, {}) for path in stale]
+            running.raise_first(running.execute(wanted, folder, workers=workers)[1])
     return found
 
 
@@ -120,12 +121,12 @@ def for_sphinx(executed: Path, *, hide_code: bool) -> str:
     report.prepare(content)
     content.metadata = {k: v for k, v in content.metadata.items() if k in ("kernelspec", "language_info")}
     for cell in content.cells:
-        exercise, cell.metadata = "exercise" in cell.metadata.get("tags", ()), {}
-        if cell.cell_type == "markdown":  # answers stay inside the item of the list that asks for them
+        tags, cell.metadata = cell.metadata.get("tags", ()), {}
+        if cell.cell_type == "markdown" and "solution" not in tags:  # answers stay inside the item that asks for them
             cell.source = _ANSWER.sub(
                 lambda m: f"\n   <details><summary>{m[1]}</summary>{m[2].replace(chr(10), ' ')}</details>", cell.source
             )
-        elif hide_code and not exercise:
+        elif cell.cell_type == "code" and hide_code and "exercise" not in tags:
             cell.metadata = {"tags": ["hide-input"]}
         for output in cell.get("outputs", ()):
             output.pop("metadata", None) if output.output_type == "stream" else output.update(metadata={})

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from ..errors import UserError
 from ..processes import commit, executed_unseen, in_notebook
 from . import graders
-from .grading import TEXTS, is_number, one_number
+from .grading import PLACES, RIGHT, TEXTS, form_of, is_number, one_number
 
 _PACKAGES = ("simmim-lite", "torch", "timm", "numpy", "plotly")
 
@@ -33,7 +33,7 @@ def guess(answer: object, wanted: str) -> float | None:
         go_on = "then Run > Run Selected Cell and All Below"
         raise UserError(f'your guess first: write {wanted}, or "pass", in place of None in this cell; {go_on}')
     if not is_number(answer):
-        raise UserError(f'guess = {answer!r}: give {wanted}, or "pass"')
+        raise UserError(f'{wanted}, or "pass", is wanted: your guess is {form_of(answer)}')
     return answer
 
 
@@ -44,6 +44,13 @@ def told(answer: float | None, truth: float | None, unit: str, form: str = ".3g"
     off = answer - truth
     how = "close" if abs(off) <= 0.05 * abs(truth) else f"{abs(off):{form}} too {'high' if off > 0 else 'low'}"
     print(f"you said {answer:g}, it is {truth:{form}} {unit}: {how}")
+
+
+def summary(notebook: str) -> None:
+    """Print how many exercises of a notebook ("04") were right when they were last checked here, and which are open."""
+    right = {place: RIGHT.get(name, False) for name, place in PLACES.items() if place.startswith(notebook)}
+    still = ", ".join(place for place, done in right.items() if not done)
+    print(f"exercises: {sum(right.values())} of {len(right)} right" + (f"; open: {still}" if still else ""))
 
 
 def stamp(*used: Mapping | Iterable[Mapping]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ..evidence import published
 from ..evidence.proxy import doublings
 from ..model.masking import MaskGenerator, average_distance, upsample
-from .grading import ANY, TEXTS, WrongForm, array, call, case, exercise, form_of, number, numbers, same, wrong
+from .grading import ANY, TEXTS, WrongForm, array, call, case, exercise, number, numbers, of_type, same, wrong
 
 
 @exercise
@@ -124,9 +124,7 @@ def paired_difference(answer) -> Iterator[dict]:
 
 @exercise
 def best_size_by_data(answer) -> Iterator[dict]:
-    found = call(answer, published.rows())
-    if not isinstance(found, dict):
-        yield wrong("form", found=form_of(found))
+    found = of_type(call(answer, published.rows()), dict, "a dictionary is wanted, {unique images: model}")
     rows = [r for r in published.rows() if r["on_axis"]]
     longest, levels = [r for r in rows if r["steps"] == 500_000], sorted({r["images"] for r in rows})
 
@@ -172,7 +170,8 @@ def best_under_budget(answer) -> Iterator[dict]:
         some = [r for r in rows if r["flops"] <= budget]
         best = max(some, key=lambda r: r["finetune"])["model"]
         largest = max(some, key=lambda r: (r["params"], r["finetune"]))["model"]
-        yield case(call(answer, published.rows(), budget), best, {"largest": largest, "dear": dear}, budget=budget)
+        found = of_type(call(answer, published.rows(), budget), str, "the name of a model is wanted")
+        yield case(found, best, {"largest": largest, "dear": dear}, budget=budget)
     try:
         yield case(answer(published.rows(), costs[0] / 2), None, otherwise="nothing")
     except ValueError:
@@ -196,7 +195,8 @@ def traffic_light(answer) -> Iterator[dict]:
     for omega in sorted(some["omega"]):
         truth = "green" if omega < first else "red" if omega > last else "amber"
         facts = {"omega": omega, "first": first, "last": last, "limits": limits}
-        yield case(call(answer, omega), truth, {colour: colour for colour in ("green", "amber", "red")}, **facts)
+        found = of_type(call(answer, omega), str, "a colour is wanted, green, amber or red")
+        yield case(found, truth, {colour: colour for colour in ("green", "amber", "red")}, **facts)
 
 
 def _share(rows: list[dict], by: str, equal: tuple[str, ...] = ()) -> float:
@@ -260,7 +260,7 @@ def group_folds(answer) -> Iterator[dict]:
     try:
         found = [(sorted(map(int, train)), sorted(map(int, test))) for train, test in folds]
     except (TypeError, ValueError):
-        raise WrongForm("a list of pairs is wanted, (train indices, test indices), a fold a group") from None
+        raise WrongForm("a list of pairs is wanted, (train indices, test indices), a fold a group", folds) from None
     if len(found) == len(groups):
         yield wrong("runs")
     for train, test in found:
@@ -326,9 +326,9 @@ def seeds_needed(answer) -> Iterator[dict]:
 @exercise
 def not_told_apart(answer) -> Iterator[dict]:
     options = [("a", 84.0, 0.3), ("b", 84.2, 0.2), ("c", 83.9, 0.1), ("d", 83.7, 0.35), ("e", 83.2, 0.2)]
-    found = call(answer, list(options))
-    if not isinstance(found, (set, list, tuple)) or not all(isinstance(name, str) for name in found):
-        yield wrong("form", found=form_of(found))
+    found, words = call(answer, list(options)), "names are wanted, as a list or a set"
+    for name in of_type(found, (set, list, tuple), words):
+        of_type(name, str, words)
     low = 84.2 - 0.2  # of the best
     truth = {name for name, value, half in options if value + half >= low}
     mistakes = {"best": {"b"}, "own": {name for name, value, _ in options if value >= low}, "all": set("abcde")}

@@ -9,22 +9,28 @@ others are graders, which compare the answer, or what the learner's function ret
 
 and used, as the last line of an exercise's cell: `checks.hidden_cells(answer)`. The first case that is wrong counts. An
 untouched stub (`None`, `...`, `NotImplemented`, a function that returns one of them or raises `NotImplementedError`, a
-list with a gap) prints `not done yet: count the hidden cells`; an answer that raises an error prints it in one line.
+list with a gap) prints `not done yet: count the hidden cells`; an answer of another form than is asked for, or one that
+raises an error, prints what is wanted, in one line.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.resources import files
 
 import numpy as np
 import yaml
 
 TEXTS = yaml.safe_load(files(__package__).joinpath("exercises.yaml").read_text("utf-8"))
+PLACES = {name: f"{k // 3:02d}.{k % 3 + 1}" for k, name in enumerate(TEXTS)}  # three a notebook, in their order
+RIGHT: dict[str, bool] = {}  # what each check said last in this process
 ANY = object()  # in a mistake of several numbers: whatever this one is
 
 
 class WrongForm(Exception):
-    """The answer is not of the form that was asked for; the text says which one is."""
+    """The answer is not of the form that was asked for: what is wanted, in words, and what it is."""
+
+    def __init__(self, wanted: str, answer: object) -> None:
+        super().__init__(f"{wanted}: yours is {form_of(answer)}")
 
 
 def case(found: object, truth: object, mistakes: Mapping[str, object] | None = None, **facts: object) -> dict:
@@ -54,7 +60,8 @@ def exercise(grader: Callable[[object], Iterator[dict]]) -> Callable[[object], b
                 passed = facts.get("passed", same(facts["found"], facts["truth"], within))
                 if not passed:
                     known = [name for name, made in facts["mistakes"].items() if same(facts["found"], made, within)]
-                    text = texts["mistakes"][known[0]] if known else texts[facts["otherwise"]]
+                    another = not known and in_another_form(facts["found"], facts["truth"], within, answer)
+                    text = texts["mistakes"][known[0]] if known else another or texts[facts["otherwise"]]
                     break
             line = f"{'right' if passed else 'not right yet'}: {text.format(**facts)}"
         except NotImplementedError:
@@ -63,8 +70,10 @@ def exercise(grader: Callable[[object], Iterator[dict]]) -> Callable[[object], b
             passed, line = False, f"not right yet: {error}"
         except Exception as error:  # the answer's own: whatever a learner's function raises
             what = (str(error).strip().splitlines() or [""])[0]
-            passed, line = False, f"not right yet: your answer raised {type(error).__name__}: {what}"
+            wanted = check.__doc__[0].lower() + check.__doc__[1:]
+            passed, line = False, f"not right yet: your answer raised {type(error).__name__}: {what}; wanted: {wanted}"
         print(" ".join(line.split()))
+        RIGHT[grader.__name__] = passed
         return passed
 
     check.task, check.__doc__ = texts["task"], texts.get("wants", texts["task"])
@@ -101,10 +110,24 @@ def untouched(answer: object) -> bool:
     return answer is None or answer is ... or answer is NotImplemented
 
 
+def in_another_form(found: object, truth: object, within: float, answer: object) -> str | None:
+    """What to say of a right number in per cent where a share is wanted, or rounded where it is the answer itself."""
+    if isinstance(truth, tuple):
+        said = (in_another_form(f, t, within, answer) for f, t in zip(found, truth, strict=True))
+        return next(filter(None, said), None)
+    if not (is_number(found) and is_number(truth)) or same(found, truth, within):
+        return None
+    if 0.01 < truth <= 1 and same(found, 100 * truth):
+        return "a share is wanted, from 0 to 1, not a percentage"
+    digits = range(3 if truth == int(truth) else 1, 9)  # a count that is a few off was not rounded
+    near = {int(truth), *(float(f"{truth:.{n}g}") for n in digits)} - {0}
+    return "do not round: write the whole calculation" if found in near and not callable(answer) else None
+
+
 def call(function: Callable, *arguments: object) -> object:
     """What the learner's function returns; an untouched one ends the check as not done yet."""
     if not callable(function):
-        raise WrongForm(f"a function is wanted here: yours is {form_of(function)}")
+        raise WrongForm("a function is wanted here", function)
     result = function(*arguments)
     if untouched(result):
         raise NotImplementedError
@@ -121,20 +144,16 @@ def number(answer: object) -> float:
     if isinstance(answer, np.ndarray) and answer.ndim == 0:
         answer = answer.item()
     if not is_number(answer):
-        raise WrongForm(f"one number is wanted: yours is {form_of(answer)}")
+        raise WrongForm("a number is wanted", answer)
     return answer
 
 
 def numbers(answer: object, *names: str) -> tuple[float, ...]:
     """The numbers of an answer, one a name, from a tuple, list or array; anything else ends the check with one line."""
-    try:
-        found = tuple(map(float, answer))
-    except (TypeError, ValueError):
-        found, yours = (), f"one {type(answer).__name__}"
-    else:
-        yours = f"{len(found)} numbers"
-    if len(found) != len(names):
-        raise WrongForm(f"{len(names)} numbers are wanted, ({', '.join(names)}): yours is {yours}")
+    several = isinstance(answer, (tuple, list)) or (isinstance(answer, np.ndarray) and answer.ndim)
+    found = tuple(answer) if several else ()
+    if len(found) != len(names) or not all(map(is_number, found)):
+        raise WrongForm(f"{('two', 'three', 'four')[len(names) - 2]} numbers are wanted, ({', '.join(names)})", answer)
     return found
 
 
@@ -143,10 +162,23 @@ def array(answer: object) -> np.ndarray:
     try:
         return np.asarray(np.asarray(answer), float)
     except (TypeError, ValueError):
-        raise WrongForm(f"an array is wanted: yours is {form_of(answer)}") from None
+        raise WrongForm("an array is wanted", answer) from None
+
+
+def of_type(answer: object, kinds: type | tuple[type, ...], wanted: str) -> object:
+    """An answer of one of these types; anything else ends the check with one line."""
+    if not isinstance(answer, kinds):
+        raise WrongForm(wanted, answer)
+    return answer
 
 
 def form_of(answer: object) -> str:
-    """What an answer is, in words: `one list of 3`."""
-    count = f" of {len(answer)}" if isinstance(answer, (list, tuple, set, dict, np.ndarray)) else ""
-    return f"one {type(answer).__name__}{count}"
+    """What an answer is, in words: `a function`, `the text 'abc'`, `a list of 30`."""
+    if callable(answer):
+        return "a function"
+    if isinstance(answer, np.ndarray):
+        return f"an array of shape {answer.shape}"
+    text = "the text " if isinstance(answer, str) else ""
+    if len(repr(answer)) <= 40:
+        return f"{text}{answer!r}"
+    return f"a {type(answer).__name__}" + (f" of {len(answer)}" if isinstance(answer, Collection) else "")

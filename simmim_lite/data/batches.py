@@ -168,7 +168,7 @@ def _same(batch: object) -> object:
 class Batches:
     """Training batches of the images `indices` (N,) of a split: which image comes when, and what is hidden of it.
 
-    The order depends on (seed, epoch), an image's crop, flip and mask on (seed, epoch, image id): docs/facts.md, 3.
+    The order depends on (seed, epoch), an image's crop, flip and mask on (seed, epoch, image id).
     `image_size`, `mask_patch` and `patch_size` (of the model) are in pixels; `mean`, `std` in 0..1 units; share: which
     of the batch's images this process takes. A split with a reader is decoded as training goes, by `workers` processes,
     in `steps` steps: a RandomResizedCrop of each picture at its own size; one that cannot be read is named once on

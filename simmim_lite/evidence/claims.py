@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..model.sizes import short
 from . import laws, proxy, rules
 from .records import groups, millions, run_rows, score_of, transfer_rows
-from .rules import CannotTell, Claim, Rule, Runs, conclude, judge, listed, seed_list, side
+from .rules import CannotTell, Claim, Rule, Runs, conclude, joined, judge, seed_list, side
 from .stats import t_interval
 
 Units = dict[str, list[dict]]  # by unit, one a length: sizes (small, large, size), level, most, t, t/2
@@ -144,11 +144,11 @@ def _sentence(rule: Rule, runs: Runs, units: Units, value: float) -> str:
     roles = [one for lengths in units.values() for one in lengths]
     models = list(dict.fromkeys(one[key] for one in roles for key in ("small", "large", "size") if key in one))
     levels, lengths = (list(dict.fromkeys(one[key] for one in roles)) for key in ("level", "t"))
-    steps, names = listed(sorted(lengths)), [f"{short(m)} ({millions(runs.params[m])} parameters)" for m in models]
+    steps, names = joined(sorted(lengths)), [f"{short(m)} ({millions(runs.params[m])} parameters)" for m in models]
     words = {"effect": f"{abs(value):.4f}", "above": side(value), "more": "more" if value >= 0 else "less"}
     words |= {"small": names[0], "large": names[-1]}
     words |= {} if runs.by_seed else {"small": "the next smaller size", "large": "a size"}
-    words |= {"sizes": ", ".join(map(short, models)) if len(models) > 1 else names[0], "level": listed(levels)}
+    words |= {"sizes": ", ".join(map(short, models)) if len(models) > 1 else names[0], "level": joined(levels)}
     words |= {"most": f"{roles[0]['most']:,}", "T": f"{max(lengths):,}", "T/2": f"{max(lengths) // 2:,}"}
     words |= {"at": f", mean of {steps} steps" if len(lengths) > 1 else f" after {steps} steps", "lengths": steps}
     return rule.sentence.format_map(words)

@@ -178,7 +178,9 @@ def heading(part: pd.DataFrame, panel: str, name: object, x: str, by: str) -> st
         said += [data_name(data) for data in part["data"].unique()[:1] if data != "published"]
         if "steps" not in (x, by):
             said.append(" to ".join(f"{t:,}" for t in sorted({part["steps"].min(), part["steps"].max()})) + " steps")
-        said.append("one seed" if (seeds := part["seed"].nunique()) == 1 else f"{seeds} seeds")
+        seeds = part.groupby("model")["seed"].nunique()
+        few = f"{seeds.min()} to " if seeds.min() < seeds.max() else ""
+        said.append("one seed" if seeds.max() == 1 else f"{few}{seeds.max()} seeds")
     said += [f"a line: {TITLES[by]}"] if by in ("images", "steps") else []
     return f"{escape(first)}<br>{small(', '.join(said))}"
 

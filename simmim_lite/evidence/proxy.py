@@ -7,7 +7,7 @@ import pandas as pd
 
 from . import stats
 from .records import PROBES, SCORES
-from .rules import FEW, GATES, MIN_OVERFIT, MIN_RANKED, MIN_ROSE, CannotTell, Rule, Runs, conclude, listed, side
+from .rules import FEW, GATES, MIN_OVERFIT, MIN_RANKED, MIN_ROSE, CannotTell, Rule, Runs, conclude, joined, side
 from .stats import Interval, t_interval
 
 #: Gaps of validation loss by which pairs are told apart: below a thousandth, the choice should be a coin flip.
@@ -217,7 +217,7 @@ def score_change(rule: Rule, runs: Runs) -> dict:
     rose, margin, said = found["loss_change"] > 0, rule.margin, ""
     counted = f"{len(found)} doublings of the length"
     if runs.by_seed:
-        counted += f" at {listed(sorted(set(found['images'])))} images"
+        counted += f" at {joined(sorted(set(found['images'])))} images"
         if rose.mean() < MIN_ROSE:
             raise CannotTell(f"Validation loss rose in {rose.sum()} of {counted}: too few")
         values = found.groupby("seed")["score_change"].mean()

@@ -5,6 +5,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.resources import files
 from operator import itemgetter
 from pathlib import Path
@@ -31,7 +32,7 @@ MEASURES = {
 #: What a study varies. Everything else is the recipe.
 SWEPT = ("model", "images", "steps", "seed")
 #: What a recipe may set by model size or by machine; it tells recipes apart only where one cell was run both ways.
-BY_SIZE = ("lr", "drop_path", "window_size", "precision", "subset_seed", "eval_every", "probe_labels", "probe_test")
+MAY_DIFFER = ("lr", "drop_path", "window_size", "precision", "subset_seed", "eval_every", "probe_labels", "probe_test")
 #: What the probes of a network at random initialisation depend on: runs that share these share their reference.
 REFERENCE = ("model", "seed", "data", "image_size", "window_size", "statistics", "probe_labels", "probe_test")
 #: Seeds that were looked at while rules and grids were made (docs/settings.md): design data, which decide nothing.
@@ -87,13 +88,13 @@ def run_rows(records: list[dict]) -> list[dict]:
     """
     done = [record for record in records if record.get("kind") == "pretrain" and record.get("status") == "done"]
     done.sort(key=lambda record: json.dumps(record, sort_keys=True), reverse=True)  # of one key always the same one
-    runs = [(Run.from_dict(record["run"]), _row(record)) for record in {r["key"]: r for r in done}.values()]
+    runs = [(run_of(record["run"]), _row(record)) for record in {r["key"]: r for r in done}.values()]
     networks = {row["key"]: tuple(getattr(run, name) for name in (*REFERENCE, "recipe_version")) for run, row in runs}
     references, recipes = defaultdict(list), defaultdict(list)
     for run, row in runs:
         if row["reference"]:
             references[networks[row["key"]]].append((run, row))
-        recipes[_digest({k: v for k, v in run.to_dict().items() if k not in (*SWEPT, *BY_SIZE)})].append((run, row))
+        recipes[_digest({k: v for k, v in run.to_dict().items() if k not in (*SWEPT, *MAY_DIFFER)})].append((run, row))
     for name, members in recipes.items():
         cells = Counter(tuple(row[k] for k in SWEPT) for _, row in members if not row["reference"])
         twice = max(cells.values(), default=0) > 1
@@ -116,6 +117,16 @@ def run_rows(records: list[dict]) -> list[dict]:
         row["finetune_lift"] = _less(row["finetune"], base)
     order = ("recipe", "params", "model", "images", "steps", "seed", "key")
     return sorted((row for _, row in runs), key=lambda row: [row[k] for k in order])
+
+
+def run_of(given: dict) -> Run:
+    """`Run.from_dict`, once for each run: a notebook reads the same records many times."""
+    return _run(json.dumps(given))
+
+
+@lru_cache(4096)
+def _run(text: str) -> Run:
+    return Run.from_dict(json.loads(text))
 
 
 def trained(rows: list[dict]) -> list[dict]:
@@ -156,7 +167,7 @@ def _row(record: dict, where: str | None = None) -> dict | None:
     if record.get("kind") != "pretrain":
         return None
     try:
-        run = Run.from_dict(record["run"])
+        run = run_of(record["run"])
         if record["status"] == "failed":
             return None
         if record["status"] != "done":
@@ -195,7 +206,7 @@ def transfer_rows(records: list[dict]) -> list[dict]:
             row = {name: spec[name] for name in ("model", "data", "steps", "seed", "image_size")} | {"key": key}
             asked = spec["labels" if "top1" in measures else "images"]  # None: all there were
             row |= {"annotations": record["cost"]["unique_images"] if asked is None else asked}
-            row |= {"scratch": run is None and not spec.get("weights"), "run": run and Run.from_dict(run).key}
+            row |= {"scratch": run is None and not spec.get("weights"), "run": run and run_of(run).key}
             found = {"top1": {"score": record["final"]["top1"]}} if "top1" in measures else record["transfer"]
             for measure in measures:
                 if measure in found:

@@ -260,7 +260,7 @@ def seed_list(seeds: list[int]) -> str:
     return f"{len(seeds)} seeds: {f'{seeds[0]} to {seeds[-1]}' if run else ', '.join(map(str, seeds))}"
 
 
-def listed(parts: Iterable[str | int]) -> str:
+def joined(parts: Iterable[str | int]) -> str:
     """`16, 64 and 1,024`."""
     *first, last = (f"{part:,}" if isinstance(part, int) else part for part in parts)
     return f"{', '.join(first)} and {last}" if first else last

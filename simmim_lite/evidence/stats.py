@@ -43,10 +43,8 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman correlation of x and y (n,), ties sharing their mean rank; NaN where one of them is constant."""
-    from scipy.stats import rankdata
-
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.corrcoef(*(rankdata(np.asarray(v, float)) for v in (x, y)))[0, 1])
+        return float(np.corrcoef(*(pd.Series(v, dtype=float).rank() for v in (x, y)))[0, 1])
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], units: Iterable[int]) -> tuple[np.ndarray, Interval]:

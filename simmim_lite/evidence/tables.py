@@ -51,7 +51,8 @@ def frame(sources: Mapping[str, list[dict]], score: str | None = None) -> pd.Dat
 
 def by_score(records: Iterable[dict], **options: object) -> dict[str, pd.DataFrame]:
     """`runs` with each transfer score in turn, by the score's name; scores that no run has are left out."""
-    found = {name: runs(records, score=score, **options) for score, name in evidence.SCORES.items()}
+    sources = rows(records, **options)
+    found = {name: frame(sources, score) for score, name in evidence.SCORES.items()}
     return {name: some for name, some in found.items() if len(some) and some["score"].notna().any()}
 
 

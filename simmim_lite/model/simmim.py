@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError, unknown
-from .sizes import LAPTOP, SIZES, nearest, odd_quarter
+from .sizes import LAPTOP, SIZES, nearest_size, odd_quarter
 from .swin import SwinV2, reset_convolution
 
 
@@ -107,7 +107,7 @@ def create_model(
     that equal seeds give equal weights.
     """
     if name not in SIZES:
-        raise unknown("model", name, SIZES, nearest)
+        raise unknown("model", name, SIZES, nearest_size)
     size = SIZES[name]
     img_size = img_size or (32 if name in LAPTOP else 192)
     window_size = window_size or (4 if name in LAPTOP else 12)

@@ -136,7 +136,7 @@ _ALSO = {"s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant", "t"
 _ALSO |= {"xs": "nano", "mini": "nano", "micro": "pico", "m": "base", "medium": "base", "xl": "huge", "xlarge": "huge"}
 
 
-def nearest(name: str) -> str | None:
+def nearest_size(name: str) -> str | None:
     """The size that was meant by a name that is none (`swin_tiny`, `SwinV2-B`, `bse`), or None."""
     own = {short(size): size for size in SIZES}
     words = re.findall(r"[a-z]+", re.sub(r"swin(v2)?|transformer", " ", name.lower()))
@@ -150,7 +150,7 @@ def full_name(name: str) -> str:
     """The name of a size that may be given without `swinv2_`; `UserError` with the nearest if there is none."""
     full = name if name in SIZES else f"swinv2_{name}"
     if full not in SIZES:
-        meant = nearest(name)
+        meant = nearest_size(name)
         raise unknown("size", name, map(short, SIZES), lambda _: meant and short(meant))
     return full
 

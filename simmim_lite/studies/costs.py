@@ -15,7 +15,7 @@ from ..model.sizes import SIZES, short
 from ..training.run import PRECISIONS, Run, record_path
 from ..training.specs import checked
 from ..training.tuning import Dense, Probe
-from .grids import Spec, images_of, left_out, planned, sources
+from .grids import TransferSpec, images_of, left_out, planned, sources
 from .speed import Speed, find_speed, flop_of, known_speeds, models_of
 from .tiers import ALL, RECIPE, TIERS, TRANSFER, TWO_SOURCES, StudyName, StudyOptions
 
@@ -50,7 +50,7 @@ def cost_of(
     return total
 
 
-def tuning_seconds(spec: Spec, speeds: Mapping[str, float]) -> float:
+def tuning_seconds(spec: TransferSpec, speeds: Mapping[str, float]) -> float:
     """Estimated core seconds of a fine-tuning, or of another transfer, and its test."""
     if isinstance(spec, Dense):
         return _DENSE_SECONDS[spec.task] * (spec.steps * spec.batch_size + (spec.test_images or 0))

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from ..errors import UserError, check_writable
 from ..evidence import tables
 from ..evidence.claims import claims
-from ..evidence.records import beside, load
+from ..evidence.records import beside, load, run_of
 from ..evidence.rules import Claim
 from ..training.run import PRECISIONS, Run, current_record, read_record
 from ..training.specs import Positive, Whole, checked, value
 from ..training.tuning import Dense
 from . import costs, speed
-from .grids import Axes, Spec, images_of, left_out, plan_of, planned, sources, with_references
+from .grids import Axes, TransferSpec, images_of, left_out, plan_of, planned, sources, with_references
 from .speed import faster_precision, known_speeds
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions, claim_ids
 from .workers import Local, execute, make_jobs, path_of
@@ -72,7 +72,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
         check_writable(how.runs_dir, "choose another --runs-dir")
         opened, held = _opened(how, max(max(axes.images), *(run.images or 0 for run in given or runs)))
 
-        def plan(precision: str) -> tuple[list[Run], list[Spec]]:
+        def plan(precision: str) -> tuple[list[Run], list[TransferSpec]]:
             if given is None:
                 return plan_of(name, how.tier, **same, precision=precision, **held)
             seeds = sorted({run.seed for run in given})
@@ -109,14 +109,19 @@ def train(runs: Sequence[Run], **options: object) -> list[dict]:
 
 
 def _execute(
-    items: Sequence[Run | Spec], how: StudyOptions, pool: Callable, opened: dict, speeds: dict, what: str = "runs"
+    items: Sequence[Run | TransferSpec],
+    how: StudyOptions,
+    pool: Callable,
+    opened: dict,
+    speeds: dict,
+    what: str = "runs",
 ) -> tuple[int, float]:
     """Do what is missing: how many records that made, and core seconds."""
     todo = _missing(items, how, opened)
     return execute(pool(), make_jobs(todo, speeds, how.log), Path(how.runs_dir), what) if todo else (0, 0.0)
 
 
-def _missing(items: Sequence[Run | Spec], how: StudyOptions, opened: dict) -> list[Run | Spec]:
+def _missing(items: Sequence[Run | TransferSpec], how: StudyOptions, opened: dict) -> list[Run | TransferSpec]:
     """What has no record that was made from the images its source holds now. opened: sources by data and side."""
     found = []
     for item in items:
@@ -232,7 +237,7 @@ def axes(tier: str = "shipped", *, minutes: Positive | None = None, **options: o
     how = StudyOptions.from_dict({"tier": tier, **options})
     if tier == "shipped":
         keys = {row["key"] for row in tables.rows(data=how.data).get("shipped", [])}
-        return Axes.of(Run.from_dict(record["run"]) for record in beside(how.data) if record["key"] in keys)
+        return Axes.of(run_of(record["run"]) for record in beside(how.data) if record["key"] in keys)
     chosen, said = choose("all", how, minutes=minutes)
     print(said, end="\n" if said else "")
     return Axes.of(planned("all", tier, data=how.data, seeds=chosen)[0])

@@ -13,7 +13,7 @@ from ..training.run import Run
 from ..training.tuning import Dense, FineTune, Probe
 from .tiers import ALL, CLASSIFY, FULL_SIZE, LEVELS, NAMED, STUDIES, TIERS, TRANSFER, TWO_SOURCES, tier_of
 
-Spec = FineTune | Dense | Probe
+TransferSpec = FineTune | Dense | Probe
 #: A data set of which a few images cannot be read still fills its level.
 _NEARLY = 0.99
 
@@ -179,7 +179,7 @@ def transfer_runs(
 
 def transfer_specs(
     tier: str, runs: Sequence[Run], labelled: int | None = None, annotated: Mapping[str, tuple[str, int]] | None = None
-) -> list[Spec]:
+) -> list[TransferSpec]:
     """The tasks from each of `transfer_runs` and from scratch, each once, the same seed for all that is compared.
 
     labelled: labelled images the source has (None = no limit). Boxes and masks are known of scenes alone; annotated: at
@@ -214,7 +214,7 @@ def transfer_specs(
 
 def plan_of(
     name: str, tier: str, *, labelled: int | None = None, coco: str = "", ade20k: str = "", **options: object
-) -> tuple[list[Run], list[Spec]]:
+) -> tuple[list[Run], list[TransferSpec]]:
     """The runs of a study at a tier, and what is trained from them; options as `tier_axes` has them. coco, ade20k:
     folders with boxes and with class maps, which the transfer study opens at tier paper."""
     if name != TRANSFER:
@@ -234,7 +234,7 @@ def plan_of(
 
 def planned(
     name: str, tier: str, *, data: str = "scenes", seeds: object = None, precision: str | None = "bf16"
-) -> tuple[list[Run], list[Spec]]:
+) -> tuple[list[Run], list[TransferSpec]]:
     """`plan_of` at the levels that a source can fill, as far as it lists them: it is looked at and not opened. Of a
     full-size tier some pictures are decoded, and ones that are too small are refused. seeds: 0 as None."""
     axes, listed = tier_of(tier), images_of(data)

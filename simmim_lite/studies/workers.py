@@ -22,7 +22,7 @@ from ..training.run import Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
 from .costs import clock, cost_of, tuning_seconds
-from .grids import Spec, planned
+from .grids import TransferSpec, planned
 from .speed import step_speeds
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions
 
@@ -38,7 +38,7 @@ class Job:
     """What one process does in one go: runs off one trunk, shortest first, or a single transfer."""
 
     name: str  # of what it locks
-    work: tuple[Run | Spec, ...]
+    work: tuple[Run | TransferSpec, ...]
     seconds: float  # estimate, core seconds
     log: tuple[str, ...] = ()  # who is told of its pretraining (`training/callbacks.py`)
 
@@ -55,12 +55,12 @@ class Outcome:
     preempted: bool = False  # by a signal, with everything saved
 
 
-def path_of(item: Run | Spec, runs_dir: str | Path) -> Path:
+def path_of(item: Run | TransferSpec, runs_dir: str | Path) -> Path:
     """Where the record of a run or a transfer lies."""
     return record_path(runs_dir, item) if isinstance(item, Run) else transfer_path(runs_dir, item.key)
 
 
-def make_jobs(items: Sequence[Run | Spec], speeds: Mapping[str, float], log: Sequence[str] = ()) -> list[Job]:
+def make_jobs(items: Sequence[Run | TransferSpec], speeds: Mapping[str, float], log: Sequence[str] = ()) -> list[Job]:
     """Runs by trunk, the shorter first because the longer branches off it; transfers one by one; the longest job
     first. speeds: seconds of a step by "MODEL PRECISION"."""
     families, jobs = defaultdict(list), []

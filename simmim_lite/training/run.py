@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import UserError
 from ..model.masking import STRATEGIES, hidden_count
-from ..model.sizes import SIZES, nearest, odd_quarter, short
+from ..model.sizes import SIZES, nearest_size, odd_quarter, short
 from ..processes import write_atomic, writing
 from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Whole
 
@@ -29,7 +29,7 @@ AUGMENTATIONS = ("none", "flip", "crop+flip")
 #: A crop of the picture at its own size, decoded as training goes; `crop+flip` crops what was decoded at `image_size`.
 PICTURE_CROP = "picture-crop+flip"
 
-Model = Annotated[str, OneOf(SIZES, nearest)]
+Model = Annotated[str, OneOf(SIZES, nearest_size)]
 LearningRate = Annotated[float, Range(0, 10, "()")]
 Precision = Annotated[str, OneOf(PRECISIONS)]
 Statistics = Annotated[str, OneOf(("dataset", "imagenet"))]

@@ -31,7 +31,7 @@ _SHARED = ("model", "data", "image_size", "window_size", "statistics", "precisio
 
 _YAML = yaml.safe_load(files(__package__).joinpath("recipes.yaml").read_text("utf-8"))
 #: Recipes at full size by name; and by task and start, fields of a laptop's on scenes.
-TUNING_RECIPES, RECIPES, LAPTOP = _YAML["classify"], _YAML["dense_tasks"], _YAML["laptop"]
+TUNING_RECIPES, RECIPES, ON_SCENES = _YAML["classify"], _YAML["dense_tasks"], _YAML["laptop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +187,7 @@ class Dense(Transfer):
     @classmethod
     def of(cls, task: str, run: Run, /, **options: object) -> "Dense":
         scratch = options.get("run", run) is None and options.get("weights") is None
-        laptop = LAPTOP.get(task, {}) if options.get("data", run.data) == "scenes" else {}
+        laptop = ON_SCENES.get(task, {}) if options.get("data", run.data) == "scenes" else {}
         return super().of(run, **{"task": task, **laptop.get("scratch" if scratch else "pretrained", {}), **options})
 
     @property
