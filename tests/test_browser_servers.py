@@ -1,6 +1,7 @@
 """In a real JupyterLab every widget and a figure, and the lab alone as `make app` serves it by Voila."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +19,19 @@ CELLS = [
     "explorer.Explorer()",
     "widgets.FilmStrip()",
     "charts.bars({'a': 1.0}, 'figure')",
+    "from simmim_lite.course import checks\nguess = checks.guess(None, 'a number')",
+    "import simmim_lite as sl\nfrom simmim_lite.lab import live\n"
+    "small = {'batch_size': 16, 'images': 64, 'val_images': 8, 'val_masks': 1, 'probe_labels': 0}\n"
+    "record = sl.pretrain(sl.Run(steps=600, **small), runs_dir='../runs', callbacks=[live.Watch()])\n"
+    "print(record['status'], record['steps_now'])",
 ]
+#: What the last cell shows.
+LAST = "() => document.querySelector('.jp-Notebook .jp-Cell:last-of-type .jp-Cell-outputArea').innerText"
+GUESS = """() => { const { content } = window.jupyterapp.shell.currentWidget, k = content.model.cells.length - 2;
+  const cell = content.model.cells.get(k).sharedModel; cell.setSource(cell.getSource().replace('None', '80'));
+  content.deselectAll(); content.activeCellIndex = k; }"""
+ON = "() => { window.jupyterapp.commands.execute('notebook:run-all-below') }"  # and do not wait
+KERNEL = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.{}().then(() => null)"
 STATE = "[lab.mask.astype(int).tolist(), lab.ratio, lab.seed, lab.pictures[lab.picture]['name']]"
 pytestmark = pytest.mark.xdist_group("servers")
 
@@ -26,7 +39,8 @@ pytestmark = pytest.mark.xdist_group("servers")
 def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
     write_notebook(tmp_path / "served" / "widgets.ipynb", CELLS)
     with jupyterlab(tmp_path / "served", tmp_path / "scratch") as address:
-        assert not run_all(page, address, "widgets.ipynb")
+        (error,) = run_all(page, address, "widgets.ipynb")
+        assert error.startswith("UserError: your guess first: write a number") and page.evaluate(LAST) == ""
         page.wait_for_selector(".js-plotly-plot .main-svg", state="attached")
         page.wait_for_selector(".sl-lab [data-answered]")
         assert "answered in the kernel" in page.locator(".sl-lab p[role=status]").first.inner_text()
@@ -48,6 +62,17 @@ def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
         theme = "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })"
         page.evaluate(theme, "JupyterLab Dark")
         page.wait_for_selector(".sl-explorer.dark")
+        page.evaluate(GUESS)
+        page.evaluate(ON)
+        page.wait_for_function(f"() => /step [1-9]\\d/.test(({LAST})())")
+        page.evaluate(KERNEL.format("interrupt"))
+        page.wait_for_function(f"() => ({LAST})().includes('run the cell again to go on')")
+        step = int(re.search(r"stopped at step (\d+) of 600", page.evaluate(LAST))[1])
+        page.evaluate(ON)
+        page.wait_for_function(f"() => ({LAST})().includes('done {600 - step}')")
+        page.evaluate(KERNEL.format("restart"))
+        slider.press("ArrowRight")
+        page.get_by_text("the kernel was restarted: run the cell of this lab again").first.wait_for()
         page.goto("about:blank")
 
 

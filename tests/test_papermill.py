@@ -78,6 +78,31 @@ def test_every_wrong_parameter_is_one_line_from_the_first_cell(name: str, tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_copy_is_made_once_and_says_when_its_original_has_changed(tmp_path, monkeypatch, capsys) -> None:
+    originals = tmp_path / "notebooks"
+    monkeypatch.setattr(notebooks, "folder", lambda: originals)
+    write_notebook(originals / "a.ipynb", ["1"])
+    mine = notebooks.own_copies()
+    write_notebook(originals / "a.ipynb", ["2"])
+    assert "2" in (notebooks.own_copies() / "a.ipynb").read_text(), "what was never saved follows"
+    write_notebook(mine / "a.ipynb", ["mine"])
+    monkeypatch.setattr(notebooks, "in_notebook", lambda: True)
+    monkeypatch.chdir(mine)
+
+    def said(path: Path) -> str:
+        monkeypatch.setenv("JPY_SESSION_NAME", str(path))
+        notebooks.check_notebook(names := {"In": [""], "tier": "shipped", "runs_dir": "runs"})
+        assert names["runs_dir"] == str(tmp_path / "runs") and Path.cwd() == tmp_path
+        return capsys.readouterr().out.removeprefix(f"runs are kept in {tmp_path / 'runs'}\n")
+
+    assert said(mine / "a.ipynb") == ""
+    for name in ("a", "b"):
+        write_notebook(originals / f"{name}.ipynb", ["3"])
+    assert said(mine / "a.ipynb").startswith("a has changed since your copy was made")
+    assert "mine" in (notebooks.own_copies() / "a.ipynb").read_text() and (mine / "b.ipynb").exists()
+    assert said(originals / "a.ipynb").startswith("this is the original, which git pull changes")
+
+
 WRONG = {
     "papermill 04_data_scale -p seed 1": "unknown parameter of 04_data_scale.ipynb 'seed': did you mean 'seeds'? known",
     "papermill 04_data_scale -p seeds many": "seeds is 'many': give a whole number",

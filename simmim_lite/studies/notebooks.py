@@ -34,8 +34,8 @@ PARAMETERS = {field.name: field.type for field in dataclasses.fields(StudyOption
 }  # fmt: skip
 
 
-#: Where the reader's copies lie, and what they were made of.
-MINE, _MADE = "my_notebooks", ".made_of.json"
+#: Where the reader's copies lie, and in it the same as they were copied.
+MINE, _COPIED = "my_notebooks", ".as_copied"
 
 
 def folder() -> Path:
@@ -51,23 +51,12 @@ def own_copies() -> Path:
 
     What is not there yet is copied; a copy that was never saved follows its original; nothing else is touched."""
     mine = folder().parent / MINE
-    made = _made_of(mine)
     for original in (*folder().glob("*.ipynb"), *folder().glob("*.md")):
-        name, copy, now = original.name, mine / original.name, _digest(original)
-        if not copy.exists() or _digest(copy) in (made.get(name), now):
-            write_atomic(copy, original.read_bytes())
-            made[name] = now
-    write_atomic(mine / _MADE, json.dumps(made, indent=1))
+        copy, before = mine / original.name, mine / _COPIED / original.name
+        if not copy.exists() or (before.exists() and copy.read_bytes() == before.read_bytes()):
+            for path in (before, copy):
+                write_atomic(path, original.read_bytes())
     return mine
-
-
-def _made_of(mine: Path) -> dict[str, str]:
-    """Of what each copy in a folder was made: the digest of its original at that time, by name."""
-    return json.loads((mine / _MADE).read_text()) if (mine / _MADE).exists() else {}
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def open_lab(options: Sequence[str]) -> None:
@@ -295,37 +284,31 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
     for name in PARAMETERS.keys() & names.keys():
         names[name] = _made(name, PARAMETERS[name], names[name])
     if in_notebook() and not executed_unseen():
-        _at_home(names)
+        with contextlib.suppress(UserError):  # installed without the notebooks
+            _at_home(names)
     _check_places(names, opened)
 
 
 def _at_home(names: MutableMapping[str, object]) -> None:
     """Wherever JupyterLab was started, relative paths count from the checkout, as those of commands do; said is where
-    runs are kept, and what a reader is to know of the copy they work on."""
-    with contextlib.suppress(UserError):  # installed without the notebooks
-        checkout, notebook = folder().parent, Path(os.environ.get("JPY_SESSION_NAME", "."))  # as JupyterLab sets it
-        original, made = folder() / notebook.name, _made_of(notebook.parent).get(notebook.name)
-        if Path.cwd().is_relative_to(checkout):
-            os.chdir(checkout)
-        if "runs_dir" in names:
-            names["runs_dir"] = str(checkout / os.path.expanduser(names["runs_dir"]))
-            print(f"runs are kept in {names['runs_dir']}")
-            pages = sorted(Path(names["runs_dir"], "report").glob("*.html"), key=lambda page: page.stem != "index")
-            if pages and pages[0].is_relative_to(checkout):  # what JupyterLab shows
-                links = [f"[{page.stem}]({os.path.relpath(page, notebook.parent)})" for page in pages]
-                _show(f"Report of your last study: {', '.join(links)}; in a browser `{pages[0]}`")
-        if notebook.parent == folder():
-            print(f"this is the original, which git pull changes: simmim-lite lab opens a copy of your own, in {MINE}/")
-        elif made and original.exists() and made != _digest(original):
-            print(
-                f"{notebook.stem} has changed since your copy was made: rename yours, and start again for the new one"
-            )
+    runs and their report are, and what a reader is to know of the copy they work on."""
+    checkout, notebook = folder().parent, Path(os.environ.get("JPY_SESSION_NAME", "."))  # as JupyterLab sets it
+    original, before = folder() / notebook.name, notebook.parent / _COPIED / notebook.name
+    if Path.cwd().is_relative_to(checkout):
+        os.chdir(checkout)
+    if "runs_dir" in names:
+        names["runs_dir"] = str(checkout / os.path.expanduser(names["runs_dir"]))
+        print(f"runs are kept in {names['runs_dir']}")
+        pages = sorted(Path(names["runs_dir"], "report").glob("*.html"), key=lambda page: page.stem != "index")
+        if pages and pages[0].is_relative_to(checkout):  # what JupyterLab shows
+            from IPython.display import Markdown, display
 
-
-def _show(markdown: str) -> None:
-    from IPython.display import Markdown, display
-
-    display(Markdown(markdown))
+            links = [f"[{page.stem}]({os.path.relpath(page, notebook.parent)})" for page in pages]
+            display(Markdown(f"Report of your last study: {', '.join(links)}; in a browser `{pages[0]}`"))
+    if notebook.parent == folder():
+        print(f"this is the original, which git pull changes: simmim-lite lab opens a copy of your own, in {MINE}/")
+    elif before.exists() and original.exists() and before.read_bytes() != original.read_bytes():
+        print(f"{notebook.stem} has changed since your copy was made: rename yours, and start again for the new one")
 
 
 def _check_places(names: Mapping[str, object], opened: bool = True) -> None:
