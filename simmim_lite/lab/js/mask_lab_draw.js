@@ -118,10 +118,11 @@ Object.assign(MaskLab.prototype, {
   /** The kernel answers with the prediction alone; what is made of it is the same here and in the page. */
   send() {
     if (!this.about || !this.mask) return;
-    const silent = (why) => { this.wait(false); this.busy.textContent = why; };
-    clearTimeout(this.patience);
-    if (this.el.closest(".jupyter-widgets-disconnected")) return silent("the kernel was restarted: run the cell of this lab again");
-    this.patience = setTimeout(silent, 20_000, "the kernel does not answer: another cell is running, or run the cell of this lab again");
+    clearTimeout(this.patience); // a restarted kernel says nothing, a busy one answers later
+    this.patience = setTimeout(() => {
+      this.wait(false);
+      this.busy.textContent = "the kernel does not answer: wait for a cell that runs, or run the cell of this lab again";
+    }, this.patient ?? 10_000);
     this.since = performance.now();
     const tokens = upsample(this.mask, this.grid, this.get("patch") / TOKEN);
     this.model.send({ kind: "predict", id: this.asked, network: this.get("network") }, undefined, [this.bytes.buffer.slice(0), tokens.buffer]);
