@@ -71,7 +71,6 @@ def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
         page.evaluate(ON)
         page.wait_for_function(f"() => ({LAST})().includes('done from {step}')")
         page.evaluate(KERNEL.format("restart"))
-        page.evaluate("() => { document.querySelector('.sl-lab').lab.patient = 500; }")
         slider.press("ArrowRight")
         page.get_by_text("the kernel does not answer").first.wait_for()
         page.goto("about:blank")

@@ -118,14 +118,18 @@ Object.assign(MaskLab.prototype, {
   /** The kernel answers with the prediction alone; what is made of it is the same here and in the page. */
   send() {
     if (!this.about || !this.mask) return;
-    clearTimeout(this.patience); // a restarted kernel says nothing, a busy one answers later
-    this.patience = setTimeout(() => {
+    const silent = () => {
       this.wait(false);
       this.busy.textContent = "the kernel does not answer: wait for a cell that runs, or run the cell of this lab again";
-    }, this.patient ?? 10_000);
+    };
+    clearTimeout(this.patience);
+    this.patience = setTimeout(silent, 10_000);
     this.since = performance.now();
     const tokens = upsample(this.mask, this.grid, this.get("patch") / TOKEN);
-    this.model.send({ kind: "predict", id: this.asked, network: this.get("network") }, undefined, [this.bytes.buffer.slice(0), tokens.buffer]);
+    const asked = { kind: "predict", id: this.asked, network: this.get("network") };
+    try { // a restarted kernel has no ear any more, a busy one answers later
+      this.model.send(asked, undefined, [this.bytes.buffer.slice(0), tokens.buffer]);
+    } catch { silent(); }
   },
 
   told(message, buffers) {
