@@ -39,6 +39,9 @@ HF = "that the network was trained at, for the config.json of layout hf (192 px,
 
 #: By verb, or by verb and action: what is called, its help, its options.
 VERBS = {
+    "lab": (notebooks.open_lab, "JupyterLab on your own copies of the notebooks, in my_notebooks/", [
+        ("options", "of JupyterLab, after two dashes, as in -- --port=8890", None, {"nargs": "*"}),
+    ]),
     "study": (verbs.study, "train what is missing of a study, run its notebooks and write its report", [
         ("name", "data-scale, model-size, schedule, proxy, all four (all), or transfer"),
         ("--tier", "shipped (no training), smoke, quick (default: minutes), laptop (15 min a seed), paper", "quick"),

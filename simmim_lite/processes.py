@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 from .errors import UserError, unknown
 
@@ -222,8 +223,8 @@ def first_to_say(line: str, may: bool = True) -> bool:
 
 @contextlib.contextmanager
 def waiting(text: str, seconds: float = 5.0) -> Iterator[None]:
-    """Say on stderr what is waited for, where the block takes longer than some seconds."""
-    timer = threading.Timer(seconds, print, [f"simmim-lite: {text}"], {"file": sys.stderr, "flush": True})
+    """Say what is waited for, where the block takes longer than some seconds."""
+    timer = threading.Timer(seconds, print, [f"simmim-lite: {text}"], {"file": told(), "flush": True})
     timer.daemon = True
     timer.start()
     try:
@@ -236,6 +237,16 @@ def import_torch() -> None:
     """The first import of torch, which takes long on a slow disk: said where it does."""
     with waiting("importing torch"):
         import torch  # noqa: F401
+
+
+def told() -> TextIO:
+    """Where progress is written: what goes to stderr is a red box in a notebook."""
+    return sys.stdout if in_notebook() and not executed_unseen() else sys.stderr
+
+
+def again() -> str:
+    """How what was stopped goes on, in words."""
+    return f"run the {'cell again' if told() is sys.stdout else 'same command'} to go on"
 
 
 def executed_unseen() -> bool:

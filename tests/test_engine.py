@@ -151,7 +151,7 @@ def test_ctrl_c_is_one_line_and_keeps_what_is_finished(tmp_path) -> None:
     interrupt(process)
     errors = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode in INTERRUPTED, errors
-    assert re.search(r"interrupted: \d+ of \d+ runs are finished and kept", errors)
+    assert re.search(r"stopped: \d+ of \d+ runs are finished and kept", errors)
     assert "Traceback" not in errors and load(tmp_path)
 
 

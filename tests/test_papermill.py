@@ -49,6 +49,60 @@ def test_parameters_are_the_literals_of_the_tagged_cell_and_texts_are_read_as_th
     assert (known["seeds"], known["workers"], known["other"]) == ((1, 2), 2, 3)
 
 
+#: What no notebook takes, by parameter, and what the line names.
+REFUSED = {
+    "tier": ("smok", 3), "data": ("scene", "hf:", "torchvision:NOPE", "imagefolder:/nowhere", "imagefolder:EMPTY", 5),
+    "seed": ("two", -1), "seeds": ("two", -1, 1.5, [1, -2]), "workers": (-1, "many"), "gpus": (0, "eight"),
+    "runs_dir": ("", 3, "FILE/runs"), "coco": ("/nowhere", 3), "ade20k": ("/nowhere", 3),
+    "core_minutes": (0, "many"), "effect": (-1, "big"), "images_per_second": ("900", 3), "assume": ("0.4", 3),
+}  # fmt: skip
+UNOPENED = ("torchvision:NOPE", "imagefolder:/nowhere", "imagefolder:EMPTY", "FILE/runs")  # by 10: a cluster's own
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in notebooks.folder().glob("[01]*.ipynb")))
+def test_every_wrong_parameter_is_one_line_from_the_first_cell(name: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "FILE").touch()
+    path = notebooks.find(name)
+    found = [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    imports, _, first = ("".join(cell["source"]) for cell in found[:3])
+    exec(imports, there := {})
+    known = notebooks.parameters(path)
+    tier = {"tier": "smoke"} if known["tier"] == "shipped" else {}  # shipped only reads a runs_dir
+    for parameter, wrong in ((p, w) for p in known for w in REFUSED[p] if not (name[:2] == "10" and w in UNOPENED)):
+        with pytest.raises(UserError) as caught:
+            exec(first, there | known | tier | {parameter: wrong})
+        (line,) = caught.value._render_traceback_()
+        assert "\n" not in line and str(wrong).split(":")[-1] in line, f"{parameter} = {wrong!r}: {line}"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_copy_is_made_once_and_says_when_its_original_has_changed(tmp_path, monkeypatch, capsys) -> None:
+    originals = tmp_path / "notebooks"
+    monkeypatch.setattr(notebooks, "folder", lambda: originals)
+    write_notebook(originals / "a.ipynb", ["1"])
+    mine = notebooks.own_copies()
+    write_notebook(originals / "a.ipynb", ["2"])
+    assert "2" in (notebooks.own_copies() / "a.ipynb").read_text(), "what was never saved follows"
+    write_notebook(mine / "a.ipynb", ["mine"])
+    monkeypatch.setattr(notebooks, "in_notebook", lambda: True)
+    monkeypatch.chdir(mine)
+
+    def said(path: Path) -> str:
+        monkeypatch.setenv("JPY_SESSION_NAME", str(path))
+        notebooks.check_notebook(names := {"In": [""], "tier": "shipped", "runs_dir": "runs"})
+        assert names["runs_dir"] == str(tmp_path / "runs") and Path.cwd() == tmp_path
+        return capsys.readouterr().out.removeprefix(f"runs are kept in {tmp_path / 'runs'}\n")
+
+    assert said(mine / "a.ipynb") == ""
+    for name in ("a", "b"):
+        write_notebook(originals / f"{name}.ipynb", ["3"])
+    assert said(mine / "a.ipynb").startswith("a has changed since your copy was made")
+    assert "mine" in (notebooks.own_copies() / "a.ipynb").read_text() and (mine / "b.ipynb").exists()
+    assert said(originals / "a.ipynb").startswith("this is the original, which git pull changes")
+
+
 WRONG = {
     "papermill 04_data_scale -p seed 1": "unknown parameter of 04_data_scale.ipynb 'seed': did you mean 'seeds'? known",
     "papermill 04_data_scale -p seeds many": "seeds is 'many': give a whole number",
@@ -116,7 +170,7 @@ def test_a_stopped_study_leaves_no_kernel_running(signal_, tmp_path) -> None:
     assert not (tmp_path / "out").exists(), "half a copy"
     if signal_ == signal.SIGINT:
         # the pool's resource tracker, hit by the same signal, may add a warning of its own behind it
-        assert "interrupted: finished runs and notebooks are kept" in errors
+        assert "stopped: finished runs and notebooks are kept" in errors
 
 
 @pytest.fixture

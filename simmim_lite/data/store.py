@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from ..errors import UserError
-from ..processes import executed_unseen, in_notebook, waiting
+from ..processes import told, waiting
 
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
 STORE_VERSION = 2
@@ -77,7 +77,7 @@ def ensure_folder(name: str, version: str, write: Callable[[Path], object], titl
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
         kept = f"decoded pictures are kept in {folder} ({size:,.1f} MB)"
         line = f"{title}: {kept}; delete it at any time, or name another place in SIMMIM_DATA"
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=told(), flush=True)
     return folder
 
 
@@ -175,9 +175,7 @@ def progress(total: int, title: str, unit: str = "image") -> Iterator[Callable[[
     """A bar on a terminal or in a notebook; elsewhere its text every ten seconds. Yields advance(n)."""
     from tqdm import tqdm  # a widget would leave an error in a saved notebook
 
-    live = in_notebook() and not executed_unseen()
-    pause = 0.1 if sys.stderr.isatty() or live else 10
+    pause = 0.1 if told() is sys.stdout or sys.stderr.isatty() else 10
     options = {"unit": unit, "unit_scale": True, "leave": False, "mininterval": pause, "delay": pause}
-    options["file"] = sys.stdout if live else None
-    with tqdm(total=total, desc=title, **options) as bar:
+    with tqdm(total=total, desc=title, file=told(), **options) as bar:
         yield bar.update

@@ -219,9 +219,11 @@ def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> 
     name, how = value("study", StudyName, name), StudyOptions.from_dict({"tier": "shipped", **options})
     if how.tier == "shipped":
         found = load(how.runs_dir)
-        if how.data != "scenes":
-            print(f"tier shipped trains nothing: the shipped runs are of CIFAR-10, and stand in for {how.data}")
-        return [r for r in found if (r.get("run") or r.get("spec") or {}).get("data") in sources(how.data)]
+        found = [r for r in found if (r.get("run") or r.get("spec") or {}).get("data") in sources(how.data)]
+        if how.data != "scenes" and not found:
+            stand_in = "scenes" if name == TRANSFER else "CIFAR-10"
+            print(f"tier shipped trains nothing: shipped runs on {stand_in} stand in for {how.data}")
+        return found
     return study(name, runs, **options).records
 
 

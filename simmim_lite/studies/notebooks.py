@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..data.sources import kind_of
 from ..errors import Interrupted, UserError, check_writable, first_line, unknown
-from ..processes import each, executed_unseen, in_notebook
+from ..processes import again, each, executed_unseen, in_notebook
 from ..training.run import write_atomic
 from ..training.specs import Count, Positive, Text, Whole, read, value
 from . import report
-from .grids import images_of
+from .grids import images_of, sources
 from .tiers import StudyOptions
 
 #: Parameters of the course's notebooks, by name: how a study runs, and those of single notebooks.
@@ -33,12 +34,38 @@ PARAMETERS = {field.name: field.type for field in dataclasses.fields(StudyOption
 }  # fmt: skip
 
 
+#: Where the reader's copies lie, and in it the same as they were copied.
+MINE, _COPIED = "my_notebooks", ".as_copied"
+
+
 def folder() -> Path:
     """Where the notebooks lie: `notebooks/` beside the package in a checkout, else in the working directory."""
     places = (Path(__file__).resolve().parents[2] / "notebooks", Path.cwd() / "notebooks")
     if found := next((place for place in places if place.is_dir()), None):
         return found
     raise UserError(f"the notebooks are not part of the installed package: copy a checkout's to {places[1]}")
+
+
+def own_copies() -> Path:
+    """`my_notebooks/` beside `notebooks/`: the reader's own, which git does not know and no `git pull` meets.
+
+    What is not there yet is copied; a copy that was never saved follows its original; nothing else is touched."""
+    mine = folder().parent / MINE
+    for original in (*folder().glob("*.ipynb"), *folder().glob("*.md")):
+        copy, before = mine / original.name, mine / _COPIED / original.name
+        if not copy.exists() or (before.exists() and copy.read_bytes() == before.read_bytes()):
+            for path in (before, copy):
+                write_atomic(path, original.read_bytes())
+    return mine
+
+
+def open_lab(options: Sequence[str]) -> None:
+    """`simmim-lite lab`: JupyterLab on the reader's copies; its file browser shows the checkout, runs/ and all."""
+    from jupyterlab.labapp import LabApp
+
+    mine = own_copies()
+    first = f"/lab/workspaces/course/tree/{mine.name}/00_start.ipynb"
+    LabApp.launch_instance([f"--ServerApp.root_dir={mine.parent}", f"--LabApp.default_url={first}", *options])
 
 
 def find(name: str) -> Path:
@@ -109,7 +136,7 @@ def execute(
                 found[name] = error
     except KeyboardInterrupt:
         kept = "finished runs and notebooks are kept"
-        raise Interrupted(f"interrupted: {kept}; run the same command to go on") from None
+        raise Interrupted(f"stopped: {kept}; {again()}") from None
     done = [copy.name for copy in planned if found[copy.name] == ""]
     return {name: out_dir / f"{name}.ipynb" for name in done}, {name: e for name, e in found.items() if e}
 
@@ -239,8 +266,7 @@ def check_parameters(path: str | Path, given: Mapping[str, object]) -> dict[str,
             raise unknown(f"parameter of {Path(path).name}", name, known)
         made = _made(name, PARAMETERS.get(name, Any if known[name] is None else type(known[name])), one)
         found[name] = list(made) if isinstance(made, tuple) else made  # as papermill has them
-    if found.get("data"):
-        images_of(found["data"])
+    _check_places({"tier": known.get("tier"), **found})
     return found
 
 
@@ -257,11 +283,43 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
                 raise unknown("parameter", name, known)
     for name in PARAMETERS.keys() & names.keys():
         names[name] = _made(name, PARAMETERS[name], names[name])
-    if in_notebook() and not executed_unseen() and "runs_dir" in names:  # wherever JupyterLab was started
-        names["runs_dir"] = str(folder().parent / Path(names["runs_dir"]).expanduser())
+    if in_notebook() and not executed_unseen():
+        with contextlib.suppress(UserError):  # installed without the notebooks
+            _at_home(names)
+    _check_places(names, opened)
+
+
+def _at_home(names: MutableMapping[str, object]) -> None:
+    """Wherever JupyterLab was started, relative paths count from the checkout, as those of commands do; said is where
+    runs and their report are, and what a reader is to know of the copy they work on."""
+    checkout, notebook = folder().parent, Path(os.environ.get("JPY_SESSION_NAME", "."))  # as JupyterLab sets it
+    original, before = folder() / notebook.name, notebook.parent / _COPIED / notebook.name
+    if Path.cwd().is_relative_to(checkout):
+        os.chdir(checkout)
+    if "runs_dir" in names:
+        names["runs_dir"] = str(checkout / os.path.expanduser(names["runs_dir"]))
         print(f"runs are kept in {names['runs_dir']}")
-    if opened and "data" in names:  # last, for it takes longest
-        images_of(names["data"])
+        pages = sorted(Path(names["runs_dir"], "report").glob("*.html"), key=lambda page: page.stem != "index")
+        if pages and pages[0].is_relative_to(checkout):  # what JupyterLab shows
+            from IPython.display import Markdown, display
+
+            links = [f"[{page.stem}]({os.path.relpath(page, notebook.parent)})" for page in pages]
+            display(Markdown(f"Report of your last study: {', '.join(links)}; in a browser `{pages[0]}`"))
+    if notebook.parent == folder():
+        print(f"this is the original, which git pull changes: simmim-lite lab opens a copy of your own, in {MINE}/")
+    elif before.exists() and original.exists() and before.read_bytes() != original.read_bytes():
+        print(f"{notebook.stem} has changed since your copy was made: rename yours, and start again for the new one")
+
+
+def _check_places(names: Mapping[str, object], opened: bool = True) -> None:
+    """`UserError` for folders and sources among parameters that are not there, or cannot be written to."""
+    for name in ("coco", "ade20k"):
+        if names.get(name) and not Path(names[name]).is_dir():
+            raise UserError(f"{name} is '{names[name]}': no such folder")
+    if opened and "runs_dir" in names and names.get("tier") != "shipped":
+        check_writable(names["runs_dir"], "choose another runs_dir")
+    if names.get("data"):  # last, for it takes longest
+        _ = images_of(names["data"]) if opened else [kind_of(one) for one in sources(names["data"]) if one]
 
 
 def _made(name: str, hint: object, given: object) -> object:

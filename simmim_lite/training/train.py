@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils._pytree import tree_map
 
 from ..errors import Interrupted, Preempted, first_line
+from ..processes import again
 from .parallel import Meter, Parallel
 from .run import write_atomic
 from .specs import Spec
@@ -98,10 +99,10 @@ class Trainer:
                     saved = time.monotonic()
                 if stop:
                     name = sum(self.group.gather(signals), [])[0]
-                    where = f"{self.spec.key} is saved at step {self.step} of {self.spec.steps}"
+                    where = f"at step {self.step} of {self.spec.steps}; {again()}"
                     if name == "SIGINT":
-                        raise Interrupted(f"interrupted: {where}; run the same command or cell again to go on")
-                    raise Preempted(f"{name}: {where}; run the same command to go on")
+                        raise Interrupted(f"stopped {where}")
+                    raise Preempted(f"{name}: {self.spec.key} is saved {where}")
 
     def check(self, divergence: bool) -> None:
         """`Failed` where the loss is not finite or runs away."""
