@@ -18,12 +18,13 @@ from tiny import numbers, same, stopped
 from simmim_lite.data.batches import VAL_SEED, normalise
 from simmim_lite.data.sources import open_data
 from simmim_lite.errors import UserError
+from simmim_lite.files import held
 from simmim_lite.model.masking import hash_masks
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.studies import notebooks
 from simmim_lite.training import pretrain as module
 from simmim_lite.training import train
-from simmim_lite.training.callbacks import held, journal_path, read_journal
+from simmim_lite.training.callbacks import journal_path, read_journal
 from simmim_lite.training.parallel import Group
 from simmim_lite.training.pretrain import build, image_losses, pretrain, validation_loss
 from simmim_lite.training.probes import input_statistics
@@ -131,7 +132,7 @@ def killed(folder) -> None:
 
     def fsync(handle):
         count.append(1)
-        if len(count) == 17:
+        if len(count) == 33:  # of the 17th file: each is synced, and its folder
             os.kill(os.getpid(), signal.SIGKILL)
         real(handle)
 

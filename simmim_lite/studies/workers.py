@@ -5,7 +5,6 @@
 import contextlib
 import dataclasses
 import functools
-import os
 import shlex
 import sys
 import threading
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 from ..data.manifests import quietly
-from ..errors import Interrupted, Preempted, UserError
-from ..processes import each, executed_unseen, in_notebook
+from ..errors import Preempted, UserError, stopped
+from ..processes import cores, each, executed_unseen, in_notebook
 from ..training.run import Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
@@ -110,7 +109,7 @@ class Local:
 
         self.place = pick_device(device)
         self.device = str(self.place)
-        self.workers = workers or (1 if self.place.type != "cpu" else os.cpu_count() or 1)
+        self.workers = workers or (1 if self.place.type != "cpu" else cores())
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
         """`speed.step_speeds`, here."""
@@ -175,9 +174,9 @@ def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs") -> tu
                 busy = {outcome.name for outcome in outcomes if outcome.busy}
                 left = [job for job in jobs if job.name in busy or not wait]
                 outcomes += pool.do(left, runs_dir, wait) if left else ()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as by:
             done = f"{sum(path.exists() for path in costs)} of {len(costs)} {what} are finished and kept in {runs_dir}"
-            raise Interrupted(f"interrupted: {done}; run the same command to go on") from None
+            raise stopped(by, f"{done}; run the same command to go on") from None
     if errors := [outcome.error for outcome in outcomes if outcome.error]:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise (Preempted if any(outcome.preempted for outcome in outcomes) else UserError)(errors[0] + more)
