@@ -66,6 +66,12 @@ def test_errors_that_are_no_fault_of_ours_are_a_line() -> None:
     assert str(UserError("a\x1b[2Jb\nc")) == "a\ufffd[2Jb c", "no command to the terminal"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="cores are given to a process on Linux")
+def test_cores_are_those_that_this_process_may_use() -> None:
+    code = "from simmim_lite.processes import cores; print(cores())"
+    assert subprocess.check_output(["taskset", "-c", "0", sys.executable, "-c", code], text=True) == "1\n"
+
+
 def test_locks_are_held_where_the_system_has_none_too(tmp_path, monkeypatch, capsys) -> None:
     """And a lock file that one of the other kind has left behind is not held."""
 

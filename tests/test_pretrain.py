@@ -171,6 +171,19 @@ def test_lengths_share_their_trunk_and_a_short_file_of_it_is_passed_over(undistu
         assert [p.name for p in checkpoints(folder, SMALL.trunk_key).iterdir()] == ["step-0000014.pt"]
 
 
+def test_a_relative_folder_is_that_of_the_call(tmp_path, monkeypatch) -> None:
+    class Elsewhere:
+        def on_train_start(self, trainer) -> None:
+            os.chdir(tmp_path / "b")
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    run = replace(SMALL, steps=1, warmup_steps=0, val_images=4, probe_labels=0)
+    pretrain(run, runs_dir="runs", callbacks=[Elsewhere()])
+    assert record_path(tmp_path / "a" / "runs", run).exists() and not list((tmp_path / "b").iterdir())
+
+
 def test_finished_runs_run_again_only_for_other_images(tmp_path, monkeypatch, capsys) -> None:
     run = replace(SMALL, steps=0)
     first, path = pretrain(run, runs_dir=tmp_path), record_path(tmp_path, run)
