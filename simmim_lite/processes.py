@@ -1,4 +1,4 @@
-"""This machine: devices, versions, child processes, files written whole, torchrun's error files, what takes long.
+"""This machine: devices, versions, child processes, torchrun's error files, what takes long.
 
 Nothing heavy here: torch is imported when it is asked for."""
 
@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TextIO
 
+from .console import forgive_streams
 from .errors import UserError, unknown
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -108,6 +109,13 @@ def commit() -> dict:
     return {"commit": None, "dirty": None}
 
 
+def cores() -> int:
+    """The cores that this process may use: what an affinity or a container leaves of the machine's."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
 def now() -> str:
     """UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -115,15 +123,15 @@ def now() -> str:
 
 @contextlib.contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Processes that are started inside never hear Ctrl-C, which a terminal sends to all of a group: who started them
-    ends them. One that comes meanwhile is heard here afterwards."""
+    """Processes that are started inside never hear what a terminal or a scheduler sends to all of a group, but for
+    SIGTERM: who started them ends them by that. What comes meanwhile is heard here afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()  # Python 3.11 unblocks the signal where it starts this by the way
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
     try:
         yield
     finally:
@@ -139,7 +147,8 @@ def each(function: Callable, items: Collection, workers: int, threads: int = 1, 
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     how = {"env": dict.fromkeys(THREADS, str(threads)), "initializer": _end_with, "initargs": (os.getpid(),)}
-    pool, left = ProcessPoolExecutor(workers := min(workers, len(items)), **how), iter(items)
+    with deaf_to_interrupts():
+        pool, left = ProcessPoolExecutor(workers := min(workers, len(items)), **how), iter(items)
     try:
         with deaf_to_interrupts():  # no more calls than workers: of others loky knows nothing when it kills
             calls = {pool.submit(function, item) for item in itertools.islice(left, workers)}
@@ -172,33 +181,7 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """One line where a file cannot be written: a full disk, a read-only folder."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        remedy = "free some space, or choose another folder or --runs-dir (what is finished is kept)"
-        raise UserError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
-
-
-def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it."""
-    path = Path(path)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
-    try:
-        with writing(path):
-            with temporary.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):  # gone, if all went well
-            temporary.unlink()
+    forgive_streams()
 
 
 def speaks() -> bool:

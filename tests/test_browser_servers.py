@@ -2,6 +2,8 @@
 
 import json
 import re
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -101,6 +103,8 @@ def test_the_app_is_the_lab_and_nothing_else(page, tmp_path) -> None:
         assert page.title() == "The mask lab" and page.locator("h1").all_inner_texts() == ["The mask lab"]
         assert page.get_by_text("answered in the kernel").is_visible()
         assert not page.get_by_text("import MaskLab").count()
+        with pytest.raises(HTTPError, match="403"):  # a page elsewhere whose name leads here
+            urlopen(Request(address, headers={"Host": "evil.example"}))
         upload(page, "holiday.jpg", HOLIDAY)
         page.wait_for_function(OWN)
         settled(page)

@@ -1,20 +1,22 @@
 """Notebooks through papermill: parameters checked first, whole copies only, and one line for whatever goes wrong."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from child_processes import PATIENCE, interrupt, interruptible, lives, until
+from filelock import FileLock
 from test_cli import call
 from tiny_notebooks import write_notebook
 
 from simmim_lite.errors import UserError
+from simmim_lite.processes import cores
 from simmim_lite.studies import notebooks
 from simmim_lite.studies.tiers import TIERS
 
@@ -133,17 +135,23 @@ def test_what_is_wrong_is_one_line_and_starts_nothing(words: str, tmp_path, monk
 
 
 def test_one_dies_one_fails_and_the_others_finish(tmp_path, monkeypatch) -> None:
-    """Whole copies appear, and what failed leaves its line."""
+    """Whole copies appear, what failed leaves its line, and what a killed call has left goes."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    for left in ("simmim-lite-killed", "simmim-lite-running"):
+        (tmp_path / "temporary" / left).mkdir(parents=True)
+        (tmp_path / "temporary" / left / "lock").touch()
     here, out = tmp_path / "notebooks", tmp_path / "out"
     say = "import os\nprint(tier, seeds, os.getcwd(), os.environ['OMP_NUM_THREADS'])"
     user_error = "from simmim_lite.errors import UserError\nraise UserError('this')"
     cells = {"good": [say], "dead": [KILL], "wrong": ["1", user_error]}
     paths = [write_notebook(here / f"{name}.ipynb", some) for name, some in cells.items()]
     planned = [notebooks.Copy.of(path, {"tier": "smoke", "seeds": 1, "runs_dir": "kept"}) for path in paths]
-    executed, failures = notebooks.execute(planned, "out", workers=2)
+    with FileLock(tmp_path / "temporary" / "simmim-lite-running" / "lock"):
+        executed, failures = notebooks.execute(planned, "out", workers=2)
+    assert [path.name for path in (tmp_path / "temporary").glob("simmim-lite-*")] == ["simmim-lite-running"]
     assert executed == {"good": out / "good.ipynb"}
-    assert printed(executed["good"]) == f"smoke 1 {tmp_path} {max(1, (os.cpu_count() or 1) // 2)}\n"
+    assert printed(executed["good"]) == f"smoke 1 {tmp_path} {max(1, cores() // 2)}\n"
     assert str(here) not in executed["good"].read_text()
     assert failures["dead"].startswith("the kernel of dead died (killed or out of memory): finished runs are kept")
     assert failures["wrong"] == f"wrong, cell [4]: this; as far as it came: {out / 'wrong.failed.ipynb'}"

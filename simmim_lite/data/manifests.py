@@ -16,8 +16,9 @@ import yaml
 from PIL import Image
 
 from ..errors import UserError, check_writable, listed, unknown
+from ..files import write_atomic
 from ..model.masking import splitmix64
-from ..processes import speaks, told, write_atomic
+from ..processes import speaks, told
 from . import decode, scenes
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError, first_line, unknown
-from ..processes import waiting
+from ..processes import cores, waiting
 from . import decode, scenes
 from .coco import id_order, one_line
 from .folders import Files, of_folder, scan
@@ -267,7 +267,7 @@ def _open_scenes(size: int, needed: int) -> Data:
 def _squares(found: Listing, size: int) -> StorePlan:
     """The plan of a listing's pictures."""
     digests: dict[str, list[int]] = {split: [] for split in found.splits}
-    threads = min(8, os.cpu_count() or 1) if found.threaded else 1
+    threads = min(8, cores()) if found.threaded else 1
 
     def square(split: str, i: int) -> np.ndarray:
         content = found.reader.content(i)  # of a file, detail that the resize throws away is not decoded

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
-from ..errors import UserError
-from ..processes import told, waiting
+from ..errors import UserError, remedy_of
+from ..files import locked, sync
+from ..processes import told
 
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
 STORE_VERSION = 2
@@ -62,6 +62,9 @@ def ensure(name: str, version: str, plan: Callable[[], StorePlan], title: str) -
             arrays[array] = np.load(folder / f"{array}.npy", mmap_mode="r" if array in ("images", "masks") else None)
             if len(arrays[array]) != info["images"]:
                 raise ValueError("its arrays differ in length")
+    except PermissionError as error:
+        remedy = remedy_of(error, "set SIMMIM_DATA to another folder").replace("write", "read")
+        raise UserError(f"{folder}: {error.strerror}; {remedy}") from error
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise UserError(f"{folder}: damaged store ({error}); delete this folder and run again") from error
     return info, arrays
@@ -72,7 +75,7 @@ def ensure_folder(name: str, version: str, write: Callable[[Path], object], titl
     stores = data_root() / "stores"
     folder = stores / f"{name}-{version}"
     if not folder.is_dir():
-        mend = "free some space or set SIMMIM_DATA to another folder"
+        mend = "set SIMMIM_DATA to another folder"
         write_folder(folder, write, title, stores / f"{name}.lock", f"{glob.escape(name)}-*", mend)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
         kept = f"decoded pictures are kept in {folder} ({size:,.1f} MB)"
@@ -88,9 +91,7 @@ def write_folder(folder: Path, write: Callable[[Path], object], title: str, lock
     `UserError` where the disk refuses."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            with waiting(f"{title}: waiting for the process that is building it (lock {lock})", 3):
-                stack.enter_context(FileLock(lock).acquire())
+        with locked(lock, f"the process that is building {title}", first=3):
             if folder.is_dir() and any(folder.iterdir()):  # another process has written it meanwhile
                 return
             for other in set(folder.parent.glob(others)) - {folder}:
@@ -100,10 +101,11 @@ def write_folder(folder: Path, write: Callable[[Path], object], title: str, lock
                 temporary.mkdir()
                 write(temporary)
                 os.replace(temporary, folder)
+                sync(folder.parent)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}; {mend}") from error
+        raise UserError(f"cannot write {folder}: {error.strerror or error}; {remedy_of(error, mend)}") from error
 
 
 def _write(folder: Path, plan: StorePlan, title: str) -> None:

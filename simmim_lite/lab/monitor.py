@@ -14,10 +14,11 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import UserError
+from ..files import held
 from ..model.sizes import SIZES, short
 from ..studies.costs import clock
 from ..studies.grids import planned as planned_runs
-from ..training.callbacks import held, read_journal, this_machine
+from ..training.callbacks import read_journal, this_machine
 from ..training.run import Run, read_record
 
 #: In the order of a table. silent: on another machine, and nothing has come for PATIENCE seconds.

@@ -21,7 +21,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import UserError, check_writable, first_line, listed, unknown
-from ..processes import speaks, waiting, write_atomic
+from ..files import write_atomic
+from ..processes import speaks, waiting
 from .layouts import LAYOUTS, Found, find
 from .simmim import SimMIM
 from .sizes import HEAD_DIM, MLP_RATIO, SIZES, Size

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from ..evidence import tables
 from ..evidence.claims import claims
 from ..evidence.records import beside, load, run_of
 from ..evidence.rules import Claim
+from ..processes import cores
 from ..training.run import PRECISIONS, Run, current_record, read_record
 from ..training.specs import Positive, Whole, checked, value
 from ..training.tuning import Dense
@@ -192,11 +192,11 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> None:
         raise UserError(f"tier {how.tier} needs GPUs, and this {where} has none ({whole}); --dry-run shows more")
     if "scenes" in sources(how.data):
         raise UserError(f"tier {how.tier} is about photographs of {runs[0].image_size} px: give --data imagefolder:DIR")
-    cores = os.cpu_count() or 1
-    years = costs.costs(runs, None, how.runs_dir).seconds["all"] / cores / _YEAR
+    here = cores()
+    years = costs.costs(runs, None, how.runs_dir).seconds["all"] / here / _YEAR
     if place == "cpu" and years > 1:
         raise UserError(
-            f"tier {how.tier} cannot run on this machine's processor: about {years:,.0f} years on {cores} cores; "
+            f"tier {how.tier} cannot run on this machine's processor: about {years:,.0f} years on {here} cores; "
             "take a machine with GPUs, or another tier"
         )
     gpus = cluster.gpus if cluster else 1
@@ -264,7 +264,7 @@ def choose(
     images_of(how.data)  # before anything is measured
     known, processes = known_speeds(how.runs_dir, axes.recipe), how.workers or 1
     if how.engine == "local":
-        processes = how.workers or os.cpu_count() or 1
+        processes = how.workers or cores()
         if measure and not all(f"{m} {p}" in known for m in axes.models for p in PRECISIONS):
             here = Local(how.device, how.workers)
             known, processes = here.speeds(Path(how.runs_dir), axes.models, axes.recipe), here.workers

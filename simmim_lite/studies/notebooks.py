@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -18,14 +19,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..data.sources import kind_of
-from ..errors import Interrupted, UserError, check_writable, first_line, unknown
-from ..processes import again, each, executed_unseen, in_notebook
-from ..training.run import write_atomic
+from ..errors import UserError, check_writable, first_line, stopped, unknown
+from ..files import held, locked, write_atomic
+from ..processes import again, cores, each, executed_unseen, in_notebook
 from ..training.specs import Count, Positive, Text, Whole, read, value
 from . import report
 from .grids import images_of, sources
 from .tiers import StudyOptions
 
+_TEMPORARY = "simmim-lite-"  # folders of copies in the making
 #: Parameters of the course's notebooks, by name: how a study runs, and those of single notebooks.
 PARAMETERS = {field.name: field.type for field in dataclasses.fields(StudyOptions)} | {
     "seed": Whole, "gpus": Count, "core_minutes": Positive, "effect": Positive,
@@ -116,10 +118,13 @@ def execute(
     double = [name for name, count in Counter(copy.name for copy in planned).items() if count > 1]
     if double:
         raise UserError(f"two copies would be called {double[0]}: give other names or values")
-    out_dir, cores = Path(out_dir).absolute(), os.cpu_count() or 1
-    at_once = max(1, min(len(planned), workers or cores))
+    out_dir, there = Path(out_dir).absolute(), cores()
+    at_once = max(1, min(len(planned), workers or there))
     print(f"{len(planned)} notebook{'s' * (len(planned) != 1)} to run, {at_once} at a time", file=sys.stderr)
     work, found = functools.partial(_execute_one, out_dir=out_dir, cwd=os.getcwd()), {}
+    for lock in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*/lock"):
+        if held(lock) is False:  # its process was killed
+            shutil.rmtree(lock.parent, ignore_errors=True)
     try:
         with contextlib.ExitStack() as stack:
             if engine == "ray":
@@ -130,13 +135,12 @@ def execute(
                 calls = cluster.each({copy.name: (work, copy) for copy in planned})
                 results = ((name, f"{name}: {done}") if isinstance(done, UserError) else done for name, done in calls)
             else:
-                results = each(work, planned, at_once, max(1, cores // at_once))
+                results = each(work, planned, at_once, max(1, there // at_once))
             for name, error in results:
                 print(error or f"{name} is finished", file=sys.stderr, flush=True)
                 found[name] = error
-    except KeyboardInterrupt:
-        kept = "finished runs and notebooks are kept"
-        raise Interrupted(f"stopped: {kept}; {again()}") from None
+    except KeyboardInterrupt as by:
+        raise stopped(by, f"finished runs and notebooks are kept; {again()}") from None
     done = [copy.name for copy in planned if found[copy.name] == ""]
     return {name: out_dir / f"{name}.ipynb" for name in done}, {name: e for name, e in found.items() if e}
 
@@ -151,7 +155,7 @@ def _execute_one(wanted: Copy, out_dir: Path, cwd: str) -> tuple[str, str]:
     # a copy is looked at when it is whole: saving it after each cell took a second
     options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 120}
     options["request_save_on_cell_execute"] = False
-    with tempfile.TemporaryDirectory(prefix="simmim-lite-") as place:
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as place, locked(Path(place) / "lock", name):
         copy = Path(place) / f"{name}.ipynb"
         with (Path(place) / "log").open("wb") as log:  # what kernel and papermill say of themselves
             os.dup2(log.fileno(), 2)

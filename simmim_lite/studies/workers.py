@@ -5,7 +5,6 @@
 import contextlib
 import dataclasses
 import functools
-import os
 import shlex
 import sys
 import threading
@@ -16,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.manifests import quietly
-from ..errors import Interrupted, Preempted, UserError
-from ..processes import again, each, told
+from ..errors import Preempted, UserError, stopped
+from ..processes import again, cores, each, told
 from ..training.run import Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
@@ -109,7 +108,7 @@ class Local:
 
         self.place = pick_device(device)
         self.device = str(self.place)
-        self.workers = workers or (1 if self.place.type != "cpu" else os.cpu_count() or 1)
+        self.workers = workers or (1 if self.place.type != "cpu" else cores())
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
         """`speed.step_speeds`, here."""
@@ -169,9 +168,9 @@ def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs") -> tu
                 busy = {outcome.name for outcome in outcomes if outcome.busy}
                 left = [job for job in jobs if job.name in busy or not wait]
                 outcomes += pool.do(left, runs_dir, wait) if left else ()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as by:
             done = f"{sum(path.exists() for path in costs)} of {len(costs)} {what} are finished and kept in {runs_dir}"
-            raise Interrupted(f"stopped: {done}; {again()}") from None
+            raise stopped(by, f"{done}; {again()}") from None
     if errors := [outcome.error for outcome in outcomes if outcome.error]:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise (Preempted if any(outcome.preempted for outcome in outcomes) else UserError)(errors[0] + more)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ..errors import UserError
+from ..files import locked, write_atomic
 from ..model.masking import STRATEGIES, hidden_count
 from ..model.sizes import SIZES, nearest_size, odd_quarter, short
-from ..processes import write_atomic, writing
 from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Whole
 
 #: Raised whenever the same Run would give other numbers (part of every key), and whenever a reader of records changes.
@@ -227,14 +227,10 @@ def made_once(path: Path, lock: Path, data, make: Callable, group, wait: bool = 
     if record is not None:
         return group.broadcast(record), False
     with contextlib.ExitStack() as stack:
-        with writing(lock):
-            try:
-                stack.enter_context(FileLock(lock, timeout=0))
-            except Timeout:
-                if not wait and group.size == 1:
-                    raise Busy(lock.stem) from None
-                print(f"simmim-lite: another process works on {lock.stem}; waiting for it", file=sys.stderr)
-                stack.enter_context(FileLock(lock))
+        try:
+            stack.enter_context(locked(lock, f"another process that works on {lock.stem}", wait or group.size > 1))
+        except Timeout:
+            raise Busy(lock.stem) from None
         record = current_record(path, data.digest)  # the process that was waited for may have made it
         if record is None and path.exists():
             why = f"was made from other images than {data.spec} holds now; it runs again"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils._pytree import tree_map
 
+from ..console import SIGNALS
 from ..errors import Interrupted, Preempted, first_line
 from ..processes import again
 from .parallel import Meter, Parallel
@@ -186,12 +187,12 @@ class Trainer:
 
 @contextlib.contextmanager
 def preemption() -> Iterator[list[str]]:
-    """Inside, SIGTERM and SIGUSR1, which schedulers send before they take a machine away, and SIGINT, where it is not
-    ignored, end nothing: their names are put into the list. Outside of a process's main thread nothing is changed."""
+    """Inside, the signals by which schedulers take a machine away, and SIGINT, end nothing where they are not ignored:
+    their names are put into the list. Outside of a process's main thread nothing is changed."""
     signals, before = [], {}
     if threading.current_thread() is threading.main_thread():
-        for number in (getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)):
-            if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
+        for number in (getattr(signal, name) for name in (*SIGNALS, "SIGINT") if hasattr(signal, name)):
+            if signal.getsignal(number) == signal.SIG_IGN:
                 continue
             before[number] = signal.signal(number, lambda number, _: signals.append(signal.Signals(number).name))
     try:
