@@ -8,12 +8,11 @@ import sys
 import typing
 
 from . import verbs
-from .console import forgive_streams, hear_signals, ignore_signals
 from .data.sources import KINDS
 from .errors import first_line, nearest, readable, unknown
 from .evidence import published
 from .lab import monitor
-from .processes import first_to_say, speaks
+from .processes import first_to_say, forgive_streams, hear_signals, ignore_signals, speaks
 from .studies import notebooks
 from .training import specs
 from .training.run import Run

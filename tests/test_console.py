@@ -11,13 +11,13 @@ import threading
 import pytest
 from filelock import FileLock, Timeout
 
-from simmim_lite import console, files
+from simmim_lite import files
 from simmim_lite.data.store import ensure_folder
 from simmim_lite.errors import Preempted, Signalled, UserError, readable
 
 REDIRECTED = """
 import sys
-from simmim_lite.console import forgive_streams
+from simmim_lite.processes import forgive_streams
 forgive_streams()
 with open(sys.argv[1], "w") as file:
     file.write(str(file.fileno()))
@@ -106,4 +106,3 @@ def test_a_store_has_the_rights_that_its_maker_gives(tmp_path, monkeypatch) -> N
     assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "a")] == [0o775, 0o664]
     assert FileLock(tmp_path / "stores" / "name.lock").acquire(timeout=0)
     assert stat.S_IMODE((tmp_path / "stores" / "name.lock").stat().st_mode) == 0o664
-    assert console.SIGNALS[0] == "SIGTERM"

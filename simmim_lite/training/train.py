@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils._pytree import tree_map
 
-from ..console import SIGNALS
 from ..errors import Interrupted, Preempted, first_line
-from ..processes import again
+from ..processes import SIGNALS, again
 from .parallel import Meter, Parallel
 from .run import write_atomic
 from .specs import Spec
