@@ -11,15 +11,14 @@ export OMP_NUM_THREADS ?= 1
 study: .venv/.study  ## the four studies, live, at tier quick: make study ARGS="--data imagefolder:DIR"
 	$(BIN)/simmim-lite study all --tier quick $(ARGS)
 
-# The file browser shows notebooks/, and kernels run here, so that notebooks and commands share runs/.
-lab: .venv/.study .venv/.lab  ## JupyterLab on the first notebook, with the table of contents
-	JUPYTERLAB_WORKSPACES_DIR=.venv/workspaces $(BIN)/jupyter lab --ServerApp.root_dir=notebooks \
-		--MappingKernelManager.root_dir="$(CURDIR)" --LabApp.default_url=/lab/workspaces/course/tree/00_start.ipynb $(ARGS)
+lab: .venv/.study .venv/.lab  ## JupyterLab on your own copies of the notebooks, with the table of contents
+	JUPYTERLAB_WORKSPACES_DIR=.venv/workspaces $(BIN)/simmim-lite lab -- $(ARGS)
 
-app: .venv/.app  ## the mask lab alone, as a web page with a kernel behind it; Ctrl-C ends it
+app: .venv/.app  ## the mask lab alone, as a web page with a kernel behind it, for this machine; Ctrl-C ends it
 	@echo "the mask lab: http://localhost:$(PORT)/ (where that port is taken: make app PORT=8867)"
 	@JUPYTER_PATH=notebooks/app $(BIN)/voila notebooks/app/mask_lab.ipynb --template=lab_alone --no-browser \
-		--port=$(PORT) --Voila.port_retries=0 --Voila.log_level=ERROR $(ARGS)
+		--port=$(PORT) --Voila.port_retries=0 --Voila.log_level=ERROR \
+		--Voila.tornado_settings='{"allow_remote_access": False}' $(ARGS)
 
 site: .venv/.site  ## an offline site of executed notebooks, gallery, API and the mask lab; prints the path of its first page
 	$(BIN)/python tools/build_site.py $(ARGS)

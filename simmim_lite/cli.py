@@ -4,16 +4,15 @@ Verbs and options are a table; options of a run come from the fields of `Run`, a
 
 import argparse
 import dataclasses
-import os
 import sys
 import typing
 
 from . import verbs
 from .data.sources import KINDS
-from .errors import UserError, nearest, unknown
+from .errors import first_line, nearest, readable, unknown
 from .evidence import published
 from .lab import monitor
-from .processes import first_to_say, speaks
+from .processes import first_to_say, forgive_streams, hear_signals, ignore_signals, speaks
 from .studies import notebooks
 from .training import specs
 from .training.run import Run
@@ -39,6 +38,9 @@ HF = "that the network was trained at, for the config.json of layout hf (192 px,
 
 #: By verb, or by verb and action: what is called, its help, its options.
 VERBS = {
+    "lab": (notebooks.open_lab, "JupyterLab on your own copies of the notebooks, in my_notebooks/", [
+        ("options", "of JupyterLab, after two dashes, as in -- --port=8890", None, {"nargs": "*"}),
+    ]),
     "study": (verbs.study, "train what is missing of a study, run its notebooks and write its report", [
         ("name", "data-scale, model-size, schedule, proxy, all four (all), or transfer"),
         ("--tier", "shipped (no training), smoke, quick (default: minutes), laptop (15 min a seed), paper", "quick"),
@@ -145,27 +147,29 @@ VERBS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit status: 0, 2 for what the caller can mend, 130 after Ctrl-C, 75 when SIGTERM or SIGUSR1
+    """Run a command; the exit status: 0, 2 for what the caller can mend, 130 after Ctrl-C, 75 when a scheduler's signal
     stopped it with everything saved (EX_TEMPFAIL: the same command goes on)."""
+    forgive_streams()
+    hear_signals()
     options = vars(_parser().parse_args(argv))
     _, call, debug = (options.pop(name) for name in ("verb", "call", "debug"))
     try:
         call(**options)
         sys.stdout.flush()
-        return 0
-    except UserError as error:
-        if debug:
+    except BaseException as caught:
+        error = readable(caught)
+        if debug or error is None:
             raise
+        ignore_signals()
         line = f"simmim-lite: {error}"
         if first_to_say(line, not error.everywhere or speaks()):
             print(line, file=sys.stderr)
         return error.status
-    except KeyboardInterrupt:
-        print("simmim-lite: interrupted; what is finished is kept, run the same command again", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    lost = sys.stdout.lost
+    if lost is None or isinstance(lost, BrokenPipeError):  # who reads our output has had enough of it
         return 0
+    print(f"simmim-lite: not all of the output could be written: {first_line(lost)}", file=sys.stderr)
+    return 0 if call in (verbs.study, verbs.pretrain, verbs.transfer) and not options.get("commands") else 1
 
 
 class Parser(argparse.ArgumentParser):

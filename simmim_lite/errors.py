@@ -1,7 +1,7 @@
 """The one exception a reader is meant to see: a line that names the value, the file and the remedy."""
 
 import difflib
-import re
+import errno
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +14,8 @@ class UserError(ValueError):
     everywhere = False  # whether all processes of a run raise it, so that one of them says it for all
 
     def __str__(self) -> str:
-        return printable(" ".join(super().__str__().splitlines()))  # names of files and of classes hold what they like
+        # names of files and of classes may hold line breaks, and what a terminal takes for a command
+        return printable(" ".join(super().__str__().splitlines()))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows in place of the traceback (IPython asks for it)."""
@@ -34,10 +35,19 @@ class Interrupted(UserError):
 
 
 class Preempted(Interrupted):
-    """Stopped by SIGTERM or SIGUSR1 with everything saved: the same command goes on. The status is EX_TEMPFAIL."""
+    """Stopped by a scheduler's signal with everything saved: the same command goes on. The status is EX_TEMPFAIL."""
 
     status = 75
     everywhere = True
+
+
+class Signalled(KeyboardInterrupt):
+    """What a scheduler's signal raises where no training is there to save: its name is the message."""
+
+
+def stopped(by: KeyboardInterrupt, kept: str) -> Interrupted:
+    """The line on Ctrl-C, a notebook's Stop or a scheduler's signal. kept: what is kept, and what to do."""
+    return Preempted(f"{by}: {kept}") if isinstance(by, Signalled) else Interrupted(f"stopped: {kept}")
 
 
 def unknown(
@@ -67,12 +77,38 @@ def check_writable(path: str | Path, remedy: str = "choose another place") -> No
     try:
         tempfile.TemporaryFile(dir=place if place.is_dir() else place.parent).close()
     except OSError as error:
-        raise UserError(f"cannot write {path}: {place}: {error.strerror}; {remedy}") from error
+        raise UserError(f"cannot write {path}: {place}: {error.strerror}; {remedy_of(error, remedy)}") from error
+
+
+def remedy_of(error: OSError, else_: str) -> str:
+    """What helps against an error of the operating system: of a full disk, of rights, of limits, else as given."""
+    return _REMEDIES.get(error.errno, "{}").format(else_)
+
+
+_REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space there, or {}")
+_REMEDIES |= dict.fromkeys((errno.EACCES, errno.EPERM), "ask its owner for the right to write there, or {}")
+_REMEDIES |= {errno.EROFS: "it is mounted read-only: {}", errno.ENAMETOOLONG: "the name is too long: {}"}
+_REMEDIES |= dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)")
+_REMEDIES |= {errno.EIO: "the disk or the network fails: see its log, or {}", errno.ENOMEM: "free some memory"}
+
+
+def readable(error: BaseException) -> UserError | None:
+    """The line on an error that the caller can mend; None for one that shows a fault of ours."""
+    if isinstance(error, KeyboardInterrupt):
+        return stopped(error, "what is finished is kept, run the same command again")
+    memory = isinstance(error, MemoryError | ImportError | OSError | RuntimeError) and any(
+        sign in str(error) for sign in ("allocate memory", "out of memory", "failed to map segment")
+    )
+    if memory or isinstance(error, MemoryError):
+        return UserError(f"too little memory ({first_line(error)}): free some, or give fewer --workers")
+    if isinstance(error, OSError):
+        return UserError(f"{first_line(error)}; {remedy_of(error, 'see that it is there, and may be used')}")
+    return error if isinstance(error, UserError) else None
 
 
 def printable(text: str) -> str:
-    """A text without control characters, by which a file could speak to the terminal."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", text)
+    """A text without what a terminal takes for a command."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""This machine: devices, versions, child processes, files written and read whole, torchrun's error files, what is said.
+"""This machine: devices, versions, child processes, torchrun's error files, signals, streams, what is said, what lasts.
 
 Nothing heavy here: torch is imported when it is asked for."""
 
@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import platform
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -20,9 +19,12 @@ from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import TextIO
 
-from .errors import UserError, printable, unknown
+from .errors import Signalled, UserError, printable, unknown
 
+#: What schedulers send before they take a machine away, and what a closed terminal sends.
+SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -109,6 +111,13 @@ def commit() -> dict:
     return {"commit": None, "dirty": None}
 
 
+def cores() -> int:
+    """The cores that this process may use: what an affinity or a container leaves of the machine's."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
 def now() -> str:
     """UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -116,15 +125,15 @@ def now() -> str:
 
 @contextlib.contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Processes that are started inside never hear Ctrl-C, which a terminal sends to all of a group: who started them
-    ends them. One that comes meanwhile is heard here afterwards."""
+    """Processes that are started inside never hear what a terminal or a scheduler sends to all of a group, but for
+    SIGTERM: who started them ends them by that. What comes meanwhile is heard here afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()  # Python 3.11 unblocks the signal where it starts this by the way
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
     try:
         yield
     finally:
@@ -140,7 +149,8 @@ def each(function: Callable, items: Collection, workers: int, threads: int = 1, 
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     how = {"env": dict.fromkeys(THREADS, str(threads)), "initializer": _end_with, "initargs": (os.getpid(),)}
-    pool, left = ProcessPoolExecutor(workers := min(workers, len(items)), **how), iter(items)
+    with deaf_to_interrupts():
+        pool, left = ProcessPoolExecutor(workers := min(workers, len(items)), **how), iter(items)
     try:
         with deaf_to_interrupts():  # no more calls than workers: of others loky knows nothing when it kills
             calls = {pool.submit(function, item) for item in itertools.islice(left, workers)}
@@ -173,65 +183,67 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    forgive_streams()
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """One line where a file cannot be written: a full disk, a read-only folder."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        remedy = "free some space, or choose another folder or --runs-dir (what is finished is kept)"
-        raise UserError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
+class Forgiving:
+    """A stream of this process that may be lost, on a full disk or with its reader: what cannot be said is not worth a
+    run. `lost` is the error, or None."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.lost = stream, None
+        with contextlib.suppress(AttributeError, OSError):
+            stream.reconfigure(errors="replace")  # in a locale that has not every letter
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, call: Callable, *given: str) -> None:
+        try:
+            call(*given)
+        except (OSError, ValueError) as error:
+            self.lost = self.lost or error
+            with contextlib.suppress(OSError, ValueError):  # nor may what is left in it fail at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
-def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed over it."""
-    path = Path(path)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"
-    try:
-        with writing(path):
-            with temporary.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):  # gone, if all went well
-            temporary.unlink()
+def forgive_streams() -> None:
+    """From here on, output that cannot be written ends nothing; closed streams are open, and lead nowhere."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) < 3:  # else the next file that is opened would be stdout
+        pass
+    os.close(handle)
+    for handle, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if not isinstance(stream, Forgiving):
+            setattr(sys, name, Forgiving(stream or os.fdopen(handle, "w", closefd=False)))
 
 
-def digest(fields: dict) -> str:
-    """Ten hexadecimal digits of plain JSON types: the end of every key, and the checksum of every JSON file."""
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
+def hear_signals() -> None:
+    """From here on, the first signal by which schedulers take a machine away, or a terminal goes, raises `Signalled`;
+    more of them change nothing. What is ignored (nohup) stays so. A training hears them itself and saves."""
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+
+    def hear(number: int, _: object) -> None:
+        ignore_signals()
+        raise Signalled(signal.Signals(number).name)
+
+    for number in numbers:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, hear)
 
 
-def sealed(content: dict) -> str:
-    """The text of a JSON file that ends with a checksum of the rest. NaN and infinity are refused."""
-    content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read
-    return json.dumps(content | {"checksum": digest(content)}, indent=1) + "\n"
-
-
-def parsed(path: str | Path) -> dict:
-    """The object in a JSON file; OSError, or ValueError for whatever else lies there."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("it is no regular file")
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(content, dict):
-        raise ValueError("it holds no JSON object")
-    return content
-
-
-def intact(content: dict) -> dict:
-    """What a JSON file holds beside its checksum; ValueError where they do not match. Earlier versions wrote none."""
-    rest = {name: one for name, one in content.items() if name != "checksum"}
-    if "checksum" in content and content["checksum"] != digest(rest):
-        raise ValueError("its checksum does not match its content")
-    return rest
+def ignore_signals() -> None:
+    """From here on, a scheduler's signals change nothing: this process is at its end."""
+    for name in SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def tell(line: str) -> None:
@@ -268,8 +280,8 @@ def first_to_say(line: str, may: bool = True) -> bool:
 
 @contextlib.contextmanager
 def waiting(text: str, seconds: float = 5.0) -> Iterator[None]:
-    """Say on stderr what is waited for, where the block takes longer than some seconds."""
-    timer = threading.Timer(seconds, print, [f"simmim-lite: {text}"], {"file": sys.stderr, "flush": True})
+    """Say what is waited for, where the block takes longer than some seconds."""
+    timer = threading.Timer(seconds, print, [f"simmim-lite: {text}"], {"file": told(), "flush": True})
     timer.daemon = True
     timer.start()
     try:
@@ -282,6 +294,16 @@ def import_torch() -> None:
     """The first import of torch, which takes long on a slow disk: said where it does."""
     with waiting("importing torch"):
         import torch  # noqa: F401
+
+
+def told() -> TextIO:
+    """Where progress is written: what goes to stderr is a red box in a notebook."""
+    return sys.stdout if in_notebook() and not executed_unseen() else sys.stderr
+
+
+def again() -> str:
+    """How what was stopped goes on, in words."""
+    return f"run the {'cell again' if told() is sys.stdout else 'same command'} to go on"
 
 
 def executed_unseen() -> bool:

@@ -50,7 +50,8 @@ def new_page(browser):
         context.close()
     assert {url.scheme for url in asked} <= {"data", "blob", "file", "http", "ws"}
     assert {url.hostname for url in asked if url.scheme in ("http", "ws")} <= {"127.0.0.1"}
-    assert not problems
+    # JupyterLab's own, where a kernel is restarted or shut down before it has answered
+    assert [problem for problem in problems if "Canceled future" not in problem] == []
 
 
 @pytest.fixture

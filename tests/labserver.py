@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -77,7 +78,8 @@ def voila(scratch: Path) -> Iterator[str]:
     """Serve the lab alone, as `make app` does; its address."""
     app = notebooks.folder() / "app"
     environment = {"JUPYTER_PATH": str(app), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime")}
-    words = [app / "mask_lab.ipynb", "--template=lab_alone"]
+    (settings,) = re.findall("--(Voila.tornado_settings=)'(.*)'", (app.parents[1] / "Makefile").read_text())
+    words = [app / "mask_lab.ipynb", "--template=lab_alone", f"--{''.join(settings)}"]
     with _serve("voila", words, environment, scratch, signal.SIGINT) as address:
         yield address
 

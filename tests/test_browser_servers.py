@@ -2,6 +2,8 @@
 
 import json
 import re
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -20,7 +22,19 @@ CELLS = [
     "explorer.Explorer()",
     "widgets.FilmStrip()",
     "charts.slider({k: charts.bars({'a': float(k)}, 'points') for k in (1, 2)}, 'step')",
+    "from simmim_lite.course import checks\nguess = checks.guess(None, 'a number')",
+    "import simmim_lite as sl\nfrom simmim_lite.lab import live\n"
+    "small = {'batch_size': 16, 'images': 64, 'val_images': 8, 'val_masks': 1, 'probe_labels': 0}\n"
+    "record = sl.pretrain(sl.Run(steps=600, **small), runs_dir='../runs', callbacks=[watch := live.Watch()])\n"
+    "print(record['status'], 'from', watch.curve.first)",
 ]
+#: What the last cell shows.
+LAST = "() => document.querySelector('.jp-Notebook .jp-Cell:last-of-type .jp-Cell-outputArea').innerText"
+GUESS = """() => { const { content } = window.jupyterapp.shell.currentWidget, k = content.model.cells.length - 2;
+  const cell = content.model.cells.get(k).sharedModel; cell.setSource(cell.getSource().replace('None', '80'));
+  content.deselectAll(); content.activeCellIndex = k; }"""
+ON = "() => { window.jupyterapp.commands.execute('notebook:run-all-below').catch(() => null); }"  # and do not wait
+KERNEL = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.{}().then(() => null)"
 STATE = "[lab.mask.astype(int).tolist(), lab.ratio, lab.seed, lab.pictures[lab.picture]['name']]"
 DRAWN = "document.querySelectorAll('.js-plotly-plot[aria-label]:not(.panel *)').length"
 OUTPUTS = "[...document.querySelectorAll('.jp-OutputArea')].map((e) => e.innerText).join()"
@@ -32,7 +46,8 @@ pytestmark = pytest.mark.xdist_group("servers")
 def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
     write_notebook(tmp_path / "served" / "widgets.ipynb", CELLS)
     with jupyterlab(tmp_path / "served", tmp_path / "scratch") as address:
-        assert not run_all(page, address, "widgets.ipynb")
+        (error,) = run_all(page, address, "widgets.ipynb")
+        assert error.startswith("UserError: your guess first: write a number") and page.evaluate(LAST) == ""
         page.wait_for_selector(".js-plotly-plot .main-svg", state="attached")
         page.wait_for_selector(".sl-lab [data-answered]")
         assert "answered in the kernel" in page.locator(".sl-lab p[role=status]").first.inner_text()
@@ -54,21 +69,32 @@ def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
         theme = "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })"
         page.evaluate(theme, "JupyterLab Dark")
         page.wait_for_selector(".sl-explorer.dark")
-        slider = page.get_by_role("slider", name="step")
-        slider.press("ArrowLeft")
-        assert slider.get_attribute("aria-valuetext") == "1"
+        step = page.get_by_role("slider", name="step")
+        step.press("ArrowLeft")
+        assert step.get_attribute("aria-valuetext") == "1"
         page.locator(".js-plotly-plot[aria-label=points]").wait_for()
         page.set_viewport_size({"width": 911, "height": 512})
         page.wait_for_function(FITS)
+        page.evaluate(GUESS)
+        page.evaluate(ON)
+        page.wait_for_function(f"() => /step [1-9]\\d/.test(({LAST})())")
+        page.evaluate(KERNEL.format("interrupt"))
+        page.wait_for_function(f"() => ({LAST})().includes('run the cell again to go on')")
+        reached = int(re.search(r"stopped at step (\d+) of 600", page.evaluate(LAST))[1])
+        page.evaluate(ON)
+        page.wait_for_function(f"() => ({LAST})().includes('done from {reached}')")
+        page.evaluate(KERNEL.format("restart"))
+        slider.press("ArrowRight")
+        page.get_by_text("the kernel does not answer").first.wait_for()
         page.set_viewport_size({"width": 1366, "height": 4000})  # what is far below is not drawn
         save_and_shut_down(page)
         page.goto(f"{address}lab/tree/widgets.ipynb?reset")
-        page.wait_for_function(f"{DRAWN} === 4 && !/Loading widget|Error displaying/.test({OUTPUTS})")
+        page.wait_for_function(f"{DRAWN} === 5 && !/Loading widget|Error displaying/.test({OUTPUTS})")
         page.goto("about:blank")
     copy, _ = HTMLExporter().from_filename(str(tmp_path / "served" / "widgets.ipynb"))
     (tmp_path / "copy.html").write_text(re.sub(r'<(script|link)[^>]* (src|href)="https:[^>]*>', "", copy))
     page.goto((tmp_path / "copy.html").as_uri())
-    page.wait_for_function(f"{DRAWN} === 4")  # of the three widgets, and the slider
+    page.wait_for_function(f"{DRAWN} === 5")  # of the three widgets, the slider, and the curve
 
 
 def test_the_app_is_the_lab_and_nothing_else(page, tmp_path) -> None:
@@ -77,6 +103,8 @@ def test_the_app_is_the_lab_and_nothing_else(page, tmp_path) -> None:
         assert page.title() == "The mask lab" and page.locator("h1").all_inner_texts() == ["The mask lab"]
         assert page.get_by_text("answered in the kernel").is_visible()
         assert not page.get_by_text("import MaskLab").count()
+        with pytest.raises(HTTPError, match="403"):  # a page elsewhere whose name leads here
+            urlopen(Request(address, headers={"Host": "evil.example"}))
         upload(page, "holiday.jpg", HOLIDAY)
         page.wait_for_function(OWN)
         settled(page)

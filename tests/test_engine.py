@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from child_processes import INTERRUPTED, PATIENCE, interrupt, interruptible, session, until
+from child_processes import INTERRUPTED, PATIENCE, interruptible, session, until
 
 from simmim_lite import studies
 from simmim_lite.errors import UserError
@@ -144,15 +144,27 @@ def test_killed_and_started_again_gives_the_same_numbers(finished, tmp_path) -> 
     assert not list(tmp_path.rglob(".*.json.*"))
 
 
-def test_ctrl_c_is_one_line_and_keeps_what_is_finished(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("number", "to", "statuses"),
+    [
+        (signal.SIGINT, os.killpg, INTERRUPTED),
+        (signal.SIGTERM, os.kill, (75,)),
+        pytest.param(signal.SIGHUP, os.killpg, (75,), marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_study_says_one_line_saves_and_leaves_no_process(number, to, statuses, tmp_path) -> None:
+    """Told to all of its processes, or to the first alone; told again, it is the same."""
     options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True, "preexec_fn": interruptible}
     process = subprocess.Popen([*COMMAND, "--runs-dir", str(measured(tmp_path))], **options)
-    until(lambda: list((tmp_path / "records").glob("*.json")), process)
-    interrupt(process)
+    until(lambda: list((tmp_path / "records").glob("*.json")) and list((tmp_path / "running").glob("*")), process)
+    for _ in range(1 if number == signal.SIGINT else 2):
+        to(process.pid, number)
     errors = process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode in INTERRUPTED, errors
-    assert re.search(r"interrupted: \d+ of \d+ runs are finished and kept", errors)
+    assert process.returncode in statuses, errors
+    said = "stopped" if number == signal.SIGINT else signal.Signals(number).name
+    assert len(re.findall(rf"{said}: \d+ of \d+ runs are finished and kept", errors)) == 1, errors
     assert "Traceback" not in errors and load(tmp_path)
+    until(lambda: not session(process.pid))
 
 
 def _heard(_: int) -> tuple[bool, int]:

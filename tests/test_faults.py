@@ -262,7 +262,7 @@ def test_a_finished_study_in_a_read_only_folder_is_shown(finished, monkeypatch, 
     run = Run.from_dict(read_record(finished[0])["run"])
     assert main(pretrain_words(run, Runtime(), str(finished[0].parents[1]), "cpu")) == 0
     finished[0].unlink()
-    assert main(call) == 2 and "Read-only file system; choose another --runs-dir" in capsys.readouterr().err
+    assert main(call) == 2 and "Read-only file system; it is mounted" in capsys.readouterr().err
 
 
 def test_a_study_names_what_it_cannot_use_shows_the_rest_and_trains_over_nothing(finished, capsys) -> None:

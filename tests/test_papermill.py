@@ -1,20 +1,22 @@
 """Notebooks through papermill: parameters checked first, whole copies only, and one line for whatever goes wrong."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from child_processes import PATIENCE, interrupt, interruptible, lives, until
+from filelock import FileLock
 from test_cli import call
 from tiny_notebooks import write_notebook
 
 from simmim_lite.errors import UserError
+from simmim_lite.processes import cores
 from simmim_lite.studies import notebooks
 from simmim_lite.studies.tiers import TIERS
 
@@ -49,6 +51,60 @@ def test_parameters_are_the_literals_of_the_tagged_cell_and_texts_are_read_as_th
     assert (known["seeds"], known["workers"], known["other"]) == ((1, 2), 2, 3)
 
 
+#: What no notebook takes, by parameter, and what the line names.
+REFUSED = {
+    "tier": ("smok", 3), "data": ("scene", "hf:", "torchvision:NOPE", "imagefolder:/nowhere", "imagefolder:EMPTY", 5),
+    "seed": ("two", -1), "seeds": ("two", -1, 1.5, [1, -2]), "workers": (-1, "many"), "gpus": (0, "eight"),
+    "runs_dir": ("", 3, "FILE/runs"), "coco": ("/nowhere", 3), "ade20k": ("/nowhere", 3),
+    "core_minutes": (0, "many"), "effect": (-1, "big"), "images_per_second": ("900", 3), "assume": ("0.4", 3),
+}  # fmt: skip
+UNOPENED = ("torchvision:NOPE", "imagefolder:/nowhere", "imagefolder:EMPTY", "FILE/runs")  # by 10: a cluster's own
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in notebooks.folder().glob("[01]*.ipynb")))
+def test_every_wrong_parameter_is_one_line_from_the_first_cell(name: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "FILE").touch()
+    path = notebooks.find(name)
+    found = [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    imports, _, first = ("".join(cell["source"]) for cell in found[:3])
+    exec(imports, there := {})
+    known = notebooks.parameters(path)
+    tier = {"tier": "smoke"} if known["tier"] == "shipped" else {}  # shipped only reads a runs_dir
+    for parameter, wrong in ((p, w) for p in known for w in REFUSED[p] if not (name[:2] == "10" and w in UNOPENED)):
+        with pytest.raises(UserError) as caught:
+            exec(first, there | known | tier | {parameter: wrong})
+        (line,) = caught.value._render_traceback_()
+        assert "\n" not in line and str(wrong).split(":")[-1] in line, f"{parameter} = {wrong!r}: {line}"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_copy_is_made_once_and_says_when_its_original_has_changed(tmp_path, monkeypatch, capsys) -> None:
+    originals = tmp_path / "notebooks"
+    monkeypatch.setattr(notebooks, "folder", lambda: originals)
+    write_notebook(originals / "a.ipynb", ["1"])
+    mine = notebooks.own_copies()
+    write_notebook(originals / "a.ipynb", ["2"])
+    assert "2" in (notebooks.own_copies() / "a.ipynb").read_text(), "what was never saved follows"
+    write_notebook(mine / "a.ipynb", ["mine"])
+    monkeypatch.setattr(notebooks, "in_notebook", lambda: True)
+    monkeypatch.chdir(mine)
+
+    def said(path: Path) -> str:
+        monkeypatch.setenv("JPY_SESSION_NAME", str(path))
+        notebooks.check_notebook(names := {"In": [""], "tier": "shipped", "runs_dir": "runs"})
+        assert names["runs_dir"] == str(tmp_path / "runs") and Path.cwd() == tmp_path
+        return capsys.readouterr().out.removeprefix(f"runs are kept in {tmp_path / 'runs'}\n")
+
+    assert said(mine / "a.ipynb") == ""
+    for name in ("a", "b"):
+        write_notebook(originals / f"{name}.ipynb", ["3"])
+    assert said(mine / "a.ipynb").startswith("a has changed since your copy was made")
+    assert "mine" in (notebooks.own_copies() / "a.ipynb").read_text() and (mine / "b.ipynb").exists()
+    assert said(originals / "a.ipynb").startswith("this is the original, which git pull changes")
+
+
 WRONG = {
     "papermill 04_data_scale -p seed 1": "unknown parameter of 04_data_scale.ipynb 'seed': did you mean 'seeds'? known",
     "papermill 04_data_scale -p seeds many": "seeds is 'many': give a whole number",
@@ -79,17 +135,23 @@ def test_what_is_wrong_is_one_line_and_starts_nothing(words: str, tmp_path, monk
 
 
 def test_one_dies_one_fails_and_the_others_finish(tmp_path, monkeypatch) -> None:
-    """Whole copies appear, and what failed leaves its line."""
+    """Whole copies appear, what failed leaves its line, and what a killed call has left goes."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    for left in ("simmim-lite-killed", "simmim-lite-running"):
+        (tmp_path / "temporary" / left).mkdir(parents=True)
+        (tmp_path / "temporary" / left / "lock").touch()
     here, out = tmp_path / "notebooks", tmp_path / "out"
     say = "import os\nprint(tier, seeds, os.getcwd(), os.environ['OMP_NUM_THREADS'])"
     user_error = "from simmim_lite.errors import UserError\nraise UserError('this')"
     cells = {"good": [say], "dead": [KILL], "wrong": ["1", user_error]}
     paths = [write_notebook(here / f"{name}.ipynb", some) for name, some in cells.items()]
     planned = [notebooks.Copy.of(path, {"tier": "smoke", "seeds": 1, "runs_dir": "kept"}) for path in paths]
-    executed, failures = notebooks.execute(planned, "out", workers=2)
+    with FileLock(tmp_path / "temporary" / "simmim-lite-running" / "lock"):
+        executed, failures = notebooks.execute(planned, "out", workers=2)
+    assert [path.name for path in (tmp_path / "temporary").glob("simmim-lite-*")] == ["simmim-lite-running"]
     assert executed == {"good": out / "good.ipynb"}
-    assert printed(executed["good"]) == f"smoke 1 {tmp_path} {max(1, (os.cpu_count() or 1) // 2)}\n"
+    assert printed(executed["good"]) == f"smoke 1 {tmp_path} {max(1, cores() // 2)}\n"
     assert str(here) not in executed["good"].read_text()
     assert failures["dead"].startswith("the kernel of dead died (killed or out of memory): finished runs are kept")
     assert failures["wrong"] == f"wrong, cell [4]: this; as far as it came: {out / 'wrong.failed.ipynb'}"
@@ -116,7 +178,7 @@ def test_a_stopped_study_leaves_no_kernel_running(signal_, tmp_path) -> None:
     assert not (tmp_path / "out").exists(), "half a copy"
     if signal_ == signal.SIGINT:
         # the pool's resource tracker, hit by the same signal, may add a warning of its own behind it
-        assert "interrupted: finished runs and notebooks are kept" in errors
+        assert "stopped: finished runs and notebooks are kept" in errors
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ from tiny import numbers, same, stopped
 from simmim_lite.data.batches import VAL_SEED, normalise
 from simmim_lite.data.sources import open_data
 from simmim_lite.errors import UserError
+from simmim_lite.files import held
 from simmim_lite.model.masking import hash_masks
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.studies import notebooks
 from simmim_lite.training import pretrain as module
 from simmim_lite.training import train
-from simmim_lite.training.callbacks import held, journal_path, read_journal
+from simmim_lite.training.callbacks import journal_path, read_journal
 from simmim_lite.training.parallel import Group
 from simmim_lite.training.pretrain import build, image_losses, pretrain, validation_loss
 from simmim_lite.training.probes import input_statistics
@@ -132,7 +133,7 @@ def killed(folder) -> None:
 
     def fsync(handle):
         count.append(1)
-        if len(count) == 17:
+        if len(count) == 33:  # of the 17th file: each is synced, and its folder
             os.kill(os.getpid(), signal.SIGKILL)
         real(handle)
 
@@ -169,6 +170,19 @@ def test_lengths_share_their_trunk_and_a_short_file_of_it_is_passed_over(undistu
         assert (f"{path} is passed over" in capsys.readouterr().err) == damaged
         assert numbers(long) == numbers(undisturbed[0]) and same(load_final(folder, SMALL), undisturbed[1])
         assert [p.name for p in checkpoints(folder, SMALL.trunk_key).iterdir()] == ["step-0000014.pt"]
+
+
+def test_a_relative_folder_is_that_of_the_call(tmp_path, monkeypatch) -> None:
+    class Elsewhere:
+        def on_train_start(self, trainer) -> None:
+            os.chdir(tmp_path / "b")
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    run = replace(SMALL, steps=1, warmup_steps=0, val_images=4, probe_labels=0)
+    pretrain(run, runs_dir="runs", callbacks=[Elsewhere()])
+    assert record_path(tmp_path / "a" / "runs", run).exists() and not list((tmp_path / "b").iterdir())
 
 
 def test_finished_runs_run_again_only_for_other_images(tmp_path, monkeypatch, capsys) -> None:

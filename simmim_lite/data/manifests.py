@@ -6,7 +6,6 @@ and the subsets. `build` fills in the digests and writes the list of paths besid
 import contextlib
 import gzip
 import hashlib
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,8 +16,9 @@ import yaml
 from PIL import Image
 
 from ..errors import UserError, check_writable, listed, unknown
+from ..files import write_atomic
 from ..model.masking import splitmix64
-from ..processes import speaks, write_atomic
+from ..processes import speaks, told
 from . import decode, scenes
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifests"
@@ -208,10 +208,10 @@ _said: set[tuple[str, str]] = set()  # sources of this process, with what tells 
 
 
 def say(line: str, spec: str, stamp: str = "") -> None:
-    """Print a line on stderr, once in a process for a source and its files; the first of torchrun's processes does."""
+    """Print a line, once in a process for a source and its files; the first of torchrun's processes does."""
     if not _quiet and (spec, stamp) not in _said and speaks():
         _said.add((spec, stamp))
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=told(), flush=True)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError, first_line
-from ..processes import intact, parsed, sealed
+from ..files import intact, parsed, sealed
+from ..processes import cores
 from . import decode
 from .manifests import Listing, picture_digest
 from .store import progress, write_folder
@@ -116,7 +117,7 @@ def verify(folder: str | Path) -> list[str]:
     pack, lines = open_pack(folder), []
     shards = pack.info["shards"]
     # threads suffice: reading and hashing let go of the interpreter
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(shards), "verify", "shard") as advance:
+    with ThreadPoolExecutor(cores()) as pool, progress(len(shards), "verify", "shard") as advance:
         for problems in pool.map(functools.partial(_wrong, pack), range(len(shards))):
             lines += problems
             advance(1)
@@ -198,7 +199,7 @@ def _write(root: Path, source: Listing, plan: dict) -> None:
 def _write_shard(path: Path, source: Listing, rows: np.ndarray, side: int, advance: Callable) -> tuple:
     """A shard of pictures; where each lies (offset, size, digest) and those that are left out (name, reason)."""
     offset, size, digest = (np.zeros(len(rows), kind) for kind in (np.int64, np.int64, np.uint64))
-    left_out, threads, chunks = [], os.cpu_count() if source.threaded else 1, np.split(rows, range(256, len(rows), 256))
+    left_out, threads, chunks = [], cores() if source.threaded else 1, np.split(rows, range(256, len(rows), 256))
 
     def encoded(i: int) -> tuple[bytes, str]:
         return _encoded(source.reader.content(i), side)

@@ -11,13 +11,14 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..errors import UserError, first_line, unknown
-from ..processes import waiting
+from ..processes import cores, waiting
 from . import decode, scenes
 from .coco import id_order, one_line
 from .folders import Files, of_folder, scan
@@ -107,6 +108,13 @@ class Entries:
         )
 
 
+def _torchvision_name(name: str) -> None:
+    """`UserError` where torchvision has no such data set. It is not imported, which takes seconds."""
+    known = Path(find_spec("torchvision").origin).with_name("datasets").joinpath("__init__.py").read_text()
+    if name not in (names := re.findall(r'"(\w+)"', known)):
+        raise unknown("torchvision data set", name, names)
+
+
 def _torchvision(spec: str, name: str) -> Listing:
     from torchvision import datasets
 
@@ -160,6 +168,7 @@ class Format:
     place: str  # what stands after the colon; empty for scenes
     open: Callable[[str, str], Listing] | None  # of the whole name and the place; None for what is drawn
     local: bool = True  # whether listing it needs no download
+    check: Callable[[str], object] = bool  # of the place, before anything is downloaded
 
 
 #: Every kind of source. Help, documents and `A + B` of the paper tier read this table.
@@ -168,7 +177,7 @@ FORMATS: dict[str, Format] = {
     "imagefolder": Format("DIR", of_folder),
     "inaturalist": Format("DIR", _inaturalist),
     "packed": Format("DIR", of_pack),
-    "torchvision": Format("NAME", _torchvision, local=False),
+    "torchvision": Format("NAME", _torchvision, local=False, check=_torchvision_name),
     "hf": Format("NAME", _hugging_face, local=False),
 }
 KINDS = tuple(f"{kind}:{row.place}" if row.place else kind for kind, row in FORMATS.items())
@@ -258,7 +267,7 @@ def _open_scenes(size: int, needed: int) -> Data:
 def _squares(found: Listing, size: int) -> StorePlan:
     """The plan of a listing's pictures."""
     digests: dict[str, list[int]] = {split: [] for split in found.splits}
-    threads = min(8, os.cpu_count() or 1) if found.threaded else 1
+    threads = min(8, cores()) if found.threaded else 1
 
     def square(split: str, i: int) -> np.ndarray:
         content = found.reader.content(i)  # of a file, detail that the resize throws away is not decoded

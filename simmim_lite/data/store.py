@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
-from ..errors import UserError
-from ..processes import executed_unseen, in_notebook, intact, parsed, sealed, tell, waiting, write_atomic
+from ..errors import UserError, remedy_of
+from ..files import intact, locked, parsed, sealed, sync, write_atomic
+from ..processes import tell, told, waiting
 
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
 STORE_VERSION = 2
@@ -75,7 +75,8 @@ def ensure(name: str, version: str, plan: Callable[[], StorePlan], title: str) -
                 if _crc32(path, path.stat().st_mtime_ns) != crc:
                     raise ValueError(f"{path.name} was changed since it was written")
     except PermissionError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; ask its owner, or set SIMMIM_DATA") from error
+        remedy = remedy_of(error, "set SIMMIM_DATA to another folder").replace("write", "read")
+        raise UserError(f"{folder}: {error.strerror}; {remedy}") from error
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise UserError(f"{folder}: damaged store ({error}); delete this folder and run again") from error
     return info, arrays
@@ -92,12 +93,12 @@ def ensure_folder(name: str, version: str, write: Callable[[Path], object], titl
     stores = data_root() / "stores"
     folder = stores / f"{name}-{version}"
     if not folder.is_dir():
-        mend = "free some space or set SIMMIM_DATA to another folder"
+        mend = "set SIMMIM_DATA to another folder"
         write_folder(folder, write, title, stores / f"{name}.lock", f"{glob.escape(name)}-*", mend)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
         kept = f"decoded pictures are kept in {folder} ({size:,.1f} MB)"
         line = f"{title}: {kept}; delete it at any time, or name another place in SIMMIM_DATA"
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=told(), flush=True)
     return folder
 
 
@@ -108,9 +109,7 @@ def write_folder(folder: Path, write: Callable[[Path], object], title: str, lock
     `UserError` where the disk refuses."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            with waiting(f"{title}: waiting for the process that is building it (lock {lock})", 3):
-                stack.enter_context(FileLock(lock).acquire())
+        with locked(lock, f"the process that is building {title}", first=3):
             if folder.is_dir() and any(folder.iterdir()):  # another process has written it meanwhile
                 return
             for other in set(folder.parent.glob(others)) - {folder}:
@@ -120,10 +119,11 @@ def write_folder(folder: Path, write: Callable[[Path], object], title: str, lock
                 temporary.mkdir()
                 write(temporary)
                 os.replace(temporary, folder)
+                sync(folder.parent)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}; {mend}") from error
+        raise UserError(f"cannot write {folder}: {error.strerror or error}; {remedy_of(error, mend)}") from error
 
 
 def _write(folder: Path, plan: StorePlan, title: str) -> None:
@@ -197,9 +197,7 @@ def progress(total: int, title: str, unit: str = "image") -> Iterator[Callable[[
     """A bar on a terminal or in a notebook; elsewhere its text every ten seconds. Yields advance(n)."""
     from tqdm import tqdm  # a widget would leave an error in a saved notebook
 
-    live = in_notebook() and not executed_unseen()
-    pause = 0.1 if sys.stderr.isatty() or live else 10
+    pause = 0.1 if told() is sys.stdout or sys.stderr.isatty() else 10
     options = {"unit": unit, "unit_scale": True, "leave": False, "mininterval": pause, "delay": pause}
-    options["file"] = sys.stdout if live else None
-    with tqdm(total=total, desc=title, **options) as bar:
+    with tqdm(total=total, desc=title, file=told(), **options) as bar:
         yield bar.update

@@ -175,6 +175,8 @@ def heading(part: pd.DataFrame, panel: str, name: object, x: str, by: str) -> st
     """Title of a panel: whose runs or which size; below it what was run (data, lengths, seeds), and what a line is."""
     first, _, more = SOURCES.get(name, label(panel, name)).partition(", ")
     said = [escape(more)] if more else []
+    if panel == "model" and "source" in part:
+        first += f", {SOURCES.get(part['source'].iloc[0], part['source'].iloc[0]).lower()}"
     if panel in ("source", "model"):
         said += [data_name(data) for data in part["data"].unique()[:1] if data != "published"]
         if "steps" not in (x, by):

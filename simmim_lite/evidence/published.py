@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError, unknown
+from ..files import write_atomic
 from ..model.sizes import PAPER, SIZES
-from ..processes import tell_once, write_atomic
+from ..processes import tell_once
 from . import proxy
 from .records import OVERFIT, SCORES, score_of
 from .stats import drawn

@@ -1,6 +1,6 @@
 """Training as it happens: a curve that grows in a live kernel, and stays as a figure in an executed notebook.
 
-A plain figure takes the place of the one before, at most once a second: JupyterLab ignores updates of a figure that is
+A plain figure takes the place of the one before, every two seconds: JupyterLab ignores updates of a figure that is
 on the page, and a `FigureWidget` would cost five megabytes in every saved notebook. No torch here.
 """
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from ..errors import unknown
-from ..evidence.drawing import COLOURS, FAINT, TEMPLATE
-from ..evidence.twins import bundle
+from ..evidence.drawing import COLOURS, FAINT
 from ..processes import in_notebook
 from ..training.run import Run
+from .charts import lines
 
 LOSS = "loss on hidden pixels<br>(L1, standard deviations)"
 
@@ -49,98 +49,98 @@ def course_run(tier: str, data: str, seed: int, runs_dir: str | Path) -> tuple[R
     return replace(run, precision=faster_precision(speeds, run.model)), folder
 
 
-class Shown:
-    """The output of a cell that is drawn again and again; silent where there is no notebook."""
-
-    def __init__(self) -> None:
-        self.last = 0.0
-
-    def draw(self, *bundles: Mapping[str, object]) -> None:
-        """Show mime bundles, one below the other, in place of all that the cell has shown before."""
-        if in_notebook():
-            from IPython.display import clear_output, display
-
-            clear_output(wait=True)
-            for bundle in bundles:
-                display(dict(bundle), raw=True)
-        self.last = time.monotonic()
-
-    def due(self, seconds: float = 1.0) -> bool:
-        """Whether so many seconds have passed since the last picture."""
-        return time.monotonic() - self.last >= seconds
-
-
-class Progress:
-    """A line `training: step 120 of 300, 8 s`; give it as `progress=` to `pretrain`."""
-
-    def __init__(self, what: str = "training") -> None:
-        self.what, self.shown, self.started = what, Shown(), time.monotonic()
-
-    def __call__(self, step: int, steps: int) -> None:
-        if self.shown.due() or step == steps:
-            seconds = time.monotonic() - self.started
-            self.shown.draw({"text/plain": f"{self.what}: step {step:,} of {steps:,}, {seconds:.0f} s"})
-
-
-class Watch:
-    """A callback of `pretrain`: every two seconds its loss, the time that is left, and a figure, `draw(model)`, of what
-    the network fills in by then."""
-
-    def __init__(self, draw: Callable[[object], go.Figure]) -> None:
-        self.draw, self.shown, self.started, self.first = draw, Shown(), time.monotonic(), 0
-
-    def on_train_start(self, trainer: object) -> None:
-        """From where this call goes on."""
-        self.first = trainer.step
-
-    def on_step_end(self, trainer: object) -> None:
-        """Draw, where two seconds have passed since the last picture."""
-        if in_notebook() and (self.shown.due(2.0) or trainer.step == trainer.spec.steps):
-            seconds, steps = time.monotonic() - self.started, trainer.spec.steps
-            left = seconds / (trainer.step - self.first) * (steps - trainer.step)
-            loss = trainer.losses[max(0, trainer.step - 10) : trainer.step].mean().item()
-            line = f"step {trainer.step:,} of {steps:,}, loss {loss:.3f}, {seconds:.0f} s, about {left:.0f} s left"
-            figure = self.draw(trainer.net.model.eval())
-            trainer.net.model.train()
-            self.shown.draw({"text/plain": line}, bundle(figure))
-
-
 class Curve:
-    """A training curve that grows: `with Curve(steps) as curve: curve.add(step, train_loss=…, val_loss=…)`.
+    """A training curve that grows: `with Curve(steps, batch_size) as curve: curve.add(step, train_loss=…, val_loss=…)`.
 
-    batch_size turns steps into images seen. The figure is drawn at most once a second, and at the end whatever
-    happens. marks: {images seen: text}, drawn as dotted lines (a drop of the learning rate, say).
-    """
+    batch_size turns steps into images seen. It is drawn every two seconds in a notebook, and at the end whatever
+    happens. marks: {images seen: text}, dotted lines at the end. rows() gives pictures to show above it, as
+    `pictures.strip` takes them: what the network fills in by then."""
 
-    def __init__(self, steps: int, batch_size: int, title: str, marks: Mapping[int, str]) -> None:
-        self.steps, self.batch_size, self.title, self.marks = steps, batch_size, title, marks
-        self.points: dict[str, list[tuple[int, float]]] = {"train_loss": [], "val_loss": []}
-        self.shown = Shown()
+    def __init__(self, steps: int, batch_size: int, title="", marks: Mapping | None = None, rows: Callable = dict):
+        self.steps, self.batch_size, self.title, self.marks, self.rows = steps, batch_size, title, marks or {}, rows
+        self.points: dict[str, list[tuple[int, float]]] = {"val_loss": [], "train_loss": []}
+        self.started, self.drawn, self.first = time.monotonic(), 0.0, 0  # first: the step that this call goes on from
 
     def __enter__(self) -> "Curve":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.shown.draw(bundle(self.figure()))
+        self.draw(last=True)
 
     def add(self, step: int, **losses: float) -> None:
         """Put train_loss or val_loss after `step` steps on the curve."""
         for name, loss in losses.items():
             self.points[name].append((step * self.batch_size, loss))
-        if self.shown.due():
-            self.shown.draw(bundle(self.figure()))
+        if time.monotonic() - self.drawn >= 2:
+            self.draw()
+
+    def draw(self, last: bool = False) -> None:
+        """Show where the training is, the pictures and the curve: a small drawing while it grows, at last a figure."""
+        if not in_notebook():
+            return
+        from IPython.display import HTML, clear_output, display
+
+        from .pictures import strip
+
+        (val, train), seconds = self.points.values(), time.monotonic() - self.started
+        step, now = len(train), [loss for _, loss in train[-10:]]
+        line = f"step {step:,} of {self.steps:,}, {seconds:.0f} s"
+        if self.first < step < self.steps:
+            line += f", about {seconds / (step - self.first) * (self.steps - step):.0f} s left"
+        line += f"; training loss (grey) {sum(now) / len(now):.3f}" if now else ""
+        line += f", validation loss (blue) {val[-1][1]:.3f}" if val else ""
+        pictures = f'<div style="display:flex;flex-wrap:wrap;gap:16px"><div>{strip(self.rows())}</div>'
+        clear_output(wait=True)
+        display(
+            HTML(f"<p>{line}</p>{pictures}{'' if last else self.small()}</div>"), *([self.figure()] if last else ())
+        )
+        self.drawn = time.monotonic()
+
+    def small(self) -> str:
+        """The curve as a drawing in HTML: it is there at once, where a figure would make the page jump."""
+        losses = [loss for points in self.points.values() for _, loss in points] or [0]
+        across, up, lines = 640 / (self.steps * self.batch_size), 120 / max(max(losses) - min(losses), 1e-9), []
+        style = 'stroke-width="2" fill="none" vector-effect="non-scaling-stroke"'
+        for points, colour in zip(self.points.values(), (COLOURS[0], FAINT), strict=True):
+            places = " ".join(f"{x * across:.1f},{124 - up * (loss - min(losses)):.1f}" for x, loss in points)
+            lines.append(f'<polyline points="{places}" stroke="{colour}" {style}/>')
+        view = 'viewBox="0 0 640 128" preserveAspectRatio="none" style="flex:1 1 140px;height:150px"'
+        return f"<svg {view}>{''.join(lines)}</svg>"
 
     def figure(self) -> go.Figure:
         """The curve as it is now: training thin, validation with marks."""
-        chart, end = go.Figure(), self.steps * self.batch_size
-        train, val = (list(zip(*points, strict=True)) or [(), ()] for points in self.points.values())
-        chart.add_scatter(x=train[0], y=train[1], name="training loss, one batch", mode="lines", line_color=FAINT)
-        chart.add_scatter(x=val[0], y=val[1], name="validation loss", mode="lines+markers", line_color=COLOURS[0])
+        names = ("validation loss", "training loss, one batch")
+        series = {
+            name: tuple(zip(*points, strict=True)) or ((), ())
+            for name, points in zip(names, self.points.values(), strict=True)
+        }
+        chart = lines(series, "images seen", LOSS, title=self.title, form=".4f").update_layout(height=340)
+        chart.update_traces(line={"color": FAINT, "dash": "solid", "width": 1.2}, selector={"name": names[1]})
         for x, text in self.marks.items():
-            line = {"dash": "dot", "color": FAINT}
-            chart.add_vline(x=x, line=line, annotation_text=text, annotation_position="top left")
-        chart.update_xaxes(title_text="images seen", range=[-0.02 * end, 1.02 * end], tickformat="~s")
-        chart.update_yaxes(title_text=LOSS, hoverformat=".4f")
-        legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
-        top = {"t": 84 if self.title else 50}
-        return chart.update_layout(template=TEMPLATE, title_text=self.title, legend=legend, margin=top)
+            style = {"line_dash": "dot", "line_color": FAINT, "annotation_position": "top left"}
+            chart.add_vline(x=x, annotation_text=text, **style)
+        return chart.update_xaxes(range=[0, 1.02 * self.steps * self.batch_size], tickformat="~s")
+
+
+class Watch:
+    """A callback of `pretrain`: in a notebook its curve, every two seconds, with the pictures of `rows(model)`."""
+
+    def __init__(self, rows: Callable[[object], Mapping] = lambda model: {}) -> None:
+        self.rows = rows
+
+    def on_train_start(self, trainer: object) -> None:
+        """A curve, from where this call goes on."""
+        self.curve = Curve(trainer.spec.steps, trainer.spec.batch_size, rows=lambda: self.rows(trainer.net.model))
+        self.curve.first = trainer.step
+        for step, loss in enumerate(trainer.losses[: trainer.step].tolist(), 1):
+            self.curve.points["train_loss"].append((step * trainer.spec.batch_size, loss))
+
+    def on_step_end(self, trainer: object) -> None:
+        """The loss of the step."""
+        self.curve.add(trainer.step, train_loss=trainer.losses[trainer.step - 1].item())
+        if trainer.step == trainer.spec.steps:
+            self.curve.draw(last=True)
+
+    def on_validation_end(self, trainer: object, val_loss: float) -> None:
+        """The validation loss."""
+        self.curve.add(trainer.step, val_loss=val_loss)

@@ -14,11 +14,12 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import UserError, printable
+from ..files import held
 from ..model.sizes import SIZES, short
 from ..processes import tell
 from ..studies.costs import clock
 from ..studies.grids import planned as planned_runs
-from ..training.callbacks import held, read_journal, this_machine
+from ..training.callbacks import read_journal, this_machine
 from ..training.record import run_of, usable
 from ..training.run import Run
 

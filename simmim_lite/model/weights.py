@@ -8,7 +8,6 @@ import logging
 import os
 import pathlib
 import re
-import sys
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import UserError, check_writable, first_line, listed, unknown
-from ..processes import speaks, waiting, write_atomic
+from ..files import write_atomic
+from ..processes import speaks, told, waiting
 from .layouts import LAYOUTS, Found, find
 from .simmim import SimMIM
 from .sizes import HEAD_DIM, MLP_RATIO, SIZES, Size
@@ -160,7 +160,7 @@ def load_weights(model: SimMIM, path_or_state_dict: str | os.PathLike | Mapping,
         notes += (f"pretrained with windows of {there[0]}, not {here}: give pretrained_window_sizes={there}",)
     loaded = Loaded(found.layout, tuple(values), tuple(kinds["absent"]), found.unused, notes)
     if speaks():  # of a team one process says it
-        print(f"simmim-lite: {name}: {loaded}", file=sys.stderr)
+        print(f"simmim-lite: {name}: {loaded}", file=told())
     return loaded
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError, first_line
-from ..processes import THREADS
+from ..processes import THREADS, cores
 from ..training.run import Run, write_atomic
 from .speed import step_speeds
 from .workers import Job, Outcome, do, launch, path_of, pretrain_words, runtime_of
@@ -89,7 +89,7 @@ def joined(
     options = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": variables}}
     if address is None:
         options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
-        options["num_cpus"] = workers or os.cpu_count() or 1
+        options["num_cpus"] = workers or cores()
     with contextlib.ExitStack() as stack:
         try:
             if not ray.is_initialized():  # a cluster that the caller has joined already is used

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +14,9 @@ from ..evidence import tables
 from ..evidence.claims import claims
 from ..evidence.records import beside, load
 from ..evidence.rules import Claim
+from ..processes import cores
 from ..training.record import current_record, read_record, run_of, usable
-from ..training.run import PRECISIONS, Run
+from ..training.run import PRECISIONS, Run, check_runs_dir
 from ..training.specs import Positive, Whole, checked, value
 from ..training.tuning import Dense
 from . import costs, speed
@@ -70,8 +70,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
         speeds: dict[str, float] = {}
         if axes.full_size and not all(path_of(run, how.runs_dir).exists() for run in runs):
             _start(runs, how, pool)
-        if not any(Path(how.runs_dir, "records").glob("*.json")):  # else what is finished is shown, writable or not
-            check_writable(how.runs_dir, "choose another --runs-dir")
+        check_runs_dir(how.runs_dir)
         opened, held = _opened(how, max(max(axes.images), *(run.images or 0 for run in given or runs)))
 
         def plan(precision: str) -> tuple[list[Run], list[TransferSpec]]:
@@ -197,11 +196,11 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> None:
         raise UserError(f"tier {how.tier} needs GPUs, and this {where} has none ({whole}); --dry-run shows more")
     if "scenes" in sources(how.data):
         raise UserError(f"tier {how.tier} is about photographs of {runs[0].image_size} px: give --data imagefolder:DIR")
-    cores = os.cpu_count() or 1
-    years = costs.costs(runs, None, how.runs_dir).seconds["all"] / cores / _YEAR
+    here = cores()
+    years = costs.costs(runs, None, how.runs_dir).seconds["all"] / here / _YEAR
     if place == "cpu" and years > 1:
         raise UserError(
-            f"tier {how.tier} cannot run on this machine's processor: about {years:,.0f} years on {cores} cores; "
+            f"tier {how.tier} cannot run on this machine's processor: about {years:,.0f} years on {here} cores; "
             "take a machine with GPUs, or another tier"
         )
     gpus = cluster.gpus if cluster else 1
@@ -224,9 +223,11 @@ def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> 
     name, how = value("study", StudyName, name), StudyOptions.from_dict({"tier": "shipped", **options})
     if how.tier == "shipped":
         found = load(how.runs_dir)
-        if how.data != "scenes":
-            print(f"tier shipped trains nothing: the shipped runs are of CIFAR-10, and stand in for {how.data}")
-        return [r for r in found if (r.get("run") or r.get("spec") or {}).get("data") in sources(how.data)]
+        found = [r for r in found if (r.get("run") or r.get("spec") or {}).get("data") in sources(how.data)]
+        if how.data != "scenes" and not found:
+            stand_in = "scenes" if name == TRANSFER else "CIFAR-10"
+            print(f"tier shipped trains nothing: shipped runs on {stand_in} stand in for {how.data}")
+        return found
     return study(name, runs, **options).records
 
 
@@ -267,7 +268,7 @@ def choose(
     images_of(how.data)  # before anything is measured
     known, processes = known_speeds(how.runs_dir, axes.recipe), how.workers or 1
     if how.engine == "local":
-        processes = how.workers or os.cpu_count() or 1
+        processes = how.workers or cores()
         if measure and not all(f"{m} {p}" in known for m in axes.models for p in PRECISIONS):
             here = Local(how.device, how.workers)
             known, processes = here.speeds(Path(how.runs_dir), axes.models, axes.recipe), here.workers

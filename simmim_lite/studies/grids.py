@@ -263,7 +263,9 @@ def images_of(data: str) -> dict[str, int]:
     `UserError` for a source that does not exist or has no images. Nothing is decoded or downloaded."""
     found: dict[str, int] = {}
     for spec, name in zip(sources(data), ("available", "second_available"), strict=True):
-        if spec and spec != "scenes" and FORMATS[kind_of(spec)[0]].local:
+        kind, place = kind_of(spec) if spec else ("scenes", "")
+        FORMATS[kind].check(place)
+        if kind != "scenes" and FORMATS[kind].local:
             listed = listing(spec).split()
             train = listed.splits["train"]
             found[name] = len(train)

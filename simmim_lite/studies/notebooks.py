@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -17,14 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..errors import Interrupted, UserError, check_writable, first_line, unknown
-from ..processes import each, executed_unseen, in_notebook
-from ..training.run import write_atomic
+from ..data.sources import kind_of
+from ..errors import UserError, check_writable, first_line, stopped, unknown
+from ..files import held, locked, write_atomic
+from ..processes import again, cores, each, executed_unseen, in_notebook
+from ..training.run import check_runs_dir
 from ..training.specs import Count, Positive, Text, Whole, read, value
 from . import report
-from .grids import images_of
+from .grids import images_of, sources
 from .tiers import StudyOptions
 
+_TEMPORARY = "simmim-lite-"  # folders of copies in the making
 #: Parameters of the course's notebooks, by name: how a study runs, and those of single notebooks.
 PARAMETERS = {field.name: field.type for field in dataclasses.fields(StudyOptions)} | {
     "seed": Whole, "gpus": Count, "core_minutes": Positive, "effect": Positive,
@@ -33,12 +37,38 @@ PARAMETERS = {field.name: field.type for field in dataclasses.fields(StudyOption
 }  # fmt: skip
 
 
+#: Where the reader's copies lie, and in it the same as they were copied.
+MINE, _COPIED = "my_notebooks", ".as_copied"
+
+
 def folder() -> Path:
     """Where the notebooks lie: `notebooks/` beside the package in a checkout, else in the working directory."""
     places = (Path(__file__).resolve().parents[2] / "notebooks", Path.cwd() / "notebooks")
     if found := next((place for place in places if place.is_dir()), None):
         return found
     raise UserError(f"the notebooks are not part of the installed package: copy a checkout's to {places[1]}")
+
+
+def own_copies() -> Path:
+    """`my_notebooks/` beside `notebooks/`: the reader's own, which git does not know and no `git pull` meets.
+
+    What is not there yet is copied; a copy that was never saved follows its original; nothing else is touched."""
+    mine = folder().parent / MINE
+    for original in (*folder().glob("*.ipynb"), *folder().glob("*.md")):
+        copy, before = mine / original.name, mine / _COPIED / original.name
+        if not copy.exists() or (before.exists() and copy.read_bytes() == before.read_bytes()):
+            for path in (before, copy):
+                write_atomic(path, original.read_bytes())
+    return mine
+
+
+def open_lab(options: Sequence[str]) -> None:
+    """`simmim-lite lab`: JupyterLab on the reader's copies; its file browser shows the checkout, runs/ and all."""
+    from jupyterlab.labapp import LabApp
+
+    mine = own_copies()
+    first = f"/lab/workspaces/course/tree/{mine.name}/00_start.ipynb"
+    LabApp.launch_instance([f"--ServerApp.root_dir={mine.parent}", f"--LabApp.default_url={first}", *options])
 
 
 def find(name: str) -> Path:
@@ -89,10 +119,13 @@ def execute(
     double = [name for name, count in Counter(copy.name for copy in planned).items() if count > 1]
     if double:
         raise UserError(f"two copies would be called {double[0]}: give other names or values")
-    out_dir, cores = Path(out_dir).absolute(), os.cpu_count() or 1
-    at_once = max(1, min(len(planned), workers or cores))
+    out_dir, there = Path(out_dir).absolute(), cores()
+    at_once = max(1, min(len(planned), workers or there))
     print(f"{len(planned)} notebook{'s' * (len(planned) != 1)} to run, {at_once} at a time", file=sys.stderr)
     work, found = functools.partial(_execute_one, out_dir=out_dir, cwd=os.getcwd()), {}
+    for lock in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*/lock"):
+        if held(lock) is False:  # its process was killed
+            shutil.rmtree(lock.parent, ignore_errors=True)
     try:
         with contextlib.ExitStack() as stack:
             if engine == "ray":
@@ -103,13 +136,12 @@ def execute(
                 calls = cluster.each({copy.name: (work, copy) for copy in planned})
                 results = ((name, f"{name}: {done}") if isinstance(done, UserError) else done for name, done in calls)
             else:
-                results = each(work, planned, at_once, max(1, cores // at_once))
+                results = each(work, planned, at_once, max(1, there // at_once))
             for name, error in results:
                 print(error or f"{name} is finished", file=sys.stderr, flush=True)
                 found[name] = error
-    except KeyboardInterrupt:
-        kept = "finished runs and notebooks are kept"
-        raise Interrupted(f"interrupted: {kept}; run the same command to go on") from None
+    except KeyboardInterrupt as by:
+        raise stopped(by, f"finished runs and notebooks are kept; {again()}") from None
     done = [copy.name for copy in planned if found[copy.name] == ""]
     return {name: out_dir / f"{name}.ipynb" for name in done}, {name: e for name, e in found.items() if e}
 
@@ -124,7 +156,7 @@ def _execute_one(wanted: Copy, out_dir: Path, cwd: str) -> tuple[str, str]:
     # a copy is looked at when it is whole: saving it after each cell took a second
     options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 120}
     options["request_save_on_cell_execute"] = False
-    with tempfile.TemporaryDirectory(prefix="simmim-lite-") as place:
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as place, locked(Path(place) / "lock", name):
         copy = Path(place) / f"{name}.ipynb"
         with (Path(place) / "log").open("wb") as log:  # what kernel and papermill say of themselves
             os.dup2(log.fileno(), 2)
@@ -239,8 +271,7 @@ def check_parameters(path: str | Path, given: Mapping[str, object]) -> dict[str,
             raise unknown(f"parameter of {Path(path).name}", name, known)
         made = _made(name, PARAMETERS.get(name, Any if known[name] is None else type(known[name])), one)
         found[name] = list(made) if isinstance(made, tuple) else made  # as papermill has them
-    if found.get("data"):
-        images_of(found["data"])
+    _check_places({"tier": known.get("tier"), **found})
     return found
 
 
@@ -257,11 +288,43 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
                 raise unknown("parameter", name, known)
     for name in PARAMETERS.keys() & names.keys():
         names[name] = _made(name, PARAMETERS[name], names[name])
-    if in_notebook() and not executed_unseen() and "runs_dir" in names:  # wherever JupyterLab was started
-        names["runs_dir"] = str(folder().parent / Path(names["runs_dir"]).expanduser())
+    if in_notebook() and not executed_unseen():
+        with contextlib.suppress(UserError):  # installed without the notebooks
+            _at_home(names)
+    _check_places(names, opened)
+
+
+def _at_home(names: MutableMapping[str, object]) -> None:
+    """Wherever JupyterLab was started, relative paths count from the checkout, as those of commands do; said is where
+    runs and their report are, and what a reader is to know of the copy they work on."""
+    checkout, notebook = folder().parent, Path(os.environ.get("JPY_SESSION_NAME", "."))  # as JupyterLab sets it
+    original, before = folder() / notebook.name, notebook.parent / _COPIED / notebook.name
+    if Path.cwd().is_relative_to(checkout):
+        os.chdir(checkout)
+    if "runs_dir" in names:
+        names["runs_dir"] = str(checkout / os.path.expanduser(names["runs_dir"]))
         print(f"runs are kept in {names['runs_dir']}")
-    if opened and "data" in names:  # last, for it takes longest
-        images_of(names["data"])
+        pages = sorted(Path(names["runs_dir"], "report").glob("*.html"), key=lambda page: page.stem != "index")
+        if pages and pages[0].is_relative_to(checkout):  # what JupyterLab shows
+            from IPython.display import Markdown, display
+
+            links = [f"[{page.stem}]({os.path.relpath(page, notebook.parent)})" for page in pages]
+            display(Markdown(f"Report of your last study: {', '.join(links)}; in a browser `{pages[0]}`"))
+    if notebook.parent == folder():
+        print(f"this is the original, which git pull changes: simmim-lite lab opens a copy of your own, in {MINE}/")
+    elif before.exists() and original.exists() and before.read_bytes() != original.read_bytes():
+        print(f"{notebook.stem} has changed since your copy was made: rename yours, and start again for the new one")
+
+
+def _check_places(names: Mapping[str, object], opened: bool = True) -> None:
+    """`UserError` for folders and sources among parameters that are not there, or cannot be written to."""
+    for name in ("coco", "ade20k"):
+        if names.get(name) and not Path(names[name]).is_dir():
+            raise UserError(f"{name} is '{names[name]}': no such folder")
+    if opened and "runs_dir" in names and names.get("tier") != "shipped":
+        check_runs_dir(names["runs_dir"], "choose another runs_dir")
+    if names.get("data"):  # last, for it takes longest
+        _ = images_of(names["data"]) if opened else [kind_of(one) for one in sources(names["data"]) if one]
 
 
 def _made(name: str, hint: object, given: object) -> object:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock
-
 from ..errors import UserError, first_line
+from ..files import intact, locked, parsed, sealed, write_atomic
 from ..model.sizes import SIZES, full_name, short
-from ..processes import intact, parsed, sealed, tell_once, waiting, write_atomic
+from ..processes import tell_once
 from ..training.run import PRECISIONS, Run
 from ..training.specs import Part, Positive, read, value
 
@@ -35,9 +34,7 @@ def step_speeds(runs_dir: str | Path, models: Iterable[str], recipe: Run, device
     from ..training.pretrain import step_seconds
 
     path = Path(runs_dir) / "machine.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = f"{path}.lock"
-    with waiting(f"measuring this machine, or waiting for the process that does (lock {lock})"), FileLock(lock):
+    with locked(Path(f"{path}.lock"), "the process that measures this machine", first=3):
         known = _content(path)
         speeds = known.setdefault(f"{device} batch {recipe.batch_size} size {recipe.image_size}", {})
         for model, precision in ((m, p) for m in models for p in PRECISIONS if f"{m} {p}" not in speeds):

@@ -5,7 +5,6 @@
 import contextlib
 import dataclasses
 import functools
-import os
 import shlex
 import sys
 import threading
@@ -14,11 +13,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from ..data.manifests import quietly
-from ..errors import Interrupted, Preempted, UserError
-from ..processes import each, executed_unseen, in_notebook
+from ..errors import Preempted, UserError, stopped
+from ..processes import again, cores, each, told
 from ..training.run import Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
@@ -110,7 +108,7 @@ class Local:
 
         self.place = pick_device(device)
         self.device = str(self.place)
-        self.workers = workers or (1 if self.place.type != "cpu" else os.cpu_count() or 1)
+        self.workers = workers or (1 if self.place.type != "cpu" else cores())
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
         """`speed.step_speeds`, here."""
@@ -125,17 +123,12 @@ class Local:
         return each(work, jobs, self.workers, grace=_GRACE)
 
 
-def _told() -> TextIO:
-    """Where progress is written: in a notebook what goes to stderr is a red box."""
-    return sys.stdout if in_notebook() and not executed_unseen() else sys.stderr
-
-
 @contextlib.contextmanager
 def reported(costs: Mapping[Path, float], about: float, unit: str) -> Iterator[None]:
     """Inside, a line every ten seconds on stderr, every second in place on a terminal or in a notebook: how many of
     these records are there, time spent, and time left by their shares of the cost (`about` seconds until there is one).
     """
-    began, end, out = time.time(), threading.Event(), _told()
+    began, end, out = time.time(), threading.Event(), told()
     in_place = out is not sys.stderr or out.isatty()
 
     def show(last: bool = False) -> None:
@@ -168,16 +161,16 @@ def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs") -> tu
     costs = {path_of(item, runs_dir): job.seconds / len(job.work) for job in jobs for item in job.work}
     workers, outcomes = min(pool.workers, len(jobs)), []
     about, many = sum(costs.values()) / workers, f"{workers} process{'es' * (workers > 1)}"
-    print(f"{len(costs)} {what} to train in {many}, about {clock(about)}", file=_told())
+    print(f"{len(costs)} {what} to train in {many}, about {clock(about)}", file=told())
     with reported(costs, about, what):
         try:
             for wait in (False, True):
                 busy = {outcome.name for outcome in outcomes if outcome.busy}
                 left = [job for job in jobs if job.name in busy or not wait]
                 outcomes += pool.do(left, runs_dir, wait) if left else ()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as by:
             done = f"{sum(path.exists() for path in costs)} of {len(costs)} {what} are finished and kept in {runs_dir}"
-            raise Interrupted(f"interrupted: {done}; run the same command to go on") from None
+            raise stopped(by, f"{done}; {again()}") from None
     if errors := [outcome.error for outcome in outcomes if outcome.error]:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise (Preempted if any(outcome.preempted for outcome in outcomes) else UserError)(errors[0] + more)

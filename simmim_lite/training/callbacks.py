@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image, PngImagePlugin
 
 from ..data.sources import Data
@@ -216,19 +215,6 @@ def read_journal(path: str | Path) -> InProgress | None:
                 now = line["time"]
                 found = InProgress(Run.from_dict(line["run"]), start, now, now, line["machine"], points)
     return found
-
-
-def held(lock: str | Path) -> bool | None:
-    """Whether a process holds a lock file now; None where that cannot be told."""
-    try:
-        if Path(lock).exists():
-            with FileLock(lock, timeout=0):
-                pass
-        return False
-    except Timeout:
-        return True
-    except OSError:
-        return None
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-import joblib
 import torch
 from torch import Tensor, nn
 
 from ..errors import Everywhere, UserError, first_line
-from ..processes import commit, device_name, now, pick_device, versions
+from ..processes import commit, cores, device_name, now, pick_device, versions
 from .run import Runtime
 
 #: How long a process waits for another one, which may wait for a lock, or probe; torchrun sees a dead one at once.
@@ -48,7 +47,7 @@ class Group:
     def decoders(self) -> int:
         """Worker processes that decode for this process: the cores it has for itself, less the one it computes on."""
         here = torch.cuda.device_count() if self.device.type == "cuda" else self.size
-        return max(0, min(16, joblib.cpu_count() // max(1, min(here, self.size)) - 1))
+        return max(0, min(16, cores() // max(1, min(here, self.size)) - 1))
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in place."""

@@ -133,7 +133,7 @@ def pretrain_once(
         raise UserError(f"{run.key} is of recipe {run.recipe_version}: this version trains {RECIPE_VERSION} alone")
     data = data or open_data(run.data, run.image_size, images_needed=run.images, streamed=run.streamed)
     check_count(data.train, run.images)  # of a run of no steps too, which draws none
-    runs_dir, runtime, group = Path(runs_dir), runtime or Runtime(), join(device)
+    runs_dir, runtime, group = Path(runs_dir).absolute(), runtime or Runtime(), join(device)
     group.share(run.batch_size, runtime.accumulate)  # before anything is made
     trunk, tail = checkpoints(runs_dir, run.trunk_key), checkpoints(runs_dir, run.key)
 

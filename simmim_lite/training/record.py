@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ..errors import UserError
-from ..processes import intact, parsed, tell, tell_once, writing
+from ..files import intact, locked, parsed
+from ..processes import tell, tell_once
 from .run import SCHEMA_VERSION, Run
 from .specs import Count, OneOf, Spec, Whole, value
 from .tuning import Dense, FineTune, Probe
@@ -156,14 +157,10 @@ def made_once(path: Path, lock: Path, data, make: Callable, group, wait: bool = 
     if record is not None:
         return group.broadcast(record), False
     with contextlib.ExitStack() as stack:
-        with writing(lock):
-            try:
-                stack.enter_context(FileLock(lock, timeout=0))
-            except Timeout:
-                if not wait and group.size == 1:
-                    raise Busy(lock.stem) from None
-                tell(f"another process works on {lock.stem}; waiting for it")
-                stack.enter_context(FileLock(lock))
+        try:
+            stack.enter_context(locked(lock, f"another process that works on {lock.stem}", wait or group.size > 1))
+        except Timeout:
+            raise Busy(lock.stem) from None
         record = current_record(path, data.digest)  # the process that was waited for may have made it
         if record is None and path.exists():
             tell(f"{path.name} was made from other images than {data.spec} holds now; it runs again")

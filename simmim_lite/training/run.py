@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..errors import UserError
+from ..errors import UserError, check_writable
+from ..files import digest, sealed, write_atomic
 from ..model.masking import STRATEGIES, hidden_count
 from ..model.sizes import SIZES, nearest_size, odd_quarter, short
-from ..processes import digest, sealed, tell_once, write_atomic
+from ..processes import tell_once
 from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Whole
 
 #: Raised whenever the same Run would give other numbers (part of every key), and whenever a reader of records changes.
@@ -135,6 +136,12 @@ def new_record(run: Run, *, status: str, reason: str | None = None, **parts: obj
     """A Record: the run and what came of it; of a failed run status and reason, and never a number."""
     record = {"schema": SCHEMA_VERSION, "kind": "pretrain", "key": run.key, "status": status, "reason": reason}
     return record | {"run": run.to_dict()} | parts
+
+
+def check_runs_dir(runs_dir: str | Path, remedy: str = "choose another --runs-dir") -> None:
+    """`UserError` where nothing can be written; where something is finished, that is shown all the same."""
+    if not any(Path(runs_dir, "records").glob("*.json")):
+        check_writable(runs_dir, remedy)
 
 
 def record_path(runs_dir: str | Path, run: Run) -> Path:

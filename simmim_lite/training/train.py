@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import Interrupted, Preempted, first_line
-from ..processes import tell, tell_once
+from ..processes import SIGNALS, again, tell, tell_once
 from .parallel import Meter, Parallel
 from .run import write_atomic
 from .specs import Spec
@@ -100,10 +100,10 @@ class Trainer:
                     saved = time.monotonic()
                 if stop:
                     name = sum(self.group.gather(signals), [])[0]
-                    where = f"{self.spec.key} is saved at step {self.step} of {self.spec.steps}"
+                    where = f"at step {self.step} of {self.spec.steps}; {again()}"
                     if name == "SIGINT":
-                        raise Interrupted(f"interrupted: {where}; run the same command or cell again to go on")
-                    raise Preempted(f"{name}: {where}; run the same command to go on")
+                        raise Interrupted(f"stopped {where}")
+                    raise Preempted(f"{name}: {self.spec.key} is saved {where}")
 
     def check(self, divergence: bool) -> None:
         """`Failed` where the loss is not finite or runs away."""
@@ -210,12 +210,12 @@ class Trainer:
 
 @contextlib.contextmanager
 def preemption() -> Iterator[list[str]]:
-    """Inside, SIGTERM and SIGUSR1, which schedulers send before they take a machine away, and SIGINT, where it is not
-    ignored, end nothing: their names are put into the list. Outside of a process's main thread nothing is changed."""
+    """Inside, the signals by which schedulers take a machine away, and SIGINT, end nothing where they are not ignored:
+    their names are put into the list. Outside of a process's main thread nothing is changed."""
     signals, before = [], {}
     if threading.current_thread() is threading.main_thread():
-        for number in (getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)):
-            if number == signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN:
+        for number in (getattr(signal, name) for name in (*SIGNALS, "SIGINT") if hasattr(signal, name)):
+            if signal.getsignal(number) == signal.SIG_IGN:
                 continue
             before[number] = signal.signal(number, lambda number, _: signals.append(signal.Signals(number).name))
     try:

@@ -50,7 +50,7 @@ def transfer(
     "lift"}. Both records are kept as RUNS_DIR/transfer/KEY.json; a run that is not finished is pretrained first.
     options: fields of `Probe`, `FineTune` or `Dense`; `scratch`: a dict of those that differ for the baseline. recipe:
     a full-size one by name. weights: a file or hf://OWNER/REPO/PATH to start from; the run then says which network."""
-    weights = fetch(weights) if is_hub(weights) else weights
+    runs_dir, weights = Path(runs_dir).absolute(), fetch(weights) if is_hub(weights) else weights
     own, base = specs(run, task, weights, recipe, **options)
     first = own.run.steps if own.run else 0
     how = {"runs_dir": runs_dir, "device": device, "file": weights}
@@ -107,7 +107,7 @@ def once(
 ) -> tuple[dict, bool]:
     """One transfer of any task: its record, and whether this call did the work. file: the checkpoint of a spec with
     `weights`; data: opened, as `open_for` does. Another process that is at it is waited for, or raises `Busy`."""
-    runs_dir, group = Path(runs_dir), join(device)
+    runs_dir, group = Path(runs_dir).absolute(), join(device)
     data = data or open_for(spec.task, spec.data, spec.image_size, getattr(spec, "full_size", False))
     path, lock = transfer_path(runs_dir, spec.key), runs_dir / "locks" / f"{spec.key}.lock"
     folder = checkpoints(runs_dir, spec.key)

@@ -25,7 +25,7 @@ Object.assign(MaskLab.prototype, {
     controls.patch.fill(patches.map((p) => [p, `${p} px (${side / p} x ${side / p} cells)`]), this.get("patch"));
     for (const name of ["network", "strategy", "ratio", "seed"]) controls[name].set(this.get(name));
     this.object.disabled = !this.entry.outline;
-    this.object.title = this.entry.outline ? "" : "the outline of the object is known for scenes only";
+    this.object.textContent = `hide the object${this.entry.outline ? "" : " (known for scenes only)"}`;
     this.undoing.disabled = !this.past.length;
     const patch = this.get("patch"), ratio = this.get("ratio");
     const wrong = side % patch || patch % TOKEN ? `a mask patch of ${patch} px does not divide: give ${patches.join(", ")} at ${side} px`
@@ -118,12 +118,22 @@ Object.assign(MaskLab.prototype, {
   /** The kernel answers with the prediction alone; what is made of it is the same here and in the page. */
   send() {
     if (!this.about || !this.mask) return;
+    const silent = () => {
+      this.wait(false);
+      this.busy.textContent = "the kernel does not answer: wait for a cell that runs, or run the cell of this lab again";
+    };
+    clearTimeout(this.patience);
+    this.patience = setTimeout(silent, 10_000);
     this.since = performance.now();
     const tokens = upsample(this.mask, this.grid, this.get("patch") / TOKEN);
-    this.model.send({ kind: "predict", id: this.asked, network: this.get("network") }, undefined, [this.bytes.buffer.slice(0), tokens.buffer]);
+    const asked = { kind: "predict", id: this.asked, network: this.get("network") };
+    try { // a restarted kernel has no ear any more, a busy one answers later
+      this.model.send(asked, undefined, [this.bytes.buffer.slice(0), tokens.buffer]);
+    } catch { silent(); }
   },
 
   told(message, buffers) {
+    clearTimeout(this.patience);
     if (message.id !== this.asked || !this.about || !this.mask) return;
     if (message.kind === "problem") { this.wait(false); this.busy.textContent = message.text; return; }
     if (message.kind !== "predicted") return;
