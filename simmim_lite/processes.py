@@ -164,7 +164,9 @@ def each(function: Callable, items: Collection, workers: int, threads: int = 1, 
         raise UserError(
             "a worker process died (out of memory?): what is finished is kept; run again with --workers 1"
         ) from error
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, Signalled):
+            ignore_signals()
         if grace:
             with deaf_to_interrupts():
                 for process in list(pool._processes.values()):
@@ -226,12 +228,14 @@ def forgive_streams() -> None:
 
 
 def hear_signals() -> None:
-    """From here on, the first signal by which schedulers take a machine away, or a terminal goes, raises `Signalled`;
-    more of them change nothing. What is ignored (nohup) stays so. A training hears them itself and saves."""
+    """From here on, a signal by which schedulers take a machine away, or a terminal goes, raises `Signalled`, again and
+    again until `ignore_signals`. What is ignored (nohup) stays so. A training hears them itself and saves."""
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
 
     def hear(number: int, _: object) -> None:
-        ignore_signals()
+        again = threading.Timer(1.0, os.kill, (os.getpid(), number))  # what is raised in a destructor is lost
+        again.daemon = True
+        again.start()
         raise Signalled(signal.Signals(number).name)
 
     for number in numbers:
