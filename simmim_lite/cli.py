@@ -9,7 +9,7 @@ import typing
 
 from . import verbs
 from .data.sources import KINDS
-from .errors import first_line, nearest, readable, unknown
+from .errors import Preempted, first_line, nearest, readable, unknown
 from .evidence import published
 from .lab import monitor
 from .processes import first_to_say, forgive_streams, hear_signals, ignore_signals, speaks
@@ -160,7 +160,8 @@ def main(argv: list[str] | None = None) -> int:
         error = readable(caught)
         if debug or error is None:
             raise
-        ignore_signals()
+        if isinstance(error, Preempted):
+            ignore_signals()
         line = f"simmim-lite: {error}"
         if first_to_say(line, not error.everywhere or speaks()):
             print(line, file=sys.stderr)

@@ -307,7 +307,8 @@ def told() -> TextIO:
 
 def again() -> str:
     """How what was stopped goes on, in words."""
-    return f"run the {'cell again' if told() is sys.stdout else 'same command'} to go on"
+    cell = "cell again to go on, by Run > Run Selected Cell and All Below"
+    return f"run the {cell if told() is sys.stdout else 'same command to go on'}"
 
 
 def executed_unseen() -> bool:

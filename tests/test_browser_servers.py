@@ -22,7 +22,7 @@ CELLS = [
     "explorer.Explorer()",
     "widgets.FilmStrip()",
     "charts.slider({k: charts.bars({'a': float(k)}, 'points') for k in (1, 2)}, 'step')",
-    "from simmim_lite.course import checks\nguess = checks.guess(None, 'a number')",
+    "from simmim_lite.course import checks\nguess = checks.guess(None, 'a number', 0, 100)",
     "import simmim_lite as sl\nfrom simmim_lite.lab import live\n"
     "small = {'batch_size': 16, 'images': 64, 'val_images': 8, 'val_masks': 1, 'probe_labels': 0}\n"
     "record = sl.pretrain(sl.Run(steps=600, **small), runs_dir='../runs', callbacks=[watch := live.Watch()])\n"

@@ -126,7 +126,7 @@ def test_the_summary_names_what_is_open(capsys) -> None:
         for place in solved:
             checked(place, EXERCISES[place][1])
         checks.summary("04")
-    told = "0 of 3 right; open: 04.1, 04.2, 04.3", "2 of 3 right; open: 04.2", "3 of 3 right"
+    told = "0 of 3 right; open: 1, 2, 3", "2 of 3 right; open: 2", "3 of 3 right"
     assert capsys.readouterr().out.splitlines() == [f"exercises: {text}" for text in told]
 
 
@@ -185,15 +185,18 @@ def test_the_stamp_says_what_was_used(capsys) -> None:
 
 def test_a_guess_is_a_number_or_pass_and_is_compared_in_words(monkeypatch, capsys) -> None:
     """Where somebody walks through the notebook it stops until there is one; executed unseen it goes on without."""
-    assert checks.guess(None, "a loss") is None
+    assert checks.guess(None, "a loss", 0, 2) is None
     monkeypatch.setattr(checks, "in_notebook", lambda: True)
     monkeypatch.setattr(checks, "executed_unseen", lambda: False)
     with pytest.raises(UserError, match='^your guess first: write a loss, or "pass", in place of None') as stopped:
-        checks.guess(None, "a loss")
+        checks.guess(None, "a loss", 0, 2)
     assert stopped.value._render_traceback_() == [str(stopped.value)], "a notebook shows the one line"
     with pytest.raises(UserError, match="^a loss, or \"pass\", is wanted: your guess is the text 'seventy'"):
-        checks.guess("seventy", "a loss")
-    assert checks.guess(" Pass", "a loss") is None and checks.guess(0.5, "a loss") == 0.5
+        checks.guess("seventy", "a loss", 0, 2)
+    assert checks.guess(" Pass", "a loss", 0, 2) is None and checks.guess(0.5, "a loss", 0, 2) == 0.5
+    for wrong in (50, -0.1, float("nan")):
+        with pytest.raises(UserError, match='a loss, or "pass", is wanted: your guess is .*, and not from 0 to 2'):
+            checks.guess(wrong, "a loss", 0, 2)
     for guess, truth in ((80, 59.3), (60, 59.3), (20, 59.3), (None, 59.3), (20, float("nan"))):
         checks.told(guess, truth, "%")
     lines = capsys.readouterr().out.splitlines()

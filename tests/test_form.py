@@ -50,7 +50,7 @@ def test_its_head_and_its_parts(notebook) -> None:
     headings = re.findall(r"^## (.+)$", notebook.text, re.M)
     places = [headings.index(heading) for heading in (STUDY_PARTS if notebook.name in STUDIES else PARTS)]
     assert places == sorted(places), headings
-    asked = r'^guess = None  # (.*); or "pass"\nguess = checks.guess\(guess, "\1"\)$'
+    asked = r'^guess = None  # (.*); or "pass"\nguess = checks.guess\(guess, "\1", \S+, \S+\)$'
     assert any(re.search(asked, cell["text"], re.M) for cell in notebook.code)
 
 

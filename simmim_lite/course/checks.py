@@ -21,8 +21,8 @@ def __getattr__(name: str):
     return one_number(name) if "truth" in TEXTS[name] else getattr(graders, name)
 
 
-def guess(answer: object, wanted: str) -> float | None:
-    """The reader's prediction as a number; None for "pass", and where nobody is there to make one.
+def guess(answer: object, wanted: str, low: float, high: float) -> float | None:
+    """The reader's prediction as a number from low to high; None for "pass", and where nobody is there to make one.
 
     *Run All* stops here until there is one: `UserError`, which a notebook shows as one line. wanted: in words."""
     if isinstance(answer, str) and answer.strip().lower() == "pass":
@@ -34,6 +34,8 @@ def guess(answer: object, wanted: str) -> float | None:
         raise UserError(f'your guess first: write {wanted}, or "pass", in place of None in this cell; {go_on}')
     if not is_number(answer):
         raise UserError(f'{wanted}, or "pass", is wanted: your guess is {form_of(answer)}')
+    if not low <= answer <= high:
+        raise UserError(f'{wanted}, or "pass", is wanted: your guess is {answer:g}, and not from {low:g} to {high:g}')
     return answer
 
 
@@ -49,7 +51,7 @@ def told(answer: float | None, truth: float | None, unit: str, form: str = ".3g"
 def summary(notebook: str) -> None:
     """Print how many exercises of a notebook ("04") were right when they were last checked here, and which are open."""
     right = {place: RIGHT.get(name, False) for name, place in PLACES.items() if place.startswith(notebook)}
-    still = ", ".join(place for place, done in right.items() if not done)
+    still = ", ".join(place.partition(".")[2] for place, done in right.items() if not done)
     print(f"exercises: {sum(right.values())} of {len(right)} right" + (f"; open: {still}" if still else ""))
 
 

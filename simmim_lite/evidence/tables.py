@@ -1,5 +1,6 @@
 """The evidence a study has, as DataFrames by source: published, shipped, imported runs, the reader's. No torch here."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
@@ -65,9 +66,13 @@ def longest(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(chosen) if chosen else runs
 
 
-def main_source(runs: pd.DataFrame) -> str:
-    """Whose runs a comparison is made on: the reader's where there are any, else the shipped, else the first."""
+def main_source(runs: pd.DataFrame, axes=None) -> str:
+    """Whose runs a comparison is made on: the reader's where there are any, else the shipped, else the first; of those
+    who have runs in every cell (size x images) of `studies.axes`, if given, where anybody has."""
     there = list(runs["source"].drop_duplicates())
+    cells = set(itertools.product(axes.models, axes.images)) if axes else set()
+    held = {name: set(zip(part["model"], part["images"], strict=True)) for name, part in runs.groupby("source")}
+    there = [name for name in there if cells <= held[name]] or there
     return next((name for name in ("yours", "shipped") if name in there), there[0] if there else "yours")
 
 

@@ -132,15 +132,17 @@ class Watch:
         """A curve, from where this call goes on."""
         self.curve = Curve(trainer.spec.steps, trainer.spec.batch_size, rows=lambda: self.rows(trainer.net.model))
         self.curve.first = trainer.step
-        for step, loss in enumerate(trainer.losses[: trainer.step].tolist(), 1):
-            self.curve.points["train_loss"].append((step * trainer.spec.batch_size, loss))
+        batch, before = trainer.spec.batch_size, enumerate(trainer.losses[: trainer.step].tolist(), 1)
+        self.curve.points["train_loss"] += [(step * batch, loss) for step, loss in before]
+        points = [point for point in trainer.curve if "val_loss" in point]
+        self.curve.points["val_loss"] += [(point["step"] * batch, point["val_loss"]) for point in points]
 
     def on_step_end(self, trainer: object) -> None:
         """The loss of the step."""
         self.curve.add(trainer.step, train_loss=trainer.losses[trainer.step - 1].item())
-        if trainer.step == trainer.spec.steps:
-            self.curve.draw(last=True)
 
     def on_validation_end(self, trainer: object, val_loss: float) -> None:
-        """The validation loss."""
+        """The validation loss; after the last step it comes with the record."""
         self.curve.add(trainer.step, val_loss=val_loss)
+        if trainer.step == trainer.spec.steps:
+            self.curve.draw(last=True)

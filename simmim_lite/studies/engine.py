@@ -224,6 +224,12 @@ def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> 
     if how.tier == "shipped":
         found = load(how.runs_dir)
         found = [r for r in found if (r.get("run") or r.get("spec") or {}).get("data") in sources(how.data)]
+        tests = [r for r in found if r["kind"] == "pretrain" and 0 < r["run"]["steps"] <= max(TIERS["smoke"].lengths)]
+        if tests:
+            print(
+                f"{len(tests)} runs of tier smoke in {how.runs_dir} are left out: they say nothing about the question"
+            )
+            found = [r for r in found if r not in tests]
         if how.data != "scenes" and not found:
             stand_in = "scenes" if name == TRANSFER else "CIFAR-10"
             print(f"tier shipped trains nothing: shipped runs on {stand_in} stand in for {how.data}")
