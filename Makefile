@@ -28,7 +28,7 @@ gallery: .venv/.test chromium  ## the README's figure and one picture a study, f
 	$(BIN)/python tools/headless.py gallery/lab.png
 
 # Where no browser can be had, the line says how to get one, and everything else is tested before the target fails.
-test: .venv/.test  ## the tests, in about eight minutes
+test: .venv/.test  ## the tests, in about nine minutes
 	@$(MAKE) --no-print-directory chromium \
 		|| { $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not browser"; exit 2; }
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
