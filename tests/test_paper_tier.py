@@ -192,6 +192,6 @@ def test_started_it_prints_the_cost_takes_two_sources_and_trains(tmp_path, capsy
     assert {r["run"]["data"].rsplit("/")[-1] for r in done.records} == {"one", "two"}
     assert {r["run"]["precision"] for r in done.records} == {"bf16"}
     errors = capsys.readouterr().err
-    assert errors.index("GPU hours: unknown") < errors.index("runs to train")
+    assert errors.index("GPU hours: unknown") < errors.index("to train in")
     assert studies.study("all", **options | {"device": "auto"}).trained == 0  # finished: no GPU is asked for
     assert "GPU hours" not in capsys.readouterr().err

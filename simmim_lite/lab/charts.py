@@ -54,7 +54,8 @@ def lines(
         line(guess, annotation_position="top right", annotation_text="your guess", line=_DASHED)
     if log:  # shapes are placed by the value there, annotations by its logarithm
         chart.for_each_annotation(lambda note: note.update(y=float(np.log10(note.y))), {"yref": "y"})
-        chart.update_yaxes(type="log", dtick="D2")
+        ticks = [digit * 10.0**k for k in range(-6, 9) for digit in (1, 2, 5)]  # plotly's own would be 10, 2, 5, 100
+        chart.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,.10g}" for tick in ticks])
     chart.update_xaxes(title_text=x).update_yaxes(title_text=y)
     head = {"text": title, "x": 0, "pad": {"l": 8}, "font": {"size": 15}}
     legend = f"<b>{legend}</b>"

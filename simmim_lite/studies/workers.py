@@ -161,7 +161,9 @@ def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs") -> tu
     costs = {path_of(item, runs_dir): job.seconds / len(job.work) for job in jobs for item in job.work}
     workers, outcomes = min(pool.workers, len(jobs)), []
     about, many = sum(costs.values()) / workers, f"{workers} process{'es' * (workers > 1)}"
-    print(f"{len(costs)} {what} to train in {many}, about {clock(about)}", file=told())
+    before = sum(isinstance(item, Run) and not item.steps for job in jobs for item in job.work)
+    more = f" ({before} of them networks before training)" if before else ""
+    print(f"{len(costs)} {what}{more} to train in {many}, about {clock(about)}", file=told())
     with reported(costs, about, what):
         try:
             for wait in (False, True):
