@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import stat
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from .errors import UserError, remedy_of
+from .processes import tell
 
 
 @contextlib.contextmanager
@@ -107,7 +107,7 @@ def locked(path: Path, what: str, wait: bool = True, first: float = 0.0) -> Iter
                     raise
                 by = path.read_text(errors="replace")[:80] if path.exists() else ""
                 held = f"{path} is held by {by or 'another process'}"
-                print(f"simmim-lite: waiting for {what} ({held})", file=sys.stderr, flush=True)
+                tell(f"waiting for {what} ({held})")
     try:
         with contextlib.suppress(OSError):
             path.write_text(f"process {os.getpid()} on {platform.node()}")

@@ -1,6 +1,5 @@
 """Finished runs: the records of a folder and those that come with the package, as rows of a table. No torch here."""
 
-import hashlib
 import json
 import math
 from collections import Counter, defaultdict
@@ -10,7 +9,9 @@ from operator import itemgetter
 from pathlib import Path
 
 from ..errors import unknown
+from ..files import digest
 from ..training.record import run_of, usable
+from ..training.run import Run
 
 #: A run is overfit when its final validation loss lies more than this above the lowest of its own curve
 #: (docs/facts.md, 7).
@@ -88,12 +89,12 @@ def run_rows(records: list[dict]) -> list[dict]:
     for run, row in runs:
         if row["reference"]:
             references[networks[row["key"]]].append((run, row))
-        recipes[_digest({k: v for k, v in run.to_dict().items() if k not in (*SWEPT, *MAY_DIFFER)})].append((run, row))
+        recipes[_recipe(run, *SWEPT, *MAY_DIFFER)].append((run, row))
     for name, members in recipes.items():
         cells = Counter(tuple(row[k] for k in SWEPT) for _, row in members if not row["reference"])
         twice = max(cells.values(), default=0) > 1
         for run, row in members:
-            row["recipe"] = _digest({k: v for k, v in run.to_dict().items() if k not in SWEPT}) if twice else name
+            row["recipe"] = _recipe(run, *SWEPT) if twice else name
     for run, row in runs:
         # of several references (they differ in fields that cannot matter), the same arithmetic first
         same = sorted(references[networks[row["key"]]], key=lambda r: (r[0].precision != run.precision, r[1]["key"]))
@@ -194,5 +195,6 @@ def _number(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _digest(fields: dict) -> str:
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+def _recipe(run: Run, *apart: str) -> str:
+    """The name of what runs have in common, but for these fields."""
+    return digest({name: held for name, held in run.to_dict().items() if name not in apart})[:8]
