@@ -45,8 +45,7 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
             os.replace(temporary, path)
             sync(path.parent)
     finally:
-        with contextlib.suppress(OSError):  # gone, if all went well
-            temporary.unlink()
+        discard(temporary)  # gone, if all went well
 
 
 def digest(fields: dict) -> str:
@@ -79,6 +78,23 @@ def intact(content: dict) -> dict:
     if "checksum" in content and content["checksum"] != digest(rest):
         raise ValueError("its checksum does not match its content")
     return rest
+
+
+def entries(folder: str | Path, pattern: str) -> list[Path]:
+    """What lies in a folder under names like this, by name; a line where it cannot be read: `glob` says nothing."""
+    try:
+        return sorted(path for path in Path(folder).iterdir() if path.match(pattern))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot list {folder}: {error.strerror}; ask its owner, or give another --runs-dir") from error
+
+
+def discard(*paths: Path) -> None:
+    """Delete files that nobody needs; one that cannot be deleted stays, as tidying is not worth a run."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def sync(folder: Path) -> None:

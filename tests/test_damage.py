@@ -17,7 +17,7 @@ from PIL import Image
 from tiny import numbers, stopped
 
 from simmim_lite import processes
-from simmim_lite.errors import UserError
+from simmim_lite.errors import UserError, readable
 from simmim_lite.evidence.records import load
 from simmim_lite.lab.monitor import look
 from simmim_lite.training.pretrain import pretrain
@@ -106,8 +106,8 @@ def again(made: Path, run: Run) -> list[dict] | str:
             tuned = {"labels": 16, "test_images": 8, "steps": 2, "warmup_steps": 1, "batch_size": 8}
             found += [transfer(short, "classify", **tuned, **how)["trained"]]
             return [*map(numbers, found), len(load(made / "runs")), len(look(made / "runs"))]
-        except UserError as error:
-            return str(error)
+        except (UserError, OSError) as error:
+            return str(readable(error))  # as the command line has it
 
 
 def outcome(study: tuple, name: str, damage: str, capsys) -> str:
@@ -132,16 +132,24 @@ def files(study) -> list[str]:
     return [str(path.relative_to(made)) for path in sorted(made.rglob("*")) if path.is_file()]
 
 
+def folders(study) -> list[str]:
+    """Those that hold something."""
+    return sorted({str(Path(name).parent) for name in files(study)})
+
+
 def test_some(study, capsys) -> None:
     read = ("step-0000011.pt", "records/*-s0-*", "transfer/*-t8-s0-*", "weights/*-s0-*", "images.npy", "index.json")
     chosen = [name for name in files(study) if any(fnmatch(name, f"*{pattern}") for pattern in read)]
     found = {name: outcome(study, name, "bit", capsys) for name in chosen}
     assert len(chosen) == len(read) and {*found.values()} == {"named", "refused"}, found
+    closed = {name: outcome(study, name, "unreadable", capsys) for name in folders(study) if "checkpoints" not in name}
+    assert closed and not {*closed.values()} - {"same", "named", "refused"}, closed
 
 
 @pytest.mark.slow
 def test_table(study, capsys) -> None:
     found = {name: {damage: outcome(study, name, damage, capsys) for damage in DAMAGES} for name in files(study)}
+    found |= {name: {"unreadable": outcome(study, name, "unreadable", capsys)} for name in folders(study)}
     with capsys.disabled():
         print(pd.DataFrame(found).T.to_string())
     assert not [row for row in found.values() if any(word.startswith("WRONG") for word in row.values())]

@@ -270,7 +270,13 @@ def test_a_study_names_what_it_cannot_use_shows_the_rest_and_trains_over_nothing
     finished[0].write_text(content)
     result = study("data-scale", tier="smoke", runs_dir=str(finished[0].parents[1]))
     assert (len(result.records), result.trained) == (len(finished) - 1, 0)
-    assert capsys.readouterr().err.count(f"passed over: {finished[0]}: made by a later version") == 1
+    named = f"passed over: {finished[0]}: made by a later version"
+    assert capsys.readouterr().err.count(named) == 1
+    assert (
+        main(["study", "data-scale", "--tier", "smoke", "--runs-dir", str(finished[0].parents[1]), "--commands"]) == 0
+    )
+    said = capsys.readouterr()
+    assert not said.out.strip() and said.err.count(named) == 1
     with pytest.raises(UserError, match=LATER):
         pretrain(Run.from_dict(json.loads(content)["run"]), runs_dir=finished[0].parents[1])
     assert finished[0].read_text() == content

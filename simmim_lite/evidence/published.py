@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError, unknown
-from ..files import write_atomic
+from ..files import entries, write_atomic
 from ..model.sizes import PAPER, SIZES
 from ..processes import tell_once
 from . import proxy
@@ -186,7 +186,7 @@ def import_csv(file: str | Path, runs_dir: str | Path, scores: str | None = None
 def imported(runs_dir: str | Path) -> dict[str, list[dict]]:
     """The rows of every file that was imported into a runs folder, by name; one that cannot be read is passed over."""
     found = {}
-    for path in sorted((Path(runs_dir) / "imported").glob("*.csv")):
+    for path in entries(Path(runs_dir) / "imported", "*.csv"):
         try:
             found[path.stem] = read_csv(path)[0]
         except UserError as error:

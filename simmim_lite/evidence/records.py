@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ..errors import unknown
-from ..files import digest
+from ..files import digest, entries
 from ..training.record import run_of, usable
 from ..training.run import Run
 
@@ -46,7 +46,7 @@ def load(runs_dir: str | Path) -> list[dict]:
     """All runs under RUNS_DIR/records and transfers under RUNS_DIR/transfer, by file name; a file that is no whole
     record, or of a later version, is named on stderr and passed over."""
     root = Path(runs_dir)
-    return usable([*sorted(root.glob("records/*.json")), *sorted(root.glob("transfer/*.json"))])
+    return usable([*entries(root / "records", "*.json"), *entries(root / "transfer", "*.json")])
 
 
 def shipped_names() -> list[str]:

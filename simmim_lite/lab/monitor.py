@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import UserError, printable
-from ..files import held
+from ..files import entries, held
 from ..model.sizes import SIZES, short
 from ..processes import tell
 from ..studies.costs import clock
@@ -39,12 +39,12 @@ def look(runs_dir: str | Path = "runs", planned: Iterable[Run] = (), say: Callab
     those that are not there are `to do`, whatever their precision. say: gets a line for a record that is passed over.
     """
     rows = {}
-    for record in usable(sorted(Path(runs_dir, "records").glob("*.json")), say):
+    for record in usable(entries(Path(runs_dir, "records"), "*.json"), say):
         if record["kind"] == "pretrain":
             done, run = record["status"] == "done", run_of(record["run"])
             about = {"step": run.steps, "points": record["curve"]} if done else {"reason": record["reason"]}
             rows[run.key] = {"run": run, "state": "finished" if done else "failed"} | about
-    paths = sorted(Path(runs_dir, "running").glob("*.jsonl"))
+    paths = entries(Path(runs_dir, "running"), "*.jsonl")
     journals = sorted(filter(None, map(read_journal, paths)), key=lambda journal: journal.time)
     newest = {journal.run.trunk_key: journal for journal in journals}  # of a trunk's runs it alone can be in progress
     for journal in journals:

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 from ..data.sources import kind_of
 from ..errors import UserError, check_writable, first_line, stopped, unknown
-from ..files import held, locked, write_atomic
+from ..files import discard, held, locked, write_atomic
 from ..processes import again, cores, each, executed_unseen, in_notebook
 from ..training.run import check_runs_dir
 from ..training.specs import Count, Positive, Text, Whole, read, value
@@ -163,7 +163,7 @@ def _execute_one(wanted: Copy, out_dir: Path, cwd: str) -> tuple[str, str]:
         try:
             papermill.execute_notebook(str(path), str(copy), dict(wanted.params), cwd=cwd, **options)
         except DeadKernelError:
-            copy.unlink(missing_ok=True)  # it says of every cell that it was completed
+            discard(copy)  # it says of every cell that it was completed
             error = f"the kernel of {name} died (killed or out of memory): finished runs are kept; run it again"
         except PapermillExecutionError as problem:
             cause = (problem.evalue or "no message").strip().split("\n")[0]
@@ -176,7 +176,7 @@ def _execute_one(wanted: Copy, out_dir: Path, cwd: str) -> tuple[str, str]:
             write_atomic(failed if error else out_dir / f"{name}.ipynb", _cleaned(copy, source_digest(path)))
         if error:
             return name, error + (f"; as far as it came: {failed}" if copy.exists() else "")
-        failed.unlink(missing_ok=True)
+        discard(failed)
     return name, ""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..data.manifests import quietly
 from ..errors import Preempted, UserError, stopped
 from ..processes import again, cores, each, told
+from ..training.record import usable
 from ..training.run import Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
@@ -232,5 +233,6 @@ def lines(study: StudyName, how: StudyOptions, *, gpus_per_run: Count = 1, nodes
         words = pretrain_words(run, runtime_of(run, gpus_per_run * nodes), how.runs_dir, how.device, how.log)
         return f"{start} -m simmim_lite {shlex.join(words)}"
 
+    usable(record_path(how.runs_dir, run) for run in runs)  # names what cannot be used: `pretrain` refuses it
     jobs = make_jobs([run for run in runs if not record_path(how.runs_dir, run).exists()], {})
     return [" && ".join(map(command, job.work)) for job in jobs]

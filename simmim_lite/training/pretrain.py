@@ -15,6 +15,7 @@ from ..data.batches import Batches, normalise, validation_masks
 from ..data.manifests import check_count, subset
 from ..data.sources import Data, Split, open_data
 from ..errors import UserError
+from ..files import discard
 from ..model.masking import hash_masks, uniforms, upsample
 from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES
@@ -146,10 +147,9 @@ def pretrain_once(
         def write() -> None:
             write_record(record_path(runs_dir, run), record)
             shutil.rmtree(tail, ignore_errors=True)
-            for path in train.saved(trunk):
-                if train.step_of(path) < run.drop_step:  # its end stays: a longer run can branch off there
-                    path.unlink(missing_ok=True)
-            journal_path(runs_dir, run.key).unlink(missing_ok=True)
+            # the trunk's end stays: a longer run can branch off there
+            discard(*(path for path in train.saved(trunk) if train.step_of(path) < run.drop_step))
+            discard(journal_path(runs_dir, run.key))
 
         group.on_main(write)
         return record

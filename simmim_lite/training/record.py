@@ -12,7 +12,7 @@ from typing import Annotated
 from filelock import Timeout
 
 from ..errors import UserError
-from ..files import intact, locked, parsed
+from ..files import discard, intact, locked, parsed
 from ..processes import tell, tell_once
 from .run import SCHEMA_VERSION, Run
 from .specs import Count, OneOf, Spec, Whole, value
@@ -167,6 +167,5 @@ def made_once(path: Path, lock: Path, data, make: Callable, group, wait: bool = 
         group.broadcast(record)
         if record is not None:
             return record, False
-        for left in path.parent.glob(f".{path.name}.*"):  # by a write that was killed
-            left.unlink(missing_ok=True)
+        discard(*path.parent.glob(f".{path.name}.*"))  # left by a write that was killed
         return group.broadcast(make()), True

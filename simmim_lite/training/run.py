@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..errors import UserError, check_writable
-from ..files import digest, sealed, write_atomic
+from ..files import digest, entries, sealed, write_atomic
 from ..model.masking import STRATEGIES, hidden_count
 from ..model.sizes import SIZES, nearest_size, odd_quarter, short
 from ..processes import tell_once
@@ -140,7 +140,7 @@ def new_record(run: Run, *, status: str, reason: str | None = None, **parts: obj
 
 def check_runs_dir(runs_dir: str | Path, remedy: str = "choose another --runs-dir") -> None:
     """`UserError` where nothing can be written; where something is finished, that is shown all the same."""
-    if not any(Path(runs_dir, "records").glob("*.json")):
+    if not any(entries(Path(runs_dir, "records"), "*.json")):
         check_writable(runs_dir, remedy)
 
 

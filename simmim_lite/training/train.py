@@ -17,9 +17,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import Interrupted, Preempted, first_line
+from ..files import discard, entries, write_atomic
 from ..processes import SIGNALS, again, tell, tell_once
 from .parallel import Meter, Parallel
-from .run import write_atomic
 from .specs import Spec
 
 CHECKPOINT_VERSION = 1
@@ -131,15 +131,12 @@ class Trainer:
         state |= tree_map(self.net.gathered, whole)
 
         def write() -> None:
-            for left in folder.glob(".step-*"):  # by a write that was killed
-                left.unlink(missing_ok=True)
+            discard(*folder.glob(".step-*"))  # left by a write that was killed
             buffer = io.BytesIO()
             torch.save(state, buffer)
             write_atomic(folder / f"step-{self.step:07d}.pt", buffer.getvalue())
             done = [path for path in saved(folder) if step_of(path) <= self.step]  # those beyond were passed over
-            for path in done[:-2]:
-                if step_of(path) not in keep:
-                    path.unlink(missing_ok=True)
+            discard(*(path for path in done[:-2] if step_of(path) not in keep))
 
         self.group.on_main(write)
 
@@ -232,7 +229,9 @@ def step_of(path: Path) -> int:
 
 def saved(folder: Path) -> list[Path]:
     """The checkpoints in a folder, by step: files that are named as `Trainer.save` names them, and nothing else."""
-    found = (path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-[0-9]{7,}", path.stem) and path.is_file())
+    found = (
+        path for path in entries(folder, "step-*.pt") if re.fullmatch(r"step-[0-9]{7,}", path.stem) and path.is_file()
+    )
     return sorted(found, key=step_of)
 
 
