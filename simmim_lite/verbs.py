@@ -10,7 +10,7 @@ from .errors import Everywhere, UserError, check_writable
 from .evidence import published
 from .model.sizes import PAPER
 from .processes import import_torch, speaks, waiting
-from .studies.tiers import BY_SIZE, NAMED, RECIPE, STUDIES, TRANSFER, StudyName, StudyOptions, claim_ids
+from .studies.tiers import AXES, BY_SIZE, NAMED, RECIPE, STUDIES, TRANSFER, StudyName, StudyOptions, claim_ids
 from .training import specs
 from .training.run import Run, Runtime
 from .training.tuning import Dense, FineTune, Probe
@@ -67,7 +67,7 @@ def pretrain(*, runs_dir: str, device: str, film: int, log: list[str], **fields:
 
 def study(
     name: str, *, parameter: list, no_notebooks: bool, commands: bool, nodes: int, dry_run: bool, gpus: int,
-    first_seed: int | None, minutes: float | None, images_per_second: list, assume: str, **options: object
+    first_seed: int | None, hours: float | None, images_per_second: list, assume: str, **options: object
 ) -> None:  # fmt: skip
     """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
     from .studies import costs, engine, grids, notebooks, report, workers
@@ -77,13 +77,18 @@ def study(
     if not dry_run and (gpus != 1 or any(speed.values())):
         raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
     each = options.pop("gpus_per_run") if commands else None  # of a command, whoever starts it
-    how = StudyOptions(**options)
+    if hours is not None:
+        if options["minutes"] is not None:
+            raise UserError(f"--hours is {hours:g} and --minutes {options['minutes']:g}: give one")
+        options["minutes"] = 60 * specs.value("hours", specs.Positive, hours)
+    hints = {field.name: field.type for field in dataclasses.fields(StudyOptions)}
+    texts = {n: text for n, text in options.items() if n in AXES and isinstance(text, str)}
+    texts |= {n: text for n, text in parameter if n in hints}  # of its notebooks and of the study alike
+    how = StudyOptions(**options | {n: specs.read(n, hints[n], text) for n, text in texts.items()})
     grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
     wanted = None if no_notebooks else dict(parameter)
     _copies(name, how, wanted)  # a wrong parameter fails before anything is measured or trained
-    counts = {"first_seed": first_seed, "minutes": minutes, "measure": not (commands or dry_run)}
-    chosen, said = engine.choose(name, how, **counts)
-    how = dataclasses.replace(how, seeds=chosen)
+    how, said = engine.choose(name, how, first_seed=first_seed, measure=not (commands or dry_run))
     if commands:
         return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each, nodes=nodes)))
     print(said, end="\n" if said else "", flush=True)
@@ -131,15 +136,16 @@ def _copies(name: str, how: StudyOptions, parameters: dict | None) -> tuple[list
 
     if parameters is None:
         return [], "--no-notebooks"
-    given = {"tier": how.tier, "data": how.data, "runs_dir": how.runs_dir, "workers": how.workers or 0}
-    given["seeds"] = list(how.seeds) if isinstance(how.seeds, tuple) else how.seeds or 0
-    if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
-        given["tier"] = "shipped"
     try:
         paths = [notebooks.find(NAMED[one].notebook) for one in (STUDIES if name == "all" else (name,))]
     except UserError as error:
         return [], str(error)
-    return [notebooks.Copy.of(path, given | parameters) for path in paths], ""
+    options, found = {name: one for name, one in vars(how).items() if one is not None}, []
+    for path in paths:
+        known = notebooks.parameters(path)
+        given = {name: one for name, one in options.items() if name in known} | parameters
+        found.append(notebooks.Copy.of(path, given))
+    return found, ""
 
 
 def plan(images: int, **options: object) -> None:
