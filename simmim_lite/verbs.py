@@ -88,7 +88,8 @@ def study(
     grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
     wanted = None if no_notebooks else dict(parameter)
     _copies(name, how, wanted)  # a wrong parameter fails before anything is measured or trained
-    how, said = engine.choose(name, how, first_seed=first_seed, measure=not (commands or dry_run))
+    measure = not (commands or dry_run)
+    how, said = engine.choose(name, how, first_seed=first_seed, measure=measure, gpus=gpus, **speed)
     if commands:
         return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each, nodes=nodes)))
     print(said, end="\n" if said else "", flush=True)

@@ -20,9 +20,10 @@ from ..training.record import current_record, read_record, run_of, usable
 from ..training.run import PRECISIONS, Run, check_runs_dir
 from ..training.specs import Whole, value
 from ..training.tuning import Dense
-from . import costs, speed
+from . import costs
 from .grids import Axes, TransferSpec, images_of, left_out, plan_of, planned, sources, with_references
 from .speed import faster_precision, known_speeds
+from .speed import find_speed as speed_of
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions, claim_ids
 from .workers import Local, execute, make_jobs, path_of
 
@@ -212,7 +213,7 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> None:
         import torch
 
         gpus = torch.cuda.device_count()
-    print(costs.text(runs, how, max(1, gpus), speed.find_speed(runs)), file=sys.stderr, flush=True)
+    print(costs.text(runs, how, max(1, gpus), speed_of(runs)), file=sys.stderr, flush=True)
 
 
 def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> list[dict]:
@@ -257,13 +258,13 @@ def axes(tier: str = "shipped", **options: object) -> Axes:
 
 
 def choose(
-    name: str, how: StudyOptions, *, first_seed: int | None = None, measure: bool = True
+    name: str, how: StudyOptions, *, first_seed: int | None = None, measure: bool = True, gpus: int = 1, **speed: object
 ) -> tuple[StudyOptions, str]:
     """The options of a study with its seeds, None for those of the tier or the task itself, and a line to print, or "".
 
     how.seeds: how many, or which. how.minutes: a study of more than the fewest seeds takes so many as these hold, up to
     the tier's most, and at tier gpu the largest of its grids that they hold; by default the tier's own. measure: time a
-    step on this machine where that is not known, else guess."""
+    step on this machine where that is not known, else guess. speed: options of `find_speed`, of each of some GPUs."""
     if isinstance(how.seeds, tuple) or how.tier not in TIERS:  # which seeds, or shipped
         return how, ""
     given, axes = how, how.axes
@@ -278,7 +279,12 @@ def choose(
         return (how if first_seed is None and how.seeds is None else taken(count)), ""
     images_of(how.data)  # before anything is measured
     known, processes = known_speeds(how.runs_dir, axes.recipe), how.workers or 1
-    if how.engine == "local":
+    if any(speed.values()):
+        models = dict.fromkeys([*axes.models, *(m for smaller in axes.fitted for m in smaller["models"])])
+        images = speed_of([replace(axes.recipe, model=model) for model in models], **speed).images
+        processes, steps = gpus, {model: axes.recipe.batch_size / rate for model, rate in images.items()}
+        known = {f"{model} {p}": seconds for model, seconds in steps.items() for p in PRECISIONS}
+    elif how.engine == "local":
         processes = how.workers or cores()
         if measure and not all(f"{m} {p}" in known for m in axes.models for p in PRECISIONS):
             here = Local(how.device, how.workers)
@@ -288,7 +294,7 @@ def choose(
         """What a seed adds."""
         runs, tuned = plan_of(name, how.axes, data=how.data, seeds=[first], precision=_precision(how, known))
         tuning = sum(costs.tuning_seconds(spec, known) for spec in tuned)
-        return (costs.cost_of(runs, how.runs_dir)["seconds"] + tuning) / processes
+        return (costs.cost_of(runs, speeds=known)["seconds"] + tuning) / processes
 
     left, fewest = 60 * (minutes or 0) - _REST, axes.seeds
     for smaller in map(dict, axes.fitted):
@@ -298,8 +304,8 @@ def choose(
             break
     holds = max(0, int(left // (each := seconds())))
     count = min(max(holds, fewest), max(axes.most_seeds, fewest))
-    many = f"{processes} process{'es' * (processes > 1)}"
-    said = f"{count} seed{'s' * (count > 1)}, {first} to {first + count - 1}"
+    many = f"{processes} {'GPU' if any(speed.values()) else 'process' + 'e' * (processes > 1)}{'s' * (processes > 1)}"
+    said = f"{count} seeds, {first} to {first + count - 1}" if count > 1 else f"1 seed, {first}"
     if axes.fitted:
         models = ", ".join(map(short, how.axes.models))
         said += f", of {models} up to {how.axes.lengths[-1]:,} steps on {len(how.axes.images)} levels of images"
