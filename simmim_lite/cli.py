@@ -255,7 +255,8 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         if field.name == "recipe_version":
             continue
         kind, text = specs.base(field.type), f"{specs.said(field.type)} ({field.default})"
-        many = {"nargs": len(parts), "metavar": ("B1", "B2")} if (parts := typing.get_args(kind)) else {}
+        parts = typing.get_args(kind)
+        many = {"nargs": "+" if ... in parts else len(parts)} if parts else {}
         kind = specs.base(parts[0]) if parts else kind
         name = f"--{field.name.replace('_', '-')}"
         parser.add_argument(name, type=kind, default=argparse.SUPPRESS, help=text, **many)

@@ -65,7 +65,8 @@ def with_references(runs: Iterable[Run]) -> list[Run]:
     found = []
     for some in groups.values():
         first = max((run for run in some if run.images), key=lambda run: run.images)
-        found += [*([replace(first, steps=0)] if first.probe_labels else []), *some]
+        random = replace(first, steps=0, init=None, init_windows=None)
+        found += [*([random] if first.probe_labels else []), *some]
     return list(dict.fromkeys(found))
 
 

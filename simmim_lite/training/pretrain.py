@@ -19,13 +19,25 @@ from ..files import discard
 from ..model.masking import hash_masks, uniforms, upsample
 from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES
+from ..model.weights import load_weights, pinned
 from ..processes import device_name, one_thread, timed
 from . import train
 from .callbacks import Camera, Journal, check_writers, film_path, journal_path
 from .parallel import Group, Parallel, join
 from .probes import input_statistics, probe_all
-from .record import made_once
-from .run import RECIPE_VERSION, Run, Runtime, checkpoints, new_record, record_path, save_final, write_record
+from .record import made_once, read_record, run_of
+from .run import (
+    RECIPE_VERSION,
+    Run,
+    Runtime,
+    checkpoints,
+    load_final,
+    new_record,
+    record_path,
+    save_final,
+    windows_of,
+    write_record,
+)  # fmt: skip
 from .specs import Folder, Whole, checked
 
 _DROP_PATH = 4  # stream of random numbers
@@ -34,7 +46,29 @@ _DROP_PATH = 4  # stream of random numbers
 def build(run: Run) -> SimMIM:
     """The model of a run at step 0, on the CPU: a function of the Run alone."""
     how = {"target": run.target, "target_window": run.norm_window, "drop_path": run.drop_path, "seed": run.seed}
+    how["pretrained_window_sizes"] = run.init_windows
     return create_model(run.model, run.image_size, run.window_size, **how)
+
+
+def begun(run: Run, runs_dir: Path) -> SimMIM:
+    """The model of a run at step 0, filled with what its `init` names; what is not loaded stays random, and is said."""
+    model, (file, _, digest) = build(run), (run.init or "").rpartition("@")
+    if file and pinned(file)[0] != run.init:
+        raise UserError(f"init {file} holds other weights than those that {run.key} begins with ({digest})")
+    if file:
+        load_weights(model, file)
+    elif run.init:
+        record = read_record(runs_dir / "records" / f"{run.init}.json")
+        if record is None or record["status"] != "done":
+            raise UserError(
+                f"init {run.init}: no finished run of that key in {runs_dir}; give a file, or train it first"
+            )
+        before = run_of(record["run"])
+        there = before.init_windows or windows_of(before)
+        if there != (run.init_windows or windows_of(run)):
+            raise UserError(f"init {run.init} has windows of {there}: give init_windows={there}")
+        load_weights(model, load_final(runs_dir, before))
+    return model
 
 
 def build_optimiser(model: SimMIM, run: Run) -> torch.optim.AdamW:
@@ -170,7 +204,7 @@ def _record(
 ) -> dict:
     """Train to the end and say what came of it."""
     statistics, size = input_statistics(data, run.statistics), SIZES[run.model]
-    net = Parallel(build(run).to(group.device), group, runtime)
+    net = Parallel(begun(run, runs_dir).to(group.device), group, runtime)
     trainer = train.Trainer(run, net, build_optimiser(net.model, run), data.digest)
     how = {} if runtime == Runtime() else {"runtime": dataclasses.asdict(runtime)}
 
