@@ -121,6 +121,10 @@ VERBS = {
         ("--tier", "of the study (quick)", "quick"),
         ("--data", "of the study (scenes)", "scenes"),
     ]),
+    "diagnose": (verbs.diagnose, "is a run normal? what its log shows, how sure that is, and what to try next", [
+        ("log", "SimMIM's or MAE's text, trainer_state.json, CSV, TensorBoard's, a record; or a folder of one"),
+        ("--loss", "l1 or mse, of standard deviations; by default MAE's log.txt is taken for mse"),
+    ]),
     "plan": (verbs.plan, "which size and how long, for so many images and so much compute", [
         ("--images", "unique images you have", int, {"required": True}),
         ("--budget-flops", "training FLOPs in all, as in 1e20", float),

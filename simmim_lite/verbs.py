@@ -149,6 +149,13 @@ def _copies(name: str, how: StudyOptions, parameters: dict | None) -> tuple[list
     return found, ""
 
 
+def diagnose(log: str, loss: str | None) -> None:
+    """`simmim-lite diagnose`."""
+    from .evidence.diagnose import diagnose, text
+
+    print(text(diagnose(log, loss), log))
+
+
 def plan(images: int, **options: object) -> None:
     """`simmim-lite plan`."""
     from .studies import planner

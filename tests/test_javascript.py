@@ -11,15 +11,17 @@ from lab_walk import predict as said
 from random_weights import random_model
 from reach import blind_groups, blocks_until_seen
 from safetensors.torch import save
+from test_diagnose import LOGS
 
 from simmim_lite.data.batches import normalise
+from simmim_lite.evidence import diagnose
 from simmim_lite.lab import pictures
 from simmim_lite.lab.mask_lab import NETWORKS, STATISTICS, shipped_network
 from simmim_lite.lab.widgets import module
 from simmim_lite.model import masking, swin
 from simmim_lite.model.masking import STRATEGIES, average_distance, fully_masked_windows, hash_masks, upsample
 
-FILES = ("core", "net", "parts", "pixels", "windows")
+FILES = ("core", "net", "parts", "pixels", "windows", "diagnose")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,18 @@ def script(browser):
     page.add_script_tag(content=module(*FILES).replace("export default { render };", ""))
     yield page.evaluate
     page.close()
+
+
+def test_a_log_is_judged_alike(script) -> None:
+    """The verdict and every word, in the page as in Python."""
+    code = """([texts, table]) => texts.map((text) => {
+      const [layout, points] = logOfText(text), [verdict, found] = judgedLog(points, 0.8, table);
+      return [layout, points.length, verdict, found.map((one) => [one.name, one.sure, one.says, one.next])]; })"""
+    texts = [text for _, text, _ in LOGS.values()] + ["", "no log", "a;loss\n1;0,5\n", '{"curve": []}']
+    for text, theirs in zip(texts, script(code, [texts, diagnose.TABLE]), strict=True):
+        layout, points = diagnose.of_text(text)
+        verdict, found = diagnose.judged(points, 0.8)
+        assert theirs == [layout, len(points), verdict, [[f.name, f.sure, f.says, f.next] for f in found]]
 
 
 def b64(content: "np.ndarray | bytes") -> str:
