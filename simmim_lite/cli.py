@@ -122,8 +122,12 @@ VERBS = {
         ("--data", "of the study (scenes)", "scenes"),
     ]),
     "diagnose": (verbs.diagnose, "is a run normal? what its log shows, how sure that is, and what to try next", [
-        ("log", "SimMIM's or MAE's text, trainer_state.json, CSV, TensorBoard's, a record; or a folder of one"),
+        ("log", "SimMIM's or MAE's text, trainer_state.json, CSV, TensorBoard's, a record; or a folder of one", None,
+         {"nargs": "?"}),
         ("--loss", "l1 or mse, of standard deviations; by default MAE's log.txt is taken for mse"),
+        ("--weights", "eight pictures of --data as this checkpoint fills them in: a file, or hf://OWNER/REPO/PATH"),
+        ("--out", "of --weights: the PNG, beside it the page (diagnosis.png)", "diagnosis.png"),
+        Run, DEVICE,
     ]),
     "plan": (verbs.plan, "which size and how long, for so many images and so much compute", [
         ("--images", "unique images you have", int, {"required": True}),

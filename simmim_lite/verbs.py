@@ -16,6 +16,7 @@ from .training.run import Run, Runtime
 from .training.tuning import Dense, FineTune, Probe
 
 _NAMED = 20  # problems that are named
+_PICTURES = 8  # that a checkpoint is looked at by
 
 
 @contextlib.contextmanager
@@ -149,11 +150,46 @@ def _copies(name: str, how: StudyOptions, parameters: dict | None) -> tuple[list
     return found, ""
 
 
-def diagnose(log: str, loss: str | None) -> None:
-    """`simmim-lite diagnose`."""
-    from .evidence.diagnose import diagnose, text
+def diagnose(log: str | None, loss: str | None, weights: str | None, out: str, device: str, **fields: object) -> None:
+    """`simmim-lite diagnose`: a log, a checkpoint's reconstructions, or both."""
+    from .evidence.diagnose import TABLE, diagnose, text
 
-    print(text(diagnose(log, loss), log))
+    if not log and not weights:
+        raise UserError("nothing to look at: give a log, or --weights FILE --data DIR --model SIZE")
+    if log:
+        print(text(diagnose(log, loss), log))
+    if weights:
+        said = _reconstructed(weights, Run(**fields), device, Path(out), TABLE["level"]["l1"])
+        print(f"{weights}: {said}\n{out}, and {Path(out).with_suffix('.html')}")
+
+
+def _reconstructed(weights: str, run: Run, device: str, png: Path, level: float) -> str:
+    """Eight validation pictures as a checkpoint fills them in, written as PNG and HTML; what is said of them."""
+    import_torch()
+    import numpy as np
+
+    from .data.batches import validation_masks
+    from .data.sources import open_data
+    from .lab import pictures
+    from .model.weights import load_weights
+    from .processes import pick_device
+    from .training.callbacks import fill_in
+    from .training.pretrain import build
+    from .training.probes import input_statistics
+
+    check_writable(png)
+    model, opened = build(run).to(pick_device(device)), open_data(run.data, run.image_size)
+    load_weights(model, weights, head=True)
+    shown, statistics = np.array(opened.val.images[:_PICTURES]), input_statistics(opened, run.statistics)
+    grid = (run.image_size // run.mask_patch,) * 2
+    cells = validation_masks(grid, run.mask_ratio, run.mask_strategy, np.asarray(opened.val.ids[:_PICTURES]), 0)
+    filled, losses = fill_in(model, shown, cells, *statistics)
+    mean, std = (", ".join(f"{v:.3f}" for v in of) for of in statistics)
+    said = f"loss on hidden pixels {np.mean(losses):.3f} over {len(losses)} pictures, {run.target} target; the mean "
+    said += f"colour buys about {level}; statistics ({run.statistics}): mean {mean}, deviation {std}"
+    rows = {"picture": shown, "seen": pictures.hide(shown, cells), "filled in": filled}
+    pictures.write(rows, png, said)
+    return said
 
 
 def plan(images: int, **options: object) -> None:

@@ -2,14 +2,17 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from simmim_lite.cli import main
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import diagnose
 from simmim_lite.evidence.diagnose import of_text, read
+from simmim_lite.lab.mask_lab import FOLDER
 
 STEPS = 200
 
@@ -127,3 +130,19 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capsys) -> None:
     assert main(["diagnose", str(tmp_path / "log.txt")]) == 0
     said = capsys.readouterr().out
     assert "healthy" in said and "the mean colour buys about 1," in said
+
+
+@pytest.mark.parametrize("name, target, most", [("scenes", "raw", 0.4), ("photos-normalised", "normalized", 0.9)])
+def test_a_checkpoint_is_looked_at(name, target, most, tmp_path, capsys) -> None:
+    words = (
+        f"diagnose --weights {FOLDER / name}.safetensors --model swinv2_femto --target {target} --out {tmp_path}/x.png"
+    )
+    assert main(words.split()) == 0
+    said = capsys.readouterr().out
+    assert (
+        float(re.search(r"loss on hidden pixels ([.\d]+) over 8 pictures", said)[1]) < most and "deviation 0." in said
+    )
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.size == (8 * 128, 3 * 128)
+    assert "From above: picture, seen, filled in." in (tmp_path / "x.html").read_text()
+    assert main(["diagnose"]) == 2 and "nothing to look at" in capsys.readouterr().err

@@ -75,11 +75,19 @@ def normalize_locally(images: Tensor, window: int = 47) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):
         # the variance does not depend on the level; near 0 the difference of squares keeps its digits
         images = images.float() - images.float().mean((2, 3), keepdim=True)
-        rows, columns = (_band(side, window, images) for side in images.shape[2:])
-        count = rows.sum(1)[:, None] * columns.sum(1)
-        mean, square = ((rows @ x @ columns) / count for x in (images, images.square()))
-        variance = ((square - mean.square()) * (count / (count - 1))).clamp_min(0)
+        mean, variance = local_statistics(images, window)
         return (images - mean) / (variance + 1e-6).sqrt()
+
+
+def local_statistics(images: Tensor, window: int, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of images (B, 3, H, W) in the odd window around each pixel, over pixels in the image,
+    or those that count: (B, 1, H, W) of 0 and 1. Where none does, both are 0."""
+    rows, columns = (_band(side, window, images) for side in images.shape[2:])
+    count = rows.sum(1)[:, None] * columns.sum(1)
+    if counted is not None:
+        images, count = images * counted, (rows @ counted @ columns).clamp_min(1)
+    mean, square = ((rows @ x @ columns) / count for x in (images, images.square()))
+    return mean, ((square - mean.square()) * (count / (count - 1).clamp_min(1))).clamp_min(0)
 
 
 def _band(side: int, window: int, like: Tensor) -> Tensor:
