@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from .data.scenes import LOOKS
 from .errors import Everywhere, UserError, check_writable
 from .evidence import published
 from .model.sizes import PAPER
@@ -361,7 +362,7 @@ def scores_of(sources: Sequence[str | Path], run: Run, device: str = "auto") -> 
         if not is_hub(source) and not Path(source).exists():
             raise UserError(f"{source}: no such file; give a file of weights, or hf://OWNER/REPOSITORY/PATH")
     place, found = pick_device(device), []
-    stored = run.data == "scenes" or run.statistics == "dataset"
+    stored = run.data in LOOKS or run.statistics == "dataset"
     opened = open_data(run.data, run.image_size, streamed=not stored)
     statistics = input_statistics(opened, run.statistics)
     with one_thread(place):

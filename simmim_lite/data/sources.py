@@ -174,6 +174,7 @@ class Format:
 #: Every kind of source. Help, documents and `A + B` of the paper tier read this table.
 FORMATS: dict[str, Format] = {
     "scenes": Format("", None),
+    "plankton": Format("", None),
     "imagefolder": Format("DIR", of_folder),
     "inaturalist": Format("DIR", _inaturalist),
     "packed": Format("DIR", of_pack),
@@ -196,7 +197,7 @@ def listing(spec: str) -> Listing:
     """What a source lists, by its name as `open_data` takes it, scenes apart (they are drawn)."""
     kind, place = kind_of(spec)
     if FORMATS[kind].open is None:
-        raise UserError("scenes are drawn and not read: there are no files of them; give a source of pictures")
+        raise UserError(f"{kind} are drawn and not read: there are no files of them; give a source of pictures")
     with waiting(f"listing the pictures of {spec}"):
         return FORMATS[kind].open(spec, place)
 
@@ -209,8 +210,8 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None, s
 
     images_needed: scenes have no end; their training pool holds at least so many. streamed: only validation pictures
     are stored, training pictures are decoded as training goes; no test, nothing to probe with, no mean and std."""
-    if spec == "scenes":
-        data = _open_scenes(image_size, images_needed or 0)
+    if spec in scenes.LOOKS:
+        data = _open_drawn(spec, image_size, images_needed or 0)
         return replace(data, probe_train=None, test=None) if streamed else data
     kind, place = kind_of(spec)
     # what is downloaded or loaded is asked only where there is no store of it yet
@@ -238,7 +239,7 @@ def open_pictures(spec: str) -> Data:
 
     `test` holds every labelled image that is held out: the whole of DIR/val, as ImageNet is scored. There is no val.
     train and test are None where there are no labels."""
-    if spec == "scenes":
+    if spec in scenes.LOOKS:
         return as_pictures(open_data(spec, SCENE_SIZE))
     found = listing(spec).split(halve=False)
     splits = {split: found.readable(split) for split, rows in found.splits.items() if found.known(rows)}
@@ -250,18 +251,18 @@ def as_pictures(data: Data) -> Data:
     return replace(data, train=data.probe_train, val=None, probe_train=None, line="")
 
 
-def _open_scenes(size: int, needed: int) -> Data:
+def _open_drawn(look: str, size: int, needed: int) -> Data:
     counts = {"train": max(1, -(-needed // SCENE_BLOCK)) * SCENE_BLOCK, **SCENE_COUNTS}
 
     def draw(split: str, index: np.ndarray) -> Chunk:
         seed = SCENE_SPLITS[split]
-        found = scenes.render(seed, index, size)
+        found = scenes.render(seed, index, size, look)
         return Chunk(found.images, index + np.uint64(seed << 40), found.labels, found.masks)
 
     rows = {split: np.arange(count, dtype=np.uint64) for split, count in counts.items()}
-    plan = StorePlan(rows, draw, size, scenes.CLASSES, masks=True, reference=SCENE_BLOCK)
-    name, version = f"scenes-{counts['train']}-{size}px", signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
-    return _data("scenes", ensure(name, version, lambda: plan, "scenes"), block=SCENE_BLOCK)
+    plan = StorePlan(rows, draw, size, scenes.LOOKS[look], masks=True, reference=SCENE_BLOCK)
+    name, version = f"{look}-{counts['train']}-{size}px", signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
+    return _data(look, ensure(name, version, lambda: plan, look), block=SCENE_BLOCK)
 
 
 def _squares(found: Listing, size: int) -> StorePlan:

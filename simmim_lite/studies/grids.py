@@ -277,7 +277,7 @@ def images_of(data: str) -> dict[str, int]:
     for spec, name in zip(sources(data), ("available", "second_available"), strict=True):
         kind, place = kind_of(spec) if spec else ("scenes", "")
         FORMATS[kind].check(place)
-        if kind != "scenes" and FORMATS[kind].local:
+        if FORMATS[kind].open and FORMATS[kind].local:
             listed = listing(spec).split()
             train = listed.splits["train"]
             found[name] = len(train)
@@ -289,7 +289,7 @@ def images_of(data: str) -> dict[str, int]:
 
 def _check_sides(source: str, tier: AnyTier, side: int) -> None:
     """`UserError` where each of 16 pictures is smaller than a tier's input."""
-    if source == "scenes" or not FORMATS[kind_of(source)[0]].local:
+    if not (FORMATS[kind_of(source)[0]].open and FORMATS[kind_of(source)[0]].local):
         return
     train, sides = listing(source).readable("train"), []
     for i in range(0, len(train), max(1, len(train) // 16))[:16]:
