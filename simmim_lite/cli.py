@@ -126,6 +126,7 @@ VERBS = {
          {"nargs": "?"}),
         ("--loss", "l1 or mse, of standard deviations; by default MAE's log.txt is taken for mse"),
         ("--weights", "eight pictures of --data as this checkpoint fills them in: a file, or hf://OWNER/REPO/PATH"),
+        ("--bands", "which three channels are shown as red, green and blue, counted from 1, as in 4,3,2"),
         ("--out", "of --weights: the PNG, beside it the page (diagnosis.png)", "diagnosis.png"),
         Run, DEVICE,
     ]),

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from .data.scenes import LOOKS
 from .errors import Everywhere, UserError, check_writable
 from .evidence import published
@@ -151,7 +153,9 @@ def _copies(name: str, how: StudyOptions, parameters: dict | None) -> tuple[list
     return found, ""
 
 
-def diagnose(log: str | None, loss: str | None, weights: str | None, out: str, device: str, **fields: object) -> None:
+def diagnose(
+    log: str | None, loss: str | None, weights: str | None, bands: str | None, out: str, device: str, **fields: object
+) -> None:
     """`simmim-lite diagnose`: a log, a checkpoint's reconstructions, or both."""
     from .evidence.diagnose import TABLE, diagnose, text
 
@@ -160,15 +164,17 @@ def diagnose(log: str | None, loss: str | None, weights: str | None, out: str, d
     if log:
         print(text(diagnose(log, loss), log))
     if weights:
-        said = _reconstructed(weights, Run(**fields), device, Path(out), TABLE["level"]["l1"])
+        run = Run(**fields)
+        three = specs.read("bands", tuple[int, int, int], bands) if bands else [k % run.channels + 1 for k in range(3)]
+        if not all(1 <= band <= run.channels for band in three):
+            raise UserError(f"bands is {bands}: give three of 1 to {run.channels}, as in 1,1,1")
+        said = _reconstructed(weights, run, device, Path(out), TABLE["level"]["l1"], np.array(three) - 1)
         print(f"{weights}: {said}\n{out}, and {Path(out).with_suffix('.html')}")
 
 
-def _reconstructed(weights: str, run: Run, device: str, png: Path, level: float) -> str:
+def _reconstructed(weights: str, run: Run, device: str, png: Path, level: float, bands: np.ndarray) -> str:
     """Eight validation pictures as a checkpoint fills them in, written as PNG and HTML; what is said of them."""
     import_torch()
-    import numpy as np
-
     from .data.batches import validation_masks
     from .data.sources import open_data
     from .lab import pictures
@@ -189,7 +195,7 @@ def _reconstructed(weights: str, run: Run, device: str, png: Path, level: float)
     said = f"loss on hidden pixels {np.mean(losses):.3f} over {len(losses)} pictures, {run.target} target; the mean "
     said += f"colour buys about {level}; statistics ({run.statistics}): mean {mean}, deviation {std}"
     rows = {"picture": shown, "seen": pictures.hide(shown, cells), "filled in": filled}
-    pictures.write(rows, png, said)
+    pictures.write({name: row[:, bands] for name, row in rows.items()}, png, said)
     return said
 
 

@@ -21,7 +21,7 @@ from ..errors import UserError, first_line, unknown
 from ..processes import cores, waiting
 from . import decode, scenes
 from .coco import id_order, one_line
-from .folders import Files, of_folder, scan
+from .folders import Files, Stacks, of_folder, scan
 from .manifests import Listing, PassedOver, Split, describe, image_ids, picture_digest, say, signature
 from .packs import of_pack
 from .scenes import SCENE_BLOCK, SCENE_COUNTS, SCENE_SPLITS
@@ -46,6 +46,7 @@ class Data:
     line: str = ""  # what there is, how it was read and what was passed over
 
     num_classes = property(lambda self: len(self.classes))
+    channels = property(lambda self: 3 if self.val is None or self.val.images is None else self.val.images.shape[1])
 
 
 # --- kinds of sources
@@ -176,6 +177,7 @@ FORMATS: dict[str, Format] = {
     "scenes": Format("", None),
     "plankton": Format("", None),
     "imagefolder": Format("DIR", of_folder),
+    "stacks": Format("DIR", functools.partial(of_folder, reader=Stacks)),
     "inaturalist": Format("DIR", _inaturalist),
     "packed": Format("DIR", of_pack),
     "torchvision": Format("NAME", _torchvision, local=False, check=_torchvision_name),
@@ -268,28 +270,33 @@ def _open_drawn(look: str, size: int, needed: int) -> Data:
 def _squares(found: Listing, size: int) -> StorePlan:
     """The plan of a listing's pictures."""
     digests: dict[str, list[int]] = {split: [] for split in found.splits}
+    read, channels, said = decode.read_square, 3, ()
+    if isinstance(found.reader, Stacks):
+        ends = found.reader.ends(found.ranked(found.splits["train"]))
+        read, channels = functools.partial(decode.stack_square, ends=ends), len(ends)
+        said = (f"values of its channels from {', '.join(f'{a:g} to {b:g}' for a, b in ends)} become 0 to 255",)
     threads = min(8, cores()) if found.threaded else 1
 
     def square(split: str, i: int) -> np.ndarray:
         content = found.reader.content(i)  # of a file, detail that the resize throws away is not decoded
         if isinstance(content, bytes):
             digests[split].append(picture_digest(content))
-        return decode.read_square(content, size)
+        return read(content, size)
 
     def draw(split: str, rows: np.ndarray) -> Chunk:
         done = decode.each(functools.partial(square, split), rows.tolist(), threads)
         good = rows[[not isinstance(result, Exception) for result in done]]
         skipped = [(found.names[i], first_line(e)) for i, e in zip(rows, done, strict=True) if isinstance(e, Exception)]
         pixels = np.array([result for result in done if isinstance(result, np.ndarray)], np.uint8)
-        return Chunk(pixels.reshape(-1, 3, size, size), found.ids[good], found.labels[good], None, skipped)
+        return Chunk(pixels.reshape(-1, channels, size, size), found.ids[good], found.labels[good], None, skipped)
 
     def notes() -> Iterator[str]:
-        yield from found.notes  # asked for when all pictures have been read
+        yield from (*found.notes, *said)  # asked for when all pictures have been read
         train, held = set(digests.pop("train", ())), sum(digests.values(), [])
         if count := len([digest for digest in held if digest in train]):
             yield f"{count:,} of {len(held):,} held-out pictures have the bytes of a training picture"
 
-    return StorePlan(found.splits, draw, size, found.classes, notes())
+    return StorePlan(found.splits, draw, size, found.classes, notes(), channels=channels)
 
 
 def _data(

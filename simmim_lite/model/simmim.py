@@ -24,8 +24,9 @@ class SimMIM(nn.Module):
             raise unknown("target", target, ("raw", "normalized"))
         self.encoder, self.patch_size, self.target, self.target_window = encoder, patch_size, target, target_window
         self.stride = patch_size << (len(encoder.depths) - 1)
+        self.channels = encoder.patch_embed.proj.in_channels
         self.decoder = nn.Sequential(
-            nn.Conv2d(encoder.num_features, 3 * self.stride**2, 1), nn.PixelShuffle(self.stride)
+            nn.Conv2d(encoder.num_features, self.channels * self.stride**2, 1), nn.PixelShuffle(self.stride)
         )
 
     def forward(self, images: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -48,14 +49,15 @@ class SimMIM(nn.Module):
         return self.encoder(images, mask)
 
     def loss(self, prediction: Tensor, images: Tensor, mask: Tensor, per_image: bool = False) -> Tensor:
-        """sum(|target - prediction| * mask) / (sum(mask) + 1e-5) / 3, every pixel counted once; 0 for an empty mask.
+        """sum(|target - prediction| * mask) / (sum(mask) + 1e-5) / 3, every pixel counted once; 0 for an empty mask (3:
+        the channels).
 
         per_image: (B,) with each image's own sums instead of one scalar.
         """
         pixels = mask.repeat_interleave(self.patch_size, 1).repeat_interleave(self.patch_size, 2).unsqueeze(1).float()
         error = (self.make_target(images) - prediction.float()).abs() * pixels
         over = (1, 2, 3) if per_image else (0, 1, 2, 3)
-        return error.sum(over) / (pixels.sum(over) + 1e-5) / 3
+        return error.sum(over) / (pixels.sum(over) + 1e-5) / self.channels
 
     def make_target(self, images: Tensor) -> Tensor:
         """What is predicted, in full precision: the images or their local normalisation."""
@@ -106,6 +108,7 @@ def create_model(
     drop_path: float = 0.0,
     pretrained_window_sizes: tuple[int, ...] | None = None,
     checkpointing: bool = False,
+    channels: int = 3,
     seed: int | None = None,
 ) -> SimMIM:
     """A SimMIM by name (`simmim_lite.SIZES`), by default at 192 px, window 12, or 32 px, window 4 for a laptop size.
@@ -121,8 +124,9 @@ def create_model(
     window_size = window_size or (4 if name in LAPTOP else 12)
     size.check_input(img_size, window_size, size.final_stride)
     encoder = SwinV2(
-        size.embed_dim, size.depths, window_size, size.patch_size, drop_path, pretrained_window_sizes, checkpointing
-    )
+        size.embed_dim, size.depths, window_size, size.patch_size, drop_path, pretrained_window_sizes, checkpointing,
+        channels,
+    )  # fmt: skip
     model = SimMIM(encoder, size.patch_size, target, target_window or odd_quarter(img_size))
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)

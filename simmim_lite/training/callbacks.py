@@ -295,7 +295,7 @@ def fill_in(model, pictures: np.ndarray, cells: np.ndarray, mean: tuple, std: tu
             level, variance = local_statistics(x, model.target_window, visible)
             guess = guess * (variance + 1e-6).sqrt() + level
     model.train(was_training)
-    colours = guess.cpu().numpy() * np.reshape(std, (1, 3, 1, 1)) + np.reshape(mean, (1, 3, 1, 1))
+    colours = guess.cpu().numpy() * np.reshape(std, (1, -1, 1, 1)) + np.reshape(mean, (1, -1, 1, 1))
     colours = (np.clip(colours, 0, 1) * 255 + 0.5).astype(np.uint8)
     return np.where(upsample(tokens, model.patch_size)[:, None], colours, pictures), each
 

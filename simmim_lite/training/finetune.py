@@ -42,7 +42,15 @@ def build_encoder(spec: Transfer, weights: dict[str, Tensor] | None) -> SwinV2:
         windows = spec.run.init_windows or windows_of(spec.run)
     elif spec.weights is not None:
         windows = PAPER_WINDOWS if spec.model in PAPER else (4,) * len(size.depths)
-    encoder = SwinV2(size.embed_dim, size.depths, spec.window_size, size.patch_size, spec.drop_path, windows)
+    encoder = SwinV2(
+        size.embed_dim,
+        size.depths,
+        spec.window_size,
+        size.patch_size,
+        spec.drop_path,
+        windows,
+        channels=spec.run.channels if spec.run else 3,
+    )
     encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
     if weights is not None:
         inside = {name: value for name, value in weights.items() if name.startswith("encoder.")}

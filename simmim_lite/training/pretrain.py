@@ -35,6 +35,7 @@ from .run import (
     new_record,
     record_path,
     save_final,
+    size_of,
     windows_of,
     write_record,
 )  # fmt: skip
@@ -46,7 +47,7 @@ _DROP_PATH = 4  # stream of random numbers
 def build(run: Run) -> SimMIM:
     """The model of a run at step 0, on the CPU: a function of the Run alone."""
     how = {"target": run.target, "target_window": run.norm_window, "drop_path": run.drop_path, "seed": run.seed}
-    how["pretrained_window_sizes"] = run.init_windows
+    how |= {"pretrained_window_sizes": run.init_windows, "channels": run.channels}
     return create_model(run.model, run.image_size, run.window_size, **how)
 
 
@@ -167,6 +168,10 @@ def pretrain_once(
     if run.recipe_version != RECIPE_VERSION:
         raise UserError(f"{run.key} is of recipe {run.recipe_version}: this version trains {RECIPE_VERSION} alone")
     data = data or open_data(run.data, run.image_size, images_needed=run.images, streamed=run.streamed)
+    if data.channels != run.channels:
+        raise UserError(
+            f"channels is {run.channels}: pictures of {data.spec} have {data.channels}; give channels={data.channels}"
+        )
     check_count(data.train, run.images)  # of a run of no steps too, which draws none
     runs_dir, runtime, group = Path(runs_dir).absolute(), runtime or Runtime(), join(device)
     group.share(run.batch_size, runtime.accumulate)  # before anything is made
@@ -203,7 +208,7 @@ def _record(
     progress: Callable | None,
 ) -> dict:
     """Train to the end and say what came of it."""
-    statistics, size = input_statistics(data, run.statistics), SIZES[run.model]
+    statistics, size = input_statistics(data, run.statistics), size_of(run)
     net = Parallel(begun(run, runs_dir).to(group.device), group, runtime)
     trainer = train.Trainer(run, net, build_optimiser(net.model, run), data.digest)
     how = {} if runtime == Runtime() else {"runtime": dataclasses.asdict(runtime)}
@@ -264,7 +269,9 @@ def _record(
 
 def example(run: Run, device: str | torch.device) -> tuple[Tensor, Tensor]:
     """Images of noise (B, 3, S, S) and masks of a run's kind (B, S/p, S/p), on the device."""
-    images = torch.randn(run.batch_size, 3, run.image_size, run.image_size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(
+        run.batch_size, run.channels, run.image_size, run.image_size, generator=torch.Generator().manual_seed(0)
+    )
     cells = hash_masks(
         (run.image_size // run.mask_patch,) * 2, run.mask_ratio, 0, np.arange(run.batch_size), 0, run.mask_strategy
     )

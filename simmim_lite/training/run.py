@@ -7,14 +7,14 @@ trained once, and each length branches off with a tail of its own."""
 import json
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from ..errors import UserError, check_writable
 from ..files import digest, entries, sealed, write_atomic
 from ..model.masking import STRATEGIES, hidden_count
-from ..model.sizes import SIZES, nearest_size, odd_quarter, short
+from ..model.sizes import SIZES, Size, nearest_size, odd_quarter, short
 from ..processes import tell_once
 from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Text, Whole
 
@@ -71,7 +71,9 @@ class Run(Spec):
     init: _Init | None = None  # weights to begin with: a file, hf://OWNER/REPO/PATH or a run's key; None = random
     init_windows: tuple[Count, ...] | None = None  # of each stage of `init`, where they are others; found if it tells
 
-    LATER = ("init", "init_windows")
+    channels: Annotated[int, Range(1, 16, "[]")] = 3  # of a picture; others than 3 are those of data stacks:DIR
+
+    LATER = ("init", "init_windows", "channels")
 
     def check(self) -> None:
         """What fields say of each other; a file is known by the digest of its tensors from here on (torch reads it)."""
@@ -85,6 +87,8 @@ class Run(Spec):
         if self.init_windows and (self.init is None or len(self.init_windows) != len(SIZES[self.model].depths)):
             stages = f"one of {len(SIZES[self.model].depths)} stages each, and init"
             raise UserError(f"init_windows is {self.init_windows}: give {stages}, or leave it out")
+        if self.channels != 3 and (self.streamed or self.statistics == "imagenet"):
+            raise UserError(f"channels is {self.channels}: augment {PICTURE_CROP} and statistics imagenet are about 3")
         if self.streamed and self.probe_labels:
             why = f"with augment {PICTURE_CROP} no image is decoded ahead to probe with"
             raise UserError(f"probe_labels is {self.probe_labels}: {why}; give 0, and score with simmim-lite transfer")
@@ -156,6 +160,11 @@ class Runtime(Spec):
 def data_slug(spec: str) -> str:
     """A source's name as file names have it: `scenes`, `cifar10`, the last folder of `imagefolder:DIR`."""
     return re.sub(r"[^A-Za-z0-9]+", "_", re.split(r"[:/\\]", spec.rstrip("/"))[-1])[:24]
+
+
+def size_of(run: Run) -> Size:
+    """The size of a run's network, with its channels."""
+    return replace(SIZES[run.model], channels=run.channels)
 
 
 def windows_of(run: Run) -> tuple[int, ...]:
