@@ -6,20 +6,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from .data.scenes import LOOKS
 from .errors import Everywhere, UserError, check_writable
 from .evidence import published
 from .model.sizes import PAPER
 from .processes import import_torch, speaks, waiting
-from .studies.tiers import AXES, BY_SIZE, NAMED, RECIPE, STUDIES, TRANSFER, StudyName, StudyOptions, claim_ids
+from .studies.tiers import BY_SIZE, NAMED, RECIPE, STUDIES, TRANSFER, StudyName, StudyOptions, claim_ids
 from .training import specs
 from .training.run import Run, Runtime
 from .training.tuning import Dense, FineTune, Probe
 
 _NAMED = 20  # problems that are named
-_PICTURES = 8  # that a checkpoint is looked at by
 
 
 @contextlib.contextmanager
@@ -81,19 +78,15 @@ def study(
     if not dry_run and (gpus != 1 or any(speed.values())):
         raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
     each = options.pop("gpus_per_run") if commands else None  # of a command, whoever starts it
-    if hours is not None:
-        if options["minutes"] is not None:
-            raise UserError(f"--hours is {hours:g} and --minutes {options['minutes']:g}: give one")
-        options["minutes"] = 60 * specs.value("hours", specs.Positive, hours)
-    hints = {field.name: field.type for field in dataclasses.fields(StudyOptions)}
-    texts = {n: text for n, text in options.items() if n in AXES and isinstance(text, str)}
-    texts |= {n: text for n, text in parameter if n in hints}  # of its notebooks and of the study alike
-    how = StudyOptions(**options | {n: specs.read(n, hints[n], text) for n, text in texts.items()})
+    if hours is not None and options["minutes"] is not None:
+        raise UserError(f"--hours is {hours:g} and --minutes {options['minutes']:g}: give one")
+    options["minutes"] = 60 * specs.value("hours", specs.Positive, hours) if hours is not None else options["minutes"]
+    how = StudyOptions.of_texts(options, parameter)
     grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
     wanted = None if no_notebooks else dict(parameter)
     _copies(name, how, wanted)  # a wrong parameter fails before anything is measured or trained
-    measure = not (commands or dry_run)
-    how, said = engine.choose(name, how, first_seed=first_seed, measure=measure, gpus=gpus, **speed)
+    counts = {"first_seed": first_seed, "measure": not (commands or dry_run), "gpus": gpus}
+    how, said = engine.choose(name, how, **counts, **speed)
     if commands:
         return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each, nodes=nodes)))
     print(said, end="\n" if said else "", flush=True)
@@ -168,35 +161,13 @@ def diagnose(
         three = specs.read("bands", tuple[int, int, int], bands) if bands else [k % run.channels + 1 for k in range(3)]
         if not all(1 <= band <= run.channels for band in three):
             raise UserError(f"bands is {bands}: give three of 1 to {run.channels}, as in 1,1,1")
-        said = _reconstructed(weights, run, device, Path(out), TABLE["level"]["l1"], np.array(three) - 1)
+        import_torch()
+        from .lab.pictures import reconstructed
+
+        check_writable(out)
+        said = reconstructed(weights, run, device, Path(out), [band - 1 for band in three])
+        said += f"; the mean colour buys about {TABLE['level']['l1']} (L1, standard deviations)"
         print(f"{weights}: {said}\n{out}, and {Path(out).with_suffix('.html')}")
-
-
-def _reconstructed(weights: str, run: Run, device: str, png: Path, level: float, bands: np.ndarray) -> str:
-    """Eight validation pictures as a checkpoint fills them in, written as PNG and HTML; what is said of them."""
-    import_torch()
-    from .data.batches import validation_masks
-    from .data.sources import open_data
-    from .lab import pictures
-    from .model.weights import load_weights
-    from .processes import pick_device
-    from .training.callbacks import fill_in
-    from .training.pretrain import build
-    from .training.probes import input_statistics
-
-    check_writable(png)
-    model, opened = build(run).to(pick_device(device)), open_data(run.data, run.image_size)
-    load_weights(model, weights, head=True)
-    shown, statistics = np.array(opened.val.images[:_PICTURES]), input_statistics(opened, run.statistics)
-    grid = (run.image_size // run.mask_patch,) * 2
-    cells = validation_masks(grid, run.mask_ratio, run.mask_strategy, np.asarray(opened.val.ids[:_PICTURES]), 0)
-    filled, losses = fill_in(model, shown, cells, *statistics)
-    mean, std = (", ".join(f"{v:.3f}" for v in of) for of in statistics)
-    said = f"loss on hidden pixels {np.mean(losses):.3f} over {len(losses)} pictures, {run.target} target; the mean "
-    said += f"colour buys about {level}; statistics ({run.statistics}): mean {mean}, deviation {std}"
-    rows = {"picture": shown, "seen": pictures.hide(shown, cells), "filled in": filled}
-    pictures.write({name: row[:, bands] for name, row in rows.items()}, png, said)
-    return said
 
 
 def plan(images: int, **options: object) -> None:

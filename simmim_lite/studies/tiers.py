@@ -1,15 +1,15 @@
 """The tiers of the studies as data: sizes, images, lengths, seeds and recipes; options of a study. No torch here."""
 
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
 
 from ..errors import UserError, unknown
 from ..model.sizes import LAPTOP, SIZES
 from ..training.callbacks import check_writers
 from ..training.run import PICTURE_CROP, PRECISIONS, Model, Run
-from ..training.specs import Count, Folder, OneOf, Positive, Side, Source, Spec, Text, Whole
+from ..training.specs import Count, Folder, OneOf, Positive, Side, Source, Spec, Text, Whole, read
 
 
 @dataclass(frozen=True)
@@ -290,6 +290,15 @@ class StudyOptions(Spec):
             if self.engine == "local" and getattr(self, name) is not None:
                 held = getattr(self, name)
                 raise UserError(f"{name} is {held}, which is about a Ray cluster: take engine ray too, or leave it out")
+
+    @classmethod
+    def of_texts(cls, options: Mapping[str, object], parameters: Iterable[tuple[str, str]] = ()) -> "StudyOptions":
+        """From options of the command line, axes among them as texts; parameters: of the study's notebooks, which are
+        the study's own where it has them."""
+        hints = {field.name: field.type for field in fields(cls)}
+        texts = {name: text for name, text in options.items() if name in AXES and isinstance(text, str)}
+        texts |= {name: text for name, text in parameters if name in hints}
+        return cls(**options | {name: read(name, hints[name], text) for name, text in texts.items()})
 
     @property
     def axes(self) -> Tier:
