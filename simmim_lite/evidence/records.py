@@ -153,7 +153,7 @@ def _row(record: dict) -> dict:
     curve = [loss for loss in (_number(point["val_loss"]) for point in record["curve"]) if loss is not None]
     row = {n: getattr(run, n) for n in ("model", "steps", "seed", "data", "target", "image_size", "batch_size")}
     row |= {"params": record["model"]["parameters"], "images_seen": cost["images_seen"]}
-    row |= {"images": cost["unique_images"] if run.images is None else run.images}
+    row |= {"images": cost["unique_images"] if run.images is None else run.images, "init": run.init}
     row |= {name: _number(final.get(name)) for name in ("val_loss", "val_loss_se", "train_loss")}
     row |= {name: _number(cost.get(name)) for name in ("epochs", "flops", "seconds", "core_seconds")}
     row |= {score: _number(probes.get(score, {}).get("score")) for score in PROBES}
