@@ -13,6 +13,7 @@ import tiny
 from child_processes import INTERRUPTED, PATIENCE, interruptible, session, until
 
 from simmim_lite import studies
+from simmim_lite.cli import main
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
 from simmim_lite.model.sizes import LAPTOP
@@ -117,6 +118,17 @@ def test_tier_gpu_takes_the_largest_grid_that_the_time_holds(tmp_path) -> None:
     assert found[3] == (1, ("swinv2_atto", "swinv2_femto"), (64, 16384), 2000) and len({*found.values()}) == 3
     how, said = chosen(tmp_path, tier="gpu", minutes=0.6, side=64, models=("swinv2_nano",), lengths=(6, 3))
     assert (how.axes.models, how.axes.lengths) == (("swinv2_nano",), (3, 6)) and "holds 0" in said
+
+
+@pytest.mark.slow
+def test_tier_gpu_runs_on_a_processor_in_minutes(tmp_path, capsys) -> None:
+    """From the measured step to the verdicts and the report's claims, in the smallest of its grids."""
+    words = ["--tier", "gpu", "--hours", "0.05", "--device", "cpu", "--no-notebooks", "--runs-dir", str(tmp_path)]
+    assert main(["study", "all", *words]) == 0
+    out = capsys.readouterr().out
+    runs = [record["run"] for record in load(tmp_path)]
+    assert "of atto, femto up to" in out and " 0 failed" in out
+    assert {(run["image_size"], run["mask_patch"], run["window_size"]) for run in runs} == {(64, 8, 8)}
 
 
 def test_axes_take_the_place_of_a_tiers_own() -> None:
