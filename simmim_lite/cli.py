@@ -43,11 +43,17 @@ VERBS = {
     ]),
     "study": (verbs.study, "train what is missing of a study, run its notebooks and write its report", [
         ("name", "data-scale, model-size, schedule, proxy, all four (all), or transfer"),
-        ("--tier", "shipped (no training), smoke, quick (default: minutes), laptop (15 min a seed), paper", "quick"),
+        ("--tier", "shipped (no training), smoke, quick (default), laptop (15 min a seed), gpu, paper", "quick"),
         ("--data", f"{', '.join(KINDS)} (default: scenes); paper: 'packed:1K + packed:22K'", "scenes"),
         ("--seeds", "how many seeds; by default so many as --minutes hold, else the tier's", int),
         ("--first-seed", "the first of them (quick and laptop: 200)", int, {"metavar": "SEED"}),
-        ("--minutes", "what tier quick may take (5): five seeds at least, eight at most", float),
+        ("--minutes", "what it may take (quick: 5): so many seeds as fit, five to eight of quick", float),
+        ("--hours", "the same in hours (gpu: 6): lengths are halved until three seeds fit", float),
+        ("--models", "sizes in place of the tier's, between commas, as in swinv2_atto,swinv2_pico"),
+        ("--images", "numbers of unique images in place of the tier's"),
+        ("--lengths", "optimiser steps in place of the tier's"),
+        ("--image-size", "pixels a side in place of the tier's", int),
+        ("--batch-size", "images a step in place of the tier's; the learning rate goes with it", int),
         ("--workers", "processes; 0, as by default, is one a core", int),
         *ENGINE,
         ("--gpus-per-run", "GPUs of one node for each run (1)", int, {"metavar": "G"}),
@@ -114,6 +120,15 @@ VERBS = {
         ("--study", "count what is still to do of a study, or of all", None, {"metavar": "NAME"}),
         ("--tier", "of the study (quick)", "quick"),
         ("--data", "of the study (scenes)", "scenes"),
+    ]),
+    "diagnose": (verbs.diagnose, "is a run normal? what its log shows, how sure that is, and what to try next", [
+        ("log", "SimMIM's or MAE's text, trainer_state.json, CSV, TensorBoard's, a record; or a folder of one", None,
+         {"nargs": "?"}),
+        ("--loss", "l1 or mse, of standard deviations; by default MAE's log.txt is taken for mse"),
+        ("--weights", "eight pictures of --data as this checkpoint fills them in: a file, or hf://OWNER/REPO/PATH"),
+        ("--bands", "which three channels are shown as red, green and blue, counted from 1, as in 4,3,2"),
+        ("--out", "of --weights: the PNG, beside it the page (diagnosis.png)", "diagnosis.png"),
+        Run, DEVICE,
     ]),
     "plan": (verbs.plan, "which size and how long, for so many images and so much compute", [
         ("--images", "unique images you have", int, {"required": True}),
@@ -249,7 +264,8 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         if field.name == "recipe_version":
             continue
         kind, text = specs.base(field.type), f"{specs.said(field.type)} ({field.default})"
-        many = {"nargs": len(parts), "metavar": ("B1", "B2")} if (parts := typing.get_args(kind)) else {}
+        parts = typing.get_args(kind)
+        many = {"nargs": "+" if ... in parts else len(parts)} if parts else {}
         kind = specs.base(parts[0]) if parts else kind
         name = f"--{field.name.replace('_', '-')}"
         parser.add_argument(name, type=kind, default=argparse.SUPPRESS, help=text, **many)

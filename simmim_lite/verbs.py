@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from .data.scenes import LOOKS
 from .errors import Everywhere, UserError, check_writable
 from .evidence import published
 from .model.sizes import PAPER
@@ -67,7 +68,7 @@ def pretrain(*, runs_dir: str, device: str, film: int, log: list[str], **fields:
 
 def study(
     name: str, *, parameter: list, no_notebooks: bool, commands: bool, nodes: int, dry_run: bool, gpus: int,
-    first_seed: int | None, minutes: float | None, images_per_second: list, assume: str, **options: object
+    first_seed: int | None, hours: float | None, images_per_second: list, assume: str, **options: object
 ) -> None:  # fmt: skip
     """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
     from .studies import costs, engine, grids, notebooks, report, workers
@@ -77,13 +78,15 @@ def study(
     if not dry_run and (gpus != 1 or any(speed.values())):
         raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
     each = options.pop("gpus_per_run") if commands else None  # of a command, whoever starts it
-    how = StudyOptions(**options)
+    if hours is not None and options["minutes"] is not None:
+        raise UserError(f"--hours is {hours:g} and --minutes {options['minutes']:g}: give one")
+    options["minutes"] = 60 * specs.value("hours", specs.Positive, hours) if hours is not None else options["minutes"]
+    how = StudyOptions.of_texts(options, parameter)
     grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
     wanted = None if no_notebooks else dict(parameter)
     _copies(name, how, wanted)  # a wrong parameter fails before anything is measured or trained
-    counts = {"first_seed": first_seed, "minutes": minutes, "measure": not (commands or dry_run)}
-    chosen, said = engine.choose(name, how, **counts)
-    how = dataclasses.replace(how, seeds=chosen)
+    counts = {"first_seed": first_seed, "measure": not (commands or dry_run), "gpus": gpus}
+    how, said = engine.choose(name, how, **counts, **speed)
     if commands:
         return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each, nodes=nodes)))
     print(said, end="\n" if said else "", flush=True)
@@ -131,15 +134,40 @@ def _copies(name: str, how: StudyOptions, parameters: dict | None) -> tuple[list
 
     if parameters is None:
         return [], "--no-notebooks"
-    given = {"tier": how.tier, "data": how.data, "runs_dir": how.runs_dir, "workers": how.workers or 0}
-    given["seeds"] = list(how.seeds) if isinstance(how.seeds, tuple) else how.seeds or 0
-    if (how.device, how.precision) != ("auto", "auto"):  # notebooks train on auto: let them train nothing
-        given["tier"] = "shipped"
     try:
         paths = [notebooks.find(NAMED[one].notebook) for one in (STUDIES if name == "all" else (name,))]
     except UserError as error:
         return [], str(error)
-    return [notebooks.Copy.of(path, given | parameters) for path in paths], ""
+    options, found = {name: one for name, one in vars(how).items() if one is not None}, []
+    for path in paths:
+        known = notebooks.parameters(path)
+        given = {name: one for name, one in options.items() if name in known} | parameters
+        found.append(notebooks.Copy.of(path, given))
+    return found, ""
+
+
+def diagnose(
+    log: str | None, loss: str | None, weights: str | None, bands: str | None, out: str, device: str, **fields: object
+) -> None:
+    """`simmim-lite diagnose`: a log, a checkpoint's reconstructions, or both."""
+    from .evidence.diagnose import TABLE, diagnose, text
+
+    if not log and not weights:
+        raise UserError("nothing to look at: give a log, or --weights FILE --data DIR --model SIZE")
+    if log:
+        print(text(diagnose(log, loss), log))
+    if weights:
+        run = Run(**fields)
+        three = specs.read("bands", tuple[int, int, int], bands) if bands else [k % run.channels + 1 for k in range(3)]
+        if not all(1 <= band <= run.channels for band in three):
+            raise UserError(f"bands is {bands}: give three of 1 to {run.channels}, as in 1,1,1")
+        import_torch()
+        from .lab.pictures import reconstructed
+
+        check_writable(out)
+        said = reconstructed(weights, run, device, Path(out), [band - 1 for band in three])
+        said += f"; the mean colour buys about {TABLE['level']['l1']} (L1, standard deviations)"
+        print(f"{weights}: {said}\n{out}, and {Path(out).with_suffix('.html')}")
 
 
 def plan(images: int, **options: object) -> None:
@@ -311,7 +339,7 @@ def scores_of(sources: Sequence[str | Path], run: Run, device: str = "auto") -> 
         if not is_hub(source) and not Path(source).exists():
             raise UserError(f"{source}: no such file; give a file of weights, or hf://OWNER/REPOSITORY/PATH")
     place, found = pick_device(device), []
-    stored = run.data == "scenes" or run.statistics == "dataset"
+    stored = run.data in LOOKS or run.statistics == "dataset"
     opened = open_data(run.data, run.image_size, streamed=not stored)
     statistics = input_statistics(opened, run.statistics)
     with one_thread(place):

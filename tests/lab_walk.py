@@ -4,7 +4,10 @@ import base64
 import io
 
 import numpy as np
+import torch
 from PIL import Image
+
+from simmim_lite.data.batches import normalise
 
 GREY = [128, 128, 128]
 _DRAWN = """g => { const b = document.querySelector('.sl-main'), at = (k) => (k + .5) * b.width / g;
@@ -19,6 +22,14 @@ def pixels(entry: dict, side: int) -> np.ndarray:
     picture = Image.open(io.BytesIO(base64.b64decode(entry["data"])))
     picture = picture.resize((side, side), Image.Resampling.BOX)
     return np.asarray(picture.convert("RGB")).transpose(2, 0, 1).copy()
+
+
+def predict(network, picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """What a network of the lab says by the library: float32 (3, S, S), of uint8 (3, S, S) and hidden tokens."""
+    about = network.about
+    with torch.inference_mode():
+        x = normalise(picture[None], tuple(about["mean"]), tuple(about["std"]))
+        return network.model.reconstruct(x, torch.from_numpy(hidden[None]))[0].numpy()
 
 
 def opened(page, address: str):

@@ -81,10 +81,16 @@ def test_the_reconstruction_and_its_statistics(lab) -> None:
     assert (seen[hidden] == GREY).all() and (seen[~hidden] == picture[~hidden]).all()
     assert (filled[hidden] == answer[hidden]).all() and (filled[~hidden] == picture[~hidden]).all()
     assert np.abs(answer - picture)[hidden].mean() < np.abs(128 - picture)[hidden].mean()
-    late = """() => { const { lab } = document.querySelector('.sl-lab'); const id = lab.asked;
-      lab.put({ seed: 9, edits: [] }); const said = lab.prediction;
-      lab.told({ kind: 'predicted', id }, [new Float32Array(3072).buffer]); return lab.prediction === said; }"""
-    assert lab.evaluate(late), "a late answer is not taken for another mask"
+    late = """() => { const { lab } = document.querySelector('.sl-lab'), { thinker } = lab, tells = [];
+      thinker.ask = (_, tell) => tells.push(tell); lab.compute(); lab.put({ seed: 9, edits: [] });
+      tells[0]({ prediction: new Float32Array(3072), seen: null, milliseconds: 1 }); const taken = lab.prediction;
+      delete thinker.ask; lab.compute(); return taken; }"""
+    assert lab.evaluate(late) is None, "a late answer is not taken for another mask"
+    settled(lab)
+    answer, again = tile(lab, "answer"), "lab.thinker.worker.onerror(); lab.prediction = null; lab.compute();"
+    lab.evaluate(f"() => {{ const {{ lab }} = document.querySelector('.sl-lab'); {again} }}")
+    settled(lab)
+    assert (tile(lab, "answer") == answer).all(), "a page that may have no worker says the same"
     lab.get_by_label("network", exact=True).select_option("photos-normalised")
     settled(lab)
     shown = {}
@@ -119,3 +125,22 @@ def test_uploads(lab) -> None:
         until(lambda c=colour: np.abs(tile(lab, "picture").mean((0, 1)) - c).max() < 6, patience=60)
     upload(lab, "notes.jpg", b"these are notes")
     lab.get_by_role("alert").get_by_text("notes.jpg is no picture that the browser can read").wait_for()
+
+
+def test_attention_of_a_token_and_twice_the_size(lab) -> None:
+    """A click on a cell asks for its token; at 64 px there are four windows, and the second block shifts them."""
+    lab.get_by_role("tab", name="Attention").click()
+    lab.get_by_text("Block 2 of this stage").wait_for()
+    heads = lab.locator("[aria-label=attention] h3").all_inner_texts()
+    assert heads == [
+        f"Block {b} of this stage: windows {how}" for b, how in ((1, "not shifted"), (2, "shifted by 2 tokens"))
+    ]
+    lab.mouse.click(*place(lab, 0, 3))
+    lab.get_by_text("The token in row 2, column 8").wait_for()
+    lab.get_by_label("size", exact=True).select_option("64")
+    lab.get_by_text("2 times what it was trained at").wait_for()
+    settled(lab)
+    lab.get_by_text("1: 16 x 16 tokens").wait_for(state="attached")
+    assert shown_mask(lab, 8).sum() == 39 and tile(lab, "answer").shape == (64, 64, 3)
+    lab.get_by_label("stage", exact=True).select_option("1")
+    assert lab.locator("[aria-label=attention] canvas").count() == 2 * 2 * 4

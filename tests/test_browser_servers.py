@@ -50,7 +50,7 @@ def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
         assert error.startswith("UserError: your guess first: write a number") and page.evaluate(LAST) == ""
         page.wait_for_selector(".js-plotly-plot .main-svg", state="attached")
         page.wait_for_selector(".sl-lab [data-answered]")
-        assert "answered in the kernel" in page.locator(".sl-lab p[role=status]").first.inner_text()
+        assert "computed in this page" in page.locator(".sl-lab p[role=status]").first.inner_text()
         slider = page.get_by_label("mask ratio", exact=True).first
         slider.press("ArrowRight")  # JupyterLab would go to another cell
         assert slider.input_value() == "0.61"
@@ -85,6 +85,8 @@ def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
         page.wait_for_function(f"() => ({LAST})().includes('done from {reached}')")
         page.evaluate(KERNEL.format("restart"))
         slider.press("ArrowRight")
+        settled(page)  # the weights are here
+        page.get_by_label("network", exact=True).first.select_option("photos-normalised")
         page.get_by_text("the kernel does not answer").first.wait_for()
         page.set_viewport_size({"width": 1366, "height": 4000})  # what is far below is not drawn
         save_and_shut_down(page)
@@ -99,9 +101,9 @@ def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
 
 def test_the_app_is_the_lab_and_nothing_else(page, tmp_path) -> None:
     with voila(tmp_path) as address:
-        opened(page, address)  # a reconstruction came from the kernel
+        opened(page, address)  # the weights came from the kernel
         assert page.title() == "The mask lab" and page.locator("h1").all_inner_texts() == ["The mask lab"]
-        assert page.get_by_text("answered in the kernel").is_visible()
+        assert page.get_by_text("computed in this page").is_visible()
         assert not page.get_by_text("import MaskLab").count()
         with pytest.raises(HTTPError, match="403"):  # a page elsewhere whose name leads here
             urlopen(Request(address, headers={"Host": "evil.example"}))

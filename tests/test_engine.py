@@ -13,13 +13,15 @@ import tiny
 from child_processes import INTERRUPTED, PATIENCE, interruptible, session, until
 
 from simmim_lite import studies
+from simmim_lite.cli import main
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
+from simmim_lite.model.sizes import LAPTOP
 from simmim_lite.processes import each
 from simmim_lite.studies import engine
 from simmim_lite.studies.costs import cost_of
 from simmim_lite.studies.engine import study
-from simmim_lite.studies.grids import grid, tunings
+from simmim_lite.studies.grids import grid, plan_of, tunings
 from simmim_lite.studies.tiers import STUDIES, TIERS, StudyOptions, claim_ids
 from simmim_lite.training.run import Run
 
@@ -38,10 +40,10 @@ def numbers(folder: Path) -> dict:
     return {record["key"]: tiny.numbers(record) for record in load(folder)}
 
 
-def measured(folder: Path, batch: int = 16) -> Path:
+def measured(folder: Path, batch: int = 16, side: int = 32) -> Path:
     """A folder of runs on a machine that was measured: a step takes 10 ms."""
-    speeds = {f"{model} {p}": 0.01 for model in TIERS["quick"].models for p in ("fp32", "bf16")}
-    (folder / "machine.json").write_text(json.dumps({f"cpu batch {batch} size 32": speeds}))
+    speeds = {f"{model} {p}": 0.01 for model in LAPTOP for p in ("fp32", "bf16")}
+    (folder / "machine.json").write_text(json.dumps({f"cpu batch {batch} size {side}": speeds}))
     return folder
 
 
@@ -88,21 +90,59 @@ def test_the_laptop_grid_is_one_factorial(data, lengths, probes) -> None:
     assert [(r.images, r.steps) for r in pico] == [(16384, 0), *((n, lengths[-1]) for n in (16, 1024, 16384))]
 
 
-def chosen(tmp_path, *, tier="quick", **options):
-    counts = {name: options.pop(name, None) for name in ("first_seed", "minutes")}
-    same = {"tier": tier, "runs_dir": measured(tmp_path, 64), "workers": 1, "device": "cpu"}
-    return engine.choose("all", StudyOptions(**same | options), **counts)
+def chosen(tmp_path, *, tier="quick", first_seed=None, side=32, **options):
+    same = {"tier": tier, "runs_dir": measured(tmp_path, 64, side), "workers": 1, "device": "cpu"}
+    return engine.choose("all", StudyOptions(**same | options), first_seed=first_seed)
 
 
 def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path) -> None:
-    assert chosen(tmp_path)[0] == list(range(200, 206))
+    assert chosen(tmp_path)[0].seeds == tuple(range(200, 206))
     one = cost_of(grid("all", "quick", seeds=1), tmp_path)["seconds"]
     for holds, count in ((4.5, 5), (6.5, 6), (50, 8)):
-        seeds, said = chosen(tmp_path, minutes=(30 + holds * one) / 60)
-        assert len(seeds) == count and ("decide too little" in said) == (holds < 5)
-    assert chosen(tmp_path, seeds=2, first_seed=300) == ([300, 301], "")
-    assert chosen(tmp_path, tier="smoke") == (None, "") == chosen(tmp_path, tier="shipped")
-    assert chosen(tmp_path, tier="laptop")[0] == [200, 201, 202]
+        how, said = chosen(tmp_path, minutes=(30 + holds * one) / 60)
+        assert len(how.seeds) == count and ("decide too little" in said) == (holds < 5)
+    how, said = chosen(tmp_path, seeds=2, first_seed=300)
+    assert (how.seeds, said) == ((300, 301), "")
+    assert all(chosen(tmp_path, tier=tier)[0].seeds is None for tier in ("smoke", "shipped"))
+    assert chosen(tmp_path, tier="laptop")[0].seeds == (200, 201, 202)
+
+
+def test_tier_gpu_takes_the_largest_grid_that_the_time_holds(tmp_path) -> None:
+    found = {}
+    for minutes in (400, 60, 3):
+        how, said = chosen(tmp_path, tier="gpu", minutes=minutes, side=64)
+        seconds = cost_of(grid("all", how.axes, data=how.data, seeds=how.seeds), tmp_path)["seconds"]
+        assert seconds + 30 < 60 * minutes and f"up to {how.axes.lengths[-1]:,} steps" in said
+        found[minutes] = len(how.seeds), how.axes.models, how.axes.images, how.axes.lengths[-1]
+    assert found[400] == (8, ("swinv2_femto", "swinv2_pico", "swinv2_nano"), (64, 1024, 16384), 20_000)
+    assert found[3] == (1, ("swinv2_atto", "swinv2_femto"), (64, 16384), 2000) and len({*found.values()}) == 3
+    how, said = chosen(tmp_path, tier="gpu", minutes=0.6, side=64, models=("swinv2_nano",), lengths=(6, 3))
+    assert (how.axes.models, how.axes.lengths) == (("swinv2_nano",), (3, 6)) and "holds 0" in said
+
+
+@pytest.mark.slow
+def test_tier_gpu_runs_on_a_processor_in_minutes(tmp_path, capsys) -> None:
+    """From the measured step to the verdicts and the report's claims, in the smallest of its grids."""
+    words = ["--tier", "gpu", "--hours", "0.05", "--device", "cpu", "--no-notebooks", "--runs-dir", str(tmp_path)]
+    assert main(["study", "all", *words]) == 0
+    out = capsys.readouterr().out
+    runs = [record["run"] for record in load(tmp_path)]
+    assert "of atto, femto up to" in out and " 0 failed" in out
+    assert {(run["image_size"], run["mask_patch"], run["window_size"]) for run in runs} == {(64, 8, 8)}
+
+
+def test_axes_take_the_place_of_a_tiers_own() -> None:
+    given = {"models": ("swinv2_pico", "swinv2_atto"), "images": (64, 32), "lengths": (40, 20)}
+    cells = {(m, n) for m in ("swinv2_atto", "swinv2_pico") for n in (32, 64)}
+    axes = StudyOptions(tier="quick", image_size=64, batch_size=128, **given).axes
+    runs = grid("all", axes, seeds=1)
+    assert {(r.model, r.images, r.steps) for r in runs if r.steps} == {(*cell, t) for cell in cells for t in (20, 40)}
+    assert {(r.image_size, r.batch_size, r.lr, r.eval_every) for r in runs} == {(64, 128, 1.2e-2, 10)}
+    runs = plan_of("transfer", axes, precision="fp32")[0]
+    assert {(r.model, r.images, r.steps) for r in runs if r.steps} == {(*cell, 40) for cell in cells}
+    paper = StudyOptions(tier="paper", models=("swinv2_base",), batch_size=1024).axes
+    assert {(r.model, r.lr, r.steps) for r in grid("data-scale", paper)} == {("swinv2_base", 2e-4, 500_000)}
+    assert grid("all", StudyOptions(tier="quick").axes) == grid("all", "quick")
 
 
 def test_a_finished_study_trains_nothing_and_needs_no_torch(finished) -> None:

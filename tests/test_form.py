@@ -11,7 +11,7 @@ import pytest
 from simmim_lite.course.grading import same
 from simmim_lite.evidence import published
 from simmim_lite.studies import notebooks
-from simmim_lite.studies.tiers import NAMED
+from simmim_lite.studies.tiers import AXES, NAMED
 
 NAMES = sorted(path.stem for path in notebooks.folder().glob("[0-9][0-9]_*.ipynb"))
 STUDIES = sorted(study.notebook for study in NAMED.values())
@@ -63,6 +63,7 @@ def test_its_cells(notebook) -> None:
     assert "tier" in known
     if name in STUDIES:
         own = ["coco", "ade20k"] if name == "08_transfer" else []  # boxes and class maps at full size
+        own += [*AXES, "minutes", "device", "precision", "engine", "address", "gpus_per_run"]
         assert list(known) == ["tier", "data", "seeds", "workers", "runs_dir", *own] and known["tier"] == "shipped"
     assert not any(re.search(r"^(import|from) (?!timm)", cell["text"], re.M) for cell in found[2:]), "a late import"
     for cell in notebook.cells:

@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 import torch
 from lab_walk import pixels as pixels_of
+from lab_walk import predict as said
 from random_weights import random_model
 from reach import blind_groups, blocks_until_seen
 from safetensors.torch import save
+from test_diagnose import LOGS
 
 from simmim_lite.data.batches import normalise
+from simmim_lite.evidence import diagnose
 from simmim_lite.lab import pictures
 from simmim_lite.lab.mask_lab import NETWORKS, STATISTICS, shipped_network
 from simmim_lite.lab.widgets import module
-from simmim_lite.model import masking
+from simmim_lite.model import masking, swin
 from simmim_lite.model.masking import STRATEGIES, average_distance, fully_masked_windows, hash_masks, upsample
 
-FILES = ("core", "net", "parts", "pixels", "windows")
+FILES = ("core", "net", "parts", "pixels", "windows", "diagnose")
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,18 @@ def script(browser):
     page.add_script_tag(content=module(*FILES).replace("export default { render };", ""))
     yield page.evaluate
     page.close()
+
+
+def test_a_log_is_judged_alike(script) -> None:
+    """The verdict and every word, in the page as in Python."""
+    code = """([texts, table]) => texts.map((text) => {
+      const [layout, points] = logOfText(text), [verdict, found] = judgedLog(points, 0.8, table);
+      return [layout, points.length, verdict, found.map((one) => [one.name, one.sure, one.says, one.next])]; })"""
+    texts = [text for _, text, _ in LOGS.values()] + ["", "no log", "a;loss\n1;0,5\n", '{"curve": []}']
+    for text, theirs in zip(texts, script(code, [texts, diagnose.TABLE]), strict=True):
+        layout, points = diagnose.of_text(text)
+        verdict, found = diagnose.judged(points, 0.8)
+        assert theirs == [layout, len(points), verdict, [[f.name, f.sure, f.says, f.next] for f in found]]
 
 
 def b64(content: "np.ndarray | bytes") -> str:
@@ -103,6 +118,41 @@ def test_swin_in_the_page_equals_the_librarys_on_random_weights(script, name: st
     assert np.abs(predict(script, weights, x, hidden) - ours).max() < 1e-4 * np.abs(ours).max()
 
 
+def test_attention_in_the_page_equals_the_librarys(script, monkeypatch) -> None:
+    """Of every token, head and block, with the places in the map that it attends to, and the position bias."""
+    model, found = random_model("swinv2_atto", img_size=64, window_size=4, target="raw"), []
+
+    def attend(qkv, heads, scale, bias, mask):
+        q, k, _ = qkv.unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        cosine = torch.cosine_similarity(q[..., :, None, :], k[..., None, :, :], dim=-1)
+        logits = cosine * scale[:, None, None] + bias + (0 if mask is None else mask[:, None])
+        found.append((logits.softmax(-1)[0].numpy(), bias.numpy()))
+        return window_attention(qkv, heads, scale, bias, mask)
+
+    window_attention = swin.window_attention
+    monkeypatch.setattr(swin, "window_attention", attend)
+    x = masking.uniforms(3 * 64 * 64, 1).reshape(3, 64, 64) * 4 - 2
+    hidden = upsample(hash_masks((8, 8), 0.6, 1, [0])[0], 2)
+    with torch.inference_mode():
+        model.reconstruct(torch.from_numpy(x)[None], torch.from_numpy(hidden)[None])
+    about = {"side": 64, "patch_size": 4, "window": 4, "depths": [2, 2], "target": "raw"}
+    weights = save({k: v.contiguous() for k, v in model.state_dict().items()}, {"about": json.dumps(about)})
+    code = """([weights, x, hidden]) => {
+      const seen = [];
+      new Net(bytesOf(weights)).predict(new Float32Array(bytesOf(x).buffer), bytesOf(hidden), seen);
+      const arrays = (b) => Object.fromEntries(["weights", "places", "own", "bias"].map((k) => [k, [...b[k]]]));
+      return seen.map((b) => ({ ...b, ...arrays(b) })); }"""
+    blocks = script(code, [b64(weights), b64(x.astype(np.float32)), b64(hidden.astype(np.uint8))])
+    assert [(b["stage"], b["n"], b["shift"]) for b in blocks] == [(0, 16, 0), (0, 16, 2), (1, 8, 0), (1, 8, 2)]
+    for block, (theirs, bias) in zip(blocks, found, strict=True):
+        n, heads = block["n"], block["heads"]
+        order = swin.stage_layouts(n, n, 4, torch.device("cpu"))[1][bool(block["shift"])].order.view(-1, 16).numpy()
+        own = np.reshape(block["weights"], (heads, n * n, 16))[:, order].transpose(1, 0, 2, 3)
+        assert np.abs(own - theirs).max() < 1e-5 and np.abs(np.reshape(block["bias"], bias.shape) - bias).max() < 1e-4
+        assert (np.reshape(block["places"], (n * n, 16))[order] == order[:, None]).all()
+        assert (np.array(block["own"])[order] == np.arange(16)).all()
+
+
 def local_statistics(x: np.ndarray, counted: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and unbiased variance in a window around each pixel over those that count, slowly; of the whole channel
     where fewer than two do."""
@@ -139,7 +189,7 @@ def test_a_shipped_network_says_the_same_in_the_page(script, name: str) -> None:
     if about["target"] == "normalized":
         level, variance = local_statistics(x, np.ones((32, 32), bool), about["target_window"])
         goal = (x - level) / np.sqrt(variance + 1e-6)
-    prediction = network.predict(pixels, tokens)
+    prediction = said(network, pixels, tokens)
     assert np.abs(predict(script, network.weights, x, tokens) - prediction).max() < 1e-4
     error = np.abs(prediction - goal).mean(0).reshape(4, 8, 4, 8).mean((1, 3))
     code = """([bytes, prediction, hidden, about, how]) => {

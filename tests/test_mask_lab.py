@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from lab_walk import pixels
+from lab_walk import pixels, predict
 from PIL import Image
 from traitlets import TraitError
 
@@ -72,23 +72,25 @@ def test_shipped_networks_do_their_work() -> None:
             picture, mask = pixels(entry, 32), hash_masks((4, 4), 0.6, 0, [k])[0]
             x = normalise(picture[None], tuple(about["mean"]), tuple(about["std"]))
             goal, hidden = network.model.make_target(x)[0].numpy(), upsample(mask, 8)
-            ours.append(np.abs(network.predict(picture, upsample(mask, 2)) - goal)[:, hidden].mean())
+            ours.append(np.abs(predict(network, picture, upsample(mask, 2)) - goal)[:, hidden].mean())
             lazy.append(np.abs(goal)[:, hidden].mean())
         assert np.mean(ours) < 0.9 * np.mean(lazy)
 
 
-def test_the_kernel_answers_the_page_and_says_what_is_wrong(lab, monkeypatch) -> None:
+def test_the_kernel_sends_the_weights_that_are_asked_for(lab, monkeypatch) -> None:
     sent = []
     monkeypatch.setattr(lab, "send", lambda content, buffers=None: sent.append((content, buffers)))
-    picture = pixels(lab.pictures[0], 32)
-    tokens = upsample(lab.mask, 2).astype(np.uint8)
-    lab._handle_custom_msg({"kind": "predict", "id": 4, "network": "photos"}, [picture.tobytes(), tokens.tobytes()])
-    (message, (data,)) = sent.pop()
-    assert (message["kind"], message["id"]) == ("predicted", 4)
-    assert data == shipped_network("photos").predict(picture, tokens).tobytes()
-    lab._handle_custom_msg({"kind": "predict", "id": 5, "network": "photos"}, [b"short", tokens.tobytes()])
-    (message, _) = sent.pop()
-    assert message["kind"] == "problem" and "no reconstruction" in message["text"]
+    for name in ("photos", "../secret", None):
+        lab._handle_custom_msg({"kind": "weights", "name": name}, [])
+    assert sent == [({"kind": "weights", "name": "photos"}, [shipped_network("photos").weights])]
+
+
+def test_a_network_sees_pictures_at_its_own_size_and_at_twice_that() -> None:
+    lab = MaskLab(scenes=1, size=64)
+    assert (lab.side, lab.mask.shape) == (64, (8, 8))
+    for wrong in (48, 128):
+        with pytest.raises(UserError, match=f"size {wrong}: give 32 or 64 px"):
+            lab.size = wrong
 
 
 def test_the_twin_holds_all_it_needs(lab, tmp_path) -> None:

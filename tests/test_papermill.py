@@ -56,6 +56,10 @@ REFUSED = {
     "tier": ("smok", 3), "data": ("scene", "hf:", "torchvision:NOPE", "imagefolder:/nowhere", "imagefolder:EMPTY", 5),
     "seed": ("two", -1), "seeds": ("two", -1, 1.5, [1, -2]), "workers": (-1, "many"), "gpus": (0, "eight"),
     "runs_dir": ("", 3, "FILE/runs"), "coco": ("/nowhere", 3), "ade20k": ("/nowhere", 3),
+    "models": (["swinv2_big"], "swinv2_atto, huge", 3), "images": ("many", [0], [16, "x"]),
+    "lengths": ([0], "ten", [1.5]),
+    "image_size": (0, "big", 20_000), "batch_size": (0, "all"), "minutes": (0, "five", -1), "device": ("gpu", 3),
+    "precision": ("fp64",), "engine": ("rey",), "address": ("HOST:1", 3), "gpus_per_run": (0, 2, "all"),
     "core_minutes": (0, "many"), "effect": (-1, "big"), "images_per_second": ("900", 3), "assume": ("0.4", 3),
 }  # fmt: skip
 UNOPENED = ("torchvision:NOPE", "imagefolder:/nowhere", "imagefolder:EMPTY", "FILE/runs")  # by 10: a cluster's own
@@ -115,9 +119,15 @@ WRONG = {
     "papermill sums.ipynb --each a 2,2": "two copies would be called sums-a=2",
     "papermill sums.ipynb --each a 2 -p a 3": "parameter 'a' is given by -p and by --each",
     "papermill sums.ipynb --engine rey": "unknown engine 'rey'",
-    "papermill sums.ipynb --address auto": "address is about a Ray cluster",
+    "papermill sums.ipynb --address auto": "address is auto, which is about a Ray cluster",
     "study data-scale --tier smoke -p seeds many --dry-run": "seeds is 'many': give a whole number",
     "study data-scale --tier smoke --data imagefolder:EMPTY": "no images in this folder",
+    "study data-scale --tier smoke --models atto,swinv2_big": "unknown models 'atto,swinv2_big': did you mean",
+    "study data-scale --tier smoke --lengths 0": "lengths is '0': give a list, each a whole number from 1",
+    "study data-scale --images 16 --tier shipped": "images is (16,), and tier shipped trains nothing",
+    "study data-scale --tier gpu --hours 1 --minutes 5": "--hours is 1 and --minutes 5: give one",
+    "study data-scale --tier quick --minutes 5 --seeds 5": "seeds is 5 and minutes 5: give one",
+    "papermill 04_data_scale -p models swinv2_pico": "unknown parameter of 04_data_scale.ipynb 'models'",
     "study data-scale --tier smoke -p seeds": "argument -p/--parameter: expected 2 arguments",
 }
 

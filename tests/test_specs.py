@@ -147,9 +147,11 @@ def test_key_is_readable_covers_every_field_and_does_not_depend_on_where_a_run_w
         "mask_strategy": "block", "target": "normalized", "target_window": 9, "augment": "none",
         "statistics": "imagenet", "lr": 1e-3, "warmup_steps": 1, "weight_decay": 0.1, "betas": (0.9, 0.99),
         "clip_grad": 1.0, "drop_path": 0.1, "precision": "bf16", "eval_every": 9, "val_images": 9, "val_masks": 9,
-        "probe_labels": 9, "probe_test": 9, "recipe_version": 99,
+        "probe_labels": 9, "probe_test": 9, "recipe_version": 99, "channels": 4, "init": "weights.pth@0123456789ab",
     }  # fmt: skip
-    assert other.keys() == {f.name for f in dataclasses.fields(Run)}
+    assert other.keys() == {f.name for f in dataclasses.fields(Run)} - {"init_windows"}
+    begun = [dataclasses.replace(base, init=other["init"], init_windows=w) for w in (None, (4, 4), (8, 4))]
+    assert len({run.key for run in begun}) == 3 and not {"init", "init_windows", "channels"} & base.to_dict().keys()
     assert len({base.key, *(dataclasses.replace(base, **{name: v}).key for name, v in other.items())}) == len(other) + 1
     assert Run.from_dict(json.loads(json.dumps(base.to_dict()))) == base
     assert Run(steps=250).trunk_key == Run(steps=1000).trunk_key != Run(steps=250, seed=1).trunk_key

@@ -9,14 +9,11 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from simmim_lite.errors import UserError
-from simmim_lite.lab.mask_lab import MaskLab, shipped_network
+from simmim_lite.lab.mask_lab import MaskLab
 from simmim_lite.training.run import write_atomic
 
 BROWSERS = (
@@ -87,7 +84,7 @@ def _page(browser, width: int, **options) -> Iterator[tuple]:
 
 
 def bench(browser=None) -> Iterator[str]:
-    """Lines of `make bench`: slider to picture, and release to reconstruction, in the page and in the kernel.
+    """Lines of `make bench`: slider to picture, and release to reconstruction.
 
     browser: one that is open already; by default a Chromium is started.
     """
@@ -95,17 +92,12 @@ def bench(browser=None) -> Iterator[str]:
         yield f"mask lab in {Path(browser_path()).name} {browser.version}, headless: {_MOVES} moves of the mask ratio"
         yield f"{'':44s}{'median':>10s}{'slowest':>10s}"
         yield _line("slider to picture, 32 px", page.evaluate(_SLIDER, _MOVES))
-        yield _line("release to reconstruction, in the page", page.evaluate(_ANSWER, _MOVES))
+        yield _line("release to reconstruction, 32 px", page.evaluate(_ANSWER, _MOVES))
+        page.get_by_label("size", exact=True).select_option("64")
+        yield _line("release to reconstruction, 64 px", page.evaluate(_ANSWER, _MOVES))
         page.get_by_label("network", exact=True).select_option("")
         page.get_by_label("mask patch").select_option("32")
         yield _line("slider to picture, 192 px", page.evaluate(_SLIDER, _MOVES))
-    network, times = shipped_network("photos"), []
-    for k in range(_MOVES):
-        pixels = np.full((3, 32, 32), k, np.uint8)
-        start = time.perf_counter()
-        network.predict(pixels, np.ones((8, 8), bool))
-        times.append(1000 * (time.perf_counter() - start))
-    yield _line("prediction in a kernel (its way not counted)", times[1:])
 
 
 def _line(name: str, times: list[float]) -> str:

@@ -272,7 +272,7 @@ def normalise(
 ) -> Tensor:
     """uint8 (B, 3, H, W) -> float32 tensor, (x / 255 - mean) / std per channel, on the device."""
     pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(device)
-    mean, std = (torch.tensor(v, dtype=torch.float32, device=device).view(1, 3, 1, 1) for v in (mean, std))
+    mean, std = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
     return pixels.float().sub_(mean * 255).mul_(1 / (255 * std))
 
 

@@ -76,6 +76,45 @@ def read_square(source: Source, size: int) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
+def read_stack(content: bytes) -> np.ndarray:
+    """An array of 1 to 16 channels (H, W, C), of numpy's file or of a TIFF with as many samples or pages; the shortest
+    side counts the channels. `Unreadable` for what is none."""
+    try:
+        if content[:6] == b"\x93NUMPY":
+            stack = np.load(io.BytesIO(content), allow_pickle=False)
+        else:
+            from tifffile import imread
+
+            stack = imread(io.BytesIO(content))
+    except ImportError:
+        raise UserError('TIFF of several channels needs tifffile: pip install "simmim-lite[stacks]"') from None
+    except Exception as error:  # decoders raise errors of many kinds
+        raise Unreadable(first_line(error)) from error
+    stack = stack[..., None] if stack.ndim == 2 else stack
+    if stack.ndim != 3 or not np.issubdtype(stack.dtype, np.number) or np.iscomplexobj(stack):
+        raise Unreadable(f"an array {stack.dtype} of shape {stack.shape}: give numbers (H, W) or (H, W, channels)")
+    stack = np.moveaxis(stack, int(np.argmin(stack.shape)), 2)
+    if not 1 <= stack.shape[2] <= 16:
+        raise Unreadable(f"{stack.shape[2]} channels: give 1 to 16")
+    return stack
+
+
+def stack_square(content: bytes, size: int, ends: np.ndarray) -> np.ndarray:
+    """The centre square of a stack, bicubic, each channel alone: uint8 (C, size, size). ends: of each channel, (C, 2),
+    the values that become 0 and 255; what is not a number becomes 0."""
+    stack = read_stack(content)
+    if stack.shape[2] != len(ends) or min(stack.shape[:2]) < size:
+        raise Unreadable(
+            f"{stack.shape[0]} x {stack.shape[1]} px of {stack.shape[2]} channels: give {len(ends)} of {size} px"
+        )
+    side, (low, high) = min(stack.shape[:2]), ends.T
+    top, left = ((length - side) // 2 for length in stack.shape[:2])
+    part = np.nan_to_num((stack[top : top + side, left : left + side] - low) * (255 / (high - low))).astype(np.float32)
+    planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in part.transpose(2, 0, 1))
+    square = [np.asarray(plane.resize((size, size), Image.Resampling.BICUBIC)) for plane in planes]
+    return (np.clip(square, 0, 255) + 0.5).astype(np.uint8)
+
+
 def read_annotated(path: Path, size: tuple[int, int]) -> np.ndarray:
     """The picture that annotations for `size` (height, width) belong to: uint8 (3, H, W).
 

@@ -3,6 +3,7 @@
 DIR/train beside DIR/val or DIR/test, in any usual spelling, by class or not; or DIR by class; or pictures without
 labels; each also below wrappers. The name of a split means one only beside another; else a wrapper or a class."""
 
+import contextlib
 import errno
 import functools
 import os
@@ -10,7 +11,7 @@ import re
 import stat
 from array import array
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError, listed
+from .decode import Unreadable, read_stack
 from .manifests import Listing, PassedOver, image_ids, signature
 
 _SPLITS = {
@@ -47,6 +49,8 @@ def extensions() -> frozenset[str]:
 class Files:
     """A reader of files (see `Listing`). Names are one array of bytes, which worker processes share."""
 
+    endings = staticmethod(extensions)
+
     def __init__(self, root: Path, names: list[str]) -> None:
         self.root, self.names = os.fspath(root), np.array([os.fsencode(name) for name in names])
 
@@ -57,7 +61,32 @@ class Files:
         return Path(self.title(i)).read_bytes()
 
 
-def scan(root: Path, title: str) -> tuple[list, np.ndarray, np.ndarray, dict, list[PassedOver], str]:
+class Stacks(Files):
+    """A reader of pictures of 1 to 16 channels: arrays of numpy, and TIFF with as many samples or pages."""
+
+    endings = staticmethod(lambda: (".npy", ".tif", ".tiff"))
+
+    def ends(self, rows: np.ndarray, most: int = 64) -> np.ndarray:
+        """The values that become 0 and 255, for each channel, of the first pictures of these: bytes as they are, else
+        the thousandth that is lowest and highest: float64 (C, 2)."""
+        found = []
+        for i in rows.tolist():
+            with contextlib.suppress(Unreadable):
+                found.append(read_stack(self.content(i)))
+            if len(found) == most:
+                break
+        if not found:
+            raise UserError(f"{self.root}: none of its stacks can be read; give .npy or TIFF of 1 to 16 channels")
+        if {stack.dtype for stack in found} == {np.dtype(np.uint8)}:
+            return np.array([[0.0, 255.0]] * found[0].shape[2])
+        same = [stack.reshape(-1, stack.shape[2]) for stack in found if stack.shape[2] == found[0].shape[2]]
+        low, high = np.nanpercentile(np.concatenate(same).astype(float), [0.1, 99.9], axis=0)
+        return np.stack([low, np.maximum(high, low + 1e-12)], 1)
+
+
+def scan(
+    root: Path, title: str, endings: Callable = extensions
+) -> tuple[list, np.ndarray, np.ndarray, dict, list[PassedOver], str]:
     """All pictures below a folder, along links but never in circles, and past hidden files and folders: relative paths
     with forward slashes, sorted; bytes of each; uint64 that are equal where two paths lead to one file; texts of
     `*_annotations.txt` by path; what was passed over; and what changes when a file may have. `UserError` where there
@@ -85,7 +114,7 @@ def scan(root: Path, title: str) -> tuple[list, np.ndarray, np.ndarray, dict, li
                 passed.append((f"{path}/", _LINKS[errno.ELOOP]))
             elif is_folder:
                 enter(entry.path, f"{path}/", above | {own})
-            elif os.path.splitext(path)[1].lower() in extensions() and stat.S_ISREG(about.st_mode):
+            elif os.path.splitext(path)[1].lower() in endings() and stat.S_ISREG(about.st_mode):
                 names.append(path)
                 for column, number in zip(columns, (about.st_size, about.st_mtime_ns, own), strict=True):
                     column.append(number)
@@ -100,7 +129,8 @@ def scan(root: Path, title: str) -> tuple[list, np.ndarray, np.ndarray, dict, li
         reason = f"no such folder, or {error.filename} cannot be read ({error.strerror})"
         raise UserError(f"{title}: {reason}; give the folder that holds the images") from error
     if not names:
-        raise UserError(f"{title}: no images in this folder; give files that Pillow reads, such as .jpg or .png")
+        such = "files that Pillow reads, such as .jpg or .png" if endings is extensions else ", ".join(endings())
+        raise UserError(f"{title}: no images in this folder; give {such}")
     order = sorted(range(len(names)), key=names.__getitem__)
     names = [names[i] for i in order]
     sizes, times, files = (np.array(column)[order] for column in columns)
@@ -110,14 +140,14 @@ def scan(root: Path, title: str) -> tuple[list, np.ndarray, np.ndarray, dict, li
     return names, sizes, files, annotations, sorted(passed), stamp
 
 
-def of_folder(spec: str, place: str) -> Listing:
+def of_folder(spec: str, place: str, reader: type[Files] = Files) -> Listing:
     root = Path(place).expanduser().absolute()
-    names, sizes, files, annotations, passed, stamp = scan(root, spec)
+    names, sizes, files, annotations, passed, stamp = scan(root, spec, reader.endings)
     found = read(names, annotations, files, str(root))
     # without times: a copy of the folder is the same data, and its records stay
     rows = [(split, rows.tolist(), found.labels[rows].tolist()) for split, rows in found.splits.items()]
     digest = signature(names, sizes.tolist(), found.classes, rows)
-    about = {"spec": spec, "reader": Files(root, names), "digest": digest, "stamp": stamp}
+    about = {"spec": spec, "reader": reader(root, names), "digest": digest, "stamp": stamp}
     return replace(found, passed=(*passed, *found.passed), **about)
 
 

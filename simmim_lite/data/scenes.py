@@ -19,6 +19,9 @@ SCENES_VERSION = 1
 SHAPES = ("disc", "square", "triangle", "ring", "cross")
 TEXTURES = ("plain", "striped")
 CLASSES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
+#: A second world, for what is learned in one and used in another: other shapes, textures and colours, laid out alike.
+PLANKTON = tuple(f"{t} {s}" for s in ("ellipse", "diamond", "crescent", "hexagon", "star") for t in ("plain", "dotted"))
+LOOKS = {"scenes": CLASSES, "plankton": PLANKTON}
 
 #: Scenes of each split; the training pool grows by whole blocks, each of which is ranked alone.
 SCENE_BLOCK = 16384
@@ -56,15 +59,16 @@ class Scenes:
         return len(self.labels)
 
 
-def render(seed: int, indices: np.ndarray, size: int = 32) -> Scenes:
-    """Draw the scenes of a seed at the given indices (N,), `size` pixels a side.
+def render(seed: int, indices: np.ndarray, size: int = 32, look: str = "scenes") -> Scenes:
+    """Draw the scenes of a seed at the given indices (N,), `size` pixels a side, in one of LOOKS.
 
     Pure: row i depends on (seed, indices[i], size) alone, so `render(s, [5])` is row 5 of `render(s, range(9))`. The
     same scene at another size is the same picture on a finer or coarser raster.
     """
     indices = np.asarray(indices).reshape(-1).astype(np.uint64)
     step = max(1, _CHUNK // size**2)
-    parts = [_draw(seed, indices[i : i + step], size) for i in range(0, max(1, len(indices)), step)]
+    which = list(LOOKS).index(look)
+    parts = [_draw(seed, indices[i : i + step], size, which) for i in range(0, max(1, len(indices)), step)]
     return Scenes(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Scenes)))
 
 
@@ -81,12 +85,13 @@ def labels(seed: int, indices: np.ndarray) -> np.ndarray:
     return _label(uniforms(1, seed, np.asarray(indices).reshape(-1), _MAIN)[:, 0])
 
 
-def _draw(seed: int, indices: np.ndarray, size: int) -> Scenes:
+def _draw(seed: int, indices: np.ndarray, size: int, look: int) -> Scenes:
     n, px = len(indices), np.float32(size / _SIDE)
     grid = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / px
-    image = _background(uniforms(24, seed, indices, _BACKGROUND), grid)
+    own = 16 * look  # streams of random numbers
+    image = _background(uniforms(24, seed, indices, _BACKGROUND + own), grid, look)
 
-    u, v = uniforms(22, seed, indices, _MAIN), uniforms(24, seed, indices, _SMALL)
+    u, v = uniforms(22, seed, indices, _MAIN + own), uniforms(24, seed, indices, _SMALL + own)
     radius = 9 + 3.5 * u[:, 1]
     x, y = _place(radius, u[:, 2]), _place(radius, u[:, 3])
     # the small object keeps to the edge that is farther from the large one, or most of them would be covered
@@ -100,9 +105,9 @@ def _draw(seed: int, indices: np.ndarray, size: int) -> Scenes:
     small_labels = np.full(n, -1)
     if len(there):
         seen = image[there]
-        cover = _paint(seen, v[there], small_x[there], small_y[there], small[there], grid, px)
+        cover = _paint(seen, v[there], small_x[there], small_y[there], small[there], grid, px, look)
         image[there], small_masks[there], small_labels[there] = seen, cover, _label(v[there, 0])
-    masks = _paint(image, u, x, y, radius, grid, px)
+    masks = _paint(image, u, x, y, radius, grid, px, look)
     small_masks &= ~masks
     small_labels[~small_masks.any((1, 2))] = -1
     pixels = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
@@ -123,10 +128,13 @@ def _far(centre: np.ndarray, u: np.ndarray) -> np.ndarray:
     return np.where(centre < _SIDE / 2, 1 - 0.15 * u, 0.15 * u)
 
 
-def _background(u: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Two muted colours, mixed along a direction and bent by three soft waves: float32 (N, 3, S, S) in 0..1."""
-    start = _hsv(u[:, 0], 0.1 + 0.4 * u[:, 1], 0.2 + 0.5 * u[:, 2])
-    end = _hsv(u[:, 3], 0.1 + 0.4 * u[:, 4], 0.2 + 0.5 * u[:, 5])
+def _background(u: np.ndarray, grid: np.ndarray, look: int) -> np.ndarray:
+    """Two colours, muted (in plankton those of deep water), mixed along a direction and bent by three soft waves:
+    float32 (N, 3, S, S) in 0..1."""
+    if look:
+        start, end = (_hsv(0.48 + 0.17 * u[:, k], 0.5 + 0.4 * u[:, k + 1], 0.06 + 0.24 * u[:, k + 2]) for k in (0, 3))
+    else:
+        start, end = (_hsv(u[:, k], 0.1 + 0.4 * u[:, k + 1], 0.2 + 0.5 * u[:, k + 2]) for k in (0, 3))
     along = (grid - _SIDE / 2) / _SIDE
     mix = _rows(_cos(u[:, 6]), along)[:, None, :] + (_rows(_sin(u[:, 6]), along) + np.float32(0.5))[:, :, None]
     strength = np.float32(0.3) * u[:, 7]
@@ -139,8 +147,9 @@ def _background(u: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def _paint(
-    image: np.ndarray, u: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.ndarray, grid: np.ndarray, px: np.float32
-) -> np.ndarray:
+    image: np.ndarray, u: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.ndarray, grid: np.ndarray,
+    px: np.float32, look: int,
+) -> np.ndarray:  # fmt: skip
     """Paint one object into each image (N, 3, S, S) in place; returns where it is: bool (N, S, S).
 
     `x`, `y`, `radius` (N,) are in board units, `px` is pixels a unit.
@@ -156,7 +165,10 @@ def _paint(
             right = (c[of, None] * dx[of])[:, None, :] + (s[of, None] * dy[of])[:, :, None]
             down = (-s[of, None] * dx[of])[:, None, :] + (c[of, None] * dy[of])[:, :, None]
             # distance to the outline in pixels, so that an edge is about one pixel wide at any size
-            alpha[of] = 0.5 - _outside(shape, right, down) * (np.float32(0.8) * px * radius[of])[:, None, None]
+            alpha[of] = (
+                0.5
+                - _outside(shape + len(SHAPES) * look, right, down) * (np.float32(0.8) * px * radius[of])[:, None, None]
+            )
     np.clip(alpha, 0, 1, out=alpha)
 
     mix = np.zeros_like(alpha)
@@ -164,9 +176,15 @@ def _paint(
     if len(striped):
         w, ones = u[striped], np.ones(len(striped), np.float32)
         wave = _plane_wave(ones, 1 / (6 + 4 * w[:, 7]), 0.5 * w[:, 6], w[:, 5], dx[striped], dy[striped])
-        mix[striped] = np.clip(wave + np.float32(0.5), 0, 1)
-    bright = _hsv(u[:, 8], 0.5 + 0.5 * u[:, 9], 0.7 + 0.3 * u[:, 10])
-    dark = _hsv(u[:, 11], 0.5 + 0.5 * u[:, 12], 0.15 + 0.3 * u[:, 13])
+        if look:  # dots: where two waves across each other are both high
+            wave += _plane_wave(ones, 1 / (6 + 4 * w[:, 7]), 0.5 * w[:, 6] + 0.25, w[:, 5], dx[striped], dy[striped])
+        mix[striped] = np.clip(wave + np.float32(0.5 - look), 0, 1)
+    if look:
+        bright = _hsv(0.02 + 0.16 * u[:, 8], 0.1 + 0.35 * u[:, 9], 0.6 + 0.4 * u[:, 10])
+        dark = _hsv(0.8 + 0.3 * u[:, 11], 0.3 + 0.4 * u[:, 12], 0.25 + 0.3 * u[:, 13])
+    else:
+        bright = _hsv(u[:, 8], 0.5 + 0.5 * u[:, 9], 0.7 + 0.3 * u[:, 10])
+        dark = _hsv(u[:, 11], 0.5 + 0.5 * u[:, 12], 0.15 + 0.3 * u[:, 13])
     strength = np.float32(0.35) * u[:, 14] / radius
     light = ((strength * _cos(u[:, 15]))[:, None] * dx)[:, None, :] + (
         (strength * _sin(u[:, 15]))[:, None] * dy + np.float32(1)
@@ -187,7 +205,18 @@ def _outside(shape: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.maximum(np.abs(x) * np.float32(0.866) + y * np.float32(0.5), -y) - np.float32(0.5)
     if shape == 3:
         return np.abs(np.sqrt(x * x + y * y) - np.float32(0.68)) - np.float32(0.24)
+    if shape == 5:
+        return (np.sqrt(x * x + 4 * y * y) - np.float32(0.95)) * np.float32(0.6)
     ax, ay = np.abs(x), np.abs(y)
+    if shape == 6:
+        return (ax + ay - np.float32(0.95)) * np.float32(0.7)
+    if shape == 7:
+        bite = np.float32(0.7) - np.sqrt((x - np.float32(0.45)) ** 2 + y * y)
+        return np.maximum(np.sqrt(x * x + y * y) - np.float32(0.9), bite)
+    if shape == 8:
+        return np.maximum(ay * np.float32(0.866) + ax * np.float32(0.5), ax) - np.float32(0.78)
+    if shape == 9:
+        return (np.sqrt(ax) + np.sqrt(ay) - 1) * np.float32(0.7)
     wide, tall = np.float32(0.95), np.float32(0.3)
     return np.minimum(np.maximum(ax - wide, ay - tall), np.maximum(ay - wide, ax - tall))
 

@@ -21,7 +21,7 @@ from ..errors import UserError, first_line, unknown
 from ..processes import cores, waiting
 from . import decode, scenes
 from .coco import id_order, one_line
-from .folders import Files, of_folder, scan
+from .folders import Files, Stacks, of_folder, scan
 from .manifests import Listing, PassedOver, Split, describe, image_ids, picture_digest, say, signature
 from .packs import of_pack
 from .scenes import SCENE_BLOCK, SCENE_COUNTS, SCENE_SPLITS
@@ -46,6 +46,7 @@ class Data:
     line: str = ""  # what there is, how it was read and what was passed over
 
     num_classes = property(lambda self: len(self.classes))
+    channels = property(lambda self: 3 if self.val is None or self.val.images is None else self.val.images.shape[1])
 
 
 # --- kinds of sources
@@ -174,7 +175,9 @@ class Format:
 #: Every kind of source. Help, documents and `A + B` of the paper tier read this table.
 FORMATS: dict[str, Format] = {
     "scenes": Format("", None),
+    "plankton": Format("", None),
     "imagefolder": Format("DIR", of_folder),
+    "stacks": Format("DIR", functools.partial(of_folder, reader=Stacks)),
     "inaturalist": Format("DIR", _inaturalist),
     "packed": Format("DIR", of_pack),
     "torchvision": Format("NAME", _torchvision, local=False, check=_torchvision_name),
@@ -196,7 +199,7 @@ def listing(spec: str) -> Listing:
     """What a source lists, by its name as `open_data` takes it, scenes apart (they are drawn)."""
     kind, place = kind_of(spec)
     if FORMATS[kind].open is None:
-        raise UserError("scenes are drawn and not read: there are no files of them; give a source of pictures")
+        raise UserError(f"{kind} are drawn and not read: there are no files of them; give a source of pictures")
     with waiting(f"listing the pictures of {spec}"):
         return FORMATS[kind].open(spec, place)
 
@@ -209,8 +212,8 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None, s
 
     images_needed: scenes have no end; their training pool holds at least so many. streamed: only validation pictures
     are stored, training pictures are decoded as training goes; no test, nothing to probe with, no mean and std."""
-    if spec == "scenes":
-        data = _open_scenes(image_size, images_needed or 0)
+    if spec in scenes.LOOKS:
+        data = _open_drawn(spec, image_size, images_needed or 0)
         return replace(data, probe_train=None, test=None) if streamed else data
     kind, place = kind_of(spec)
     # what is downloaded or loaded is asked only where there is no store of it yet
@@ -238,7 +241,7 @@ def open_pictures(spec: str) -> Data:
 
     `test` holds every labelled image that is held out: the whole of DIR/val, as ImageNet is scored. There is no val.
     train and test are None where there are no labels."""
-    if spec == "scenes":
+    if spec in scenes.LOOKS:
         return as_pictures(open_data(spec, SCENE_SIZE))
     found = listing(spec).split(halve=False)
     splits = {split: found.readable(split) for split, rows in found.splits.items() if found.known(rows)}
@@ -250,45 +253,50 @@ def as_pictures(data: Data) -> Data:
     return replace(data, train=data.probe_train, val=None, probe_train=None, line="")
 
 
-def _open_scenes(size: int, needed: int) -> Data:
+def _open_drawn(look: str, size: int, needed: int) -> Data:
     counts = {"train": max(1, -(-needed // SCENE_BLOCK)) * SCENE_BLOCK, **SCENE_COUNTS}
 
     def draw(split: str, index: np.ndarray) -> Chunk:
         seed = SCENE_SPLITS[split]
-        found = scenes.render(seed, index, size)
+        found = scenes.render(seed, index, size, look)
         return Chunk(found.images, index + np.uint64(seed << 40), found.labels, found.masks)
 
     rows = {split: np.arange(count, dtype=np.uint64) for split, count in counts.items()}
-    plan = StorePlan(rows, draw, size, scenes.CLASSES, masks=True, reference=SCENE_BLOCK)
-    name, version = f"scenes-{counts['train']}-{size}px", signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
-    return _data("scenes", ensure(name, version, lambda: plan, "scenes"), block=SCENE_BLOCK)
+    plan = StorePlan(rows, draw, size, scenes.LOOKS[look], masks=True, reference=SCENE_BLOCK)
+    name, version = f"{look}-{counts['train']}-{size}px", signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
+    return _data(look, ensure(name, version, lambda: plan, look), block=SCENE_BLOCK)
 
 
 def _squares(found: Listing, size: int) -> StorePlan:
     """The plan of a listing's pictures."""
     digests: dict[str, list[int]] = {split: [] for split in found.splits}
+    read, channels, said = decode.read_square, 3, ()
+    if isinstance(found.reader, Stacks):
+        ends = found.reader.ends(found.ranked(found.splits["train"]))
+        read, channels = functools.partial(decode.stack_square, ends=ends), len(ends)
+        said = (f"values of its channels from {', '.join(f'{a:g} to {b:g}' for a, b in ends)} become 0 to 255",)
     threads = min(8, cores()) if found.threaded else 1
 
     def square(split: str, i: int) -> np.ndarray:
         content = found.reader.content(i)  # of a file, detail that the resize throws away is not decoded
         if isinstance(content, bytes):
             digests[split].append(picture_digest(content))
-        return decode.read_square(content, size)
+        return read(content, size)
 
     def draw(split: str, rows: np.ndarray) -> Chunk:
         done = decode.each(functools.partial(square, split), rows.tolist(), threads)
         good = rows[[not isinstance(result, Exception) for result in done]]
         skipped = [(found.names[i], first_line(e)) for i, e in zip(rows, done, strict=True) if isinstance(e, Exception)]
         pixels = np.array([result for result in done if isinstance(result, np.ndarray)], np.uint8)
-        return Chunk(pixels.reshape(-1, 3, size, size), found.ids[good], found.labels[good], None, skipped)
+        return Chunk(pixels.reshape(-1, channels, size, size), found.ids[good], found.labels[good], None, skipped)
 
     def notes() -> Iterator[str]:
-        yield from found.notes  # asked for when all pictures have been read
+        yield from (*found.notes, *said)  # asked for when all pictures have been read
         train, held = set(digests.pop("train", ())), sum(digests.values(), [])
         if count := len([digest for digest in held if digest in train]):
             yield f"{count:,} of {len(held):,} held-out pictures have the bytes of a training picture"
 
-    return StorePlan(found.splits, draw, size, found.classes, notes())
+    return StorePlan(found.splits, draw, size, found.classes, notes(), channels=channels)
 
 
 def _data(

@@ -30,7 +30,7 @@ _CHUNK = 256  # images decoded between two writes
 class Chunk(NamedTuple):
     """Some images on their way into a store."""
 
-    images: np.ndarray  # uint8 (n, 3, S, S)
+    images: np.ndarray  # uint8 (n, C, S, S)
     ids: np.ndarray  # uint64 (n,)
     labels: np.ndarray  # int64 (n,), -1 = unknown
     masks: np.ndarray | None = None  # bool (n, S, S)
@@ -46,6 +46,7 @@ class StorePlan(NamedTuple):
     classes: tuple[str, ...]
     notes: Iterable[str] = ()  # how its source was read; asked for at the end
     masks: bool = False
+    channels: int = 3
     reference: int | None = None  # mean, std and digest see so many first training images; None = all
 
 
@@ -128,8 +129,8 @@ def write_folder(folder: Path, write: Callable[[Path], object], title: str, lock
 
 def _write(folder: Path, plan: StorePlan, title: str) -> None:
     """Fill a folder. Plain writes: in a memory map, a full disk ends the process."""
-    size, rows, histogram, skipped, splits = plan.image_size, 0, np.zeros((3, 256), np.int64), [], {}
-    kinds = {"images": (np.uint8, 3, size, size), "ids": (np.uint64,), "labels": (np.int64,)}
+    size, rows, histogram, skipped, splits = plan.image_size, 0, np.zeros((plan.channels, 256), np.int64), [], {}
+    kinds = {"images": (np.uint8, plan.channels, size, size), "ids": (np.uint64,), "labels": (np.int64,)}
     kinds |= {"masks": (np.bool_, size, size)} if plan.masks else {}
     digests = {name: hashlib.sha256() for name in ("images", "ids", "labels", "masks")}
     crc = dict.fromkeys(kinds, 0)
@@ -180,12 +181,13 @@ def _header(file: BinaryIO, rows: int, dtype: type, *shape: int) -> None:
 
 
 def levels(images: np.ndarray) -> np.ndarray:
-    """How often each channel of images uint8 (..., 3, H, W) has each level: int64 (3, 256)."""
-    return np.stack([np.bincount(images[..., channel, :, :].ravel(), minlength=256) for channel in range(3)])
+    """How often each channel of images uint8 (..., C, H, W) has each level: int64 (C, 256)."""
+    channels = range(images.shape[-3])
+    return np.stack([np.bincount(images[..., channel, :, :].ravel(), minlength=256) for channel in channels])
 
 
 def statistics(histogram: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel in 0..1 units, exact from counts (3, 256); std at least 1/255."""
+    """Mean and standard deviation per channel in 0..1 units, exact from counts (C, 256); std at least 1/255."""
     values, count = np.arange(256), histogram.sum(1)
     mean = (histogram * values).sum(1) / count
     variance = (histogram * values**2).sum(1) / count - mean**2

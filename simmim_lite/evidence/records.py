@@ -153,12 +153,12 @@ def _row(record: dict) -> dict:
     curve = [loss for loss in (_number(point["val_loss"]) for point in record["curve"]) if loss is not None]
     row = {n: getattr(run, n) for n in ("model", "steps", "seed", "data", "target", "image_size", "batch_size")}
     row |= {"params": record["model"]["parameters"], "images_seen": cost["images_seen"]}
-    row |= {"images": cost["unique_images"] if run.images is None else run.images}
+    row |= {"images": cost["unique_images"] if run.images is None else run.images, "init": run.init}
     row |= {name: _number(final.get(name)) for name in ("val_loss", "val_loss_se", "train_loss")}
     row |= {name: _number(cost.get(name)) for name in ("epochs", "flops", "seconds", "core_seconds")}
     row |= {score: _number(probes.get(score, {}).get("score")) for score in PROBES}
     row |= {"probe_images": max((probe.get("n_train") or 0 for probe in probes.values()), default=None)}
-    row |= {"trunk": run.trunk_key, "key": record["key"], "reference": run.steps == 0, "overfit": None}
+    row |= {"trunk": run.trunk_key, "key": record["key"], "reference": run.random, "overfit": None}
     if row["val_loss"] is not None and curve and not row["reference"]:
         overfit = row["val_loss"] - min(curve) > OVERFIT
         row["overfit"] = overfit if overfit or len(curve) >= VALIDATIONS else None
@@ -197,4 +197,4 @@ def _number(value: float | None) -> float | None:
 
 def _recipe(run: Run, *apart: str) -> str:
     """The name of what runs have in common, but for these fields."""
-    return digest({name: held for name, held in run.to_dict().items() if name not in apart})[:8]
+    return digest({name: held for name, held in run.identity.items() if name not in apart})[:8]

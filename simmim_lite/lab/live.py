@@ -104,8 +104,9 @@ class Curve:
         for points, colour in zip(self.points.values(), (COLOURS[0], FAINT), strict=True):
             places = " ".join(f"{x * across:.1f},{124 - up * (loss - min(losses)):.1f}" for x, loss in points)
             lines.append(f'<polyline points="{places}" stroke="{colour}" {style}/>')
-        view = 'viewBox="0 0 640 128" preserveAspectRatio="none" style="flex:1 1 140px;height:150px"'
-        return f"<svg {view}>{''.join(lines)}</svg>"
+        view = 'viewBox="0 0 640 128" preserveAspectRatio="none" style="width:100%;height:128px"'
+        ends = f"{max(losses):.2f}", f"{min(losses):.2f}; 0 to {self.steps * self.batch_size:,} images seen"
+        return f'<div style="flex:1 1 140px">{ends[0]}<br><svg {view}>{"".join(lines)}</svg><br>{ends[1]}</div>'
 
     def figure(self) -> go.Figure:
         """The curve as it is now: training thin, validation with marks."""

@@ -4,14 +4,13 @@
     MaskLab(picture="holiday.jpg", network="photos-normalised")
     MaskLab().write_html("lab.html", "Mask lab")  # one file, live without a kernel or a network connection
 
-The mask is drawn in the browser, by the same integers as `masking.hash_masks`; reconstructions come from the kernel, in
-the static twin from the same network computed in the page.
+The mask is drawn in the browser, by the same integers as `masking.hash_masks`; reconstructions and attention are
+computed there, too. A kernel only sends the weights of a network, once; the static twin holds them.
 """
 
 import base64
 import io
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -22,7 +21,7 @@ import plotly.graph_objects as go
 import traitlets as t
 from PIL import Image
 
-from ..errors import UserError, first_line, unknown
+from ..errors import UserError, unknown
 from ..model.masking import STRATEGIES, hash_masks
 from . import pictures
 from .widgets import Widget, check_patch, module
@@ -43,18 +42,6 @@ class Network:
 
     about: dict
     weights: bytes = field(repr=False)  # the safetensors file
-
-    def predict(self, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-        """float32 (3, S, S) in the space of the target, from uint8 (3, S, S) and hidden tokens (S / 4, S / 4)."""
-        import torch
-
-        from ..data.batches import normalise
-        from ..processes import one_thread
-
-        images = normalise(pixels[None], tuple(self.about["mean"]), tuple(self.about["std"]))
-        with torch.inference_mode(), one_thread(torch.device("cpu")):  # a small network loses by sharing its work
-            mask = torch.from_numpy(np.asarray(hidden, bool)[None])
-            return self.model.reconstruct(images, mask)[0].float().numpy()
 
     @cached_property
     def model(self):
@@ -100,7 +87,10 @@ class MaskLab(Widget):
     seed = t.Int(0, help="of the mask").tag(sync=True)
     edits = t.List(t.Int(), help="cells flipped by hand, by number in rows").tag(sync=True)
     statistics = t.Enum(STATISTICS, "visible").tag(sync=True)
-    tab = t.Enum(("explore", "guess", "windows"), "explore").tag(sync=True)
+    tab = t.Enum(("explore", "guess", "windows", "attention"), "explore").tag(sync=True)
+    size = t.Int(0, help="pixels at which a network sees the picture: as it was trained (0), or twice that").tag(
+        sync=True
+    )
 
     def __init__(
         self,
@@ -128,7 +118,7 @@ class MaskLab(Widget):
         super().__init__(pictures=entries, picture=first, networks=known, network=network, **state)
         self.on_msg(self._answer)
 
-    @t.validate("patch", "network", "picture")
+    @t.validate("patch", "network", "picture", "size")
     def _checked(self, proposal: dict) -> object:
         """What is set from Python is as good as what the constructor takes; the page offers nothing else."""
         name, value = proposal["trait"].name, proposal["value"]
@@ -136,14 +126,18 @@ class MaskLab(Widget):
             raise unknown(name, value, self._networks)
         if name == "picture" and not 0 <= value < max(1, len(self.pictures)):
             raise UserError(f"picture {value}: there are {len(self.pictures)}, numbered from 0")
+        if name == "size" and value:
+            trained = self._networks[self.network].about["side"] if self.network else 0
+            if value not in (trained, 2 * trained):
+                raise UserError(f"size {value}: give {trained or 0} or {2 * trained} px, or 0")
         if name == "patch":
             check_patch(self.side, value)
         return value
 
     @property
     def side(self) -> int:
-        """Pixels a side at which the picture is shown: the network's, or 192 without one."""
-        return self._networks[self.network].about["side"] if self.network else pictures.SIDE
+        """Pixels a side at which the picture is shown: the chosen size or the network's, or 192 without one."""
+        return (self.size or self._networks[self.network].about["side"]) if self.network else pictures.SIDE
 
     @property
     def mask(self) -> np.ndarray:
@@ -169,18 +163,7 @@ class MaskLab(Widget):
         held = {name: base64.b64encode(one.weights).decode() for name, one in self._networks.items()}
         return super().twin_state() | {"weights": held}
 
-    def _answer(self, _: object, message: dict, buffers: Sequence) -> None:
-        """The page asks for a prediction; it gets one, or a sentence."""
-        if message.get("kind") != "predict":
-            return
-        reply, data = {"id": message.get("id"), "loaded": "torch" in sys.modules}, []
-        try:
-            network = self._networks[message["network"]]
-            side, tokens = network.about["side"], network.about["side"] // network.about["patch_size"]
-            pixels = np.frombuffer(buffers[0], np.uint8).reshape(3, side, side)
-            hidden = np.frombuffer(buffers[1], np.uint8).reshape(tokens, tokens)
-            data = [network.predict(pixels, hidden).tobytes()]
-            reply["kind"] = "predicted"
-        except Exception as error:  # whatever happens, the widget must say it and live on
-            reply |= {"kind": "problem", "text": f"no reconstruction: {first_line(error)}"}
-        self.send(reply, data)
+    def _answer(self, _: object, message: dict, __: object) -> None:
+        """The page asks for the weights of a network that is offered."""
+        if message.get("kind") == "weights" and message.get("name") in self._networks:
+            self.send(message, [self._networks[message["name"]].weights])

@@ -5,6 +5,7 @@ import base64
 import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image, ImageOps
 from ..data import decode, scenes
 from ..errors import UserError
 from ..evidence.drawing import INK, TEMPLATE
+from ..files import write_atomic
 from ..model.masking import upsample
+from ..training.run import Run
 from .charts import WIDEST
 
 SIDE, TOKENS = 192, 48  # pixels a side of the mask lab's pictures as they are kept, and tokens of 4 px
@@ -116,12 +119,10 @@ def predict(model, images: np.ndarray, masks: np.ndarray, mean: Sequence[float],
     """What the network makes of hidden pixels, the visible ones left as they are: uint8 (N, 3, H, W).
 
     images uint8 (N, 3, H, W); masks (N, h, w) in any whole number of cells a side that divides the network's patches;
-    mean and std as it was trained with, in 0..1 units. `UserError` for a network that predicts normalised pixels.
+    mean and std as it was trained with, in 0..1 units.
     """
     from ..training.callbacks import fill_in
 
-    if model.target != "raw":
-        raise UserError("this model predicts locally normalised pixels, which are no colours: train with target='raw'")
     return fill_in(model, images, np.asarray(masks, bool), mean, std)[0]
 
 
@@ -130,6 +131,43 @@ def reconstruction(model, images, mask, mean, std, titles: Sequence[str], *, tit
     rows = {"picture": images, "what the<br>network sees": hide(images, mask)}
     rows["hidden part<br>filled in"] = predict(model, images, mask, mean, std)
     return sheet(rows, titles, title=title)
+
+
+def write(rows: Mapping[str, np.ndarray], png: Path, said: str) -> None:
+    """Rows of pictures uint8 (N, 3, H, W) as a PNG, and beside it as a page with their names and what is said."""
+    lines, held = [np.concatenate([as_rgb(one) for one in row], 1) for row in rows.values()], io.BytesIO()
+    scale = max(1, _LARGE // len(lines[0]))
+    Image.fromarray(np.concatenate(lines).repeat(scale, 0).repeat(scale, 1)).save(held, "PNG")
+    write_atomic(png, held.getvalue())
+    source, names = base64.b64encode(held.getvalue()).decode(), ", ".join(rows)
+    head = f'<!doctype html><meta charset="utf-8"><title>Reconstruction</title><p>From above: {names}.</p>'
+    page = f'{head}<p>{escape(said)}</p><img alt="{names}" style="max-width:100%" src="data:image/png;base64,{source}">'
+    write_atomic(png.with_suffix(".html"), page)
+
+
+def reconstructed(weights: str, run: Run, device: str, png: Path, bands: Sequence[int]) -> str:
+    """The first eight validation pictures of a run's data as a checkpoint of its network fills them in, written by
+    `write`; what is said of them. bands: the three channels that are shown, from 0."""
+    from ..data.batches import validation_masks
+    from ..data.sources import open_data
+    from ..model.weights import load_weights
+    from ..processes import pick_device
+    from ..training.callbacks import fill_in
+    from ..training.pretrain import build
+    from ..training.probes import input_statistics
+
+    model, opened = build(run).to(pick_device(device)), open_data(run.data, run.image_size)
+    load_weights(model, weights, head=True)
+    shown, statistics = np.array(opened.val.images[:8]), input_statistics(opened, run.statistics)
+    grid = (run.image_size // run.mask_patch,) * 2
+    cells = validation_masks(grid, run.mask_ratio, run.mask_strategy, np.asarray(opened.val.ids[:8]), 0)
+    filled, losses = fill_in(model, shown, cells, *statistics)
+    mean, std = (", ".join(f"{v:.3f}" for v in of) for of in statistics)
+    said = f"loss on hidden pixels {np.mean(losses):.3f} over {len(losses)} pictures, {run.target} target; "
+    said += f"statistics ({run.statistics}): mean {mean}, deviation {std}"
+    rows = {"picture": shown, "seen": hide(shown, cells), "filled in": filled}
+    write({name: row[:, bands] for name, row in rows.items()}, png, said)
+    return said
 
 
 def strip(rows: Mapping[str, Sequence], side: int = 72) -> str:

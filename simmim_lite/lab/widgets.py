@@ -14,10 +14,12 @@ from pathlib import Path
 from string import Template
 
 import anywidget
+import pandas as pd
 import plotly.graph_objects as go
 import traitlets
 
 from ..errors import UserError
+from ..evidence import diagnose, figures
 from ..processes import executed_unseen
 from ..training.run import write_atomic
 from . import pictures
@@ -117,6 +119,23 @@ class FilmStrip(Widget):
         rows = {"picture": film.pictures}
         rows |= {f"step {film.facts['frames'][k]['step']:,}": film.frames[k] for k in chosen}
         return pictures.sheet(rows, title=name)
+
+
+class Doctor(Widget):
+    """*Is this normal?* asked with a log of one's own, which is read in the page and goes nowhere."""
+
+    _esm = module("parts", "diagnose")
+    rules = traitlets.Dict().tag(sync=True)
+
+    def __init__(self) -> None:
+        super().__init__(rules={"table": diagnose.TABLE, "known": diagnose.known()})
+
+    def still(self) -> go.Figure:
+        """What there is to compare with."""
+        rows = [
+            {"name": name, "value": (low + high) / 2, "low": low, "high": high} for name, low, high in diagnose.known()
+        ]
+        return figures.intervals(pd.DataFrame(rows), "validation loss, lowest to highest of a set of runs")
 
 
 def shipped_film(name: str = "scenes"):

@@ -24,8 +24,9 @@ class SimMIM(nn.Module):
             raise unknown("target", target, ("raw", "normalized"))
         self.encoder, self.patch_size, self.target, self.target_window = encoder, patch_size, target, target_window
         self.stride = patch_size << (len(encoder.depths) - 1)
+        self.channels = encoder.patch_embed.proj.in_channels
         self.decoder = nn.Sequential(
-            nn.Conv2d(encoder.num_features, 3 * self.stride**2, 1), nn.PixelShuffle(self.stride)
+            nn.Conv2d(encoder.num_features, self.channels * self.stride**2, 1), nn.PixelShuffle(self.stride)
         )
 
     def forward(self, images: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -48,14 +49,15 @@ class SimMIM(nn.Module):
         return self.encoder(images, mask)
 
     def loss(self, prediction: Tensor, images: Tensor, mask: Tensor, per_image: bool = False) -> Tensor:
-        """sum(|target - prediction| * mask) / (sum(mask) + 1e-5) / 3, every pixel counted once; 0 for an empty mask.
+        """sum(|target - prediction| * mask) / (sum(mask) + 1e-5) / 3, every pixel counted once; 0 for an empty mask (3:
+        the channels).
 
         per_image: (B,) with each image's own sums instead of one scalar.
         """
         pixels = mask.repeat_interleave(self.patch_size, 1).repeat_interleave(self.patch_size, 2).unsqueeze(1).float()
         error = (self.make_target(images) - prediction.float()).abs() * pixels
         over = (1, 2, 3) if per_image else (0, 1, 2, 3)
-        return error.sum(over) / (pixels.sum(over) + 1e-5) / 3
+        return error.sum(over) / (pixels.sum(over) + 1e-5) / self.channels
 
     def make_target(self, images: Tensor) -> Tensor:
         """What is predicted, in full precision: the images or their local normalisation."""
@@ -75,11 +77,19 @@ def normalize_locally(images: Tensor, window: int = 47) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):
         # the variance does not depend on the level; near 0 the difference of squares keeps its digits
         images = images.float() - images.float().mean((2, 3), keepdim=True)
-        rows, columns = (_band(side, window, images) for side in images.shape[2:])
-        count = rows.sum(1)[:, None] * columns.sum(1)
-        mean, square = ((rows @ x @ columns) / count for x in (images, images.square()))
-        variance = ((square - mean.square()) * (count / (count - 1))).clamp_min(0)
+        mean, variance = local_statistics(images, window)
         return (images - mean) / (variance + 1e-6).sqrt()
+
+
+def local_statistics(images: Tensor, window: int, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of images (B, 3, H, W) in the odd window around each pixel, over pixels in the image,
+    or those that count: (B, 1, H, W) of 0 and 1. Where none does, both are 0."""
+    rows, columns = (_band(side, window, images) for side in images.shape[2:])
+    count = rows.sum(1)[:, None] * columns.sum(1)
+    if counted is not None:
+        images, count = images * counted, (rows @ counted @ columns).clamp_min(1)
+    mean, square = ((rows @ x @ columns) / count for x in (images, images.square()))
+    return mean, ((square - mean.square()) * (count / (count - 1).clamp_min(1))).clamp_min(0)
 
 
 def _band(side: int, window: int, like: Tensor) -> Tensor:
@@ -98,6 +108,7 @@ def create_model(
     drop_path: float = 0.0,
     pretrained_window_sizes: tuple[int, ...] | None = None,
     checkpointing: bool = False,
+    channels: int = 3,
     seed: int | None = None,
 ) -> SimMIM:
     """A SimMIM by name (`simmim_lite.SIZES`), by default at 192 px, window 12, or 32 px, window 4 for a laptop size.
@@ -113,8 +124,9 @@ def create_model(
     window_size = window_size or (4 if name in LAPTOP else 12)
     size.check_input(img_size, window_size, size.final_stride)
     encoder = SwinV2(
-        size.embed_dim, size.depths, window_size, size.patch_size, drop_path, pretrained_window_sizes, checkpointing
-    )
+        size.embed_dim, size.depths, window_size, size.patch_size, drop_path, pretrained_window_sizes, checkpointing,
+        channels,
+    )  # fmt: skip
     model = SimMIM(encoder, size.patch_size, target, target_window or odd_quarter(img_size))
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)

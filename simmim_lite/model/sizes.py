@@ -20,6 +20,7 @@ class Size:
     embed_dim: int
     depths: tuple[int, ...] = (2, 2, 18, 2)
     patch_size: int = 4
+    channels: int = 3  # of a picture
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -39,7 +40,7 @@ class Size:
     @property
     def parameters(self) -> int:
         """Backbone parameters, mask token and heads not counted; independent of the window (docs/facts.md, 1)."""
-        embed = 3 * self.patch_size**2 * self.embed_dim + 3 * self.embed_dim
+        embed = self.channels * self.patch_size**2 * self.embed_dim + 3 * self.embed_dim
         blocks = 0
         for depth, width, heads in zip(self.depths, self.widths, self.heads, strict=True):
             attention = 4 * width * width + 3 * width + heads
@@ -52,7 +53,7 @@ class Size:
     @property
     def simmim_parameters(self) -> int:
         """Parameters in pretraining: backbone, mask token and the linear head (a 1x1 convolution with bias)."""
-        pixels = 3 * self.final_stride**2
+        pixels = self.channels * self.final_stride**2
         return self.parameters + self.embed_dim + self.widths[-1] * pixels + pixels
 
     def stage_grids(self, image_size: int) -> Iterator[int]:
@@ -66,7 +67,7 @@ class Size:
         `head=True` adds the linear reconstruction head.
         """
         grids = list(self.stage_grids(image_size))
-        total = grids[0] ** 2 * self.embed_dim * (3 * self.patch_size**2 + 1)
+        total = grids[0] ** 2 * self.embed_dim * (self.channels * self.patch_size**2 + 1)
         for stage, (depth, width, grid) in enumerate(zip(self.depths, self.widths, grids, strict=True)):
             window = min(window_size, grid)
             linear = (4 + 2 * MLP_RATIO) * width * width + 2 * width
@@ -76,7 +77,7 @@ class Size:
                 total += (grid // 2) ** 2 * (8 * width * width + 2 * width)
         total += grids[-1] ** 2 * self.widths[-1]
         if head:
-            total += grids[-1] ** 2 * self.widths[-1] * 3 * self.final_stride**2
+            total += grids[-1] ** 2 * self.widths[-1] * self.channels * self.final_stride**2
         return total / 1e9
 
     def check_input(self, image_size: int, window_size: int, mask_patch: int) -> None:

@@ -235,10 +235,10 @@ class Stage(nn.Module):
 class PatchEmbed(nn.Module):
     """A strided convolution and a LayerNorm: (B, 3, H, W) -> (B, H/p, W/p, C); sides that do not divide are padded."""
 
-    def __init__(self, patch_size: int, width: int) -> None:
+    def __init__(self, patch_size: int, width: int, channels: int = 3) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(3, width, patch_size, patch_size)
+        self.proj = nn.Conv2d(channels, width, patch_size, patch_size)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ class SwinV2(nn.Module):
 
     window_size: tokens a side, clamped to each stage's map. pretrained_window_sizes: one a stage, for a model that
     moves to another window (12, 12, 12, 6 at 224 px, window 14). drop_path: rate of the last block, linear
-    from 0. checkpointing: recompute blocks in the backward pass to save memory.
+    from 0. checkpointing: recompute blocks in the backward pass to save memory. channels: of a picture.
     """
 
     def __init__(
@@ -268,10 +268,11 @@ class SwinV2(nn.Module):
         drop_path: float = 0.0,
         pretrained_window_sizes: tuple[int, ...] | None = None,
         checkpointing: bool = False,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         self.embed_dim, self.depths, self.checkpointing = embed_dim, tuple(depths), checkpointing
-        self.patch_embed = PatchEmbed(patch_size, embed_dim)
+        self.patch_embed = PatchEmbed(patch_size, embed_dim, channels)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         rates = [drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))]
         self.layers = nn.ModuleList()

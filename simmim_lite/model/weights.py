@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -162,6 +163,15 @@ def load_weights(model: SimMIM, path_or_state_dict: str | os.PathLike | Mapping,
     if speaks():  # of a team one process says it
         print(f"simmim-lite: {name}: {loaded}", file=told())
     return loaded
+
+
+def pinned(source: str) -> tuple[str, tuple[int, ...]]:
+    """SOURCE@DIGEST, 12 hexadecimal digits of its tensors, which are the same in every layout; and the windows of its
+    stages, () where it does not tell."""
+    found, total = find(read(_local(source)), source), hashlib.sha256()
+    for name in sorted(found.state):
+        total.update(name.encode() + found.state[name].float().numpy().tobytes())
+    return f"{source}@{total.hexdigest()[:12]}", tuple(window for _, window in found.windows)
 
 
 def save_weights(

@@ -126,7 +126,7 @@ def preview(study: StudyName, **options: object) -> pd.DataFrame:
     how = StudyOptions.from_dict({"tier": "shipped", **options})
     if how.tier == "shipped":
         return table([Run.from_dict(record["run"]) for record in _shipped(study)], runs_dir=how.runs_dir)
-    return table(planned(study, how.tier, data=how.data, seeds=how.seeds)[0], how.tier, how.runs_dir)
+    return table(planned(study, how.axes, data=how.data, seeds=how.seeds)[0], how.tier, how.runs_dir)
 
 
 def _shipped(*studies: str) -> list[dict]:
@@ -136,15 +136,16 @@ def _shipped(*studies: str) -> list[dict]:
 
 
 def dry_run(study: str, how: StudyOptions, gpus: int = 1, **speed: object) -> str:
-    """The table of `preview` for a terminal, and a line where its times are a guess; at tier paper the table of GPU
-    hours. speed: options of `find_speed`."""
-    if how.tier != "shipped" and TIERS[how.tier].full_size:
-        runs = planned(study, how.tier, data=how.data, seeds=how.seeds)[0]
+    """The table of `preview` for a terminal, and a line where its times are a guess; of GPU hours at tier
+    paper, and wherever a GPU's speed is given. speed: options of `find_speed`."""
+    axes = None if how.tier == "shipped" else how.axes
+    if axes and (axes.full_size or any(speed.values())):
+        runs = planned(study, axes, data=how.data, seeds=how.seeds)[0]
         return text(runs, how, gpus, find_speed(runs, **speed))
     if gpus != 1 or any(speed.values()):
-        raise UserError("GPU hours are those of tier paper: leave out --gpus and a GPU's speed, or add --tier paper")
+        raise UserError("--gpus is about GPU hours: add a GPU's speed and a tier that trains, or leave it out")
     found = plain(preview(study, **vars(how))) + "\npretraining alone, without the tasks" * (study == TRANSFER)
-    if how.tier == "shipped" or known_speeds(how.runs_dir, TIERS[how.tier].recipe):
+    if how.tier == "shipped" or known_speeds(how.runs_dir, axes.recipe):
         return found
     return f"{found}\nthe times are a rough guess until a first study in {how.runs_dir} has measured this machine"
 
@@ -163,9 +164,10 @@ def text(runs: Sequence[Run], how: StudyOptions, gpus: int, known: Speed) -> str
     if known.images:
         said.append("images a second of one GPU: " + ", ".join(f"{short(m)} {known.images[m]:,.0f}" for m in models))
         said += [f"days: {gpus} GPUs are taken to be {gpus} times as fast as one, never idle"] * (gpus > 1)
-    said.append(f"recipe: as released for base; what is unknown of {unknown} is our default (studies/tiers.py)")
-    if "scenes" in sources(how.data):
+    if how.axes.full_size:
+        said.append(f"recipe: as released for base; what is unknown of {unknown} is our default (studies/tiers.py)")
+    if how.axes.full_size and "scenes" in sources(how.data):
         said.append(f"data: none is given, and this is the published grid; a study needs --data {TWO_SOURCES}")
-    elif line := left_out(how.tier, how.data, **{k: n for k, n in images_of(how.data).items() if k != "labelled"}):
+    elif line := left_out(how.axes, how.data, **{k: n for k, n in images_of(how.data).items() if k != "labelled"}):
         said.append(f"data: {line}")
     return "\n".join([plain(shown(costs(runs, known.images, how.runs_dir), gpus)), *said])

@@ -14,14 +14,16 @@ from ..evidence import tables
 from ..evidence.claims import claims
 from ..evidence.records import beside, load
 from ..evidence.rules import Claim
+from ..model.sizes import short
 from ..processes import cores
 from ..training.record import current_record, read_record, run_of, usable
 from ..training.run import PRECISIONS, Run, check_runs_dir
-from ..training.specs import Positive, Whole, checked, value
+from ..training.specs import Whole, value
 from ..training.tuning import Dense
-from . import costs, speed
+from . import costs
 from .grids import Axes, TransferSpec, images_of, left_out, plan_of, planned, sources, with_references
 from .speed import faster_precision, known_speeds
+from .speed import find_speed as speed_of
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions, claim_ids
 from .workers import Local, execute, make_jobs, path_of
 
@@ -61,9 +63,11 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
     started, how = time.monotonic(), StudyOptions.from_dict(options)
     if how.tier not in TIERS:
         raise UserError(f"tier {how.tier} trains nothing: give one of {', '.join(TIERS)}")
-    axes, same = TIERS[how.tier].on(how.data), {"data": how.data, "seeds": how.seeds}
+    if given is None and how.minutes:
+        how = choose(name, how)[0]
+    axes, same = how.axes, {"data": how.data, "seeds": how.seeds}
     # a wrong name fails before anything is opened
-    runs = (planned if axes.full_size else plan_of)(name, how.tier, **same)[0]
+    runs = (planned if axes.full_size else plan_of)(name, axes, **same)[0]
     if axes.full_size and how.precision != "auto":
         runs = [replace(run, precision=how.precision) for run in runs]
     with _pool(how) as pool:
@@ -75,10 +79,10 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
 
         def plan(precision: str) -> tuple[list[Run], list[TransferSpec]]:
             if given is None:
-                return plan_of(name, how.tier, **same, precision=precision, **held)
+                return plan_of(name, axes, **same, precision=precision, **held)
             seeds = sorted({run.seed for run in given})
             mine = with_references(replace(run, precision=precision) for run in given)
-            tuned = plan_of(name, how.tier, data=how.data, seeds=seeds, precision=precision, **held)[1]
+            tuned = plan_of(name, axes, data=how.data, seeds=seeds, precision=precision, **held)[1]
             return mine, [spec for spec in tuned if spec.run is None or spec.run in mine]
 
         runs, tuned = plan(_precision(how, known_speeds(how.runs_dir, axes.recipe)))
@@ -93,7 +97,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
 
 def _precision(how: StudyOptions, speeds: Mapping[str, float]) -> str:
     """As it is given, else the faster one of a tier's largest model, as far as that is measured."""
-    tier = TIERS[how.tier]
+    tier = how.axes
     if how.precision != "auto" or tier.full_size or not all(f"{tier.models[-1]} {p}" in speeds for p in PRECISIONS):
         return tier.recipe.precision if how.precision == "auto" else how.precision
     return faster_precision(speeds, tier.models[-1])
@@ -167,12 +171,13 @@ def _opened(how: StudyOptions, needed: int) -> tuple[dict, dict[str, object]]:
     printed."""
     from ..data.sources import open_data
 
-    recipe, found = TIERS[how.tier].recipe, [s for s in sources(how.data) if s]
+    axes, found = how.axes, [s for s in sources(how.data) if s]
+    recipe = axes.recipe
     side, options = recipe.image_size, {"images_needed": needed, "streamed": recipe.streamed}
     opened = {(s, side): open_data(s, side, **options) for s in found}
     first, *second = opened.values()
     held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
-    if TIERS[how.tier].full_size and (line := left_out(how.tier, how.data, **held)):
+    if (axes.full_size or how.images) and (line := left_out(axes, how.data, **held)):
         print(f"simmim-lite: {line}", file=sys.stderr)
     labelled = 0  # images that can be trained on, where there are labels to train and to test on
     if not any(split is None or split.labels is None for split in (first.probe_train, first.test)):
@@ -208,7 +213,7 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> None:
         import torch
 
         gpus = torch.cuda.device_count()
-    print(costs.text(runs, how, max(1, gpus), speed.find_speed(runs)), file=sys.stderr, flush=True)
+    print(costs.text(runs, how, max(1, gpus), speed_of(runs)), file=sys.stderr, flush=True)
 
 
 def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> list[dict]:
@@ -237,8 +242,7 @@ def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> 
     return study(name, runs, **options).records
 
 
-@checked
-def axes(tier: str = "shipped", *, minutes: Positive | None = None, **options: object) -> Axes:
+def axes(tier: str = "shipped", **options: object) -> Axes:
     """What a tier varies on this data (sizes, unique images, lengths, seeds), and the runs that fill it.
 
     Tier `shipped` has those of the shipped records. Where a tier chooses its number of seeds by the time they take,
@@ -248,43 +252,64 @@ def axes(tier: str = "shipped", *, minutes: Positive | None = None, **options: o
     if tier == "shipped":
         keys = {row["key"] for row in tables.rows(data=how.data).get("shipped", [])}
         return Axes.of(run_of(record["run"]) for record in beside(how.data) if record["key"] in keys)
-    chosen, said = choose("all", how, minutes=minutes)
+    how, said = choose("all", how)
     print(said, end="\n" if said else "")
-    return Axes.of(planned("all", tier, data=how.data, seeds=chosen)[0])
+    return Axes.of(planned("all", how.axes, data=how.data, seeds=how.seeds)[0])
 
 
-@checked
 def choose(
-    name: str, how: StudyOptions, *, first_seed: Whole | None = None, minutes: Positive | None = None, measure=True
-) -> tuple[list[int] | None, str]:
-    """The seeds of a study, None for those of the tier or the task itself, and a line to print, or "".
+    name: str, how: StudyOptions, *, first_seed: int | None = None, measure: bool = True, gpus: int = 1, **speed: object
+) -> tuple[StudyOptions, str]:
+    """The options of a study with its seeds, None for those of the tier or the task itself, and a line to print, or "".
 
-    how.seeds: how many, or which. minutes: a study of more than the fewest seeds takes so many as these hold, up to the
-    tier's most; by default the tier's own. measure: time a step on this machine where that is not known, else guess."""
+    how.seeds: how many, or which. how.minutes: a study of more than the fewest seeds takes so many as these hold, up to
+    the tier's most, and at tier gpu the largest of its grids that they hold; by default the tier's own. measure: time a
+    step on this machine where that is not known, else guess. speed: options of `find_speed`, of each of some GPUs."""
     if isinstance(how.seeds, tuple) or how.tier not in TIERS:  # which seeds, or shipped
-        return list(how.seeds) if isinstance(how.seeds, tuple) else None, ""
-    if how.seeds is not None and minutes is not None:
-        raise UserError(f"seeds is {how.seeds} and minutes {minutes:g}: give one, seeds fixes the number")
-    axes = TIERS[how.tier].on(how.data)
-    first = axes.first_seed if first_seed is None else first_seed
-    minutes = axes.minutes if minutes is None else minutes
+        return how, ""
+    given, axes = how, how.axes
+    first = axes.first_seed if first_seed is None else value("first_seed", Whole, first_seed)
+
+    def taken(count: int) -> StudyOptions:
+        return replace(how, seeds=tuple(range(first, first + count)), minutes=None)
+
+    minutes = how.minutes or axes.minutes
     if how.seeds is not None or name == TRANSFER or axes.full_size or not (minutes or axes.most_seeds):
         count = how.seeds or (axes.transfers or axes if name == TRANSFER else axes).seeds
-        return None if first_seed is None and how.seeds is None else list(range(first, first + count)), ""
+        return (how if first_seed is None and how.seeds is None else taken(count)), ""
     images_of(how.data)  # before anything is measured
     known, processes = known_speeds(how.runs_dir, axes.recipe), how.workers or 1
-    if how.engine == "local":
+    if any(speed.values()):
+        models = dict.fromkeys([*axes.models, *(m for smaller in axes.fitted for m in smaller["models"])])
+        images = speed_of([replace(axes.recipe, model=model) for model in models], **speed).images
+        processes, steps = gpus, {model: axes.recipe.batch_size / rate for model, rate in images.items()}
+        known = {f"{model} {p}": seconds for model, seconds in steps.items() for p in PRECISIONS}
+    elif how.engine == "local":
         processes = how.workers or cores()
         if measure and not all(f"{m} {p}" in known for m in axes.models for p in PRECISIONS):
             here = Local(how.device, how.workers)
             known, processes = here.speeds(Path(how.runs_dir), axes.models, axes.recipe), here.workers
-    runs, tuned = plan_of(name, how.tier, data=how.data, seeds=[first], precision=_precision(how, known))
-    each = costs.cost_of(runs, how.runs_dir)["seconds"] + sum(costs.tuning_seconds(spec, known) for spec in tuned)
-    each /= processes  # seconds that a seed adds
-    holds = max(0, int((60 * (minutes or 0) - _REST) // each))
-    count = min(max(holds, axes.seeds), max(axes.most_seeds, axes.seeds))
-    many = f"{processes} process{'es' * (processes > 1)}"
-    said = f"{count} seeds, {first} to {first + count - 1}: about {costs.clock(_REST + count * each)} in {many}"
-    few = f", and fewer than {axes.seeds} decide too little" if holds < axes.seeds else ""
+
+    def seconds() -> float:
+        """What a seed adds."""
+        runs, tuned = plan_of(name, how.axes, data=how.data, seeds=[first], precision=_precision(how, known))
+        tuning = sum(costs.tuning_seconds(spec, known) for spec in tuned)
+        return (costs.cost_of(runs, speeds=known)["seconds"] + tuning) / processes
+
+    left, fewest = 60 * (minutes or 0) - _REST, axes.seeds
+    for smaller in map(dict, axes.fitted):
+        fewest = smaller.pop("seeds", axes.seeds)
+        how = replace(given, **{name: one for name, one in smaller.items() if not getattr(given, name)})
+        if left >= fewest * seconds():
+            break
+    holds = max(0, int(left // (each := seconds())))
+    count = min(max(holds, fewest), max(axes.most_seeds, fewest))
+    many = f"{processes} {'GPU' if any(speed.values()) else 'process' + 'e' * (processes > 1)}{'s' * (processes > 1)}"
+    said = f"{count} seeds, {first} to {first + count - 1}" if count > 1 else f"1 seed, {first}"
+    if axes.fitted:
+        models = ", ".join(map(short, how.axes.models))
+        said += f", of {models} up to {how.axes.lengths[-1]:,} steps on {len(how.axes.images)} levels of images"
+    said += f": about {costs.clock(_REST + count * each)} in {many}"
+    few = f", and fewer than {fewest} decide too little" if holds < fewest and not axes.fitted else ""
     said += f"; --minutes {minutes:g} holds {holds}{few}" if minutes else ""
-    return list(range(first, first + count)), said
+    return taken(count), said

@@ -11,7 +11,7 @@ from ..errors import UserError, unknown
 from ..model.sizes import SIZES
 from ..training.run import Run
 from ..training.tuning import Dense, FineTune, Probe
-from .tiers import ALL, CLASSIFY, FULL_SIZE, LEVELS, NAMED, STUDIES, TIERS, TRANSFER, TWO_SOURCES, tier_of
+from .tiers import ALL, CLASSIFY, FULL_SIZE, LEVELS, NAMED, STUDIES, TIERS, TRANSFER, TWO_SOURCES, AnyTier, tier_of
 
 TransferSpec = FineTune | Dense | Probe
 #: A data set of which a few images cannot be read still fills its level.
@@ -46,7 +46,7 @@ def _shared(sets: list[set[int]]) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*sets) or set.union(*sets))) if sets else ()
 
 
-def grid(study: str, tier: str, **options: object) -> list[Run]:
+def grid(study: str, tier: AnyTier, **options: object) -> list[Run]:
     """The Runs of a study (a name in STUDIES, or `all`) at a tier, with the references of their scores; options as
     `tier_axes` has them. Data and size are compared at the longest length."""
     if study not in (*STUDIES, ALL):
@@ -65,12 +65,13 @@ def with_references(runs: Iterable[Run]) -> list[Run]:
     found = []
     for some in groups.values():
         first = max((run for run in some if run.images), key=lambda run: run.images)
-        found += [*([replace(first, steps=0)] if first.probe_labels else []), *some]
+        random = replace(first, steps=0, init=None, init_windows=None)
+        found += [*([random] if first.probe_labels else []), *some]
     return list(dict.fromkeys(found))
 
 
 def tier_axes(
-    tier: str,
+    tier: AnyTier,
     *,
     data: str = "scenes",
     available: int | None = None,
@@ -97,19 +98,20 @@ def tier_axes(
     return Axes.of(runs)
 
 
-def seeds_of(tier: str, seeds: int | Sequence[int] | None = None) -> list[int]:
+def seeds_of(tier: AnyTier, seeds: int | Sequence[int] | None = None) -> list[int]:
     """Which seeds a study has: so many from the tier's first on (None = its own number), or those given."""
-    first, seeds = TIERS[tier].first_seed, TIERS[tier].seeds if seeds is None else seeds
-    chosen = list(range(first, first + seeds) if isinstance(seeds, int) else seeds)
+    axes = tier_of(tier)
+    seeds = axes.seeds if seeds is None else seeds
+    chosen = list(range(axes.first_seed, axes.first_seed + seeds) if isinstance(seeds, int) else seeds)
     if not chosen:
         raise UserError(f"seeds is {seeds!r}: give a number of at least 1, or a list of seeds")
     return chosen
 
 
-def _places(tier: str, data: str, available: int | None, more: int | None) -> dict[int, dict]:
+def _places(tier: AnyTier, data: str, available: int | None, more: int | None) -> dict[int, dict]:
     """Which images each level of a tier takes, as fields of Run; levels that there are too few images for are not in
     it, but the largest, which takes all there are."""
-    axes, (first, second) = TIERS[tier], sources(data)
+    axes, (first, second) = tier_of(tier), sources(data)
     if second is not None and not axes.second_images:
         raise UserError(f"data '{data}' names two sources: tier {tier} takes one, {first}")
     *levels, last = sorted({*axes.images, *(n for _, n, _ in axes.extra)})
@@ -126,9 +128,9 @@ def _places(tier: str, data: str, available: int | None, more: int | None) -> di
     return found
 
 
-def left_out(tier: str, data: str, available: int | None = None, second_available: int | None = None) -> str:
+def left_out(tier: AnyTier, data: str, available: int | None = None, second_available: int | None = None) -> str:
     """Which levels the images that are there cannot fill, in one line; empty when they fill every level."""
-    axes, places = TIERS[tier], _places(tier, data, available, second_available)
+    axes, places = tier_of(tier), _places(tier, data, available, second_available)
     levels = (*axes.images, *axes.second_images)
     short = [n for n in levels if n not in places or places[n]["images"] < _NEARLY * n]
     if not short:
@@ -142,12 +144,12 @@ def left_out(tier: str, data: str, available: int | None = None, second_availabl
 # --- transfers ------------------------------------------------------------------------------------------------------
 
 
-def tunings(study: str, tier: str, *, labelled: int | None = None, **options: object) -> list[FineTune]:
+def tunings(study: str, tier: AnyTier, *, labelled: int | None = None, **options: object) -> list[FineTune]:
     """The fine-tunings of a study at a tier, four a seed: a pretrained network on few labels, and from scratch on many
     labels for as long as both, on few for as long, and on many for as long as the fine-tuning.
 
     labelled: labelled images the source has (None = no limit); options as `tier_axes` has them."""
-    axes = TIERS[tier].supervised
+    axes = tier_of(tier).supervised
     if axes is None or labelled == 0 or not (study == ALL or NAMED[study].supervised):
         return []
     much = min(axes.much, labelled or axes.much)
@@ -163,10 +165,15 @@ def tunings(study: str, tier: str, *, labelled: int | None = None, **options: ob
 
 
 def transfer_runs(
-    tier: str, *, data: str = "scenes", available: int | None = None, seeds: object = None, precision: str | None = None
+    tier: AnyTier,
+    *,
+    data: str = "scenes",
+    available: int | None = None,
+    seeds: object = None,
+    precision: str | None = None,
 ) -> list[Run]:
     """The pretraining runs that the tasks start from, cells of the tier's own grid, with their references."""
-    axes, own = tier_of(tier).on(data), TIERS[tier].transfers
+    axes, own = tier_of(tier).on(data), tier_of(tier).transfers
     if axes.full_size:
         same = {"data": data, "available": available, "seeds": seeds, "precision": precision}
         return [run for run in grid("data-scale", tier, **same) if run.model in own.models]
@@ -178,14 +185,18 @@ def transfer_runs(
 
 
 def transfer_specs(
-    tier: str, runs: Sequence[Run], labelled: int | None = None, annotated: Mapping[str, tuple[str, int]] | None = None
+    tier: AnyTier,
+    runs: Sequence[Run],
+    labelled: int | None = None,
+    annotated: Mapping[str, tuple[str, int]] | None = None,
 ) -> list[TransferSpec]:
     """The tasks from each of `transfer_runs` and from scratch, each once, the same seed for all that is compared.
 
     labelled: labelled images the source has (None = no limit). Boxes and masks are known of scenes alone; annotated: at
     tier paper {"detect": ("coco:DIR", training images), "segment": ("ade20k:DIR", training images)}."""
-    own, found = TIERS[tier].transfers, []
-    if TIERS[tier].full_size:
+    axes, found = tier_of(tier), []
+    own = axes.transfers
+    if axes.full_size:
         for run in runs:
             given = {"classify": (run.data, labelled or LEVELS[-1])} if labelled != 0 else {}
             for task, (data, count) in (given | dict(annotated or {})).items():
@@ -213,17 +224,18 @@ def transfer_specs(
 
 
 def plan_of(
-    name: str, tier: str, *, labelled: int | None = None, coco: str = "", ade20k: str = "", **options: object
+    name: str, tier: AnyTier, *, labelled: int | None = None, coco: str = "", ade20k: str = "", **options: object
 ) -> tuple[list[Run], list[TransferSpec]]:
     """The runs of a study at a tier, and what is trained from them; options as `tier_axes` has them. coco, ade20k:
     folders with boxes and with class maps, which the transfer study opens at tier paper."""
     if name != TRANSFER:
         return grid(name, tier, **options), tunings(name, tier, labelled=labelled, **options)
-    if tier_of(tier).transfers is None:
-        raise unknown("tier of the transfer study", tier, [name for name, one in TIERS.items() if one.transfers])
+    axes = tier_of(tier)
+    if axes.transfers is None:
+        raise unknown("tier of the transfer study", str(tier), [name for name, one in TIERS.items() if one.transfers])
     annotated = {}
     for task, kind, folder in (("detect", "coco", coco), ("segment", "ade20k", ade20k)):
-        if folder and TIERS[tier].full_size:
+        if folder and axes.full_size:
             from ..training.transfer import open_for
 
             annotated[task] = f"{kind}:{folder}", len(open_for(task, f"{kind}:{folder}", 0).train)
@@ -233,7 +245,7 @@ def plan_of(
 
 
 def planned(
-    name: str, tier: str, *, data: str = "scenes", seeds: object = None, precision: str | None = "bf16"
+    name: str, tier: AnyTier, *, data: str = "scenes", seeds: object = None, precision: str | None = "bf16"
 ) -> tuple[list[Run], list[TransferSpec]]:
     """`plan_of` at the levels that a source can fill, as far as it lists them: it is looked at and not opened. Of a
     full-size tier some pictures are decoded, and ones that are too small are refused. seeds: 0 as None."""
@@ -265,7 +277,7 @@ def images_of(data: str) -> dict[str, int]:
     for spec, name in zip(sources(data), ("available", "second_available"), strict=True):
         kind, place = kind_of(spec) if spec else ("scenes", "")
         FORMATS[kind].check(place)
-        if kind != "scenes" and FORMATS[kind].local:
+        if FORMATS[kind].open and FORMATS[kind].local:
             listed = listing(spec).split()
             train = listed.splits["train"]
             found[name] = len(train)
@@ -275,9 +287,9 @@ def images_of(data: str) -> dict[str, int]:
     return found
 
 
-def _check_sides(source: str, tier: str, side: int) -> None:
+def _check_sides(source: str, tier: AnyTier, side: int) -> None:
     """`UserError` where each of 16 pictures is smaller than a tier's input."""
-    if source == "scenes" or not FORMATS[kind_of(source)[0]].local:
+    if not (FORMATS[kind_of(source)[0]].open and FORMATS[kind_of(source)[0]].local):
         return
     train, sides = listing(source).readable("train"), []
     for i in range(0, len(train), max(1, len(train) // 16))[:16]:

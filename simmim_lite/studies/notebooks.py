@@ -30,7 +30,8 @@ from .tiers import StudyOptions
 
 _TEMPORARY = "simmim-lite-"  # folders of copies in the making
 #: Parameters of the course's notebooks, by name: how a study runs, and those of single notebooks.
-PARAMETERS = {field.name: field.type for field in dataclasses.fields(StudyOptions)} | {
+_OPTIONS = {field.name: field.type for field in dataclasses.fields(StudyOptions)}
+PARAMETERS = _OPTIONS | {
     "seed": Whole, "gpus": Count, "core_minutes": Positive, "effect": Positive,
     "images_per_second": Annotated[str, Text("|.+=.+", "SIZE=NUMBER")],
     "assume": Annotated[str, Text(".*@.*", "SHARE@TFLOPS, as in 0.4@989")],
@@ -272,11 +273,14 @@ def check_parameters(path: str | Path, given: Mapping[str, object]) -> dict[str,
         made = _made(name, PARAMETERS.get(name, Any if known[name] is None else type(known[name])), one)
         found[name] = list(made) if isinstance(made, tuple) else made  # as papermill has them
     _check_places({"tier": known.get("tier"), **found})
+    if "tier" in known:
+        StudyOptions(**{name: one for name, one in (known | found).items() if name in _OPTIONS})
     return found
 
 
-def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -> None:
-    """Check the parameters among the names of a running notebook (its `globals()`), and make them plain.
+def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -> dict[str, object]:
+    """Check the parameters among the names of a running notebook (its `globals()`), and make them plain; those that are
+    options of a study, by name.
 
     papermill by hand asks nobody: a name that no cell knows, a text for a number, a list as text. `UserError`, one
     line. To be called in the first cell after the parameters. opened: whether the notebook opens its source."""
@@ -292,6 +296,9 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
         with contextlib.suppress(UserError):  # installed without the notebooks
             _at_home(names)
     _check_places(names, opened)
+    options = {name: names[name] for name in _OPTIONS & names.keys()}
+    StudyOptions(**{"tier": "quick"} | options)  # what they say of each other
+    return options
 
 
 def _at_home(names: MutableMapping[str, object]) -> None:

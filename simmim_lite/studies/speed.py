@@ -109,4 +109,4 @@ def models_of(runs: Iterable[Run]) -> list[str]:
 
 def flop_of(model: str, run: Run) -> float:
     """FLOPs of training a model on one image, at a run's input."""
-    return 6e9 * SIZES[model].gmac(run.image_size, run.window_size, head=True)
+    return 6e9 * replace(SIZES[model], channels=run.channels).gmac(run.image_size, run.window_size, head=True)

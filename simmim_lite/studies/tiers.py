@@ -1,13 +1,15 @@
 """The tiers of the studies as data: sizes, images, lengths, seeds and recipes; options of a study. No torch here."""
 
 import importlib.util
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
 
 from ..errors import UserError, unknown
+from ..model.sizes import LAPTOP, SIZES
 from ..training.callbacks import check_writers
-from ..training.run import PICTURE_CROP, PRECISIONS, Run
-from ..training.specs import Count, Folder, OneOf, Source, Spec, Text, Whole
+from ..training.run import PICTURE_CROP, PRECISIONS, Model, Run
+from ..training.specs import Count, Folder, OneOf, Positive, Side, Source, Spec, Text, Whole, read
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Transfers:
 class Tier:
     """The one grid of a tier, of which every study is a slice, and the recipe its runs share."""
 
+    name: str
     models: tuple[str, ...]
     images: tuple[int, ...]  # unique training images, smallest first
     lengths: tuple[int, ...]  # optimiser steps off one trunk, shortest first
@@ -102,6 +105,7 @@ class Tier:
     first_seed: int = 200  # seeds before were looked at while rules and grids were made, or are shipped
     most_seeds: int = 0  # where the minutes hold so many; 0 = as many as `seeds`
     minutes: float | None = None  # that a study may take by default; the number of seeds follows
+    fitted: tuple[dict, ...] = ()  # options of ever smaller grids, of which the first that fits the minutes is taken
     extra: tuple[tuple[str, int, int], ...] = ()  # model, images, steps of runs beside the grid
     photographs: dict = field(default_factory=dict)  # fields of this class that differ where data are not scenes
     by_size: dict[str, dict] = field(default_factory=dict)  # fields of Run that sizes want their own of
@@ -111,19 +115,61 @@ class Tier:
     holes: frozenset[tuple[str, int]] = frozenset()  # (model, images) that are not run
     full_size: bool = False  # the original grid: needs GPUs, and shows its cost before it starts
 
+    def __str__(self) -> str:
+        return self.name
+
     def on(self, data: str) -> "Tier":
         """The tier on a source: photographs need longer runs than scenes, and more labels for their probe."""
-        return self if data == "scenes" else replace(self, **self.photographs)
+        return self if data == "scenes" else replace(self, **self.photographs, photographs={})
+
+    def over(
+        self,
+        models: Sequence[str] = (),
+        images: Sequence[int] = (),
+        lengths: Sequence[int] = (),
+        image_size: int | None = None,
+        batch_size: int | None = None,
+    ) -> "Tier":
+        """The tier on other axes, where they are given: the largest of each is last, the learning rate grows with the
+        batch, and a shorter run has a validation halfway."""
+        lengths, recipe = tuple(sorted(lengths)) or self.lengths, self.recipe
+        times = (batch_size or recipe.batch_size) / recipe.batch_size
+        every = max(1, min(recipe.eval_every, lengths[0] // 2))
+        recipe = replace(
+            recipe, image_size=image_size or recipe.image_size, batch_size=batch_size or recipe.batch_size,
+            lr=recipe.lr * times, eval_every=every if lengths != self.lengths else recipe.eval_every,
+        )  # fmt: skip
+        fields = {"recipe": recipe, "lengths": lengths}
+        fields["models"] = tuple(sorted(models, key=lambda name: SIZES[name].parameters)) or self.models
+        fields["images"] = tuple(sorted(images)) or self.images
+        fields["by_size"] = {m: own | {"lr": own["lr"] * times} for m, own in self.by_size.items()}
+        if models or images or lengths != self.lengths:
+            fields["extra"] = ()
+        if self.transfers:
+            own = {"models": tuple(models) and fields["models"], "images": tuple(images) and fields["images"]}
+            own["steps"] = lengths[-1] if lengths != self.lengths else 0
+            fields["transfers"] = replace(self.transfers, **{name: one for name, one in own.items() if one})
+        return replace(self, **fields)
 
 
 _TWO = ("swinv2_atto", "swinv2_femto")
 _SMOKE = {"batch_size": 16, "warmup_steps": 5, "eval_every": 10, "val_images": 64, "val_masks": 2}
 _LAPTOP = Run(eval_every=125, probe_labels=4096, probe_test=4096)  # of scenes there are no more labels
 _PHOTOS = replace(_LAPTOP, probe_labels=10_000, probe_test=5000)
+_LARGER = {"image_size": 64, "window_size": 8, "eval_every": 500}
+#: Of tier gpu: shorter runs, then smaller sizes, both; and what a few minutes of a processor hold.
+_FITTED = tuple(
+    {"models": tuple(LAPTOP)[first:last], "lengths": tuple(t >> halvings for t in (2500, 5000, 10_000, 20_000))}
+    for first, last in ((1, 4), (0, 3), (0, 2))
+    for halvings in range(4)
+) + tuple(
+    {"models": _TWO, "images": (64, 16384), "lengths": (t // 2, t), "seeds": 1} for t in (2000, 800, 300, 100, 40)
+)
 _FEW_STEPS = {"batch_size": 8, "steps": 4, "eval_every": 2, "warmup_steps": 1, "images": 16, "test_images": 8}
 
-TIERS = {
-    "smoke": Tier(
+_TIERS = (
+    Tier(
+        name="smoke",
         models=_TWO, images=(16, 64), lengths=(10, 20), first_seed=0,
         recipe=Run(**_SMOKE, probe_labels=200, probe_test=100),
         transfers=Transfers(
@@ -132,7 +178,8 @@ TIERS = {
         ),
     ),
     # five seeds are the fewest that decide C1 to C4 together (docs/settings.md)
-    "quick": Tier(
+    Tier(
+        name="quick",
         models=_TWO, images=(16, 16384), lengths=(250, 500), extra=(("swinv2_atto", 1024, 500),),
         seeds=5, most_seeds=8, minutes=5,
         recipe=Run(eval_every=125, probe_test=4096),
@@ -140,7 +187,8 @@ TIERS = {
             models=_TWO[1:], images=(64, 16384), seeds=2, labels=4000, few=(64, 256), dense={"test_images": 500}
         ),
     ),
-    "laptop": Tier(
+    Tier(
+        name="laptop",
         models=_TWO, images=(16, 64, 256, 1024, 16384), lengths=(250, 500, 1000, 2000), seeds=3, most_seeds=8,
         recipe=_LAPTOP, photographs={"lengths": (500, 1000, 2000, 4000), "recipe": _PHOTOS}, supervised=Supervised(),
         transfers=Transfers(
@@ -148,13 +196,23 @@ TIERS = {
         ),
     ),
     # a third size at the longest length: it is shown, and decides nothing
-    "laptop-pico": Tier(
+    Tier(
+        name="laptop-pico",
         models=("swinv2_pico",), images=(16, 1024, 16384), lengths=(2000,), seeds=3,
         recipe=_LAPTOP, photographs={"lengths": (4000,), "recipe": _PHOTOS},
     ),
+    # larger in every direction, for an evening of one GPU; the recipe is the laptop's, and nothing was tuned for it
+    Tier(
+        name="gpu",
+        models=("swinv2_femto", "swinv2_pico", "swinv2_nano"), images=(64, 1024, 16384),
+        lengths=(2500, 5000, 10_000, 20_000), seeds=3, most_seeds=8, minutes=360, fitted=_FITTED,
+        recipe=replace(_LAPTOP, **_LARGER),
+        photographs={"images": (64, 1024, 16384, 1_281_167), "recipe": replace(_PHOTOS, **_LARGER)},
+    ),
     # data-scale and model-size take the 21 cells at the longest length; schedule, proxy and all take all 63 runs:
     # 5 sizes x 5 data sets x 3 lengths less the cells that were never published
-    "paper": Tier(
+    Tier(
+        name="paper",
         models=tuple(BY_SIZE), images=LEVELS, second_images=(WHOLE_22K,), lengths=(125_000, 250_000, 500_000),
         recipe=RECIPE, by_size=BY_SIZE, first_seed=0, full_size=True,
         holes=frozenset({
@@ -164,13 +222,19 @@ TIERS = {
         # the three sizes that were evaluated on detection and segmentation (docs/facts.md, 4), at the longest length
         transfers=Transfers(models=("swinv2_small", "swinv2_base", "swinv2_large")),
     ),
-}  # fmt: skip
+)  # fmt: skip
+TIERS = {tier.name: tier for tier in _TIERS}
 #: Recipes of tier paper, by task.
 FULL_SIZE = {"classify": "imagenet-100ep", "segment": "upernet-160k", "detect": "mask-rcnn-3x"}
 
 
-def tier_of(name: str) -> Tier:
-    """A tier by its name; `UserError` with the nearest for one that does not exist."""
+AnyTier = Tier | str  # or its name
+
+
+def tier_of(name: AnyTier) -> Tier:
+    """A tier by its name; `UserError` with the nearest for one that does not exist. A tier is itself."""
+    if isinstance(name, Tier):
+        return name
     if name not in TIERS:
         raise unknown("tier", name, TIERS)
     return TIERS[name]
@@ -178,6 +242,7 @@ def tier_of(name: str) -> Tier:
 
 # --- options of a study ---------------------------------------------------------------------------------------------
 
+AXES = ("models", "images", "lengths", "image_size", "batch_size")  # of a tier that may be given
 StudyName = Annotated[str, OneOf((*NAMED, ALL))]
 TierName = Annotated[str, OneOf(("shipped", *TIERS))]  # shipped trains nothing
 Seeds = Whole | tuple[Whole, ...]  # how many, 0 = the tier's own number; or which
@@ -195,6 +260,12 @@ class StudyOptions(Spec):
     runs_dir: Folder = "runs"
     device: Annotated[str, Text(r"(auto|cpu|cuda|mps)(:\d+)?", "one of auto, cpu, cuda, mps")] = "auto"
     precision: Annotated[str, OneOf(("auto", *PRECISIONS))] = "auto"
+    models: tuple[Model, ...] | None = None  # what the tier varies, and its input; None = its own (`Tier.over`)
+    images: tuple[Count, ...] | None = None
+    lengths: tuple[Count, ...] | None = None
+    image_size: Side | None = None
+    batch_size: Count | None = None
+    minutes: Positive | None = None  # what the study may take: as many seeds as fit
     coco: _Place = ""  # folders that the transfer study takes boxes and class maps from at tier paper
     ade20k: _Place = ""
     engine: Annotated[str, OneOf(("local", "ray"))] = "local"  # who does the jobs
@@ -204,11 +275,33 @@ class StudyOptions(Spec):
 
     def check(self) -> None:
         """What options say of each other, and what is not installed; zeros that mean the default become None."""
-        for name in ("seeds", "workers"):
+        for name in ("seeds", "workers", "models", "images", "lengths"):
             object.__setattr__(self, name, getattr(self, name) or None)
+        given = [name for name in (*AXES, "minutes") if getattr(self, name)]
+        if self.tier == "shipped" and given:
+            held = getattr(self, given[0])
+            raise UserError(f"{given[0]} is {held}, and tier shipped trains nothing: take another, or leave it out")
+        if self.seeds and self.minutes:
+            raise UserError(f"seeds is {self.seeds} and minutes {self.minutes:g}: give one, seeds fixes the number")
         check_writers(self.log)
         if self.engine == "ray" and importlib.util.find_spec("ray") is None:
             raise UserError('engine ray needs ray: pip install "simmim-lite[ray]"')
         for name in ("address", "gpus_per_run"):
             if self.engine == "local" and getattr(self, name) is not None:
-                raise UserError(f"{name} is about a Ray cluster: add --engine ray, or leave it out")
+                held = getattr(self, name)
+                raise UserError(f"{name} is {held}, which is about a Ray cluster: take engine ray too, or leave it out")
+
+    @classmethod
+    def of_texts(cls, options: Mapping[str, object], parameters: Iterable[tuple[str, str]] = ()) -> "StudyOptions":
+        """From options of the command line, axes among them as texts; parameters: of the study's notebooks, which are
+        the study's own where it has them."""
+        hints = {field.name: field.type for field in fields(cls)}
+        texts = {name: text for name, text in options.items() if name in AXES and isinstance(text, str)}
+        texts |= {name: text for name, text in parameters if name in hints}
+        return cls(**options | {name: read(name, hints[name], text) for name, text in texts.items()})
+
+    @property
+    def axes(self) -> Tier:
+        """The tier on this source, with the axes that are given."""
+        tier, given = TIERS[self.tier].on(self.data), {name: getattr(self, name) for name in AXES}
+        return tier.over(**{name: one for name, one in given.items() if one}) if any(given.values()) else tier

@@ -227,7 +227,7 @@ def lines(study: StudyName, how: StudyOptions, *, gpus_per_run: Count = 1, nodes
     if study == TRANSFER or how.tier not in TIERS:
         raise UserError(f"--commands is about pretraining at tier {', '.join(TIERS)}: not {study} at tier {how.tier}")
     precision, start = None if how.precision == "auto" else how.precision, launch(gpus_per_run, nodes)
-    runs = planned(study, how.tier, data=how.data, seeds=how.seeds, precision=precision)[0]
+    runs = planned(study, how.axes, data=how.data, seeds=how.seeds, precision=precision)[0]
 
     def command(run: Run) -> str:
         words = pretrain_words(run, runtime_of(run, gpus_per_run * nodes), how.runs_dir, how.device, how.log)

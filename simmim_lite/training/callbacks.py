@@ -273,10 +273,12 @@ def filmed(run: Run, data: Data) -> tuple[np.ndarray, np.ndarray, dict]:
 
 def fill_in(model, pictures: np.ndarray, cells: np.ndarray, mean: tuple, std: tuple) -> tuple[np.ndarray, list[float]]:
     """Pictures uint8 (P, 3, S, S) with hidden pixels as the model fills them in, and the loss of each. cells bool
-    (P, h, w), True = hidden; mean, std: of the input, in 0..1 units. The model is left as it was."""
+    (P, h, w), True = hidden; mean, std: of the input, in 0..1 units. A normalised prediction becomes colours by the
+    statistics of the visible pixels around. The model is left as it was."""
     import torch
 
     from ..data.batches import normalise
+    from ..model.simmim import local_statistics
 
     device, was_training = next(model.parameters()).device, model.training
     x = normalise(pictures, mean, std, device)
@@ -286,8 +288,14 @@ def fill_in(model, pictures: np.ndarray, cells: np.ndarray, mean: tuple, std: tu
     with torch.inference_mode():
         guess = model.reconstruct(x, mask).float()
         each = model.loss(guess, x, mask, per_image=True).tolist()
+        if model.target != "raw":
+            visible = (
+                1 - mask.repeat_interleave(model.patch_size, 1).repeat_interleave(model.patch_size, 2)[:, None].float()
+            )
+            level, variance = local_statistics(x, model.target_window, visible)
+            guess = guess * (variance + 1e-6).sqrt() + level
     model.train(was_training)
-    colours = guess.cpu().numpy() * np.reshape(std, (1, 3, 1, 1)) + np.reshape(mean, (1, 3, 1, 1))
+    colours = guess.cpu().numpy() * np.reshape(std, (1, -1, 1, 1)) + np.reshape(mean, (1, -1, 1, 1))
     colours = (np.clip(colours, 0, 1) * 255 + 0.5).astype(np.uint8)
     return np.where(upsample(tokens, model.patch_size)[:, None], colours, pictures), each
 

@@ -22,6 +22,7 @@ from ..model.swin import SwinV2
 from .parallel import Group
 from .pretrain import drop_path_noise
 from .probes import input_statistics, top1
+from .run import windows_of
 from .train import Failed, layer_groups
 from .tuning import SMALL_SIDE, FineTune, Transfer
 
@@ -38,10 +39,18 @@ def build_encoder(spec: Transfer, weights: dict[str, Tensor] | None) -> SwinV2:
         raise UserError(f"{spec.key}: {spec.init} needs {needed} weights")
     size, windows = SIZES[spec.model], None
     if spec.run is not None:
-        windows = tuple(min(spec.run.window_size, grid) for grid in size.stage_grids(spec.run.image_size))
+        windows = spec.run.init_windows or windows_of(spec.run)
     elif spec.weights is not None:
         windows = PAPER_WINDOWS if spec.model in PAPER else (4,) * len(size.depths)
-    encoder = SwinV2(size.embed_dim, size.depths, spec.window_size, size.patch_size, spec.drop_path, windows)
+    encoder = SwinV2(
+        size.embed_dim,
+        size.depths,
+        spec.window_size,
+        size.patch_size,
+        spec.drop_path,
+        windows,
+        channels=spec.run.channels if spec.run else 3,
+    )
     encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
     if weights is not None:
         inside = {name: value for name, value in weights.items() if name.startswith("encoder.")}

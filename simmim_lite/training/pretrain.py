@@ -19,13 +19,26 @@ from ..files import discard
 from ..model.masking import hash_masks, uniforms, upsample
 from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES
+from ..model.weights import load_weights, pinned
 from ..processes import device_name, one_thread, timed
 from . import train
 from .callbacks import Camera, Journal, check_writers, film_path, journal_path
 from .parallel import Group, Parallel, join
 from .probes import input_statistics, probe_all
-from .record import made_once
-from .run import RECIPE_VERSION, Run, Runtime, checkpoints, new_record, record_path, save_final, write_record
+from .record import made_once, read_record, run_of
+from .run import (
+    RECIPE_VERSION,
+    Run,
+    Runtime,
+    checkpoints,
+    load_final,
+    new_record,
+    record_path,
+    save_final,
+    size_of,
+    windows_of,
+    write_record,
+)  # fmt: skip
 from .specs import Folder, Whole, checked
 
 _DROP_PATH = 4  # stream of random numbers
@@ -34,7 +47,29 @@ _DROP_PATH = 4  # stream of random numbers
 def build(run: Run) -> SimMIM:
     """The model of a run at step 0, on the CPU: a function of the Run alone."""
     how = {"target": run.target, "target_window": run.norm_window, "drop_path": run.drop_path, "seed": run.seed}
+    how |= {"pretrained_window_sizes": run.init_windows, "channels": run.channels}
     return create_model(run.model, run.image_size, run.window_size, **how)
+
+
+def begun(run: Run, runs_dir: Path) -> SimMIM:
+    """The model of a run at step 0, filled with what its `init` names; what is not loaded stays random, and is said."""
+    model, (file, _, digest) = build(run), (run.init or "").rpartition("@")
+    if file and pinned(file)[0] != run.init:
+        raise UserError(f"init {file} holds other weights than those that {run.key} begins with ({digest})")
+    if file:
+        load_weights(model, file)
+    elif run.init:
+        record = read_record(runs_dir / "records" / f"{run.init}.json")
+        if record is None or record["status"] != "done":
+            raise UserError(
+                f"init {run.init}: no finished run of that key in {runs_dir}; give a file, or train it first"
+            )
+        before = run_of(record["run"])
+        there = before.init_windows or windows_of(before)
+        if there != (run.init_windows or windows_of(run)):
+            raise UserError(f"init {run.init} has windows of {there}: give init_windows={there}")
+        load_weights(model, load_final(runs_dir, before))
+    return model
 
 
 def build_optimiser(model: SimMIM, run: Run) -> torch.optim.AdamW:
@@ -133,6 +168,10 @@ def pretrain_once(
     if run.recipe_version != RECIPE_VERSION:
         raise UserError(f"{run.key} is of recipe {run.recipe_version}: this version trains {RECIPE_VERSION} alone")
     data = data or open_data(run.data, run.image_size, images_needed=run.images, streamed=run.streamed)
+    if data.channels != run.channels:
+        raise UserError(
+            f"channels is {run.channels}: pictures of {data.spec} have {data.channels}; give channels={data.channels}"
+        )
     check_count(data.train, run.images)  # of a run of no steps too, which draws none
     runs_dir, runtime, group = Path(runs_dir).absolute(), runtime or Runtime(), join(device)
     group.share(run.batch_size, runtime.accumulate)  # before anything is made
@@ -169,8 +208,8 @@ def _record(
     progress: Callable | None,
 ) -> dict:
     """Train to the end and say what came of it."""
-    statistics, size = input_statistics(data, run.statistics), SIZES[run.model]
-    net = Parallel(build(run).to(group.device), group, runtime)
+    statistics, size = input_statistics(data, run.statistics), size_of(run)
+    net = Parallel(begun(run, runs_dir).to(group.device), group, runtime)
     trainer = train.Trainer(run, net, build_optimiser(net.model, run), data.digest)
     how = {} if runtime == Runtime() else {"runtime": dataclasses.asdict(runtime)}
 
@@ -230,7 +269,9 @@ def _record(
 
 def example(run: Run, device: str | torch.device) -> tuple[Tensor, Tensor]:
     """Images of noise (B, 3, S, S) and masks of a run's kind (B, S/p, S/p), on the device."""
-    images = torch.randn(run.batch_size, 3, run.image_size, run.image_size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(
+        run.batch_size, run.channels, run.image_size, run.image_size, generator=torch.Generator().manual_seed(0)
+    )
     cells = hash_masks(
         (run.image_size // run.mask_patch,) * 2, run.mask_ratio, 0, np.arange(run.batch_size), 0, run.mask_strategy
     )

@@ -7,16 +7,16 @@ trained once, and each length branches off with a tail of its own."""
 import json
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from ..errors import UserError, check_writable
 from ..files import digest, entries, sealed, write_atomic
 from ..model.masking import STRATEGIES, hidden_count
-from ..model.sizes import SIZES, nearest_size, odd_quarter, short
+from ..model.sizes import SIZES, Size, nearest_size, odd_quarter, short
 from ..processes import tell_once
-from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Whole
+from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Text, Whole
 
 #: Raised whenever the same Run would give other numbers (part of every key), and whenever a reader of records changes.
 RECIPE_VERSION, SCHEMA_VERSION = 1, 1
@@ -29,6 +29,8 @@ Model = Annotated[str, OneOf(SIZES, nearest_size)]
 LearningRate = Annotated[float, Range(0, 10, "()")]
 Precision = Annotated[str, OneOf(PRECISIONS)]
 Statistics = Annotated[str, OneOf(("dataset", "imagenet"))]
+_Init = Annotated[str, Text(r"\S(.*\S)?", "a file of weights, hf://OWNER/REPO/PATH, or the key of a finished run")]
+_PINNED = re.compile(r"@[0-9a-f]{12}$|-[0-9a-f]{10}$")  # a file with its digest, or a key
 AtLeastTwo = Annotated[int, Range(2, 2**63)]
 
 
@@ -66,9 +68,27 @@ class Run(Spec):
     probe_labels: Whole = 3000  # labelled images for the frozen-feature probes; 0 = no probes
     probe_test: AtLeastTwo = 2000  # labelled test images for the probes
     recipe_version: Count = RECIPE_VERSION
+    init: _Init | None = None  # weights to begin with: a file, hf://OWNER/REPO/PATH or a run's key; None = random
+    init_windows: tuple[Count, ...] | None = None  # of each stage of `init`, where they are others; found if it tells
+
+    channels: Annotated[int, Range(1, 16, "[]")] = 3  # of a picture; others than 3 are those of data stacks:DIR
+
+    LATER = ("init", "init_windows", "channels")
 
     def check(self) -> None:
-        """What fields say of each other."""
+        """What fields say of each other; a file is known by the digest of its tensors from here on (torch reads it)."""
+        if self.init and not _PINNED.search(self.init):
+            from ..model.weights import pinned
+
+            name, windows = pinned(self.init)
+            object.__setattr__(self, "init", name)
+            if windows and windows != windows_of(self) and self.init_windows is None:
+                object.__setattr__(self, "init_windows", windows)
+        if self.init_windows and (self.init is None or len(self.init_windows) != len(SIZES[self.model].depths)):
+            stages = f"one of {len(SIZES[self.model].depths)} stages each, and init"
+            raise UserError(f"init_windows is {self.init_windows}: give {stages}, or leave it out")
+        if self.channels != 3 and (self.streamed or self.statistics == "imagenet"):
+            raise UserError(f"channels is {self.channels}: augment {PICTURE_CROP} and statistics imagenet are about 3")
         if self.streamed and self.probe_labels:
             why = f"with augment {PICTURE_CROP} no image is decoded ahead to probe with"
             raise UserError(f"probe_labels is {self.probe_labels}: {why}; give 0, and score with simmim-lite transfer")
@@ -99,16 +119,26 @@ class Run(Spec):
         return 7 * self.steps // 8
 
     @property
+    def identity(self) -> dict:
+        """What a key is made of: every field, of `init` the content and not the place."""
+        return self.to_dict() | ({"init": self.init.rpartition("@")[2]} if self.init else {})
+
+    @property
+    def random(self) -> bool:
+        """Whether it is a network at random initialisation, from which scores count."""
+        return self.steps == 0 and self.init is None
+
+    @property
     def key(self) -> str:
         """Readable, unique, and a function of every field: `pico-scenes-n64-t1000-s0-1f2e3d4c5b`."""
         n = "all" if self.images is None else self.images
         what = f"{short(self.model)}-{data_slug(self.data)}"
-        return f"{what}-n{n}-t{self.steps}-s{self.seed}-{digest(self.to_dict())}"
+        return f"{what}-n{n}-t{self.steps}-s{self.seed}-{digest(self.identity)}"
 
     @property
     def trunk_key(self) -> str:
         """Equal for runs that differ in length alone: they share every step before `drop_step`."""
-        shared = {k: v for k, v in self.to_dict().items() if k != "steps"}
+        shared = {k: v for k, v in self.identity.items() if k != "steps"}
         return f"{short(self.model)}-trunk-s{self.seed}-{digest(shared)}"
 
     def lr_at(self, step: int) -> float:
@@ -130,6 +160,16 @@ class Runtime(Spec):
 def data_slug(spec: str) -> str:
     """A source's name as file names have it: `scenes`, `cifar10`, the last folder of `imagefolder:DIR`."""
     return re.sub(r"[^A-Za-z0-9]+", "_", re.split(r"[:/\\]", spec.rstrip("/"))[-1])[:24]
+
+
+def size_of(run: Run) -> Size:
+    """The size of a run's network, with its channels."""
+    return replace(SIZES[run.model], channels=run.channels)
+
+
+def windows_of(run: Run) -> tuple[int, ...]:
+    """Tokens a side of the windows of each stage."""
+    return tuple(min(run.window_size, grid) for grid in SIZES[run.model].stage_grids(run.image_size))
 
 
 def new_record(run: Run, *, status: str, reason: str | None = None, **parts: object) -> dict:

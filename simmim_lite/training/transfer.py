@@ -76,7 +76,7 @@ def specs(run: Run, task: str, weights=None, recipe=None, *, scratch: dict | Non
         if recipe or weights or scratch or fields.keys() - {"labels", "test_images"}:
             raise UserError("a probe takes the run's own weights, labels and test_images alone: leave the others out")
         own = Probe.of(run, **fields)
-        return own, replace(own, run=replace(run, steps=0))
+        return own, replace(own, run=replace(run, steps=0, init=None, init_windows=None))
     scratch = scratch or {}
     if recipe:
         fits = [name for name, known in kind.KNOWN.items() if known.get("task", task) == task]
@@ -139,7 +139,7 @@ def _weights(spec, runs_dir: Path, device: str, progress: Callable | None, file:
         model = create_model(spec.model)
         load_weights(model, file)
         return model.state_dict()
-    if spec.run is None or (isinstance(spec, Probe) and not spec.run.steps):
+    if spec.run is None or (isinstance(spec, Probe) and spec.run.random):
         return None
     record, _ = pretrain_once(spec.run, runs_dir=runs_dir, device=device, progress=progress)
     if record["status"] != "done":

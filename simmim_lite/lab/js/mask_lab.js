@@ -1,21 +1,24 @@
 // The mask lab: hide cells of a picture, see the numbers of the mask at once and the network's answer beside it.
 
 const KEPT = 192, TOKEN = 4, SHOWN = 768; // pixels of a kept picture, of a token, of the large canvas
-const PARTS = ["picture", "strategy", "ratio", "patch", "seed", "edits", "network"];
+const PARTS = ["picture", "strategy", "ratio", "patch", "seed", "edits", "network", "size"];
 
 class MaskLab {
   constructor(model, el) {
     this.model = model; this.el = el; this.live = model.kernel !== false;
-    this.past = []; this.nets = new Map(); this.picks = new Set(); this.asked = 0; this.cursor = 0;
+    this.past = []; this.thinker = new Thinker(); this.picks = new Set(); this.asked = 0; this.cursor = 0;
     this.build();
     for (const name of [...PARTS, "statistics", "tab", "pictures"]) model.on(`change:${name}`, () => this.moved(name));
     model.on("msg:custom", (message, buffers) => this.told(message, buffers));
-    this.ask = this.live ? rested(40, () => this.send()) : () => setTimeout(() => this.compute(), 0);
     this.load();
   }
 
   get(name) { return this.model.get(name); }
-  get about() { return this.get("networks").find((n) => n.name === this.get("network")) || null; }
+  /** What is known of the chosen network, at the size in pixels at which it sees the picture. */
+  get about() {
+    const found = this.get("networks").find((n) => n.name === this.get("network"));
+    return found ? { ...found, side: this.get("size") || found.side, trained: found.side } : null;
+  }
   get side() { return this.about ? this.about.side : KEPT; }
   get grid() { return this.side / this.get("patch"); }
 
@@ -26,15 +29,21 @@ class MaskLab {
     for (const [name, value] of Object.entries(values)) this.model.set(name, value);
     this.model.save_changes();
     this.still = false;
-    if (Object.keys(values).some((name) => PARTS.includes(name))) this.settle("picture" in values || "network" in values);
-    else if (values.tab === "windows" && this.mask) this.count();
+    if (Object.keys(values).some((name) => PARTS.includes(name))) this.settle("picture" in values || "network" in values || "size" in values);
+    else if (this.mask) this.opened(values.tab);
   }
 
   moved(name) {
     if (this.still) return;
-    if (name === "tab") { this.panels.open(this.get("tab")); return void (this.mask && this.count()); }
+    if (name === "tab") { this.panels.open(this.get("tab")); return void (this.mask && this.opened(this.get("tab"))); }
     if (name === "statistics") return this.show();
-    this.settle(["picture", "pictures", "network"].includes(name));
+    this.settle(["picture", "pictures", "network", "size"].includes(name));
+  }
+
+  /** A tab that has been opened shows what it alone needs. */
+  opened(tab) {
+    if (tab === "windows") this.count();
+    if (tab === "attention") this.seen ? this.showAttention() : this.compute();
   }
 
   remember(what) {
@@ -55,6 +64,7 @@ class MaskLab {
     this.controls = {
       picture: select("picture", { options: [], change: (v) => this.put({ picture: Number(v) }) }),
       network: select("network", { options: [["", "none: masks at 192 px, the paper's size"], ...this.get("networks").map((n) => [n.name, n.title])], value: this.get("network"), change: (v) => this.change(v) }),
+      size: select("size", { options: [], change: (v) => this.put({ size: Number(v), edits: [] }) }),
       strategy: select("strategy", { options: Object.keys(STRATEGIES).map((s) => [s, s]), value: this.get("strategy"), change: (v) => this.put({ strategy: v, edits: [] }) }),
       ratio: slider("mask ratio", { min: 0, max: 1, step: 0.01, value: this.get("ratio"), show: (v) => v.toFixed(2), change: (v) => this.put({ ratio: v, edits: [] }) }),
       patch: select("mask patch", { options: [], change: (v) => this.put({ patch: Number(v), edits: [] }) }),
@@ -77,12 +87,13 @@ class MaskLab {
     this.reconstruction = this.buildReconstruction();
     this.guessing = this.buildGuess();
     this.windows = h("section", { "aria-label": "windows" });
-    const panels = [["explore", "Reconstruction", this.reconstruction], ["guess", "Guess first", this.guessing], ["windows", "Windows", this.windows]];
+    this.attention = this.buildAttention();
+    const panels = [["explore", "Reconstruction", this.reconstruction], ["guess", "Guess first", this.guessing], ["windows", "Windows", this.windows], ["attention", "Attention", this.attention]];
     this.panels = tabs("views", panels, (name) => { this.put({ tab: name }, false); });
     this.el.replaceChildren(
       h("div", { class: "sl-columns" },
         h("div", {}, this.board, this.hover, actions, this.spoken),
-        h("div", { class: "sl-controls" }, ...["picture", "network", "strategy", "ratio", "patch", "seed"].map((name) => field(this.controls[name])),
+        h("div", { class: "sl-controls" }, ...["picture", "network", "size", "strategy", "ratio", "patch", "seed"].map((name) => field(this.controls[name])),
           h("div", { class: "sl-row" }, h("label", { class: "sl-upload" }, "your own picture", file), h("span", { class: "sl-quiet" }, "or drop one on the picture; it stays on this machine")),
           this.note, this.problem, this.figures)),
       this.panels.element, ...panels.map(([, , panel]) => panel));
@@ -102,6 +113,7 @@ class MaskLab {
       this.cursor = cell;
       this.board.setPointerCapture(event.pointerId);
       if (this.get("tab") === "guess") return this.pick(cell);
+      if (this.get("tab") === "attention") return this.lookFrom(cell);
       stroke = this.mask[cell] ? 0 : 1;
       this.edit([cell]);
     });
@@ -120,6 +132,7 @@ class MaskLab {
         const clamp = (v) => Math.min(g - 1, Math.max(0, v));
         this.cursor = clamp(Math.floor(this.cursor / g) + step[0]) * g + clamp((this.cursor % g) + step[1]);
       } else if (this.get("tab") === "guess") this.pick(this.cursor);
+      else if (this.get("tab") === "attention") this.lookFrom(this.cursor);
       else this.edit([this.cursor]);
       this.draw();
       this.spoken.textContent = this.describe(this.cursor);
@@ -171,6 +184,6 @@ class MaskLab {
   /** A network of another size takes the mask patch along: 32 of 192 px is not 8 of 32 px, but the usual one of each. */
   change(name) {
     const about = this.get("networks").find((n) => n.name === name);
-    this.put({ network: name, patch: about ? about.mask_patch : 32, edits: [] });
+    this.put({ network: name, size: 0, patch: about ? about.mask_patch : 32, edits: [] });
   }
 }

@@ -24,6 +24,8 @@ Object.assign(MaskLab.prototype, {
     controls.picture.fill(pictures.map((p, i) => [i, p.title]), this.get("picture"));
     controls.patch.fill(patches.map((p) => [p, `${p} px (${side / p} x ${side / p} cells)`]), this.get("patch"));
     for (const name of ["network", "strategy", "ratio", "seed"]) controls[name].set(this.get(name));
+    const { about } = this;
+    controls.size.fill(about ? [about.trained, 2 * about.trained].map((s) => [s, `${s} x ${s} px${s === about.trained ? ", as trained" : ""}`]) : [[0, "192 x 192 px"]], side);
     this.object.disabled = !this.entry.outline;
     this.object.textContent = `hide the object${this.entry.outline ? "" : " (known for scenes only)"}`;
     this.undoing.disabled = !this.past.length;
@@ -36,18 +38,19 @@ Object.assign(MaskLab.prototype, {
     this.mask = hashMask(this.grid, this.grid, ratio, this.get("seed"), 0, 0, this.get("strategy"));
     for (const cell of this.get("edits")) if (cell < this.mask.length) this.mask[cell] ^= 1;
     this.bytes = bytesAt(this.kept, side);
-    this.picks.clear(); this.revealed = false; this.prediction = this.losses = null;
+    this.picks.clear(); this.revealed = false; this.prediction = this.losses = this.seen = null;
     this.cursor = Math.min(this.cursor, this.mask.length - 1);
     this.draw();
     requestAnimationFrame(() => this.count());
     this.show();
-    if (this.about) { this.wait(true); this.ask(); }
+    this.compute();
   },
 
   said() {
     const from = this.entry.note ? `Photograph: ${this.entry.note}. ` : "", about = this.about;
     if (!about) return `${from}Shown at 192 x 192 pixels, in tokens of 4 pixels. Choose a network to see a reconstruction.`;
-    return `${from}${about.side} x ${about.side} pixels, the network's own size. ${about.text}`;
+    const size = about.side === about.trained ? "the size that the network was trained at" : `${about.side / about.trained} times what it was trained at: each window holds as many tokens, so there are more windows`;
+    return `${from}${about.side} x ${about.side} pixels, ${size}. ${about.text}`;
   },
 
   draw() {
@@ -115,39 +118,39 @@ Object.assign(MaskLab.prototype, {
     if (on) this.busy.textContent = "computing the reconstruction …";
   },
 
-  /** The kernel answers with the prediction alone; what is made of it is the same here and in the page. */
-  send() {
-    if (!this.about || !this.mask) return;
+  /** Ask for the reconstruction. A kernel is needed once a network, for its weights. */
+  compute() {
+    const { about } = this;
+    if (!about || !this.mask) return;
+    this.wait(true);
+    if (!this.thinker.has(about.name)) return this.fetch(about.name);
+    const id = this.asked, hidden = upsample(this.mask, this.grid, this.get("patch") / TOKEN), look = this.get("tab") === "attention";
+    this.thinker.ask({ name: about.name, pixels: normalise(this.bytes, about), hidden, look }, (found) => {
+      if (id !== this.asked) return;
+      this.seen = found.seen;
+      this.answered(found.prediction, `in ${Math.round(found.milliseconds)} ms`);
+      if (look) this.showAttention();
+    });
+  },
+
+  fetch(name) {
+    if (!this.live) { this.thinker.load(name, bytesOf(this.get("weights")[name])); return this.compute(); }
     const silent = () => {
       this.wait(false);
       this.busy.textContent = "the kernel does not answer: wait for a cell that runs, or run the cell of this lab again";
     };
     clearTimeout(this.patience);
     this.patience = setTimeout(silent, 10_000);
-    this.since = performance.now();
-    const tokens = upsample(this.mask, this.grid, this.get("patch") / TOKEN);
-    const asked = { kind: "predict", id: this.asked, network: this.get("network") };
     try { // a restarted kernel has no ear any more, a busy one answers later
-      this.model.send(asked, undefined, [this.bytes.buffer.slice(0), tokens.buffer]);
+      this.model.send({ kind: "weights", name });
     } catch { silent(); }
   },
 
   told(message, buffers) {
+    if (message.kind !== "weights") return;
     clearTimeout(this.patience);
-    if (message.id !== this.asked || !this.about || !this.mask) return;
-    if (message.kind === "problem") { this.wait(false); this.busy.textContent = message.text; return; }
-    if (message.kind !== "predicted") return;
-    const view = buffers[0], bytes = view.buffer ? view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength) : view;
-    this.answered(new Float32Array(bytes), message.loaded ? `in the kernel, in ${Math.round(performance.now() - this.since)} ms` : "in the kernel, which loaded torch first");
-  },
-
-  compute() {
-    const about = this.about;
-    if (!about || !this.mask) return;
-    if (!this.nets.has(about.name)) this.nets.set(about.name, new Net(bytesOf(this.get("weights")[about.name])));
-    const started = performance.now(), tokens = upsample(this.mask, this.grid, this.get("patch") / TOKEN);
-    const prediction = this.nets.get(about.name).predict(normalise(this.bytes, about), tokens);
-    this.answered(prediction, `in this page, in ${Math.round(performance.now() - started)} ms`);
+    this.thinker.load(message.name, bytesOf(buffers[0]).slice());
+    this.compute();
   },
 
   answered(prediction, how) {
@@ -158,7 +161,7 @@ Object.assign(MaskLab.prototype, {
     const hidden = this.cells((h) => h), unit = this.about.target === "raw" ? "L1, standard deviations" : "L1, locally normalised pixels";
     this.loss = hidden.length ? hidden.reduce((sum, cell) => sum + this.losses[cell], 0) / hidden.length : 0;
     this.wait(false);
-    this.busy.textContent = hidden.length ? `loss on hidden pixels ${this.loss.toFixed(3)} (${unit}); answered ${how}` : `nothing is hidden: there is no loss; answered ${how}`;
+    this.busy.textContent = hidden.length ? `loss on hidden pixels ${this.loss.toFixed(3)} (${unit}); computed in this page ${how}` : `nothing is hidden: there is no loss; computed in this page ${how}`;
     this.busy.dataset.answered = Number(this.busy.dataset.answered || 0) + 1;
     this.show();
   },

@@ -1,4 +1,4 @@
-// The mask lab's panels: five pictures of one answer, and the game of guessing which cells are hardest.
+// The mask lab's panels: five pictures of one answer, the game of guessing which cells are hardest, and attention.
 
 const TILES = [["picture", "picture"], ["seen", "what the network sees"], ["answer", "reconstruction"], ["filled", "hidden part filled in"], ["error", "error on hidden pixels"]];
 const STATISTICS = [
@@ -101,5 +101,60 @@ Object.assign(MaskLab.prototype, {
       context.fillStyle = share > 0.55 ? "#111" : "#fff";
       context.fillText(this.losses[cell].toFixed(2), x + size / 2, y + size / 2);
     }
+  },
+
+  /** What one token attends to, head by head, in a block without shift and in the next one, with shift. */
+  buildAttention() {
+    this.from = null;
+    this.stage = select("stage", { options: [[0, "1"]], value: 0, change: () => this.showAttention() });
+    this.attentionNote = h("p", { role: "status", "aria-live": "polite" });
+    this.rows = h("div", {});
+    const ends = h("div", { class: "sl-ends" }, h("span", {}, "none"), h("span", {}, "the most of its window"));
+    const scale = h("div", { style: "max-width:260px" }, h("div", { class: "sl-scale", style: `background:linear-gradient(90deg,${Array.from({ length: 9 }, (_, i) => `rgb(${cividis(i / 8)})`)})` }), ends);
+    return h("section", { "aria-label": "attention" }, this.attentionNote, h("div", { class: "sl-controls", style: "max-width:320px; margin:8px 0 14px" }, this.stage.element), this.rows, scale);
+  },
+
+  lookFrom(cell) {
+    const patch = this.get("patch"), middle = (k) => k * patch + patch / 2;
+    this.from = [middle(Math.floor(cell / this.grid)), middle(cell % this.grid)]; // pixels
+    this.showAttention();
+  },
+
+  showAttention() {
+    const { about, seen, side } = this;
+    if (!about || !seen) {
+      this.rows.replaceChildren();
+      this.attentionNote.textContent = about ? "" : "Choose a network above: attention is what it has learned.";
+      return;
+    }
+    const chosen = Number(this.stage.input.value) || 0;
+    this.stage.fill(about.depths.map((_, s) => [s, `${s + 1}: ${side / (about.patch_size << s)} x ${side / (about.patch_size << s)} tokens`]), chosen);
+    this.from = (this.from || [side / 2, side / 2]).map((p) => Math.min(p, side - 1));
+    const blocks = seen.filter((block) => block.stage === chosen), { n, window, heads } = blocks[0], [y, x] = this.from.map((p) => Math.floor((p * n) / side));
+    const token = y * n + x, L = window * window;
+    this.attentionNote.textContent = `The token in row ${y + 1}, column ${x + 1} (the dot): what it attends to in its window of ${window} x ${window} tokens, and the position bias that it adds there. Click a cell of the picture, or use arrow keys and space, for another one.`;
+    const map = (block, values, name) => {
+      const canvas = board(192, name), context = canvas.getContext("2d"), cell = 192 / n, top = Math.max(1e-9, ...values);
+      context.imageSmoothingEnabled = false;
+      context.globalAlpha = 0.3;
+      context.drawImage(this.small, 0, 0, 192, 192);
+      context.globalAlpha = 1;
+      values.forEach((value, j) => {
+        const place = block.places[token * L + j];
+        context.fillStyle = `rgb(${cividis(value / top)})`;
+        context.fillRect((place % n) * cell, Math.floor(place / n) * cell, cell, cell);
+      });
+      for (const [r, ink] of [[5, "#10131a"], [3.4, "#56b4e9"]]) { context.beginPath(); context.arc((x + 0.5) * cell, (y + 0.5) * cell, Math.min(r, cell / 2), 0, 7); context.fillStyle = ink; context.fill(); }
+      return h("figure", {}, canvas, h("figcaption", {}, name));
+    };
+    this.rows.replaceChildren(...blocks.map((block, b) => {
+      const tiles = Array.from({ length: heads }, (_, head) => {
+        const weights = block.weights.subarray((head * n * n + token) * L, (head * n * n + token + 1) * L), i = block.own[token];
+        const bias = block.bias.subarray((head * L + i) * L, (head * L + i + 1) * L), most = Math.max(...weights);
+        return [map(block, weights, `head ${head + 1}: attention, at most ${(100 * most).toFixed(0)} %`), map(block, bias, `position bias, ${Math.min(...bias).toFixed(1)} to ${Math.max(...bias).toFixed(1)}`)];
+      });
+      const how = block.shift ? `windows shifted by ${block.shift} tokens` : n > window ? "windows not shifted" : "one window, so there is no shift";
+      return h("div", {}, h("h3", {}, `Block ${b + 1} of this stage: ${how}`), h("div", { class: "sl-tiles sl-looks" }, ...tiles.flat()));
+    }));
   },
 });

@@ -66,9 +66,10 @@ class Net {
 
   get(name) { return this.t[name].data; }
 
-  /** Predictions (3 * S * S, target space, channel by channel) for normalised pixels (3 * S * S) and hidden tokens (T). */
-  predict(pixels, hidden) {
-    const { side, patch_size: p, window, depths } = this.about, across = side / p, wide = 3 * p * p;
+  /** Predictions (3 * S * S, target space, channel by channel) for normalised pixels (3 * S * S) and hidden tokens (T).
+   *  seen: a list that every block adds its attention to: {stage, n, window, shift, heads, weights, places, bias}. */
+  predict(pixels, hidden, seen = null) {
+    const { patch_size: p, window, depths } = this.about, side = Math.sqrt(pixels.length / 3), across = side / p, wide = 3 * p * p;
     const patches = new Float32Array(across * across * wide);
     for (let c = 0, i = 0; c < 3; c++)
       for (let y = 0; y < side; y++)
@@ -82,7 +83,11 @@ class Net {
     hidden.forEach((h, i) => h && x.set(token, i * width));
     depths.forEach((blocks, s) => {
       const w = Math.min(window, n), shift = n > window ? Math.floor(w / 2) : 0;
-      for (let b = 0; b < blocks; b++) x = this.block(x, n, width, w, b % 2 ? shift : 0, `encoder.layers.${s}.blocks.${b}`);
+      for (let b = 0; b < blocks; b++) {
+        const look = seen && { stage: s, n, window: w, shift: b % 2 ? shift : 0 };
+        x = this.block(x, n, width, w, b % 2 ? shift : 0, `encoder.layers.${s}.blocks.${b}`, look);
+        if (seen) seen.push(look);
+      }
       if (s + 1 < depths.length) { x = this.merge(x, n, width, `encoder.layers.${s}.downsample`); n /= 2; width *= 2; }
     });
     layerNorm(x, width, this.get("encoder.norm.weight"), this.get("encoder.norm.bias"));
@@ -95,8 +100,8 @@ class Net {
     return image;
   }
 
-  block(x, n, width, window, shift, name) {
-    const attended = layerNorm(this.attention(x, n, width, window, shift, `${name}.attn`), width, this.get(`${name}.norm1.weight`), this.get(`${name}.norm1.bias`));
+  block(x, n, width, window, shift, name, look) {
+    const attended = layerNorm(this.attention(x, n, width, window, shift, `${name}.attn`, look), width, this.get(`${name}.norm1.weight`), this.get(`${name}.norm1.bias`));
     for (let i = 0; i < x.length; i++) attended[i] += x[i];
     const wide = linear(attended, n * n, this.t[`${name}.mlp.fc1.weight`], this.get(`${name}.mlp.fc1.bias`)).map(gelu);
     const out = linear(wide, n * n, this.t[`${name}.mlp.fc2.weight`], this.get(`${name}.mlp.fc2.bias`));
@@ -105,19 +110,21 @@ class Net {
     return out;
   }
 
-  attention(x, n, width, window, shift, name) {
+  attention(x, n, width, window, shift, name, look) {
     const heads = width / 32, L = window * window, across = n / window, scale = this.get(`${name}.logit_scale`);
     const qkvBias = new Float32Array(3 * width);
     qkvBias.set(this.get(`${name}.q_bias`)); qkvBias.set(this.get(`${name}.v_bias`), 2 * width);
     const qkv = linear(x, n * n, this.t[`${name}.qkv.weight`], qkvBias), mixed = new Float32Array(n * n * width);
     const bias = this.positionBias(name, window, heads), groups = attentionGroups(n, window, shift);
     const at = new Int32Array(L), logits = new Float32Array(L);
+    if (look) Object.assign(look, { heads, bias, weights: new Float32Array(heads * n * n * L), places: new Int32Array(n * n * L), own: new Int32Array(n * n) });
     for (let wy = 0; wy < across; wy++)
       for (let wx = 0; wx < across; wx++) {
         for (let i = 0; i < L; i++) {
           const y = (wy * window + Math.floor(i / window) + shift) % n;
           at[i] = y * n + ((wx * window + (i % window) + shift) % n);
         }
+        if (look) at.forEach((place, i) => { look.places.set(at, place * L); look.own[place] = i; });
         for (let h = 0; h < heads; h++) {
           const inverse = (i, part) => {
             let sum = 0;
@@ -135,6 +142,7 @@ class Net {
               top = Math.max(top, logits[j]);
             }
             for (let j = 0; j < L; j++) sum += logits[j] = Math.exp(logits[j] - top);
+            if (look) look.weights.set(logits.map((v) => v / sum), (h * n * n + at[i]) * L);
             for (let j = 0; j < L; j++) {
               const p = logits[j] / sum, vo = at[j] * 3 * width + 2 * width + h * 32, o = at[i] * width + h * 32;
               for (let c = 0; c < 32; c++) mixed[o + c] += p * qkv[vo + c];
@@ -147,7 +155,8 @@ class Net {
 
   /** (heads, L, L): 16 sigmoid(MLP(log-spaced offset)); a function of the weights, kept. */
   positionBias(name, window, heads) {
-    if (this.bias.has(name)) return this.bias.get(name);
+    const kept = `${name} ${window}`;
+    if (this.bias.has(kept)) return this.bias.get(kept);
     const span = 2 * window - 1, offset = (d) => { const v = (d * 8) / Math.max(1, window - 1); return (Math.sign(v) * Math.log2(Math.abs(v) + 1)) / 3; };
     const grid = Float32Array.from({ length: 2 * span * span }, (_, i) => offset((i % 2 ? (i >> 1) % span : Math.floor((i >> 1) / span)) - window + 1));
     const hidden = linear(grid, span * span, this.t[`${name}.cpb_mlp.0.weight`], this.get(`${name}.cpb_mlp.0.bias`)).map((v) => Math.max(v, 0));
@@ -158,7 +167,7 @@ class Net {
           const dy = Math.floor(i / window) - Math.floor(j / window) + window - 1, dx = (i % window) - (j % window) + window - 1;
           bias[k] = 16 / (1 + Math.exp(-table[(dy * span + dx) * heads + h]));
         }
-    this.bias.set(name, bias);
+    this.bias.set(kept, bias);
     return bias;
   }
 
@@ -172,4 +181,61 @@ class Net {
         }
     return layerNorm(linear(joined, half * half, this.t[`${name}.reduction.weight`]), 2 * width, this.get(`${name}.norm.weight`), this.get(`${name}.norm.bias`));
   }
+}
+
+/** Networks at work beside the page, so that it stays smooth; where a page may have no worker, in it. ask() answers the
+ *  newest question alone: what was asked meanwhile is passed over. */
+class Thinker {
+  constructor() {
+    this.nets = new Map(); this.waiting = null; this.busy = false;
+    try {
+      const parts = [attentionGroups, readWeights, half, linear, layerNorm, gelu, Net, think].map(String).join("\n");
+      const handler = "const nets = new Map(); onmessage = ({ data }) => think(nets, data, (found, kept) => postMessage(found, kept));";
+      this.worker = new Worker(URL.createObjectURL(new Blob([parts, handler], { type: "text/javascript" })));
+      this.worker.onmessage = ({ data }) => this.answered(data);
+      this.worker.onerror = () => { // forbidden after all: everything again, here
+        this.worker = null;
+        for (const [name, bytes] of this.nets) this.tell({ name, bytes });
+        if (this.now) this.tell(this.now.question);
+      };
+    } catch {
+      this.worker = null;
+    }
+  }
+
+  has(name) { return this.nets.has(name); }
+  load(name, bytes) {
+    this.nets.set(name, bytes);
+    this.tell({ name, bytes });
+  }
+
+  /** question: {name, pixels, hidden, look}; tell({prediction, seen, milliseconds}) is called for the newest one. */
+  ask(question, tell) {
+    this.waiting = { question, tell };
+    if (!this.busy) this.next();
+  }
+
+  next() {
+    this.now = this.waiting; this.waiting = null; this.busy = Boolean(this.now);
+    if (this.now) this.tell(this.now.question);
+  }
+
+  answered(found) {
+    const { tell } = this.now;
+    const newest = !this.waiting;
+    this.next();
+    if (newest) tell(found);
+  }
+
+  tell(message) {
+    if (this.worker) this.worker.postMessage(message);
+    else setTimeout(() => think(this.nets, message, (found) => this.answered(found)), 0);
+  }
+}
+
+/** A message of `Thinker`: weights of a network to keep, or a question. */
+function think(nets, { name, bytes, pixels, hidden, look }, answer) {
+  if (bytes) return void nets.set(name, new Net(bytes));
+  const started = performance.now(), seen = look ? [] : null, prediction = nets.get(name).predict(pixels, hidden, seen);
+  answer({ prediction, seen, milliseconds: performance.now() - started }, [prediction.buffer]);
 }

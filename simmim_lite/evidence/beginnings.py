@@ -1,0 +1,92 @@
+"""Foreign weights, own images, or both? Four ways to begin, by what their features are worth. No torch here."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from .records import PROBES, run_rows
+from .rules import FAILS, HOLDS, OPEN, UNTESTED, Claim, seed_list
+from .stats import MIN_UNITS, t_interval
+
+#: The arms by what a run is, and how they are called.
+ARMS = {
+    "random": "random start",
+    "foreign": "foreign weights as they are",
+    "own": "own pretraining",
+    "both": "foreign weights, then own pretraining",
+}
+MARGIN = 0.005  # half a point of the probe
+STATEMENT = "Pretraining on from foreign weights beats foreign weights and own pretraining alone"
+
+
+def arms(records: Iterable[dict], score: str = "linear") -> pd.DataFrame:
+    """A row a finished run of the data that some run with `init` was made on, its network random, foreign, own or both:
+    arm, model, images (unique own ones; 0 where there are none), seed, steps, val_loss, and score in 0..1."""
+    rows = run_rows(list(records))
+    data = {(row["data"], row["model"]) for row in rows if row["init"]}
+    found = []
+    for row in rows:
+        if (row["data"], row["model"]) in data and row[score] is not None:
+            arm = "random" if row["reference"] else "foreign" if not row["steps"] else "both" if row["init"] else "own"
+            images = row["images"] if row["steps"] else 0
+            found.append({"arm": arm, "images": images, "score": row[score]} | {k: row[k] for k in _KEPT})
+    columns = ["arm", "images", "score", *_KEPT]
+    return pd.DataFrame(found, columns=columns).sort_values(["images", "seed"], ignore_index=True)
+
+
+_KEPT = ("model", "data", "seed", "steps", "val_loss", "key")
+
+
+def gains(frame: pd.DataFrame) -> pd.DataFrame:
+    """What both gain over own pretraining and over foreign weights, by number of own images: columns over (an arm),
+    images, value, low, high (points, 95 % by Student's t over seeds), seeds."""
+    scores = frame.pivot_table(values="score", index=["images", "seed"], columns="arm")
+    foreign = frame[frame["arm"] == "foreign"].set_index("seed")["score"]
+    lines = []
+    for images, some in scores.groupby("images"):
+        if not images or "both" not in some:
+            continue
+        both = some["both"].droplevel("images").dropna()
+        for over, base in (("own", some.get("own")), ("foreign", foreign)):
+            base = base.droplevel("images") if over == "own" and base is not None else base
+            difference = 100 * (both - base).dropna() if base is not None else pd.Series(dtype=float)
+            if len(difference):
+                lines.append([over, int(images), *t_interval(difference), len(difference)])
+    return pd.DataFrame(lines, columns=["over", "images", "value", "low", "high", "seeds"])
+
+
+def claim(records: Iterable[dict], score: str = "linear") -> Claim:
+    """C10: from how many own images on both beat either, by a margin; a verdict on all numbers of images together.
+
+    It holds where that is so from some number on to the largest; it does not where at every number one of the two is
+    not beaten by the margin, by the whole interval."""
+    frame = arms(records, score)
+    found = gains(frame)
+    same = {"id": "C10", "statement": STATEMENT, "margin": MARGIN, "target": "", "image_size": None, "recipe": ""}
+    same["data"] = frame["data"].iloc[0] if len(frame) else ""
+    levels = [some for _, some in found.groupby("images") if set(some["over"]) == {"own", "foreign"}]
+    if not levels:
+        evidence = "No runs of all four beginnings: random, foreign weights, own pretraining, and both"
+        return Claim(**same, evidence=evidence, verdict=UNTESTED)
+    enough = min(some["seeds"].min() for some in levels) >= MIN_UNITS
+    beats = [enough and bool((some["low"] > 100 * MARGIN).all()) for some in levels]
+    fails = [enough and bool((some["high"] < 100 * MARGIN).any()) for some in levels]
+    first = next((k for k in range(len(levels)) if all(beats[k:])), None)
+    verdict = OPEN if not enough or (first is None and not all(fails)) else HOLDS if first is not None else FAILS
+    said = [_sentence(some) for some in levels]
+    start = "" if first is None else f"From {levels[first]['images'].iloc[0]:,} own images on both beat either. "
+    seeds = seed_list(sorted(int(seed) for seed in frame[frame["arm"] == "both"]["seed"].unique()))
+    evidence = f"{start}{PROBES[score].capitalize()}, points: {'; '.join(said)} ({seeds}; margin {100 * MARGIN:+.1f})"
+    least = min((some.loc[some["value"].idxmin()] for some in levels[first or 0 :]), key=lambda row: row["value"])
+    ends = {name: None if np.isnan(end) else end / 100 for name, end in least[["low", "high"]].astype(float).items()}
+    return Claim(**same, evidence=evidence, verdict=verdict, effect=least["value"] / 100, n=int(least["seeds"]), **ends)
+
+
+def _sentence(some: pd.DataFrame) -> str:
+    """`at 64 images +1.2 [+0.5, +1.9] over own pretraining, …`."""
+    parts = []
+    for row in some.sort_values("over", ascending=False).itertuples():
+        interval = "" if row.low is None or np.isnan(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]"
+        parts.append(f"{row.value:+.1f}{interval} over {ARMS[row.over]}")
+    return f"at {some['images'].iloc[0]:,} images {', '.join(parts)}"
