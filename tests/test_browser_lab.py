@@ -39,6 +39,7 @@ def test_controls_and_cells_by_mouse_and_keyboard(lab) -> None:
 
     lab.get_by_label("network", exact=True).select_option("")
     check()
+    assert lab.get_by_label("size", exact=True).evaluate("e => e.selectedOptions[0].textContent") == "192 x 192 px"
     for name, label, key, step in (("ratio", "mask ratio", "ArrowRight", 0.01), ("seed", "seed", "ArrowLeft", -1)):
         slider = lab.get_by_label(label)
         box = slider.bounding_box()

@@ -25,7 +25,7 @@ Object.assign(MaskLab.prototype, {
     controls.patch.fill(patches.map((p) => [p, `${p} px (${side / p} x ${side / p} cells)`]), this.get("patch"));
     for (const name of ["network", "strategy", "ratio", "seed"]) controls[name].set(this.get(name));
     const { about } = this;
-    controls.size.fill(about ? [about.trained, 2 * about.trained].map((s) => [s, `${s} x ${s} px${s === about.trained ? ", as trained" : ""}`]) : [[0, "192 x 192 px"]], side);
+    controls.size.fill(about ? [about.trained, 2 * about.trained].map((s) => [s, `${s} x ${s} px${s === about.trained ? ", as trained" : ""}`]) : [[side, `${side} x ${side} px`]], side);
     this.object.disabled = !this.entry.outline;
     this.object.textContent = `hide the object${this.entry.outline ? "" : " (known for scenes only)"}`;
     this.undoing.disabled = !this.past.length;
