@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
 
 from ..errors import UserError, unknown
-from ..model.sizes import LAPTOP, SIZES
+from ..model.sizes import SIZES
 from ..training.callbacks import check_writers
 from ..training.run import PICTURE_CROP, PRECISIONS, Model, Run
 from ..training.specs import Count, Folder, OneOf, Positive, Side, Source, Spec, Text, Whole, read
@@ -158,9 +158,10 @@ _LAPTOP = Run(eval_every=125, probe_labels=4096, probe_test=4096)  # of scenes t
 _PHOTOS = replace(_LAPTOP, probe_labels=10_000, probe_test=5000)
 _LARGER = {"image_size": 64, "window_size": 8, "eval_every": 500}
 #: Of tier gpu: shorter runs, then smaller sizes, both; and what a few minutes of a processor hold.
+_LADDER = ("swinv2_atto", "swinv2_femto", "swinv2_pico", "swinv2_nano")
 _FITTED = tuple(
-    {"models": tuple(LAPTOP)[first:last], "lengths": tuple(t >> halvings for t in (2500, 5000, 10_000, 20_000))}
-    for first, last in ((1, 4), (0, 3), (0, 2))
+    {"models": models, "lengths": tuple(t >> halvings for t in (2500, 5000, 10_000, 20_000))}
+    for models in (_LADDER[1:], _LADDER[:3], _LADDER[:2])
     for halvings in range(4)
 ) + tuple(
     {"models": _TWO, "images": (64, 16384), "lengths": (t // 2, t), "seeds": 1} for t in (2000, 800, 300, 100, 40)
