@@ -48,7 +48,7 @@ VERBS = {
         ("--seeds", "how many seeds; by default so many as --minutes hold, else the tier's", int),
         ("--first-seed", "the first of them (quick and laptop: 200)", int, {"metavar": "SEED"}),
         ("--minutes", "what it may take (quick: 5): so many seeds as fit, five to eight of quick", float),
-        ("--hours", "the same in hours (gpu: 6): lengths are halved until three seeds fit", float),
+        ("--hours", "the same in hours (gpu: 6): the largest of its grids that fits", float),
         ("--models", "sizes in place of the tier's, between commas, as in swinv2_atto,swinv2_pico"),
         ("--images", "numbers of unique images in place of the tier's"),
         ("--lengths", "optimiser steps in place of the tier's"),

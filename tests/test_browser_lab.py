@@ -82,13 +82,13 @@ def test_the_reconstruction_and_its_statistics(lab) -> None:
     assert (seen[hidden] == GREY).all() and (seen[~hidden] == picture[~hidden]).all()
     assert (filled[hidden] == answer[hidden]).all() and (filled[~hidden] == picture[~hidden]).all()
     assert np.abs(answer - picture)[hidden].mean() < np.abs(128 - picture)[hidden].mean()
-    late = """() => { const { lab } = document.querySelector('.sl-lab'), { thinker } = lab, tells = [];
-      thinker.ask = (_, tell) => tells.push(tell); lab.compute(); lab.put({ seed: 9, edits: [] });
+    late = """() => { const { lab } = document.querySelector('.sl-lab'), { inference } = lab, tells = [];
+      inference.ask = (_, tell) => tells.push(tell); lab.compute(); lab.put({ seed: 9, edits: [] });
       tells[0]({ prediction: new Float32Array(3072), seen: null, milliseconds: 1 }); const taken = lab.prediction;
-      delete thinker.ask; lab.compute(); return taken; }"""
+      delete inference.ask; lab.compute(); return taken; }"""
     assert lab.evaluate(late) is None, "a late answer is not taken for another mask"
     settled(lab)
-    answer, again = tile(lab, "answer"), "lab.thinker.worker.onerror(); lab.prediction = null; lab.compute();"
+    answer, again = tile(lab, "answer"), "lab.inference.worker.onerror(); lab.prediction = null; lab.compute();"
     lab.evaluate(f"() => {{ const {{ lab }} = document.querySelector('.sl-lab'); {again} }}")
     settled(lab)
     assert (tile(lab, "answer") == answer).all(), "a page that may have no worker says the same"

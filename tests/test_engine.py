@@ -104,6 +104,8 @@ def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path) 
     how, said = chosen(tmp_path, seeds=2, first_seed=300)
     assert (how.seeds, said) == ((300, 301), "")
     assert all(chosen(tmp_path, tier=tier)[0].seeds is None for tier in ("smoke", "shipped"))
+    with pytest.raises(UserError, match="minutes is 5: the seeds of tier paper do not go by the time; give seeds"):
+        chosen(tmp_path, tier="paper", minutes=5)
     assert chosen(tmp_path, tier="laptop")[0].seeds == (200, 201, 202)
 
 

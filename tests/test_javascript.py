@@ -38,7 +38,13 @@ def test_a_log_is_judged_alike(script) -> None:
     code = """([texts, table]) => texts.map((text) => {
       const [layout, points] = logOfText(text), [verdict, found] = judgedLog(points, 0.8, table);
       return [layout, points.length, verdict, found.map((one) => [one.name, one.sure, one.says, one.next])]; })"""
-    texts = [text for _, text, _ in LOGS.values()] + ["", "no log", "a;loss\n1;0,5\n", '{"curve": []}']
+    texts = [text for _, text, _ in LOGS.values()] + [
+        "",
+        "no log",
+        "a;loss\n1;0,5\n",
+        "step,loss\n" + "\n".join(f"{i},0" for i in range(30)),
+        '{"curve": []}',
+    ]
     for text, theirs in zip(texts, script(code, [texts, diagnose.TABLE]), strict=True):
         layout, points = diagnose.of_text(text)
         verdict, found = diagnose.judged(points, 0.8)

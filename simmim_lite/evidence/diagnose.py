@@ -183,7 +183,7 @@ def judged(points: list[Point], level: float) -> tuple[str, list[Finding]]:
         return ("sick" if found else "too short to say"), found
     k = max(1, min(5, len(finite) // 20))
     first, last, low = float(median(finite[:k])), float(median(finite[-k:])), _lowest(finite, k)
-    fall, many = (first - last) / first, len(finite) >= 2 * TABLE["least"]
+    fall, many = (first - last) / first if first > 0 else 0.0, len(finite) >= 2 * TABLE["least"]
     if first > share["high"] * level and low > level:
         add("pixels not normalised", 1, first=first, times=first / level)
     elif last > share["away"] * low:
@@ -205,7 +205,7 @@ def judged(points: list[Point], level: float) -> tuple[str, list[Finding]]:
         add("rising validation", 0 if val[-1] - min(val) > 3 * OVERFIT else 1, valley=min(val), val=val[-1])
     if (drop := _drop(points)) and not found:
         step, before = drop
-        if (before - last) / before < share["gain"]:
+        if before > 0 and (before - last) / before < share["gain"]:
             add("nothing gained at the drop", 2, before=before, at=f"step {step:,.0f}", last=last)
     if found:
         return "sick", found

@@ -121,7 +121,7 @@ class FilmStrip(Widget):
         return pictures.sheet(rows, title=name)
 
 
-class Doctor(Widget):
+class LogCheck(Widget):
     """*Is this normal?* asked with a log of one's own, which is read in the page and goes nowhere."""
 
     _esm = module("parts", "diagnose")

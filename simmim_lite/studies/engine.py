@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.scenes import LOOKS
 from ..errors import UserError, check_writable
 from ..evidence import tables
 from ..evidence.claims import claims
@@ -199,7 +200,7 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> None:
         whole = ", ".join(f"{name} {one}" for name, one in table.loc["all"].items())
         where = "cluster" if cluster else "machine"
         raise UserError(f"tier {how.tier} needs GPUs, and this {where} has none ({whole}); --dry-run shows more")
-    if "scenes" in sources(how.data):
+    if LOOKS.keys() & set(sources(how.data)):
         raise UserError(f"tier {how.tier} is about photographs of {runs[0].image_size} px: give --data imagefolder:DIR")
     here = cores()
     years = costs.costs(runs, None, how.runs_dir).seconds["all"] / here / _YEAR
@@ -273,6 +274,9 @@ def choose(
     def taken(count: int) -> StudyOptions:
         return replace(how, seeds=tuple(range(first, first + count)), minutes=None)
 
+    if how.minutes and (name == TRANSFER or axes.full_size):
+        what = f"study {TRANSFER}" if name == TRANSFER else f"tier {axes}"
+        raise UserError(f"minutes is {how.minutes:g}: the seeds of {what} do not go by the time; give seeds")
     minutes = how.minutes or axes.minutes
     if how.seeds is not None or name == TRANSFER or axes.full_size or not (minutes or axes.most_seeds):
         count = how.seeds or (axes.transfers or axes if name == TRANSFER else axes).seeds

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
 
+from ..data.scenes import LOOKS
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
 from ..training.callbacks import check_writers
@@ -120,7 +121,7 @@ class Tier:
 
     def on(self, data: str) -> "Tier":
         """The tier on a source: photographs need longer runs than scenes, and more labels for their probe."""
-        return self if data == "scenes" else replace(self, **self.photographs, photographs={})
+        return self if data in LOOKS else replace(self, **self.photographs, photographs={})
 
     def over(
         self,

@@ -93,7 +93,7 @@ function judgedLog(points, level, table) {
   if (finite.length < table.least) return [found.length ? "sick" : "too short to say", found];
   const k = Math.max(1, Math.min(5, Math.floor(finite.length / 20))), first = median(finite.slice(0, k)), last = median(finite.slice(-k));
   const low = Math.min(...Array.from({ length: finite.length - k + 1 }, (_, i) => median(finite.slice(i, i + k))));
-  const fall = (first - last) / first, many = finite.length >= 2 * table.least, s = table.shares;
+  const fall = first > 0 ? (first - last) / first : 0, many = finite.length >= 2 * table.least, s = table.shares;
   if (first > s.high * level && low > level) add("pixels not normalised", 1, { first, times: first / level });
   else if (last > s.away * low) add("runs away", many ? 0 : 1, { low, last });
   else if (first < s.low * level) add("target not in standard deviations", first < (s.low * level) / 1.5 ? 1 : 2, { first, level });
@@ -106,20 +106,20 @@ function judgedLog(points, level, table) {
   for (let i = known.length >> 1; i < known.length - 2 && !found.length; i++) {
     if (!i || known[i].lr > 0.2 * known[i - 1].lr) continue;
     const before = median(known.slice(i - Math.max(1, Math.min(5, Math.floor(i / 20))), i).map((p) => p.train));
-    if ((before - last) / before < s.gain) add("nothing gained at the drop", 2, { before, at: at(known[i].step), last });
+    if (before > 0 && (before - last) / before < s.gain) add("nothing gained at the drop", 2, { before, at: at(known[i].step), last });
     break;
   }
   if (found.length) return ["sick", found];
   return [many && fall >= s.healthy ? "healthy" : "too short to say", found];
 }
 
-class Doctor {
+class LogCheck {
   constructor(model, el) {
     this.model = model; this.el = el;
     el.classList.add("sl-lab");
     const file = h("input", { type: "file", ...OWN_KEYS, onchange: () => { if (file.files[0]) this.take(file.files[0]); file.value = ""; } });
     this.loss = select("loss", { options: [["l1", "L1, standard deviations"], ["mse", "mean square, standard deviations (MAE)"]], value: "l1", change: () => this.show() });
-    this.place = h("div", { class: "sl-doctor", tabindex: 0 }, h("label", { class: "sl-upload" }, "your log", file), " or drop it here; it is read in this page and goes nowhere.");
+    this.place = h("div", { class: "sl-log", tabindex: 0 }, h("label", { class: "sl-upload" }, "your log", file), " or drop it here; it is read in this page and goes nowhere.");
     this.out = h("div", { role: "status", "aria-live": "polite" });
     for (const name of ["dragover", "dragleave", "drop"]) el.addEventListener(name, (event) => {
       event.preventDefault(); event.stopPropagation();
@@ -161,5 +161,5 @@ class Doctor {
 }
 
 function render({ model, el }) {
-  el.doctor = new Doctor(model, el);
+  el.check = new LogCheck(model, el);
 }

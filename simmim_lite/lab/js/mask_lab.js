@@ -6,7 +6,7 @@ const PARTS = ["picture", "strategy", "ratio", "patch", "seed", "edits", "networ
 class MaskLab {
   constructor(model, el) {
     this.model = model; this.el = el; this.live = model.kernel !== false;
-    this.past = []; this.thinker = new Thinker(); this.picks = new Set(); this.asked = 0; this.cursor = 0;
+    this.past = []; this.inference = new Inference(); this.picks = new Set(); this.asked = 0; this.cursor = 0;
     this.build();
     for (const name of [...PARTS, "statistics", "tab", "pictures"]) model.on(`change:${name}`, () => this.moved(name));
     model.on("msg:custom", (message, buffers) => this.told(message, buffers));

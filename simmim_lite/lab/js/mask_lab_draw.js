@@ -123,9 +123,9 @@ Object.assign(MaskLab.prototype, {
     const { about } = this;
     if (!about || !this.mask) return;
     this.wait(true);
-    if (!this.thinker.has(about.name)) return this.fetch(about.name);
+    if (!this.inference.has(about.name)) return this.fetch(about.name);
     const id = this.asked, hidden = upsample(this.mask, this.grid, this.get("patch") / TOKEN), look = this.get("tab") === "attention";
-    this.thinker.ask({ name: about.name, pixels: normalise(this.bytes, about), hidden, look }, (found) => {
+    this.inference.ask({ name: about.name, pixels: normalise(this.bytes, about), hidden, look }, (found) => {
       if (id !== this.asked) return;
       this.seen = found.seen;
       this.answered(found.prediction, `in ${Math.round(found.milliseconds)} ms`);
@@ -134,7 +134,7 @@ Object.assign(MaskLab.prototype, {
   },
 
   fetch(name) {
-    if (!this.live) { this.thinker.load(name, bytesOf(this.get("weights")[name])); return this.compute(); }
+    if (!this.live) { this.inference.load(name, bytesOf(this.get("weights")[name])); return this.compute(); }
     const silent = () => {
       this.wait(false);
       this.busy.textContent = "the kernel does not answer: wait for a cell that runs, or run the cell of this lab again";
@@ -149,7 +149,7 @@ Object.assign(MaskLab.prototype, {
   told(message, buffers) {
     if (message.kind !== "weights") return;
     clearTimeout(this.patience);
-    this.thinker.load(message.name, bytesOf(buffers[0]).slice());
+    this.inference.load(message.name, bytesOf(buffers[0]).slice());
     this.compute();
   },
 

@@ -185,12 +185,12 @@ class Net {
 
 /** Networks at work beside the page, so that it stays smooth; where a page may have no worker, in it. ask() answers the
  *  newest question alone: what was asked meanwhile is passed over. */
-class Thinker {
+class Inference {
   constructor() {
     this.nets = new Map(); this.waiting = null; this.busy = false;
     try {
-      const parts = [attentionGroups, readWeights, half, linear, layerNorm, gelu, Net, think].map(String).join("\n");
-      const handler = "const nets = new Map(); onmessage = ({ data }) => think(nets, data, (found, kept) => postMessage(found, kept));";
+      const parts = [attentionGroups, readWeights, half, linear, layerNorm, gelu, Net, infer].map(String).join("\n");
+      const handler = "const nets = new Map(); onmessage = ({ data }) => infer(nets, data, (found, kept) => postMessage(found, kept));";
       this.worker = new Worker(URL.createObjectURL(new Blob([parts, handler], { type: "text/javascript" })));
       this.worker.onmessage = ({ data }) => this.answered(data);
       this.worker.onerror = () => { // forbidden after all: everything again, here
@@ -229,12 +229,12 @@ class Thinker {
 
   tell(message) {
     if (this.worker) this.worker.postMessage(message);
-    else setTimeout(() => think(this.nets, message, (found) => this.answered(found)), 0);
+    else setTimeout(() => infer(this.nets, message, (found) => this.answered(found)), 0);
   }
 }
 
-/** A message of `Thinker`: weights of a network to keep, or a question. */
-function think(nets, { name, bytes, pixels, hidden, look }, answer) {
+/** A message of `Inference`: weights of a network to keep, or a question. */
+function infer(nets, { name, bytes, pixels, hidden, look }, answer) {
   if (bytes) return void nets.set(name, new Net(bytes));
   const started = performance.now(), seen = look ? [] : null, prediction = nets.get(name).predict(pixels, hidden, seen);
   answer({ prediction, seen, milliseconds: performance.now() - started }, [prediction.buffer]);

@@ -90,11 +90,5 @@ function cividis(value) {
   return _CIVIDIS[k].map((low, c) => Math.round(low + f * (_CIVIDIS[k + 1][c] - low)));
 }
 
-/** Wait until `quiet` milliseconds have passed without another call, then do it. */
-function rested(quiet, action) {
-  let timer = 0;
-  return (...given) => { clearTimeout(timer); timer = setTimeout(() => action(...given), quiet); };
-}
-
 const bytesOf = (value) =>
   typeof value === "string" ? Uint8Array.from(atob(value), (c) => c.charCodeAt(0)) : new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
