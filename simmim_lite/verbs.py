@@ -164,10 +164,10 @@ def diagnose(
         import_torch()
         from .lab.pictures import reconstructed
 
-        check_writable(out)
-        said = reconstructed(weights, run, device, Path(out), [band - 1 for band in three])
+        check_writable(png := Path(out).with_suffix(".png"))
+        said = reconstructed(weights, run, device, png, [band - 1 for band in three])
         said += f"; the mean colour buys about {TABLE['level']['l1']} (L1, standard deviations)"
-        print(f"{weights}: {said}\n{out}, and {Path(out).with_suffix('.html')}")
+        print(f"{weights}: {said}\n{png}, and {png.with_suffix('.html')}")
 
 
 def plan(images: int, **options: object) -> None:
