@@ -22,7 +22,7 @@ from simmim_lite import processes
 from simmim_lite.cli import main
 from simmim_lite.data.sources import open_data
 from simmim_lite.errors import UserError
-from simmim_lite.evidence.records import TRANSFER, load, shipped, shipped_names
+from simmim_lite.evidence.records import BEGINNINGS, TRANSFER, load, shipped, shipped_names
 from simmim_lite.lab.monitor import look
 from simmim_lite.studies.engine import study
 from simmim_lite.studies.grids import plan_of
@@ -228,7 +228,7 @@ def test_what_cannot_be_parsed_alone_is_to_be_deleted(tmp_path, monkeypatch) -> 
 
 
 def test_shipped_and_earlier_records_are_as_good(tmp_path, capsys) -> None:
-    for name in (*shipped_names(), TRANSFER):
+    for name in (*shipped_names(), TRANSFER, BEGINNINGS):
         for made in shipped(name):
             check(made, made["key"])
     assert not capsys.readouterr().err

@@ -23,7 +23,7 @@ from simmim_lite.studies.tiers import NAMED
 pytestmark = pytest.mark.xdist_group("notebooks")
 STUDIES = sorted(study.notebook for study in NAMED.values())
 NAMES = ["00_start", "01_masks", "02_swin", "03_one_run", *STUDIES, "09_scaling_law"]
-NAMES += ["10_full_scale", "11_your_study", "is_this_normal"]
+NAMES += ["10_full_scale", "11_your_study", "12_beginnings", "is_this_normal"]
 #: What a study may be given beside: every axis of its grid, and where it runs.
 AXES = {"models": "swinv2_atto,swinv2_femto", "images": "[16, 32]", "lengths": [8, 4], "image_size": "64"}
 AXES |= {"batch_size": 8, "seeds": 0, "minutes": "1", "device": "cpu", "precision": "fp32", "engine": "local"}
@@ -88,7 +88,7 @@ def test_a_notebook_runs_at_tier_smoke(name: str, execute, shared, tmp_path) -> 
         assert {(64, 8, 16), (64, 8, 32)} <= own
 
 
-@pytest.mark.parametrize("name", [*STUDIES, "10_full_scale"])
+@pytest.mark.parametrize("name", [*STUDIES, "10_full_scale", "12_beginnings"])
 def test_a_study_at_tier_shipped_needs_no_torch_and_trains_nothing(name: str, execute, tmp_path) -> None:
     """With its own parameters, in an empty folder; torch is looked for in the kernel itself, after all cells."""
     assert notebooks.parameters(notebooks.find(name))["tier"] == "shipped"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from simmim_lite.errors import UserError
-from simmim_lite.evidence.records import TRANSFER, shipped, shipped_names
+from simmim_lite.evidence.records import BEGINNINGS, TRANSFER, shipped, shipped_names
 from simmim_lite.studies.notebooks import PARAMETERS
 from simmim_lite.studies.tiers import StudyOptions
 from simmim_lite.training import specs
@@ -89,7 +89,7 @@ def test_one_value_has_one_key_however_it_is_given(name: str, given: object, pla
 def test_keys_of_all_shipped_records_are_those_that_their_specs_have_now() -> None:
     kinds = {"pretrain": Run, "finetune": FineTune, "detect": Dense, "segment": Dense}
     seen = set()
-    for name in (*shipped_names(), TRANSFER):
+    for name in (*shipped_names(), TRANSFER, BEGINNINGS):
         for record in shipped(name):
             run, kind = record["run"], kinds.get(record["kind"])
             if kind is None:

@@ -1,12 +1,14 @@
 """Foreign weights, own images, or both? Four ways to begin, by what their features are worth. No torch here."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from .records import PROBES, run_rows
-from .rules import FAILS, HOLDS, OPEN, UNTESTED, Claim, seed_list
+from .rules import FAILS, HOLDS, OPEN, SMOKE_STEPS, UNTESTED, Claim, seed_list
 from .stats import MIN_UNITS, t_interval
 
 #: The arms by what a run is, and how they are called.
@@ -21,21 +23,32 @@ STATEMENT = "Pretraining on from foreign weights beats foreign weights and own p
 
 
 def arms(records: Iterable[dict], score: str = "linear") -> pd.DataFrame:
-    """A row a finished run of the data that some run with `init` was made on, its network random, foreign, own or both:
-    arm, model, images (unique own ones; 0 where there are none), seed, steps, val_loss, and score in 0..1."""
-    rows = run_rows(list(records))
-    data = {(row["data"], row["model"]) for row in rows if row["init"]}
+    """A row a finished run of the one study of beginnings that has most runs among the records, its network random,
+    foreign, own or both: arm, model, images (unique own ones; 0 where there are none), seed, steps, val_loss, key, and
+    score (in 0..1). A study has one kind of own images, size, length and foreign weights."""
+    rows = [row for row in run_rows(list(records)) if row[score] is not None]
+    both = [row for row in rows if row["init"] and row["steps"]]
+    studies = Counter((*(row[name] for name in _SAME), row["steps"], _weights(row)) for row in both)
     found = []
-    for row in rows:
-        if (row["data"], row["model"]) in data and row[score] is not None:
+    if studies:
+        *same, steps, weights = max(studies, key=lambda one: (studies[one], one))
+        for row in rows:
             arm = "random" if row["reference"] else "foreign" if not row["steps"] else "both" if row["init"] else "own"
-            images = row["images"] if row["steps"] else 0
-            found.append({"arm": arm, "images": images, "score": row[score]} | {k: row[k] for k in _KEPT})
+            fits = row["steps"] in (0, steps) and (not row["init"] or _weights(row) == weights)
+            if fits and [row[name] for name in _SAME] == same:
+                images = row["images"] if row["steps"] else 0
+                found.append({"arm": arm, "images": images, "score": row[score]} | {k: row[k] for k in _KEPT})
     columns = ["arm", "images", "score", *_KEPT]
     return pd.DataFrame(found, columns=columns).sort_values(["images", "seed"], ignore_index=True)
 
 
+_SAME = ("data", "model", "image_size", "target")
 _KEPT = ("model", "data", "seed", "steps", "val_loss", "key")
+
+
+def _weights(row: dict) -> str:
+    """What a run begins with, the same for all seeds: foreign runs but for their seed, a file by its digest."""
+    return re.sub(r"-s\d+-[0-9a-f]{10}$", "", row["init"].rpartition("@")[2])
 
 
 def gains(frame: pd.DataFrame) -> pd.DataFrame:
@@ -66,6 +79,8 @@ def claim(records: Iterable[dict], score: str = "linear") -> Claim:
     same = {"id": "C10", "statement": STATEMENT, "margin": MARGIN, "target": "", "image_size": None, "recipe": ""}
     same["data"] = frame["data"].iloc[0] if len(frame) else ""
     levels = [some for _, some in found.groupby("images") if set(some["over"]) == {"own", "foreign"}]
+    if len(frame) and frame["steps"].max() <= SMOKE_STEPS:
+        return Claim(**same, evidence=f"Runs of {frame['steps'].max()} steps test the machinery", verdict=UNTESTED)
     if not levels:
         evidence = "No runs of all four beginnings: random, foreign weights, own pretraining, and both"
         return Claim(**same, evidence=evidence, verdict=UNTESTED)

@@ -189,12 +189,8 @@ def judged(points: list[Point], level: float) -> tuple[str, list[Finding]]:
     elif last > share["away"] * low:
         add("runs away", 0 if many else 1, low=low, last=last)
     elif first < share["low"] * level:
-        add(
-            "target not in standard deviations",
-            1 if first < share["low"] * level / 1.5 else 2,
-            first=first,
-            level=level,
-        )
+        sure = 1 if first < share["low"] * level / share["far"] else 2
+        add("target not in standard deviations", sure, first=first, level=level)
     elif last > share["above"] * level:
         add("noise level", 1 if many else 2, last=last, level=level)
     elif fall < share["flat"]:
@@ -202,7 +198,9 @@ def judged(points: list[Point], level: float) -> tuple[str, list[Finding]]:
     elif last < share["good"] * level:
         add("too good to be true", 1, last=last, level=level)
     if len(val) >= VALIDATIONS and val[-1] - min(val) > OVERFIT and fall > 0:
-        add("rising validation", 0 if val[-1] - min(val) > 3 * OVERFIT else 1, valley=min(val), val=val[-1])
+        add(
+            "rising validation", 0 if val[-1] - min(val) > share["clear"] * OVERFIT else 1, valley=min(val), val=val[-1]
+        )
     if (drop := _drop(points)) and not found:
         step, before = drop
         if before > 0 and (before - last) / before < share["gain"]:
@@ -221,7 +219,7 @@ def _drop(points: list[Point]) -> tuple[float, float] | None:
     """The step at which the learning rate falls to a fifth or less at once, in the second half, and the loss before."""
     known = [p for p in points if p.lr and p.train is not None and math.isfinite(p.train)]
     for i in range(len(known) // 2, len(known) - 2):
-        if i and known[i].lr <= 0.2 * known[i - 1].lr:
+        if i and known[i].lr <= TABLE["shares"]["drop"] * known[i - 1].lr:
             k = max(1, min(5, i // 20))
             return known[i].step, float(median(p.train for p in known[i - k : i]))
     return None

@@ -39,6 +39,8 @@ REFERENCE = ("model", "seed", "data", "image_size", "window_size", "statistics",
 DESIGN_SEEDS = range(101)
 #: The shipped set of the transfer study: pretraining runs, and every task from them and from scratch.
 TRANSFER = "transfer-scenes"
+#: The shipped set of the study of beginnings: foreign and own pretraining, and both.
+BEGINNINGS = "beginnings-plankton"
 FOLDER = files(__package__) / "shipped_records"
 
 
@@ -51,14 +53,15 @@ def load(runs_dir: str | Path) -> list[dict]:
 
 def shipped_names() -> list[str]:
     """The sets of the four studies that are shipped: `laptop-scenes`, `laptop-cifar10`."""
-    return sorted(p.name.removesuffix(".json") for p in FOLDER.iterdir() if p.suffix == ".json" and p.stem != TRANSFER)
+    names = (p.stem for p in FOLDER.iterdir() if p.suffix == ".json")
+    return sorted(name for name in names if name not in (TRANSFER, BEGINNINGS))
 
 
 def shipped(name: str) -> list[dict]:
-    """The records of a shipped set (of `shipped_names()`, or TRANSFER), as `load` gives those of a runs folder."""
+    """The records of a shipped set, of `shipped_names()`, TRANSFER or BEGINNINGS, as `load` gives those of a folder."""
     path = FOLDER / f"{name}.json"
     if not path.is_file():
-        raise unknown("shipped set", name, [*shipped_names(), TRANSFER])
+        raise unknown("shipped set", name, [*shipped_names(), TRANSFER, BEGINNINGS])
     return unpack(json.loads(path.read_text()))
 
 

@@ -165,13 +165,13 @@ def load_weights(model: SimMIM, path_or_state_dict: str | os.PathLike | Mapping,
     return loaded
 
 
-def pinned(source: str) -> tuple[str, tuple[int, ...]]:
-    """SOURCE@DIGEST, 12 hexadecimal digits of its tensors, which are the same in every layout; and the windows of its
+def pinned(source: str) -> tuple[str, str, tuple[int, ...]]:
+    """SOURCE@DIGEST, 12 hexadecimal digits of its tensors, the same in every layout; its size; and the windows of its
     stages, () where it does not tell."""
     found, total = find(read(_local(source)), source), hashlib.sha256()
     for name in sorted(found.state):
         total.update(name.encode() + found.state[name].float().numpy().tobytes())
-    return f"{source}@{total.hexdigest()[:12]}", tuple(window for _, window in found.windows)
+    return f"{source}@{total.hexdigest()[:12]}", _size_of(found).name, tuple(window for _, window in found.windows)
 
 
 def save_weights(

@@ -9,15 +9,15 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import UserError
-from ..evidence.records import TRANSFER as TRANSFER_SET
-from ..evidence.records import flops_text, millions, shipped, shipped_names
+from ..evidence import records
+from ..evidence.records import flops_text, millions
 from ..model.sizes import SIZES, short
 from ..training.run import PRECISIONS, Run, record_path
 from ..training.specs import checked
 from ..training.tuning import Dense, Probe
 from .grids import TransferSpec, images_of, left_out, planned, sources
 from .speed import Speed, find_speed, flop_of, known_speeds, models_of
-from .tiers import ALL, RECIPE, TIERS, TRANSFER, TWO_SOURCES, StudyName, StudyOptions
+from .tiers import RECIPE, TIERS, TRANSFER, TWO_SOURCES, StudyName, StudyOptions
 
 _EVALUATION_STEPS = 60  # validation and probes of one run, in optimiser steps of its model
 #: Seconds of a core an image, trained or tested, of a small network: most of it does not depend on the network.
@@ -112,7 +112,7 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
     if tier != "shipped" and TIERS[tier].full_size:
         return shown(costs(runs, None, runs_dir), 1)
     frame = costs(runs, None, runs_dir)
-    made = {r["key"]: r["cost"]["core_seconds"] for r in _shipped(ALL, TRANSFER)} if tier == "shipped" else {}
+    made = {r["key"]: r["cost"]["core_seconds"] for r in _shipped()} if tier == "shipped" else {}
     if all(run.key in made for run in runs):
         seconds = [sum(made[run.key] for run in runs if run.model == model) for model in models_of(runs)]
         frame["seconds"], frame["done"] = [*seconds, sum(seconds)], frame.runs
@@ -129,10 +129,11 @@ def preview(study: StudyName, **options: object) -> pd.DataFrame:
     return table(planned(study, how.axes, data=how.data, seeds=how.seeds)[0], how.tier, how.runs_dir)
 
 
-def _shipped(*studies: str) -> list[dict]:
-    """The pretraining records that are shipped: of the study of transfers, or of the other four."""
-    names = [name for study in studies for name in ([TRANSFER_SET] if study == TRANSFER else shipped_names())]
-    return [record for name in names for record in shipped(name) if record["kind"] == "pretrain"]
+def _shipped(study: str = "") -> list[dict]:
+    """The pretraining records that are shipped: of the study of transfers, of the other four, or all there are."""
+    sets = {TRANSFER: [records.TRANSFER], "": [*records.shipped_names(), records.TRANSFER, records.BEGINNINGS]}
+    names = sets.get(study, records.shipped_names())
+    return [record for name in names for record in records.shipped(name) if record["kind"] == "pretrain"]
 
 
 def dry_run(study: str, how: StudyOptions, gpus: int = 1, **speed: object) -> str:

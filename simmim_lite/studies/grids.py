@@ -220,6 +220,44 @@ def transfer_specs(
     return list(dict.fromkeys(found))
 
 
+# --- beginnings -----------------------------------------------------------------------------------------------------
+
+
+def beginnings(
+    tier: AnyTier,
+    *,
+    data: str = "plankton",
+    foreign: str = "scenes",
+    seeds: int | Sequence[int] | None = None,
+) -> tuple[list[Run], list[Run]]:
+    """The runs whose weights others begin with, none where `foreign` names weights, and the runs of the four arms.
+
+    foreign: a source to pretrain on, for every seed anew, or weights as `Run.init` has them, whose size is taken.
+    Levels larger than the own images are replaced by all of them; sources are looked at, not opened. Tier shipped is
+    laptop's. `UserError` for a tier without this study, and for weights that are not there."""
+    axes = tier_of("laptop" if str(tier) == "shipped" else tier).on(data)
+    if (own := axes.beginnings) is None:
+        raise unknown("tier of the study of beginnings", str(axes), [n for n, one in TIERS.items() if one.beginnings])
+    levels, most = own.images, own.images[-1]
+    if (available := images_of(data).get("available", most)) < _NEARLY * most:
+        levels = (*(n for n in levels if n <= available / 2), available)
+    source = not foreign.startswith("hf://") and re.match(_STARTS, foreign)
+    recipe = replace(axes.recipe, data=data, model=own.model, images=levels[-1], precision="bf16")
+    first = None if source else axes.begin_with(foreign, recipe)
+    before, found, (images, steps) = [], [], own.foreign
+    if source:
+        images = min(images, images_of(foreign).get("available", images))
+    for seed in seeds_of(axes, seeds or own.seeds):
+        random = replace(first or recipe, seed=seed, steps=0, init=None, init_windows=None)
+        if source:
+            before.append(replace(random, data=foreign, images=images, steps=steps))
+        start = {"init": before[-1].key} if source else {"init": first.init, "init_windows": first.init_windows}
+        alone = [replace(random, images=n, steps=own.steps) for n in levels]
+        both = [replace(run, lr=own.lr * run.lr, **start) for run in alone]
+        found += [random, replace(random, **start), *alone, *both]
+    return before, found
+
+
 # --- a study on a source --------------------------------------------------------------------------------------------
 
 

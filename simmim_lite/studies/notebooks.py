@@ -33,6 +33,7 @@ _TEMPORARY = "simmim-lite-"  # folders of copies in the making
 _OPTIONS = {field.name: field.type for field in dataclasses.fields(StudyOptions)}
 PARAMETERS = _OPTIONS | {
     "seed": Whole, "gpus": Count, "core_minutes": Positive, "effect": Positive,
+    "foreign": Annotated[str, Text(r"\S(.*\S)?", "a source, a file of weights, hf://OWNER/REPO/PATH or a run's key")],
     "images_per_second": Annotated[str, Text("|.+=.+", "SIZE=NUMBER")],
     "assume": Annotated[str, Text(".*@.*", "SHARE@TFLOPS, as in 0.4@989")],
 }  # fmt: skip

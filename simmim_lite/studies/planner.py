@@ -17,8 +17,20 @@ from ..model.sizes import short
 from ..training.specs import Count, Folder, OneOf, Positive, checked
 from . import speed
 from .basis import LIGHTS, Basis, of_own, of_published
+from .tiers import BY_SIZE
 
 RULE = "longest, then largest"
+#: What else a reader may do with a budget: what is known of it, and what is not.
+_RELEASED = (
+    "simmim-lite pretrain --init FILE goes on from them on your images. Notebook 12 compares that with the weights "
+)
+_RELEASED += (
+    "as they are and with your own pretraining: known for two drawn worlds, unknown for your images until it ran"
+)
+_DISTIL = (
+    "{} learns to give the features of a larger network, which is needed at every step; not part of this library, "
+)
+_DISTIL += "and what it gains over the options above is unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +249,9 @@ def sayings(plan: Plan) -> dict[str, str]:
     if rule.together is not None and rule != best:
         place += ", in the set" if rule.together else ", outside the set"
     said |= {f"simple rule ({RULE})": f"{rule.name}: {place}", "what binds": plan.binds, "spend less": plan.spend_less}
+    if best.model in BY_SIZE:  # of the others there are no released weights
+        said["or start from released weights"] = _RELEASED
+    said["or distil from a larger model instead"] = _DISTIL.format(short(best.model))
     return {name: text for name, text in said.items() if text}
 
 

@@ -9,7 +9,7 @@ from ..data.scenes import LOOKS
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
 from ..training.callbacks import check_writers
-from ..training.run import PICTURE_CROP, PRECISIONS, Model, Run
+from ..training.run import PICTURE_CROP, PINNED, PRECISIONS, Model, Run
 from ..training.specs import Count, Folder, OneOf, Positive, Side, Source, Spec, Text, Whole, read
 
 
@@ -56,6 +56,8 @@ RECIPE = Run(
 )  # fmt: skip
 #: What may be set by size. Only base's values were released; they are our defaults for all, and to be changed here.
 BY_SIZE = {f"swinv2_{size}": {"lr": 4e-4, "drop_path": 0.1} for size in ("small", "base", "large", "huge", "giant")}
+#: What of it pretraining that goes on from full-size weights takes, on images that are decoded once.
+_RELEASED = ("image_size", "window_size", "mask_patch", "target", "target_window", "statistics", "betas", "drop_path")
 TWO_SOURCES = "'imagefolder:IMAGENET1K + imagefolder:IMAGENET22K'"
 
 # --- tiers ----------------------------------------------------------------------------------------------------------
@@ -94,6 +96,18 @@ class Transfers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beginnings:
+    """The study of beginnings at a tier: pretraining on foreign images, then on ever more own ones."""
+
+    model: str
+    images: tuple[int, ...]  # unique own images, fewest first
+    steps: int  # of own pretraining
+    foreign: tuple[int, int]  # images and steps of foreign pretraining, where no weights are given
+    seeds: int = 4
+    lr: float = 0.5  # of pretraining that goes on, as a share of that from a random start
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tier:
     """The one grid of a tier, of which every study is a slice, and the recipe its runs share."""
 
@@ -112,6 +126,7 @@ class Tier:
     by_size: dict[str, dict] = field(default_factory=dict)  # fields of Run that sizes want their own of
     supervised: Supervised | None = None
     transfers: Transfers | None = None
+    beginnings: Beginnings | None = None
     second_images: tuple[int, ...] = ()  # levels of a second source, which stand for a data set of their own
     holes: frozenset[tuple[str, int]] = frozenset()  # (model, images) that are not run
     full_size: bool = False  # the original grid: needs GPUs, and shows its cost before it starts
@@ -122,6 +137,21 @@ class Tier:
     def on(self, data: str) -> "Tier":
         """The tier on a source: photographs need longer runs than scenes, and more labels for their probe."""
         return self if data in LOOKS else replace(self, **self.photographs, photographs={})
+
+    def begin_with(self, weights: str, recipe: Run) -> Run:
+        """A run of a recipe that begins with weights as `Run.init` has them, and is of their size: full-size ones at
+        192 px by the released recipe, its learning rate scaled to the batch. `UserError` for a size that is unknown."""
+        size = f"swinv2_{weights.partition('-')[0]}" if PINNED.search(weights) else ""  # a key begins with it
+        if size not in SIZES:
+            from ..model.weights import pinned
+
+            size = pinned(weights)[1]
+        if size not in SIZES:
+            raise UserError(f"{weights} is of no size of ours: simmim-lite weights show {weights} tells which it is of")
+        if size in BY_SIZE:
+            same = {name: getattr(RECIPE, name) for name in _RELEASED}
+            recipe = replace(recipe, **same, model=size, lr=RECIPE.lr * recipe.batch_size / RECIPE.batch_size)
+        return replace(recipe, model=size, steps=0, init=weights)
 
     def over(
         self,
@@ -178,6 +208,7 @@ _TIERS = (
             models=_TWO[:1], images=(16, 64), labels=64, steps=20, few=(16, 64), dense=_FEW_STEPS,
             classify={"steps": 10, "batch_size": 16, "warmup_steps": 2, "test_images": 64},
         ),
+        beginnings=Beginnings(model="swinv2_atto", images=(16, 64), steps=20, foreign=(64, 20)),
     ),
     # five seeds are the fewest that decide C1 to C4 together (docs/settings.md)
     Tier(
@@ -188,6 +219,7 @@ _TIERS = (
         transfers=Transfers(
             models=_TWO[1:], images=(64, 16384), seeds=2, labels=4000, few=(64, 256), dense={"test_images": 500}
         ),
+        beginnings=Beginnings(model="swinv2_atto", images=(64, 1024, 16384), steps=500, foreign=(16384, 1000)),
     ),
     Tier(
         name="laptop",
@@ -195,6 +227,9 @@ _TIERS = (
         recipe=_LAPTOP, photographs={"lengths": (500, 1000, 2000, 4000), "recipe": _PHOTOS}, supervised=Supervised(),
         transfers=Transfers(
             models=_TWO, images=(64, 1024, 16384), seeds=4, labels=4000, few=(64, 256, 1024), supervised=(16384,)
+        ),
+        beginnings=Beginnings(
+            model="swinv2_femto", images=(64, 256, 1024, 4096, 16384), steps=1000, foreign=(16384, 2000)
         ),
     ),
     # a third size at the longest length: it is shown, and decides nothing
@@ -210,6 +245,9 @@ _TIERS = (
         lengths=(2500, 5000, 10_000, 20_000), seeds=3, most_seeds=8, minutes=360, fitted=_FITTED,
         recipe=replace(_LAPTOP, **_LARGER),
         photographs={"images": (64, 1024, 16384, 1_281_167), "recipe": replace(_PHOTOS, **_LARGER)},
+        beginnings=Beginnings(
+            model="swinv2_pico", images=(64, 1024, 16384, 131_072), steps=5000, foreign=(131_072, 20_000)
+        ),
     ),
     # data-scale and model-size take the 21 cells at the longest length; schedule, proxy and all take all 63 runs:
     # 5 sizes x 5 data sets x 3 lengths less the cells that were never published

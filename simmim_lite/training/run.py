@@ -30,7 +30,8 @@ LearningRate = Annotated[float, Range(0, 10, "()")]
 Precision = Annotated[str, OneOf(PRECISIONS)]
 Statistics = Annotated[str, OneOf(("dataset", "imagenet"))]
 _Init = Annotated[str, Text(r"\S(.*\S)?", "a file of weights, hf://OWNER/REPO/PATH, or the key of a finished run")]
-_PINNED = re.compile(r"@[0-9a-f]{12}$|-[0-9a-f]{10}$")  # a file with its digest, or a key
+#: Weights to begin with whose content is known.
+PINNED = re.compile(r"@[0-9a-f]{12}$|-[0-9a-f]{10}$")  # a file with its digest, or a key
 AtLeastTwo = Annotated[int, Range(2, 2**63)]
 
 
@@ -77,10 +78,10 @@ class Run(Spec):
 
     def check(self) -> None:
         """What fields say of each other; a file is known by the digest of its tensors from here on (torch reads it)."""
-        if self.init and not _PINNED.search(self.init):
+        if self.init and not PINNED.search(self.init):
             from ..model.weights import pinned
 
-            name, windows = pinned(self.init)
+            name, _, windows = pinned(self.init)
             object.__setattr__(self, "init", name)
             if windows and windows != windows_of(self) and self.init_windows is None:
                 object.__setattr__(self, "init_windows", windows)

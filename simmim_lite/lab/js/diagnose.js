@@ -96,15 +96,15 @@ function judgedLog(points, level, table) {
   const fall = first > 0 ? (first - last) / first : 0, many = finite.length >= 2 * table.least, s = table.shares;
   if (first > s.high * level && low > level) add("pixels not normalised", 1, { first, times: first / level });
   else if (last > s.away * low) add("runs away", many ? 0 : 1, { low, last });
-  else if (first < s.low * level) add("target not in standard deviations", first < (s.low * level) / 1.5 ? 1 : 2, { first, level });
+  else if (first < s.low * level) add("target not in standard deviations", first < (s.low * level) / s.far ? 1 : 2, { first, level });
   else if (last > s.above * level) add("noise level", many ? 1 : 2, { last, level });
   else if (fall < s.flat) add("flat from the start", many ? 1 : 2, { first, last, level });
   else if (last < s.good * level) add("too good to be true", 1, { last, level });
   const valley = Math.min(...val), end = val[val.length - 1];
-  if (val.length >= table.validations && end - valley > table.overfit && fall > 0) add("rising validation", end - valley > 3 * table.overfit ? 0 : 1, { valley, val: end });
+  if (val.length >= table.validations && end - valley > table.overfit && fall > 0) add("rising validation", end - valley > s.clear * table.overfit ? 0 : 1, { valley, val: end });
   const known = points.filter((p) => p.lr && p.train !== null && Number.isFinite(p.train));
   for (let i = known.length >> 1; i < known.length - 2 && !found.length; i++) {
-    if (!i || known[i].lr > 0.2 * known[i - 1].lr) continue;
+    if (!i || known[i].lr > table.shares.drop * known[i - 1].lr) continue;
     const before = median(known.slice(i - Math.max(1, Math.min(5, Math.floor(i / 20))), i).map((p) => p.train));
     if (before > 0 && (before - last) / before < s.gain) add("nothing gained at the drop", 2, { before, at: at(known[i].step), last });
     break;
