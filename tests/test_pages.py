@@ -16,7 +16,7 @@ from synthetic_records import record, study
 from tiny_notebooks import write_notebook
 
 from simmim_lite.evidence.claims import claims
-from simmim_lite.evidence.twins import FIGURE_CLASS
+from simmim_lite.evidence.drawing import FIGURE_CLASS
 from simmim_lite.studies import report
 from simmim_lite.studies.tiers import NAMED
 

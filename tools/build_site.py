@@ -215,9 +215,9 @@ def main(words: list[str] | None = None) -> int:
         if arguments.gallery:
             print(*make_gallery(arguments.gallery), sep="\n")
             return 0
-        from simmim_lite.lab import explorer, mask_lab
+        from simmim_lite.lab import mask_lab, widgets
 
-        lab, runs, head = mask_lab.MaskLab(), explorer.Explorer().static_html(), lab_head()
+        lab, runs, head = mask_lab.MaskLab(), widgets.Explorer().static_html(), lab_head()
         print(build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=head), runs))
         return 0
     except UserError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import UserError, first_line
 from ..processes import THREADS, cores
 from ..training.run import Run, write_atomic
-from .speed import step_speeds
+from .costs import step_speeds
 from .workers import Job, Outcome, do, launch, path_of, pretrain_words, runtime_of
 
 RETRIES = 20  # of a job whose node or process is lost
@@ -55,7 +55,7 @@ class Cluster:
                 ray.cancel(left, force=True)
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
-        """`speed.step_speeds` on one of the nodes; a cluster's nodes are taken to be alike."""
+        """`costs.step_speeds` on one of the nodes; a cluster's nodes are taken to be alike."""
         ((_, found),) = self.each({"": (step_speeds, runs_dir.absolute(), tuple(models), recipe, self.device)})
         if isinstance(found, UserError):
             raise found

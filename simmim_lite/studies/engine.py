@@ -22,9 +22,8 @@ from ..training.run import PRECISIONS, Run, check_runs_dir
 from ..training.specs import Whole, value
 from ..training.tuning import Dense
 from . import costs
+from .costs import faster_precision, known_speeds
 from .grids import Axes, TransferSpec, images_of, left_out, plan_of, planned, sources, with_references
-from .speed import faster_precision, known_speeds
-from .speed import find_speed as speed_of
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions, claim_ids
 from .workers import Local, execute, make_jobs, path_of
 
@@ -214,7 +213,7 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> None:
         import torch
 
         gpus = torch.cuda.device_count()
-    print(costs.text(runs, how, max(1, gpus), speed_of(runs)), file=sys.stderr, flush=True)
+    print(costs.text(runs, how, max(1, gpus), costs.find_speed(runs)), file=sys.stderr, flush=True)
 
 
 def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> list[dict]:
@@ -285,7 +284,7 @@ def choose(
     known, processes = known_speeds(how.runs_dir, axes.recipe), how.workers or 1
     if any(speed.values()):
         models = dict.fromkeys([*axes.models, *(m for smaller in axes.fitted for m in smaller["models"])])
-        images = speed_of([replace(axes.recipe, model=model) for model in models], **speed).images
+        images = costs.find_speed([replace(axes.recipe, model=model) for model in models], **speed).images
         processes, steps = gpus, {model: axes.recipe.batch_size / rate for model, rate in images.items()}
         known = {f"{model} {p}": seconds for model, seconds in steps.items() for p in PRECISIONS}
     elif how.engine == "local":

@@ -21,9 +21,8 @@ from ..training.record import usable
 from ..training.run import Run, Runtime, record_path, transfer_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
-from .costs import clock, cost_of, tuning_seconds
+from .costs import clock, cost_of, step_speeds, tuning_seconds
 from .grids import TransferSpec, planned
-from .speed import step_speeds
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions
 
 #: Images of a part of a batch on one GPU, at 192 px; the rest is accumulated. Ours, and cautious: no GPU was measured.
@@ -112,7 +111,7 @@ class Local:
         self.workers = workers or (1 if self.place.type != "cpu" else cores())
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
-        """`speed.step_speeds`, here."""
+        """`costs.step_speeds`, here."""
         from ..processes import one_thread
 
         with one_thread(self.place):
