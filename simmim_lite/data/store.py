@@ -19,7 +19,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ..errors import UserError, remedy_of
-from ..files import intact, locked, parsed, sealed, sync, write_atomic
+from ..files import intact, locked, parsed, sealed, sync, write_atomic, writing
 from ..processes import tell, told, waiting
 
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
@@ -108,23 +108,19 @@ def write_folder(folder: Path, write: Callable[[Path], object], title: str, lock
 
     One process writes, others wait for its lock. others: which folders beside it go, as a killed process leaves them.
     `UserError` where the disk refuses."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock, f"the process that is building {title}", first=3):
-            if folder.is_dir() and any(folder.iterdir()):  # another process has written it meanwhile
-                return
-            for other in set(folder.parent.glob(others)) - {folder}:
-                shutil.rmtree(other, ignore_errors=True)
-            temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-            try:
-                temporary.mkdir()
-                write(temporary)
-                os.replace(temporary, folder)
-                sync(folder.parent)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}; {remedy_of(error, mend)}") from error
+    with writing(folder, mend), locked(lock, f"the process that is building {title}", first=3):
+        if folder.is_dir() and any(folder.iterdir()):  # another process has written it meanwhile
+            return
+        for other in set(folder.parent.glob(others)) - {folder}:
+            shutil.rmtree(other, ignore_errors=True)
+        temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+        try:
+            temporary.mkdir()
+            write(temporary)
+            os.replace(temporary, folder)
+            sync(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(folder: Path, plan: StorePlan, title: str) -> None:
