@@ -66,7 +66,6 @@ TEMPLATE = go.layout.Template(
 FIGURE_CLASS, PAGE_CLASS = "sl-figure", "sl-page"  # mark the place of a figure, and what is there once a notebook
 SCRIPT = files(__package__).joinpath("figures.js").read_text(encoding="utf-8")
 PLOTLY = "application/vnd.plotly.v1+json"
-_SHOWN: list[bool] = []  # whether this process has shown a figure
 
 
 def panels(*titles: str, shared_yaxes: bool = False) -> go.Figure:
@@ -254,26 +253,21 @@ def page() -> str:
     return f'<div class="{PAGE_CLASS}">{held}<script type="module">{SCRIPT}</script></div>'
 
 
-def bundle(figure) -> dict:
-    """A figure as a cell shows it, by mime type; plotly's own method takes seconds, for it imports nbformat."""
-    _SHOWN[:] = [True]
-    content = json.loads(figure.to_json())
-    return {PLOTLY: content, "text/html": twin(content)}
-
-
 def install() -> None:
     """In a kernel: every figure has its twin, and the first cell that shows one the page; again when that cell is run
     again, for then its outputs are gone."""
     if not in_notebook() or {"PLOTLY_RENDERER", "COLAB_NOTEBOOK_ID"} & os.environ.keys():
         return
-    shell, holders = sys.modules["IPython"].get_ipython(), []
+    shell, shown, holders = sys.modules["IPython"].get_ipython(), [], []
 
     def show(figure: go.Figure) -> None:
-        shell.display_pub.publish(bundle(figure))
+        content = json.loads(figure.to_json())  # plotly's own method takes seconds, for it imports nbformat
+        shown[:] = [True]
+        shell.display_pub.publish({PLOTLY: content, "text/html": twin(content)})
 
     def after_cell(result: object) -> None:  # not at once: a cell may clear what it has shown
         cell = result.info.cell_id
-        if _SHOWN and result.info.store_history and (not holders or cell is not None and cell == holders[-1]):
+        if shown and result.info.store_history and (not holders or cell is not None and cell == holders[-1]):
             holders.append(cell)
             shell.display_pub.publish({"text/html": page()})
 
