@@ -96,9 +96,8 @@ def readable(error: BaseException) -> UserError | None:
     """The line on an error that the caller can mend; None for one that shows a fault of ours."""
     if isinstance(error, KeyboardInterrupt):
         return stopped(error, "what is finished is kept, run the same command again")
-    memory = isinstance(error, MemoryError | ImportError | OSError | RuntimeError) and any(
-        sign in str(error) for sign in ("allocate memory", "out of memory", "failed to map segment")
-    )
+    signs = ("allocate memory", "out of memory", "failed to map segment")
+    memory = isinstance(error, ImportError | OSError | RuntimeError) and any(sign in str(error) for sign in signs)
     if memory or isinstance(error, MemoryError):
         return UserError(f"too little memory ({first_line(error)}): free some, or give fewer --workers")
     if isinstance(error, OSError):

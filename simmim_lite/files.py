@@ -20,16 +20,15 @@ from .processes import tell
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """One line where a file cannot be written: a full disk, a read-only folder."""
+def writing(path: Path, mend: str = "choose another folder or --runs-dir (what is finished is kept)") -> Iterator[None]:
+    """One line where a file or folder cannot be written: a full disk, a read-only folder; mend: what else helps."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except Timeout:  # of a lock; an OSError too
         raise
     except OSError as error:
-        remedy = remedy_of(error, "choose another folder or --runs-dir (what is finished is kept)")
-        raise UserError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {remedy_of(error, mend)}") from error
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:

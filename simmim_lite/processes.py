@@ -24,7 +24,7 @@ from typing import TextIO
 from .errors import Signalled, UserError, printable, unknown
 
 #: What schedulers send before they take a machine away, and what a closed terminal sends.
-SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -230,7 +230,6 @@ def forgive_streams() -> None:
 def hear_signals() -> None:
     """From here on, a signal by which schedulers take a machine away, or a terminal goes, raises `Signalled`, again and
     again until `ignore_signals`. What is ignored (nohup) stays so. A training hears them itself and saves."""
-    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
 
     def hear(number: int, _: object) -> None:
         again = threading.Timer(1.0, os.kill, (os.getpid(), number))  # what is raised in a destructor is lost
@@ -238,16 +237,15 @@ def hear_signals() -> None:
         again.start()
         raise Signalled(signal.Signals(number).name)
 
-    for number in numbers:
+    for number in SIGNALS:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, hear)
 
 
 def ignore_signals() -> None:
     """From here on, a scheduler's signals change nothing: this process is at its end."""
-    for name in SIGNALS:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def tell(line: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,15 +26,12 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
     from .data.store import progress
 
     with contextlib.ExitStack() as stack:
-        told = []
 
-        def report(done: int, steps: int) -> None:
-            if not told:  # in the process that speaks
-                told.extend([stack.enter_context(progress(steps, title, "step")), 0])
-            told[0](done - told[1])
-            told[1] = done
+        @functools.cache
+        def bar(steps: int):  # in the process that speaks
+            return stack.enter_context(progress(steps, title, "step"))
 
-        yield report
+        yield lambda done, steps: bar(steps).update(done - bar(steps).n)
 
 
 def pretrain(*, runs_dir: str, device: str, film: int, log: list[str], **fields: object) -> None:

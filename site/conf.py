@@ -12,7 +12,7 @@ from pathlib import Path
 from docutils import nodes
 
 import simmim_lite
-from simmim_lite.evidence.twins import FIGURE_CLASS
+from simmim_lite.evidence.drawing import FIGURE_CLASS
 from simmim_lite.studies.report import mathml
 
 project = "simmim-lite"

@@ -5,7 +5,7 @@ import pytest
 
 from simmim_lite.evidence import published
 from simmim_lite.evidence.proxy import doublings
-from simmim_lite.lab import explorer
+from simmim_lite.lab import widgets
 
 READY = ".sl-explorer[data-drawn]"
 VIEWS = ("proxy", "length", "data", "size", "omega-loss", "omega-score")
@@ -64,7 +64,7 @@ def said(page) -> tuple[str, str]:
 
 def test_every_filter_leaves_the_numbers_that_python_has(shown) -> None:
     assert said(shown) == numbers(ROWS)
-    choices = [(f["field"], o["value"]) for f in explorer.data()["facets"] for o in f["options"]]
+    choices = [(f["field"], o["value"]) for f in widgets.explorer_data()["facets"] for o in f["options"]]
     heard = shown.locator(".chip input[type=checkbox]").evaluate_all(ONE_BY_ONE)
     for each, (field, value) in zip(heard, choices, strict=True):
         assert tuple(each) == numbers([row for row in ROWS if row[field] == value])

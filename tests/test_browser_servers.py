@@ -17,9 +17,9 @@ from tiny_notebooks import write_notebook
 from simmim_lite.model.masking import hash_masks
 
 CELLS = [
-    "from pathlib import Path\nfrom simmim_lite.lab import charts, explorer, mask_lab, widgets",
+    "from pathlib import Path\nfrom simmim_lite.lab import charts, mask_lab, widgets",
     "lab = mask_lab.MaskLab(scenes=2)\nlab",
-    "explorer.Explorer()",
+    "widgets.Explorer()",
     "widgets.FilmStrip()",
     "charts.slider({k: charts.bars({'a': float(k)}, 'points') for k in (1, 2)}, 'step')",
     "from simmim_lite.course import checks\nguess = checks.guess(None, 'a number', 0, 100)",

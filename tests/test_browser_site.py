@@ -7,7 +7,7 @@ import pytest
 from browsing import fits
 from tiny_notebooks import write_notebook
 
-from simmim_lite.lab import explorer
+from simmim_lite.lab import widgets
 from simmim_lite.lab.mask_lab import MaskLab
 
 pytestmark = pytest.mark.xdist_group("site in a browser")  # built once
@@ -37,7 +37,7 @@ def root(tmp_path_factory):
             work=folder / "work",
             notebooks=[path],
             settings=["packages=model"],
-            explorer=explorer.Explorer().static_html(),
+            explorer=widgets.Explorer().static_html(),
         )
     return index.parent.as_uri()
 

@@ -9,17 +9,17 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from simmim_lite.evidence import proxy, published
-from simmim_lite.lab import explorer, widgets
+from simmim_lite.lab import widgets
 
 
 @pytest.fixture(scope="module")
 def data() -> dict:
-    return explorer.data()
+    return widgets.explorer_data()
 
 
 def page(path):
     """The explorer as a page, plotly.js in it."""
-    return explorer.Explorer().write_html(path, "Runs", head=f"<script>{get_plotlyjs()}</script>")
+    return widgets.Explorer().write_html(path, "Runs", head=f"<script>{get_plotlyjs()}</script>")
 
 
 def test_runs_doublings_and_turning_points_are_evidences(data) -> None:
@@ -44,7 +44,7 @@ def test_runs_doublings_and_turning_points_are_evidences(data) -> None:
 
 
 def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
-    plotly, shown, sent, displayed = get_plotlyjs(), explorer.Explorer(), [], []
+    plotly, shown, sent, displayed = get_plotlyjs(), widgets.Explorer(), [], []
     text = page(tmp_path / "page.html").read_text()
     assert plotly in text and not re.search("http|@import|url\\(", text.replace(plotly, ""))
     monkeypatch.setattr("IPython.display.display", lambda what, **_: displayed.append(what))
@@ -55,6 +55,6 @@ def test_pages_and_copies_ask_for_nothing(tmp_path, monkeypatch) -> None:
     assert isinstance(still, go.Figure) and len(json.dumps(view)) < 1000
     html = twin["text/html"]
     assert len(html) < 150_000 and "live where this cell is run" in html
-    monkeypatch.setattr(explorer.Explorer, "send", lambda self, message, buffers: sent.append(buffers[0]))
+    monkeypatch.setattr(widgets.Explorer, "send", lambda self, message, buffers: sent.append(buffers[0]))
     shown._handle_custom_msg("plotly", [])
     assert gzip.decompress(sent[0]).decode() == plotly

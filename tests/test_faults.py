@@ -24,9 +24,9 @@ from simmim_lite.data.sources import open_data
 from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import BEGINNINGS, TRANSFER, load, shipped, shipped_names
 from simmim_lite.lab.monitor import look
+from simmim_lite.studies.costs import known_speeds, step_speeds
 from simmim_lite.studies.engine import study
 from simmim_lite.studies.grids import plan_of
-from simmim_lite.studies.speed import known_speeds, step_speeds
 from simmim_lite.studies.workers import pretrain_words
 from simmim_lite.training.callbacks import journal_path, read_journal
 from simmim_lite.training.parallel import Parallel

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from simmim_lite.evidence import twins
+from simmim_lite.evidence import drawing
 from simmim_lite.evidence.records import load
 from simmim_lite.studies import notebooks
 from simmim_lite.studies.tiers import NAMED
@@ -77,10 +77,10 @@ def test_a_notebook_runs_at_tier_smoke(name: str, execute, shared, tmp_path) -> 
     first, last = (KEEP, CHECK) if name == "is_this_normal" else (ALONE, "")
     found = execute("smoke", name, tmp_path, {key: wanted[key] for key in wanted.keys() & known.keys()}, first, last)
     data = [output.get("data", {}) for output in found]
-    drawn = [some["text/html"] for some in data if twins.PLOTLY in some]
-    assert drawn and all(twins.FIGURE_CLASS in html for html in drawn), "no figure, or none for a copy"
-    own = [some for some in data if twins.PAGE_CLASS not in some.get("text/html", "")]  # once a kernel
-    assert len(json.dumps(own)) + len(twins.page()) < (4e6 if name == "00_start" else 5e6)
+    drawn = [some["text/html"] for some in data if drawing.PLOTLY in some]
+    assert drawn and all(drawing.FIGURE_CLASS in html for html in drawn), "no figure, or none for a copy"
+    own = [some for some in data if drawing.PAGE_CLASS not in some.get("text/html", "")]  # once a kernel
+    assert len(json.dumps(own)) + len(drawing.page()) < (4e6 if name == "00_start" else 5e6)
     assert not any("widget-view" in kind for some in data for kind in some), "a copy shows none"
     assert not list(tmp_path.iterdir())
     if name == "05_model_size":

@@ -15,8 +15,8 @@ from picture_folders import one_line
 from synthetic_records import record, study
 from tiny_notebooks import write_notebook
 
+from simmim_lite.evidence import drawing
 from simmim_lite.evidence.claims import claims
-from simmim_lite.evidence.twins import FIGURE_CLASS
 from simmim_lite.studies import report
 from simmim_lite.studies.tiers import NAMED
 
@@ -27,7 +27,7 @@ TEXT = (
 )
 SOLUTION = "<details><summary>Hint</summary>\n\nA\n\n</details>\n<details><summary>Solution</summary>\n\nSo:\n\n"
 SOLUTION += "```python\nanswer = 1\n```\n\n</details>"
-PLOT = {report.PLOTLY: {"data": [{"type": "scatter", "x": [1, 2], "text": ["</script><!--"]}], "layout": {}}}
+PLOT = {drawing.PLOTLY: {"data": [{"type": "scatter", "x": [1, 2], "text": ["</script><!--"]}], "layout": {}}}
 BARE = {report.WIDGET: {"model_id": "m"}}
 
 
@@ -72,7 +72,7 @@ def test_the_report_stands_alone_and_says_what_was_found(tmp_path) -> None:
     assert report.write(here, out, said, [lost]) == out / "index.html"
     page = (out / "04_data_scale.html").read_text()
     assert "<title>04 · Does it show?</title>" in page and Page(out / "04_data_scale.html").loads == ["plotly.min.js"]
-    assert page.count(f'class="{FIGURE_CLASS}"') == 1
+    assert page.count(f'class="{drawing.FIGURE_CLASS}"') == 1
     assert page.count("</script>") == 3 and "<!--" not in page, "a figure cannot end its script"
     assert page.count("<mfrac>") == 2 and "\\frac" not in page
     assert "<b>twin</b>" in page and "a control that lives in JupyterLab" in page
@@ -124,7 +124,7 @@ def test_a_notebook_becomes_a_page_of_the_site(built) -> None:
     """Live figure, MathML, folded code but for the exercise, no control without a kernel; docstrings; verdicts."""
     out = built[0] / "out"
     page = (out / "notebooks" / "04_data_scale.html").read_text()
-    for text, times in ((f'class="{FIGURE_CLASS}"', 1), ("<mfrac>", 2), ("\\frac", 0), ("Show the code", 3)):
+    for text, times in ((f'class="{drawing.FIGURE_CLASS}"', 1), ("<mfrac>", 2), ("\\frac", 0), ("Show the code", 3)):
         assert page.count(text) == times, text
     for text in ("plotly.min.js", "figures.js", "a control that lives in JupyterLab", "<li><p>How?</p>"):
         assert text in page  # the list goes on after an answer

@@ -16,7 +16,7 @@ from simmim_lite import studies
 from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
 from simmim_lite.model.sizes import SIZES
-from simmim_lite.studies import costs, grids, notebooks, speed
+from simmim_lite.studies import costs, grids, notebooks
 from simmim_lite.studies.grids import grid, left_out, sources, tunings
 from simmim_lite.studies.tiers import BY_SIZE, LEVELS, RECIPE, STUDIES, TIERS, WHOLE_22K
 from simmim_lite.training.run import Run
@@ -115,9 +115,9 @@ def test_speed_is_given_measured_or_assumed_and_never_guessed(tmp_path, monkeypa
         return 0.5
 
     monkeypatch.setattr("simmim_lite.training.pretrain.step_seconds", seconds)
-    timed = speed.step_speeds(tmp_path, ["swinv2_femto", "swinv2_pico"], Run(), "gpu")
+    timed = costs.step_speeds(tmp_path, ["swinv2_femto", "swinv2_pico"], Run(), "gpu")
     assert timed == {"swinv2_femto fp32": 0.5, "swinv2_femto bf16": 0.5}  # what does not fit is left out
-    assert speed.known_speeds(tmp_path, Run()) == timed
+    assert costs.known_speeds(tmp_path, Run()) == timed
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from simmim_lite.errors import UserError, check_writable, first_line
-from simmim_lite.evidence import figures, records, tables
+from simmim_lite.evidence import drawing, figures, records, tables
 from simmim_lite.evidence.rules import HOLDS, OPEN, TABLE, UNTESTED
 from simmim_lite.studies import notebooks as running
 from simmim_lite.studies import report
@@ -71,7 +71,7 @@ def build(
     shutil.copytree(ROOT / "gallery", source / "gallery")
     from plotly.offline import get_plotlyjs
 
-    pages = {"_static/plotly.min.js": get_plotlyjs(), "_static/figures.js": report.SCRIPT}
+    pages = {"_static/plotly.min.js": get_plotlyjs(), "_static/figures.js": drawing.SCRIPT}
     pages |= {"generated/explorer.html": explorer, "generated/findings.html": findings(set(executed))}
     pages["notebooks/glossary.md"] = (running.folder() / "glossary.md").read_bytes()
     for path in paths:
@@ -215,9 +215,9 @@ def main(words: list[str] | None = None) -> int:
         if arguments.gallery:
             print(*make_gallery(arguments.gallery), sep="\n")
             return 0
-        from simmim_lite.lab import explorer, mask_lab
+        from simmim_lite.lab import mask_lab, widgets
 
-        lab, runs, head = mask_lab.MaskLab(), explorer.Explorer().static_html(), lab_head()
+        lab, runs, head = mask_lab.MaskLab(), widgets.Explorer().static_html(), lab_head()
         print(build(arguments.out, lambda path: lab.write_html(path, "The mask lab", before=head), runs))
         return 0
     except UserError as error:

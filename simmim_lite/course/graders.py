@@ -3,12 +3,11 @@ the studies are computed from the published runs."""
 
 import math
 from collections.abc import Iterator
-from itertools import combinations
 
 import numpy as np
 
 from ..evidence import published
-from ..evidence.proxy import doublings
+from ..evidence.proxy import accuracy, doublings
 from ..model.masking import MaskGenerator, average_distance, upsample
 from .grading import ANY, TEXTS, WrongForm, array, call, case, exercise, number, numbers, of_type, same, wrong
 
@@ -199,29 +198,22 @@ def traffic_light(answer) -> Iterator[dict]:
         yield case(found, truth, {colour: colour for colour in ("green", "amber", "red")}, **facts)
 
 
-def _share(rows: list[dict], by: str, equal: tuple[str, ...] = ()) -> float:
-    """The share of untied pairs, equal in some fields, in which the lower loss, or the larger, has the higher score."""
-    sign = -1 if by == "val_loss" else 1
-    pairs = [(a, b) for a, b in combinations(rows, 2) if all(a[name] == b[name] for name in equal)]
-    values = np.array([sign * (a[by] - b[by]) * (a["finetune"] - b["finetune"]) for a, b in pairs])
-    return float((values > 0).sum() / (values != 0).sum())
-
-
 @exercise
 def pairwise_accuracy(answer) -> Iterator[dict]:
     yield case(number(call(answer, [0.4, 0.5, 0.6], [3, 2, 1])), 1, {"turned": 0}, otherwise="easy")
     yield case(number(call(answer, [0.4, 0.4, 0.6], [3, 2, 1])), 1, otherwise="ties")
     rows = [r for r in published.rows() if r["dataset"] == "imagenet1k-10"]
     found = number(call(answer, [r["val_loss"] for r in rows], [r["finetune"] for r in rows]))
-    yield case(found, _share(rows, "val_loss"))
+    yield case(found, accuracy(rows, published.SCORE)["share"]["all pairs"])
 
 
 @exercise
 def choosing_the_size(answer) -> Iterator[dict]:
     found = numbers(call(answer, published.rows()), "share by lower loss", "share by larger size")
     rows = published.rows()
-    loss, size = (_share(rows, by, ("dataset", "steps")) for by in ("val_loss", "params"))
-    mistakes = {"all": (_share(rows, "val_loss"), ANY), "order": (size, loss)}
+    kinds = (("val_loss", "size"), ("params", "size"), ("val_loss", "all"))
+    loss, size, every = (accuracy(rows, published.SCORE, *kind)["share"]["all pairs"] for kind in kinds)
+    mistakes = {"all": (every, ANY), "order": (size, loss)}
     yield case(found, (loss, size), mistakes | {"size_turned": (ANY, 1 - size), "loss_turned": (1 - loss, ANY)})
 
 

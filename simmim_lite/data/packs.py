@@ -12,13 +12,14 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from ..errors import UserError, first_line
 from ..files import intact, parsed, sealed
@@ -117,10 +118,10 @@ def verify(folder: str | Path) -> list[str]:
     pack, lines = open_pack(folder), []
     shards = pack.info["shards"]
     # threads suffice: reading and hashing let go of the interpreter
-    with ThreadPoolExecutor(cores()) as pool, progress(len(shards), "verify", "shard") as advance:
+    with ThreadPoolExecutor(cores()) as pool, progress(len(shards), "verify", "shard") as bar:
         for problems in pool.map(functools.partial(_wrong, pack), range(len(shards))):
             lines += problems
-            advance(1)
+            bar.update()
     return lines
 
 
@@ -167,12 +168,12 @@ def pack(source: Listing, out: str | Path, *, short_side: int = 256) -> Pack:
 
 def _write(root: Path, source: Listing, plan: dict) -> None:
     parts, shards, left_out = [], [], []
-    with progress(sum(map(len, source.splits.values())), "pack") as advance:
+    with progress(sum(map(len, source.splits.values())), "pack") as bar:
         for k, split in ((k, split) for k, split in enumerate(SPLITS) if split in source.splits):
             rows = source.ranked(source.splits[split], 0)
             for n, start in enumerate(range(0, len(rows), SHARD)):
                 some, path = rows[start : start + SHARD], root / f"{split}-{n:05d}.tar"
-                own, bad = _write_shard(path, source, some, plan["short_side"], advance)
+                own, bad = _write_shard(path, source, some, plan["short_side"], bar)
                 parts.append((some, np.full(len(some), k, np.uint8), np.full(len(some), len(shards), np.int32), *own))
                 left_out += bad
                 with path.open("rb") as file:
@@ -196,7 +197,7 @@ def _write(root: Path, source: Listing, plan: dict) -> None:
     (root / "pack.json").write_text(sealed(info))
 
 
-def _write_shard(path: Path, source: Listing, rows: np.ndarray, side: int, advance: Callable) -> tuple:
+def _write_shard(path: Path, source: Listing, rows: np.ndarray, side: int, bar: tqdm) -> tuple:
     """A shard of pictures; where each lies (offset, size, digest) and those that are left out (name, reason)."""
     offset, size, digest = (np.zeros(len(rows), kind) for kind in (np.int64, np.int64, np.uint64))
     left_out, threads, chunks = [], cores() if source.threaded else 1, np.split(rows, range(256, len(rows), 256))
@@ -207,7 +208,7 @@ def _write_shard(path: Path, source: Listing, rows: np.ndarray, side: int, advan
     done = itertools.chain.from_iterable(decode.each(encoded, some.tolist(), threads) for some in chunks)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for n, (i, result) in enumerate(zip(rows, done, strict=True)):
-            advance(1)
+            bar.update()
             if isinstance(result, Exception):
                 left_out.append([source.names[i], first_line(result)])
                 continue

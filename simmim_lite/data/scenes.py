@@ -4,7 +4,7 @@ Only additions, multiplications, divisions, roundings and square roots touch the
 to the last bit, so a scene is the same picture on every machine (sines and exponentials are not). No torch here."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -167,7 +167,7 @@ def _paint(
             # distance to the outline in pixels, so that an edge is about one pixel wide at any size
             alpha[of] = (
                 0.5
-                - _outside(shape + len(SHAPES) * look, right, down) * (np.float32(0.8) * px * radius[of])[:, None, None]
+                - _OUTSIDE[shape + len(SHAPES) * look](right, down) * (np.float32(0.8) * px * radius[of])[:, None, None]
             )
     np.clip(alpha, 0, 1, out=alpha)
 
@@ -195,30 +195,24 @@ def _paint(
     return alpha > 0.5
 
 
-def _outside(shape: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How far outside the unit-sized shape a point lies (negative inside)."""
-    if shape == 0:
-        return np.sqrt(x * x + y * y) - np.float32(0.9)
-    if shape == 1:
-        return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.78)
-    if shape == 2:
-        return np.maximum(np.abs(x) * np.float32(0.866) + y * np.float32(0.5), -y) - np.float32(0.5)
-    if shape == 3:
-        return np.abs(np.sqrt(x * x + y * y) - np.float32(0.68)) - np.float32(0.24)
-    if shape == 5:
-        return (np.sqrt(x * x + 4 * y * y) - np.float32(0.95)) * np.float32(0.6)
-    ax, ay = np.abs(x), np.abs(y)
-    if shape == 6:
-        return (ax + ay - np.float32(0.95)) * np.float32(0.7)
-    if shape == 7:
-        bite = np.float32(0.7) - np.sqrt((x - np.float32(0.45)) ** 2 + y * y)
-        return np.maximum(np.sqrt(x * x + y * y) - np.float32(0.9), bite)
-    if shape == 8:
-        return np.maximum(ay * np.float32(0.866) + ax * np.float32(0.5), ax) - np.float32(0.78)
-    if shape == 9:
-        return (np.sqrt(ax) + np.sqrt(ay) - 1) * np.float32(0.7)
-    wide, tall = np.float32(0.95), np.float32(0.3)
-    return np.minimum(np.maximum(ax - wide, ay - tall), np.maximum(ay - wide, ax - tall))
+_F = np.float32
+#: How far outside a unit-sized shape a point lies (negative inside): of the SHAPES of scenes, then those of plankton.
+_OUTSIDE: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
+    lambda x, y: np.sqrt(x * x + y * y) - _F(0.9),
+    lambda x, y: np.maximum(np.abs(x), np.abs(y)) - _F(0.78),
+    lambda x, y: np.maximum(np.abs(x) * _F(0.866) + y * _F(0.5), -y) - _F(0.5),
+    lambda x, y: np.abs(np.sqrt(x * x + y * y) - _F(0.68)) - _F(0.24),
+    lambda x, y: np.minimum(_bar(np.abs(x), np.abs(y)), _bar(np.abs(y), np.abs(x))),
+    lambda x, y: (np.sqrt(x * x + 4 * y * y) - _F(0.95)) * _F(0.6),
+    lambda x, y: (np.abs(x) + np.abs(y) - _F(0.95)) * _F(0.7),
+    lambda x, y: np.maximum(np.sqrt(x * x + y * y) - _F(0.9), _F(0.7) - np.sqrt((x - _F(0.45)) ** 2 + y * y)),
+    lambda x, y: np.maximum(np.abs(y) * _F(0.866) + np.abs(x) * _F(0.5), np.abs(x)) - _F(0.78),
+    lambda x, y: (np.sqrt(np.abs(x)) + np.sqrt(np.abs(y)) - 1) * _F(0.7),
+)
+
+
+def _bar(along: np.ndarray, across: np.ndarray) -> np.ndarray:
+    return np.maximum(along - _F(0.95), across - _F(0.3))
 
 
 def _plane_wave(height, frequency, turn, phase, x, y) -> np.ndarray:
@@ -269,12 +263,12 @@ def _boxes(masks: np.ndarray) -> np.ndarray:
 
 def _drawn(seed: int, count: int, size: int, title: str) -> Iterator[tuple]:
     """(index, scenes drawn together, place among them) of the first `count` scenes of a seed, with progress."""
-    with progress(count, title) as advance:
+    with progress(count, title) as bar:
         for start in range(0, count, 256):
             index = range(start, min(start + 256, count))
             drawn = render(seed, np.array(index), size)
             yield from ((number, drawn, place) for place, number in enumerate(index))
-            advance(len(index))
+            bar.update(len(index))
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:

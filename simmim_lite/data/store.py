@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from tqdm import tqdm  # a widget would leave an error in a saved notebook
 
 from ..errors import UserError, remedy_of
-from ..files import intact, locked, parsed, sealed, sync, write_atomic
+from ..files import intact, locked, parsed, sealed, sync, write_atomic, writing
 from ..processes import tell, told, waiting
 
 #: Part of every store's name: raised when the format or the decoding changes, so that old stores are built again.
@@ -108,23 +109,19 @@ def write_folder(folder: Path, write: Callable[[Path], object], title: str, lock
 
     One process writes, others wait for its lock. others: which folders beside it go, as a killed process leaves them.
     `UserError` where the disk refuses."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock, f"the process that is building {title}", first=3):
-            if folder.is_dir() and any(folder.iterdir()):  # another process has written it meanwhile
-                return
-            for other in set(folder.parent.glob(others)) - {folder}:
-                shutil.rmtree(other, ignore_errors=True)
-            temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-            try:
-                temporary.mkdir()
-                write(temporary)
-                os.replace(temporary, folder)
-                sync(folder.parent)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}; {remedy_of(error, mend)}") from error
+    with writing(folder, mend), locked(lock, f"the process that is building {title}", first=3):
+        if folder.is_dir() and any(folder.iterdir()):  # another process has written it meanwhile
+            return
+        for other in set(folder.parent.glob(others)) - {folder}:
+            shutil.rmtree(other, ignore_errors=True)
+        temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+        try:
+            temporary.mkdir()
+            write(temporary)
+            os.replace(temporary, folder)
+            sync(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(folder: Path, plan: StorePlan, title: str) -> None:
@@ -138,7 +135,7 @@ def _write(folder: Path, plan: StorePlan, title: str) -> None:
         files = {name: stack.enter_context(open(folder / f"{name}.npy", "wb")) for name in kinds}
         for name, file in files.items():
             _header(file, 0, *kinds[name])
-        advance = stack.enter_context(progress(sum(map(len, plan.rows.values())), title))
+        bar = stack.enter_context(progress(sum(map(len, plan.rows.values())), title))
         for split, numbers in plan.rows.items():
             start = rows
             for some in np.split(numbers, range(_CHUNK, len(numbers), _CHUNK)):
@@ -154,7 +151,7 @@ def _write(folder: Path, plan: StorePlan, title: str) -> None:
                     histogram += levels(chunk.images[:counted])
                 skipped += [list(item) for item in chunk.skipped]
                 rows += len(chunk.ids)
-                advance(len(some))
+                bar.update(len(some))
             splits[split] = [start, rows]
             if rows == start:
                 reason = f"no image of its {split} split can be used at {size} px (such as {': '.join(skipped[-1])})"
@@ -195,11 +192,9 @@ def statistics(histogram: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 @contextlib.contextmanager
-def progress(total: int, title: str, unit: str = "image") -> Iterator[Callable[[int], object]]:
-    """A bar on a terminal or in a notebook; elsewhere its text every ten seconds. Yields advance(n)."""
-    from tqdm import tqdm  # a widget would leave an error in a saved notebook
-
+def progress(total: int, title: str, unit: str = "image") -> Iterator[tqdm]:
+    """A bar on a terminal or in a notebook; elsewhere its text every ten seconds."""
     pause = 0.1 if told() is sys.stdout or sys.stderr.isatty() else 10
     options = {"unit": unit, "unit_scale": True, "leave": False, "mininterval": pause, "delay": pause}
     with tqdm(total=total, desc=title, file=told(), **options) as bar:
-        yield bar.update
+        yield bar

@@ -1,5 +1,5 @@
 // Of every figure of plotly in a page, by whom it is drawn: a name for screen readers, a slider for the keyboard,
-// colours that follow the theme, a size that fits. Twins (twins.py) are drawn here, when the reader comes near.
+// colours that follow the theme, a size that fits. Twins (drawing.py) are drawn here, when the reader comes near.
 (() => {
   if (globalThis.simmimFigures) return; // once a page, however many notebooks bring it
   globalThis.simmimFigures = true;

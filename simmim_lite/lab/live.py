@@ -34,7 +34,7 @@ def course_run(tier: str, data: str, seed: int, runs_dir: str | Path) -> tuple[R
     faster on this machine (kept there too), else fp32.
     """
     from ..processes import one_thread, pick_device
-    from ..studies.speed import faster_precision, step_speeds
+    from ..studies.costs import faster_precision, step_speeds
 
     folder, device = Path(runs_dir) / "course", pick_device()
     small = {"batch_size": 16, "warmup_steps": 5, "val_images": 64, "probe_labels": 200, "probe_test": 100}

@@ -1,10 +1,11 @@
-"""Widgets of one JavaScript module each, with static twins that are as live in plain HTML; the small one is here.
+"""Widgets of one JavaScript module each, with static twins that are as live in plain HTML. No torch here.
 
 A widget's module is its files in `js/`, one after another, and `export default { render }`. In a notebook anywidget
 hands it a model; in plain HTML a small stand-in holds the same state, and the page itself answers what a kernel would.
 """
 
 import base64
+import gzip
 import json
 import os
 import uuid
@@ -14,12 +15,19 @@ from pathlib import Path
 from string import Template
 
 import anywidget
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import traitlets
+from plotly.colors import sample_colorscale
+from plotly.offline import get_plotlyjs
 
 from ..errors import UserError
-from ..evidence import diagnose, figures
+from ..evidence import diagnose, figures, published, tables
+from ..evidence.drawing import SYMBOLS, count, data_name, shades, size_name
+from ..evidence.proxy import doublings, omega, turning_points
+from ..evidence.records import OVERFIT, millions
+from ..model.sizes import short
 from ..processes import executed_unseen
 from ..training.run import write_atomic
 from . import pictures
@@ -27,6 +35,9 @@ from . import pictures
 FILMS = Path(__file__).with_name("films")
 SHIPPED_FILMS = ("scenes", "scenes-grid")  # made by tools/lab_content.py
 TOKEN = 4  # pixels of a token
+KNOWN_TO = 1.5  # a turning point of Omega is known to no better than this factor, either way (docs/facts.md, 7)
+_DARK = (0.97, 0.42)  # from little data to much on a dark page: the part of plasma with a contrast above 3
+_UNIT = ("model", "images", "dataset", "seed")  # cell and seed of a run, as `doublings` names them
 
 
 def source(name: str) -> str:
@@ -143,3 +154,112 @@ def shipped_film(name: str = "scenes"):
     from ..training.callbacks import read_film
 
     return read_film(FILMS / f"{name}.png")
+
+
+# --- the explorer -----------------------------------------------------------------------------------------------------
+
+
+class Explorer(Widget):
+    """The 63 published runs: linked views and filters. Everything that is computed is computed here, from `evidence`;
+    js/explorer.js filters, draws and correlates. Data goes to the browser once, plotly.js when it asks: notebooks that
+    save their widgets stay small."""
+
+    _esm = module("explorer_views", "explorer")
+    _css = source("explorer.css")
+    look, width = "sl-explorer", 1240
+    unless = "The explorer is live where this cell is run, and on the pages of a report or of the site."
+    data = traitlets.Dict().tag(sync=True)
+
+    def __init__(self) -> None:
+        super().__init__(data=explorer_data())
+        self.on_msg(self._answer)
+
+    def _answer(self, _: object, message: object, __: object) -> None:
+        if message == "plotly":
+            self.send("plotly", buffers=[gzip.compress(get_plotlyjs().encode(), 6)])
+
+    def still(self) -> go.Figure:
+        """The first view, as it opens."""
+        return figures.scatter(tables.frame({"published": published.rows()}), "val_loss", "score", "regime")
+
+
+def explorer_data() -> dict:
+    """The whole explorer: runs (63), doublings (42), turns, facets (filters), views (panels), measures. Scores in % and
+    their changes in points, changes of the loss in % of the shorter run's."""
+    runs = published.rows()
+    found, pairs = doublings(runs, published.SCORE), []
+    place = {(" ".join(str(row[name]) for name in _UNIT), row["steps"]): k for k, row in enumerate(runs)}
+    for d in found.to_dict("records"):
+        both = [place[d["unit"], n] for n in (d["steps"] // 2, d["steps"])]
+        pairs.append(_doubling(d, runs[both[0]]) | {"runs": both})
+    loss = {"field": "val_loss", "label": "validation loss", "title": "validation loss (as published)"}
+    score = {"field": published.SCORE, "label": "accuracy", "title": "top-1 after fine-tuning (%)"}
+    about = {"facets": _facets(runs), "measures": [score, loss], "views": _views(runs, score["title"], loss["title"])}
+    about |= {"turns": turning_points(found), "known_to": KNOWN_TO, "overfit": OVERFIT}
+    return about | {"runs": [_run(row) for row in runs], "doublings": pairs}
+
+
+def _run(row: dict) -> dict:
+    """A published run: what filters and views need, and its hover text."""
+    score, steps = 100 * row[published.SCORE], f"{row['steps']:,} steps"
+    lines = [f"<b>{size_name(row)}</b>", data_name(row["dataset"]), f"{row['images']:,} images"]
+    lines += [f"{steps}, {row['epochs']:,.0f} epochs", f"validation loss {row['val_loss']:.4f}", f"top-1 {score:.2f} %"]
+    lines += [f"Omega {omega(row):.1e}{', overfit' if row['overfit'] else ''}"]
+    same = ("model", "dataset", "steps", "overfit", "on_axis", "images", "images_seen", "params", "val_loss")
+    name = f"{short(row['model'])}, {data_name(row['dataset'])}, {steps}"
+    own = {published.SCORE: score, "omega": omega(row), "name": name, "text": "<br>".join(lines)}
+    return {field: row[field] for field in same} | own
+
+
+def _doubling(d: dict, shorter: dict) -> dict:
+    """A doubling of the length: Omega of the longer run, changes of loss (%) and score (points), hover text."""
+    loss, score = 100 * d["loss_change"] / shorter["val_loss"], 100 * d["score_change"]
+    lines = [f"<b>{size_name(d)}</b>", f"{d['images']:,} images", f"{d['steps'] // 2:,} to {d['steps']:,} steps"]
+    lines += [f"validation loss {loss:+.2f} %", f"top-1 {score:+.2f} points", f"Omega {d['omega']:.1e}"]
+    return {"omega": d["omega"], "loss_change": loss, "score_change": score, "text": "<br>".join(lines)}
+
+
+def _facets(runs: list[dict]) -> list[dict]:
+    """The filters, which are the legend too: a symbol a size, a colour a data set, a dot for overfit."""
+    params, sets = {row["model"]: row["params"] for row in runs}, []
+    images = dict(sorted({(row["dataset"], row["images"]) for row in runs}, key=lambda pair: pair[1]))
+    seen = dict(sorted({(row["steps"], row["images_seen"]) for row in runs}))
+    day = shades(sorted(images.values()))
+    night = dict(zip(day, sample_colorscale("plasma", np.linspace(*_DARK, len(day))), strict=True))
+    sizes = zip(sorted(params, key=params.get), SYMBOLS, strict=False)
+    sizes = [{"value": m, "label": short(m), "more": millions(params[m]), "symbol": symbol} for m, symbol in sizes]
+    for d, n in images.items():
+        about = {"value": d, "label": data_name(d), "more": f"{count(n)} images"}
+        sets.append(about | {"colour": day[n], "dark": night[n]})
+    lengths = [{"value": t, "label": f"{count(t)} steps", "more": f"{count(n)} seen"} for t, n in seen.items()]
+    overfit = [{"value": False, "label": "not overfit"}, {"value": True, "label": "overfit", "dot": True}]
+    options = {"Model size": ("model", sizes), "Data set": ("dataset", sets), "Length": ("steps", lengths)}
+    options["Overfitting"] = "overfit", overfit
+    return [{"field": field, "title": title, "options": some} for title, (field, some) in options.items()]
+
+
+def _axis(field: str, title: str, ticks: Mapping[float, str] | None = None) -> dict:
+    """An axis of a panel, logarithmic where it has ticks."""
+    return {"field": field, "title": title, "log": ticks is not None, "ticks": list((ticks or {}).items())}
+
+
+def _views(runs: list[dict], score: str, loss: str) -> list[dict]:
+    """The panels. `join`: what the runs on one line share; y "measure": the one that the reader chose."""
+    params = {r["params"]: f"{short(r['model'])}<br>{count(round(r['params'], -6))}" for r in runs}
+    images, seen = ({r[name]: count(r[name]) for r in runs} for name in ("images", "images_seen"))
+    losses, scores, chosen = _axis("val_loss", loss), _axis(published.SCORE, score), _axis("measure", "")
+    length, size = _axis("images_seen", "images seen in training", seen), _axis("params", "backbone parameters", params)
+    data, gain = _axis("images", "unique training images", images), _axis("score_change", "change of top-1 (points)")
+    parts, twice = "a line: one size at one length, on parts of ImageNet-1K", "a mark: a run, against one half as long"
+    omega_axis = _axis("omega", "Omega of the longer run", {10.0**k: f"1e{k}" for k in range(-3, 15)})
+    loss_change = _axis("loss_change", "change of validation loss (%)")
+    views = (
+        ("proxy", "Accuracy against validation loss", "a mark: a run", losses, scores, {}),
+        ("length", "Length", "a line: one size on one data set", length, chosen, {"join": ["model", "dataset"]}),
+        ("data", "Data", parts, data, chosen, {"join": ["model", "steps"]}),
+        ("size", "Model size", "a line: one data set at one length", size, chosen, {"join": ["dataset", "steps"]}),
+        ("omega-loss", "Twice as long: does the loss rise?", twice, omega_axis, loss_change, {"of": "doublings"}),
+        ("omega-score", "Twice as long: does accuracy fall?", twice, omega_axis, gain, {"of": "doublings"}),
+    )
+    names = ("id", "title", "note", "x", "y")
+    return [dict(zip(names, view, strict=True)) | more for *view, more in views]

@@ -290,7 +290,7 @@ class SwinV2(nn.Module):
         """Truncated normal of 0.02 for linear layers and the mask token; block norms zero (docs/facts.md, 5)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                _truncated_normal(module.weight, generator)
+                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, nn.Conv2d):
@@ -299,7 +299,7 @@ class SwinV2(nn.Module):
                 for norm in (module.norm1, module.norm2):
                     norm.weight.zero_()
                     norm.bias.zero_()
-        _truncated_normal(self.mask_token, generator)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
 
     def feature_maps(self, x: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> list[Tensor]:
         """Each stage's output before its merge, the last one normalised: [(B, C_s, H_s, W_s)]."""
@@ -332,10 +332,6 @@ class SwinV2(nn.Module):
         noise (B, blocks, 2) in (0, 1): the numbers drop path compares with its rates; drawn from torch when None.
         """
         return self.feature_maps(x, mask, noise)[-1]
-
-
-def _truncated_normal(weight: Tensor, generator: torch.Generator | None) -> None:
-    nn.init.trunc_normal_(weight, std=0.02, generator=generator)
 
 
 def reset_convolution(module: nn.Conv2d, generator: torch.Generator | None = None) -> None:

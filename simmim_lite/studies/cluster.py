@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ..errors import UserError, first_line
 from ..processes import THREADS, cores
-from ..training.run import Run, write_atomic
-from .speed import step_speeds
-from .workers import Job, Outcome, do, launch, path_of, pretrain_words, runtime_of
+from ..training.run import Run, record_path, write_atomic
+from .costs import step_speeds
+from .workers import Job, Outcome, do, launch, pretrain_words, runtime_of
 
 RETRIES = 20  # of a job whose node or process is lost
 _STORE_BYTES = 100 * 2**20  # of a cluster that we start: tasks give back a few numbers
@@ -55,7 +55,7 @@ class Cluster:
                 ray.cancel(left, force=True)
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
-        """`speed.step_speeds` on one of the nodes; a cluster's nodes are taken to be alike."""
+        """`costs.step_speeds` on one of the nodes; a cluster's nodes are taken to be alike."""
         ((_, found),) = self.each({"": (step_speeds, runs_dir.absolute(), tuple(models), recipe, self.device)})
         if isinstance(found, UserError):
             raise found
@@ -139,7 +139,7 @@ def do_on_gpus(job: Job, runs_dir: str, device: str, processes: int) -> Outcome:
         return do(job, runs_dir, device, True)
     trained = 0
     for run in job.work:
-        path = path_of(run, runs_dir)
+        path = record_path(runs_dir, run)
         before = path.stat().st_mtime_ns if path.exists() else 0
         try:
             words = pretrain_words(run, runtime_of(run, processes), runs_dir, device, job.log)

@@ -18,15 +18,14 @@ from ..evidence.rules import Claim
 from ..model.sizes import short
 from ..processes import cores
 from ..training.record import current_record, read_record, run_of, usable
-from ..training.run import PRECISIONS, Run, check_runs_dir
+from ..training.run import PRECISIONS, Run, check_runs_dir, record_path
 from ..training.specs import Whole, value
 from ..training.tuning import Dense
 from . import costs
+from .costs import faster_precision, known_speeds
 from .grids import Axes, TransferSpec, images_of, left_out, plan_of, planned, sources, with_references
-from .speed import faster_precision, known_speeds
-from .speed import find_speed as speed_of
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions, claim_ids
-from .workers import Local, execute, make_jobs, path_of
+from .workers import Local, execute, make_jobs
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -73,7 +72,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
         runs = [replace(run, precision=how.precision) for run in runs]
     with _pool(how) as pool:
         speeds: dict[str, float] = {}
-        if axes.full_size and not all(path_of(run, how.runs_dir).exists() for run in runs):
+        if axes.full_size and not all(record_path(how.runs_dir, run).exists() for run in runs):
             _start(runs, how, pool)
         check_runs_dir(how.runs_dir)
         opened, held = _opened(how, max(max(axes.images), *(run.images or 0 for run in given or runs)))
@@ -92,7 +91,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
             runs, tuned = plan(_precision(how, speeds))
         done = [_execute(runs, how, pool, opened, speeds), _execute(tuned, how, pool, opened, speeds, "transfers")]
     trained, core = map(sum, zip(*done, strict=True))
-    records = usable([path_of(item, how.runs_dir) for item in (*runs, *tuned)])
+    records = usable([record_path(how.runs_dir, item) for item in (*runs, *tuned)])
     return StudyResult(name, records, trained, time.monotonic() - started, core)
 
 
@@ -110,7 +109,7 @@ def train(runs: Sequence[Run], **options: object) -> list[dict]:
     how = StudyOptions.from_dict(options)
     with _pool(how) as pool:
         _execute(runs, how, pool, {}, {})
-    return [read_record(path_of(run, how.runs_dir)) for run in runs]
+    return [read_record(record_path(how.runs_dir, run)) for run in runs]
 
 
 def _execute(
@@ -146,7 +145,7 @@ def _missing(items: Sequence[Run | TransferSpec], how: StudyOptions, opened: dic
                 opened[place] = open_data(*place, images_needed=getattr(item, "images", None), streamed=streamed)
             digest = opened[place].digest
         with contextlib.suppress(UserError):  # `usable` names it
-            found += [item] if current_record(path_of(item, how.runs_dir), digest) is None else []
+            found += [item] if current_record(record_path(how.runs_dir, item), digest) is None else []
     return found
 
 
@@ -214,7 +213,7 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> None:
         import torch
 
         gpus = torch.cuda.device_count()
-    print(costs.text(runs, how, max(1, gpus), speed_of(runs)), file=sys.stderr, flush=True)
+    print(costs.text(runs, how, max(1, gpus), costs.find_speed(runs)), file=sys.stderr, flush=True)
 
 
 def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> list[dict]:
@@ -285,7 +284,7 @@ def choose(
     known, processes = known_speeds(how.runs_dir, axes.recipe), how.workers or 1
     if any(speed.values()):
         models = dict.fromkeys([*axes.models, *(m for smaller in axes.fitted for m in smaller["models"])])
-        images = speed_of([replace(axes.recipe, model=model) for model in models], **speed).images
+        images = costs.find_speed([replace(axes.recipe, model=model) for model in models], **speed).images
         processes, steps = gpus, {model: axes.recipe.batch_size / rate for model, rate in images.items()}
         known = {f"{model} {p}": seconds for model, seconds in steps.items() for p in PRECISIONS}
     elif how.engine == "local":

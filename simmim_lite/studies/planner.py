@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..evidence.laws import TARGETS
 from ..model.sizes import short
 from ..training.specs import Count, Folder, OneOf, Positive, checked
-from . import speed
+from . import costs
 from .basis import LIGHTS, Basis, of_own, of_published
 from .tiers import BY_SIZE
 
@@ -107,9 +107,9 @@ def plan(
         how = "given twice" if budget_flops is not None else "missing"
         raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
     on = on or (of_own(runs_dir, target) if runs_dir is not None else of_published(target))
-    batch, given = on.rows[0]["batch_size"], speed.speeds_of(images_per_second)
+    batch, given = on.rows[0]["batch_size"], costs.speeds_of(images_per_second)
     known = {model: value for model, value in given.items() if model in on.sizes}
-    speeds = speed.scaled(known, {model: size["flop"] for model, size in on.sizes.items()}) if known else {}
+    speeds = costs.scaled(known, {model: size["flop"] for model, size in on.sizes.items()}) if known else {}
     if not speeds and budget_gpu_hours:
         way = "--images-per-second SIZE=NUMBER, measured on your GPU"
         raise UserError(f"a budget in GPU hours needs a speed: give {way}, or the budget as --budget-flops")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from ..errors import UserError, first_line
 from ..evidence.rules import Claim
 from ..evidence.tables import verdicts
-from ..evidence.twins import PAGE_CLASS, PLOTLY, SCRIPT, twin
 from ..training.run import write_atomic
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ def read(path: Path) -> "NotebookNode":
 def prepare(content: "NotebookNode") -> None:
     """Make an executed notebook fit for a page that has plotly.js, in place: figures become their twins, and a widget
     without one a line."""
+    from ..evidence.drawing import PAGE_CLASS, PLOTLY, twin  # plotly takes long to import
+
     for cell in content.cells:
         if "outputs" in cell:
             cell.outputs = [o for o in cell.outputs if PAGE_CLASS not in o.get("data", {}).get("text/html", "")[:80]]
@@ -80,6 +81,8 @@ def _page(content: "NotebookNode", names: Sequence[str], here: str) -> str:
     """A prepared notebook as a whole page. names: pages beside it, to which links lead; links to other files become
     plain text."""
     from pygments.formatters import HtmlFormatter
+
+    from ..evidence.drawing import SCRIPT
 
     def linked(match: re.Match) -> str:
         target = Path(match[1].split("#")[0])

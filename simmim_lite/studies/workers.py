@@ -18,12 +18,11 @@ from ..data.manifests import quietly
 from ..errors import Preempted, UserError, stopped
 from ..processes import again, cores, each, told
 from ..training.record import usable
-from ..training.run import Run, Runtime, record_path, transfer_path
+from ..training.run import Run, Runtime, record_path
 from ..training.specs import Count, checked
 from ..training.tuning import Dense, FineTune
-from .costs import clock, cost_of, tuning_seconds
+from .costs import clock, cost_of, step_speeds, tuning_seconds
 from .grids import TransferSpec, planned
-from .speed import step_speeds
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions
 
 #: Images of a part of a batch on one GPU, at 192 px; the rest is accumulated. Ours, and cautious: no GPU was measured.
@@ -53,11 +52,6 @@ class Outcome:
     busy: bool = False  # another process holds it
     error: str = ""
     preempted: bool = False  # by a signal, with everything saved
-
-
-def path_of(item: Run | TransferSpec, runs_dir: str | Path) -> Path:
-    """Where the record of a run or a transfer lies."""
-    return record_path(runs_dir, item) if isinstance(item, Run) else transfer_path(runs_dir, item.key)
 
 
 def make_jobs(items: Sequence[Run | TransferSpec], speeds: Mapping[str, float], log: Sequence[str] = ()) -> list[Job]:
@@ -112,7 +106,7 @@ class Local:
         self.workers = workers or (1 if self.place.type != "cpu" else cores())
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
-        """`speed.step_speeds`, here."""
+        """`costs.step_speeds`, here."""
         from ..processes import one_thread
 
         with one_thread(self.place):
@@ -159,7 +153,7 @@ def reported(costs: Mapping[Path, float], about: float, unit: str) -> Iterator[N
 def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs") -> tuple[int, float]:
     """Do jobs by `Local` or a cluster: how many records this made, and core seconds. What another process holds is
     waited for only when nothing else is left; the first error is raised when all jobs are over."""
-    costs = {path_of(item, runs_dir): job.seconds / len(job.work) for job in jobs for item in job.work}
+    costs = {record_path(runs_dir, item): job.seconds / len(job.work) for job in jobs for item in job.work}
     workers, outcomes = min(pool.workers, len(jobs)), []
     about, many = sum(costs.values()) / workers, f"{workers} process{'es' * (workers > 1)}"
     before = sum(isinstance(item, Run) and not item.steps for job in jobs for item in job.work)

@@ -193,8 +193,7 @@ def pretrain_once(
         group.on_main(write)
         return record
 
-    lock = runs_dir / "locks" / f"{run.trunk_key}.lock"
-    return made_once(record_path(runs_dir, run), lock, data, make, group, wait)
+    return made_once(record_path(runs_dir, run), run.trunk_key, data, make, group, wait)
 
 
 def _record(
@@ -269,12 +268,9 @@ def _record(
 
 def example(run: Run, device: str | torch.device) -> tuple[Tensor, Tensor]:
     """Images of noise (B, 3, S, S) and masks of a run's kind (B, S/p, S/p), on the device."""
-    images = torch.randn(
-        run.batch_size, run.channels, run.image_size, run.image_size, generator=torch.Generator().manual_seed(0)
-    )
-    cells = hash_masks(
-        (run.image_size // run.mask_patch,) * 2, run.mask_ratio, 0, np.arange(run.batch_size), 0, run.mask_strategy
-    )
+    shape, grid = (run.batch_size, run.channels, *(run.image_size,) * 2), (run.image_size // run.mask_patch,) * 2
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    cells = hash_masks(grid, run.mask_ratio, 0, np.arange(run.batch_size), 0, run.mask_strategy)
     mask = torch.from_numpy(upsample(cells, run.mask_patch // SIZES[run.model].patch_size))
     return images.to(device), mask.to(device)
 

@@ -143,9 +143,9 @@ def current_record(path: str | Path, data_digest: str) -> dict | None:
     return record if record is not None and record["where"]["data_digest"] == data_digest else None
 
 
-def made_once(path: Path, lock: Path, data, make: Callable, group, wait: bool = True) -> tuple[dict, bool]:
+def made_once(path: Path, name: str, data, make: Callable, group, wait: bool = True) -> tuple[dict, bool]:
     """The record at `path` if it was made from the images that `data` holds now, else what `make()`, which all of a
-    group call, writes there; and whether this call made it. lock: a file that one process at a time holds until it
+    group call, writes there; and whether this call made it. name: of a lock that one process at a time holds until it
     ends, however it ends; another waits, or raises `Busy` with `wait=False`."""
     if not group.is_main:
         record = group.broadcast()
@@ -158,9 +158,10 @@ def made_once(path: Path, lock: Path, data, make: Callable, group, wait: bool = 
         return group.broadcast(record), False
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(lock, f"another process that works on {lock.stem}", wait or group.size > 1))
+            lock, what = path.parents[1] / "locks" / f"{name}.lock", f"another process that works on {name}"
+            stack.enter_context(locked(lock, what, wait or group.size > 1))
         except Timeout:
-            raise Busy(lock.stem) from None
+            raise Busy(name) from None
         record = current_record(path, data.digest)  # the process that was waited for may have made it
         if record is None and path.exists():
             tell(f"{path.name} was made from other images than {data.spec} holds now; it runs again")

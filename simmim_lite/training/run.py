@@ -185,13 +185,13 @@ def check_runs_dir(runs_dir: str | Path, remedy: str = "choose another --runs-di
         check_writable(runs_dir, remedy)
 
 
-def record_path(runs_dir: str | Path, run: Run) -> Path:
-    """Where the record of a run lies."""
-    return Path(runs_dir) / "records" / f"{run.key}.json"
+def record_path(runs_dir: str | Path, spec: Spec) -> Path:
+    """Where the record of a run or a transfer lies."""
+    return Path(runs_dir) / ("records" if isinstance(spec, Run) else "transfer") / f"{spec.key}.json"
 
 
 def transfer_path(runs_dir: str | Path, key: str) -> Path:
-    """Where the record of a transfer lies."""
+    """The same for a transfer of which the key alone is known."""
     return Path(runs_dir) / "transfer" / f"{key}.json"
 
 

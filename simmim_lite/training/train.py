@@ -211,10 +211,9 @@ def preemption() -> Iterator[list[str]]:
     their names are put into the list. Outside of a process's main thread nothing is changed."""
     signals, before = [], {}
     if threading.current_thread() is threading.main_thread():
-        for number in (getattr(signal, name) for name in (*SIGNALS, "SIGINT") if hasattr(signal, name)):
-            if signal.getsignal(number) == signal.SIG_IGN:
-                continue
-            before[number] = signal.signal(number, lambda number, _: signals.append(signal.Signals(number).name))
+        for number in (*SIGNALS, signal.SIGINT):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, lambda number, _: signals.append(signal.Signals(number).name))
     try:
         yield signals
     finally:
@@ -229,10 +228,8 @@ def step_of(path: Path) -> int:
 
 def saved(folder: Path) -> list[Path]:
     """The checkpoints in a folder, by step: files that are named as `Trainer.save` names them, and nothing else."""
-    found = (
-        path for path in entries(folder, "step-*.pt") if re.fullmatch(r"step-[0-9]{7,}", path.stem) and path.is_file()
-    )
-    return sorted(found, key=step_of)
+    found = (path for path in entries(folder, "step-*.pt") if re.fullmatch(r"step-[0-9]{7,}", path.stem))
+    return sorted(filter(Path.is_file, found), key=step_of)
 
 
 def decays(name: str, parameter: Tensor) -> bool:

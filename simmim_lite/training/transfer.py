@@ -20,7 +20,7 @@ from .parallel import Group, Meter, Parallel, join
 from .pretrain import build, pretrain_once
 from .probes import probe_all
 from .record import made_once
-from .run import SCHEMA_VERSION, Run, checkpoints, load_final, save_final, transfer_path, write_record
+from .run import SCHEMA_VERSION, Run, checkpoints, load_final, record_path, save_final, write_record
 from .specs import Folder, OneOf, checked
 from .train import Failed, Trainer, saved
 from .tuning import Dense, FineTune, Probe, Transfer
@@ -59,7 +59,7 @@ def transfer(
         steps = first + own.steps + base.steps
         return progress and (lambda step, _: progress(done + step, steps))
 
-    if first and not transfer_path(runs_dir, own.key).exists():
+    if first and not record_path(runs_dir, own).exists():
         pretrain_once(own.run, runs_dir=runs_dir, device=device, progress=counted(0))
     trained, _ = once(own, **how, progress=counted(first))
     baseline, _ = once(base, **how, progress=counted(first + own.steps))
@@ -109,8 +109,7 @@ def once(
     `weights`; data: opened, as `open_for` does. Another process that is at it is waited for, or raises `Busy`."""
     runs_dir, group = Path(runs_dir).absolute(), join(device)
     data = data or open_for(spec.task, spec.data, spec.image_size, getattr(spec, "full_size", False))
-    path, lock = transfer_path(runs_dir, spec.key), runs_dir / "locks" / f"{spec.key}.lock"
-    folder = checkpoints(runs_dir, spec.key)
+    path, folder = record_path(runs_dir, spec), checkpoints(runs_dir, spec.key)
 
     def make() -> dict:
         weights = _weights(spec, runs_dir, device, progress, file)
@@ -128,7 +127,7 @@ def once(
             shutil.rmtree(folder, ignore_errors=True)
         return record
 
-    return made_once(path, lock, data, make, group, wait)
+    return made_once(path, spec.key, data, make, group, wait)
 
 
 def _weights(spec, runs_dir: Path, device: str, progress: Callable | None, file: str | Path | None) -> dict | None:

@@ -238,7 +238,7 @@ function mount(el, data, plotly) {
   };
 }
 
-const inPage = () => document.querySelector(".sl-plotly"); // that of an executed notebook (evidence/twins.py)
+const inPage = () => document.querySelector(".sl-plotly"); // that of an executed notebook (evidence/drawing.py)
 
 /** plotly.js, of the page or asked of the kernel. */
 async function loaded(model) {
