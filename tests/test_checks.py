@@ -46,7 +46,6 @@ MISTAKES = [
     ("10.3", "length - 7 * length // 8", "length", "from its first step"),
     ("11.2", " ** 2", "", "the root is missing"),
     ("11.3", "value + half >=", "value >=", "own intervals were forgotten"),
-    ("12.2", " + pixels", "", "the head has a bias"),
     ("12.3", "ddof=1", "ddof=0", "n - 1 below the line"),
     ("12.3", "min(gains", "max(gains", "the larger gain"),
 ]

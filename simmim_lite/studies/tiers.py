@@ -229,7 +229,7 @@ _TIERS = (
             models=_TWO, images=(64, 1024, 16384), seeds=4, labels=4000, few=(64, 256, 1024), supervised=(16384,)
         ),
         beginnings=Beginnings(
-            model="swinv2_femto", images=(64, 256, 1024, 4096, 16384), steps=1000, foreign=(16384, 2000)
+            model="swinv2_femto", images=(64, 256, 1024, 16384), steps=1000, foreign=(16384, 2000)
         ),
     ),
     # a third size at the longest length: it is shown, and decides nothing
