@@ -160,7 +160,7 @@ def load_weights(model: SimMIM, path_or_state_dict: str | os.PathLike | Mapping,
     if there and there[0] != here:
         notes += (f"pretrained with windows of {there[0]}, not {here}: give pretrained_window_sizes={there}",)
     loaded = Loaded(found.layout, tuple(values), tuple(kinds["absent"]), found.unused, notes)
-    if speaks():  # of a team one process says it
+    if speaks() and (not given or loaded.kept or loaded.unused or notes):  # of a team one process says it
         print(f"simmim-lite: {name}: {loaded}", file=told())
     return loaded
 
