@@ -83,6 +83,6 @@ def test_given_weights_say_the_size_and_full_size_ones_the_input(tmp_path) -> No
     assert {(run.model, run.image_size, run.window_size, run.mask_patch) for run in found} == {
         ("swinv2_base", 192, 12, 32)
     }
-    assert found[2].lr == pytest.approx(4e-4 * 64 / 2048) and found[-1].lr == pytest.approx(found[2].lr / 2)
+    assert found[2].lr == pytest.approx(4e-4 * 64 / 2048) and found[-1].lr == pytest.approx(found[2].lr / 10)
     one_line("no such file", grids.beginnings, "quick", foreign=str(tmp_path / "none.pth"))
     one_line("unknown tier", grids.beginnings, "paper")

@@ -104,7 +104,7 @@ class Beginnings:
     steps: int  # of own pretraining
     foreign: tuple[int, int]  # images and steps of foreign pretraining, where no weights are given
     seeds: int = 4
-    lr: float = 0.5  # of pretraining that goes on, as a share of that from a random start
+    lr: float = 0.1  # of pretraining that goes on, as a share of that from a random start (docs/settings.md)
 
 
 @dataclass(frozen=True, kw_only=True)
