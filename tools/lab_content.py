@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from safetensors.torch import save
 
 from simmim_lite.data.sources import open_data
 from simmim_lite.lab import mask_lab, widgets
+from simmim_lite.model.masking import hash_masks
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.training.callbacks import Film, fill_in, film_path, filmed
 from simmim_lite.training.pretrain import build, pretrain
@@ -58,6 +60,25 @@ def films(runs_dir: str) -> list[Path]:
     return paths
 
 
+def losses(run: Run, model, data, statistics: tuple) -> dict[str, float]:
+    """The mean loss on hidden pixels of 200 test pictures, which no training saw, at the network's side and at
+    twice that: enlarged, and 50 squares of four pictures side by side, which are as sharp as those it learned from."""
+    side, ids = run.image_size, np.asarray(data.test.ids[:200])
+    small = np.asarray(data.test.images[:200])
+    enlarged = [Image.fromarray(one.transpose(1, 2, 0)).resize((2 * side, 2 * side), Image.BICUBIC) for one in small]
+    four = small.reshape(50, 2, 2, 3, side, side).transpose(0, 3, 1, 4, 2, 5).reshape(50, 3, 2 * side, 2 * side)
+    large = np.stack([np.asarray(one).transpose(2, 0, 1) for one in enlarged])
+    found = {}
+    for name, some in {
+        f"{side} px": small,
+        f"{2 * side} px, enlarged": large,
+        f"{2 * side} px, four of them": four,
+    }.items():
+        cells = hash_masks((some.shape[-1] // run.mask_patch,) * 2, run.mask_ratio, 0, ids[: len(some)])
+        found[name] = round(float(np.mean(fill_in(model, some, cells, *statistics)[1])), 4)
+    return found
+
+
 def network(run_file: str, runs_dir: str, name: str, title: str) -> list[Path]:
     """Put the network of a finished run among the shipped ones (`mask_lab.NETWORKS`), with its record's provenance."""
     run = Run.from_dict(json.loads(Path(run_file).read_text()))
@@ -67,11 +88,15 @@ def network(run_file: str, runs_dir: str, name: str, title: str) -> list[Path]:
     about["text"] = f"{run.model}, {steps} on {run.data.split('/')[-1]}; validation loss {loss:.3f}."
     about |= {"window": run.window_size, "patch_size": size.patch_size, "depths": list(size.depths)}
     about |= {"mask_patch": run.mask_patch, "target": run.target, "target_window": run.norm_window}
-    values = input_statistics(open_data(run.data, run.image_size), run.statistics)
+    data = open_data(run.data, run.image_size)
+    values, model = input_statistics(data, run.statistics), build(replace(run, seed=0))
+    model.load_state_dict(load_final(runs_dir, run))
     about |= {k: list(v) for k, v in zip(mean_std, values, strict=True)}
     about["where"] = {k: record["where"][k] for k in ("commit", "versions", "device", "data_digest")}
     about["final"] = {k: record["final"][k] for k in ("val_loss", "val_loss_se")}
     about |= {k: record["cost"][k] for k in ("images_seen", "seconds")}
+    if data.test is not None:
+        about["losses"] = losses(run, model.eval(), data, values)
     state = {k: v.half().contiguous() for k, v in load_final(runs_dir, run).items()}
     path = mask_lab.FOLDER / f"{name}.safetensors"
     write_atomic(path, save(state, {"about": json.dumps(about)}))
