@@ -232,7 +232,11 @@ def hear_signals() -> None:
     again until `ignore_signals`. What is ignored (nohup) stays so. A training hears them itself and saves."""
 
     def hear(number: int, _: object) -> None:
-        again = threading.Timer(1.0, os.kill, (os.getpid(), number))  # what is raised in a destructor is lost
+        def unless_ignored() -> None:
+            if signal.getsignal(number) is hear:
+                os.kill(os.getpid(), number)
+
+        again = threading.Timer(1.0, unless_ignored)  # what is raised in a destructor is lost
         again.daemon = True
         again.start()
         raise Signalled(signal.Signals(number).name)

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -62,7 +63,9 @@ def test_a_local_cluster_gives_the_numbers_of_the_local_engine(tmp_path, short_f
     one_line(line, workers.execute, workers.Local("cpu", 1), jobs, tmp_path / "local")
     options = {"address": None, "device": "auto", "workers": 1, "gpus_per_run": None}
     good = write_notebook(tmp_path / "good.ipynb", ["print(x + 1)"], parameters="x = 1")
+    hears = signal.getsignal(signal.SIGTERM)
     with cluster.joined(tmp_path / "ray", **options) as found:
+        assert signal.getsignal(signal.SIGTERM) == hears  # a study stops by it
         one_line(line, workers.execute, found, jobs, tmp_path / "ray")
         # the cluster that is joined already is used
         executed, _ = notebooks.execute([notebooks.Copy(good, {"x": 4}, "four")], tmp_path / "out", engine="ray")

@@ -9,12 +9,13 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import UserError, first_line
-from ..processes import THREADS, cores
+from ..errors import Preempted, Signalled, UserError, first_line
+from ..processes import THREADS, cores, ignore_signals, in_notebook
 from ..training.run import Run, record_path, write_atomic
 from .costs import step_speeds
 from .workers import Job, Outcome, do, launch, pretrain_words, runtime_of
@@ -94,7 +95,8 @@ def joined(
         try:
             if not ray.is_initialized():  # a cluster that the caller has joined already is used
                 stack.callback(ray.shutdown)
-                ray.init(address=address or "local", **options)
+                with _own_signals():
+                    ray.init(address=address or "local", **options)
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             kind, each, fit = _room(nodes, device, gpus_per_run)
             found = Cluster(ray, kind, max(1, min(workers or fit, fit)), int(sum(n.get("GPU", 0) for n in nodes)), each)
@@ -107,7 +109,25 @@ def joined(
                 raise UserError(f"a node does not see {runs_dir}: give a --runs-dir that all nodes share")
         except Exception as error:  # Ray's are of many kinds, among them a plain one where a node takes long to start
             raise error if isinstance(error, UserError) else UserError(f"{what} failed: {first_line(error)}") from error
-        yield found
+        try:
+            yield found
+        except (Signalled, Preempted):
+            if not in_notebook():
+                ignore_signals()  # Ray forgets all handlers at its end
+            raise
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Inside, Ray takes SIGTERM for itself, and exits by it; afterwards who heard it before does so again."""
+    hears = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise Signalled("SIGTERM") from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, hears)
 
 
 def _room(nodes: Sequence[Mapping[str, float]], device: str, gpus_per_run: int | None) -> tuple[str, int, int]:
