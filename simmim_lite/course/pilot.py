@@ -35,7 +35,7 @@ _SHORT = 1e7  # Omega of the larger size at the smallest level: well past where 
 def seed_spread(records: Iterable[dict] = (), data: str = "photographs") -> float:
     """Standard deviation over seeds of the difference of validation loss between two settings of one length, the median
     over pairs: of the shipped runs (on photographs or on scenes) where the records have no two seeds."""
-    for source in (list(records), shipped("laptop-scenes" if data == "scenes" else "laptop-cifar10")):
+    for source in (list(records), shipped("laptop-scenes" if data in scenes.LOOKS else "laptop-cifar10")):
         rows = pd.DataFrame(main_rows(source), columns=["seed", "steps", "model", "images", "val_loss"])
         spreads = []
         for _, some in rows.groupby("steps"):
@@ -110,8 +110,8 @@ def _grid(base: Run, available: int, levels: int, steps: int, seeds: Iterable[in
 def look(data: str) -> dict:
     """What a source holds: images to train on, held-out images, classes (0 = none known). It is listed, not decoded,
     which may download it."""
-    if data == "scenes":
-        return {"images": SCENES, "held out": 1024, "classes": len(scenes.CLASSES)}
+    if data in scenes.LOOKS:
+        return {"images": SCENES, "held out": 1024, "classes": len(scenes.LOOKS[data])}
     found = listing(data).split()
     found.say()
     train, every = len(found.splits["train"]), sum(map(len, found.splits.values()))
@@ -120,8 +120,8 @@ def look(data: str) -> dict:
 
 def pictures(data: str, side: int = 32) -> np.ndarray:
     """A few training pictures to look at: uint8 (n, 3, side, side)."""
-    if data == "scenes":
-        return scenes.render(0, range(6), side).images
+    if data in scenes.LOOKS:
+        return scenes.render(0, range(6), side, data).images
     train, readable = listing(data).split().readable("train"), []
     for i in range(0, len(train), max(1, len(train) // 6))[:6]:
         with suppress(decode.Unreadable):  # a study names it

@@ -12,12 +12,7 @@ from .rules import FAILS, HOLDS, OPEN, SMOKE_STEPS, UNTESTED, Claim, seed_list
 from .stats import MIN_UNITS, t_interval
 
 #: The arms by what a run is, and how they are called.
-ARMS = {
-    "random": "random start",
-    "foreign": "foreign weights as they are",
-    "own": "own pretraining",
-    "both": "foreign weights, then own pretraining",
-}
+ARMS = {"random": "random start", "foreign": "foreign weights", "own": "own pretraining", "both": "both"}
 MARGIN = 0.005  # half a point of the probe
 STATEMENT = "Pretraining on from foreign weights beats foreign weights and own pretraining alone"
 

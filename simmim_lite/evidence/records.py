@@ -8,6 +8,7 @@ from importlib.resources import files
 from operator import itemgetter
 from pathlib import Path
 
+from ..data.scenes import LOOKS
 from ..errors import unknown
 from ..files import digest, entries
 from ..training.record import run_of, usable
@@ -66,8 +67,8 @@ def shipped(name: str) -> list[dict]:
 
 
 def beside(data: str) -> list[dict]:
-    """The records that are shown beside runs on this data: of scenes, else of photographs; [] where none are there."""
-    name = "laptop-scenes" if data == "scenes" else "laptop-cifar10"
+    """The records that are shown beside runs on this data: of scenes by drawn ones, else of photographs; or []."""
+    name = "laptop-scenes" if data in LOOKS else "laptop-cifar10"
     return shipped(name) if name in shipped_names() else []
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..data.scenes import LOOKS
 from .records import score_of
 from .stats import MIN_UNITS, MOST_UNITS, Interval, t_interval, units_needed
 
@@ -174,7 +175,7 @@ class Runs:
             raise CannotTell(text, OPEN)
         self.frame = pd.DataFrame(self.rows)
         self.params = {model: params for params, model in sorted({(row["params"], row["model"]) for row in self.rows})}
-        self.sizes, self.kind = list(self.params), "scenes" if rows[0]["data"] == "scenes" else "photographs"
+        self.sizes, self.kind = list(self.params), "scenes" if rows[0]["data"] in LOOKS else "photographs"
         # other images have another loss: a set that is no part of the main one has no place among its levels
         main = self.frame[[row.get("on_axis", True) for row in self.rows]]
         main = main.assign(overfit=main["overfit"].map(bool))
