@@ -44,10 +44,13 @@ class Preempted(Interrupted):
 class Signalled(KeyboardInterrupt):
     """What a scheduler's signal raises where no training is there to save: its name is the message."""
 
+    heard = ""  # the name of the last one: some libraries make a plain KeyboardInterrupt of it
+
 
 def stopped(by: KeyboardInterrupt, kept: str) -> Interrupted:
     """The line on Ctrl-C, a notebook's Stop or a scheduler's signal. kept: what is kept, and what to do."""
-    return Preempted(f"{by}: {kept}") if isinstance(by, Signalled) else Interrupted(f"stopped: {kept}")
+    name = str(by) if isinstance(by, Signalled) else Signalled.heard
+    return Preempted(f"{name}: {kept}") if name else Interrupted(f"stopped: {kept}")
 
 
 def unknown(

@@ -239,7 +239,8 @@ def hear_signals() -> None:
         again = threading.Timer(1.0, unless_ignored)  # what is raised in a destructor is lost
         again.daemon = True
         again.start()
-        raise Signalled(signal.Signals(number).name)
+        Signalled.heard = signal.Signals(number).name
+        raise Signalled(Signalled.heard)
 
     for number in SIGNALS:
         if signal.getsignal(number) == signal.SIG_DFL:

@@ -60,6 +60,7 @@ REFUSED = {
     "lengths": ([0], "ten", [1.5]),
     "image_size": (0, "big", 20_000), "batch_size": (0, "all"), "minutes": (0, "five", -1), "device": ("gpu", 3),
     "precision": ("fp64",), "engine": ("rey",), "address": ("HOST:1", 3), "gpus_per_run": (0, 2, "all"),
+    "foreign": ("", 3, "/nowhere.pth", "imagefolder:/nowhere"),
     "core_minutes": (0, "many"), "effect": (-1, "big"), "images_per_second": ("900", 3), "assume": ("0.4", 3),
 }  # fmt: skip
 UNOPENED = ("torchvision:NOPE", "imagefolder:/nowhere", "imagefolder:EMPTY", "FILE/runs")  # by 10: a cluster's own

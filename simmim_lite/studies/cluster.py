@@ -14,8 +14,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import Preempted, Signalled, UserError, first_line
-from ..processes import THREADS, cores, ignore_signals, in_notebook
+from ..errors import Interrupted, Signalled, UserError, first_line
+from ..processes import THREADS, cores, ignore_signals
 from ..training.run import Run, record_path, write_atomic
 from .costs import step_speeds
 from .workers import Job, Outcome, do, launch, pretrain_words, runtime_of
@@ -111,8 +111,8 @@ def joined(
             raise error if isinstance(error, UserError) else UserError(f"{what} failed: {first_line(error)}") from error
         try:
             yield found
-        except (Signalled, Preempted):
-            if not in_notebook():
+        except (KeyboardInterrupt, Interrupted):
+            if Signalled.heard:
                 ignore_signals()  # Ray forgets all handlers at its end
             raise
 
