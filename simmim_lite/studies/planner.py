@@ -251,7 +251,8 @@ def sayings(plan: Plan) -> dict[str, str]:
     said |= {f"simple rule ({RULE})": f"{rule.name}: {place}", "what binds": plan.binds, "spend less": plan.spend_less}
     if best.model in BY_SIZE:  # of the others there are no released weights
         said["or start from released weights"] = _RELEASED
-    said["or distil from a larger model instead"] = _DISTIL.format(short(best.model))
+    if best.model != [*BY_SIZE][-1]:  # of giant there is no larger one
+        said["or distil from a larger model instead"] = _DISTIL.format(short(best.model))
     return {name: text for name, text in said.items() if text}
 
 
