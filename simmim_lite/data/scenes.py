@@ -17,8 +17,7 @@ from .store import progress
 #: Raised whenever the same (seed, index) would give another picture; a test holds a digest against it.
 SCENES_VERSION = 1
 SHAPES = ("disc", "square", "triangle", "ring", "cross")
-TEXTURES = ("plain", "striped")
-CLASSES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
+CLASSES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in ("plain", "striped"))
 #: A second world, for what is learned in one and used in another: other shapes, textures and colours, laid out alike.
 PLANKTON = tuple(f"{t} {s}" for s in ("ellipse", "diamond", "crescent", "hexagon", "star") for t in ("plain", "dotted"))
 LOOKS = {"scenes": CLASSES, "plankton": PLANKTON}
@@ -95,18 +94,17 @@ def _draw(seed: int, indices: np.ndarray, size: int, look: int) -> Scenes:
     radius = 9 + 3.5 * u[:, 1]
     x, y = _place(radius, u[:, 2]), _place(radius, u[:, 3])
     # the small object keeps to the edge that is farther from the large one, or most of them would be covered
-    small = 3 + 2 * v[:, 1]
-    far_x, far_y, sideways = _far(x, v[:, 2]), _far(y, v[:, 3]), v[:, 22] < 0.5
+    small, sideways = 3 + 2 * v[:, 1], v[:, 22] < 0.5
+    far_x, far_y = (np.where(at < _SIDE / 2, 1 - 0.15 * v[:, k], 0.15 * v[:, k]) for at, k in ((x, 2), (y, 3)))
     small_x = _place(small, np.where(sideways, far_x, v[:, 2]))
     small_y = _place(small, np.where(sideways, v[:, 3], far_y))
 
     there = np.flatnonzero(v[:, 23] < 0.5)
     small_masks = np.zeros((n, size, size), bool)
     small_labels = np.full(n, -1)
-    if len(there):
-        seen = image[there]
-        cover = _paint(seen, v[there], small_x[there], small_y[there], small[there], grid, px, look)
-        image[there], small_masks[there], small_labels[there] = seen, cover, _label(v[there, 0])
+    seen = image[there]
+    cover = _paint(seen, v[there], small_x[there], small_y[there], small[there], grid, px, look)
+    image[there], small_masks[there], small_labels[there] = seen, cover, _label(v[there, 0])
     masks = _paint(image, u, x, y, radius, grid, px, look)
     small_masks &= ~masks
     small_labels[~small_masks.any((1, 2))] = -1
@@ -121,11 +119,6 @@ def _label(u: np.ndarray) -> np.ndarray:
 def _place(radius: np.ndarray, u: np.ndarray) -> np.ndarray:
     """A centre that leaves the object on the board but for a tenth of its radius."""
     return radius * np.float32(0.9) + (_SIDE - 1.8 * radius) * u
-
-
-def _far(centre: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Relative position near the edge that is farther from `centre`."""
-    return np.where(centre < _SIDE / 2, 1 - 0.15 * u, 0.15 * u)
 
 
 def _background(u: np.ndarray, grid: np.ndarray, look: int) -> np.ndarray:
@@ -161,24 +154,20 @@ def _paint(
     alpha = np.empty((len(u), *grid.shape * 2), np.float32)
     for shape in range(len(SHAPES)):
         of = np.flatnonzero(label // 2 == shape)
-        if len(of):
-            right = (c[of, None] * dx[of])[:, None, :] + (s[of, None] * dy[of])[:, :, None]
-            down = (-s[of, None] * dx[of])[:, None, :] + (c[of, None] * dy[of])[:, :, None]
-            # distance to the outline in pixels, so that an edge is about one pixel wide at any size
-            alpha[of] = (
-                0.5
-                - _OUTSIDE[shape + len(SHAPES) * look](right, down) * (np.float32(0.8) * px * radius[of])[:, None, None]
-            )
+        right = (c[of, None] * dx[of])[:, None, :] + (s[of, None] * dy[of])[:, :, None]
+        down = (-s[of, None] * dx[of])[:, None, :] + (c[of, None] * dy[of])[:, :, None]
+        outside = _OUTSIDE[shape + len(SHAPES) * look](right, down)
+        # distance to the outline in pixels, so that an edge is about one pixel wide at any size
+        alpha[of] = 0.5 - outside * (np.float32(0.8) * px * radius[of])[:, None, None]
     np.clip(alpha, 0, 1, out=alpha)
 
     mix = np.zeros_like(alpha)
     striped = np.flatnonzero(label % 2)
-    if len(striped):
-        w, ones = u[striped], np.ones(len(striped), np.float32)
-        wave = _plane_wave(ones, 1 / (6 + 4 * w[:, 7]), 0.5 * w[:, 6], w[:, 5], dx[striped], dy[striped])
-        if look:  # dots: where two waves across each other are both high
-            wave += _plane_wave(ones, 1 / (6 + 4 * w[:, 7]), 0.5 * w[:, 6] + 0.25, w[:, 5], dx[striped], dy[striped])
-        mix[striped] = np.clip(wave + np.float32(0.5 - look), 0, 1)
+    w, ones = u[striped], np.ones(len(striped), np.float32)
+    wave = _plane_wave(ones, 1 / (6 + 4 * w[:, 7]), 0.5 * w[:, 6], w[:, 5], dx[striped], dy[striped])
+    if look:  # dots: where two waves across each other are both high
+        wave += _plane_wave(ones, 1 / (6 + 4 * w[:, 7]), 0.5 * w[:, 6] + 0.25, w[:, 5], dx[striped], dy[striped])
+    mix[striped] = np.clip(wave + np.float32(0.5 - look), 0, 1)
     if look:
         bright = _hsv(0.02 + 0.16 * u[:, 8], 0.1 + 0.35 * u[:, 9], 0.6 + 0.4 * u[:, 10])
         dark = _hsv(0.8 + 0.3 * u[:, 11], 0.3 + 0.4 * u[:, 12], 0.25 + 0.3 * u[:, 13])
@@ -186,9 +175,8 @@ def _paint(
         bright = _hsv(u[:, 8], 0.5 + 0.5 * u[:, 9], 0.7 + 0.3 * u[:, 10])
         dark = _hsv(u[:, 11], 0.5 + 0.5 * u[:, 12], 0.15 + 0.3 * u[:, 13])
     strength = np.float32(0.35) * u[:, 14] / radius
-    light = ((strength * _cos(u[:, 15]))[:, None] * dx)[:, None, :] + (
-        (strength * _sin(u[:, 15]))[:, None] * dy + np.float32(1)
-    )[:, :, None]
+    across, along = _rows(strength * _cos(u[:, 15]), dx), _rows(strength * _sin(u[:, 15]), dy)
+    light = across[:, None, :] + (along + np.float32(1))[:, :, None]
     for channel in range(3):
         colour = (bright[:, channel, None, None] + (dark - bright)[:, channel, None, None] * mix) * light
         image[:, channel] += (colour - image[:, channel]) * alpha
@@ -202,17 +190,13 @@ _OUTSIDE: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
     lambda x, y: np.maximum(np.abs(x), np.abs(y)) - _F(0.78),
     lambda x, y: np.maximum(np.abs(x) * _F(0.866) + y * _F(0.5), -y) - _F(0.5),
     lambda x, y: np.abs(np.sqrt(x * x + y * y) - _F(0.68)) - _F(0.24),
-    lambda x, y: np.minimum(_bar(np.abs(x), np.abs(y)), _bar(np.abs(y), np.abs(x))),
+    lambda x, y: np.maximum(np.maximum(np.abs(x), np.abs(y)) - _F(0.95), np.minimum(np.abs(x), np.abs(y)) - _F(0.3)),
     lambda x, y: (np.sqrt(x * x + 4 * y * y) - _F(0.95)) * _F(0.6),
     lambda x, y: (np.abs(x) + np.abs(y) - _F(0.95)) * _F(0.7),
     lambda x, y: np.maximum(np.sqrt(x * x + y * y) - _F(0.9), _F(0.7) - np.sqrt((x - _F(0.45)) ** 2 + y * y)),
     lambda x, y: np.maximum(np.abs(y) * _F(0.866) + np.abs(x) * _F(0.5), np.abs(x)) - _F(0.78),
     lambda x, y: (np.sqrt(np.abs(x)) + np.sqrt(np.abs(y)) - 1) * _F(0.7),
 )
-
-
-def _bar(along: np.ndarray, across: np.ndarray) -> np.ndarray:
-    return np.maximum(along - _F(0.95), across - _F(0.3))
 
 
 def _plane_wave(height, frequency, turn, phase, x, y) -> np.ndarray:
@@ -251,10 +235,9 @@ def _hsv(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarr
 
 def _boxes(masks: np.ndarray) -> np.ndarray:
     """Tight boxes of masks (N, S, S): float32 (N, 4) xyxy in pixels, zeros where a mask is empty."""
-    size = masks.shape[-1]
-    columns, rows = masks.any(1), masks.any(2)
-    low = [axis.argmax(1) for axis in (columns, rows)]
-    high = [size - axis[:, ::-1].argmax(1) for axis in (columns, rows)]
+    sides = masks.any(1), masks.any(2)
+    low = [side.argmax(1) for side in sides]
+    high = [masks.shape[-1] - side[:, ::-1].argmax(1) for side in sides]
     return (np.stack([*low, *high], 1) * masks.any((1, 2))[:, None]).astype(np.float32)
 
 
@@ -269,11 +252,6 @@ def _drawn(seed: int, count: int, size: int, title: str) -> Iterator[tuple]:
             drawn = render(seed, np.array(index), size)
             yield from ((number, drawn, place) for place, number in enumerate(index))
             bar.update(len(index))
-
-
-def _save(pixels: np.ndarray, path: Path) -> None:
-    """Write uint8 (3, H, W)."""
-    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(path)
 
 
 def rle(pixels: np.ndarray) -> dict:
@@ -294,7 +272,7 @@ def write_coco(folder: Path, *, train: int, val: int, size: int) -> None:
         pictures.mkdir(exist_ok=True)
         for number, drawn, place in _drawn(SCENE_SPLITS[source], count, size, "scenes in COCO layout"):
             name = f"{number:012d}.png"
-            _save(drawn.images[place], pictures / name)
+            Image.fromarray(drawn.images[place].transpose(1, 2, 0)).save(pictures / name)
             images.append({"id": number + 1, "file_name": name, "width": size, "height": size})
             for labels, boxes, masks in (
                 (drawn.labels, drawn.boxes, drawn.masks),
@@ -319,5 +297,5 @@ def write_ade20k(folder: Path, *, size: int) -> None:
         images.mkdir(parents=True)
         annotations.mkdir(parents=True)
         for number, drawn, place in _drawn(seed, count, size, "scenes in ADE20K's layout"):
-            _save(drawn.images[place], images / f"scene_{number:05d}.png")
+            Image.fromarray(drawn.images[place].transpose(1, 2, 0)).save(images / f"scene_{number:05d}.png")
             Image.fromarray(class_numbers(drawn, place)).save(annotations / f"scene_{number:05d}.png")
