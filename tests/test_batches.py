@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from picture_folders import image_tree, one_line
 from PIL import Image
+from torch.utils.data import default_collate
 from torchvision.transforms import functional as TF
 
 from simmim_lite.data import batches
@@ -119,7 +120,8 @@ def stumble(place: int) -> torch.Tensor:
 
 
 def loader(workers: int = 0, share: slice = slice(0, 4), load=draw) -> StepLoader:
-    return StepLoader(load, Order(np.arange(10, dtype=np.uint64) * 7919, 3, 4), share, 6, workers=workers)
+    order = Order(np.arange(10, dtype=np.uint64) * 7919, 3, 4)
+    return StepLoader(load, order, share, 6, workers, default_collate)
 
 
 def test_a_sample_depends_on_its_step_alone() -> None:

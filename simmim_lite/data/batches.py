@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError, first_line
 from ..model.masking import hash_masks, hashes, splitmix64, stream, uniforms, upsample
@@ -23,8 +23,6 @@ VAL_SEED = 20220608
 
 _ORDER, _AUGMENT, _SAMPLE = 1, 2, 11  # streams of random numbers
 _TRIES, _SCALE, _RATIO = 10, (0.67, 1.0), (3 / 4, 4 / 3)  # of random crops; docs/facts.md, 3
-
-
 _STAND_INS = 10  # unreadable pictures in a row before training gives up
 
 
@@ -64,11 +62,8 @@ class Order:
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Epoch (B,) and place among the ids (B,) of each image of a step: int64."""
         epochs, offsets = np.divmod(step * self.batch_size + np.arange(self.batch_size), len(self.ids))
-        places = np.empty(self.batch_size, np.int64)
-        for epoch in range(epochs[0], epochs[-1] + 1):
-            here = epochs == epoch
-            places[here] = self._order(epoch)[offsets[here]]
-        return epochs, places
+        places = [self._order(epoch)[offset] for epoch, offset in zip(epochs.tolist(), offsets, strict=True)]
+        return epochs, np.array(places)
 
 
 @contextlib.contextmanager
@@ -115,21 +110,13 @@ class StepLoader:
 
     load(place) returns one sample and may draw from global generators: they are seeded by (seed, epoch, id), so a batch
     depends neither on workers (processes that decode; 0 = none but this one) nor on where a run was interrupted.
-    whole: `load(epochs, places)` returns a batch at once."""
+    Without `collate`, `load(epochs, places)` returns a batch at once."""
 
     def __init__(
-        self,
-        load: Callable[..., object],
-        order: Order,
-        share: slice | np.ndarray,
-        steps: int,
-        *,
-        workers: int = 0,
-        collate: Callable[[list], object] = default_collate,
-        whole: bool = False,
+        self, load: Callable, order: Order, share: slice, steps: int, workers: int = 0, collate: Callable | None = None
     ) -> None:
         self.order, self.share, self.steps, self.workers = order, share, steps, workers
-        self.load = load if whole else functools.partial(_samples, load, order.ids, order.seed, collate)
+        self.load = functools.partial(_samples, load, order.ids, order.seed, collate) if collate else load
         self.close()
 
     def batch(self, step: int) -> object:
@@ -154,15 +141,11 @@ class StepLoader:
             _Loaded(self.load),
             sampler=((epochs[self.share], places[self.share]) for epochs, places in positions),
             batch_size=None,
-            collate_fn=_same,
+            collate_fn=nn.Identity(),  # what is loaded is a batch already
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=2 if self.workers else None,  # a batch at full size is some 150 MB
         )
-
-
-def _same(batch: object) -> object:
-    return batch
 
 
 class Batches:
@@ -190,7 +173,7 @@ class Batches:
         mask_strategy: str = "random",
         patch_size: int = 4,
         device: str | torch.device = "cpu",
-        share: slice | np.ndarray = slice(None),
+        share: slice = slice(None),
         steps: int = 0,
         workers: int = 0,
     ) -> None:
@@ -203,7 +186,7 @@ class Batches:
             level, scale = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
             self.factor, self.level = (x.float().to(self.device) for x in (1 / (255 * scale), level / scale))
             load = functools.partial(load_crops, split, self.indices, seed, image_size)
-            self.loader = StepLoader(load, self.order, share, steps, workers=workers, whole=True)
+            self.loader = StepLoader(load, self.order, share, steps, workers)
         else:
             self.images = np.asarray(split.images)  # a plain view: indexing a memmap subclass is slower
 

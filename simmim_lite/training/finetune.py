@@ -90,8 +90,7 @@ class Task:
         """Of this process's share; load: a place among the chosen images -> a sample, which may draw."""
         spec, order = self.spec, Order(self.train.ids[self.chosen], self.spec.seed, self.spec.batch_size)
         workers = 0 if spec.image_size <= SMALL_SIDE else self.group.decoders()
-        share = self.group.share(spec.batch_size)
-        return StepLoader(load, order, share, spec.steps, workers=workers, collate=collate)
+        return StepLoader(load, order, self.group.share(spec.batch_size), spec.steps, workers, collate)
 
     def noise(self, now: int) -> Tensor:
         """Drop path's numbers, as `SwinV2` takes them."""
