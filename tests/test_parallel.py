@@ -24,7 +24,6 @@ from ranks import run_ranks
 from tiny import ALONE, classification, coco, detection, same, segmentation, stopped, tiny_data, tiny_spec, trained  # noqa: F401
 from torch import nn
 
-from simmim_lite.data.sources import as_pictures
 from simmim_lite.errors import Everywhere, Interrupted, UserError
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.processes import one_thread
@@ -90,7 +89,9 @@ def assert_close(record: dict, other: dict) -> None:
 
 def classified(group: Group) -> dict:
     """The record of a classification of picture files."""
-    return trained(classification(tiny_spec(**PICTURES), as_pictures(tiny_data()), group=group))
+    data = tiny_data()
+    data = replace(data, train=data.probe_train, val=None, probe_train=None)
+    return trained(classification(tiny_spec(**PICTURES), data, group=group))
 
 
 def first_step(folder: str, group: Group = ALONE) -> dict:

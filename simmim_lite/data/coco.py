@@ -7,10 +7,11 @@ import functools
 import hashlib
 import json
 import os
+import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from pycocotools import mask as coco_mask
 
 from ..errors import Everywhere, UserError, first_line, listed, unknown
 from . import decode, scenes
-from .manifests import describe, image_ids, rank, say, signature
+from .manifests import image_ids, rank, say, signature
 from .scenes import SCENE_COUNTS, rle
 from .store import ensure_folder, levels, statistics
 
@@ -53,8 +54,8 @@ class AnnotatedSplit:
     def select(self, places: Iterable[int]) -> "AnnotatedSplit":
         """The split of the images at these places, in their order."""
         places = list(places)
-        lists = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), list)}
-        return replace(self, ids=self.ids[places], **{name: [v[i] for i in places] for name, v in lists.items()})
+        lists = {name: [v[i] for i in places] for name, v in vars(self).items() if isinstance(v, list)}
+        return replace(self, ids=self.ids[places], **lists)
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,6 @@ class AnnotatedData:
     num_classes = property(lambda self: len(self.classes))
     mean = property(lambda self: self._statistics[0])  # of at most 1,024 training images, by channel, in 0..1 units
     std = property(lambda self: self._statistics[1])
-
-    @property
-    def line(self) -> str:
-        return describe(self.spec, len(self.classes), {"train": len(self.train), "test": len(self.test)})
 
     @functools.cached_property
     def _statistics(self) -> tuple[tuple[float, ...], ...]:
@@ -126,10 +123,6 @@ def one_line(where: str | Path, mend: str = "correct it, or get it again") -> It
         raise
     except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{where}: {first_line(error)}; {mend}") from error
-
-
-def id_order(value: int | str) -> tuple:
-    return isinstance(value, str), value
 
 
 # --- COCO
@@ -187,7 +180,7 @@ def _open(spec: str, files: tuple, stamp: tuple) -> AnnotatedData:
             raw = path.read_bytes()
             content = json.loads(raw)
             names = {c["id"]: str(c["name"]) for c in content["categories"]}
-            names = {c: names[c] for c in sorted(names, key=id_order)}
+            names = {c: names[c] for c in sorted(names, key=lambda c: (isinstance(c, str), c))}
             if len(names) < len(content["categories"]) or categories not in (None, names):
                 raise ValueError("a category is there twice, or train and val have not the same categories")
             split = _split(f"{part} of {spec}", path, folder, content, {c: k for k, c in enumerate(names, 1)})
@@ -215,8 +208,7 @@ def _split(name: str, path: Path, folder: Path, content: dict, label: dict) -> C
     place, files = {row["id"]: i for i, row in enumerate(images)}, [row["file_name"] for row in images]
     if not images or len(place) < len(images) or len({*files}) < len(files):
         raise ValueError("lists no images, or an id or a file_name twice")
-    sizes = [_within((row["height"], row["width"]), 1, 65_535, "height and width") for row in images]
-    sizes = [(int(height), int(width)) for height, width in sizes]
+    sizes = [tuple(map(int, _within((row["height"], row["width"]), 1, 65_535, "height and width"))) for row in images]
     objects: list[list[dict]] = [[] for _ in images]
     left = []  # ids
     for row in content["annotations"]:
@@ -287,18 +279,14 @@ def mask(value: object, size: tuple[int, int]) -> list | dict | None:
 
 def _runs(text: str) -> list[int]:
     """The runs that a COCO RLE text means: 5 bits a character, the lowest first; from the fourth, differences."""
+    if not re.fullmatch("([P-o]{0,6}[0-O])*[P-o]{0,7}", text):  # P to o: another character of this run follows
+        raise ValueError(f"counts {reprlib.repr(text)}: no RLE")
     runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 30:
-            raise ValueError(f"counts {reprlib.repr(text)}: no RLE")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (bits & 16) >> 4 << shift
-            runs.append(value + runs[-2] if len(runs) > 2 else value)
-            value = shift = 0
+    for characters in re.findall("[P-o]*[0-O]", text):
+        value = -((ord(characters[-1]) - 48) >> 4)  # the highest bit is the sign
+        for character in reversed(characters):
+            value = value << 5 | (ord(character) - 48) & 31
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
     return runs
 
 

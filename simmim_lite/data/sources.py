@@ -20,7 +20,7 @@ from PIL import Image
 from ..errors import UserError, first_line, unknown
 from ..processes import cores, waiting
 from . import decode, scenes
-from .coco import id_order, one_line
+from .coco import one_line
 from .folders import Files, Stacks, of_folder, scan
 from .manifests import Listing, PassedOver, Split, describe, image_ids, picture_digest, say, signature
 from .packs import of_pack
@@ -72,7 +72,7 @@ def _inaturalist(spec: str, place: str) -> Listing:
             if not rows or len(category_of) < ends[-1]:
                 raise ValueError(f"{file} lists no images, or one twice")
         names, trained = list(category_of), {*list(category_of.values())[: ends[1]]}
-        number = {c: k for k, c in enumerate(sorted(trained, key=id_order))}
+        number = {c: k for k, c in enumerate(sorted(trained, key=lambda c: (isinstance(c, str), c)))}
         # a KeyError names a picture that is not on the disk, or a category that is not described or not trained on
         sizes, classes = [there[name] for name in names], tuple(known[c] for c in number)
         labels = np.array([number[c] for c in category_of.values()], np.int64)
@@ -104,9 +104,8 @@ class Entries:
         ends = np.cumsum([len(part) for part in self.sets.values()])
         splits = dict(zip(self.sets, np.split(np.arange(len(names)), ends[:-1]), strict=True))
         digest, classes = signature(self.spec, names, labels.tolist()), tuple(map(str, classes))
-        return Listing(
-            names, image_ids(names), labels, classes, splits, self.spec, self, digest, digest, threaded=False
-        )
+        parts = (names, image_ids(names), labels, classes, splits, self.spec, self, digest, digest)
+        return Listing(*parts, threaded=False)
 
 
 def _torchvision_name(name: str) -> None:
@@ -242,15 +241,12 @@ def open_pictures(spec: str) -> Data:
     `test` holds every labelled image that is held out: the whole of DIR/val, as ImageNet is scored. There is no val.
     train and test are None where there are no labels."""
     if spec in scenes.LOOKS:
-        return as_pictures(open_data(spec, SCENE_SIZE))
+        drawn = open_data(spec, SCENE_SIZE)
+        return replace(drawn, train=drawn.probe_train, val=None, probe_train=None, line="")
     found = listing(spec).split(halve=False)
     splits = {split: found.readable(split) for split, rows in found.splits.items() if found.known(rows)}
     about = (found.classes, None, None, found.digest, found.say())
     return Data(spec, splits.get("train"), None, None, splits.get("test"), *about)
-
-
-def as_pictures(data: Data) -> Data:
-    return replace(data, train=data.probe_train, val=None, probe_train=None, line="")
 
 
 def _open_drawn(look: str, size: int, needed: int) -> Data:
@@ -264,7 +260,7 @@ def _open_drawn(look: str, size: int, needed: int) -> Data:
     rows = {split: np.arange(count, dtype=np.uint64) for split, count in counts.items()}
     plan = StorePlan(rows, draw, size, scenes.LOOKS[look], masks=True, reference=SCENE_BLOCK)
     name, version = f"{look}-{counts['train']}-{size}px", signature(STORE_VERSION, scenes.SCENES_VERSION, counts)
-    return _data(look, ensure(name, version, lambda: plan, look), block=SCENE_BLOCK)
+    return _data(look, ensure(name, version, lambda: plan, look))
 
 
 def _squares(found: Listing, size: int) -> StorePlan:
@@ -300,15 +296,11 @@ def _squares(found: Listing, size: int) -> StorePlan:
 
 
 def _data(
-    spec: str,
-    store: tuple[dict, dict],
-    stamp: str = "",
-    passed: Iterable[PassedOver] = (),
-    train: Split | None = None,
-    block: int | None = None,
+    spec: str, store: tuple[dict, dict], stamp: str = "", passed: Iterable[PassedOver] = (), train: Split | None = None
 ) -> Data:
     """What is in a source's store, beside `train`; its line is said."""
     (info, arrays), splits, small = store, {"train": train}, "smaller than the image size"
+    block = SCENE_BLOCK if spec in scenes.LOOKS else None
     for split, (start, end) in info["splits"].items():
         part = {name: array[start:end] for name, array in arrays.items()}
         part["labels"] = part["labels"] if info["classes"] and (part["labels"] >= 0).all() else None

@@ -20,7 +20,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ..data.batches import seeded
-from ..data.coco import AnnotatedData, CocoSplit
+from ..data.coco import AnnotatedData, CocoSplit, rle
 from ..model.sizes import SIZES, Size
 from ..model.swin import SwinV2
 from .finetune import Task, build_encoder
@@ -91,8 +91,6 @@ class Detection(Task):
 def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
     """What the network finds in the images at these places, as COCO results; `image_id` is the place. Only images of
     one size go through together, so that no image's result depends on its neighbours."""
-    from pycocotools import mask as coco_mask
-
     model, spec, device, found = task.model, task.spec, task.group.device, []
     length = max(1, spec.batch_size // task.group.size)
     model.eval()
@@ -106,9 +104,8 @@ def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
                     masks = (result["masks"][:, 0] > 0.5).byte().cpu().numpy()
                     columns = (result[name].cpu().tolist() for name in ("boxes", "labels", "scores"))
                     for (x0, y0, x1, y1), label, score, mask in zip(*columns, masks, strict=True):
-                        rle = coco_mask.encode(np.asfortranarray(mask))
                         one = {"image_id": i, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
-                        found.append(one | {"segmentation": rle | {"counts": rle["counts"].decode()}})
+                        found.append(one | {"segmentation": rle(mask)})
     model.train()
     return found
 

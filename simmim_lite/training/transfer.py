@@ -9,7 +9,7 @@ from typing import Annotated
 
 import torch
 
-from ..data.manifests import say
+from ..data.manifests import describe, say
 from ..data.sources import open_data, open_pictures
 from ..errors import UserError, unknown
 from ..model.simmim import create_model
@@ -198,5 +198,6 @@ def open_for(task: str, data: str, image_size: int, full_size: bool = False):
     from ..data import ade20k, coco
 
     opened = {"detect": coco.open_coco, "segment": ade20k.open_ade20k}[task](data, image_size)
-    say(opened.line, data, opened.digest)
+    counts = {"train": len(opened.train), "test": len(opened.test)}
+    say(describe(data, opened.num_classes, counts), data, opened.digest)
     return opened
