@@ -153,8 +153,6 @@ def resize(image: Tensor, labels: Tensor | None, size: float) -> tuple[Tensor, T
     height, width = image.shape[-2:]
     factor = min(size / min(height, width), LONGEST * size / max(height, width))
     sides = [max(1, round(height * factor)), max(1, round(width * factor))]
-    if sides == [height, width]:
-        return image, labels
     image = TF.resize(image, sides, antialias=True)
     if labels is not None:
         labels = TF.resize(labels[None], sides, TF.InterpolationMode.NEAREST_EXACT)[0]

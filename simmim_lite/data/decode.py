@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import UserError, first_line
 
-_ORIENTATION = 0x0112  # EXIF tag
 _T = Image.Transpose
 _TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270}
 _TURNS |= {7: _T.TRANSVERSE, 8: _T.ROTATE_90}
@@ -68,11 +67,10 @@ def read_square(source: Source, size: int) -> np.ndarray:
             raise Unreadable(f"{image.width} x {image.height} px, smaller than the image size {size}")
         image.draft(None, (2 * size, 2 * size))  # lets the JPEG decoder skip detail that the resize would throw away
         image = read(image)
-    if image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -103,12 +101,11 @@ def stack_square(content: bytes, size: int, ends: np.ndarray) -> np.ndarray:
     """The centre square of a stack, bicubic, each channel alone: uint8 (C, size, size). ends: of each channel, (C, 2),
     the values that become 0 and 255; what is not a number becomes 0."""
     stack = read_stack(content)
-    if stack.shape[2] != len(ends) or min(stack.shape[:2]) < size:
-        raise Unreadable(
-            f"{stack.shape[0]} x {stack.shape[1]} px of {stack.shape[2]} channels: give {len(ends)} of {size} px"
-        )
-    side, (low, high) = min(stack.shape[:2]), ends.T
-    top, left = ((length - side) // 2 for length in stack.shape[:2])
+    height, width, channels = stack.shape
+    side, (low, high) = min(height, width), ends.T
+    if channels != len(ends) or side < size:
+        raise Unreadable(f"{height} x {width} px of {channels} channels: give {len(ends)} of {size} px")
+    top, left = (height - side) // 2, (width - side) // 2
     part = np.nan_to_num((stack[top : top + side, left : left + side] - low) * (255 / (high - low))).astype(np.float32)
     planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in part.transpose(2, 0, 1))
     square = [np.asarray(plane.resize((size, size), Image.Resampling.BICUBIC)) for plane in planes]
@@ -147,7 +144,7 @@ def each(function: Callable, items: Iterable, threads: int) -> list:
 def turn(image: Image.Image) -> Image.Transpose | None:
     """What turns a picture upright by its EXIF block; None where nothing is to be done, or the block is broken."""
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION))
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # a broken block raises errors of many kinds; the pixels are whole nevertheless
         return None
 

@@ -193,10 +193,7 @@ class _Reading:
     def enter(self, folder: _Folder, *, splits: bool = False) -> _Folder:
         """The folder below all wrappers: down to splits where these are looked for, and to classes that are known."""
         first = folder
-        while not (splits and _splits(folder)) and not folder.folders.keys() & self.classes:
-            inner = _wrapped(folder)
-            if inner is None:
-                break
+        while not (splits and _splits(folder) or folder.folders.keys() & self.classes) and (inner := _wrapped(folder)):
             folder = inner
         self.entered += [folder.path] * (folder is not first)
         return folder
@@ -275,8 +272,7 @@ class _Reading:
         splits = {name: rows[kept & (split == name)] for name in order if (kept & (split == name)).any()}
         beside = np.setdiff1d(np.arange(len(self.names)), rows)
         passed = [(self.names[row], "outside of what is read") for row in beside]
-        for k in np.flatnonzero(~kept):
-            passed.append((self.names[rows[k]], f"the same file as one of {split[owner[k]]}"))
+        passed += [(self.names[rows[k]], f"the same file as one of {split[owner[k]]}") for k in np.flatnonzero(~kept)]
         notes = [f"read from {listed(self.entered)}"] * bool(self.entered) + self.notes
         parts = (self.names, image_ids(self.names), self.labels, tuple(self.classes), splits)
         return Listing(*parts, notes=tuple(notes), passed=tuple(passed))

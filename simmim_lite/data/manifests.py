@@ -274,8 +274,7 @@ def verify(manifest: str | Path, source: Listing | None = None) -> list[str]:
         sizes = [part.get("fraction", part.get("count")) for part in wrong]
         return [f"subset {size}: the rule draws other images than {path} states; build it again" for size in sizes]
     if source is None or not paths.exists():
-        there = f"{images.spec} holds {len(images.ids):,} images, {path} states {content['images']:,}"
-        return [f"digest differs: {there}"]
+        return [f"digest differs: {images.spec} holds {len(images.ids):,} images, {path} states {content['images']:,}"]
     names = set(gzip.decompress(paths.read_bytes()).decode("utf-8", "surrogateescape").split("\n"))
     missing, extra = sorted(names.difference(images.names)), sorted(set(images.names) - names)
     return [f"missing: {name}" for name in missing] + [f"extra: {name}" for name in extra]

@@ -201,11 +201,8 @@ def _write_shard(path: Path, source: Listing, rows: np.ndarray, side: int, bar: 
     """A shard of pictures; where each lies (offset, size, digest) and those that are left out (name, reason)."""
     offset, size, digest = (np.zeros(len(rows), kind) for kind in (np.int64, np.int64, np.uint64))
     left_out, threads, chunks = [], cores() if source.threaded else 1, np.split(rows, range(256, len(rows), 256))
-
-    def encoded(i: int) -> tuple[bytes, str]:
-        return _encoded(source.reader.content(i), side)
-
-    done = itertools.chain.from_iterable(decode.each(encoded, some.tolist(), threads) for some in chunks)
+    lists = (decode.each(lambda i: _encoded(source.reader.content(i), side), c.tolist(), threads) for c in chunks)
+    done = itertools.chain.from_iterable(lists)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for n, (i, result) in enumerate(zip(rows, done, strict=True)):
             bar.update()

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -48,7 +48,7 @@ class StorePlan(NamedTuple):
     notes: Iterable[str] = ()  # how its source was read; asked for at the end
     masks: bool = False
     channels: int = 3
-    reference: int | None = None  # mean, std and digest see so many first training images; None = all
+    reference: int = sys.maxsize  # mean, std and digest see so many first training images
 
 
 def data_root() -> Path:
@@ -140,8 +140,7 @@ def _write(folder: Path, plan: StorePlan, title: str) -> None:
             start = rows
             for some in np.split(numbers, range(_CHUNK, len(numbers), _CHUNK)):
                 chunk = plan.draw(split, some)
-                limited = plan.reference is not None and split == "train"
-                counted = max(0, plan.reference - rows) if limited else None
+                counted = max(0, plan.reference - rows) if split == "train" else None
                 for name, (dtype, *_) in kinds.items():
                     array = np.ascontiguousarray(getattr(chunk, name), dtype)
                     files[name].write(array.data)
@@ -172,9 +171,8 @@ def _write(folder: Path, plan: StorePlan, title: str) -> None:
 def _header(file: BinaryIO, rows: int, dtype: type, *shape: int) -> None:
     """Begin a .npy file; numpy pads its header so that the number of rows may grow in place."""
     file.seek(0)
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, *shape)}
-    )
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, *shape)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def levels(images: np.ndarray) -> np.ndarray:
@@ -191,10 +189,8 @@ def statistics(histogram: np.ndarray) -> tuple[list[float], list[float]]:
     return (mean / 255).tolist(), (np.sqrt(np.maximum(variance, 1)) / 255).tolist()
 
 
-@contextlib.contextmanager
-def progress(total: int, title: str, unit: str = "image") -> Iterator[tqdm]:
+def progress(total: int, title: str, unit: str = "image") -> tqdm:
     """A bar on a terminal or in a notebook; elsewhere its text every ten seconds."""
     pause = 0.1 if told() is sys.stdout or sys.stderr.isatty() else 10
     options = {"unit": unit, "unit_scale": True, "leave": False, "mininterval": pause, "delay": pause}
-    with tqdm(total=total, desc=title, file=told(), **options) as bar:
-        yield bar
+    return tqdm(total=total, desc=title, file=told(), **options)
