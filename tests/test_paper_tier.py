@@ -58,7 +58,7 @@ def test_the_recipe_is_the_released_one() -> None:
     run = next(r for r in grid("all", "paper") if r.model == "swinv2_base" and r.steps == 500_000)
     released = {
         "image_size": 192, "window_size": 12, "mask_patch": 32, "mask_ratio": 0.6, "target": "normalized",
-        "norm_window": 47, "statistics": "imagenet", "augment": "picture-crop+flip", "batch_size": 2048, "lr": 4e-4,
+        "target_window": 47, "statistics": "imagenet", "augment": "picture-crop+flip", "batch_size": 2048, "lr": 4e-4,
         "betas": (0.9, 0.999), "weight_decay": 0.05, "drop_path": 0.1, "clip_grad": 5.0, "precision": "bf16",
         "recipe_version": 1, "drop_step": 437_500,
     }  # fmt: skip
@@ -68,7 +68,7 @@ def test_the_recipe_is_the_released_one() -> None:
     assert set(BY_SIZE) == set(TIERS["paper"].models)
     found = [yaml.safe_load(path.read_text()) for path in manifests.SHIPPED.glob("imagenet*.yaml")]
     assert sorted(c["subsets"][0]["images"] or c["images"] for c in found) == [*LEVELS, WHOLE_22K]
-    assert {content["seed"] for content in found} == {RECIPE.draw}
+    assert {content["seed"] for content in found} == {RECIPE.subset_seed}
 
 
 def test_data_names_one_source_or_two_and_levels_that_they_cannot_fill_are_left_out() -> None:
