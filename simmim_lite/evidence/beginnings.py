@@ -63,8 +63,7 @@ def claim(records: Iterable[dict], score: str = "linear") -> Claim:
     It holds where that is so from some number on to the largest; it does not where at every number one of the two is
     not beaten by the margin, by the whole interval."""
     frame = arms(records, score)
-    same = {"id": "C10", "statement": STATEMENT, "margin": MARGIN, "target": "", "image_size": None, "recipe": ""}
-    same["data"] = frame["data"].iloc[0] if len(frame) else ""
+    same = {"id": "C10", "statement": STATEMENT, "margin": MARGIN, "recipe": ""}
     levels = [some for _, some in gains(frame).groupby("images") if set(some["over"]) == {"own", "foreign"}]
     if len(frame) and frame["steps"].max() <= SMOKE_STEPS:
         return Claim(**same, evidence=f"Runs of {frame['steps'].max()} steps test the machinery", verdict=UNTESTED)

@@ -32,8 +32,7 @@ def claims_of(rows: list[dict], records: Iterable[dict] = ()) -> list[Claim]:
         return []
     runs, found = None, []
     for rule in rules.TABLE:
-        fields = {name: rows[0][name] for name in ("data", "target", "image_size", "recipe")}
-        fields |= {"id": rule.id, "statement": rule.statement, "margin": rule.margin}
+        fields = {"id": rule.id, "statement": rule.statement, "margin": rule.margin, "recipe": rows[0]["recipe"]}
         try:
             runs = runs or Runs(rows, records)
             fields |= MEASURES[rule.measure](rule, runs)

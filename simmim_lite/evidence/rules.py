@@ -34,9 +34,6 @@ class Claim:
     n: int = 0  # units: seeds, or cells of runs that were made once
     margin: float
     verdict: str  # HOLDS | FAILS | OPEN | UNTESTED
-    data: str
-    target: str
-    image_size: int | None  # pixels
     recipe: str  # as in the rows of `records.run_rows`
 
     def __str__(self) -> str:
