@@ -81,6 +81,7 @@ def test_a_job_on_several_devices_is_its_runs_under_torchrun(tmp_path) -> None:
     assert (done.trained, done.error) == (1, "")
     (record,) = load(tmp_path)
     assert record["key"] == run.key and record["where"]["processes"] == 2
+    assert cluster.do_on_gpus(*workers.make_jobs([run], {}), str(tmp_path), "cpu", 2).trained == 0
 
 
 def holders(lock: Path) -> set[int]:

@@ -17,7 +17,7 @@ from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.studies import costs, grids, notebooks
-from simmim_lite.studies.grids import grid, left_out, sources, tunings
+from simmim_lite.studies.grids import grid, left_out, plan_of, sources, tunings
 from simmim_lite.studies.tiers import BY_SIZE, LEVELS, RECIPE, STUDIES, TIERS, WHOLE_22K
 from simmim_lite.training.run import Run
 
@@ -84,6 +84,10 @@ def test_data_names_one_source_or_two_and_levels_that_they_cannot_fill_are_left_
     few = grid("all", "paper", data=TWO, available=300_000, second_available=WHOLE_22K)
     assert {r.images for r in few} == {128_117, 300_000, WHOLE_22K}
     assert not any(r.model == "swinv2_huge" and r.images == 128_117 for r in few)
+    tuned, _ = plan_of("transfer", "paper", data=TWO, available=LEVELS[-1], second_available=5_000_000)
+    assert max(run.images for run in tuned) == 5_000_000  # all that the second one holds
+    photographs = {"data": "imagefolder:a"}
+    assert grid("all", "gpu", **photographs) == grid("all", TIERS["gpu"].on("imagefolder:a"), **photographs)
     line = left_out("paper", "imagefolder:one", 300_000)
     assert "256,233, 640,584, 1,281,167, 14,197,122" in line and "--data" in line
     assert left_out("paper", TWO, **HELD) == ""

@@ -165,8 +165,8 @@ def do_on_gpus(job: Job, runs_dir: str, device: str, processes: int) -> Outcome:
             return Outcome(job.name, trained, error=f"{run.key}: {error}")
         torchrun = ["torch.distributed.run", *shlex.split(launch(processes))[1:]]
         command = [sys.executable, "-m", *torchrun, "-m", "simmim_lite", *words]
-        before = _end_with_parent if sys.platform == "linux" else None
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=before)
+        first = _end_with_parent if sys.platform == "linux" else None
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=first)
         if done.returncode:
             lines = re.findall(r"^(?:\[\w+\]:)?simmim-lite: (.+)$", done.stderr, re.M)
             saved = [line for line in lines if "is saved at step" in line]  # torchrun's own status says nothing of it

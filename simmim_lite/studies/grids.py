@@ -87,7 +87,7 @@ def tier_axes(
     (None = no limit); larger levels are replaced by all there are. Without a second source its level is drawn from the
     first, and left out where that is too small."""
     axes = tier_of(tier).on(data)
-    places = _places(tier, data, available, second_available)
+    places = _places(axes, data, available, second_available)
     recipe = replace(axes.recipe, precision=precision or axes.recipe.precision)
     runs = []
     for seed in seeds_of(axes, seeds):
@@ -230,6 +230,7 @@ def beginnings(
     levels, most = own.images, own.images[-1]
     if (available := images_of(data).get("available", most)) < _NEARLY * most:
         levels = (*(n for n in levels if n <= available / 2), available)
+    levels = tuple(min(n, available) for n in levels)  # of a source that nearly fills the largest
     source = not foreign.startswith("hf://") and re.match(_STARTS, foreign)
     recipe = replace(axes.recipe, data=data, model=own.model, images=levels[-1], precision="bf16")
     first = None if source else axes.begin_with(foreign, recipe)
@@ -266,7 +267,6 @@ def plan_of(
             from ..training.transfer import open_for
 
             annotated[task] = f"{kind}:{folder}", len(open_for(task, f"{kind}:{folder}", 0).train)
-    options.pop("second_available", None)
     runs = transfer_runs(axes, **options)
     return runs, transfer_specs(axes, runs, labelled, annotated)
 
