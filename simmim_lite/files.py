@@ -147,12 +147,10 @@ def held(lock: str | Path) -> bool | None:
 def _has_flock(folder: Path) -> bool:
     """Whether files in a folder can be locked by the system: on some shared disks they cannot."""
     try:
-        import fcntl
+        with contextlib.suppress(ImportError), tempfile.TemporaryFile(dir=folder) as file:  # Windows has its own
+            import fcntl
 
-        with tempfile.TemporaryFile(dir=folder) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-    except ImportError:  # Windows has its own
-        return True
     except OSError as error:
         return error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
     return True

@@ -16,8 +16,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
 from datetime import UTC, datetime
 from functools import cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TextIO
 
@@ -86,12 +88,11 @@ def versions() -> dict:
     """Versions of Python and of the packages that numbers depend on; None for one that is not installed."""
     import torch
 
-    found = {"python": platform.python_version()}
-    for name in ("simmim-lite", "torch", "torchvision", "timm", "numpy"):
-        try:
+    names = ("simmim-lite", "torch", "torchvision", "timm", "numpy")
+    found = {"python": platform.python_version(), **dict.fromkeys(names)}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
     return found | {"torch": torch.__version__}
 
 
@@ -130,8 +131,6 @@ def deaf_to_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    from multiprocessing import resource_tracker
-
     resource_tracker.ensure_running()  # Python 3.11 unblocks the signal where it starts this by the way
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
     try:
@@ -143,8 +142,6 @@ def deaf_to_interrupts() -> Iterator[None]:
 def each(function: Callable, items: Collection, workers: int, threads: int = 1, grace: float = 0.0) -> Iterator:
     """What a function makes of items, as they end, in new processes of so many threads, which end with this one. One
     that is killed is one line. grace: seconds that SIGTERM gives them to save, when this process is interrupted."""
-    from concurrent.futures import FIRST_COMPLETED, wait
-
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
@@ -161,9 +158,8 @@ def each(function: Callable, items: Collection, workers: int, threads: int = 1, 
                 calls |= {pool.submit(function, item) for item in itertools.islice(left, 1)}
         pool.shutdown()
     except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process died (out of memory?): what is finished is kept; run again with --workers 1"
-        ) from error
+        died = "a worker process died (out of memory?)"
+        raise UserError(f"{died}: what is finished is kept; run again with --workers 1") from error
     except BaseException as error:
         if isinstance(error, Signalled):
             ignore_signals()

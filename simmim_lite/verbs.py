@@ -1,4 +1,4 @@
-"""What the verbs of the command line do. What is heavy is imported when called."""
+"""What the verbs of the command line do. Torch, and all that needs it, is imported when called."""
 
 import contextlib
 import dataclasses
@@ -7,14 +7,21 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from .data import manifests, packs
 from .data.scenes import LOOKS
+from .data.sources import listing, open_data
+from .data.store import progress
 from .errors import Everywhere, UserError, check_writable
-from .evidence import published
+from .evidence import diagnose as diagnosis
+from .evidence import published, records
+from .evidence.claims import claims, claims_of
 from .model.sizes import PAPER
-from .processes import import_torch, speaks, waiting
+from .processes import import_torch, one_thread, pick_device, speaks, waiting
+from .studies import costs, engine, grids, notebooks, planner, report, workers
 from .studies.tiers import BY_SIZE, NAMED, RECIPE, STUDIES, TRANSFER, StudyName, StudyOptions, claim_ids
 from .training import specs
-from .training.run import Run, Runtime
+from .training.callbacks import film_path
+from .training.run import Run, Runtime, record_path, transfer_path
 from .training.tuning import Dense, FineTune, Probe
 
 _NAMED = 20  # problems that are named
@@ -23,8 +30,6 @@ _NAMED = 20  # problems that are named
 @contextlib.contextmanager
 def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar of steps, to be told (done, in all): how much there is to do is known when it is first told."""
-    from .data.store import progress
-
     with contextlib.ExitStack() as stack:
 
         @functools.cache
@@ -37,18 +42,15 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
 def pretrain(*, runs_dir: str, device: str, film: int, log: list[str], **fields: object) -> None:
     """`simmim-lite pretrain`; fields: of the run, and of its runtime."""
     import_torch()
-    from .processes import pick_device
-    from .training.callbacks import film_path
     from .training.pretrain import pretrain as train
-    from .training.run import record_path
 
     runtime = Runtime(**{field.name: fields.pop(field.name) for field in dataclasses.fields(Runtime)})
     run = Run(**fields)
     if not record_path(runs_dir, run).exists():
         check_writable(runs_dir, "choose another --runs-dir")
     pick_device(device)
-    with _bar(run.key) as report:
-        record = train(run, progress=report, runtime=runtime, runs_dir=runs_dir, device=device, film=film, log=log)
+    with _bar(run.key) as bar:
+        record = train(run, progress=bar, runtime=runtime, runs_dir=runs_dir, device=device, film=film, log=log)
     path = record_path(runs_dir, run)
     if record["status"] == "failed":
         raise Everywhere(f"{run.key} failed: {record['reason']} (its record is {path})")
@@ -69,8 +71,6 @@ def study(
     first_seed: int | None, hours: float | None, images_per_second: list, assume: str, **options: object
 ) -> None:  # fmt: skip
     """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
-    from .studies import costs, engine, grids, notebooks, report, workers
-
     name = specs.value("study", StudyName, name)
     speed = {"images_per_second": images_per_second, "assume": assume}
     if not dry_run and (gpus != 1 or any(speed.values())):
@@ -108,15 +108,11 @@ def study(
 
 def _claims(name: str, how: StudyOptions) -> tuple[list, list[dict]]:
     """Train what is missing, or at tier shipped nothing, and print what came of it; claims, and records of failures."""
-    from .evidence import records as evidence
-    from .evidence.claims import claims
-    from .studies import engine
-
     if how.tier == "shipped":  # the notebooks show it beside the reader's own runs
-        for of in [evidence.TRANSFER] if name == TRANSFER else evidence.shipped_names():
-            records = evidence.shipped(of)
-            about = [f"{claim}\n" for claim in claims(records) if claim.id in claim_ids(name)]
-            print(f"shipped records {of}: {len(records)}", *about, sep="\n", end="" if about else "\n")
+        for of in [records.TRANSFER] if name == TRANSFER else records.shipped_names():
+            shipped = records.shipped(of)
+            about = [f"{claim}\n" for claim in claims(shipped) if claim.id in claim_ids(name)]
+            print(f"shipped records {of}: {len(shipped)}", *about, sep="\n", end="" if about else "\n")
         return [], []
     result = engine.study(name, **vars(how))
     failed = [record for record in result.records if record["status"] == "failed"]
@@ -128,8 +124,6 @@ def _claims(name: str, how: StudyOptions) -> tuple[list, list[dict]]:
 
 def _copies(name: str, how: StudyOptions, parameters: dict | None) -> tuple[list, str]:
     """The notebooks of a study with their parameters, checked; or none, and why there are none."""
-    from .studies import notebooks
-
     if parameters is None:
         return [], "--no-notebooks"
     try:
@@ -148,12 +142,10 @@ def diagnose(
     log: str | None, loss: str | None, weights: str | None, bands: str | None, out: str, device: str, **fields: object
 ) -> None:
     """`simmim-lite diagnose`: a log, a checkpoint's reconstructions, or both."""
-    from .evidence.diagnose import TABLE, diagnose, text
-
     if not log and not weights:
         raise UserError("nothing to look at: give a log, or --weights FILE --data DIR --model SIZE")
     if log:
-        print(text(diagnose(log, loss), log))
+        print(diagnosis.text(diagnosis.diagnose(log, loss), log))
     if weights:
         run = Run(**fields)
         three = specs.read("bands", tuple[int, int, int], bands) if bands else [k % run.channels + 1 for k in range(3)]
@@ -164,14 +156,12 @@ def diagnose(
 
         check_writable(png := Path(out).with_suffix(".png"))
         said = reconstructed(weights, run, device, png, [band - 1 for band in three])
-        said += f"; the mean colour buys about {TABLE['level']['l1']} (L1, standard deviations)"
+        said += f"; the mean colour buys about {diagnosis.TABLE['level']['l1']} (L1, standard deviations)"
         print(f"{weights}: {said}\n{png}, and {png.with_suffix('.html')}")
 
 
 def plan(images: int, **options: object) -> None:
     """`simmim-lite plan`."""
-    from .studies import planner
-
     print("\n".join(planner.lines(planner.plan(images, **options))))
 
 
@@ -192,7 +182,6 @@ def transfer(
 ) -> None:
     """`simmim-lite transfer`. The paper's networks come from a file at the paper's input, where no other is given."""
     import_torch()
-    from .training.run import transfer_path
     from .training.transfer import scores
     from .training.transfer import transfer as transferred
 
@@ -201,8 +190,8 @@ def transfer(
     given |= fields_of(set, kind) | ({"scratch": fields_of(scratch_set, kind)} if scratch_set else {})
     released = weights and options.get("model") in PAPER  # docs/facts.md, 3
     about = {"image_size": 192, "window_size": 12, "mask_patch": 32, "statistics": "imagenet"} if released else {}
-    with _bar(f"{task}, pretrained and from scratch") as report:
-        result = transferred(Run(**about | options), task, progress=report, **given)
+    with _bar(f"{task}, pretrained and from scratch") as bar:
+        result = transferred(Run(**about | options), task, progress=bar, **given)
     if not speaks():
         return
     trained, baseline = scores(result["trained"]), scores(result["baseline"])
@@ -216,12 +205,10 @@ def transfer(
 
 def manifest(action: str, manifest: str, folder: str | None, out: str | None) -> None:
     """`simmim-lite manifest`."""
-    from .data import manifests, packs, sources
-
     build = action == "build"
     manifests.read(manifest, built=not build)  # before pictures are listed
     check_writable(out or ".")
-    source = folder and sources.listing(f"{'packed' if packs.is_pack(folder) else 'imagefolder'}:{folder}")
+    source = folder and listing(f"{'packed' if packs.is_pack(folder) else 'imagefolder'}:{folder}")
     if build:
         content = manifests.build(manifest, source, out)
         return print(f"{content['name']}: {content['images']} images, digest {content['digest']}")
@@ -231,10 +218,8 @@ def manifest(action: str, manifest: str, folder: str | None, out: str | None) ->
 
 def pack(source: str, out: str, *, short_side: int) -> None:
     """`simmim-lite data pack`."""
-    from .data import packs, sources
-
     check_writable(out)
-    done = packs.pack(sources.listing(source), out, short_side=short_side)
+    done = packs.pack(listing(source), out, short_side=short_side)
     left_out, shards = done.info["left_out"], done.info["shards"]
     if left_out:
         names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_NAMED])
@@ -246,13 +231,11 @@ def pack(source: str, out: str, *, short_side: int) -> None:
 
 def verify(pack: str, manifest: str | None) -> None:
     """`simmim-lite data verify`."""
-    from .data import manifests, packs, sources
-
     if manifest:
         manifests.read(manifest, built=True)  # before all bytes are read
     problems = packs.verify(pack)
     if manifest:
-        problems += manifests.verify(manifest, sources.listing(f"packed:{pack}"))
+        problems += manifests.verify(manifest, listing(f"packed:{pack}"))
     _name(problems, pack)
     print(f"{pack}: every byte is as it was packed")
 
@@ -269,8 +252,6 @@ def _name(problems: list[str], where: str) -> None:
 
 def records_import(file: str, scores: str | None, runs_dir: str) -> None:
     """`simmim-lite records import`."""
-    from .evidence.claims import claims_of
-
     rows, notes = published.import_csv(file, runs_dir, scores)
     print(*claims_of(rows), *notes, sep="\n")
     many = f"{len(rows)} run{'s' * (len(rows) > 1)}"
@@ -309,8 +290,6 @@ def score_weights(source: list[str], *, model: str, data: str, images: int, devi
     """`simmim-lite weights score`: our losses, lowest first, and the published ones of that size, in the same order.
 
     The protocol of the published losses is unknown (crop, masks, target): only the order may be compared."""
-    from .evidence import published
-
     own = {"model": model, "data": data, "val_images": images, "precision": "fp32"}
     run = dataclasses.replace(RECIPE if model in BY_SIZE else Run(), **own)
     found = scores_of(source, run, device)
@@ -327,9 +306,7 @@ def scores_of(sources: Sequence[str | Path], run: Run, device: str = "auto") -> 
     """Validation loss, its standard error over images, and name of checkpoints (files, or hf://…) as the record of
     `run` would have them: model, input, masks, target, data, `val_images` and `val_masks` count."""
     import_torch()
-    from .data.sources import open_data
     from .model.weights import is_hub, load_weights
-    from .processes import one_thread, pick_device
     from .training.pretrain import build, validation_loss
     from .training.probes import input_statistics
 

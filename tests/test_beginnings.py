@@ -61,7 +61,7 @@ def test_of_several_studies_in_a_folder_the_largest_is_shown(monkeypatch) -> Non
     assert tested.verdict == HOLDS and beginnings.claim(found).evidence == "Runs of 500 steps test the machinery"
 
 
-def test_the_grid_has_four_arms_of_the_same_runs() -> None:
+def test_the_grid_has_four_arms_of_the_same_runs(monkeypatch) -> None:
     before, found = grids.beginnings("quick", seeds=(7, 8))
     assert [(run.data, run.seed) for run in before] == [("scenes", 7), ("scenes", 8)]
     untrained, foreign, *rest = found[:8]
@@ -72,6 +72,8 @@ def test_the_grid_has_four_arms_of_the_same_runs() -> None:
     assert {(run.data, run.seed, run.steps) for run in rest} == {("plankton", 7, 500)}
     shown, _ = grids.beginnings("shipped")
     assert {run.model for run in shown} == {"swinv2_femto"} and len(shown) == 4
+    monkeypatch.setattr(grids, "images_of", lambda data: {"available": 16_300})  # a few cannot be read
+    assert {run.images for run in grids.beginnings("quick", seeds=1)[1]} == {64, 1024, 16_300}
 
 
 def test_given_weights_say_the_size_and_full_size_ones_the_input(tmp_path) -> None:

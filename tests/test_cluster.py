@@ -22,7 +22,7 @@ from simmim_lite.evidence.records import load
 from simmim_lite.studies import cluster, notebooks, workers
 from simmim_lite.studies.engine import study
 from simmim_lite.studies.grids import grid
-from simmim_lite.studies.tiers import TIERS
+from simmim_lite.studies.tiers import TIERS, StudyOptions
 from simmim_lite.training.record import read_record
 from simmim_lite.training.run import Run, record_path, weights_path
 
@@ -61,10 +61,9 @@ def test_a_local_cluster_gives_the_numbers_of_the_local_engine(tmp_path, short_f
         blocked.write_text("a file where a folder should be")
     jobs, line = workers.make_jobs([*runs, bad], {}), f"cannot write .*{bad.trunk_key}"
     one_line(line, workers.execute, workers.Local("cpu", 1), jobs, tmp_path / "local")
-    options = {"address": None, "device": "auto", "workers": 1, "gpus_per_run": None}
     good = write_notebook(tmp_path / "good.ipynb", ["print(x + 1)"], parameters="x = 1")
     hears = signal.getsignal(signal.SIGTERM)
-    with cluster.joined(tmp_path / "ray", **options) as found:
+    with cluster.joined(tmp_path / "ray", StudyOptions(engine="ray", workers=1)) as found:
         assert signal.getsignal(signal.SIGTERM) == hears  # a study stops by it
         one_line(line, workers.execute, found, jobs, tmp_path / "ray")
         # the cluster that is joined already is used
@@ -82,6 +81,7 @@ def test_a_job_on_several_devices_is_its_runs_under_torchrun(tmp_path) -> None:
     assert (done.trained, done.error) == (1, "")
     (record,) = load(tmp_path)
     assert record["key"] == run.key and record["where"]["processes"] == 2
+    assert cluster.do_on_gpus(*workers.make_jobs([run], {}), str(tmp_path), "cpu", 2).trained == 0
 
 
 def holders(lock: Path) -> set[int]:

@@ -47,7 +47,7 @@ def test_half_widths_and_where_intervals_under_cover() -> None:
     assert tenth["others"] == pytest.approx(0.56, abs=0.01) and giant["others"] < 0.7
     assert tenth["under"] and giant["under"] and not level["imagenet1k-100"]["under"]
     i, j = np.triu_indices(len(x), 1)  # docs/facts.md, 7: of two held-out runs, by the gap of their predictions
-    predicted = heldout.held_out("fixed", x, "cell").predicted
+    predicted = heldout.held_out("fixed", x, "cell").error + x.y
     gap, use = predicted[i] - predicted[j], (x.y[i] != x.y[j]) & (x.unit[i] != x.unit[j])
     inside = [use & (abs(gap) >= low) & (abs(gap) < high) for low, high in pairwise((0.0, 0.1, 0.2, 0.4, np.inf))]
     shares = [100 * (gap[some] * (x.y[i] - x.y[j])[some] > 0).mean() for some in inside]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from filelock import FileLock
 from synthetic_records import record
 from test_cli import call
@@ -14,6 +15,7 @@ from simmim_lite.lab import monitor
 from simmim_lite.lab.monitor import counts, look, text
 from simmim_lite.studies.grids import plan_of
 from simmim_lite.training import callbacks
+from simmim_lite.training.parallel import Group
 from simmim_lite.training.run import Run, record_path, write_record
 
 RUN = Run(model="swinv2_femto", images=64, steps=400, eval_every=100)
@@ -36,8 +38,8 @@ def lock(folder, run: Run) -> FileLock:
 def started(folder, clock, run: Run = RUN, steps: int = 200, ago: float = 30) -> None:
     """The journal of a run that has done so many steps, 10 s a point, the last of them half a minute ago."""
     clock[0], now = clock[0] - ago - 10 * (steps // 50 + steps // run.eval_every), clock[0]
-    written = callbacks.Journal(folder, run, device="cpu", processes=2)
-    written.on_train_start(SimpleNamespace(step=0, curve=[]))
+    written = callbacks.Journal(folder, run)
+    written.on_train_start(SimpleNamespace(step=0, curve=[], group=Group(torch.device("cpu"), size=2)))
     for step in range(50, steps + 1, 50):
         clock[0] += 10
         written.point(step, train_loss=0.7 - step / 1000)

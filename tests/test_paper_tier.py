@@ -17,7 +17,7 @@ from simmim_lite.data import manifests
 from simmim_lite.errors import UserError
 from simmim_lite.model.sizes import SIZES
 from simmim_lite.studies import costs, grids, notebooks
-from simmim_lite.studies.grids import grid, left_out, sources, tunings
+from simmim_lite.studies.grids import grid, left_out, plan_of, sources, tunings
 from simmim_lite.studies.tiers import BY_SIZE, LEVELS, RECIPE, STUDIES, TIERS, WHOLE_22K
 from simmim_lite.training.run import Run
 
@@ -58,7 +58,7 @@ def test_the_recipe_is_the_released_one() -> None:
     run = next(r for r in grid("all", "paper") if r.model == "swinv2_base" and r.steps == 500_000)
     released = {
         "image_size": 192, "window_size": 12, "mask_patch": 32, "mask_ratio": 0.6, "target": "normalized",
-        "norm_window": 47, "statistics": "imagenet", "augment": "picture-crop+flip", "batch_size": 2048, "lr": 4e-4,
+        "target_window": 47, "statistics": "imagenet", "augment": "picture-crop+flip", "batch_size": 2048, "lr": 4e-4,
         "betas": (0.9, 0.999), "weight_decay": 0.05, "drop_path": 0.1, "clip_grad": 5.0, "precision": "bf16",
         "recipe_version": 1, "drop_step": 437_500,
     }  # fmt: skip
@@ -68,7 +68,7 @@ def test_the_recipe_is_the_released_one() -> None:
     assert set(BY_SIZE) == set(TIERS["paper"].models)
     found = [yaml.safe_load(path.read_text()) for path in manifests.SHIPPED.glob("imagenet*.yaml")]
     assert sorted(c["subsets"][0]["images"] or c["images"] for c in found) == [*LEVELS, WHOLE_22K]
-    assert {content["seed"] for content in found} == {RECIPE.draw}
+    assert {content["seed"] for content in found} == {RECIPE.subset_seed}
 
 
 def test_data_names_one_source_or_two_and_levels_that_they_cannot_fill_are_left_out() -> None:
@@ -84,6 +84,10 @@ def test_data_names_one_source_or_two_and_levels_that_they_cannot_fill_are_left_
     few = grid("all", "paper", data=TWO, available=300_000, second_available=WHOLE_22K)
     assert {r.images for r in few} == {128_117, 300_000, WHOLE_22K}
     assert not any(r.model == "swinv2_huge" and r.images == 128_117 for r in few)
+    tuned, _ = plan_of("transfer", "paper", data=TWO, available=LEVELS[-1], second_available=5_000_000)
+    assert max(run.images for run in tuned) == 5_000_000  # all that the second one holds
+    photographs = {"data": "imagefolder:a"}
+    assert grid("all", "gpu", **photographs) == grid("all", TIERS["gpu"].on("imagefolder:a"), **photographs)
     line = left_out("paper", "imagefolder:one", 300_000)
     assert "256,233, 640,584, 1,281,167, 14,197,122" in line and "--data" in line
     assert left_out("paper", TWO, **HELD) == ""

@@ -19,6 +19,7 @@ from simmim_lite.evidence.records import BEGINNINGS, TRANSFER, shipped, shipped_
 from simmim_lite.studies.notebooks import PARAMETERS
 from simmim_lite.studies.tiers import StudyOptions
 from simmim_lite.training import specs
+from simmim_lite.training.pretrain import build
 from simmim_lite.training.record import read_record
 from simmim_lite.training.run import Run, Runtime, new_record, record_path, write_atomic, write_record
 from simmim_lite.training.specs import Count, number, read
@@ -157,7 +158,7 @@ def test_key_is_readable_covers_every_field_and_does_not_depend_on_where_a_run_w
     assert Run(steps=250).trunk_key == Run(steps=1000).trunk_key != Run(steps=250, seed=1).trunk_key
     with pytest.raises(UserError, match="unknown field of Run 'step': did you mean 'steps'"):
         Run.from_dict({"step": 3})
-    assert {s: Run(image_size=s).norm_window for s in (32, 64, 192, 224)} == {32: 7, 64: 15, 192: 47, 224: 55}
+    assert {s: build(Run(image_size=s)).target_window for s in (32, 64, 192, 224)} == {32: 7, 64: 15, 192: 47, 224: 55}
 
 
 @pytest.mark.parametrize(

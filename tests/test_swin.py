@@ -60,7 +60,7 @@ def slow_encode(encoder, image, mask=None):
         for i, block in enumerate(stage.blocks):
             x = x + block.norm1(slow_attention(block.attn, x, stage.window, i % 2 == 1))
             x = x + block.norm2(block.mlp.fc2(F.gelu(block.mlp.fc1(x))))
-        if stage.downsample is not None:
+        if stage is not encoder.layers[-1]:
             x = F.pad(x, (0, 0, 0, x.shape[1] % 2, 0, x.shape[0] % 2))
             corners = [x[row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
             x = stage.downsample.norm(stage.downsample.reduction(torch.cat(corners, -1)))

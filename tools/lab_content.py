@@ -17,7 +17,7 @@ from safetensors.torch import save
 from simmim_lite.data.sources import open_data
 from simmim_lite.lab import mask_lab, widgets
 from simmim_lite.model.masking import hash_masks
-from simmim_lite.model.sizes import SIZES
+from simmim_lite.model.sizes import SIZES, odd_quarter
 from simmim_lite.training.callbacks import Film, fill_in, film_path, filmed
 from simmim_lite.training.pretrain import build, pretrain
 from simmim_lite.training.probes import input_statistics
@@ -87,7 +87,8 @@ def network(run_file: str, runs_dir: str, name: str, title: str) -> list[Path]:
     about = {"name": name, "title": title, "key": run.key, "model": run.model, "side": run.image_size}
     about["text"] = f"{run.model}, {steps} on {run.data.split('/')[-1]}; validation loss {loss:.3f}."
     about |= {"window": run.window_size, "patch_size": size.patch_size, "depths": list(size.depths)}
-    about |= {"mask_patch": run.mask_patch, "target": run.target, "target_window": run.norm_window}
+    window = run.target_window or odd_quarter(run.image_size)
+    about |= {"mask_patch": run.mask_patch, "target": run.target, "target_window": window}
     data = open_data(run.data, run.image_size)
     values, model = input_statistics(data, run.statistics), build(replace(run, seed=0))
     model.load_state_dict(load_final(runs_dir, run))

@@ -30,14 +30,15 @@ def claims_of(rows: list[dict], records: Iterable[dict] = ()) -> list[Claim]:
     rows = [row for row in rows if row["val_loss"] is not None]
     if not rows:
         return []
-    same, runs, found = {name: rows[0][name] for name in ("data", "target", "image_size", "recipe")}, None, []
+    runs, found = None, []
     for rule in rules.TABLE:
+        fields = {"id": rule.id, "statement": rule.statement, "margin": rule.margin, "recipe": rows[0]["recipe"]}
         try:
             runs = runs or Runs(rows, records)
-            fields = MEASURES[rule.measure](rule, runs)
+            fields |= MEASURES[rule.measure](rule, runs)
         except CannotTell as error:
-            fields = {"evidence": str(error), "verdict": error.verdict}
-        found.append(Claim(**{"id": rule.id, "statement": rule.statement, "margin": rule.margin} | same | fields))
+            fields |= {"evidence": str(error), "verdict": error.verdict}
+        found.append(Claim(**fields))
     return found
 
 
@@ -76,7 +77,7 @@ def _contrast(rule: Rule, runs: Runs) -> dict:
         if judge(rule, values, t_interval(values)) == rules.HOLDS:
             gains = "few images cost it more, but it is not shown to be worse"
             more += f": {'it is worse' if low > rule.margin else gains}"
-    options = {"seeds": values.index, "margin": margin, "confidence": confidence, "form": "+.4f", "more": more}
+    options = {"margin": margin, "confidence": confidence, "form": "+.4f", "more": more}
     return conclude(rule, runs, values, _sentence(rule, runs, units, float(np.mean(values))), said, **options)
 
 
@@ -106,9 +107,8 @@ def _units(rule: Rule, runs: Runs, large: str) -> Units:
             if there := [one for one in lengths if all(cell in runs.loss.index for _, cell in _cells(terms, one))]:
                 units[" ".join(map(str, roles.values()))] = there
         if over_lengths == "longest" and units:  # that all of them have
-            common = set.intersection(*({one["t"] for one in lengths} for lengths in units.values()))
-            longest = max(common, default=0)
-            units = {name: [one for one in lengths if one["t"] == longest] for name, lengths in units.items() if common}
+            longest = max(set.intersection(*({one["t"] for one in lengths} for lengths in units.values())), default=0)
+            units = {name: [one for one in some if one["t"] == longest] for name, some in units.items() if longest}
         if units and (over_sizes in ("adjacent", "each") or len(units) == len(choices)):
             return units
     return {}
@@ -116,12 +116,10 @@ def _units(rule: Rule, runs: Runs, large: str) -> Units:
 
 def _values(terms: tuple, units: Units, runs: Runs) -> pd.Series:
     """Weighted sums of losses, the mean over lengths: by seed, their mean over units, or by unit, over seeds."""
-
-    def total(lengths: list[dict]) -> pd.Series:
+    found = pd.DataFrame()  # (seeds, units)
+    for name, lengths in units.items():
         sums = [sum(weight * runs.loss.loc[cell] for weight, cell in _cells(terms, roles)) for roles in lengths]
-        return sum(sums) / len(sums)
-
-    found = pd.DataFrame({name: total(lengths) for name, lengths in units.items()})  # (seeds, units)
+        found[name] = sum(sums) / len(sums)
     return (found.mean(axis=1, skipna=False) if runs.by_seed else found.mean()).dropna()
 
 
@@ -194,8 +192,7 @@ def _top1(rule: Rule, runs: Runs) -> dict:
     for n, length in ((many, long), (labels, long), (many, steps)):
         if (model, n, length) in scratch:
             more += f", from scratch on {n:,} labels for {length:,} {100 * scratch[model, n, length].mean():.1f} %"
-    options = {"seeds": values.index, "form": "+.1f", "scale": 100, "more": more}
-    return conclude(rule, runs, values, text, f"{100 * rule.margin:+.1f}", **options)
+    return conclude(rule, runs, values, text, f"{100 * rule.margin:+.1f}", form="+.1f", scale=100, more=more)
 
 
 def _product(rule: Rule, runs: Runs) -> dict:

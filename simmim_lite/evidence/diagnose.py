@@ -56,7 +56,6 @@ class Diagnosis:
 
     layout: str
     points: list[Point] = field(repr=False)
-    level: float  # what the mean colour buys
     verdict: str  # sick | healthy | too short to say
     findings: list[Finding]
     place: str  # between the mean colour and known runs
@@ -84,10 +83,7 @@ def of_text(text: str) -> tuple[str, list[Point]]:
     """The same of a log's text."""
     lines = text.splitlines()
     if official := [found.groups() for found in map(_OFFICIAL.search, lines) if found]:
-        rows = [
-            {"step": int(e) * int(n) + int(i), "loss": _number(loss), "lr": _number(lr)}
-            for e, i, n, lr, loss in official
-        ]
+        rows = [{"step": int(e) * int(n) + int(i), "loss": loss, "lr": lr} for e, i, n, lr, loss in official]
         return "official text log", _points(rows)
     with contextlib.suppress(ValueError):
         content = json.loads(text)
@@ -103,13 +99,8 @@ def of_text(text: str) -> tuple[str, list[Point]]:
     if rows:
         whole = [*(point for row in rows for point in row.get("curve", ())), *rows]
         return "JSON lines", _points(whole)
-    return "CSV", _points(_table(lines))
-
-
-def _table(lines: list[str]) -> list[dict]:
-    head = next((line for line in lines if line.strip()), "")
-    reader = csv.DictReader([line for line in lines if line.strip()], delimiter=max(",;\t", key=head.count))
-    return [{name: _number(one) for name, one in row.items() if name} for row in reader]
+    lines = [line for line in lines if line.strip()]
+    return "CSV", _points(csv.DictReader(lines, delimiter=max(",;\t", key="".join(lines[:1]).count)))
 
 
 def _number(text: object) -> float | None:
@@ -162,8 +153,7 @@ def diagnose(path: str | Path, loss: str | None = None) -> Diagnosis:
     if loss not in (None, *TABLE["level"]):
         raise unknown("loss", loss, TABLE["level"])
     loss = loss or ("mse" if layout == "JSON lines" and Path(path).name == "log.txt" else "l1")
-    verdict, findings = judged(points, TABLE["level"][loss])
-    return Diagnosis(layout, points, TABLE["level"][loss], verdict, findings, _place(points, loss))
+    return Diagnosis(layout, points, *judged(points, TABLE["level"][loss]), _place(points, loss))
 
 
 def judged(points: list[Point], level: float) -> tuple[str, list[Finding]]:
@@ -182,7 +172,8 @@ def judged(points: list[Point], level: float) -> tuple[str, list[Finding]]:
     if len(finite) < TABLE["least"]:
         return ("sick" if found else "too short to say"), found
     k = max(1, min(5, len(finite) // 20))
-    first, last, low = float(median(finite[:k])), float(median(finite[-k:])), _lowest(finite, k)
+    smooth = [float(median(finite[i : i + k])) for i in range(len(finite) - k + 1)]
+    first, last, low = smooth[0], smooth[-1], min(smooth)
     fall, many = (first - last) / first if first > 0 else 0.0, len(finite) >= 2 * TABLE["least"]
     if first > share["high"] * level and low > level:
         add("pixels not normalised", 1, first=first, times=first / level)
@@ -197,22 +188,14 @@ def judged(points: list[Point], level: float) -> tuple[str, list[Finding]]:
         add("flat from the start", 1 if many else 2, first=first, last=last, level=level)
     elif last < share["good"] * level:
         add("too good to be true", 1, last=last, level=level)
-    if len(val) >= VALIDATIONS and val[-1] - min(val) > OVERFIT and fall > 0:
-        add(
-            "rising validation", 0 if val[-1] - min(val) > share["clear"] * OVERFIT else 1, valley=min(val), val=val[-1]
-        )
+    rise = val[-1] - min(val) if len(val) >= VALIDATIONS else 0.0
+    if rise > OVERFIT and fall > 0:
+        add("rising validation", 0 if rise > share["clear"] * OVERFIT else 1, valley=min(val), val=val[-1])
     if (drop := _drop(points)) and not found:
         step, before = drop
         if before > 0 and (before - last) / before < share["gain"]:
             add("nothing gained at the drop", 2, before=before, at=f"step {step:,.0f}", last=last)
-    if found:
-        return "sick", found
-    return ("healthy" if many and fall >= share["healthy"] else "too short to say"), found
-
-
-def _lowest(values: list[float], k: int) -> float:
-    """The lowest median of k neighbours."""
-    return float(min(median(values[i : i + k]) for i in range(0, len(values) - k + 1)))
+    return ("sick" if found else "healthy" if many and fall >= share["healthy"] else "too short to say"), found
 
 
 def _drop(points: list[Point]) -> tuple[float, float] | None:
@@ -248,9 +231,8 @@ def text(found: Diagnosis, name: str) -> str:
     if found.verdict == "healthy":
         lines.append("healthy: the loss falls as it should, and none of the known faults shows")
     elif not found.findings:
-        lines.append(
-            f"too short to say: a verdict takes {TABLE['least']} losses at least, and a loss that falls by a tenth"
-        )
+        needs = f"{TABLE['least']} losses at least, and a loss that falls by a tenth"
+        lines.append(f"too short to say: a verdict takes {needs}")
     for k, one in enumerate(found.findings):
         lines.append(f"{'first' if not k else 'then'}, {one.sure}: {one.name}: {one.says}")
         lines.append(f"  try: {one.next}")

@@ -32,15 +32,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "2px,6px")
 INK, FAINT, RULE, PALE = "#1F2430", "#5F6672", "#B9BEC8", "#E7E9EE"
-REGIMES = {"clean": COLOURS[0], "overfit": COLOURS[1], "not known": FAINT}
-_NAMED = REGIMES | {"fell": COLOURS[0], "rose": COLOURS[1]}
-#: Losses and scores in words, by column.
-LABELS = {"val_loss": "validation loss", "train_loss": "training loss"}
-LABELS |= {f"{score}_lift": f"lift of {'' if score == 'finetune' else 'the '}{name}" for score, name in SCORES.items()}
-LABELS |= {score: f"{name}, {'IoU' if score == 'segment' else 'top-1'}" for score, name in SCORES.items()}
-LABELS |= {"gain": "gain over scratch", "loss_change": "change of the loss", "omega": "Omega"}
+_NAMED = {"clean": COLOURS[0], "overfit": COLOURS[1], "not known": FAINT, "fell": COLOURS[0], "rose": COLOURS[1]}
 #: Titles of axes and of legends, by column.
-TITLES = LABELS | {
+TITLES = {f"{score}_lift": f"lift of {'' if score == 'finetune' else 'the '}{name}" for score, name in SCORES.items()}
+TITLES |= {score: f"{name}, {'IoU' if score == 'segment' else 'top-1'}" for score, name in SCORES.items()}
+TITLES |= {
+    "val_loss": "validation loss", "train_loss": "training loss", "loss_change": "change of the loss",
     "images": "unique training images", "params": "backbone parameters", "steps": "optimiser steps",
     "images_seen": "images seen in training", "model": "model size", "omega": "Omega of the longer run",
     "labels": "labelled images", "gain": "gain over scratch (points)", "name": "score", "start": "start",
@@ -50,11 +47,10 @@ TITLES = LABELS | {
 _AXIS = {"gridcolor": PALE, "linecolor": RULE, "showline": True, "zeroline": False, "ticks": "outside"}
 _AXIS |= {"tickcolor": RULE, "automargin": True, "title": {"standoff": 12, "font": {"size": 13}}}
 _LEGEND = {"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top", "tracegroupgap": 14}
-_FAMILY = "Inter, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 TEMPLATE = go.layout.Template(
     layout={
         "colorway": COLOURS,
-        "font": {"family": _FAMILY, "size": 13, "color": INK},
+        "font": {"family": "Inter, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', sans-serif", "size": 13, "color": INK},
         **{"paper_bgcolor": "white", "plot_bgcolor": "white", "height": 410, "hovermode": "closest"},
         "margin": {"l": 70, "r": 20, "t": 58, "b": 60},
         **{"xaxis": _AXIS, "yaxis": _AXIS, "legend": _LEGEND},
@@ -91,11 +87,8 @@ def shades(levels: Sequence[int]) -> dict[int, str]:
 
 def looks(frame: pd.DataFrame, by: str) -> dict[object, dict]:
     """A mark (colour and symbol) for each value of a column, in their natural order; numbers go from warm to dark."""
-    if by == "model":
-        values = list(frame.sort_values("params")["model"].drop_duplicates())
-    else:
-        values = list(frame[by].dropna().drop_duplicates())
-        values = [v for v in _NAMED if v in values] or (sorted(values) if frame[by].dtype.kind in "iuf" else values)
+    values = list((frame.sort_values("params") if by == "model" else frame)[by].dropna().drop_duplicates())
+    values = [v for v in _NAMED if v in values] or (sorted(values) if frame[by].dtype.kind in "iuf" else values)
     found = shades(values) if by in ("images", "steps") else dict(zip(values, cycle(COLOURS), strict=False)) | _NAMED
     return {v: {"color": found[v], "symbol": s} for v, s in zip(values, cycle(SYMBOLS), strict=False)}
 
@@ -112,12 +105,8 @@ def marks(chart: go.Figure, column: int, x, y, marker: dict, name: str = "") -> 
     chart.add_scatter(x=x, y=y, name=name, legendgroup=name, showlegend=new, **style)
 
 
-def resize(chart: go.Figure, height: int, note: str = "", legend_y: float | None = None, **margin: int) -> go.Figure:
-    """Height and margins; where the legend is, below the panels; and a line below it, what a law was chosen on."""
-    if note:
-        place = {"xref": "paper", "yref": "container", "x": 0, "y": 0.01, "xanchor": "left", "yanchor": "bottom"}
-        style = {"font": {"size": 11.5, "color": FAINT}, "pad": {"l": -50, "b": 4}}
-        chart.update_layout(title={"text": note, **place, **style})
+def resize(chart: go.Figure, height: int, legend_y: float | None = None, **margin: int) -> go.Figure:
+    """Height and margins; where the legend is, below the panels."""
     below = {"orientation": "h", "x": 0, "y": legend_y, "yanchor": "top"}
     return chart.update_layout(height=height, margin=margin, legend=below if legend_y is not None else {})
 
@@ -156,17 +145,9 @@ def size_name(row: dict) -> str:
 
 def count(n: int) -> str:
     """A count for an axis: `64`, `16,384`, `64k`, `641k`, `1.28M`, `1.02B`."""
-    for unit, letter in ((1e9, "B"), (1e6, "M")):
-        if n >= unit:
-            return f"{n / unit:.3g}{letter}"
+    if n >= 1e6:
+        return f"{n / 1e9:.3g}B" if n >= 1e9 else f"{n / 1e6:.3g}M"
     return f"{n / 1e3:.3g}k" if n >= 100_000 or (n >= 10_000 and n % 1000 == 0) else f"{n:,}"
-
-
-def loss_unit(rows: list[dict]) -> str:
-    """The unit of the losses: pixels are standardised, or normalised in a window around each."""
-    if rows[0]["target"] == "unknown":
-        return "as published" if rows[0]["data"] == "published" else "as imported"
-    return "L1, locally normalised pixels" if rows[0]["target"] == "normalized" else "L1, standard deviations"
 
 
 def label(by: str, value: object) -> str:
@@ -175,10 +156,12 @@ def label(by: str, value: object) -> str:
 
 
 def axis_title(part: pd.DataFrame, column: str) -> str:
-    """Title of an axis with its unit."""
+    """Title of an axis with its unit: pixels are standardised, or normalised in a window around each."""
     title = TITLES.get(column, column)
     if column.endswith("_loss") and "target" in part:
-        return f"{title} ({loss_unit([part.iloc[0]])})"
+        units = {"unknown": f"as {'published' if part['data'].iloc[0] == 'published' else 'imported'}"}
+        units |= {"normalized": "L1, locally normalised pixels", "raw": "L1, standard deviations"}
+        return f"{title} ({units[part['target'].iloc[0]]})"
     return " or ".join(part["score_name"].dropna().unique()) or title if column == "score" else title
 
 
@@ -204,11 +187,11 @@ def small(text: str) -> str:
     return f"<span style='font-size:11.5px;font-weight:normal;color:{FAINT}'>{text}</span>"
 
 
-def value_range(values: np.ndarray) -> list[float]:
-    """A range around values."""
+def value_range(values: np.ndarray, before: float = 0.08, after: float = 0.08, alone: float = 0.0) -> list[float]:
+    """A range around values, by shares of their span; alone: the span where all are equal, by default their size."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    span = (high - low) or abs(high) or 1
-    return [low - 0.08 * span, high + 0.08 * span]
+    span = (high - low) or alone or abs(high) or 1
+    return [low - before * span, high + after * span]
 
 
 def run_ticks(part: pd.DataFrame, x: str, apart: float) -> dict:

@@ -2,7 +2,6 @@
 axis, hollow marks are runs that were not trained here. The look is in `drawing`. No torch here."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -49,8 +48,7 @@ def lines(
         means = {value: _means(some, x, y, interval) for value in looks if len(some := part[part[by] == value])}
         ends = [some["mean"] + sign * some["bar"] for some in means.values() for sign in (-1, 1)]
         low, high = drawing.value_range(np.concatenate([(frame if shared else part)[y], *ends]))
-        left, right = math.log10(part[x].min()), math.log10(part[x].max())
-        labels, span, place = [], (right - left) or 1, {"row": 1, "col": column}
+        labels, place = [], {"row": 1, "col": column}
         hollow = name == "published" or set(part.get("source", ())) == {"published"}
         for value, some in means.items():
             text, marker = drawing.label(by, value), looks[value]
@@ -62,11 +60,11 @@ def lines(
                 style = {"line": {"color": looks[value]["color"], "width": 2.2}, "error_y": bars, "showlegend": False}
                 style |= {"marker": marker, "hovertemplate": f"<b>{text}</b><br>%{{x:,}}: %{{y:.4g}}<extra></extra>"}
                 chart.add_scatter(x=joined.index, y=joined["mean"], mode="lines+markers", **style, **place)
-            labels.append((math.log10(some.index[-1]), some["mean"].iloc[-1], escape(text), looks[value]["color"]))
+            labels.append((np.log10(some.index[-1]), some["mean"].iloc[-1], escape(text), looks[value]["color"]))
         if guess is not None and name == own:  # at the edge, with its number, where it lies outside
             at, line = min(max(guess, low), high), {"color": INK, "dash": "dash", "width": 1.6}
             chart.add_hline(y=at, line=line, annotation_text=f"your guess: {guess:g}", **place)
-        spread = [left - 0.07 * span, right + 0.27 * span]
+        spread = drawing.value_range(np.log10(part[x]), 0.07, 0.27, alone=1)
         ticks = drawing.run_ticks(part, x, _APART.get(len(parts), 0.36))
         chart.update_xaxes(type="log", title_text=TITLES.get(x, x), range=spread, **ticks, **place)
         title = "" if panel != "source" and column > 1 else drawing.axis_title(part, y)
@@ -124,7 +122,7 @@ def scatter(
                 chart.add_vline(x=at, line={"color": FAINT, "dash": "dash", "width": 1.6}, **place)
         chart.update_xaxes(title_text=drawing.axis_title(part, column) if len(parts) < 3 else TITLES[column], **place)
         chart.update_xaxes(**{"dtick": 1, **_POWERS} if column == "omega" else {"nticks": 6}, **place)
-        spread = drawing.value_range(part[y].to_numpy())
+        spread = drawing.value_range(part[y])
         chart.update_yaxes(title_text=drawing.axis_title(part, y), range=spread, zeroline=True, **place)
     for model, look in sizes.items():
         marker = {"size": 9, "color": FAINT, "symbol": look["symbol"]}
@@ -181,7 +179,10 @@ def overfitting(fits: Mapping[str, tuple[Points, Fit]]) -> go.Figure:
         chart.update_xaxes(title_text="Omega = N × images seen / unique images²", dtick=1, **_POWERS, **place)
         unit = {"loss": "validation loss", "accuracy": "error (points)"}[target]
         chart.update_yaxes(title_text=f"{unit} beyond floor, size and length", **place)
-    return drawing.resize(chart, 470, HONEST, -0.24, b=130, t=62)
+    place = {"xref": "paper", "yref": "container", "x": 0, "y": 0.01, "xanchor": "left", "yanchor": "bottom"}
+    style = {"font": {"size": 11.5, "color": FAINT}, "pad": {"l": -50, "b": 4}}
+    chart.update_layout(title={"text": HONEST, **place, **style})
+    return drawing.resize(chart, 470, legend_y=-0.24, b=130, t=62)
 
 
 def plan(options: Sequence, rule: object, measure: str) -> go.Figure:
@@ -211,9 +212,7 @@ def plan(options: Sequence, rule: object, measure: str) -> go.Figure:
         ring = {"symbol": "circle-open", "size": 22, "color": INK, "line": {"width": 2}}
         name = {"name": "simple rule: longest, then largest", "hoverinfo": "skip"}
         chart.add_scatter(x=[rule.flops], y=[rule.value], mode="markers", marker=ring, **name)
-    low, high = math.log10(frame["flops"].min()), math.log10(frame["flops"].max())
-    wide = high - low or 1
-    span = [low - 0.06 * wide, high + 0.14 * wide]
+    span = drawing.value_range(np.log10(frame["flops"]), 0.06, 0.14, alone=1)
     chart.update_xaxes(title_text="training cost (FLOPs)", range=span, dtick="D2", **_POWERS)
     chart.update_yaxes(title_text=f"predicted {measure}")
     return drawing.resize(chart, 440, legend_y=-0.2, t=30, b=110)

@@ -45,7 +45,6 @@ class HeldOut:
 
     split: str
     error: np.ndarray  # (n,)
-    predicted: np.ndarray  # (n,)
     mean: float  # absolute error
     half_width: float  # of a 90 % interval
 
@@ -66,11 +65,10 @@ def folds(x: Points, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def held_out(form: str, x: Points, split: str, *, whole: Fit | None = None) -> HeldOut:
     """Fit in every fold anew, all free parameters of the form, and predict what was held out. whole: the fit to all
     runs, where searches may start; its optimum is never used as a prediction."""
-    whole, predicted = whole or fit(form, x), np.full(len(x), np.nan)
+    whole, error = whole or fit(form, x), np.full(len(x), np.nan)
     for train, test in folds(x, split):
-        predicted[test] = fit(form, x[train], near=whole).predict(x[test])
-    error = predicted - x.y
-    return HeldOut(split, error, predicted, float(np.nanmean(np.abs(error))), quantile(error))
+        error[test] = fit(form, x[train], near=whole).predict(x[test]) - x.y[test]
+    return HeldOut(split, error, float(np.nanmean(np.abs(error))), quantile(error))
 
 
 def quantile(error: np.ndarray) -> float:
@@ -104,9 +102,7 @@ def _fits(rows: list[dict], forms: Iterable[str]) -> Iterator[tuple[dict, Points
             yield {"target": target, "form": form}, x, fit(form, x)
 
 
-def errors(
-    rows: list[dict], forms: Iterable[str] = tuple(FORMS), splits: Iterable[str] = tuple(SPLITS)
-) -> pd.DataFrame:
+def errors(rows: list[dict], forms: Iterable[str] = FORMS, splits: Iterable[str] = SPLITS) -> pd.DataFrame:
     """Mean absolute held-out errors (loss, or points of accuracy): a row a target, form and split that rows allow."""
     lines = []
     for (head, x, whole), split in itertools.product(_fits(rows, forms), splits):

@@ -165,13 +165,12 @@ def fit(form: str, x: Points, *, near: Fit | None = None, most: int | None = Non
     delta = max(DELTA[x.target], seed_spread(x))
     scale = near.scale if near else tuple(10.0 ** round(float(np.log10(v).mean())) for v in (x.n, x.t))
     given = {name: SHAPES[x.target][name] for name in law.fixed}
-    first = {name: shape[2][0] for name, shape in law.shapes.items()}
-    needed, runs = len(law.shapes) + len(law.columns(given | first, x, scale)), len(np.unique(x.unit))
+    grid = itertools.product(*(shape[2] for shape in law.shapes.values()))
+    starts = [dict(zip(law.shapes, values, strict=True)) for values in grid]
+    needed, runs = len(law.shapes) + len(law.columns(given | starts[0], x, scale)), len(np.unique(x.unit))
     if runs < needed:
         few = f"{runs} different runs are too few for the form '{law.title}', which has {needed} parameters"
         raise UserError(f"{few}: train more sizes, lengths or data levels")
-    grid = itertools.product(*(shape[2] for shape in law.shapes.values()))
-    starts = [dict(zip(law.shapes, values, strict=True)) for values in grid]
     if near:  # the neighbour's optimum, and others in case this fold's is elsewhere
         starts = [{name: near.shapes[name] for name in law.shapes}, *starts[:: max(1, len(starts) // 8)]]
     projected = [(*_project(law, given | start, x, scale, delta), start) for start in starts]
@@ -254,8 +253,7 @@ def slopes(x: Points) -> dict | None:
     fits = [np.linalg.lstsq(a, x.y, rcond=None)[0] for a in (full, one)]
     rest = [((x.y - a @ fit) ** 2).sum() for a, fit in zip((full, one), fits, strict=True)]
     free, whole = len(x) - 4, -fits[0][1:]
-    cells, cell = np.unique(x.cell, return_inverse=True)
-    weights = drawn(len(cells))[:, cell].astype(float)
+    weights = drawn(x.cell)
     least = np.where(weights[..., None] > 0, factors, np.inf).min(1)  # (resamples, 3)
     weights = weights[(np.where(weights[..., None] > 0, factors, -np.inf).max(1) > least).all(1)]
     gram, cross = np.einsum("rn,ni,nj->rij", weights, full, full), np.einsum("rn,ni,n->ri", weights, full, x.y)
@@ -264,4 +262,4 @@ def slopes(x: Points) -> dict | None:
     values["share"] = (whole[2] / whole[:2].mean(), again[:, 2] / again[:, :2].mean(1))
     said = {name: [float(value), *np.percentile(some, [2.5, 97.5]).tolist()] for name, (value, some) in values.items()}
     p = float(fdtrc(2, free, (rest[1] - rest[0]) / 2 / (rest[0] / free)))
-    return said | {"p": p, "runs": len(x), "cells": len(cells)}
+    return said | {"p": p, "runs": len(x), "cells": len(np.unique(x.cell))}

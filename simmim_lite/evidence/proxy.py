@@ -5,14 +5,12 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from . import stats
 from .records import PROBES, SCORES
 from .rules import FEW, GATES, MIN_OVERFIT, MIN_RANKED, MIN_ROSE, CannotTell, Rule, Runs, conclude, joined, side
-from .stats import Interval, t_interval
+from .stats import Interval, drawn, jackknife, reliability, spearman, t_interval
 
 #: Gaps of validation loss by which pairs are told apart: below a thousandth, the choice should be a coin flip.
 GAPS = (0.0, 0.001, 0.002, 0.005, 0.01, np.inf)
-_CELL = ["model", "dataset", "images"]
 
 
 def omega(row: dict) -> float:
@@ -30,12 +28,11 @@ def doublings(runs: pd.DataFrame | list[dict], score: str = "linear") -> pd.Data
     runs = _known(runs, score, "val_loss")
     if not len(runs):
         return pd.DataFrame(columns=columns)
-    cell = [*(name for name in _CELL if name in runs), "seed"]
     runs = runs.assign(dataset=runs.get("dataset"), omega=omega(runs))
     runs["unit"] = [" ".join(map(str, unit)) for unit in runs[["model", "images", "dataset", "seed"]].values]
-    runs = runs.drop_duplicates([*cell, "steps"], keep="last")
-    shorter = runs.assign(steps=2 * runs["steps"])[[*cell, "steps", *dict.fromkeys(("val_loss", score))]]
-    found = runs.merge(shorter, on=[*cell, "steps"], suffixes=("", "_shorter"))
+    runs = runs.drop_duplicates(["unit", "steps"], keep="last")
+    shorter = runs.assign(steps=2 * runs["steps"])[["unit", "steps", *dict.fromkeys(("val_loss", score))]]
+    found = runs.merge(shorter, on=["unit", "steps"], suffixes=("", "_shorter"))
     for change, name in (("loss_change", "val_loss"), ("score_change", score)):
         found[change] = found[name].astype(float) - found[f"{name}_shorter"].astype(float)
     return found[columns].sort_values(["params", "images", "steps", "seed"], kind="stable", ignore_index=True)
@@ -79,8 +76,9 @@ def accuracy(runs: pd.DataFrame | list[dict], score="linear", by="val_loss", amo
         i, j = np.triu_indices(len(frame), 1)
         use = (x[i] != x[j]) & (y[i] != y[j])
         varied = {"all": None, "size": "model", "length": "steps"}[among]
-        for name in ("dataset", "data", "images", "seed", "model", "steps") if varied else ():
-            code = _codes(frame, [name])
+        others = ("dataset", "data", "images", "seed", "model", "steps") if varied else ()
+        for name in frame.columns.intersection(others):
+            code = pd.factorize(frame[name])[0]
             use &= (code[i] == code[j]) != (name == varied)  # all else that tells runs apart is equal
         i, j = i[use], j[use]
         right = (x[i] - x[j]) * (y[i] - y[j]) * (-1 if by.endswith("loss") else 1) > 0
@@ -88,7 +86,7 @@ def accuracy(runs: pd.DataFrame | list[dict], score="linear", by="val_loss", amo
         pairs = {"all pairs": i >= 0, "both clean": clean[i] & clean[j], "both overfit": overfit[i] & overfit[j]}
         for low, high in itertools.pairwise(GAPS) if by.endswith("loss") else ():
             pairs[f"gap {low:g} to {high:g}".replace("inf", "…")] = (gap >= low) & (gap < high)
-        found = {name: _share(right, i, j, _codes(frame, _CELL), which) for name, which in pairs.items() if which.any()}
+        found = {name: _share(right, i, j, _cells(frame), which) for name, which in pairs.items() if which.any()}
     return pd.DataFrame(found, ["share", "low", "high", "n"], dtype=float).T
 
 
@@ -98,23 +96,21 @@ def _known(runs: pd.DataFrame | list[dict], *names: str) -> pd.DataFrame:
     return frame[~frame["reference"].eq(True) & frame[[*names]].notna().all(axis=1)] if len(frame) else frame
 
 
-def _codes(frame: pd.DataFrame, names: list[str]) -> np.ndarray:
-    """A number for each different combination of these columns (of those there are)."""
-    there = [name for name in names if name in frame]
-    return frame.groupby(there, dropna=False, sort=False).ngroup().to_numpy() if there else np.zeros(len(frame), int)
+def _cells(frame: pd.DataFrame) -> np.ndarray:
+    """A number for each size and data level."""
+    cell = [name for name in ("model", "dataset", "images") if name in frame]
+    return frame.groupby(cell, dropna=False, sort=False).ngroup().to_numpy()
 
 
 def _share(right: np.ndarray, i: np.ndarray, j: np.ndarray, cells: np.ndarray, use: np.ndarray) -> list:
     """Of the chosen pairs the share, its interval when cells are drawn whole with replacement, and their number."""
     right, a, b = right[use], cells[i[use]], cells[j[use]]
-    n_cells, share = int(cells.max()) + 1, float(right.mean())
+    n, share = int(cells.max()) + 1, float(right.mean())
     if len(np.unique([a, b])) < 3:
         return [share, None, None, len(right)]  # one or two cells drawn again and again are no sample
-    hits, counts = np.zeros((n_cells, n_cells)), np.zeros((n_cells, n_cells))
-    np.add.at(hits, (a, b), right)
-    np.add.at(counts, (a, b), 1)
-    weights = stats.drawn(n_cells).astype(float)
-    hits, total = (np.einsum("rc,cd,rd->r", weights, matrix, weights) for matrix in (hits, counts))
+    weights = drawn(range(n))
+    tables = (np.bincount(a * n + b, one, n * n).reshape(n, n) for one in (right, np.ones(len(right))))
+    hits, total = (np.einsum("rc,cd,rd->r", weights, table, weights) for table in tables)
     return [share, *np.percentile(hits[total > 0] / total[total > 0], [2.5, 97.5]), len(right)]
 
 
@@ -132,18 +128,18 @@ def rank(rule: Rule, runs: Runs) -> dict:
         confidence = GATES[runs.kind].confidence
 
     def statistic(some: pd.DataFrame) -> float:
-        value = stats.spearman(some["val_loss"], some["merit"])
-        return stats.spearman(some["train_loss"], some["merit"]) - value if difference else value
+        value = spearman(some["val_loss"], some["merit"])
+        return spearman(some["train_loss"], some["merit"]) - value if difference else value
 
     if runs.by_seed:
-        values = np.array([statistic(some) for _, some in frame.groupby("seed")])
+        values = pd.Series({seed: statistic(some) for seed, some in frame.groupby("seed")})
         interval = t_interval(values, confidence)
     else:
-        values, interval = stats.jackknife(lambda index: statistic(frame.iloc[index]), _codes(frame, _CELL))
+        values, interval = jackknife(lambda index: statistic(frame.iloc[index]), _cells(frame))
     if not np.isfinite([interval.value, *values]).all():
         raise CannotTell("A loss or the score is the same in all runs that are ranked: there is no rank")
     most = 2 if difference else 1
-    ends = (None if end is None else float(np.clip(end, -most, most)) for end in interval[1:])
+    interval = Interval(*(None if end is None else float(np.clip(end, -most, most)) for end in interval))
     if difference:
         text = f"The Spearman correlation of training loss with the score is {abs(interval.value):.2f} "
         text += f"{side(interval.value)} that of validation loss"
@@ -152,8 +148,7 @@ def rank(rule: Rule, runs: Runs) -> dict:
         text = f"Spearman correlation of validation loss with the score over {frame.groupby('seed').size().max()} runs"
         text += f"{' of a seed' if runs.by_seed else f' ({said})'}: {interval.value:+.2f}"
         more, margin = f"; the score is the {said}{_beside(frame)}" if runs.by_seed else "", f"{rule.margin:+.1f}"
-    options = {"seeds": frame["seed"].unique(), "confidence": confidence, "more": more}
-    return conclude(rule, runs, values, text, margin, interval=Interval(interval.value, *ends), **options)
+    return conclude(rule, runs, values, text, margin, interval=interval, confidence=confidence, more=more)
 
 
 def _scored(runs: Runs) -> tuple[pd.DataFrame, str]:
@@ -170,7 +165,7 @@ def _scored(runs: Runs) -> tuple[pd.DataFrame, str]:
         raise CannotTell("No run has a probe (it needs labelled images)")
     if (most := frame.groupby("seed").size().max()) < MIN_RANKED:
         raise CannotTell(f"A rank needs {MIN_RANKED} runs of a seed, these have {most}")
-    shares = {probe: stats.reliability(frame, probe) for probe in PROBES}
+    shares = {probe: reliability(frame, probe) for probe in PROBES}
     here = ", ".join(f"{PROBES[p]} {share:.2f}" for p, share in shares.items() if share is not None) or "unknown"
     if labels < gate.labels:
         raise CannotTell(
@@ -197,7 +192,7 @@ def _beside(frame: pd.DataFrame) -> str:
     clean, most, parts = frame["overfit"].map(lambda value: not value), frame["images"].max(), []
     for name, use in (("among runs not found overfit", clean), (f"at {most:,} images", frame["images"] == most)):
         seeds = [some for _, some in frame[use].groupby("seed") if len(some) >= 3]
-        val, train = ([stats.spearman(s[loss], s["merit"]) for s in seeds] for loss in ("val_loss", "train_loss"))
+        val, train = ([spearman(s[loss], s["merit"]) for s in seeds] for loss in ("val_loss", "train_loss"))
         if seeds and np.isfinite([*val, *train]).all():
             parts.append(f"{name} {np.mean(val):+.2f}, and {np.mean(train):+.2f} for training loss")
     said = "over all runs it says mostly that runs short of data are worse"
@@ -230,5 +225,5 @@ def score_change(rule: Rule, runs: Runs) -> dict:
         text = f"In the {rose.sum()} of {counted} that raise the validation loss"
         said = ", half of what a doubling that lowers the loss gains"
     text += f", the score ({SCORES[score]}) changes by {100 * float(np.mean(values)):+.2f} points"
-    options = {"margin": margin, "scale": 100, "unit": "doubling", "seeds": found["seed"].unique()}
-    return conclude(rule, runs, values, text, f"{100 * margin:+.2f}{said}", **options)
+    said = f"{100 * margin:+.2f}{said}"
+    return conclude(rule, runs, values, text, said, margin=margin, scale=100, unit="doubling")

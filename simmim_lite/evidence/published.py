@@ -75,11 +75,8 @@ def facts() -> dict:
     sets = {"all": frame, "non_overfit": frame[~frame["overfit"]], "overfit": frame[frame["overfit"]]}
     named = {"whole": WHOLE, "22k": OTHER, "tenth": "imagenet1k-10"}
     sets |= {name: frame[frame["dataset"] == dataset] for name, dataset in named.items()}
-    choices = {
-        (among, by): proxy.accuracy(frame, SCORE, by, among).loc["all pairs"]
-        for among, larger in (("size", "params"), ("length", "images_seen"))
-        for by in ("val_loss", larger)
-    }
+    kinds = (("size", "val_loss"), ("size", "params"), ("length", "val_loss"), ("length", "images_seen"))
+    choices = {(among, by): proxy.accuracy(frame, SCORE, by, among).loc["all pairs"] for among, by in kinds}
     return {
         "pearson": pd.DataFrame({name: _pearson(some) for name, some in sets.items()}).T,
         "choices": pd.DataFrame(choices).T,
@@ -90,8 +87,7 @@ def facts() -> dict:
 def _pearson(chosen: pd.DataFrame) -> dict:
     """Pearson correlation of validation loss and accuracy; its interval by bootstrap over size x data cells."""
     x, y = (chosen[name].to_numpy() for name in ("val_loss", SCORE))
-    cells, cell = np.unique(chosen["trunk"], return_inverse=True)
-    w = drawn(len(cells))[:, cell].astype(float)
+    w = drawn(chosen["trunk"])
     w = w / w.sum(1, keepdims=True)
     a, b = (v - (w * v).sum(1, keepdims=True) for v in (x, y))
     again = (w * a * b).sum(1) / np.sqrt((w * a * a).sum(1) * (w * b * b).sum(1))
@@ -175,11 +171,9 @@ def import_csv(file: str | Path, runs_dir: str | Path, scores: str | None = None
     if target.exists() and read_csv(target)[0] != found:
         raise UserError(f"{target} holds other runs than {file}: delete it, or give {file} another name")
     score = score_of(found) or SCORE
-    keys = {"unique_images": "images", "iterations": "steps", "score": score}
-    table = pd.DataFrame(
-        {score if k == "score" else k: [row[keys.get(k, k)] for row in found] for k in COLUMNS}, dtype=object
-    )
-    write_atomic(target, table.to_csv(index=False))
+    table = pd.DataFrame(found, dtype=object).rename(columns={"images": "unique_images", "steps": "iterations"})
+    columns = [score if column == "score" else column for column in COLUMNS]
+    write_atomic(target, table.to_csv(columns=columns, index=False))
     return found, notes
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from importlib.resources import files
 from operator import itemgetter
 from pathlib import Path
@@ -131,9 +130,8 @@ def groups(rows: list[dict]) -> dict[str, list[dict]]:
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def score_of(rows: Iterable[dict]) -> str | None:
+def score_of(rows: list[dict]) -> str | None:
     """The score that accuracy means for these rows: the first of SCORES that they have; None where there is none."""
-    rows = list(rows)
     return next((s for s in SCORES if any(row[s] is not None for row in rows)), None)
 
 

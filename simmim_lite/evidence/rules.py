@@ -34,9 +34,6 @@ class Claim:
     n: int = 0  # units: seeds, or cells of runs that were made once
     margin: float
     verdict: str  # HOLDS | FAILS | OPEN | UNTESTED
-    data: str
-    target: str
-    image_size: int | None  # pixels
     recipe: str  # as in the rows of `records.run_rows`
 
     def __str__(self) -> str:
@@ -220,17 +217,17 @@ def judge(rule: Rule, values: Sequence[float], interval: Interval, margin: float
 
 
 def conclude(
-    rule: Rule, runs: Runs, values: Sequence[float], text: str, said: str, *, seeds: Iterable[int],
-    margin: float | np.ndarray | None = None, interval: Interval | None = None, confidence: float = 0.95,
-    form: str = "+.2f", scale: float = 1, unit: str = "cell", more: str = "",
+    rule: Rule, runs: Runs, values: pd.Series | np.ndarray, text: str, said: str, *, interval: Interval | None = None,
+    margin: float | np.ndarray | None = None, confidence: float = 0.95, form: str = "+.2f", scale: float = 1,
+    unit: str = "cell", more: str = "",
 ) -> dict:  # fmt: skip
-    """From values by unit (a seed, or a cell of runs made once) to the fields of a `Claim`. text: the sentence's
-    beginning; said: the margin in words; margin, interval: where they are not the rule's own and Student's t; form,
-    scale: of the interval's ends; more: what comes before that which would decide an open claim."""
+    """From values by unit (a seed, by which they are indexed, or a cell of runs made once) to the fields of a `Claim`.
+    text: the sentence's beginning; said: the margin in words; margin, interval: where they are not the rule's own and
+    Student's t; form, scale: of the interval's ends; more: what comes before that which would decide an open claim."""
     interval = interval or t_interval(values, confidence)
     margin = rule.margin if margin is None else margin
     verdict = judge(rule, values, interval, margin)
-    units = seed_list([int(seed) for seed in seeds]) if runs.by_seed else f"{len(values)} {unit}s"
+    units = seed_list([int(seed) for seed in values.index]) if runs.by_seed else f"{len(values)} {unit}s"
     if interval.low is None:
         text += f" ({units}); one {'seed' if runs.by_seed else unit} gives no interval"
     else:

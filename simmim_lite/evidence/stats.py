@@ -2,7 +2,7 @@
 whose percentiles cover 88 % in place of 95 %. No torch here."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -47,19 +47,20 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
         return float(np.corrcoef(*(pd.Series(v, dtype=float).rank() for v in (x, y)))[0, 1])
 
 
-def jackknife(statistic: Callable[[np.ndarray], float], units: Iterable[int]) -> tuple[np.ndarray, Interval]:
-    """A statistic of indices by leaving out whole units in turn: its pseudo-values (units,), and itself with theirs as
-    95 % interval, which is centred where the estimate is with its bias taken out."""
-    _, unit = np.unique(list(units), return_inverse=True)
+def jackknife(statistic: Callable[[np.ndarray], float], unit: np.ndarray) -> tuple[np.ndarray, Interval]:
+    """A statistic of indices by leaving out whole units (numbers from 0) in turn: its pseudo-values (units,), and
+    itself with theirs as 95 % interval, which is centred where the estimate is with its bias taken out."""
     n, value = int(unit.max()) + 1, float(statistic(np.arange(len(unit))))
     pseudo = np.array([n * value - (n - 1) * statistic(np.flatnonzero(unit != k)) for k in range(n)])
     return pseudo, Interval(value, *t_interval(pseudo)[1:])
 
 
-def drawn(units: int) -> np.ndarray:
-    """How often each unit is drawn, (RESAMPLES, units), in a bootstrap of whole units: of many runs, for no claim."""
-    draws = np.random.default_rng(0).integers(0, units, (RESAMPLES, units))
-    return np.stack([(draws == k).sum(1) for k in range(units)], 1)
+def drawn(units: Sequence) -> np.ndarray:
+    """How often each run (n,) of these units is drawn, (RESAMPLES, n), in a bootstrap of whole units: of many runs, for
+    no claim."""
+    names, unit = np.unique(units, return_inverse=True)
+    draws = np.random.default_rng(0).integers(0, len(names), (RESAMPLES, len(names)))
+    return np.stack([(draws == k).sum(1) for k in range(len(names))], 1)[:, unit].astype(float)
 
 
 def reliability(frame: pd.DataFrame, score: str) -> float | None:

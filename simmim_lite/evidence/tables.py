@@ -14,7 +14,7 @@ from . import records as evidence
 from .claims import claims as claims_on
 from .claims import claims_of
 from .rules import MIN_RANKED, RULES, UNTESTED, Claim, judge
-from .stats import Interval, spearman, t_interval
+from .stats import spearman, t_interval
 
 #: The shipped sets by the names that readers see.
 SHIPPED = {"laptop-scenes": "shipped scenes", "laptop-cifar10": "shipped CIFAR-10"}
@@ -59,11 +59,10 @@ def by_score(records: Iterable[dict], **options: object) -> dict[str, pd.DataFra
 
 def longest(runs: pd.DataFrame) -> pd.DataFrame:
     """Of every source, the runs at the longest length that most of its cells (size x images) were run at."""
-    chosen = []
-    for _, part in runs[runs["val_loss"].notna()].groupby("source", sort=False):
-        cells = part.drop_duplicates(["model", "images", "steps"])["steps"]
-        chosen.append(part[part["steps"] == cells.mode().max()])
-    return pd.concat(chosen) if chosen else runs
+    known = runs[runs["val_loss"].notna()]
+    cells = known.drop_duplicates(["source", "model", "images", "steps"])
+    lengths = cells.groupby("source")["steps"].agg(lambda steps: steps.mode().max())
+    return known[known["steps"] == known["source"].map(lengths)]
 
 
 def main_source(runs: pd.DataFrame, axes=None) -> str:
@@ -146,10 +145,9 @@ def trainings(records: list[dict]) -> pd.DataFrame:
     return frame.sort_values(["measure", "key"], ignore_index=True)
 
 
-def supervised(records: Iterable[dict]) -> pd.DataFrame:
+def supervised(records: list[dict]) -> pd.DataFrame:
     """What C8 compares: top-1 (%) of the size that was trained from scratch on several numbers of labels, with a 95 %
     interval over seeds; columns name, value, low, high, pretrained first."""
-    records = list(records)
     steps = {row["key"]: row["steps"] for row in evidence.run_rows(records)}
     found = trainings(records)
     found = found[(found["measure"] == "top1") & (found["scratch"].eq(True) | found["images"].notna())]
@@ -164,22 +162,18 @@ def supervised(records: Iterable[dict]) -> pd.DataFrame:
 
 def main_budget(frame: pd.DataFrame) -> pd.DataFrame:
     """Of every score, the rows with the annotations and steps that most of its pretrained rows have."""
-    chosen = []
-    for _, some in frame.groupby("measure"):
-        counts = some[some["scratch"].eq(False)].groupby(["annotations", "steps"]).size()
-        if len(counts):
-            annotations, steps = counts[counts == counts.max()].index.max()
-            chosen.append(some[(some["annotations"] == annotations) & (some["steps"] == steps)])
-    return pd.concat(chosen) if chosen else frame[:0]
+    budget = ["measure", "annotations", "steps"]
+    counts = frame[frame["scratch"].eq(False)].groupby(budget).size().rename("rows").reset_index()
+    most = counts.sort_values(["rows", *budget]).drop_duplicates("measure", keep="last")
+    return frame.merge(most[budget])
 
 
 def gains(frame: pd.DataFrame) -> pd.DataFrame:
     """What a pretrained start gains over a random one, in points: the pretrained rows of the main budget, by name."""
     frame = main_budget(frame)
     frame = frame[frame["gain"].notna() & frame["images"].notna()].astype({"images": int, "params": int})
-    order = list(evidence.MEASURES)
-    frame = frame.sort_values(["params", "images"])
-    return frame.sort_values("measure", key=lambda some: some.map(order.index), kind="stable")
+    order = {measure: k for k, measure in enumerate(evidence.MEASURES)}
+    return frame.sort_values(["measure", "params", "images"], key=lambda c: c.map(order) if c.name == "measure" else c)
 
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
@@ -196,10 +190,9 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
 def rankings(records: list[dict]) -> pd.DataFrame:
     """C5a for every score: how both losses of pretraining rank its gains, a row each. value: Spearman's correlation
     within a seed, mean over seeds, with its 95 % interval, cut at -1 and 1; a verdict on validation loss alone."""
-    rows, frames = pd.DataFrame(evidence.run_rows(records)), []
-    if len(rows):
-        rows = rows[~rows["reference"]]  # frozen features count from the same network at random initialisation
-        frames = [(name, rows.assign(gain=rows[f"{score}_lift"])) for score, name in evidence.PROBES.items()]
+    rows = pd.DataFrame(evidence.trained(evidence.run_rows(records)))
+    probes = evidence.PROBES if len(rows) else {}  # they count from the same network at random initialisation
+    frames = [(name, rows.assign(gain=rows[f"{score}_lift"])) for score, name in probes.items()]
     tuned, found = main_budget(trainings(records)), []
     frames += [(some["name"].iloc[0], some) for _, some in tuned.groupby("measure", sort=False)]
     for name, frame in frames:
@@ -207,12 +200,11 @@ def rankings(records: list[dict]) -> pd.DataFrame:
         seeds = [some for _, some in frame.groupby("seed") if len(some) >= 3]
         for loss, words in (("val_loss", "validation loss"), ("train_loss", "training loss")) if seeds else ():
             values = [spearman(some[loss], some["gain"]) for some in seeds]
-            known = pd.Series(values).notna().all()
-            interval, verdict = t_interval(values) if known else Interval(None, None, None), ""
+            interval, verdict = t_interval(values), ""
             if loss == "val_loss":
-                enough = known and min(map(len, seeds)) >= MIN_RANKED
+                enough = np.isfinite(values).all() and min(map(len, seeds)) >= MIN_RANKED
                 verdict = judge(RULES["C5a"], values, interval) if enough else UNTESTED
-            shown = [np.nan if end is None else min(max(end, -1), 1) for end in interval]
+            shown = np.clip(np.array(interval, float), -1, 1)  # None becomes NaN
             found.append([name, words, *shown, sum(map(len, seeds)), len(seeds), verdict])
     columns = ["score", "loss", "value", "low", "high", "runs", "seeds", "verdict"]
     return pd.DataFrame(found, columns=columns).astype(dict.fromkeys(("value", "low", "high"), float))

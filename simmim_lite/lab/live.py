@@ -6,6 +6,7 @@ on the page, and a `FigureWidget` would cost five megabytes in every saved noteb
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import plotly.graph_objects as go
 
 from ..errors import unknown
 from ..evidence.drawing import COLOURS, FAINT
-from ..processes import in_notebook
+from ..processes import in_notebook, one_thread, pick_device
+from ..studies.costs import faster_precision, step_speeds
 from ..training.run import Run
 from .charts import lines
+from .pictures import strip
 
 LOSS = "loss on hidden pixels<br>(L1, standard deviations)"
 
@@ -33,9 +36,6 @@ def course_run(tier: str, data: str, seed: int, runs_dir: str | Path) -> tuple[R
     A folder of its own, `RUNS_DIR/course`: a run made for looking at is no part of a study. bf16 where it is measured
     faster on this machine (kept there too), else fp32.
     """
-    from ..processes import one_thread, pick_device
-    from ..studies.costs import faster_precision, step_speeds
-
     folder, device = Path(runs_dir) / "course", pick_device()
     small = {"batch_size": 16, "warmup_steps": 5, "val_images": 64, "probe_labels": 200, "probe_test": 100}
     usual = {"steps": 300, "eval_every": 50, "val_images": 256, "probe_labels": 2000, "probe_test": 1000}
@@ -49,7 +49,7 @@ def course_run(tier: str, data: str, seed: int, runs_dir: str | Path) -> tuple[R
     return replace(run, precision=faster_precision(speeds, run.model)), folder
 
 
-class Curve:
+class Curve(AbstractContextManager):
     """A training curve that grows: `with Curve(steps, batch_size) as curve: curve.add(step, train_loss=…, val_loss=…)`.
 
     batch_size turns steps into images seen. It is drawn every two seconds in a notebook, and at the end whatever
@@ -60,9 +60,6 @@ class Curve:
         self.steps, self.batch_size, self.title, self.marks, self.rows = steps, batch_size, title, marks or {}, rows
         self.points: dict[str, list[tuple[int, float]]] = {"val_loss": [], "train_loss": []}
         self.started, self.drawn, self.first = time.monotonic(), 0.0, 0  # first: the step that this call goes on from
-
-    def __enter__(self) -> "Curve":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.draw(last=True)
@@ -80,8 +77,6 @@ class Curve:
             return
         from IPython.display import HTML, clear_output, display
 
-        from .pictures import strip
-
         (val, train), seconds = self.points.values(), time.monotonic() - self.started
         step, now = len(train), [loss for _, loss in train[-10:]]
         line = f"step {step:,} of {self.steps:,}, {seconds:.0f} s"
@@ -91,9 +86,8 @@ class Curve:
         line += f", validation loss (blue) {val[-1][1]:.3f}" if val else ""
         pictures = f'<div style="display:flex;flex-wrap:wrap;gap:16px"><div>{strip(self.rows())}</div>'
         clear_output(wait=True)
-        display(
-            HTML(f"<p>{line}</p>{pictures}{'' if last else self.small()}</div>"), *([self.figure()] if last else ())
-        )
+        page = HTML(f"<p>{line}</p>{pictures}{'' if last else self.small()}</div>")
+        display(*([page, self.figure()] if last else [page]))
         self.drawn = time.monotonic()
 
     def small(self) -> str:
@@ -111,10 +105,8 @@ class Curve:
     def figure(self) -> go.Figure:
         """The curve as it is now: training thin, validation with marks."""
         names = ("validation loss", "training loss, one batch")
-        series = {
-            name: tuple(zip(*points, strict=True)) or ((), ())
-            for name, points in zip(names, self.points.values(), strict=True)
-        }
+        curves = (tuple(zip(*points, strict=True)) or ((), ()) for points in self.points.values())
+        series = dict(zip(names, curves, strict=True))
         chart = lines(series, "images seen", LOSS, title=self.title, form=".4f").update_layout(height=340)
         chart.update_traces(line={"color": FAINT, "dash": "solid", "width": 1.2}, selector={"name": names[1]})
         for x, text in self.marks.items():
@@ -135,8 +127,7 @@ class Watch:
         self.curve.first = trainer.step
         batch, before = trainer.spec.batch_size, enumerate(trainer.losses[: trainer.step].tolist(), 1)
         self.curve.points["train_loss"] += [(step * batch, loss) for step, loss in before]
-        points = [point for point in trainer.curve if "val_loss" in point]
-        self.curve.points["val_loss"] += [(point["step"] * batch, point["val_loss"]) for point in points]
+        self.curve.points["val_loss"] += [(p["step"] * batch, p["val_loss"]) for p in trainer.curve if "val_loss" in p]
 
     def on_step_end(self, trainer: object) -> None:
         """The loss of the step."""

@@ -26,7 +26,6 @@ from ..training.run import Run
 #: In the order of a table. silent: on another machine, and nothing has come for PATIENCE seconds.
 STATES = ("running", "silent", "stopped", "failed", "finished", "to do")
 BUSY, PATIENCE = STATES[:4], 600.0
-LOSSES = {"train_loss": "training", "val_loss": "validation"}
 EVERY = 2.0  # seconds between two looks of `watch`
 _BLANK = {"step": 0, "points": [], "speed": None, "left": None, "age": None, "reason": ""}
 
@@ -72,10 +71,9 @@ def look(runs_dir: str | Path = "runs", planned: Iterable[Run] = (), say: Callab
 def _in_progress(journal, locked: bool | None) -> dict:
     """A run that has a journal; locked: whether somebody holds the lock of its trunk, None where that is unknown."""
     age = max(0.0, time.time() - journal.time)
-    if locked is False and journal.machine == this_machine():
+    state = "running" if locked or age < PATIENCE else "silent"
+    if locked is False and journal.machine == this_machine():  # another machine may not show its locks here
         state = "stopped"
-    else:  # another machine may not show its locks here
-        state = "running" if locked or age < PATIENCE else "silent"
     row = {"run": journal.run, "state": state, "step": journal.step, "points": journal.points, "age": age}
     done, spent = journal.step - journal.start, journal.time - journal.started
     if state == "running" and done and spent > 0:
@@ -104,7 +102,7 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     shown = {"run": found["name"], "state": found["state"].mask(scoring, "scoring"), "step": share}
     shown["images/s"] = found["speed"].map("{:,.0f}".format, "ignore")
     shown["time left"] = found["left"].mask(scoring).map(clock, "ignore")
-    for name, kind in LOSSES.items():
+    for name, kind in (("train_loss", "training"), ("val_loss", "validation")):
         shown[f"{kind} loss"] = found["points"].map(partial(last, name=name)).map("{:.4f}".format, "ignore")
     shown["silent for"] = found["age"].map(clock, "ignore")
     return pd.DataFrame(shown).fillna("–")

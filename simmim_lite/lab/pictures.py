@@ -12,11 +12,13 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image, ImageOps
 
-from ..data import decode, scenes
+from ..data import decode, scenes, sources
 from ..errors import UserError
 from ..evidence.drawing import INK, TEMPLATE
 from ..files import write_atomic
 from ..model.masking import upsample
+from ..processes import pick_device
+from ..training.callbacks import fill_in
 from ..training.run import Run
 from .charts import WIDEST
 
@@ -121,8 +123,6 @@ def predict(model, images: np.ndarray, masks: np.ndarray, mean: Sequence[float],
     images uint8 (N, 3, H, W); masks (N, h, w) in any whole number of cells a side that divides the network's patches;
     mean and std as it was trained with, in 0..1 units.
     """
-    from ..training.callbacks import fill_in
-
     return fill_in(model, images, np.asarray(masks, bool), mean, std)[0]
 
 
@@ -149,14 +149,11 @@ def reconstructed(weights: str, run: Run, device: str, png: Path, bands: Sequenc
     """The first eight validation pictures of a run's data as a checkpoint of its network fills them in, written by
     `write`; what is said of them. bands: the three channels that are shown, from 0."""
     from ..data.batches import validation_masks
-    from ..data.sources import open_data
     from ..model.weights import load_weights
-    from ..processes import pick_device
-    from ..training.callbacks import fill_in
     from ..training.pretrain import build
     from ..training.probes import input_statistics
 
-    model, opened = build(run).to(pick_device(device)), open_data(run.data, run.image_size)
+    model, opened = build(run).to(pick_device(device)), sources.open_data(run.data, run.image_size)
     load_weights(model, weights, head=True)
     shown, statistics = np.array(opened.val.images[:8]), input_statistics(opened, run.statistics)
     grid = (run.image_size // run.mask_patch,) * 2

@@ -29,6 +29,7 @@ from ..evidence.proxy import doublings, omega, turning_points
 from ..evidence.records import OVERFIT, millions
 from ..model.sizes import short
 from ..processes import executed_unseen
+from ..training.callbacks import read_film
 from ..training.run import write_atomic
 from . import pictures
 
@@ -53,7 +54,8 @@ def module(*names: str) -> str:
 class Widget(anywidget.AnyWidget):
     """A widget whose static twin goes with it into notebooks that nobody watches (papermill, a site's build).
 
-    A subclass sets `_esm = module(...)`. `twin_state()` is what the page needs beyond the synchronised traits.
+    A subclass sets `_esm = module(...)`, and has `still()`: the figure that is seen in a saved notebook, where there is
+    no kernel. `twin_state()` is what the page needs beyond the synchronised traits.
     """
 
     _css = source("lab.css")
@@ -85,10 +87,6 @@ class Widget(anywidget.AnyWidget):
         page = Template(source("page.html")).substitute(parts, title=escape(title), twin=self.static_html())
         write_atomic(path, page)
         return Path(path)
-
-    def still(self) -> go.Figure:
-        """What is seen in a saved notebook, where there is no kernel."""
-        raise NotImplementedError
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -143,16 +141,13 @@ class LogCheck(Widget):
 
     def still(self) -> go.Figure:
         """What there is to compare with."""
-        rows = [
-            {"name": name, "value": (low + high) / 2, "low": low, "high": high} for name, low, high in diagnose.known()
-        ]
-        return figures.intervals(pd.DataFrame(rows), "validation loss, lowest to highest of a set of runs")
+        known = pd.DataFrame(diagnose.known(), columns=["name", "low", "high"])
+        known["value"] = (known["low"] + known["high"]) / 2
+        return figures.intervals(known, "validation loss, lowest to highest of a set of runs")
 
 
 def shipped_film(name: str = "scenes"):
     """A film of the package: `scenes` (a run, frame by frame) or `scenes-grid` (sizes x data levels at their end)."""
-    from ..training.callbacks import read_film
-
     return read_film(FILMS / f"{name}.png")
 
 

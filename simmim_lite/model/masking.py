@@ -121,8 +121,8 @@ STRATEGIES: dict[str, Callable[[int, int, np.ndarray], np.ndarray]] = {
 class MaskGenerator:
     """The official mask generator (docs/facts.md, 5): one permutation an image, its first cells hidden, as tokens.
 
-    Sizes are in pixels. `generator` is anything with `.permutation(n)`: numpy's legacy `RandomState` gives the official
-    masks for the same seed; without one, a fresh `RandomState(seed)` is used.
+    Sizes are in pixels. The permutations are those of numpy's legacy `RandomState(seed)`: with it the masks of a seed
+    are the official ones.
     """
 
     def __init__(
@@ -133,26 +133,19 @@ class MaskGenerator:
         mask_ratio: float = 0.6,
         *,
         seed: int | None = None,
-        generator: "np.random.RandomState | np.random.Generator | None" = None,
     ) -> None:
         if input_size % mask_patch_size or mask_patch_size % model_patch_size:
-            raise UserError(
-                f"mask_patch {mask_patch_size} does not divide: it must divide image_size {input_size} and be a "
-                f"multiple of the model's patch {model_patch_size}"
-            )
+            wanted = f"it must divide image_size {input_size} and be a multiple of the model's patch {model_patch_size}"
+            raise UserError(f"mask_patch {mask_patch_size} does not divide: {wanted}")
         self.grid = input_size // mask_patch_size
         self.scale = mask_patch_size // model_patch_size
         self.count = hidden_count(self.grid**2, mask_ratio)
-        self.generator = generator if generator is not None else np.random.RandomState(seed)
-
-    def cells(self) -> np.ndarray:
-        """The next image's hidden cells, row-major numbers in the order drawn: int64 (count,)."""
-        return self.generator.permutation(self.grid**2)[: self.count]
+        self.generator = np.random.RandomState(seed)
 
     def __call__(self) -> np.ndarray:
         """The next image's mask at model-patch resolution: int64 (H / patch, W / patch), 1 = hidden."""
         mask = np.zeros(self.grid**2, np.int64)
-        mask[self.cells()] = 1
+        mask[self.generator.permutation(self.grid**2)[: self.count]] = 1
         return upsample(mask.reshape(self.grid, self.grid), self.scale)
 
 

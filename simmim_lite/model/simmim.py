@@ -25,9 +25,8 @@ class SimMIM(nn.Module):
         self.encoder, self.patch_size, self.target, self.target_window = encoder, patch_size, target, target_window
         self.stride = patch_size << (len(encoder.depths) - 1)
         self.channels = encoder.patch_embed.proj.in_channels
-        self.decoder = nn.Sequential(
-            nn.Conv2d(encoder.num_features, self.channels * self.stride**2, 1), nn.PixelShuffle(self.stride)
-        )
+        head = nn.Conv2d(encoder.num_features, self.channels * self.stride**2, 1)
+        self.decoder = nn.Sequential(head, nn.PixelShuffle(self.stride))
 
     def forward(self, images: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
         """Scalar loss of images (B, 3, H, W), mean/std-normalised, with mask (B, H/p, W/p), 1 or True = hidden."""
@@ -84,18 +83,13 @@ def normalize_locally(images: Tensor, window: int = 47) -> Tensor:
 def local_statistics(images: Tensor, window: int, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance of images (B, 3, H, W) in the odd window around each pixel, over pixels in the image,
     or those that count: (B, 1, H, W) of 0 and 1. Where none does, both are 0."""
-    rows, columns = (_band(side, window, images) for side in images.shape[2:])
+    # bands (side, side), 1 where two positions are at most window // 2 apart
+    rows, columns = (images.new_ones(side, side).tril(window // 2).triu(-(window // 2)) for side in images.shape[2:])
     count = rows.sum(1)[:, None] * columns.sum(1)
     if counted is not None:
         images, count = images * counted, (rows @ counted @ columns).clamp_min(1)
     mean, square = ((rows @ x @ columns) / count for x in (images, images.square()))
     return mean, ((square - mean.square()) * (count / (count - 1).clamp_min(1))).clamp_min(0)
-
-
-def _band(side: int, window: int, like: Tensor) -> Tensor:
-    """(side, side), 1 where two positions are at most window // 2 apart."""
-    at = torch.arange(side, device=like.device)
-    return ((at[:, None] - at).abs() <= window // 2).to(like.dtype)
 
 
 def create_model(
@@ -123,10 +117,8 @@ def create_model(
     img_size = img_size or (32 if name in LAPTOP else 192)
     window_size = window_size or (4 if name in LAPTOP else 12)
     size.check_input(img_size, window_size, size.final_stride)
-    encoder = SwinV2(
-        size.embed_dim, size.depths, window_size, size.patch_size, drop_path, pretrained_window_sizes, checkpointing,
-        channels,
-    )  # fmt: skip
+    shape = (size.embed_dim, size.depths, window_size, size.patch_size)
+    encoder = SwinV2(*shape, drop_path, pretrained_window_sizes, checkpointing, channels)
     model = SimMIM(encoder, size.patch_size, target, target_window or odd_quarter(img_size))
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)

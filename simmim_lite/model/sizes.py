@@ -1,7 +1,6 @@
 """The Swin V2 sizes: parameters and multiply-accumulates in closed form (docs/facts.md, 1). No torch here."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import UserError, unknown
@@ -56,17 +55,16 @@ class Size:
         pixels = self.channels * self.final_stride**2
         return self.parameters + self.embed_dim + self.widths[-1] * pixels + pixels
 
-    def stage_grids(self, image_size: int) -> Iterator[int]:
+    def stage_grids(self, image_size: int) -> list[int]:
         """Tokens a side at each stage of a square image."""
-        grid = image_size // self.patch_size
-        return (grid >> s for s in range(len(self.depths)))
+        return [image_size // self.patch_size >> s for s in range(len(self.depths))]
 
     def gmac(self, image_size: int, window_size: int, *, head: bool = False) -> float:
         """Multiply-accumulates an image in billions: norms counted, softmax and bias MLP not (docs/facts.md, 1).
 
         `head=True` adds the linear reconstruction head.
         """
-        grids = list(self.stage_grids(image_size))
+        grids = self.stage_grids(image_size)
         total = grids[0] ** 2 * self.embed_dim * (self.channels * self.patch_size**2 + 1)
         for stage, (depth, width, grid) in enumerate(zip(self.depths, self.widths, grids, strict=True)):
             window = min(window_size, grid)
@@ -84,51 +82,33 @@ class Size:
         """Raise `UserError` when a pretraining input does not divide; each line names the value and what would do."""
         stride = self.final_stride
         if image_size % stride or image_size < stride:
-            near = max(stride, round(image_size / stride) * stride)
-            raise UserError(
-                f"image_size {image_size} is no multiple of {self.name}'s final stride {stride}: try {near}"
-            )
+            wrong = f"image_size {image_size} is no multiple of {self.name}'s final stride {stride}"
+            raise UserError(f"{wrong}: try {max(stride, round(image_size / stride) * stride)}")
         if image_size % mask_patch or mask_patch % self.patch_size:
-            fits = [p for p in range(self.patch_size, image_size + 1, self.patch_size) if image_size % p == 0]
-            raise UserError(
-                f"mask_patch {mask_patch} does not divide: it must divide image_size {image_size} and be a multiple of "
-                f"the model's patch {self.patch_size}; try one of {', '.join(map(str, fits))}"
-            )
-        grids = list(self.stage_grids(image_size))
+            fits = [str(p) for p in range(self.patch_size, image_size + 1, self.patch_size) if image_size % p == 0]
+            wanted = f"it must divide image_size {image_size} and be a multiple of the model's patch {self.patch_size}"
+            raise UserError(f"mask_patch {mask_patch} does not divide: {wanted}; try one of {', '.join(fits)}")
+        grids = self.stage_grids(image_size)
         if window_size > grids[0]:
-            raise UserError(
-                f"window_size {window_size} is larger than the first stage's map, {grids[0]} x {grids[0]} tokens "
-                f"at {image_size} px: use a window_size of at most {grids[0]}"
-            )
-        for stage, grid in enumerate(grids):
+            wrong = f"window_size {window_size} is larger than the first stage's map, {grids[0]} x {grids[0]} tokens"
+            raise UserError(f"{wrong} at {image_size} px: use a window_size of at most {grids[0]}")
+        for stage, grid in enumerate(grids, 1):
             if grid % min(window_size, grid):
-                fits = [w for w in range(2, grids[0] + 1) if all(g % min(w, g) == 0 for g in grids)]
-                raise UserError(
-                    f"window_size {window_size} does not divide stage {stage + 1}'s map of {grid} x {grid} tokens at "
-                    f"{image_size} px: try one of {', '.join(map(str, fits))}"
-                )
+                fits = ", ".join(str(w) for w in range(2, grids[0] + 1) if all(g % min(w, g) == 0 for g in grids))
+                there = f"stage {stage}'s map of {grid} x {grid} tokens at {image_size} px"
+                raise UserError(f"window_size {window_size} does not divide {there}: try one of {fits}")
 
 
 def odd_quarter(side: int) -> int:
     """The odd number nearest to side / 4 (47 at 192 px, the lower of two equally near), at least 3."""
-    odd = side // 4 - 1 + (side // 4) % 2
-    return max(3, min((odd, odd + 2), key=lambda w: abs(w - side / 4)))
+    return min(range(3, max(4, side), 2), key=lambda w: abs(w - side / 4))
 
 
 #: The laptop ladder doubles the width at a fixed depth, as the paper's ladder does; its final stride is 8 px.
-LAPTOP = {
-    "swinv2_atto": Size("swinv2_atto", 32, (2, 2)),
-    "swinv2_femto": Size("swinv2_femto", 64, (2, 2)),
-    "swinv2_pico": Size("swinv2_pico", 128, (2, 2)),
-    "swinv2_nano": Size("swinv2_nano", 256, (2, 2)),
-}
-PAPER = {
-    "swinv2_small": Size("swinv2_small", 96),
-    "swinv2_base": Size("swinv2_base", 128),
-    "swinv2_large": Size("swinv2_large", 192),
-    "swinv2_huge": Size("swinv2_huge", 352),
-    "swinv2_giant": Size("swinv2_giant", 448),
-}
+_LAPTOP = {"swinv2_atto": 32, "swinv2_femto": 64, "swinv2_pico": 128, "swinv2_nano": 256}  # widths of first stages
+_PAPER = {"swinv2_small": 96, "swinv2_base": 128, "swinv2_large": 192, "swinv2_huge": 352, "swinv2_giant": 448}
+LAPTOP = {name: Size(name, width, (2, 2)) for name, width in _LAPTOP.items()}
+PAPER = {name: Size(name, width) for name, width in _PAPER.items()}
 #: Every size by its name: four for a laptop, five of the paper.
 SIZES: dict[str, Size] = LAPTOP | PAPER
 

@@ -5,6 +5,7 @@ partition at all, a shifted one a single reordering, which is what makes this fi
 """
 
 import math
+from collections import OrderedDict
 from functools import lru_cache
 
 import torch
@@ -78,14 +79,11 @@ def stage_layouts(
     """
     clamped = (min(window, height), min(window, width))
     shift = tuple(0 if side <= window else w // 2 for side, w in zip((height, width), clamped, strict=True))
-    layouts = [Layout(height, width, clamped, (0, 0)), Layout(height, width, clamped, shift)]
-    there = layouts[0].place[layouts[1].order]
-    back = layouts[1].place[layouts[0].order]
+    plain, shifted = layouts = [Layout(height, width, clamped, by) for by in ((0, 0), shift)]
     for layout in layouts:
-        for name in ("order", "place", "which", "masks"):
-            value = getattr(layout, name)
-            setattr(layout, name, None if value is None else value.to(device))
-    return clamped, layouts, (there.to(device), back.to(device)) if any(shift) else ()
+        vars(layout).update({name: x.to(device) for name, x in vars(layout).items() if isinstance(x, Tensor)})
+    orders = plain.place[shifted.order], shifted.place[plain.order]
+    return clamped, layouts, orders if any(shift) else ()
 
 
 def log_coordinates(window: tuple[int, int], pretrained: int | None = None) -> Tensor:
@@ -147,18 +145,6 @@ class WindowAttention(nn.Module):
         return self.proj(x.flatten(1, 2))
 
 
-class Mlp(nn.Module):
-    """Two linear layers with GELU between."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, MLP_RATIO * width)
-        self.fc2 = nn.Linear(MLP_RATIO * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
     """x + LN(attention(x)), then x + LN(MLP(x)): residual post-norm, whose norms start at zero."""
 
@@ -167,7 +153,8 @@ class Block(nn.Module):
         self.drop_path = drop_path
         self.attn = WindowAttention(width, pretrained_window)
         self.norm1 = nn.LayerNorm(width)
-        self.mlp = Mlp(width)
+        wide = MLP_RATIO * width
+        self.mlp = nn.Sequential(OrderedDict(fc1=nn.Linear(width, wide), act=nn.GELU(), fc2=nn.Linear(wide, width)))
         self.norm2 = nn.LayerNorm(width)
 
     def drop(self, x: Tensor, noise: Tensor | None) -> Tensor:
@@ -210,7 +197,7 @@ class Stage(nn.Module):
         super().__init__()
         self.window = window
         self.blocks = nn.ModuleList(Block(width, rate, pretrained_window) for rate in drop_path)
-        self.downsample = PatchMerging(width) if merge else None
+        self.downsample = PatchMerging(width) if merge else nn.Identity()
 
     def forward(self, x: Tensor, noise: Tensor | None, recompute: bool) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); noise (B, blocks, 2) or None."""
@@ -220,15 +207,13 @@ class Stage(nn.Module):
         if (hp, wp) != (height, width):
             x = F.pad(x, (0, 0, 0, wp - width, 0, hp - height))
         x = _Reorder.apply(x.flatten(1, 2), layouts[0].order, layouts[0].place)
-        now = 0
         for i, block in enumerate(self.blocks):
-            wanted = i % 2 if orders else 0
-            if wanted != now:
-                x = _Reorder.apply(x, orders[now], orders[1 - now])
-                now = wanted
-            inputs = (x, window, layouts[now], None if noise is None else noise[:, i])
+            layout = layouts[i % 2 if orders else 0]
+            if orders and i:
+                x = _Reorder.apply(x, orders[1 - i % 2], orders[i % 2])
+            inputs = (x, window, layout, None if noise is None else noise[:, i])
             x = checkpoint(block, *inputs, use_reentrant=False) if recompute and self.training else block(*inputs)
-        x = _Reorder.apply(x, layouts[now].place, layouts[now].order).unflatten(1, (hp, wp))
+        x = _Reorder.apply(x, layout.place, layout.order).unflatten(1, (hp, wp))
         return x[:, :height, :width]
 
 
@@ -242,10 +227,9 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            x = F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))
         p = self.patch_size
+        if any(pad := (0, -x.shape[3] % p, 0, -x.shape[2] % p)):
+            x = F.pad(x, pad)
         # a convolution whose stride is its side is a linear layer over patches, and faster as one
         x = x.unflatten(2, (-1, p)).unflatten(4, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias))
@@ -278,9 +262,8 @@ class SwinV2(nn.Module):
         self.layers = nn.ModuleList()
         for s, depth in enumerate(depths):
             pretrained = (pretrained_window_sizes[s] or None) if pretrained_window_sizes else None
-            start = sum(depths[:s])
-            merge = s + 1 < len(depths)
-            self.layers.append(Stage(embed_dim << s, window_size, rates[start : start + depth], pretrained, merge))
+            own, rates = rates[:depth], rates[depth:]
+            self.layers.append(Stage(embed_dim << s, window_size, own, pretrained, merge=s + 1 < len(depths)))
         self.num_features = embed_dim << (len(depths) - 1)
         self.norm = nn.LayerNorm(self.num_features)
         self.reset_parameters()
@@ -296,34 +279,25 @@ class SwinV2(nn.Module):
             elif isinstance(module, nn.Conv2d):
                 reset_convolution(module, generator)
             elif isinstance(module, Block):
-                for norm in (module.norm1, module.norm2):
-                    norm.weight.zero_()
-                    norm.bias.zero_()
+                for parameter in (*module.norm1.parameters(), *module.norm2.parameters()):
+                    parameter.zero_()
         nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
 
     def feature_maps(self, x: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> list[Tensor]:
         """Each stage's output before its merge, the last one normalised: [(B, C_s, H_s, W_s)]."""
-        maps = []
-        x = self.hide(self.patch_embed(x), mask)
-        done = 0
-        for stage in self.layers:
-            depth = len(stage.blocks)
-            x = stage(x, None if noise is None else noise[:, done : done + depth], self.checkpointing)
-            done += depth
-            maps.append(x)
-            if stage.downsample is not None:
-                x = stage.downsample(x)
-        maps[-1] = self.norm(maps[-1])
-        return [m.permute(0, 3, 1, 2) for m in maps]
+        x, maps = self.hide(self.patch_embed(x), mask), []
+        parts = [None] * len(self.layers) if noise is None else noise.split(self.depths, 1)
+        for stage, part in zip(self.layers, parts, strict=True):
+            maps.append(stage(x, part, self.checkpointing))
+            x = stage.downsample(maps[-1])
+        return [m.permute(0, 3, 1, 2) for m in (*maps[:-1], self.norm(x))]
 
     def hide(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Replace the hidden ones of (B, h, w, C) tokens by the mask token; mask (B, h, w), True or 1 = hidden."""
         if mask is None:
             return tokens
-        if mask.shape != tokens.shape[:3]:
-            raise UserError(
-                f"mask of shape {tuple(mask.shape)}: these images need {tuple(tokens.shape[:3])}, one value a token"
-            )
+        if mask.shape != (wanted := tokens.shape[:3]):
+            raise UserError(f"mask of shape {tuple(mask.shape)}: these images need {tuple(wanted)}, one value a token")
         return torch.where(mask.bool()[..., None], self.mask_token.to(tokens.dtype), tokens)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> Tensor:

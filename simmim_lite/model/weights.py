@@ -243,9 +243,8 @@ def show(source: str) -> list[str]:
             own = SimMIM(SwinV2(size.embed_dim, size.depths)).state_dict()
     kinds = _compare(found.state, own)
     if found.windows:
-        window = "{} by stage, coordinates of {}".format(
-            *("-".join(map(str, w)) for w in zip(*found.windows, strict=True))
-        )
+        here, there = ("-".join(map(str, w)) for w in zip(*found.windows, strict=True))
+        window = f"{here} by stage, coordinates of {there}"
     dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values()})
     count = f"{sum(found.state[k].numel() for k in kinds['fits']):,} parameters in {len(kinds['fits'])} of {len(own)}"
     rows = {"layout": "; ".join((found.layout, *found.notes)), "size": f"{size.name} ({_shape(found)})"}

@@ -1,6 +1,7 @@
 """What a plan rests on: a table of runs, the law fitted to it, and its errors on held-out runs. No torch here."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -143,10 +144,8 @@ def of_rows(rows: Iterable[dict], target: str, name: str = "your runs") -> Basis
     x, found = points(rows, target, score), {}
     with waiting(f"fitting the laws to {name}"):
         for form in FORMS:
-            try:
+            with suppress(UserError):
                 found[form] = held_out(form, x, "cell" if len(np.unique(x.cell)) > 2 else "one", whole=fit(form, x))
-            except UserError:
-                continue
     if not found:
         raise UserError(f"{name}: {len(np.unique(x.unit))} different runs are too few for any law; train more")
     best = min(found, key=lambda form: found[form].mean)

@@ -18,10 +18,10 @@ from ..errors import Interrupted, Signalled, UserError, first_line
 from ..processes import THREADS, cores, ignore_signals
 from ..training.run import Run, record_path, write_atomic
 from .costs import step_speeds
+from .tiers import StudyOptions
 from .workers import Job, Outcome, do, launch, pretrain_words, runtime_of
 
 RETRIES = 20  # of a job whose node or process is lost
-_STORE_BYTES = 100 * 2**20  # of a cluster that we start: tasks give back a few numbers
 
 
 class Cluster:
@@ -71,16 +71,15 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def joined(
-    runs_dir: Path, *, address: str | None, device: str, workers: int | None, gpus_per_run: int | None
-) -> Iterator[Cluster]:
+def joined(runs_dir: Path, how: StudyOptions) -> Iterator[Cluster]:
     """The cluster at an address, else one that is started on this machine, with one CPU a worker; left at the end.
 
-    device: `auto` takes GPUs where the cluster has any. `UserError`, one line, where there is no cluster at the
-    address, where no node has the CPUs and GPUs of a job, and where a node does not see `runs_dir`."""
+    how: its address, device (`auto` takes GPUs where the cluster has any), workers and gpus_per_run. `UserError`, one
+    line, where there is no cluster at the address, where no node has the CPUs and GPUs of a job, and where a node does
+    not see `runs_dir`."""
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_enable_metrics_collection"):
         os.environ.setdefault(name, "0")
-    what = f"joining the Ray cluster at {address}" if address else "starting Ray on this machine"
+    what = f"joining the Ray cluster at {how.address}" if how.address else "starting Ray on this machine"
     print(f"{what}: this takes up to a minute", file=sys.stderr, flush=True)
     import ray
 
@@ -88,18 +87,17 @@ def joined(
     variables = dict.fromkeys(THREADS, "1") | {"PYTHONPATH": os.pathsep.join(paths)}
     variables |= {name: os.environ[name] for name in ("SIMMIM_DATA",) if name in os.environ}
     options = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": variables}}
-    if address is None:
-        options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
-        options["num_cpus"] = workers or cores()
+    if how.address is None:  # tasks give back a few numbers: a small store will do
+        options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20, "num_cpus": how.workers or cores()}
     with contextlib.ExitStack() as stack:
         try:
             if not ray.is_initialized():  # a cluster that the caller has joined already is used
                 stack.callback(ray.shutdown)
                 with _own_signals():
-                    ray.init(address=address or "local", **options)
+                    ray.init(address=how.address or "local", **options)
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            kind, each, fit = _room(nodes, device, gpus_per_run)
-            found = Cluster(ray, kind, max(1, min(workers or fit, fit)), int(sum(n.get("GPU", 0) for n in nodes)), each)
+            kind, each, fit = _room(nodes, how.device, how.gpus_per_run)
+            found = Cluster(ray, kind, min(how.workers or fit, fit), int(sum(n.get("GPU", 0) for n in nodes)), each)
             token = runs_dir.absolute() / f".simmim-lite-token-{uuid.uuid4().hex}"
             write_atomic(token, "")
             look = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(os.path.exists)
@@ -167,8 +165,8 @@ def do_on_gpus(job: Job, runs_dir: str, device: str, processes: int) -> Outcome:
             return Outcome(job.name, trained, error=f"{run.key}: {error}")
         torchrun = ["torch.distributed.run", *shlex.split(launch(processes))[1:]]
         command = [sys.executable, "-m", *torchrun, "-m", "simmim_lite", *words]
-        before = _end_with_parent if sys.platform == "linux" else None
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=before)
+        first = _end_with_parent if sys.platform == "linux" else None
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=first)
         if done.returncode:
             lines = re.findall(r"^(?:\[\w+\]:)?simmim-lite: (.+)$", done.stderr, re.M)
             saved = [line for line in lines if "is saved at step" in line]  # torchrun's own status says nothing of it

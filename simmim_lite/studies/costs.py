@@ -213,14 +213,12 @@ def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "ru
     else a rough guess; at tier shipped as long as they took when they were made, at tier paper hours of one GPU."""
     if not runs:
         return pd.DataFrame()
-    if tier != "shipped" and TIERS[tier].full_size:
-        return shown(costs(runs, None, runs_dir), 1)
     frame = costs(runs, None, runs_dir)
     made = {r["key"]: r["cost"]["core_seconds"] for r in _shipped()} if tier == "shipped" else {}
     if all(run.key in made for run in runs):
         seconds = [sum(made[run.key] for run in runs if run.model == model) for model in models_of(runs)]
         frame["seconds"], frame["done"] = [*seconds, sum(seconds)], frame.runs
-    return shown(frame)
+    return shown(frame, 1 if tier != "shipped" and TIERS[tier].full_size else None)
 
 
 @checked

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..data.scenes import LOOKS
+from ..data.sources import open_data
 from ..errors import UserError, check_writable
 from ..evidence import tables
 from ..evidence.claims import claims
@@ -22,17 +22,14 @@ from ..training.run import PRECISIONS, Run, check_runs_dir, record_path
 from ..training.specs import Whole, value
 from ..training.tuning import Dense
 from . import costs
+from .cluster import Cluster, joined
 from .costs import faster_precision, known_speeds
 from .grids import Axes, TransferSpec, images_of, left_out, plan_of, planned, sources, with_references
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions, claim_ids
 from .workers import Local, execute, make_jobs
 
-if TYPE_CHECKING:
-    from .cluster import Cluster
-
 #: Seconds that a study takes beside its runs: starting processes, and four notebooks at the end.
 _REST = 30.0
-_YEAR = 365 * 86400
 
 
 @dataclass(frozen=True)
@@ -67,9 +64,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
         how = choose(name, how)[0]
     axes, same = how.axes, {"data": how.data, "seeds": how.seeds}
     # a wrong name fails before anything is opened
-    runs = (planned if axes.full_size else plan_of)(name, axes, **same)[0]
-    if axes.full_size and how.precision != "auto":
-        runs = [replace(run, precision=how.precision) for run in runs]
+    runs = (planned if axes.full_size else plan_of)(name, axes, **same, precision=_precision(how, {}))[0]
     with _pool(how) as pool:
         speeds: dict[str, float] = {}
         if axes.full_size and not all(record_path(how.runs_dir, run).exists() for run in runs):
@@ -89,7 +84,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
         if not axes.full_size and _missing([*runs, *tuned], how, opened):
             speeds = pool().speeds(Path(how.runs_dir), axes.models, axes.recipe)
             runs, tuned = plan(_precision(how, speeds))
-        done = [_execute(runs, how, pool, opened, speeds), _execute(tuned, how, pool, opened, speeds, "transfers")]
+        done = [_execute(items, how, pool, opened, speeds) for items in (runs, tuned)]
     trained, core = map(sum, zip(*done, strict=True))
     records = usable([record_path(how.runs_dir, item) for item in (*runs, *tuned)])
     return StudyResult(name, records, trained, time.monotonic() - started, core)
@@ -113,18 +108,13 @@ def train(runs: Sequence[Run], **options: object) -> list[dict]:
 
 
 def _execute(
-    items: Sequence[Run | TransferSpec],
-    how: StudyOptions,
-    pool: Callable,
-    opened: dict,
-    speeds: dict,
-    what: str = "runs",
+    items: Sequence[Run | TransferSpec], how: StudyOptions, pool: Callable, opened: dict, speeds: dict
 ) -> tuple[int, float]:
     """Do what is missing: how many records that made, and core seconds."""
     if not (todo := _missing(items, how, opened)):
         return 0, 0.0
     check_writable(how.runs_dir, "choose another --runs-dir")
-    return execute(pool(), make_jobs(todo, speeds, how.log), Path(how.runs_dir), what)
+    return execute(pool(), make_jobs(todo, speeds, how.log), Path(how.runs_dir))
 
 
 def _missing(items: Sequence[Run | TransferSpec], how: StudyOptions, opened: dict) -> list[Run | TransferSpec]:
@@ -139,8 +129,6 @@ def _missing(items: Sequence[Run | TransferSpec], how: StudyOptions, opened: dic
             digest = open_for(item.task, *place).digest
         else:
             if place not in opened:
-                from ..data.sources import open_data
-
                 streamed = getattr(item, "streamed", getattr(item, "full_size", False))
                 opened[place] = open_data(*place, images_needed=getattr(item, "images", None), streamed=streamed)
             digest = opened[place].digest
@@ -150,18 +138,15 @@ def _missing(items: Sequence[Run | TransferSpec], how: StudyOptions, opened: dic
 
 
 @contextlib.contextmanager
-def _pool(how: StudyOptions) -> Iterator[Callable[[], "Local | Cluster"]]:
+def _pool(how: StudyOptions) -> Iterator[Callable[[], Local | Cluster]]:
     """Who does the jobs, when it is first called: this machine, or a cluster that is left at the end."""
     with contextlib.ExitStack() as stack:
 
         @functools.cache
-        def pool() -> "Local | Cluster":
+        def pool() -> Local | Cluster:
             if how.engine == "local":
                 return Local(how.device, how.workers)
-            from .cluster import joined
-
-            options = {name: getattr(how, name) for name in ("address", "device", "workers", "gpus_per_run")}
-            return stack.enter_context(joined(Path(how.runs_dir), **options))
+            return stack.enter_context(joined(Path(how.runs_dir), how))
 
         yield pool
 
@@ -169,12 +154,9 @@ def _pool(how: StudyOptions) -> Iterator[Callable[[], "Local | Cluster"]]:
 def _opened(how: StudyOptions, needed: int) -> tuple[dict, dict[str, object]]:
     """The sources of a study by name and side, and what they hold, as `plan_of` takes it; what they cannot fill is
     printed."""
-    from ..data.sources import open_data
-
-    axes, found = how.axes, [s for s in sources(how.data) if s]
-    recipe = axes.recipe
-    side, options = recipe.image_size, {"images_needed": needed, "streamed": recipe.streamed}
-    opened = {(s, side): open_data(s, side, **options) for s in found}
+    axes, side = how.axes, how.axes.recipe.image_size
+    options = {"images_needed": needed, "streamed": axes.recipe.streamed}
+    opened = {(s, side): open_data(s, side, **options) for s in sources(how.data) if s}
     first, *second = opened.values()
     held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
     if (axes.full_size or how.images) and (line := left_out(axes, how.data, **held)):
@@ -190,30 +172,20 @@ def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> None:
 
     `UserError` with the cost where there is no GPU and device is `auto`, for scenes, which have no photographs, and
     where a processor could not end the runs in a year."""
-    from ..processes import pick_device
-
-    cluster = pool() if how.engine == "ray" else None
-    place = cluster.device if cluster else str(pick_device(how.device))
-    if place == "cpu" and how.device == "auto":
-        table = costs.shown(costs.costs(runs, None, how.runs_dir), 1)
-        whole = ", ".join(f"{name} {one}" for name, one in table.loc["all"].items())
-        where = "cluster" if cluster else "machine"
+    by, frame = pool(), costs.costs(runs, None, how.runs_dir)
+    if by.device == "cpu" and how.device == "auto":
+        whole = ", ".join(f"{name} {one}" for name, one in costs.shown(frame, 1).loc["all"].items())
+        where = "machine" if how.engine == "local" else "cluster"
         raise UserError(f"tier {how.tier} needs GPUs, and this {where} has none ({whole}); --dry-run shows more")
     if LOOKS.keys() & set(sources(how.data)):
         raise UserError(f"tier {how.tier} is about photographs of {runs[0].image_size} px: give --data imagefolder:DIR")
-    here = cores()
-    years = costs.costs(runs, None, how.runs_dir).seconds["all"] / here / _YEAR
-    if place == "cpu" and years > 1:
+    years = frame.seconds["all"] / cores() / (365 * 86_400)
+    if by.device == "cpu" and years > 1:
         raise UserError(
-            f"tier {how.tier} cannot run on this machine's processor: about {years:,.0f} years on {here} cores; "
+            f"tier {how.tier} cannot run on this machine's processor: about {years:,.0f} years on {cores()} cores; "
             "take a machine with GPUs, or another tier"
         )
-    gpus = cluster.gpus if cluster else 1
-    if not cluster and place.startswith("cuda"):
-        import torch
-
-        gpus = torch.cuda.device_count()
-    print(costs.text(runs, how, max(1, gpus), costs.find_speed(runs)), file=sys.stderr, flush=True)
+    print(costs.text(runs, how, max(1, by.gpus), costs.find_speed(runs)), file=sys.stderr, flush=True)
 
 
 def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> list[dict]:
@@ -227,8 +199,7 @@ def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> 
     runs that could not be finished; what was finished is kept."""
     name, how = value("study", StudyName, name), StudyOptions.from_dict({"tier": "shipped", **options})
     if how.tier == "shipped":
-        found = load(how.runs_dir)
-        found = [r for r in found if (r.get("run") or r.get("spec") or {}).get("data") in sources(how.data)]
+        found = [r for r in load(how.runs_dir) if (r["run"] or r["spec"])["data"] in sources(how.data)]
         tests = [r for r in found if r["kind"] == "pretrain" and 0 < r["run"]["steps"] <= max(TIERS["smoke"].lengths)]
         if tests:
             print(

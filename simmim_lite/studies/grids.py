@@ -11,11 +11,13 @@ from ..errors import UserError, unknown
 from ..model.sizes import SIZES
 from ..training.run import Run
 from ..training.tuning import Dense, FineTune, Probe
-from .tiers import ALL, CLASSIFY, FULL_SIZE, LEVELS, NAMED, STUDIES, TIERS, TRANSFER, TWO_SOURCES, AnyTier, tier_of
+from .tiers import ALL, CLASSIFY, LEVELS, NAMED, STUDIES, TIERS, TRANSFER, TWO_SOURCES, AnyTier, Tier, tier_of
 
 TransferSpec = FineTune | Dense | Probe
 #: A data set of which a few images cannot be read still fills its level.
 _NEARLY = 0.99
+#: Recipes of tier paper, by task.
+_FULL_SIZE = {"classify": "imagenet-100ep", "segment": "upernet-160k", "detect": "mask-rcnn-3x"}
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,10 @@ def tier_axes(
     (None = no limit); larger levels are replaced by all there are. Without a second source its level is drawn from the
     first, and left out where that is too small."""
     axes = tier_of(tier).on(data)
-    places = _places(tier, data, available, second_available)
+    places = _places(axes, data, available, second_available)
     recipe = replace(axes.recipe, precision=precision or axes.recipe.precision)
     runs = []
-    for seed in seeds_of(tier, seeds):
+    for seed in seeds_of(axes, seeds):
         for model in axes.models:
             one = replace(recipe, model=model, seed=seed, **axes.by_size.get(model, {}))
             cells = {n: replace(one, **place) for n, place in places.items() if (model, n) not in axes.holes}
@@ -98,9 +100,8 @@ def tier_axes(
     return Axes.of(runs)
 
 
-def seeds_of(tier: AnyTier, seeds: int | Sequence[int] | None = None) -> list[int]:
+def seeds_of(axes: Tier, seeds: int | Sequence[int] | None) -> list[int]:
     """Which seeds a study has: so many from the tier's first on (None = its own number), or those given."""
-    axes = tier_of(tier)
     seeds = axes.seeds if seeds is None else seeds
     chosen = list(range(axes.first_seed, axes.first_seed + seeds) if isinstance(seeds, int) else seeds)
     if not chosen:
@@ -164,53 +165,41 @@ def tunings(study: str, tier: AnyTier, *, labelled: int | None = None, **options
     return list(dict.fromkeys(found))
 
 
-def transfer_runs(
-    tier: AnyTier,
-    *,
-    data: str = "scenes",
-    available: int | None = None,
-    seeds: object = None,
-    precision: str | None = None,
-) -> list[Run]:
-    """The pretraining runs that the tasks start from, cells of the tier's own grid, with their references."""
-    axes, own = tier_of(tier).on(data), tier_of(tier).transfers
-    if axes.full_size:
-        same = {"data": data, "available": available, "seeds": seeds, "precision": precision}
-        return [run for run in grid("data-scale", tier, **same) if run.model in own.models]
+def transfer_runs(tier: Tier, *, available: int | None = None, seeds: object = None, **options: object) -> list[Run]:
+    """The pretraining runs that the tasks start from, cells of the tier's own grid, with their references; options as
+    `tier_axes` has them."""
+    own, seeds = tier.transfers, seeds or tier.transfers.seeds
+    runs = grid("data-scale", tier, available=available, seeds=seeds, **options)
+    if tier.full_size:
+        return [run for run in runs if run.model in own.models]
     levels = [n for n in own.images if available is None or n <= available] or [available]
-    recipe = replace(axes.recipe, data=data, precision=precision or axes.recipe.precision)
     own_cells = [(levels[-1], 0), *((n, own.steps) for n in levels)]
-    cells = itertools.product(seeds_of(tier, seeds or own.seeds), own.models, own_cells)
-    return [replace(recipe, seed=seed, model=model, images=n, steps=t) for seed, model, (n, t) in cells]
+    cells = itertools.product(seeds_of(tier, seeds), own.models, own_cells)
+    return [replace(runs[0], seed=seed, model=model, images=n, steps=t) for seed, model, (n, t) in cells]
 
 
 def transfer_specs(
-    tier: AnyTier,
-    runs: Sequence[Run],
-    labelled: int | None = None,
-    annotated: Mapping[str, tuple[str, int]] | None = None,
+    axes: Tier, runs: Sequence[Run], labelled: int | None, annotated: Mapping[str, tuple[str, int]]
 ) -> list[TransferSpec]:
     """The tasks from each of `transfer_runs` and from scratch, each once, the same seed for all that is compared.
 
     labelled: labelled images the source has (None = no limit). Boxes and masks are known of scenes alone; annotated: at
     tier paper {"detect": ("coco:DIR", training images), "segment": ("ade20k:DIR", training images)}."""
-    axes, found = tier_of(tier), []
-    own = axes.transfers
+    own, found = axes.transfers, []
     if axes.full_size:
         for run in runs:
             given = {"classify": (run.data, labelled or LEVELS[-1])} if labelled != 0 else {}
-            for task, (data, count) in (given | dict(annotated or {})).items():
+            for task, (data, count) in (given | annotated).items():
                 kind, shared = FineTune if task == "classify" else Dense, {"seed": run.seed, "precision": run.precision}
-                spec = kind.recipe(FULL_SIZE[task], count, data=data, model=run.model, **shared)
+                spec = kind.recipe(_FULL_SIZE[task], count, data=data, model=run.model, **shared)
                 found += [replace(spec, run=run), replace(spec, layer_decay=1.0)]
         return list(dict.fromkeys(found))
     fits = [n for n in (*own.few, own.labels, *own.supervised) if labelled is None or n <= labelled]
     fits = fits or ([labelled] if labelled else [])
-    most = min(own.labels, max(fits)) if fits else 0
+    most = min(own.labels, max(fits, default=0))
     for run in runs:
         largest, start = run.model == own.models[-1], "of" if run.steps else "scratch"
-        labels = [n for n in fits if n < most and largest] + [most] * bool(most)
-        labels += [n for n in fits if n > most and largest and not run.steps]
+        labels = [n for n in fits if n == most or (largest and (n < most or not run.steps))]
         shared = {"seed": run.seed} | own.classify | (CLASSIFY if run.steps else {})
         found += [getattr(FineTune, start)(run, labels=n, **shared) for n in labels]
         if labelled != 0:
@@ -241,6 +230,7 @@ def beginnings(
     levels, most = own.images, own.images[-1]
     if (available := images_of(data).get("available", most)) < _NEARLY * most:
         levels = (*(n for n in levels if n <= available / 2), available)
+    levels = tuple(min(n, available) for n in levels)  # of a source that nearly fills the largest
     source = not foreign.startswith("hf://") and re.match(_STARTS, foreign)
     recipe = replace(axes.recipe, data=data, model=own.model, images=levels[-1], precision="bf16")
     first = None if source else axes.begin_with(foreign, recipe)
@@ -277,9 +267,8 @@ def plan_of(
             from ..training.transfer import open_for
 
             annotated[task] = f"{kind}:{folder}", len(open_for(task, f"{kind}:{folder}", 0).train)
-    options.pop("second_available", None)
-    runs = transfer_runs(tier, **options)
-    return runs, transfer_specs(tier, runs, labelled, annotated)
+    runs = transfer_runs(axes, **options)
+    return runs, transfer_specs(axes, runs, labelled, annotated)
 
 
 def planned(
@@ -288,8 +277,8 @@ def planned(
     """`plan_of` at the levels that a source can fill, as far as it lists them: it is looked at and not opened. Of a
     full-size tier some pictures are decoded, and ones that are too small are refused. seeds: 0 as None."""
     axes, listed = tier_of(tier), images_of(data)
-    if axes.full_size:
-        for source in filter(None, sources(data)):
+    for source, held in zip(sources(data), ("available", "second_available"), strict=True):
+        if axes.full_size and held in listed:
             _check_sides(source, tier, axes.recipe.image_size)
     return plan_of(name, tier, data=data, seeds=seeds or None, precision=precision, **listed)
 
@@ -327,8 +316,6 @@ def images_of(data: str) -> dict[str, int]:
 
 def _check_sides(source: str, tier: AnyTier, side: int) -> None:
     """`UserError` where each of 16 pictures is smaller than a tier's input."""
-    if not (FORMATS[kind_of(source)[0]].open and FORMATS[kind_of(source)[0]].local):
-        return
     train, sides = listing(source).readable("train"), []
     for i in range(0, len(train), max(1, len(train) // 16))[:16]:
         with contextlib.suppress(Exception):  # decoders raise errors of many kinds; training names what it leaves out

@@ -23,8 +23,9 @@ from ..errors import UserError, check_writable, first_line, stopped, unknown
 from ..files import discard, held, locked, write_atomic
 from ..processes import again, cores, each, executed_unseen, in_notebook
 from ..training.run import check_runs_dir
-from ..training.specs import Count, Positive, Text, Whole, read, value
+from ..training.specs import Count, Positive, Text, Whole, value
 from . import report
+from .cluster import joined
 from .grids import images_of, sources
 from .tiers import StudyOptions
 
@@ -103,26 +104,18 @@ def raise_first(failures: Mapping[str, str]) -> None:
         raise UserError(next(iter(failures.values())) + more)
 
 
-def execute(
-    planned: Sequence[Copy],
-    out_dir: str | Path,
-    *,
-    workers: int | None = None,
-    engine: str = "local",
-    address: str | None = None,
-    device: str = "auto",
-) -> tuple[dict[str, Path], dict[str, str]]:
+def execute(planned: Sequence[Copy], out_dir: str | Path, **options: object) -> tuple[dict[str, Path], dict[str, str]]:
     """Execute notebooks; the copies OUT_DIR/NAME.ipynb, and the failures, by name.
 
-    They run in the working directory, from which relative paths among the parameters count. workers: notebooks at a
-    time; by default one a core. A copy appears only when its notebook ran to the end. One that failed leaves what there
-    is as NAME.failed.ipynb, and a line that names notebook, cell and cause; the others go on. engine `ray`: each is a
-    task of a cluster, executed again where its node is lost, and all nodes see OUT_DIR."""
-    double = [name for name, count in Counter(copy.name for copy in planned).items() if count > 1]
-    if double:
+    They run in the working directory, from which relative paths among the parameters count. options: of `StudyOptions`,
+    workers (notebooks at a time; by default one a core), engine, address and device. A copy appears only when its
+    notebook ran to the end. One that failed leaves what there is as NAME.failed.ipynb, and a line that names notebook,
+    cell and cause; the others go on. engine `ray`: each is a task of a cluster, executed again where its node is lost,
+    and all nodes see OUT_DIR."""
+    if double := [name for name, count in Counter(copy.name for copy in planned).items() if count > 1]:
         raise UserError(f"two copies would be called {double[0]}: give other names or values")
-    out_dir, there = Path(out_dir).absolute(), cores()
-    at_once = max(1, min(len(planned), workers or there))
+    how, out_dir, there = StudyOptions(**options), Path(out_dir).absolute(), cores()
+    at_once = max(1, min(len(planned), how.workers or there))
     print(f"{len(planned)} notebook{'s' * (len(planned) != 1)} to run, {at_once} at a time", file=sys.stderr)
     work, found = functools.partial(_execute_one, out_dir=out_dir, cwd=os.getcwd()), {}
     for lock in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*/lock"):
@@ -130,11 +123,8 @@ def execute(
             shutil.rmtree(lock.parent, ignore_errors=True)
     try:
         with contextlib.ExitStack() as stack:
-            if engine == "ray":
-                from .cluster import joined
-
-                options = {"address": address, "device": device, "workers": at_once, "gpus_per_run": None}
-                cluster = stack.enter_context(joined(out_dir, **options))
+            if how.engine == "ray":
+                cluster = stack.enter_context(joined(out_dir, dataclasses.replace(how, workers=at_once)))
                 calls = cluster.each({copy.name: (work, copy) for copy in planned})
                 results = ((name, f"{name}: {done}") if isinstance(done, UserError) else done for name, done in calls)
             else:
@@ -156,14 +146,13 @@ def _execute_one(wanted: Copy, out_dir: Path, cwd: str) -> tuple[str, str]:
 
     path, name, error = Path(cwd) / wanted.path, wanted.name, ""
     # a copy is looked at when it is whole: saving it after each cell took a second
-    options = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 120}
-    options["request_save_on_cell_execute"] = False
+    how = {"kernel_name": "python3", "progress_bar": False, "start_timeout": 120, "request_save_on_cell_execute": False}
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as place, locked(Path(place) / "lock", name):
         copy = Path(place) / f"{name}.ipynb"
         with (Path(place) / "log").open("wb") as log:  # what kernel and papermill say of themselves
             os.dup2(log.fileno(), 2)
         try:
-            papermill.execute_notebook(str(path), str(copy), dict(wanted.params), cwd=cwd, **options)
+            papermill.execute_notebook(str(path), str(copy), dict(wanted.params), cwd=cwd, **how)
         except DeadKernelError:
             discard(copy)  # it says of every cell that it was completed
             error = f"the kernel of {name} died (killed or out of memory): finished runs are kept; run it again"
@@ -271,7 +260,8 @@ def check_parameters(path: str | Path, given: Mapping[str, object]) -> dict[str,
     for name, one in given.items():
         if name not in known:
             raise unknown(f"parameter of {Path(path).name}", name, known)
-        made = _made(name, PARAMETERS.get(name, Any if known[name] is None else type(known[name])), one)
+        hint = PARAMETERS.get(name, Any if known[name] is None else type(known[name]))
+        made = value(name, hint, one, text=isinstance(one, str))
         found[name] = list(made) if isinstance(made, tuple) else made  # as papermill has them
     _check_places({"tier": known.get("tier"), **found})
     if "tier" in known:
@@ -292,7 +282,7 @@ def check_notebook(names: MutableMapping[str, object], *, opened: bool = True) -
             for name in _assigned(cell).keys() - known.keys():
                 raise unknown("parameter", name, known)
     for name in PARAMETERS.keys() & names.keys():
-        names[name] = _made(name, PARAMETERS[name], names[name])
+        names[name] = value(name, PARAMETERS[name], names[name], text=isinstance(names[name], str))
     if in_notebook() and not executed_unseen():
         with contextlib.suppress(UserError):  # installed without the notebooks
             _at_home(names)
@@ -333,7 +323,3 @@ def _check_places(names: Mapping[str, object], opened: bool = True) -> None:
         check_runs_dir(names["runs_dir"], "choose another runs_dir")
     if names.get("data"):  # last, for it takes longest
         _ = images_of(names["data"]) if opened else [kind_of(one) for one in sources(names["data"]) if one]
-
-
-def _made(name: str, hint: object, given: object) -> object:
-    return read(name, hint, given) if isinstance(given, str) else value(name, hint, given)

@@ -23,14 +23,12 @@ RULE = "longest, then largest"
 #: What else a reader may do with a budget: what is known of it, and what is not.
 _RELEASED = (
     "simmim-lite pretrain --init FILE goes on from them on your images. Notebook 12 compares that with the weights "
-)
-_RELEASED += (
     "as they are and with your own pretraining: known for two drawn worlds, unknown for your images until it ran"
 )
 _DISTIL = (
     "{} learns to give the features of a larger network, which is needed at every step; not part of this library, "
+    "and what it gains over the options above is unknown"
 )
-_DISTIL += "and what it gains over the options above is unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,15 +203,14 @@ def _binds(on: Basis, best: Option, images: int) -> tuple[str, str]:
 
 def _spend_less(options: list[Option], spent: Mapping[str, float], data_limits: bool) -> str:
     """Where more compute buys nothing that can be told; empty where it buys something. spent: shares of the budget."""
-    best, parts = options[0], []
+    best, share, parts = options[0], spent[options[0].name], []
     cheap = min((o for o in options if o.together), key=lambda o: spent[o.name])
-    if spent[best.name] < 0.7:
+    if share < 0.7:
         why = "data is the limit: " if data_limits else ""
-        share = f"{spent[best.name]:.0%}"
-        parts.append(f"{why}{best.name} is predicted best at {share} of the budget, and no option to be better")
-    if spent[cheap.name] < 0.7 * spent[best.name]:
-        share = spent[cheap.name] / spent[best.name]
-        parts.append(f"{cheap.name} costs {share:.0%} of the best prediction and cannot be told from it")
+        parts.append(f"{why}{best.name} is predicted best at {share:.0%} of the budget, and no option to be better")
+    if spent[cheap.name] < 0.7 * share:
+        less = spent[cheap.name] / share
+        parts.append(f"{cheap.name} costs {less:.0%} of the best prediction and cannot be told from it")
     return "; ".join(parts)
 
 

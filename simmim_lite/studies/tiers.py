@@ -1,7 +1,7 @@
 """The tiers of the studies as data: sizes, images, lengths, seeds and recipes; options of a study. No torch here."""
 
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
 
@@ -153,35 +153,6 @@ class Tier:
             recipe = replace(recipe, **same, model=size, lr=RECIPE.lr * recipe.batch_size / RECIPE.batch_size)
         return replace(recipe, model=size, steps=0, init=weights)
 
-    def over(
-        self,
-        models: Sequence[str] = (),
-        images: Sequence[int] = (),
-        lengths: Sequence[int] = (),
-        image_size: int | None = None,
-        batch_size: int | None = None,
-    ) -> "Tier":
-        """The tier on other axes, where they are given: the largest of each is last, the learning rate grows with the
-        batch, and a shorter run has a validation halfway."""
-        lengths, recipe = tuple(sorted(lengths)) or self.lengths, self.recipe
-        times = (batch_size or recipe.batch_size) / recipe.batch_size
-        every = max(1, min(recipe.eval_every, lengths[0] // 2))
-        recipe = replace(
-            recipe, image_size=image_size or recipe.image_size, batch_size=batch_size or recipe.batch_size,
-            lr=recipe.lr * times, eval_every=every if lengths != self.lengths else recipe.eval_every,
-        )  # fmt: skip
-        fields = {"recipe": recipe, "lengths": lengths}
-        fields["models"] = tuple(sorted(models, key=lambda name: SIZES[name].parameters)) or self.models
-        fields["images"] = tuple(sorted(images)) or self.images
-        fields["by_size"] = {m: own | {"lr": own["lr"] * times} for m, own in self.by_size.items()}
-        if models or images or lengths != self.lengths:
-            fields["extra"] = ()
-        if self.transfers:
-            own = {"models": tuple(models) and fields["models"], "images": tuple(images) and fields["images"]}
-            own["steps"] = lengths[-1] if lengths != self.lengths else 0
-            fields["transfers"] = replace(self.transfers, **{name: one for name, one in own.items() if one})
-        return replace(self, **fields)
-
 
 _TWO = ("swinv2_atto", "swinv2_femto")
 _SMOKE = {"batch_size": 16, "warmup_steps": 5, "eval_every": 10, "val_images": 64, "val_masks": 2}
@@ -199,7 +170,7 @@ _FITTED = tuple(
 )
 _FEW_STEPS = {"batch_size": 8, "steps": 4, "eval_every": 2, "warmup_steps": 1, "images": 16, "test_images": 8}
 
-_TIERS = (
+TIERS = {tier.name: tier for tier in (
     Tier(
         name="smoke",
         models=_TWO, images=(16, 64), lengths=(10, 20), first_seed=0,
@@ -262,22 +233,16 @@ _TIERS = (
         # the three sizes that were evaluated on detection and segmentation (docs/facts.md, 4), at the longest length
         transfers=Transfers(models=("swinv2_small", "swinv2_base", "swinv2_large")),
     ),
-)  # fmt: skip
-TIERS = {tier.name: tier for tier in _TIERS}
-#: Recipes of tier paper, by task.
-FULL_SIZE = {"classify": "imagenet-100ep", "segment": "upernet-160k", "detect": "mask-rcnn-3x"}
-
-
+)}  # fmt: skip
 AnyTier = Tier | str  # or its name
 
 
 def tier_of(name: AnyTier) -> Tier:
     """A tier by its name; `UserError` with the nearest for one that does not exist. A tier is itself."""
-    if isinstance(name, Tier):
-        return name
-    if name not in TIERS:
+    tier = name if isinstance(name, Tier) else TIERS.get(name)
+    if tier is None:
         raise unknown("tier", name, TIERS)
-    return TIERS[name]
+    return tier
 
 
 # --- options of a study ---------------------------------------------------------------------------------------------
@@ -300,7 +265,7 @@ class StudyOptions(Spec):
     runs_dir: Folder = "runs"
     device: Annotated[str, Text(r"(auto|cpu|cuda|mps)(:\d+)?", "one of auto, cpu, cuda, mps")] = "auto"
     precision: Annotated[str, OneOf(("auto", *PRECISIONS))] = "auto"
-    models: tuple[Model, ...] | None = None  # what the tier varies, and its input; None = its own (`Tier.over`)
+    models: tuple[Model, ...] | None = None  # what the tier varies, and its input; None = its own (`axes`)
     images: tuple[Count, ...] | None = None
     lengths: tuple[Count, ...] | None = None
     image_size: Side | None = None
@@ -317,18 +282,16 @@ class StudyOptions(Spec):
         """What options say of each other, and what is not installed; zeros that mean the default become None."""
         for name in ("seeds", "workers", "models", "images", "lengths"):
             object.__setattr__(self, name, getattr(self, name) or None)
-        given = [name for name in (*AXES, "minutes") if getattr(self, name)]
-        if self.tier == "shipped" and given:
-            held = getattr(self, given[0])
-            raise UserError(f"{given[0]} is {held}, and tier shipped trains nothing: take another, or leave it out")
+        for name in (*AXES, "minutes"):
+            if self.tier == "shipped" and (held := getattr(self, name)):
+                raise UserError(f"{name} is {held}, and tier shipped trains nothing: take another, or leave it out")
         if self.seeds and self.minutes:
             raise UserError(f"seeds is {self.seeds} and minutes {self.minutes:g}: give one, seeds fixes the number")
         check_writers(self.log)
         if self.engine == "ray" and importlib.util.find_spec("ray") is None:
             raise UserError('engine ray needs ray: pip install "simmim-lite[ray]"')
         for name in ("address", "gpus_per_run"):
-            if self.engine == "local" and getattr(self, name) is not None:
-                held = getattr(self, name)
+            if self.engine == "local" and (held := getattr(self, name)):
                 raise UserError(f"{name} is {held}, which is about a Ray cluster: take engine ray too, or leave it out")
 
     @classmethod
@@ -342,6 +305,19 @@ class StudyOptions(Spec):
 
     @property
     def axes(self) -> Tier:
-        """The tier on this source, with the axes that are given."""
-        tier, given = TIERS[self.tier].on(self.data), {name: getattr(self, name) for name in AXES}
-        return tier.over(**{name: one for name, one in given.items() if one}) if any(given.values()) else tier
+        """The tier on this source, with the axes that are given in place of its own: the largest of each is last, the
+        learning rate grows with the batch, and a shorter run has a validation halfway."""
+        tier = TIERS[self.tier].on(self.data)
+        recipe, lengths = tier.recipe, tuple(sorted(self.lengths or tier.lengths))
+        models = tuple(sorted(self.models or tier.models, key=lambda name: SIZES[name].parameters))
+        new = {"models": models, "images": tuple(sorted(self.images or tier.images)), "lengths": lengths}
+        own = {name: new[name] for name in ("models", "images") if getattr(self, name)}  # its transfers take these
+        every = recipe.eval_every
+        if lengths != tier.lengths:
+            own["steps"], every = lengths[-1], max(1, min(every, lengths[0] // 2))
+        side, batch = self.image_size or recipe.image_size, self.batch_size or recipe.batch_size
+        times = batch / recipe.batch_size
+        new["recipe"] = replace(recipe, image_size=side, batch_size=batch, lr=recipe.lr * times, eval_every=every)
+        new["by_size"] = {model: more | {"lr": more["lr"] * times} for model, more in tier.by_size.items()}
+        new["transfers"] = tier.transfers and replace(tier.transfers, **own)
+        return replace(tier, **new, extra=() if own else tier.extra)

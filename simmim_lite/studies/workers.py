@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.manifests import quietly
+from ..data.sources import open_data
 from ..errors import Preempted, UserError, stopped
-from ..processes import again, cores, each, told
-from ..training.record import usable
+from ..processes import again, cores, each, one_thread, pick_device, told
+from ..training.record import Busy, usable
 from ..training.run import Run, Runtime, record_path
 from ..training.specs import Count, checked
-from ..training.tuning import Dense, FineTune
 from .costs import clock, cost_of, step_speeds, tuning_seconds
 from .grids import TransferSpec, planned
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions
@@ -70,24 +70,18 @@ def make_jobs(items: Sequence[Run | TransferSpec], speeds: Mapping[str, float], 
 @quietly()
 def do(job: Job, runs_dir: str, device: str, wait: bool) -> Outcome:
     """The work of one job, in order, in this process. wait: for another process that is at it, else it is busy."""
-    from ..data.sources import open_data
     from ..training.pretrain import pretrain_once
-    from ..training.record import Busy
     from ..training.transfer import once as transfer_once
 
     started, trained, said, first = time.process_time(), 0, {}, job.work[0]
     try:
-        data = None  # boxes, masks and pictures at their own size are opened by their task
-        if not isinstance(first, Dense) and not (isinstance(first, FineTune) and first.full_size):
-            needed = max((run.images or 0 for run in job.work if isinstance(run, Run)), default=0)
-            streamed = isinstance(first, Run) and first.streamed
-            data = open_data(first.data, first.image_size, images_needed=needed, streamed=streamed)
+        once, options = transfer_once, {}  # a transfer opens its own data
+        if isinstance(first, Run):  # all of a trunk have the same data and batch
+            data = open_data(first.data, first.image_size, images_needed=first.images, streamed=first.streamed)
+            runtime = None if device == "cpu" else runtime_of(first)  # on it the plain way's numbers, to the bit
+            once, options = pretrain_once, {"data": data, "runtime": runtime, "log": job.log}
         for item in job.work:
-            once, options = transfer_once, {}
-            if isinstance(item, Run):  # on a CPU numbers stay those of the plain way, to the bit
-                once, options = pretrain_once, {} if device == "cpu" else {"runtime": runtime_of(item)}
-                options["log"] = job.log
-            trained += once(item, runs_dir=runs_dir, device=device, data=data, wait=wait, **options)[1]
+            trained += once(item, runs_dir=runs_dir, device=device, wait=wait, **options)[1]
     except Busy:
         said = {"busy": True}
     except UserError as error:
@@ -99,16 +93,15 @@ class Local:
     """This machine's processes; device: as `pick_device` takes it; workers: None is one a core, or one on a GPU."""
 
     def __init__(self, device: str, workers: int | None) -> None:
-        from ..processes import pick_device
+        import torch
 
         self.place = pick_device(device)
         self.device = str(self.place)
+        self.gpus = torch.cuda.device_count() if self.place.type == "cuda" else 0
         self.workers = workers or (1 if self.place.type != "cpu" else cores())
 
     def speeds(self, runs_dir: Path, models: Sequence[str], recipe: Run) -> dict[str, float]:
         """`costs.step_speeds`, here."""
-        from ..processes import one_thread
-
         with one_thread(self.place):
             return step_speeds(runs_dir, models, recipe, self.device)
 
@@ -126,19 +119,18 @@ def reported(costs: Mapping[Path, float], about: float, unit: str) -> Iterator[N
     began, end, out = time.time(), threading.Event(), told()
     in_place = out is not sys.stderr or out.isatty()
 
-    def show(last: bool = False) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a closed terminal ends no training
-            done = [cost for path, cost in costs.items() if path.exists() and path.stat().st_mtime >= began - 1]
-            spent, share = time.time() - began, sum(done) / max(sum(costs.values()), 1e-9)
-            left = spent / share - spent if share else about - spent
-            left = f"about {clock(left)} left" if left > 0 else f"longer than the {clock(about)} expected"
-            line = f"{len(done)} of {len(costs)} {unit}, {clock(spent)} spent" + f", {left}" * (not last)
-            start, stop = ("\r", "\n" * last) if in_place else ("", "\n")
-            print(start + line.ljust(78 * in_place), end=stop, file=out, flush=True)
-
     def report() -> None:
-        while not end.wait(1 if in_place else 10):
-            show()
+        last = False
+        while not last:
+            last = end.wait(1 if in_place else 10)
+            with contextlib.suppress(OSError, ValueError):  # a closed terminal ends no training
+                done = [cost for path, cost in costs.items() if path.exists() and path.stat().st_mtime >= began - 1]
+                spent, share = time.time() - began, sum(done) / max(sum(costs.values()), 1e-9)
+                left = spent / share - spent if share else about - spent
+                left = f"about {clock(left)} left" if left > 0 else f"longer than the {clock(about)} expected"
+                line = f"{len(done)} of {len(costs)} {unit}, {clock(spent)} spent" + f", {left}" * (not last)
+                start, stop = ("\r", "\n" * last) if in_place else ("", "\n")
+                print(start + line.ljust(78 * in_place), end=stop, file=out, flush=True)
 
     reporter = threading.Thread(target=report, daemon=True)
     reporter.start()
@@ -147,14 +139,14 @@ def reported(costs: Mapping[Path, float], about: float, unit: str) -> Iterator[N
     finally:
         end.set()
         reporter.join()
-        show(last=True)
 
 
-def execute(pool, jobs: Sequence[Job], runs_dir: Path, what: str = "runs") -> tuple[int, float]:
+def execute(pool, jobs: Sequence[Job], runs_dir: Path) -> tuple[int, float]:
     """Do jobs by `Local` or a cluster: how many records this made, and core seconds. What another process holds is
     waited for only when nothing else is left; the first error is raised when all jobs are over."""
     costs = {record_path(runs_dir, item): job.seconds / len(job.work) for job in jobs for item in job.work}
     workers, outcomes = min(pool.workers, len(jobs)), []
+    what = "runs" if isinstance(jobs[0].work[0], Run) else "transfers"
     about, many = sum(costs.values()) / workers, f"{workers} process{'es' * (workers > 1)}"
     before = sum(isinstance(item, Run) and not item.steps for job in jobs for item in job.work)
     more = f" ({before} of them networks before training)" if before else ""

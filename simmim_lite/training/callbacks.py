@@ -11,7 +11,6 @@ import json
 import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from PIL import Image, PngImagePlugin
 from ..data.sources import Data
 from ..errors import Everywhere, UserError, first_line, unknown
 from ..model.masking import upsample
+from ..processes import device_name, tell
 from .run import Run, write_atomic
 
 JOURNAL_VERSION, FILM_VERSION = 1, 1
@@ -50,16 +50,16 @@ class Journal(contextlib.AbstractContextManager):
     """The callback that tells the writers of a run, the journal and those named in `log`; the main process alone has
     one. A writer that fails is left out, which is said on stderr."""
 
-    def __init__(self, runs_dir: str | Path, run: Run, *, device: str, processes: int = 1, log: Iterable[str] = ()):
+    def __init__(self, runs_dir: str | Path, run: Run, log: Iterable[str] = ()):
         self.run, self.runs_dir, self.log, self.writers = run, Path(runs_dir), dict.fromkeys(("journal", *log)), {}
-        where = {"pid": os.getpid(), "machine": this_machine(), "device": device, "processes": processes}
-        self.about = {"version": JOURNAL_VERSION, "run": run.to_dict(), **where}
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         self._tell(1, kind is not None)
 
     def on_train_start(self, trainer) -> None:
-        about = {"start": trainer.step, "curve": trainer.curve, **self.about}
+        about = {"start": trainer.step, "curve": trainer.curve, "version": JOURNAL_VERSION, "run": self.run.to_dict()}
+        about |= {"pid": os.getpid(), "machine": this_machine(), "device": device_name(trainer.group.device)}
+        about["processes"] = trainer.group.size
         for name in self.log:
             with self._left_out_if_it_fails(name):
                 self.writers[name] = WRITERS[name](self.runs_dir, self.run.key, about)
@@ -94,7 +94,7 @@ class Journal(contextlib.AbstractContextManager):
             yield
         except Exception as error:  # whatever another library raises, the run is worth more
             self.writers.pop(name, None)
-            print(f"simmim-lite: {name} is left out ({first_line(error)}); the run goes on", file=sys.stderr)
+            tell(f"{name} is left out ({first_line(error)}); the run goes on")
 
 
 def _journal(runs_dir: Path, key: str, about: dict) -> tuple[Callable, Callable]:
@@ -133,9 +133,8 @@ def _wandb(runs_dir: Path, key: str, about: dict) -> tuple[Callable, Callable]:
 
     runs_dir.mkdir(parents=True, exist_ok=True)
     how = {"project": os.environ.get("WANDB_PROJECT", "simmim-lite"), "id": key, "name": key, "resume": "allow"}
-    how |= {} if "WANDB_DIR" in os.environ else {"dir": str(runs_dir)}
     quiet = wandb.Settings(silent=True, console="off", init_timeout=60, login_timeout=10)
-    session = wandb.init(**how, config=about["run"], settings=quiet)
+    session = wandb.init(**how, dir=os.environ.get("WANDB_DIR", str(runs_dir)), config=about["run"], settings=quiet)
     session.define_metric("*", step_metric="images_seen")  # runs of different batches compare
 
     def point(line: dict) -> None:
@@ -182,12 +181,6 @@ class InProgress:
         return max([self.start, *(point["step"] for point in self.points)])
 
 
-def _is_point(line: dict) -> bool:
-    """Whether all that a line says is numbers, step and time among them."""
-    whole = math.isfinite(line["step"]) and math.isfinite(line["time"])
-    return whole and all(one is None or isinstance(one, int | float) for one in line.values())
-
-
 def read_journal(path: str | Path) -> InProgress | None:
     """What a journal says; None where there is none, or none that this version can read. Points beyond the step that a
     run went on from are dropped, those of its trunk are taken from its curve, and a torn line is passed over."""
@@ -201,7 +194,9 @@ def read_journal(path: str | Path) -> InProgress | None:
         # torn, or of another version
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             line = json.loads(text)
-            if not all(_is_point(p | {"time": line["time"]}) for p in line.get("curve", [line])):
+            said = line.get("curve", [line])  # points: all that they say is numbers, steps and time among them
+            finite = all(map(math.isfinite, (line["time"], *(p["step"] for p in said))))
+            if not (finite and all(one is None or isinstance(one, int | float) for p in said for one in p.values())):
                 raise ValueError(line)
             if "start" not in line and found:
                 found.time = line["time"]
@@ -283,21 +278,18 @@ def fill_in(model, pictures: np.ndarray, cells: np.ndarray, mean: tuple, std: tu
     device, was_training = next(model.parameters()).device, model.training
     x = normalise(pictures, mean, std, device)
     tokens = upsample(cells, x.shape[-1] // model.patch_size // cells.shape[-1])
-    mask = torch.from_numpy(tokens).to(device)
+    mask, hidden = torch.from_numpy(tokens).to(device), upsample(tokens, model.patch_size)[:, None]
     model.eval()
     with torch.inference_mode():
         guess = model.reconstruct(x, mask).float()
         each = model.loss(guess, x, mask, per_image=True).tolist()
         if model.target != "raw":
-            visible = (
-                1 - mask.repeat_interleave(model.patch_size, 1).repeat_interleave(model.patch_size, 2)[:, None].float()
-            )
-            level, variance = local_statistics(x, model.target_window, visible)
+            level, variance = local_statistics(x, model.target_window, torch.from_numpy(~hidden).to(device).float())
             guess = guess * (variance + 1e-6).sqrt() + level
     model.train(was_training)
     colours = guess.cpu().numpy() * np.reshape(std, (1, -1, 1, 1)) + np.reshape(mean, (1, -1, 1, 1))
     colours = (np.clip(colours, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return np.where(upsample(tokens, model.patch_size)[:, None], colours, pictures), each
+    return np.where(hidden, colours, pictures), each
 
 
 class Camera:

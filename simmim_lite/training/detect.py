@@ -5,12 +5,12 @@ import contextlib
 import functools
 import io
 import itertools
-from collections import OrderedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+from torchvision.models.convnext import LayerNorm2d
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -93,7 +93,6 @@ def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
     one size go through together, so that no image's result depends on its neighbours."""
     model, spec, device, found = task.model, task.spec, task.group.device, []
     length = max(1, spec.batch_size // task.group.size)
-    model.eval()
     queue = sorted(places, key=lambda i: (split.sizes[i], i))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
         for _, alike in itertools.groupby(queue, key=lambda i: split.sizes[i]):
@@ -106,7 +105,6 @@ def detections(task: Detection, split: CocoSplit, places: range) -> list[dict]:
                     for (x0, y0, x1, y1), label, score, mask in zip(*columns, masks, strict=True):
                         one = {"image_id": i, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
                         found.append(one | {"segmentation": rle(mask)})
-    model.train()
     return found
 
 
@@ -158,15 +156,14 @@ class Pyramid(nn.Module):
         super().__init__()
         widths = [encoder.embed_dim << s for s in range(len(encoder.depths))]
         self.encoder = encoder
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[:-1])  # the encoder normalises its last map
+        # the encoder normalises its last map
+        self.norms = nn.ModuleList([*map(LayerNorm2d, widths[:-1]), nn.Identity()])
         self.fpn = FeaturePyramidNetwork(widths, channels, extra_blocks=LastLevelMaxPool())
         self.out_channels = channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps = self.encoder.feature_maps(images)
-        for s, norm in enumerate(self.norms):
-            maps[s] = norm(maps[s].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self.fpn(OrderedDict((str(s), m.contiguous()) for s, m in enumerate(maps)))
+        maps = zip(self.norms, self.encoder.feature_maps(images), strict=True)
+        return self.fpn({str(s): norm(m).contiguous() for s, (norm, m) in enumerate(maps)})
 
 
 def build_detector(
@@ -250,5 +247,4 @@ def resampled_precisions(judged, draws: int = RESAMPLES) -> np.ndarray:
         with contextlib.redirect_stdout(io.StringIO()):
             judged.accumulate()
         out.append(precisions(judged))
-    judged.evalImgs = each
     return np.array(out)

@@ -22,8 +22,7 @@ from ..model.swin import SwinV2
 from .parallel import Group
 from .pretrain import drop_path_noise
 from .probes import input_statistics, top1
-from .run import windows_of
-from .train import Failed, layer_groups
+from .train import Failed
 from .tuning import SMALL_SIDE, FineTune, Transfer
 
 #: Windows of the paper's pretraining, a stage: 12, clamped to the last stage's 6 x 6 map at 192 px (docs/facts.md, 3).
@@ -39,22 +38,14 @@ def build_encoder(spec: Transfer, weights: dict[str, Tensor] | None) -> SwinV2:
         raise UserError(f"{spec.key}: {spec.init} needs {needed} weights")
     size, windows = SIZES[spec.model], None
     if spec.run is not None:
-        windows = spec.run.init_windows or windows_of(spec.run)
+        windows = spec.run.windows
     elif spec.weights is not None:
         windows = PAPER_WINDOWS if spec.model in PAPER else (4,) * len(size.depths)
-    encoder = SwinV2(
-        size.embed_dim,
-        size.depths,
-        spec.window_size,
-        size.patch_size,
-        spec.drop_path,
-        windows,
-        channels=spec.run.channels if spec.run else 3,
-    )
+    how = {"pretrained_window_sizes": windows, "channels": spec.run.channels if spec.run else 3}
+    encoder = SwinV2(size.embed_dim, size.depths, spec.window_size, size.patch_size, spec.drop_path, **how)
     encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
     if weights is not None:
-        inside = {name: value for name, value in weights.items() if name.startswith("encoder.")}
-        encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in inside.items()})
+        encoder.load_state_dict({n.removeprefix("encoder."): v for n, v in weights.items() if n.startswith("encoder.")})
     encoder.mask_token.requires_grad_(False)
     return encoder
 
@@ -71,8 +62,9 @@ def weights_name(path: str | Path) -> str:
 
 class Task:
     """What `transfer.work` trains and tests: the `kind` of its record, its `model`, `batch(step)` of this process's
-    share, `loss(model, *batch)`, and `evaluate()`, the parts of the record that hold its scores, or `Failed`. images:
-    of the split `train` that it learns from, None = all; data: opened, as `transfer.open_for` does."""
+    share, `loss(model, *batch)`, and `evaluate()` (the model is in that mode), the parts of the record that hold its
+    scores, or `Failed`. images: of the split `train` that it learns from, None = all; data: opened, as
+    `transfer.open_for` does."""
 
     kind, flops = "", None  # FLOPs of an image, forward and backward; None where they differ
 
@@ -81,10 +73,6 @@ class Task:
         self.chosen = subset(train, images, spec.seed)
         self.statistics = input_statistics(data, spec.statistics)
         self.depths = SIZES[spec.model].depths
-
-    def groups(self) -> list[dict]:
-        """AdamW's groups, with layer decay; heads learn at the full rate."""
-        return layer_groups(self.model, self.depths, self.spec.layer_decay, self.spec.weight_decay)
 
     def loader(self, load: Callable, collate: Callable = default_collate) -> StepLoader:
         """Of this process's share; load: a place among the chosen images -> a sample, which may draw."""
@@ -120,7 +108,10 @@ class Classification(Task):
     kind = "finetune"
 
     def __init__(self, spec: FineTune, data, weights: dict[str, Tensor] | None, group: Group) -> None:
-        train, self.test = self.labelled(spec, data), data.test
+        # of scenes the pool for probes is the smaller one, and no test image is in either
+        few = data.probe_train is not None and len(data.probe_train) < min(spec.labels or 0, len(data.train))
+        whole = spec.full_size or (few and data.train.labels is not None)
+        train, self.test = data.train if whole else data.probe_train, data.test
         if train is None or self.test is None or train.labels is None or self.test.labels is None:
             raise UserError(f"data '{spec.data}' has no labels to fine-tune on: use a source with classes")
         super().__init__(spec, data, group, train, spec.labels)
@@ -133,11 +124,6 @@ class Classification(Task):
             how = {"mixup_alpha": spec.mixup, "cutmix_alpha": spec.cutmix, "label_smoothing": spec.label_smoothing}
             self.mixup = Mixup(num_classes=data.num_classes, **how)
         self.begin()
-
-    def labelled(self, spec: FineTune, data) -> Split | None:
-        """The split to train on; of scenes the pool for probes is the smaller one, and no test image is in either."""
-        few = data.probe_train is not None and len(data.probe_train) < min(spec.labels or 0, len(data.train))
-        return data.train if few and data.train.labels is not None else data.probe_train
 
     def begin(self) -> None:
         spec, (mean, std) = self.spec, self.statistics
@@ -176,20 +162,17 @@ class Classification(Task):
         group, spec, found = self.group, self.spec, []
         labels = np.asarray(self.test.labels[: spec.test_images])
         rows = range(len(labels) * group.rank // group.size, len(labels) * (group.rank + 1) // group.size)
-        self.model.eval()
         with torch.inference_mode():
             for images, some in self.tests(rows):
                 with torch.autocast(group.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
                     final = self.model.encoder(images.to(group.device))
                 found += zip(some, self.model.head(final.float().mean((2, 3))).argmax(1).tolist(), strict=True)
-        self.model.train()
-        found, skipped = zip(*group.gather((found, dict(self.skipped))), strict=True)
-        found = np.array(sum(found, []))
+        found = np.array(sum(group.gather(found), []))
+        left_out = sorted({item for part in group.gather(dict(self.skipped)) for item in part.items()})
         if not len(found):
             raise Failed(f"none of the {len(labels)} test images of {spec.data} can be read")
         score = top1(found[:, 1], labels[found[:, 0]], len(self.chosen))
         final = {"top1": score["score"], "low": score["low"], "high": score["high"], "n_test": score["n_test"]}
-        left_out = sorted({item for part in skipped for item in part.items()})
         return {"final": final} | ({"skipped": [list(item) for item in left_out]} if left_out else {})
 
 
@@ -197,9 +180,6 @@ class PictureClassification(Classification):
     """The same on pictures of any size, decoded and augmented by worker processes as it goes: data sets at full size.
     One that cannot be read is named on stderr and in the record (`skipped`): in training the next one of the draw
     stands in for it, in testing it is left out of the count."""
-
-    def labelled(self, spec: FineTune, data) -> Split | None:
-        return data.train
 
     def begin(self) -> None:
         load = functools.partial(_sample, self.train, self.chosen, train_transform(self.spec, *self.statistics))

@@ -57,11 +57,8 @@ class Group:
 
     def any(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is true in any process."""
-        if self.size == 1:
-            return list(flags)
-        found = torch.tensor(flags, dtype=torch.uint8)  # between CPUs: a GPU need not finish its step for this
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-        return [bool(flag) for flag in found.tolist()]
+        # between CPUs: a GPU need not finish its step for this
+        return self.sum(torch.tensor(flags, dtype=torch.int32)).bool().tolist()
 
     def broadcast(self, thing: object = None) -> object:
         """The main process's thing (anything that pickles), to all."""

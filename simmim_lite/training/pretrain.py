@@ -1,10 +1,10 @@
 """Pretraining: from a Run to its model and batches, its validation loss, and its record."""
 
 import contextlib
-import dataclasses
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +20,13 @@ from ..model.masking import hash_masks, uniforms, upsample
 from ..model.simmim import SimMIM, create_model
 from ..model.sizes import SIZES
 from ..model.weights import load_weights, pinned
-from ..processes import device_name, one_thread, timed
+from ..processes import one_thread, timed
 from . import train
 from .callbacks import Camera, Journal, check_writers, film_path, journal_path
 from .parallel import Group, Parallel, join
 from .probes import input_statistics, probe_all
 from .record import made_once, read_record, run_of
-from .run import (
-    RECIPE_VERSION,
-    Run,
-    Runtime,
-    checkpoints,
-    load_final,
-    new_record,
-    record_path,
-    save_final,
-    size_of,
-    windows_of,
-    write_record,
-)  # fmt: skip
+from .run import Run, Runtime, checkpoints, load_final, new_record, record_path, save_final, write_record
 from .specs import Folder, Whole, checked
 
 _DROP_PATH = 4  # stream of random numbers
@@ -46,7 +34,7 @@ _DROP_PATH = 4  # stream of random numbers
 
 def build(run: Run) -> SimMIM:
     """The model of a run at step 0, on the CPU: a function of the Run alone."""
-    how = {"target": run.target, "target_window": run.norm_window, "drop_path": run.drop_path, "seed": run.seed}
+    how = {"target": run.target, "target_window": run.target_window, "drop_path": run.drop_path, "seed": run.seed}
     how |= {"pretrained_window_sizes": run.init_windows, "channels": run.channels}
     return create_model(run.model, run.image_size, run.window_size, **how)
 
@@ -65,9 +53,8 @@ def begun(run: Run, runs_dir: Path) -> SimMIM:
                 f"init {run.init}: no finished run of that key in {runs_dir}; give a file, or train it first"
             )
         before = run_of(record["run"])
-        there = before.init_windows or windows_of(before)
-        if there != (run.init_windows or windows_of(run)):
-            raise UserError(f"init {run.init} has windows of {there}: give init_windows={there}")
+        if before.windows != run.windows:
+            raise UserError(f"init {run.init} has windows of {before.windows}: give init_windows={before.windows}")
         load_weights(model, load_final(runs_dir, before))
     return model
 
@@ -83,7 +70,7 @@ def make_batches(
 ) -> Batches:
     """The batches of a run. share: this process's part of each; workers: processes that decode for it, if any."""
     mean, std = input_statistics(data, run.statistics)
-    chosen = subset(data.train, run.images, run.draw)
+    chosen = subset(data.train, run.images, run.seed if run.subset_seed is None else run.subset_seed)
     options = {name: getattr(run, name) for name in ("seed", "batch_size", "image_size", "mask_patch", "mask_ratio")}
     options |= {"mask_strategy": run.mask_strategy, "patch_size": SIZES[run.model].patch_size}
     options |= {"mean": mean, "std": std, "device": device, "share": share}
@@ -165,8 +152,8 @@ def pretrain_once(
     `Busy` with `wait=False`. Under torchrun all make this call. progress(step, steps): called now and then; film:
     frames to keep in RUNS_DIR/films/KEY.png; log: tensorboard, wandb; callbacks: as `train.Trainer.fit` has them."""
     check_writers(log)
-    if run.recipe_version != RECIPE_VERSION:
-        raise UserError(f"{run.key} is of recipe {run.recipe_version}: this version trains {RECIPE_VERSION} alone")
+    if run.recipe_version != (own := Run.recipe_version):  # the default is this version's
+        raise UserError(f"{run.key} is of recipe {run.recipe_version}: this version trains {own} alone")
     data = data or open_data(run.data, run.image_size, images_needed=run.images, streamed=run.streamed)
     if data.channels != run.channels:
         raise UserError(
@@ -178,8 +165,7 @@ def pretrain_once(
     trunk, tail = checkpoints(runs_dir, run.trunk_key), checkpoints(runs_dir, run.key)
 
     def make() -> dict:
-        where = {"device": device_name(group.device), "processes": group.size}
-        journal = Journal(runs_dir, run, **where, log=log) if group.is_main else contextlib.nullcontext()
+        journal = Journal(runs_dir, run, log) if group.is_main else contextlib.nullcontext()
         with one_thread(group.device), journal:
             record = _record(run, runs_dir, data, group, runtime, film, [journal, *callbacks], progress)
 
@@ -207,21 +193,20 @@ def _record(
     progress: Callable | None,
 ) -> dict:
     """Train to the end and say what came of it."""
-    statistics, size = input_statistics(data, run.statistics), size_of(run)
+    statistics, size = input_statistics(data, run.statistics), replace(SIZES[run.model], channels=run.channels)
     net = Parallel(begun(run, runs_dir).to(group.device), group, runtime)
     trainer = train.Trainer(run, net, build_optimiser(net.model, run), data.digest)
-    how = {} if runtime == Runtime() else {"runtime": dataclasses.asdict(runtime)}
+    how = {} if runtime == Runtime() else {"runtime": runtime.to_dict()}
 
     def validate() -> tuple[float, float]:
         return validation_loss(net.whole(), data.val, run, *statistics, group.device, group)
 
     camera = Camera(film_path(runs_dir, run), run, data, statistics, film, validate, group.is_main) if film else None
     trunk, tail = checkpoints(runs_dir, run.trunk_key), checkpoints(runs_dir, run.key)
-    before = [path for path in train.saved(trunk) if train.step_of(path) <= run.drop_step]
     skipped = {}
     try:
         if run.steps:
-            trainer.resume([*train.saved(tail), *before])
+            trainer.resume([*train.saved(tail), *(p for p in train.saved(trunk) if train.step_of(p) <= run.drop_step)])
             # on a CPU decoding is the small part, and other runs have the other cores
             workers = 0 if group.device.type == "cpu" else group.decoders()
             batches = make_batches(run, data, group.device, group.share(run.batch_size), workers)
@@ -242,9 +227,8 @@ def _record(
             raise train.Failed(f"the validation loss was {loss:.3g} after step {run.steps}; lower lr ({run.lr:g})")
     except train.Failed as failed:
         return new_record(run, status="failed", reason=str(failed), where=trainer.meter.where(data, **how))
-    last = trainer.losses[min(run.drop_step, max(0, run.steps - 1)) :]
-    final = {"train_loss": last.mean().item() if run.steps else None, "val_loss": loss, "val_loss_se": error}
-    final |= {"val_images": min(run.val_images, len(data.val)), "val_masks": run.val_masks}
+    final = {"train_loss": trainer.losses[run.drop_step :].mean().item() if run.steps else None, "val_loss": loss}
+    final |= {"val_loss_se": error, "val_images": min(run.val_images, len(data.val)), "val_masks": run.val_masks}
     if run.steps:
         trainer.point(val_loss=loss)
     model = net.whole()

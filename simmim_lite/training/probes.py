@@ -66,9 +66,8 @@ def probe_all(model: SimMIM, data: Data, run: Run) -> dict:
     x_test, maps_test = features(model, test.images[:n_test], *statistics, **how)
     scores = {}
     if labelled:
-        y_train, y_test = np.asarray(train.labels[chosen]), np.asarray(test.labels[:n_test])
-        scores["linear"] = ridge_probe(x_train, y_train, x_test, y_test)
-        scores["knn"] = knn_probe(x_train, y_train, x_test, y_test)
+        sets = x_train, np.asarray(train.labels[chosen]), x_test, np.asarray(test.labels[:n_test])
+        scores |= {"linear": ridge_probe(*sets), "knn": knn_probe(*sets)}
     if masked:
         scores["segment"] = segmentation_probe(maps_train, train.masks[chosen], maps_test, test.masks[:n_test])
     return scores
@@ -114,8 +113,7 @@ def fit_ridge(x: Tensor, targets: Tensor) -> tuple[Callable[[Tensor], Tensor], T
 
 def ridge_probe(x_train: Tensor, y_train: np.ndarray, x_test: Tensor, y_test: np.ndarray) -> dict:
     """Linear probe: one-vs-all ridge on pooled features (n, C), integer labels (n,) -> top-1, 95 % interval."""
-    labels = torch.as_tensor(y_train)
-    ridge, _ = fit_ridge(x_train, F.one_hot(labels, int(labels.max()) + 1).bool())
+    ridge, _ = fit_ridge(x_train, F.one_hot(torch.as_tensor(y_train)).bool())
     return top1(ridge(x_test).argmax(1).numpy(), y_test, len(y_train))
 
 

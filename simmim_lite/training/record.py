@@ -147,26 +147,18 @@ def made_once(path: Path, name: str, data, make: Callable, group, wait: bool = T
     """The record at `path` if it was made from the images that `data` holds now, else what `make()`, which all of a
     group call, writes there; and whether this call made it. name: of a lock that one process at a time holds until it
     ends, however it ends; another waits, or raises `Busy` with `wait=False`."""
-    if not group.is_main:
-        record = group.broadcast()
-        if record is not None:
-            return record, False
-        make()
-        return group.broadcast(), True
-    record = current_record(path, data.digest)
-    if record is not None:
-        return group.broadcast(record), False
     with contextlib.ExitStack() as stack:
-        try:
-            lock, what = path.parents[1] / "locks" / f"{name}.lock", f"another process that works on {name}"
-            stack.enter_context(locked(lock, what, wait or group.size > 1))
-        except Timeout:
-            raise Busy(name) from None
-        record = current_record(path, data.digest)  # the process that was waited for may have made it
-        if record is None and path.exists():
-            tell(f"{path.name} was made from other images than {data.spec} holds now; it runs again")
-        group.broadcast(record)
-        if record is not None:
+        record = current_record(path, data.digest) if group.is_main else None
+        if group.is_main and record is None:
+            try:
+                lock, what = path.parents[1] / "locks" / f"{name}.lock", f"another process that works on {name}"
+                stack.enter_context(locked(lock, what, wait or group.size > 1))
+            except Timeout:
+                raise Busy(name) from None
+            discard(*path.parent.glob(f".{path.name}.*"))  # left by a write that was killed
+            record = current_record(path, data.digest)  # the process that was waited for may have made it
+            if record is None and path.exists():
+                tell(f"{path.name} was made from other images than {data.spec} holds now; it runs again")
+        if (record := group.broadcast(record)) is not None:
             return record, False
-        discard(*path.parent.glob(f".{path.name}.*"))  # left by a write that was killed
         return group.broadcast(make()), True

@@ -7,14 +7,14 @@ trained once, and each length branches off with a tail of its own."""
 import json
 import re
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from ..errors import UserError, check_writable
 from ..files import digest, entries, sealed, write_atomic
 from ..model.masking import STRATEGIES, hidden_count
-from ..model.sizes import SIZES, Size, nearest_size, odd_quarter, short
+from ..model.sizes import SIZES, nearest_size, short
 from ..processes import tell_once
 from .specs import Count, OneOf, Positive, Range, Share, Side, Source, Spec, Text, Whole
 
@@ -83,7 +83,7 @@ class Run(Spec):
 
             name, _, windows = pinned(self.init)
             object.__setattr__(self, "init", name)
-            if windows and windows != windows_of(self) and self.init_windows is None:
+            if windows and windows != self.windows and self.init_windows is None:
                 object.__setattr__(self, "init_windows", windows)
         if self.init_windows and (self.init is None or len(self.init_windows) != len(SIZES[self.model].depths)):
             stages = f"one of {len(SIZES[self.model].depths)} stages each, and init"
@@ -100,19 +100,15 @@ class Run(Spec):
             raise UserError(f"{all_of_it}: use a lower ratio or a smaller mask_patch")
 
     @property
-    def draw(self) -> int:
-        """Seed of the subset draw."""
-        return self.seed if self.subset_seed is None else self.subset_seed
-
-    @property
     def streamed(self) -> bool:
         """Whether its pictures are decoded as training goes."""
         return self.augment == PICTURE_CROP
 
     @property
-    def norm_window(self) -> int:
-        """Window of the normalised target, in pixels: as given, else the odd number nearest to side / 4."""
-        return self.target_window or odd_quarter(self.image_size)
+    def windows(self) -> tuple[int, ...]:
+        """Tokens a side of the windows that each stage has learnt its positions in."""
+        own = (min(self.window_size, grid) for grid in SIZES[self.model].stage_grids(self.image_size))
+        return self.init_windows or tuple(own)
 
     @property
     def drop_step(self) -> int:
@@ -163,20 +159,12 @@ def data_slug(spec: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", re.split(r"[:/\\]", spec.rstrip("/"))[-1])[:24]
 
 
-def size_of(run: Run) -> Size:
-    """The size of a run's network, with its channels."""
-    return replace(SIZES[run.model], channels=run.channels)
-
-
-def windows_of(run: Run) -> tuple[int, ...]:
-    """Tokens a side of the windows of each stage."""
-    return tuple(min(run.window_size, grid) for grid in SIZES[run.model].stage_grids(run.image_size))
-
-
-def new_record(run: Run, *, status: str, reason: str | None = None, **parts: object) -> dict:
-    """A Record: the run and what came of it; of a failed run status and reason, and never a number."""
-    record = {"schema": SCHEMA_VERSION, "kind": "pretrain", "key": run.key, "status": status, "reason": reason}
-    return record | {"run": run.to_dict()} | parts
+def new_record(of: Spec, kind: str = "pretrain", *, status: str, reason: str | None = None, **parts: object) -> dict:
+    """A Record: the run (and the spec of a transfer) and what came of it; of a failed one status and reason, and never
+    a number."""
+    record = {"schema": SCHEMA_VERSION, "kind": kind, "key": of.key, "status": status, "reason": reason}
+    fields = of.to_dict()
+    return record | ({"run": fields} if kind == "pretrain" else {"run": fields.pop("run"), "spec": fields}) | parts
 
 
 def check_runs_dir(runs_dir: str | Path, remedy: str = "choose another --runs-dir") -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
+from torchvision.models.convnext import LayerNorm2d
 
 from ..data.ade20k import IGNORED, AdeSplit, flipped_crop, full_view, resize
 from ..data.batches import normalise, seeded
@@ -21,7 +22,6 @@ from .tuning import EXAMPLES, SMALL_SIDE, Dense
 
 BINS = (1, 2, 3, 6)  # cells a side of the pooled maps
 _HEADS = 12  # stream of random numbers
-_VIEWS = {"flip": flipped_crop, "scale+crop+colour": full_view}
 RESAMPLES = 500  # of the test images, for the 95 % interval of a score
 
 
@@ -34,7 +34,7 @@ class UPerNet(nn.Module):
         super().__init__()
         self.encoder = encoder
         *lower, last = widths = [encoder.embed_dim << s for s in range(len(encoder.depths))]
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in lower)
+        self.norms = nn.ModuleList([*map(LayerNorm2d, lower), nn.Identity()])
         self.pools = nn.ModuleList(_conv(last, channels, 1) for _ in BINS)
         self.pooled = _conv(last + len(BINS) * channels, channels, 3)
         self.laterals = nn.ModuleList(_conv(width, channels, 1) for width in lower)
@@ -47,10 +47,9 @@ class UPerNet(nn.Module):
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Logits at the first stage's stride, and in training those of the auxiliary head at the last but one's. noise:
         see `SwinV2`."""
-        *lower, last = self.encoder.feature_maps(images, None, noise)
-        lower = [norm(m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for norm, m in zip(self.norms, lower, strict=True)]
-        logits = self.classifier(self.pyramid([*lower, last]))
-        return logits, self.auxiliary(lower[-1]) if self.training and self.auxiliary is not None else None
+        maps = [norm(m) for norm, m in zip(self.norms, self.encoder.feature_maps(images, None, noise), strict=True)]
+        logits = self.classifier(self.pyramid(maps))
+        return logits, self.auxiliary(maps[-2]) if self.training and self.auxiliary is not None else None
 
     def pyramid(self, maps: list[Tensor]) -> Tensor:
         """Maps [(B, C_s, H_s, W_s)] of the stages -> (B, channels, H_1, W_1)."""
@@ -134,9 +133,7 @@ class Segmentation(Task):
         group, test, found = self.group, self.data.test, []
         for buffer in self.model.buffers():  # running statistics: those of the main process, as in its checkpoints
             group.sum(buffer.mul_(int(group.is_main)))
-        self.model.eval()
-        count = len(range(len(test))[: self.spec.test_images])
-        for place in range(group.rank, count, group.size):
+        for place in range(len(test))[: self.spec.test_images][group.rank :: group.size]:
             pixels, truth = test.load(place)
             guess = self.predict(resize(torch.from_numpy(pixels), None, self.spec.image_size)[0], truth.shape)
             shown = []
@@ -144,10 +141,8 @@ class Segmentation(Task):
                 about = {"file": test.files[place], "height": guess.shape[0], "width": guess.shape[1]}
                 shown = [about | {"runs": run_lengths(guess)}]
             found.append((place, areas(guess, truth, len(self.data.classes)), shown))
-        self.model.train()
-        found = sorted(sum(group.gather(found), []), key=lambda item: item[0])
-        scores = segmentation_scores(np.stack([item[1] for item in found]), len(self.chosen))
-        return {"transfer": scores, "examples": sum((item[2] for item in found), [])}
+        _, tables, shown = zip(*sorted(sum(group.gather(found), []), key=lambda item: item[0]), strict=True)
+        return {"transfer": segmentation_scores(np.stack(tables), len(self.chosen)), "examples": sum(shown, [])}
 
     def predict(self, image: Tensor, size: tuple[int, int]) -> np.ndarray:
         """Classes uint8 (H, W) at a size in pixels of an image uint8 (3, h, w)."""
@@ -164,7 +159,7 @@ class Segmentation(Task):
 def training_view(split: AdeSplit, chosen: np.ndarray, spec: Dense, fill: Tensor, place: int) -> tuple[Tensor, Tensor]:
     """A training view by its place in the draw: image uint8 (3, S, S), labels uint8 (S, S)."""
     image, labels = map(torch.from_numpy, split.load(int(chosen[place])))
-    return _VIEWS[spec.augment](image, labels, spec.image_size, fill)
+    return (flipped_crop if spec.augment == "flip" else full_view)(image, labels, spec.image_size, fill)
 
 
 def pixel_loss(logits: Tensor, labels: Tensor, stride: int) -> Tensor:

@@ -132,8 +132,7 @@ class Trainer:
 
         def write() -> None:
             discard(*folder.glob(".step-*"))  # left by a write that was killed
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
+            torch.save(state, buffer := io.BytesIO())
             write_atomic(folder / f"step-{self.step:07d}.pt", buffer.getvalue())
             done = [path for path in saved(folder) if step_of(path) <= self.step]  # those beyond were passed over
             discard(*(path for path in done[:-2] if step_of(path) not in keep))

@@ -3,8 +3,8 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated
 
 import torch
@@ -20,9 +20,9 @@ from .parallel import Group, Meter, Parallel, join
 from .pretrain import build, pretrain_once
 from .probes import probe_all
 from .record import made_once
-from .run import SCHEMA_VERSION, Run, checkpoints, load_final, record_path, save_final, write_record
+from .run import Run, checkpoints, load_final, new_record, record_path, save_final, write_record
 from .specs import Folder, OneOf, checked
-from .train import Failed, Trainer, saved
+from .train import Failed, Trainer, layer_groups, saved
 from .tuning import Dense, FineTune, Probe, Transfer
 
 #: Task -> how its training is defined, and the `finetune.Task` that does it.
@@ -117,8 +117,7 @@ def once(
             if isinstance(spec, Probe):
                 record = _probe(spec, data, weights, group)
             else:
-                module, name = TASKS[spec.task][1].split(".")
-                task = getattr(import_module(f".{module}", __package__), name)(spec, data, weights, group)
+                task = resolve_name(f"{__package__}.{TASKS[spec.task][1]}")(spec, data, weights, group)
                 record = work(task, folder, progress)
                 if group.is_main and record["status"] == "done":
                     save_final(runs_dir, spec, task.model.state_dict())
@@ -150,21 +149,20 @@ def work(task: Task, folder: Path, progress: Callable | None = None) -> dict:
     """Train and test a task; its record. folder: of checkpoints. SIGTERM and SIGUSR1 save and raise `Preempted`. Every
     process calls it."""
     spec, data = task.spec, task.data
-    optimiser = torch.optim.AdamW(task.groups(), lr=spec.lr, betas=spec.betas, fused=True)
+    groups = layer_groups(task.model, task.depths, spec.layer_decay, spec.weight_decay)
+    optimiser = torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=True)
     trainer = Trainer(spec, Parallel(task.model, task.group, loss=task.loss), optimiser, data.digest)
     trainer.resume(saved(folder))
-    fields = spec.to_dict()
-    record = {"schema": SCHEMA_VERSION, "kind": task.kind, "key": spec.key, "status": "failed", "reason": None}
-    record |= {"run": fields.pop("run"), "spec": fields}
     try:
         trainer.fit(task.batch, lambda _: folder, progress=progress, divergence=False)
         if not all(bool(p.isfinite().all()) for p in task.model.parameters()):
             raise Failed(f"the trained network's weights were not finite; lower lr ({spec.lr:g})")
+        task.model.eval()
         parts = task.evaluate()
     except Failed as failed:
-        return record | {"reason": str(failed), "where": trainer.meter.where(data)}
-    record |= {"status": "done", "cost": trainer.cost(len(task.chosen), task.flops), "curve": trainer.curve}
-    return record | parts | {"where": trainer.meter.where(data)}
+        return new_record(spec, task.kind, status="failed", reason=str(failed), where=trainer.meter.where(data))
+    parts = {"cost": trainer.cost(len(task.chosen), task.flops), "curve": trainer.curve} | parts
+    return new_record(spec, task.kind, status="done", **parts, where=trainer.meter.where(data))
 
 
 def _probe(spec: Probe, data, weights: dict | None, group: Group) -> dict:
@@ -172,12 +170,13 @@ def _probe(spec: Probe, data, weights: dict | None, group: Group) -> dict:
     meter, run, model = Meter(group), spec.run, build(spec.run)
     if weights is not None:
         model.load_state_dict(weights)
-    found = probe_all(model.to(group.device), data, spec.sized)
+    # whole images, whatever the run was trained on
+    sized = replace(run, probe_labels=spec.labels, probe_test=spec.test_images, augment="none")
+    found = probe_all(model.to(group.device), data, sized)
     if not found:
         raise UserError(f"data '{run.data}' has neither labels nor masks to probe with: use a source with classes")
-    record = {"schema": SCHEMA_VERSION, "kind": "probe", "key": spec.key, "status": "done", "reason": None}
-    record |= {"run": run.to_dict(), "spec": {"probe_labels": spec.labels, "probe_test": spec.test_images}}
-    return record | {"cost": meter.spent(), "transfer": found, "where": meter.where(data)}
+    parts = {"spec": {"probe_labels": spec.labels, "probe_test": spec.test_images}, "cost": meter.spent()}
+    return new_record(spec, "probe", status="done", **parts, transfer=found, where=meter.where(data))
 
 
 def scores(record: dict) -> dict[str, float]:

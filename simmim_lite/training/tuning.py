@@ -2,7 +2,7 @@
 recipes by name, and what the laptop's need, are in `recipes.yaml`. Running them is `transfer.py`'s; no torch here."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Annotated, ClassVar
 
@@ -230,11 +230,6 @@ class Probe(Spec):
         """On as many images as the run's own probes had, unless other numbers are given."""
         own = run.probe_labels if labels is None else labels, run.probe_test if test_images is None else test_images
         return cls(run=run, labels=own[0], test_images=own[1])
-
-    @property
-    def sized(self) -> Run:
-        """The run, with these numbers of images; a probe sees whole images, whatever the run was trained on."""
-        return replace(self.run, probe_labels=self.labels, probe_test=self.test_images, augment="none")
 
     @property
     def key(self) -> str:
