@@ -78,7 +78,7 @@ def ensure(name: str, version: str, plan: Callable[[], StorePlan], title: str) -
                     raise ValueError(f"{path.name} was changed since it was written")
     except PermissionError as error:
         remedy = remedy_of(error, "set SIMMIM_DATA to another folder").replace("write", "read")
-        raise UserError(f"{folder}: {error.strerror}; {remedy}") from error
+        raise UserError(f"{error.filename or folder}: {error.strerror}; {remedy}") from error
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise UserError(f"{folder}: damaged store ({error}); delete this folder and run again") from error
     return info, arrays
