@@ -38,7 +38,7 @@ def opened(page, address: str):
     return page
 
 
-def shown_mask(page, grid: int = 4) -> np.ndarray:
+def shown_mask(page, grid: int) -> np.ndarray:
     """Which cells are drawn grey on the large canvas, in their middle."""
     page.evaluate("() => document.activeElement.blur()")
     return (np.array(page.evaluate(_DRAWN, grid)).reshape(grid, grid, 4)[..., :3] == GREY).all(-1)

@@ -7,7 +7,13 @@ import pytest
 from child_processes import until
 from lab_walk import GREY, HOLIDAY, opened, picture_file, settled, shown_mask, tile, upload
 
-from simmim_lite.model.masking import average_distance, hash_masks
+from simmim_lite.lab.mask_lab import shipped_network
+from simmim_lite.model.masking import average_distance, hash_masks, hidden_count, upsample
+
+ABOUT = shipped_network("photos").about  # with which the lab opens
+SIDE, WINDOW = ABOUT["side"], ABOUT["window"]  # pixels, tokens
+GRID = SIDE // 8  # cells a side
+MASK = hash_masks((GRID, GRID), 0.6, 0, [0])[0]
 
 
 @pytest.fixture
@@ -15,10 +21,10 @@ def lab(page, pages):
     return opened(page, pages["lab"])
 
 
-def place(page, row: int, column: int) -> tuple[float, float]:
-    """Where a cell of the board of 4 x 4 is on the page."""
+def place(page, row: int, column: int, grid: int) -> tuple[float, float]:
+    """Where a cell of a board of so many cells a side is on the page."""
     box = page.locator(".sl-main").first.bounding_box()
-    return box["x"] + box["width"] * (column + 0.5) / 4, box["y"] + box["height"] * (row + 0.5) / 4
+    return box["x"] + box["width"] * (column + 0.5) / grid, box["y"] + box["height"] * (row + 0.5) / grid
 
 
 def test_controls_and_cells_by_mouse_and_keyboard(lab) -> None:
@@ -54,7 +60,7 @@ def test_controls_and_cells_by_mouse_and_keyboard(lab) -> None:
         lab.get_by_label(label).press("ArrowUp")
         now[name] = value
         check()
-    lab.mouse.click(*place(lab, 0, 3))
+    lab.mouse.click(*place(lab, 0, 3, 4))
     check((0, 3))
     lab.locator(".sl-main").first.press("ArrowLeft")
     lab.locator(".sl-main").first.press("Space")
@@ -63,30 +69,30 @@ def test_controls_and_cells_by_mouse_and_keyboard(lab) -> None:
     undo.press("Enter")
     undo.click()
     check()
-    lab.mouse.move(*place(lab, 0, 0))  # a drag gives every cell on its way the state of the first
+    lab.mouse.move(*place(lab, 0, 0, 4))  # a drag gives every cell on its way the state of the first
     lab.mouse.down()
-    lab.mouse.move(*place(lab, 0, 3), steps=4)
+    lab.mouse.move(*place(lab, 0, 3, 4), steps=4)
     lab.mouse.up()
-    assert len(set(shown_mask(lab)[0])) == 1
+    assert len(set(shown_mask(lab, 4)[0])) == 1
     lab.get_by_label("mask ratio").fill("1")
     now["ratio"] = 1
     check()
     lab.get_by_role("button", name="invert").click()
-    assert not shown_mask(lab).any()
+    assert not shown_mask(lab, 4).any()
 
 
 def test_the_reconstruction_and_its_statistics(lab) -> None:
     settled(lab)
     picture, seen, answer, filled = (tile(lab, name).astype(int) for name in ("picture", "seen", "answer", "filled"))
-    hidden = np.repeat(np.repeat(hash_masks((4, 4), 0.6, 0, [0])[0], 8, 0), 8, 1)
+    hidden = upsample(MASK, 8)
     assert (seen[hidden] == GREY).all() and (seen[~hidden] == picture[~hidden]).all()
     assert (filled[hidden] == answer[hidden]).all() and (filled[~hidden] == picture[~hidden]).all()
     assert np.abs(answer - picture)[hidden].mean() < np.abs(128 - picture)[hidden].mean()
-    late = """() => { const { lab } = document.querySelector('.sl-lab'), { inference } = lab, tells = [];
+    late = """numbers => { const { lab } = document.querySelector('.sl-lab'), { inference } = lab, tells = [];
       inference.ask = (_, tell) => tells.push(tell); lab.compute(); lab.put({ seed: 9, edits: [] });
-      tells[0]({ prediction: new Float32Array(3072), seen: null, milliseconds: 1 }); const taken = lab.prediction;
+      tells[0]({ prediction: new Float32Array(numbers), seen: null, milliseconds: 1 }); const taken = lab.prediction;
       delete inference.ask; lab.compute(); return taken; }"""
-    assert lab.evaluate(late) is None, "a late answer is not taken for another mask"
+    assert lab.evaluate(late, 3 * SIDE**2) is None, "a late answer is not taken for another mask"
     settled(lab)
     answer, again = tile(lab, "answer"), "lab.inference.worker.onerror(); lab.prediction = null; lab.compute();"
     lab.evaluate(f"() => {{ const {{ lab }} = document.querySelector('.sl-lab'); {again} }}")
@@ -106,15 +112,15 @@ def test_the_reconstruction_and_its_statistics(lab) -> None:
 def test_guess_first(lab) -> None:
     lab.get_by_role("tab", name="Guess first").click()
     settled(lab)
-    mask, show = hash_masks((4, 4), 0.6, 0, [0])[0], lab.get_by_role("button", name="show the losses")
-    picked = random.Random(0).sample([tuple(map(int, cell)) for cell in np.argwhere(mask)], 5)
-    for cell in [*picked[:4], np.argwhere(~mask)[0]]:
-        lab.mouse.click(*place(lab, *cell))
+    show = lab.get_by_role("button", name="show the losses")
+    picked = random.Random(0).sample([tuple(map(int, cell)) for cell in np.argwhere(MASK)], 5)
+    for cell in [*picked[:4], np.argwhere(~MASK)[0]]:
+        lab.mouse.click(*place(lab, *cell, GRID))
     assert "1 to go" in lab.locator("[aria-label='guess first']").inner_text() and show.is_disabled()
-    lab.mouse.click(*place(lab, *picked[4]))
+    lab.mouse.click(*place(lab, *picked[4], GRID))
     show.click()
-    losses = np.reshape(lab.evaluate("() => [...document.querySelector('.sl-lab').lab.losses]"), (4, 4))
-    mine, best = np.mean([losses[cell] for cell in picked]), np.mean(sorted(losses[mask])[-5:])
+    losses = np.reshape(lab.evaluate("() => [...document.querySelector('.sl-lab').lab.losses]"), (GRID, GRID))
+    mine, best = np.mean([losses[cell] for cell in picked]), np.mean(sorted(losses[MASK])[-5:])
     said = lab.locator("[data-number=score]").inner_text()
     assert f"your cells {mine:.3f}" in said and f"the hardest {best:.3f}" in said
 
@@ -129,19 +135,20 @@ def test_uploads(lab) -> None:
 
 
 def test_attention_of_a_token_and_twice_the_size(lab) -> None:
-    """A click on a cell asks for its token; at 64 px there are four windows, and the second block shifts them."""
+    """A click on a cell asks for its token; at twice the size there are four times the windows, and the second block
+    shifts them."""
     lab.get_by_role("tab", name="Attention").click()
     lab.get_by_text("Block 2 of this stage").wait_for()
     heads = lab.locator("[aria-label=attention] h3").all_inner_texts()
-    assert heads == [
-        f"Block {b} of this stage: windows {how}" for b, how in ((1, "not shifted"), (2, "shifted by 2 tokens"))
-    ]
-    lab.mouse.click(*place(lab, 0, 3))
+    moved = ("not shifted", f"shifted by {WINDOW // 2} tokens")
+    assert heads == [f"Block {b} of this stage: windows {how}" for b, how in enumerate(moved, 1)]
+    lab.mouse.click(*place(lab, 0, 3, GRID))
     lab.get_by_text("The token in row 2, column 8").wait_for()
-    lab.get_by_label("size", exact=True).select_option("64")
+    lab.get_by_label("size", exact=True).select_option(f"{2 * SIDE}")
     lab.get_by_text("2 times what it was trained at").wait_for()
     settled(lab)
-    lab.get_by_text("1: 16 x 16 tokens").wait_for(state="attached")
-    assert shown_mask(lab, 8).sum() == 39 and tile(lab, "answer").shape == (64, 64, 3)
+    lab.get_by_text(f"1: {SIDE // 2} x {SIDE // 2} tokens").wait_for(state="attached")
+    assert shown_mask(lab, 2 * GRID).sum() == hidden_count(4 * GRID**2, 0.6)
+    assert tile(lab, "answer").shape == (2 * SIDE, 2 * SIDE, 3)
     lab.get_by_label("stage", exact=True).select_option("1")
     assert lab.locator("[aria-label=attention] canvas").count() == 2 * 2 * 4

@@ -187,24 +187,25 @@ def as_bytes(prediction, x, counted, about: dict, statistics: str) -> np.ndarray
 def test_a_shipped_network_says_the_same_in_the_page(script, name: str) -> None:
     """Predictions, target, losses of cells, and the picture by each kind of statistics; visible ones do not leak."""
     network = shipped_network(name)
-    about, mask = network.about, hash_masks((4, 4), 0.6, 5, [0])[0]
-    pixels = pixels_of(pictures.photographs()[1], 32)
+    about, side = network.about, network.about["side"]
+    cells, mask = side // 8, hash_masks((side // 8, side // 8), 0.6, 5, [0])[0]
+    pixels = pixels_of(pictures.photographs()[1], side)
     tokens, hidden = upsample(mask, 2), upsample(mask, 8)
     x = normalise(pixels[None], tuple(about["mean"]), tuple(about["std"]))
     x = goal = x[0].double().numpy()
     if about["target"] == "normalized":
-        level, variance = local_statistics(x, np.ones((32, 32), bool), about["target_window"])
+        level, variance = local_statistics(x, np.ones((side, side), bool), about["target_window"])
         goal = (x - level) / np.sqrt(variance + 1e-6)
     prediction = said(network, pixels, tokens)
     assert np.abs(predict(script, network.weights, x, tokens) - prediction).max() < 1e-4
-    error = np.abs(prediction - goal).mean(0).reshape(4, 8, 4, 8).mean((1, 3))
+    error = np.abs(prediction - goal).mean(0).reshape(cells, 8, cells, 8).mean((1, 3))
     code = """([bytes, prediction, hidden, about, how]) => {
       const x = normalise(bytesOf(bytes), about), visible = Float32Array.from(bytesOf(hidden), h => 1 - h);
       const y = new Float32Array(bytesOf(prediction).buffer), t = targetOf(x, about);
-      const { losses } = cellLosses(y, t, 32, 8);
+      const { losses } = cellLosses(y, t, about.side, 8);
       return [Array.from(toBytes(y, x, visible, about, how)), Array.from(t), Array.from(losses)]; }"""
     for statistics in STATISTICS:
         given = [b64(pixels), b64(prediction), b64(hidden.astype(np.uint8)), about, statistics]
         shown, target, losses = map(np.array, script(code, given))
-        assert np.abs(target - goal.ravel()).max() < 2e-4 and np.abs(losses - error.ravel()).max() < 1e-4
+        assert np.abs(target - goal.ravel()).max() < 1e-3 and np.abs(losses - error.ravel()).max() < 1e-4
         assert np.abs(shown - as_bytes(prediction, x, ~hidden, about, statistics).ravel()).max() <= 1

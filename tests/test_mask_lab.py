@@ -69,7 +69,7 @@ def test_shipped_networks_do_their_work() -> None:
         assert f"{about['final']['val_loss']:.3f}" in about["text"]
         ours, lazy = [], []
         for k, entry in enumerate(pictures.scene_pictures(7, 24) if name == "scenes" else pictures.photographs()):
-            picture, mask = pixels(entry, 32), hash_masks((4, 4), 0.6, 0, [k])[0]
+            picture, mask = pixels(entry, about["side"]), hash_masks((about["side"] // 8,) * 2, 0.6, 0, [k])[0]
             x = normalise(picture[None], tuple(about["mean"]), tuple(about["std"]))
             goal, hidden = network.model.make_target(x)[0].numpy(), upsample(mask, 8)
             ours.append(np.abs(predict(network, picture, upsample(mask, 2)) - goal)[:, hidden].mean())
@@ -86,10 +86,11 @@ def test_the_kernel_sends_the_weights_that_are_asked_for(lab, monkeypatch) -> No
 
 
 def test_a_network_sees_pictures_at_its_own_size_and_at_twice_that() -> None:
-    lab = MaskLab(scenes=1, size=64)
-    assert (lab.side, lab.mask.shape) == (64, (8, 8))
-    for wrong in (48, 128):
-        with pytest.raises(UserError, match=f"size {wrong}: give 32 or 64 px"):
+    own = shipped_network("photos").about["side"]
+    lab = MaskLab(scenes=1, size=2 * own)
+    assert (lab.side, lab.mask.shape) == (2 * own, (own // 4,) * 2)
+    for wrong in (48, 4 * own):
+        with pytest.raises(UserError, match=f"size {wrong}: give {own} or {2 * own} px"):
             lab.size = wrong
 
 
