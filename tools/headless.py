@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from simmim_lite.errors import UserError
-from simmim_lite.lab.mask_lab import MaskLab
+from simmim_lite.lab.mask_lab import MaskLab, shipped_network
 from simmim_lite.training.run import write_atomic
 
 BROWSERS = (
@@ -88,13 +88,14 @@ def bench(browser=None) -> Iterator[str]:
 
     browser: one that is open already; by default a Chromium is started.
     """
+    side = shipped_network("photos").about["side"]
     with _page(browser, 1280) as (browser, page):
         yield f"mask lab in {Path(browser_path()).name} {browser.version}, headless: {_MOVES} moves of the mask ratio"
         yield f"{'':44s}{'median':>10s}{'slowest':>10s}"
-        yield _line("slider to picture, 32 px", page.evaluate(_SLIDER, _MOVES))
-        yield _line("release to reconstruction, 32 px", page.evaluate(_ANSWER, _MOVES))
-        page.get_by_label("size", exact=True).select_option("64")
-        yield _line("release to reconstruction, 64 px", page.evaluate(_ANSWER, _MOVES))
+        yield _line(f"slider to picture, {side} px", page.evaluate(_SLIDER, _MOVES))
+        yield _line(f"release to reconstruction, {side} px", page.evaluate(_ANSWER, _MOVES))
+        page.get_by_label("size", exact=True).select_option(str(2 * side))
+        yield _line(f"release to reconstruction, {2 * side} px", page.evaluate(_ANSWER, _MOVES))
         page.get_by_label("network", exact=True).select_option("")
         page.get_by_label("mask patch").select_option("32")
         yield _line("slider to picture, 192 px", page.evaluate(_SLIDER, _MOVES))
