@@ -24,10 +24,9 @@ from simmim_lite.model.masking import (
 IDS = np.random.default_rng(0).integers(0, 2**64, 400, dtype=np.uint64)
 
 
-def test_the_official_order_and_mask():
-    """One permutation an image, its first cells hidden, repeated row by row."""
+def test_the_official_mask():
+    """The first cells of one permutation an image, repeated row by row."""
     cells = [31, 20, 16, 30, 22, 15, 10, 2, 11, 29, 27, 35, 33, 28, 32, 8, 13, 5, 17, 14, 7, 26]
-    assert np.random.RandomState(0).permutation(36)[:22].tolist() == cells
     expected = np.isin(np.arange(36), cells).reshape(6, 6).repeat(8, 0).repeat(8, 1)
     assert np.array_equal(MaskGenerator(192, 32, 4, 0.6, seed=0)(), expected)
     counts = {(192, 32): 22, (224, 32): 30, (256, 32): 39, (192, 16): 87, (192, 8): 346, (192, 4): 1383, (192, 64): 6}

@@ -17,12 +17,12 @@ from safetensors.torch import save
 from simmim_lite.data.sources import open_data
 from simmim_lite.lab import mask_lab, widgets
 from simmim_lite.model.masking import hash_masks
-from simmim_lite.model.sizes import SIZES, odd_quarter
+from simmim_lite.model.sizes import SIZES
 from simmim_lite.training.callbacks import Film, fill_in, film_path, filmed
 from simmim_lite.training.pretrain import build, pretrain
 from simmim_lite.training.probes import input_statistics
 from simmim_lite.training.record import read_record
-from simmim_lite.training.run import Run, load_final, record_path, write_atomic
+from simmim_lite.training.run import Run, data_slug, load_final, record_path, write_atomic
 
 #: One run, and sizes x data levels. Seeds, pictures and masks are the first ones, never picked.
 FILMED = Run(model="swinv2_femto", images=16384, steps=1000, eval_every=50)
@@ -85,13 +85,12 @@ def network(run_file: str, runs_dir: str, name: str, title: str) -> list[Path]:
     record, size, mean_std = read_record(record_path(runs_dir, run)), SIZES[run.model], ("mean", "std")
     loss, steps = record["final"]["val_loss"], f"{run.steps:,} steps"
     about = {"name": name, "title": title, "key": run.key, "model": run.model, "side": run.image_size}
-    about["text"] = f"{run.model}, {steps} on {run.data.split('/')[-1]}; validation loss {loss:.3f}."
+    about["text"] = f"{run.model}, {steps} on {data_slug(run.data)}; validation loss {loss:.3f}."
     about |= {"window": run.window_size, "patch_size": size.patch_size, "depths": list(size.depths)}
-    window = run.target_window or odd_quarter(run.image_size)
-    about |= {"mask_patch": run.mask_patch, "target": run.target, "target_window": window}
     data = open_data(run.data, run.image_size)
     values, model = input_statistics(data, run.statistics), build(replace(run, seed=0))
     model.load_state_dict(load_final(runs_dir, run))
+    about |= {"mask_patch": run.mask_patch, "target": run.target, "target_window": model.target_window}
     about |= {k: list(v) for k, v in zip(mean_std, values, strict=True)}
     about["where"] = {k: record["where"][k] for k in ("commit", "versions", "device", "data_digest")}
     about["final"] = {k: record["final"][k] for k in ("val_loss", "val_loss_se")}

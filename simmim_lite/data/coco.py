@@ -125,6 +125,11 @@ def one_line(where: str | Path, mend: str = "correct it, or get it again") -> It
         raise UserError(f"{where}: {first_line(error)}; {mend}") from error
 
 
+def id_order(value: int | str) -> tuple:
+    """A key to sort the ids of categories by: numbers first."""
+    return isinstance(value, str), value
+
+
 # --- COCO
 
 
@@ -180,7 +185,7 @@ def _open(spec: str, files: tuple, stamp: tuple) -> AnnotatedData:
             raw = path.read_bytes()
             content = json.loads(raw)
             names = {c["id"]: str(c["name"]) for c in content["categories"]}
-            names = {c: names[c] for c in sorted(names, key=lambda c: (isinstance(c, str), c))}
+            names = {c: names[c] for c in sorted(names, key=id_order)}
             if len(names) < len(content["categories"]) or categories not in (None, names):
                 raise ValueError("a category is there twice, or train and val have not the same categories")
             split = _split(f"{part} of {spec}", path, folder, content, {c: k for k, c in enumerate(names, 1)})

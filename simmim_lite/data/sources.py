@@ -20,7 +20,7 @@ from PIL import Image
 from ..errors import UserError, first_line, unknown
 from ..processes import cores, waiting
 from . import decode, scenes
-from .coco import one_line
+from .coco import id_order, one_line
 from .folders import Files, Stacks, of_folder, scan
 from .manifests import Listing, PassedOver, Split, describe, image_ids, picture_digest, say, signature
 from .packs import of_pack
@@ -72,7 +72,7 @@ def _inaturalist(spec: str, place: str) -> Listing:
             if not rows or len(category_of) < ends[-1]:
                 raise ValueError(f"{file} lists no images, or one twice")
         names, trained = list(category_of), {*list(category_of.values())[: ends[1]]}
-        number = {c: k for k, c in enumerate(sorted(trained, key=lambda c: (isinstance(c, str), c)))}
+        number = {c: k for k, c in enumerate(sorted(trained, key=id_order))}
         # a KeyError names a picture that is not on the disk, or a category that is not described or not trained on
         sizes, classes = [there[name] for name in names], tuple(known[c] for c in number)
         labels = np.array([number[c] for c in category_of.values()], np.int64)
