@@ -34,6 +34,20 @@ ENGINE = (
     ("--engine", "local (default), or ray: tasks on a cluster, which go on when a node is lost", "local"),
     ("--address", "of a running Ray cluster, as in HOST:6379; started on this machine by default"),
 )
+#: Which runs a study takes.
+GRID = (
+    ("--data", f"{', '.join(KINDS)} (default: scenes); paper: 'packed:1K + packed:22K'", "scenes"),
+    ("--seeds", "how many seeds; by default so many as --minutes hold, else the tier's", int),
+    ("--first-seed", "the first of them (quick and laptop: 200)", int, {"metavar": "SEED"}),
+    ("--minutes", "what it may take (quick: 5): so many seeds as fit, five to eight of quick", float),
+    ("--hours", "the same in hours (gpu: 6): the largest of its grids that fits", float),
+    ("--models", "sizes in place of the tier's, between commas, as in swinv2_atto,swinv2_pico"),
+    ("--images", "numbers of unique images in place of the tier's"),
+    ("--lengths", "optimiser steps in place of the tier's"),
+    ("--image-size", "pixels a side in place of the tier's", int),
+    ("--batch-size", "images a step in place of the tier's; the learning rate goes with it", int),
+    ("--workers", "processes; 0, as by default, is one a core", int),
+)
 HF = "that the network was trained at, for the config.json of layout hf (192 px, window 12; laptop: 32, 4)"
 
 #: By verb, or by verb and action: what is called, its help, its options.
@@ -44,17 +58,7 @@ VERBS = {
     "study": (verbs.study, "train what is missing of a study, run its notebooks and write its report", [
         ("name", "data-scale, model-size, schedule, proxy, all four (all), or transfer"),
         ("--tier", "shipped (no training), smoke, quick (default), laptop (15 min a seed), gpu, paper", "quick"),
-        ("--data", f"{', '.join(KINDS)} (default: scenes); paper: 'packed:1K + packed:22K'", "scenes"),
-        ("--seeds", "how many seeds; by default so many as --minutes hold, else the tier's", int),
-        ("--first-seed", "the first of them (quick and laptop: 200)", int, {"metavar": "SEED"}),
-        ("--minutes", "what it may take (quick: 5): so many seeds as fit, five to eight of quick", float),
-        ("--hours", "the same in hours (gpu: 6): the largest of its grids that fits", float),
-        ("--models", "sizes in place of the tier's, between commas, as in swinv2_atto,swinv2_pico"),
-        ("--images", "numbers of unique images in place of the tier's"),
-        ("--lengths", "optimiser steps in place of the tier's"),
-        ("--image-size", "pixels a side in place of the tier's", int),
-        ("--batch-size", "images a step in place of the tier's; the learning rate goes with it", int),
-        ("--workers", "processes; 0, as by default, is one a core", int),
+        *GRID,
         *ENGINE,
         ("--gpus-per-run", "GPUs of one node for each run (1)", int, {"metavar": "G"}),
         ("--commands", "print the torchrun commands of the missing runs, a line a trunk; start nothing", False),
@@ -119,7 +123,7 @@ VERBS = {
         ("--runs-dir", "the folder to look at (runs)", "runs"),
         ("--study", "count what is still to do of a study, or of all", None, {"metavar": "NAME"}),
         ("--tier", "of the study (quick)", "quick"),
-        ("--data", "of the study (scenes)", "scenes"),
+        *GRID,
     ]),
     "diagnose": (verbs.diagnose, "is a run normal? what its log shows, how sure that is, and what to try next", [
         ("log", "SimMIM's or MAE's text, trainer_state.json, CSV, TensorBoard's, a record; or a folder of one", None,

@@ -73,26 +73,25 @@ def study(
     """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
     name = specs.value("study", StudyName, name)
     speed = {"images_per_second": images_per_second, "assume": assume}
-    if not dry_run and (gpus != 1 or any(speed.values())):
-        raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
+    if not (dry_run or commands) and (gpus != 1 or any(speed.values())):
+        raise UserError("--gpus and a GPU's speed are about what --dry-run and --commands print: add one, or drop them")
     each = options.pop("gpus_per_run") if commands else None  # of a command, whoever starts it
-    if hours is not None and options["minutes"] is not None:
-        raise UserError(f"--hours is {hours:g} and --minutes {options['minutes']:g}: give one")
-    options["minutes"] = 60 * specs.value("hours", specs.Positive, hours) if hours is not None else options["minutes"]
-    how = StudyOptions.of_texts(options, parameter)
+    how = StudyOptions.of_texts(options, parameter, hours)
     grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
     wanted = None if no_notebooks else dict(parameter)
     _copies(name, how, wanted)  # a wrong parameter fails before anything is measured or trained
     counts = {"first_seed": first_seed, "measure": not (commands or dry_run), "gpus": gpus}
     how, said = engine.choose(name, how, **counts, **speed)
     if commands:
+        print(said, end="\n" if said else "", file=sys.stderr)
         return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each, nodes=nodes)))
     print(said, end="\n" if said else "", flush=True)
     if dry_run:
         return print(costs.dry_run(name, how, gpus, **speed))
     found = _claims(name, how)
     sys.stdout.flush()
-    copies, reason = _copies(name, how, wanted)
+    # those of the study are in how by now, and may have been chosen since
+    copies, reason = _copies(name, how, wanted and {k: text for k, text in wanted.items() if not hasattr(how, k)})
     try:
         check_writable(how.runs_dir, "what is finished is shown above")
     except UserError as error:

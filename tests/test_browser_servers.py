@@ -14,6 +14,7 @@ from nbconvert import HTMLExporter
 from test_browser_explorer import READY, ROWS, numbers, said
 from tiny_notebooks import write_notebook
 
+from simmim_lite.lab.mask_lab import shipped_network
 from simmim_lite.model.masking import hash_masks
 
 CELLS = [
@@ -62,7 +63,8 @@ def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
         page.locator(".chip input[value=imagenet22k]").check()
         assert said(page) == numbers([row for row in ROWS if row["dataset"] == "imagenet22k"])
         in_the_kernel(page, f"import json; Path({str(tmp_path / 'state')!r}).write_text(json.dumps({STATE}))")
-        mask = hash_masks((4, 4), 0.61, 0, [0])[0]
+        cells = shipped_network("photos").about["side"] // 8
+        mask = hash_masks((cells, cells), 0.61, 0, [0])[0]
         mask[0, 0] ^= True
         expected = [mask.astype(int).tolist(), 0.61, 0, "own"]
         assert json.loads((tmp_path / "state").read_text()) == expected

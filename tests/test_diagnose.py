@@ -12,7 +12,7 @@ from simmim_lite.cli import main
 from simmim_lite.errors import UserError
 from simmim_lite.evidence import diagnose
 from simmim_lite.evidence.diagnose import of_text, read
-from simmim_lite.lab.mask_lab import FOLDER
+from simmim_lite.lab.mask_lab import FOLDER, shipped_network
 
 STEPS = 200
 
@@ -134,9 +134,9 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capsys) -> None:
 
 @pytest.mark.parametrize("name, target, most", [("scenes", "raw", 0.4), ("photos-normalised", "normalized", 0.9)])
 def test_a_checkpoint_is_looked_at(name, target, most, tmp_path, capsys) -> None:
-    words = (
-        f"diagnose --weights {FOLDER / name}.safetensors --model swinv2_femto --target {target} --out {tmp_path}/x.png"
-    )
+    about = shipped_network(name).about
+    words = f"diagnose --weights {FOLDER / name}.safetensors --model {about['model']} --target {target}"
+    words += f" --image-size {about['side']} --window-size {about['window']} --out {tmp_path}/x.png"
     assert main(words.split()) == 0
     said = capsys.readouterr().out
     assert (

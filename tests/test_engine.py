@@ -103,6 +103,10 @@ def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path) 
         assert len(how.seeds) == count and ("decide too little" in said) == (holds < 5)
     how, said = chosen(tmp_path, seeds=2, first_seed=300)
     assert (how.seeds, said) == ((300, 301), "")
+    on_gpu = (tmp_path / "machine.json").read_text().replace("cpu batch", "cuda batch")
+    (tmp_path / "machine.json").write_text(on_gpu)  # one process there, also where all is known
+    how = StudyOptions(runs_dir=tmp_path, minutes=(30 + 6.5 * one) / 60)
+    assert engine.choose("all", how)[1].count(" in 1 process") == 1
     assert all(chosen(tmp_path, tier=tier)[0].seeds is None for tier in ("smoke", "shipped"))
     with pytest.raises(UserError, match="minutes is 5: the seeds of tier paper do not go by the time; give seeds"):
         chosen(tmp_path, tier="paper", minutes=5)
@@ -131,6 +135,13 @@ def test_tier_gpu_runs_on_a_processor_in_minutes(tmp_path, capsys) -> None:
     runs = [record["run"] for record in load(tmp_path)]
     assert "of atto, femto up to" in out and " 0 failed" in out
     assert {(run["image_size"], run["mask_patch"], run["window_size"]) for run in runs} == {(64, 8, 8)}
+
+
+def test_precision_is_that_of_the_largest_size_that_is_trained(tmp_path) -> None:
+    """Of the runs that are given: what a study has made at it is not made again from a notebook."""
+    speeds = {f"{model} {p}": 0.01 for model in LAPTOP for p in ("fp32", "bf16")} | {"swinv2_nano bf16": 0.001}
+    how = StudyOptions(tier="gpu", runs_dir=tmp_path)
+    assert [engine._precision(how, speeds, models) for models in ((), ("swinv2_femto",))] == ["bf16", "fp32"]
 
 
 def test_axes_take_the_place_of_a_tiers_own() -> None:

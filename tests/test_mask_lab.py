@@ -92,11 +92,17 @@ def test_a_network_sees_pictures_at_its_own_size_and_at_twice_that() -> None:
     for wrong in (48, 4 * own):
         with pytest.raises(UserError, match=f"size {wrong}: give {own} or {2 * own} px"):
             lab.size = wrong
+    lab.patch = lab.side // 2
+    for name in ("scenes", ""):  # what another network cannot show is its own
+        lab.network = name
+        assert lab.side % lab.patch == 0 and lab.mask.size
+    assert (lab.size, lab.side) == (0, pictures.SIDE)
 
 
 def test_the_twin_holds_all_it_needs(lab, tmp_path) -> None:
     text = lab.write_html(tmp_path / "lab.html", "Mask <lab>").read_text()
     assert "<title>Mask &lt;lab&gt;</title>" in text
+    assert len(text) < 12e6, "it is mailed, and opened on telephones"
     assert "http://" not in text and "https://" not in text
     state = json.loads(base64.b64decode(text.split('bytes("')[1].split('"')[0]))
     assert set(state["weights"]) == set(NETWORKS) and len(state["pictures"]) == len(lab.pictures)

@@ -1,5 +1,6 @@
 """What a runs folder is doing: states of runs, and `simmim-lite watch`."""
 
+import json
 import sys
 import time
 from dataclasses import replace
@@ -102,6 +103,12 @@ def test_watch(tmp_path, capsys, monkeypatch, clock) -> None:
         assert total == "2 runs: 1 running, 1 finished"
     status, _, err = call(capsys, "watch", "--runs-dir", "none")
     assert status == 2 and "none: no such folder" in err and err.count("\n") == 1
+    (tmp_path / "m").mkdir()
+    speeds = {f"{model} {p}": 1e-3 for model in ("swinv2_atto", "swinv2_femto") for p in ("fp32", "bf16")}
+    (tmp_path / "m" / "machine.json").write_text(json.dumps({"cpu batch 64 size 32": speeds}))
+    for more, many in (((), 8 * 11), (("--seeds", 2), 22), (("--seeds", 2, "--models", "swinv2_pico"), 10)):
+        out = call(capsys, "watch", "--runs-dir", tmp_path / "m", "--study", "all", "--tier", "quick", *more)[1]
+        assert out == f"{many} runs: {many} to do\n", "what the study would take"
     first, *rest = plan_of("schedule", "smoke", data="scenes")[0]
     for run in rest:
         done(tmp_path / "t", run)

@@ -13,7 +13,7 @@ import pytest
 from child_processes import PATIENCE, interrupt, interruptible, lives, until
 from filelock import FileLock
 from test_cli import call
-from tiny_notebooks import write_notebook
+from tiny_notebooks import PARAMETERS, write_notebook
 
 from simmim_lite.errors import UserError
 from simmim_lite.processes import cores
@@ -47,8 +47,8 @@ def test_parameters_are_the_literals_of_the_tagged_cell_and_texts_are_read_as_th
     with pytest.raises(UserError, match="unknown parameter 'm'") as caught:
         notebooks.check_notebook(known)
     assert caught.value._render_traceback_() == [f"{caught.value}"]
-    notebooks.check_notebook(known := {"In": [""], "seeds": "[1, 2]", "workers": 2.0, "other": 3})
-    assert (known["seeds"], known["workers"], known["other"]) == ((1, 2), 2, 3)
+    notebooks.check_notebook(known := {"In": [""], "seeds": "[1, 2]", "workers": 2.0, "images": 64, "other": 3})
+    assert (known["seeds"], known["workers"], known["images"], known["other"]) == ((1, 2), 2, (64,), 3)
 
 
 #: What no notebook takes, by parameter, and what the line names.
@@ -128,6 +128,8 @@ WRONG = {
     "study data-scale --images 16 --tier shipped": "images is (16,), and tier shipped trains nothing",
     "study data-scale --tier gpu --hours 1 --minutes 5": "--hours is 1 and --minutes 5: give one",
     "study data-scale --tier quick --minutes 5 --seeds 5": "seeds is 5 and minutes 5: give one",
+    "papermill 08_transfer -p tier smoke -p minutes 5": "minutes is 5: the seeds of study transfer do not go by the",
+    "papermill 08_transfer -p tier gpu": "unknown tier of the transfer study 'gpu': known are smoke, quick, laptop",
     "papermill 04_data_scale -p models swinv2_pico": "unknown parameter of 04_data_scale.ipynb 'models'",
     "study data-scale --tier smoke -p seeds": "argument -p/--parameter: expected 2 arguments",
 }
@@ -139,10 +141,13 @@ def test_what_is_wrong_is_one_line_and_starts_nothing(words: str, tmp_path, monk
     monkeypatch.setattr(notebooks, "folder", lambda: tmp_path)
     (tmp_path / "EMPTY").mkdir()
     write_notebook(tmp_path / "04_data_scale.ipynb", ["print(tier)"])
+    write_notebook(tmp_path / "08_transfer.ipynb", ["1 / 0"], parameters="tier = 'shipped'\nminutes = None")
     write_notebook(tmp_path / "sums.ipynb", ["1 / 0"], parameters="a = 1")
     status, _, errors = call(capsys, *words.split())
     assert (status, errors.count("\n")) == (2, 1) and WRONG[words] in errors
-    assert {path.name for path in tmp_path.iterdir()} == {"EMPTY", "04_data_scale.ipynb", "sums.ipynb"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "EMPTY", "04_data_scale.ipynb", "08_transfer.ipynb", "sums.ipynb"
+    }  # fmt: skip
 
 
 def test_one_dies_one_fails_and_the_others_finish(tmp_path, monkeypatch) -> None:
@@ -201,8 +206,10 @@ def study(tmp_path, monkeypatch, capsys):
     small = replace(TIERS["smoke"], models=("swinv2_atto",), images=(16,), lengths=(4,), recipe=recipe)
     monkeypatch.setitem(TIERS, "smoke", small)
 
-    def run(*words: str, cells=("print(tier, seeds, workers)",)) -> tuple[int, str, str]:
-        write_notebook(tmp_path / "notebooks" / "04_data_scale.ipynb", list(cells), text="# How much data?")
+    def run(*words: str, cells=("print(tier, seeds, workers, minutes)",)) -> tuple[int, str, str]:
+        own = PARAMETERS + "\nminutes = None"
+        path = tmp_path / "notebooks" / "04_data_scale.ipynb"
+        write_notebook(path, list(cells), parameters=own, text="# How much data?")
         return call(capsys, "study", "data-scale", "--tier", "smoke", "--workers", "1", *words)
 
     return run
@@ -212,16 +219,16 @@ def test_a_study_ends_with_notebooks_and_linked_pages(study, tmp_path, monkeypat
     status, out, errors = study("--dry-run")
     assert status == 0 and out.splitlines()[-1].startswith("the times are a rough guess"), errors
     assert not (tmp_path / "runs").exists()
-    status, out, errors = study("-p", "seeds", "1")
+    status, out, errors = study("-p", "minutes", "5")
     assert status == 0, errors
     assert "executed notebooks: runs/notebooks" in out
     assert out.splitlines()[-1] == f"report: {Path('runs/report/index.html')}"
-    assert printed(tmp_path / "runs/notebooks/04_data_scale.ipynb") == "smoke 1 1\n"
+    assert printed(tmp_path / "runs/notebooks/04_data_scale.ipynb") == "smoke [0] 1 None\n", "what was chosen"
     report = tmp_path / "runs" / "report"
     page = (report / "index.html").read_text()
     assert "What these runs say" in page and '<a href="04_data_scale.html">' in page
     # a second call trains nothing, and one line names the cell that fails; the report is there all the same
-    status, out, errors = study(cells=["1 / 0"])
+    status, out, errors = study("-p", "seeds", "1", cells=["1 / 0"])
     assert status == 2 and "0 trained now" in out and "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("simmim-lite: 04_data_scale, cell [3]: ZeroDivisionError")
     assert '<a href="04_data_scale.html">' in (report / "index.html").read_text(), "the earlier page is still linked"

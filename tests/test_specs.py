@@ -125,6 +125,7 @@ def test_numbers_are_read_as_people_write_them(kind: type, known: dict) -> None:
         (PARAMETERS["seeds"], "[0, 1]", (0, 1)), (PARAMETERS["seeds"], "(3,)", (3,)), (PARAMETERS["seeds"], "1e1", 10),
         (Count | None, "none", None), (bool, "Yes", True), (Run.__annotations__["betas"], "0.9,0.95", (0.9, 0.95)),
         (Dense.__annotations__["short_sides"], "[480, 512]", (480, 512)),
+        (PARAMETERS["models"], "['swinv2_atto', \"swinv2_pico\"]", ("swinv2_atto", "swinv2_pico")),
         (PARAMETERS["seeds"], "two", "seeds is 'two': give a whole number from 0, or a list, each a whole number"),
         (PARAMETERS["seeds"], "[0,", "is '[0,': give"), (PARAMETERS["effect"], "nan", "'nan': give a number above 0"),
         (Count | None, "0", "is '0': give a whole number from 1, or None"),

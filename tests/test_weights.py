@@ -14,7 +14,7 @@ from random_weights import random_model, same_weights
 
 from simmim_lite import cli
 from simmim_lite.errors import UserError
-from simmim_lite.lab.mask_lab import FOLDER
+from simmim_lite.lab.mask_lab import FOLDER, shipped_network
 from simmim_lite.model import weights
 from simmim_lite.model.layouts import BUFFERS, to_hf, to_timm
 from simmim_lite.model.simmim import create_model
@@ -238,7 +238,9 @@ def test_show_says_what_a_file_is(tmp_path, monkeypatch, capsys):
     rows = shown(tmp_path / "simmim_pretrain__swinv2_base__img192_window12__800ep.pth", to_timm(state()))
     assert rows["window"] == "12" and rows["missing"] == ", ".join((TOKEN, *HEAD)) and rows["layout"] == "timm"
     rows = shown(FOLDER / "photos-normalised.safetensors")
-    assert rows["target"] == "normalized" and rows["window"] == "4"
+    assert (
+        rows["target"] == "normalized" and rows["window"] == f"{shipped_network('photos-normalised').about['window']}"
+    )
     content = official_checkpoint(monkeypatch)
     rows = shown(tmp_path / "ckpt.pth", content)
     assert "and 6 more" in rows["extra"] and rows["window"] == "4-4 by stage, coordinates of 4-4"

@@ -1,7 +1,7 @@
 """Make what the lab ships: its films, in some minutes on one core, and networks out of finished runs.
 
 python tools/lab_content.py films runs               # finished runs in `runs` are not run again
-python tools/lab_content.py network RUN.json runs scenes "scenes, by femto"
+python tools/lab_content.py network RUN.json runs scenes "scenes, 32 px" scenes
 """
 
 import json
@@ -22,7 +22,7 @@ from simmim_lite.training.callbacks import Film, fill_in, film_path, filmed
 from simmim_lite.training.pretrain import build, pretrain
 from simmim_lite.training.probes import input_statistics
 from simmim_lite.training.record import read_record
-from simmim_lite.training.run import Run, data_slug, load_final, record_path, write_atomic
+from simmim_lite.training.run import Run, load_final, record_path, write_atomic
 
 #: One run, and sizes x data levels. Seeds, pictures and masks are the first ones, never picked.
 FILMED = Run(model="swinv2_femto", images=16384, steps=1000, eval_every=50)
@@ -72,20 +72,21 @@ def losses(run: Run, model, data, statistics: tuple) -> dict[str, float]:
     for name, some in {
         f"{side} px": small,
         f"{2 * side} px, enlarged": large,
-        f"{2 * side} px, four of them": four,
+        f"{2 * side} px, four in a square": four,
     }.items():
         cells = hash_masks((some.shape[-1] // run.mask_patch,) * 2, run.mask_ratio, 0, ids[: len(some)])
         found[name] = round(float(np.mean(fill_in(model, some, cells, *statistics)[1])), 4)
     return found
 
 
-def network(run_file: str, runs_dir: str, name: str, title: str) -> list[Path]:
-    """Put the network of a finished run among the shipped ones (`mask_lab.NETWORKS`), with its record's provenance."""
+def network(run_file: str, runs_dir: str, name: str, title: str, pictures: str) -> list[Path]:
+    """Put the network of a finished run among the shipped ones (`mask_lab.NETWORKS`), with its record's provenance;
+    pictures: what it was trained on, to read."""
     run = Run.from_dict(json.loads(Path(run_file).read_text()))
     record, size, mean_std = read_record(record_path(runs_dir, run)), SIZES[run.model], ("mean", "std")
     loss, steps = record["final"]["val_loss"], f"{run.steps:,} steps"
     about = {"name": name, "title": title, "key": run.key, "model": run.model, "side": run.image_size}
-    about["text"] = f"{run.model}, {steps} on {data_slug(run.data)}; validation loss {loss:.3f}."
+    about["text"] = f"{run.model}, {steps} on {pictures}; validation loss {loss:.3f}."
     about |= {"window": run.window_size, "patch_size": size.patch_size, "depths": list(size.depths)}
     data = open_data(run.data, run.image_size)
     values, model = input_statistics(data, run.statistics), build(replace(run, seed=0))
@@ -97,6 +98,8 @@ def network(run_file: str, runs_dir: str, name: str, title: str) -> list[Path]:
     about |= {k: record["cost"][k] for k in ("images_seen", "seconds")}
     if data.test is not None:
         about["losses"] = losses(run, model.eval(), data, values)
+        said = "; ".join(f"{one:.3f} at {where}" for where, one in about["losses"].items())
+        about["text"] += f" On 200 test pictures: {said}."
     state = {k: v.half().contiguous() for k, v in load_final(runs_dir, run).items()}
     path = mask_lab.FOLDER / f"{name}.safetensors"
     write_atomic(path, save(state, {"about": json.dumps(about)}))

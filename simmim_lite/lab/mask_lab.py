@@ -134,6 +134,15 @@ class MaskLab(Widget):
             check_patch(self.side, value)
         return value
 
+    @t.observe("network")
+    def _fitted(self, _: object) -> None:
+        """Of a size and a patch that are not for the new network, its own are taken."""
+        about = self._networks[self.network].about if self.network else {"side": 0, "mask_patch": 32}
+        if self.size not in (about["side"], 2 * about["side"]):
+            self.size = 0
+        if self.side % self.patch:
+            self.patch = about["mask_patch"]
+
     @property
     def side(self) -> int:
         """Pixels a side at which the picture is shown: the chosen size or the network's, or 192 without one."""

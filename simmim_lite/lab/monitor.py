@@ -18,10 +18,13 @@ from ..files import entries, held
 from ..model.sizes import SIZES, short
 from ..processes import tell
 from ..studies.costs import clock
+from ..studies.engine import choose
 from ..studies.grids import planned as planned_runs
+from ..studies.tiers import StudyName, StudyOptions
 from ..training.callbacks import read_journal, this_machine
 from ..training.record import run_of, usable
 from ..training.run import Run
+from ..training.specs import value
 
 #: In the order of a table. silent: on another machine, and nothing has come for PATIENCE seconds.
 STATES = ("running", "silent", "stopped", "failed", "finished", "to do")
@@ -118,11 +121,17 @@ def text(found: pd.DataFrame, notes: Iterable[str] = ()) -> str:
     return "\n".join([*shown, *map(printable, notes), counts(found)])
 
 
-def show(runs_dir: str, study: str | None, **options: object) -> None:
-    """`simmim-lite watch`: the table, in place on a terminal until Ctrl-C or until all that was planned is finished."""
+def show(runs_dir: str, study: str | None, first_seed: int | None, hours: float | None, **options: object) -> None:
+    """`simmim-lite watch`: the table, in place on a terminal until Ctrl-C or until all that was planned is finished.
+
+    With the options of the study that is watched it expects the same runs, by what was measured in the folder."""
     if not Path(runs_dir).is_dir():
         raise UserError(f"{runs_dir}: no such folder; give the --runs-dir that the runs were started with")
-    runs = planned_runs(study, **options)[0] if study else ()
+    runs = ()
+    if study:
+        how = StudyOptions.of_texts(options | {"runs_dir": runs_dir}, hours=hours)
+        how = choose(value("study", StudyName, study), how, first_seed=first_seed, measure=False)[0]
+        runs = planned_runs(study, how.axes, data=how.data, seeds=how.seeds)[0]
     if not sys.stdout.isatty():
         return print(text(look(runs_dir, runs)))
     try:

@@ -63,11 +63,16 @@ def step_speeds(runs_dir: str | Path, models: Iterable[str], recipe: Run, device
     return speeds
 
 
-def known_speeds(runs_dir: str | Path, recipe: Run) -> dict[str, float]:
-    """The speeds that `step_speeds` has measured here, of the fastest device; {} where nothing was measured."""
+def measured(runs_dir: str | Path, recipe: Run) -> tuple[str, dict[str, float]]:
+    """The fastest device of those that `step_speeds` has measured here, and its speeds; cpu and {} of none."""
     end, kept = f" batch {recipe.batch_size} size {recipe.image_size}", _content(Path(runs_dir) / "machine.json")
-    found = [speeds for name, speeds in kept.items() if name.endswith(end)]
-    return min(found, key=lambda speeds: sum(speeds.values()), default={})
+    found = [(name.removesuffix(end), speeds) for name, speeds in kept.items() if name.endswith(end) and speeds]
+    return min(found, key=lambda one: min(one[1].values()), default=("cpu", {}))
+
+
+def known_speeds(runs_dir: str | Path, recipe: Run) -> dict[str, float]:
+    """The speeds of `measured`."""
+    return measured(runs_dir, recipe)[1]
 
 
 def faster_precision(speeds: Mapping[str, float], model: str) -> str:
@@ -226,6 +231,7 @@ def preview(study: StudyName, **options: object) -> pd.DataFrame:
     """The table of what a study would pretrain, before it starts. The source is looked at, not opened; tier `shipped`,
     the default, shows the runs that are shipped. options: the fields of `tiers.StudyOptions`."""
     how = StudyOptions.from_dict({"tier": "shipped", **options})
+    how.check_study(study)
     if how.tier == "shipped":
         return table([Run.from_dict(record["run"]) for record in _shipped(study)], runs_dir=how.runs_dir)
     return table(planned(study, how.axes, data=how.data, seeds=how.seeds)[0], how.tier, how.runs_dir)

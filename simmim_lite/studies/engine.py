@@ -15,7 +15,7 @@ from ..evidence import tables
 from ..evidence.claims import claims
 from ..evidence.records import beside, load
 from ..evidence.rules import Claim
-from ..model.sizes import short
+from ..model.sizes import SIZES, short
 from ..processes import cores
 from ..training.record import current_record, read_record, run_of, usable
 from ..training.run import PRECISIONS, Run, check_runs_dir, record_path
@@ -80,22 +80,24 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
             tuned = plan_of(name, axes, data=how.data, seeds=seeds, precision=precision, **held)[1]
             return mine, [spec for spec in tuned if spec.run is None or spec.run in mine]
 
-        runs, tuned = plan(_precision(how, known_speeds(how.runs_dir, axes.recipe)))
+        models = sorted(costs.models_of(runs if given is None else given), key=lambda name: SIZES[name].parameters)
+        runs, tuned = plan(_precision(how, known_speeds(how.runs_dir, axes.recipe), models))
         if not axes.full_size and _missing([*runs, *tuned], how, opened):
-            speeds = pool().speeds(Path(how.runs_dir), axes.models, axes.recipe)
-            runs, tuned = plan(_precision(how, speeds))
+            speeds = pool().speeds(Path(how.runs_dir), models, axes.recipe)
+            runs, tuned = plan(_precision(how, speeds, models))
         done = [_execute(items, how, pool, opened, speeds) for items in (runs, tuned)]
     trained, core = map(sum, zip(*done, strict=True))
     records = usable([record_path(how.runs_dir, item) for item in (*runs, *tuned)])
     return StudyResult(name, records, trained, time.monotonic() - started, core)
 
 
-def _precision(how: StudyOptions, speeds: Mapping[str, float]) -> str:
-    """As it is given, else the faster one of a tier's largest model, as far as that is measured."""
+def _precision(how: StudyOptions, speeds: Mapping[str, float], models: Sequence[str] = ()) -> str:
+    """As it is given, else the faster one of the largest model, by default the tier's, as far as that is measured."""
     tier = how.axes
-    if how.precision != "auto" or tier.full_size or not all(f"{tier.models[-1]} {p}" in speeds for p in PRECISIONS):
+    largest = [*tier.models, *models][-1]
+    if how.precision != "auto" or tier.full_size or not all(f"{largest} {p}" in speeds for p in PRECISIONS):
         return tier.recipe.precision if how.precision == "auto" else how.precision
-    return faster_precision(speeds, tier.models[-1])
+    return faster_precision(speeds, largest)
 
 
 def train(runs: Sequence[Run], **options: object) -> list[dict]:
@@ -236,6 +238,7 @@ def choose(
     how.seeds: how many, or which. how.minutes: a study of more than the fewest seeds takes so many as these hold, up to
     the tier's most, and at tier gpu the largest of its grids that they hold; by default the tier's own. measure: time a
     step on this machine where that is not known, else guess. speed: options of `find_speed`, of each of some GPUs."""
+    how.check_study(name)
     if isinstance(how.seeds, tuple) or how.tier not in TIERS:  # which seeds, or shipped
         return how, ""
     given, axes = how, how.axes
@@ -244,25 +247,22 @@ def choose(
     def taken(count: int) -> StudyOptions:
         return replace(how, seeds=tuple(range(first, first + count)), minutes=None)
 
-    if how.minutes and (name == TRANSFER or axes.full_size):
-        what = f"study {TRANSFER}" if name == TRANSFER else f"tier {axes}"
-        raise UserError(f"minutes is {how.minutes:g}: the seeds of {what} do not go by the time; give seeds")
     minutes = how.minutes or axes.minutes
     if how.seeds is not None or name == TRANSFER or axes.full_size or not (minutes or axes.most_seeds):
         count = how.seeds or (axes.transfers or axes if name == TRANSFER else axes).seeds
         return (how if first_seed is None and how.seeds is None else taken(count)), ""
     images_of(how.data)  # before anything is measured
-    known, processes = known_speeds(how.runs_dir, axes.recipe), how.workers or 1
+    fitted = [] if how.models else [model for smaller in axes.fitted for model in smaller["models"]]
+    models = list(dict.fromkeys([*axes.models, *fitted]))
+    device, known = costs.measured(how.runs_dir, axes.recipe)
+    processes = how.workers or (cores() if device == "cpu" else 1)
     if any(speed.values()):
-        models = dict.fromkeys([*axes.models, *(m for smaller in axes.fitted for m in smaller["models"])])
         images = costs.find_speed([replace(axes.recipe, model=model) for model in models], **speed).images
         processes, steps = gpus, {model: axes.recipe.batch_size / rate for model, rate in images.items()}
         known = {f"{model} {p}": seconds for model, seconds in steps.items() for p in PRECISIONS}
-    elif how.engine == "local":
-        processes = how.workers or cores()
-        if measure and not all(f"{m} {p}" in known for m in axes.models for p in PRECISIONS):
-            here = Local(how.device, how.workers)
-            known, processes = here.speeds(Path(how.runs_dir), axes.models, axes.recipe), here.workers
+    elif measure and (how.engine == "ray" or not all(f"{m} {p}" in known for m in models for p in PRECISIONS)):
+        with _pool(how) as pool:
+            known, processes = pool().speeds(Path(how.runs_dir), models, axes.recipe), pool().workers
 
     def seconds() -> float:
         """What a seed adds."""

@@ -259,8 +259,7 @@ def plan_of(
     if name != TRANSFER:
         return grid(name, tier, **options), tunings(name, tier, labelled=labelled, **options)
     axes = tier_of(tier)
-    if axes.transfers is None:
-        raise unknown("tier of the transfer study", str(tier), [name for name, one in TIERS.items() if one.transfers])
+    axes.check_transfers()
     annotated = {}
     for task, kind, folder in (("detect", "coco", coco), ("segment", "ade20k", ade20k)):
         if folder and axes.full_size:
@@ -274,11 +273,11 @@ def plan_of(
 def planned(
     name: str, tier: AnyTier, *, data: str = "scenes", seeds: object = None, precision: str | None = "bf16"
 ) -> tuple[list[Run], list[TransferSpec]]:
-    """`plan_of` at the levels that a source can fill, as far as it lists them: it is looked at and not opened. Of a
-    full-size tier some pictures are decoded, and ones that are too small are refused. seeds: 0 as None."""
+    """`plan_of` at the levels that a source can fill, as far as it lists them: it is looked at and not opened, but for
+    some pictures, of which ones that are too small are refused. seeds: 0 as None."""
     axes, listed = tier_of(tier), images_of(data)
     for source, held in zip(sources(data), ("available", "second_available"), strict=True):
-        if axes.full_size and held in listed:
+        if held in listed:
             _check_sides(source, tier, axes.recipe.image_size)
     return plan_of(name, tier, data=data, seeds=seeds or None, precision=precision, **listed)
 
@@ -323,5 +322,5 @@ def _check_sides(source: str, tier: AnyTier, side: int) -> None:
     if sides and max(sides) < side:
         raise UserError(
             f"{source} holds pictures of at most {max(sides)} px on their shorter side ({len(sides)} looked at), and "
-            f"tier {tier} trains at {side} px: give larger pictures, or another tier"
+            f"tier {tier} trains at {side} px: give larger pictures, another tier or a smaller image_size"
         )

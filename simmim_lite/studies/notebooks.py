@@ -27,7 +27,7 @@ from ..training.specs import Count, Positive, Text, Whole, value
 from . import report
 from .cluster import joined
 from .grids import images_of, sources
-from .tiers import StudyOptions
+from .tiers import NAMED, StudyOptions
 
 _TEMPORARY = "simmim-lite-"  # folders of copies in the making
 #: Parameters of the course's notebooks, by name: how a study runs, and those of single notebooks.
@@ -265,7 +265,10 @@ def check_parameters(path: str | Path, given: Mapping[str, object]) -> dict[str,
         found[name] = list(made) if isinstance(made, tuple) else made  # as papermill has them
     _check_places({"tier": known.get("tier"), **found})
     if "tier" in known:
-        StudyOptions(**{name: one for name, one in (known | found).items() if name in _OPTIONS})
+        how = StudyOptions(**{name: one for name, one in (known | found).items() if name in _OPTIONS})
+        for name, study in NAMED.items():
+            if study.notebook == Path(path).stem:
+                how.check_study(name)
     return found
 
 

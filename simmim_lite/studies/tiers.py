@@ -10,7 +10,7 @@ from ..errors import UserError, unknown
 from ..model.sizes import SIZES
 from ..training.callbacks import check_writers
 from ..training.run import PICTURE_CROP, PINNED, PRECISIONS, Model, Run
-from ..training.specs import Count, Folder, OneOf, Positive, Side, Source, Spec, Text, Whole, read
+from ..training.specs import Count, Folder, OneOf, Positive, Side, Source, Spec, Text, Whole, read, value
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,11 @@ class Tier:
     def on(self, data: str) -> "Tier":
         """The tier on a source: photographs need longer runs than scenes, and more labels for their probe."""
         return self if data in LOOKS else replace(self, **self.photographs, photographs={})
+
+    def check_transfers(self) -> None:
+        """`UserError` for a tier that has no study of transfers."""
+        if self.transfers is None:
+            raise unknown("tier of the transfer study", self.name, [n for n, one in TIERS.items() if one.transfers])
 
     def begin_with(self, weights: str, recipe: Run) -> Run:
         """A run of a recipe that begins with weights as `Run.init` has them, and is of their size: full-size ones at
@@ -294,10 +299,24 @@ class StudyOptions(Spec):
             if self.engine == "local" and (held := getattr(self, name)):
                 raise UserError(f"{name} is {held}, which is about a Ray cluster: take engine ray too, or leave it out")
 
+    def check_study(self, name: str) -> None:
+        """`UserError` for a tier that a study does not have, and for minutes where its seeds do not go by the time."""
+        if (tier := TIERS.get(self.tier)) and name == TRANSFER:
+            tier.check_transfers()
+        if self.minutes and (name == TRANSFER or tier.full_size):
+            what = f"study {TRANSFER}" if name == TRANSFER else f"tier {tier}"
+            raise UserError(f"minutes is {self.minutes:g}: the seeds of {what} do not go by the time; give seeds")
+
     @classmethod
-    def of_texts(cls, options: Mapping[str, object], parameters: Iterable[tuple[str, str]] = ()) -> "StudyOptions":
+    def of_texts(
+        cls, options: Mapping[str, object], parameters: Iterable[tuple[str, str]] = (), hours: float | None = None
+    ) -> "StudyOptions":
         """From options of the command line, axes among them as texts; parameters: of the study's notebooks, which are
-        the study's own where it has them."""
+        the study's own where it has them; hours: in place of minutes."""
+        if hours is not None:
+            if (minutes := options.get("minutes")) is not None:
+                raise UserError(f"--hours is {hours:g} and --minutes {minutes:g}: give one")
+            options = options | {"minutes": 60 * value("hours", Positive, hours)}
         hints = {field.name: field.type for field in fields(cls)}
         texts = {name: text for name, text in options.items() if name in AXES and isinstance(text, str)}
         texts |= {name: text for name, text in parameters if name in hints}
@@ -307,7 +326,7 @@ class StudyOptions(Spec):
     def axes(self) -> Tier:
         """The tier on this source, with the axes that are given in place of its own: the largest of each is last, the
         learning rate grows with the batch, and a shorter run has a validation halfway."""
-        tier = TIERS[self.tier].on(self.data)
+        tier = tier_of(self.tier).on(self.data)
         recipe, lengths = tier.recipe, tuple(sorted(self.lengths or tier.lengths))
         models = tuple(sorted(self.models or tier.models, key=lambda name: SIZES[name].parameters))
         new = {"models": models, "images": tuple(sorted(self.images or tier.images)), "lengths": lengths}

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from numbers import Real
+from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -241,7 +241,9 @@ def _several(hint: object, parts: tuple, given: object, text: bool) -> tuple | l
             bare = bare[1:-1].strip().removesuffix(",")
         elif not text or not bare or set(bare) & set("[]()"):
             raise Unfit
-        given, text = [one.strip() for one in bare.split(",")] if bare else [], True
+        given, text = [one.strip(" \t\n'\"") for one in bare.split(",")] if bare else [], True
+    if parts[-1] is Ellipsis and isinstance(given, Integral):  # papermill's -p makes a number of a list of one
+        given = [given]
     if not (isinstance(given, (tuple, list)) or getattr(given, "ndim", 0) == 1):
         raise Unfit
     wanted = parts[:1] * len(given) if parts[-1] is Ellipsis else parts

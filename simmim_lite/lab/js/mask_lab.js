@@ -181,7 +181,7 @@ class MaskLab {
 
   say(problem) { this.problem.hidden = !problem; this.problem.textContent = problem || ""; }
 
-  /** A network of another size takes the mask patch along: 32 of 192 px is not 8 of 32 px, but the usual one of each. */
+  /** A network of another size takes the mask patch along: 32 of 192 px is not 8 of 64 px, but the usual one of each. */
   change(name) {
     const about = this.get("networks").find((n) => n.name === name);
     this.put({ network: name, size: 0, patch: about ? about.mask_patch : 32, edits: [] });

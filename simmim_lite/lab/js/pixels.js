@@ -1,7 +1,7 @@
 // From predictions to pictures: local statistics, the loss of each cell, and colours on canvases.
 
 /** Mean and unbiased variance in an odd window around each pixel, channel by channel, over pixels of weight 1 (all by
- *  default): as `networks.local_statistics`. Where fewer than two count, those of the whole channel stand in. */
+ *  default): as `local_statistics` of simmim_lite/model/simmim.py. Where fewer than two count, those of the whole channel stand in. */
 function localStatistics(x, side, window, weight) {
   const r = (window - 1) / 2, n = side * side, mean = new Float32Array(3 * n), variance = new Float32Array(3 * n);
   const box = (value) => { // sums over the window, by prefix sums along rows, then columns
