@@ -79,7 +79,9 @@ def slider(figures: Mapping[object, go.Figure], name: str, first: object = None)
         changes = {"visible": [k == at for k in of]}, {key: form.get(key) for key in varies - {"width", "height"}}
         steps.append({"label": str(label), "method": "update", "args": list(changes)})
     below = chart.layout.margin.b if chart.layout.margin.b is not None else TEMPLATE.layout.margin.b
-    style = {"currentvalue": {"prefix": f"{name}: "}, "pad": {"t": below + 4, "l": 8, "r": 8}, "active": start}
+    margin = chart.layout.margin.r if chart.layout.margin.r is not None else TEMPLATE.layout.margin.r
+    pad = {"t": below + 4, "l": 8, "r": max(8, 3.5 * len(str(labels[-1])) - margin)}  # half of the last label is beyond
+    style = {"currentvalue": {"prefix": f"{name}: "}, "pad": pad, "active": start}
     height = (chart.layout.height or TEMPLATE.layout.height) + 84
     return chart.update_layout(sliders=[{"steps": steps, **style}], margin_b=below + 84, height=height)
 
