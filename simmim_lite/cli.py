@@ -26,7 +26,7 @@ SET = MANY | {"metavar": "NAME=VALUE"}
 MODEL = ("--model", "the size, as in swinv2_base", None, {"required": True})
 # not `--log`: torchrun takes that for an option of its own
 LOG = ("--log-to", "tell tensorboard or wandb too", None, MANY | {"dest": "log", "metavar": "WRITER"})
-SPEED = ("--images-per-second", "of training a size on one of your GPUs; may be given for several", None,
+SPEED = ("--images-per-second", "of training a size on one of your GPUs, as --dry-run and --commands use it", None,
          MANY | {"metavar": "SIZE=NUMBER"})  # fmt: skip
 PARAMETER = ("-p --parameter", "a parameter of the notebooks, as papermill takes it", None,
              MANY | {"nargs": 2, "metavar": ("NAME", "VALUE")})  # fmt: skip
@@ -47,6 +47,7 @@ GRID = (
     ("--image-size", "pixels a side in place of the tier's", int),
     ("--batch-size", "images a step in place of the tier's; the learning rate goes with it", int),
     ("--workers", "processes; 0, as by default, is one a core", int),
+    ("--precision", "auto (default), fp32 or bf16", "auto"),
 )
 HF = "that the network was trained at, for the config.json of layout hf (192 px, window 12; laptop: 32, 4)"
 
@@ -63,7 +64,6 @@ VERBS = {
         ("--gpus-per-run", "GPUs of one node for each run (1)", int, {"metavar": "G"}),
         ("--commands", "print the torchrun commands of the missing runs, a line a trunk; start nothing", False),
         ("--nodes", "nodes of each run, with --commands (1)", 1, {"metavar": "N"}),
-        ("--precision", "auto (default), fp32 or bf16", "auto"),
         ("--dry-run", "show what would run and what it costs; start nothing", False),
         ("--gpus", "how many GPUs a dry run is for (1)", 1),
         SPEED,
@@ -123,7 +123,7 @@ VERBS = {
         ("--runs-dir", "the folder to look at (runs)", "runs"),
         ("--study", "count what is still to do of a study, or of all", None, {"metavar": "NAME"}),
         ("--tier", "of the study (quick)", "quick"),
-        *GRID,
+        *GRID, DEVICE,
     ]),
     "diagnose": (verbs.diagnose, "is a run normal? what its log shows, how sure that is, and what to try next", [
         ("log", "SimMIM's or MAE's text, trainer_state.json, CSV, TensorBoard's, a record; or a folder of one", None,

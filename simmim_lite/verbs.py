@@ -73,8 +73,8 @@ def study(
     """`simmim-lite study`: train what is missing, print the claims, run the notebooks, write the report."""
     name = specs.value("study", StudyName, name)
     speed = {"images_per_second": images_per_second, "assume": assume}
-    if not (dry_run or commands) and (gpus != 1 or any(speed.values())):
-        raise UserError("--gpus and a GPU's speed are about what --dry-run and --commands print: add one, or drop them")
+    if not dry_run and (gpus != 1 or any(speed.values()) and not commands):
+        raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
     each = options.pop("gpus_per_run") if commands else None  # of a command, whoever starts it
     how = StudyOptions.of_texts(options, parameter, hours)
     grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
@@ -83,6 +83,8 @@ def study(
     counts = {"first_seed": first_seed, "measure": not (commands or dry_run), "gpus": gpus}
     how, said = engine.choose(name, how, **counts, **speed)
     if commands:
+        if any(speed.values()) and not said:
+            raise UserError("a GPU's speed chooses seeds or a grid, and here both are given: leave it out")
         print(said, end="\n" if said else "", file=sys.stderr)
         return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each, nodes=nodes)))
     print(said, end="\n" if said else "", flush=True)

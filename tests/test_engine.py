@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from simmim_lite.studies.costs import cost_of
 from simmim_lite.studies.engine import study
 from simmim_lite.studies.grids import grid, plan_of, tunings
 from simmim_lite.studies.tiers import STUDIES, TIERS, StudyOptions, claim_ids
-from simmim_lite.training.run import Run
+from simmim_lite.training.run import PRECISIONS, Run
 
 WORDS = "study data-scale --tier smoke --workers 1 --precision fp32 --no-notebooks"
 COMMAND = [sys.executable, "-m", "simmim_lite", *WORDS.split()]
@@ -107,6 +108,9 @@ def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path) 
     (tmp_path / "machine.json").write_text(on_gpu)  # one process there, also where all is known
     how = StudyOptions(runs_dir=tmp_path, minutes=(30 + 6.5 * one) / 60)
     assert engine.choose("all", how)[1].count(" in 1 process") == 1
+    slower = json.loads(on_gpu) | {"cpu batch 64 size 32": {f"{m} {p}": 0.1 for m in LAPTOP for p in PRECISIONS}}
+    (tmp_path / "machine.json").write_text(json.dumps(slower))
+    assert "decide too little" in engine.choose("all", replace(how, device="cpu", workers=1))[1]
     assert all(chosen(tmp_path, tier=tier)[0].seeds is None for tier in ("smoke", "shipped"))
     with pytest.raises(UserError, match="minutes is 5: the seeds of tier paper do not go by the time; give seeds"):
         chosen(tmp_path, tier="paper", minutes=5)

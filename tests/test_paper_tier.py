@@ -132,7 +132,7 @@ def test_speed_is_given_measured_or_assumed_and_never_guessed(tmp_path, monkeypa
         (["--dry-run", "--images-per-second", "base"], "images_per_second of base is ''"),
         (["--dry-run", "--images-per-second", "base=9", "--assume", ".4@989"], "speed is given twice"),
         (["--dry-run", "--tier", "quick", "--gpus", "8"], "--gpus is about GPU hours"),
-        (["--gpus", "8"], "--gpus and a GPU's speed are about what --dry-run and --commands print"),
+        (["--gpus", "8"], "--gpus and a GPU's speed are about the cost that --dry-run shows"),
         (["--device", "cpu", "--no-notebooks"], "tier paper is about photographs of 192 px"),
         (["--dry-run", "--data", "imagefolder:SMALL"], "small holds pictures of at most 40 px"),
         (["--no-notebooks", "--device", "cpu", "--data", "imagefolder:FEW"], "this machine's processor: about"),

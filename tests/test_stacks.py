@@ -64,6 +64,8 @@ def test_four_channels_from_pretraining_to_a_picture(folder, tmp_path, capsys) -
     data = open_data(folder, 32)
     assert data.channels == 4 == len(data.mean) and data.train.images.dtype == np.uint8 and min(data.std) > 0.05
     assert "values of its channels from" in data.line
+    words = ["study", "all", "--tier", "quick", "--seeds", "1", "--data", folder, "--dry-run"]
+    assert main(words) == 0, "sides of stacks are known when they are opened"
     record = pretrain(run, runs_dir=tmp_path)
     assert record["status"] == "done" and {"linear", "knn"} <= record["transfer"].keys()
     model = build(run)

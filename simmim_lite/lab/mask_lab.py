@@ -134,9 +134,9 @@ class MaskLab(Widget):
             check_patch(self.side, value)
         return value
 
-    @t.observe("network")
+    @t.observe("network", "size")
     def _fitted(self, _: object) -> None:
-        """Of a size and a patch that are not for the new network, its own are taken."""
+        """In place of a size or a patch that is not for a new network or size, the network's own is taken."""
         about = self._networks[self.network].about if self.network else {"side": 0, "mask_patch": 32}
         if self.size not in (about["side"], 2 * about["side"]):
             self.size = 0

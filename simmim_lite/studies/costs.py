@@ -63,16 +63,17 @@ def step_speeds(runs_dir: str | Path, models: Iterable[str], recipe: Run, device
     return speeds
 
 
-def measured(runs_dir: str | Path, recipe: Run) -> tuple[str, dict[str, float]]:
-    """The fastest device of those that `step_speeds` has measured here, and its speeds; cpu and {} of none."""
+def measured(runs_dir: str | Path, recipe: Run, device: str = "auto") -> tuple[str, dict[str, float]]:
+    """The device, of `auto` the fastest, that `step_speeds` has measured here, and its speeds; {} of none."""
     end, kept = f" batch {recipe.batch_size} size {recipe.image_size}", _content(Path(runs_dir) / "machine.json")
-    found = [(name.removesuffix(end), speeds) for name, speeds in kept.items() if name.endswith(end) and speeds]
-    return min(found, key=lambda one: min(one[1].values()), default=("cpu", {}))
+    found = {name.removesuffix(end): speeds for name, speeds in kept.items() if name.endswith(end) and speeds}
+    fit = [(name, speeds) for name, speeds in found.items() if device in ("auto", name, name.partition(":")[0])]
+    return min(fit, key=lambda one: min(one[1].values()), default=("cpu" if device == "auto" else device, {}))
 
 
-def known_speeds(runs_dir: str | Path, recipe: Run) -> dict[str, float]:
+def known_speeds(runs_dir: str | Path, recipe: Run, device: str = "auto") -> dict[str, float]:
     """The speeds of `measured`."""
-    return measured(runs_dir, recipe)[1]
+    return measured(runs_dir, recipe, device)[1]
 
 
 def faster_precision(speeds: Mapping[str, float], model: str) -> str:

@@ -24,7 +24,7 @@ from ..training.tuning import Dense
 from . import costs
 from .cluster import Cluster, joined
 from .costs import faster_precision, known_speeds
-from .grids import Axes, TransferSpec, images_of, left_out, plan_of, planned, sources, with_references
+from .grids import Axes, TransferSpec, left_out, plan_of, planned, sources, with_references
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions, claim_ids
 from .workers import Local, execute, make_jobs
 
@@ -80,8 +80,10 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
             tuned = plan_of(name, axes, data=how.data, seeds=seeds, precision=precision, **held)[1]
             return mine, [spec for spec in tuned if spec.run is None or spec.run in mine]
 
-        models = sorted(costs.models_of(runs if given is None else given), key=lambda name: SIZES[name].parameters)
-        runs, tuned = plan(_precision(how, known_speeds(how.runs_dir, axes.recipe), models))
+        models = list(axes.models)
+        if given is not None and axes.fitted:  # they are of the sizes that were chosen
+            models = sorted(costs.models_of(given), key=lambda name: SIZES[name].parameters)
+        runs, tuned = plan(_precision(how, known_speeds(how.runs_dir, axes.recipe, how.device), models))
         if not axes.full_size and _missing([*runs, *tuned], how, opened):
             speeds = pool().speeds(Path(how.runs_dir), models, axes.recipe)
             runs, tuned = plan(_precision(how, speeds, models))
@@ -251,10 +253,10 @@ def choose(
     if how.seeds is not None or name == TRANSFER or axes.full_size or not (minutes or axes.most_seeds):
         count = how.seeds or (axes.transfers or axes if name == TRANSFER else axes).seeds
         return (how if first_seed is None and how.seeds is None else taken(count)), ""
-    images_of(how.data)  # before anything is measured
+    planned(name, axes, data=how.data, seeds=[first])  # what cannot be is refused before anything is measured
     fitted = [] if how.models else [model for smaller in axes.fitted for model in smaller["models"]]
     models = list(dict.fromkeys([*axes.models, *fitted]))
-    device, known = costs.measured(how.runs_dir, axes.recipe)
+    device, known = costs.measured(how.runs_dir, axes.recipe, how.device)
     processes = how.workers or (cores() if device == "cpu" else 1)
     if any(speed.values()):
         images = costs.find_speed([replace(axes.recipe, model=model) for model in models], **speed).images

@@ -277,7 +277,7 @@ def planned(
     some pictures, of which ones that are too small are refused. seeds: 0 as None."""
     axes, listed = tier_of(tier), images_of(data)
     for source, held in zip(sources(data), ("available", "second_available"), strict=True):
-        if held in listed:
+        if held in listed and kind_of(source)[0] != "stacks":
             _check_sides(source, tier, axes.recipe.image_size)
     return plan_of(name, tier, data=data, seeds=seeds or None, precision=precision, **listed)
 
@@ -316,7 +316,7 @@ def images_of(data: str) -> dict[str, int]:
 def _check_sides(source: str, tier: AnyTier, side: int) -> None:
     """`UserError` where each of 16 pictures is smaller than a tier's input."""
     train, sides = listing(source).readable("train"), []
-    for i in range(0, len(train), max(1, len(train) // 16))[:16]:
+    for i in range(0, len(train), -(-len(train) // 16)):
         with contextlib.suppress(Exception):  # decoders raise errors of many kinds; training names what it leaves out
             sides.append(min(train.picture(i).size))
     if sides and max(sides) < side:

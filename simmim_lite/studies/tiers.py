@@ -314,8 +314,8 @@ class StudyOptions(Spec):
         """From options of the command line, axes among them as texts; parameters: of the study's notebooks, which are
         the study's own where it has them; hours: in place of minutes."""
         if hours is not None:
-            if (minutes := options.get("minutes")) is not None:
-                raise UserError(f"--hours is {hours:g} and --minutes {minutes:g}: give one")
+            if (minutes := dict(parameters).get("minutes", options.get("minutes"))) is not None:
+                raise UserError(f"--hours is {hours:g} and minutes {str(minutes).removesuffix('.0')}: give one")
             options = options | {"minutes": 60 * value("hours", Positive, hours)}
         hints = {field.name: field.type for field in fields(cls)}
         texts = {name: text for name, text in options.items() if name in AXES and isinstance(text, str)}
