@@ -99,7 +99,7 @@ def network(run_file: str, runs_dir: str, name: str, title: str, pictures: str) 
     if data.test is not None:
         about["losses"] = losses(run, model.eval(), data, values)
         said = "; ".join(f"{one:.3f} at {where}" for where, one in about["losses"].items())
-        about["text"] += f" On 200 test pictures: {said}."
+        about["text"] += f" On 200 test pictures it is {said}."
     state = {k: v.half().contiguous() for k, v in load_final(runs_dir, run).items()}
     path = mask_lab.FOLDER / f"{name}.safetensors"
     write_atomic(path, save(state, {"about": json.dumps(about)}))
