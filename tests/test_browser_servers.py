@@ -73,7 +73,7 @@ def test_a_notebook_with_all_widgets(page, tmp_path) -> None:
         page.wait_for_selector(".sl-explorer.dark")
         step = page.get_by_role("slider", name="step")
         step.press("ArrowLeft")
-        assert step.get_attribute("aria-valuetext") == "1"
+        page.locator("[aria-label=step][aria-valuetext='1']").wait_for(state="attached")
         page.locator(".js-plotly-plot[aria-label=points]").wait_for()
         page.set_viewport_size({"width": 911, "height": 512})
         page.wait_for_function(FITS)

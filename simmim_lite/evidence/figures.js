@@ -58,8 +58,8 @@
   /** plotly's slider hears the mouse alone: a native one beside it hears keys and is read out. */
   const slide = (plot, slider) => {
     const range = document.createElement("input"), ring = document.createElement("span");
-    const at = () => plot._fullLayout.sliders[0];
-    const say = () => { range.value = at().active; range.setAttribute("aria-valuetext", at().steps[range.value].label); };
+    const at = () => plot.layout.sliders[0]; // while a figure is drawn anew, _fullLayout is not the one on the screen
+    const say = () => { range.value = at().active ?? 0; range.setAttribute("aria-valuetext", at().steps[range.value].label); };
     Object.assign(range, { type: "range", className: "sl-range", min: 0, max: slider.steps.length - 1 });
     Object.assign(ring, { className: "sl-ring" });
     range.setAttribute("aria-label", plain(slider.currentvalue.prefix).replace(/:\s*$/, "") || "slider");
