@@ -102,7 +102,7 @@ def test_a_network_sees_pictures_at_its_own_size_and_at_twice_that() -> None:
 def test_the_twin_holds_all_it_needs(lab, tmp_path) -> None:
     text = lab.write_html(tmp_path / "lab.html", "Mask <lab>").read_text()
     assert "<title>Mask &lt;lab&gt;</title>" in text
-    assert len(text) < 12e6, "it is mailed, and opened on telephones"
+    assert len(text) < 12e6, "one file, small enough to send"
     assert "http://" not in text and "https://" not in text
     state = json.loads(base64.b64decode(text.split('bytes("')[1].split('"')[0]))
     assert set(state["weights"]) == set(NETWORKS) and len(state["pictures"]) == len(lab.pictures)

@@ -78,9 +78,9 @@ def slider(figures: Mapping[object, go.Figure], name: str, first: object = None)
     for at, (label, form) in enumerate(zip(labels, forms, strict=True)):
         changes = {"visible": [k == at for k in of]}, {key: form.get(key) for key in varies - {"width", "height"}}
         steps.append({"label": str(label), "method": "update", "args": list(changes)})
-    below = chart.layout.margin.b if chart.layout.margin.b is not None else TEMPLATE.layout.margin.b
-    margin = chart.layout.margin.r if chart.layout.margin.r is not None else TEMPLATE.layout.margin.r
-    pad = {"t": below + 4, "l": 8, "r": max(8, 3.5 * len(str(labels[-1])) - margin)}  # half of the last label is beyond
+    own, usual = chart.layout.margin, TEMPLATE.layout.margin
+    below, right = (usual[side] if own[side] is None else own[side] for side in "br")
+    pad = {"t": below + 4, "l": 8, "r": max(8, 3.5 * len(str(labels[-1])) - right)}  # half of the last label sticks out
     style = {"currentvalue": {"prefix": f"{name}: "}, "pad": pad, "active": start}
     height = (chart.layout.height or TEMPLATE.layout.height) + 84
     return chart.update_layout(sliders=[{"steps": steps, **style}], margin_b=below + 84, height=height)

@@ -316,7 +316,7 @@ def images_of(data: str) -> dict[str, int]:
 def _check_sides(source: str, tier: AnyTier, side: int) -> None:
     """`UserError` where each of 16 pictures is smaller than a tier's input."""
     train, sides = listing(source).readable("train"), []
-    for i in range(0, len(train), -(-len(train) // 16)):
+    for i in range(0, len(train), max(1, -(-len(train) // 16))):
         with contextlib.suppress(Exception):  # decoders raise errors of many kinds; training names what it leaves out
             sides.append(min(train.picture(i).size))
     if sides and max(sides) < side:
