@@ -88,7 +88,7 @@ def kept(path: Path) -> list[dict]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("keep", "fill", "ship"))
-    parser.add_argument("name", help="the set: laptop-scenes, laptop-cifar10")
+    parser.add_argument("name", help="the set: laptop-scenes, laptop-cifar10, laptop-photos64")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     given = parser.parse_args()
     try:

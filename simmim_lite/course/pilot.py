@@ -12,7 +12,7 @@ import pandas as pd
 from ..data import decode, scenes
 from ..data.sources import listing
 from ..errors import UserError
-from ..evidence.records import shipped
+from ..evidence.records import beside
 from ..evidence.rules import SMOKE_STEPS
 from ..evidence.stats import power, units_needed
 from ..evidence.tables import main_rows
@@ -35,7 +35,7 @@ _SHORT = 1e7  # Omega of the larger size at the smallest level: well past where 
 def seed_spread(records: Iterable[dict] = (), data: str = "photographs") -> float:
     """Standard deviation over seeds of the difference of validation loss between two settings of one length, the median
     over pairs: of the shipped runs (on photographs or on scenes) where the records have no two seeds."""
-    for source in (list(records), shipped("laptop-scenes" if data in scenes.LOOKS else "laptop-cifar10")):
+    for source in (list(records), beside(data)):
         rows = pd.DataFrame(main_rows(source), columns=["seed", "steps", "model", "images", "val_loss"])
         spreads = []
         for _, some in rows.groupby("steps"):

@@ -52,7 +52,7 @@ def load(runs_dir: str | Path) -> list[dict]:
 
 
 def shipped_names() -> list[str]:
-    """The sets of the four studies that are shipped: `laptop-scenes`, `laptop-cifar10`."""
+    """The sets of the four studies that are shipped: `laptop-scenes`, `laptop-cifar10`, `laptop-photos64`."""
     names = (p.stem for p in FOLDER.iterdir() if p.suffix == ".json")
     return sorted(name for name in names if name not in (TRANSFER, BEGINNINGS))
 
@@ -66,7 +66,7 @@ def shipped(name: str) -> list[dict]:
 
 
 def beside(data: str) -> list[dict]:
-    """The records that are shown beside runs on this data: of scenes by drawn ones, else of photographs; or []."""
+    """The records that are shown beside runs on this data: of scenes by drawn ones, else of CIFAR-10; or []."""
     name = "laptop-scenes" if data in LOOKS else "laptop-cifar10"
     return shipped(name) if name in shipped_names() else []
 

@@ -17,7 +17,11 @@ from .rules import MIN_RANKED, RULES, UNTESTED, Claim, judge
 from .stats import spearman, t_interval
 
 #: The shipped sets by the names that readers see.
-SHIPPED = {"laptop-scenes": "shipped scenes", "laptop-cifar10": "shipped CIFAR-10"}
+SHIPPED = {
+    "laptop-scenes": "shipped scenes",
+    "laptop-cifar10": "shipped CIFAR-10",
+    "laptop-photos64": "shipped photographs of 64 px",
+}
 NAMES = {"published": "published runs", "yours": "your runs"}
 _START = ["model", "data", "annotations", "steps", "seed", "image_size"]
 
