@@ -75,17 +75,21 @@ def study(
     speed = {"images_per_second": images_per_second, "assume": assume}
     if not dry_run and (gpus != 1 or any(speed.values()) and not commands):
         raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
+    if nodes != 1 and not commands:
+        raise UserError(f"--nodes is {nodes}, which is about --commands: add it, or leave it out")
     each = options.pop("gpus_per_run") if commands else None  # of a command, whoever starts it
     how = StudyOptions.of_texts(options, parameter, hours)
     grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
-    wanted = None if no_notebooks else dict(parameter)
+    wanted = dict(parameter)
     _copies(name, how, wanted)  # a wrong parameter fails before anything is measured or trained
     counts = {"first_seed": first_seed, "measure": not (commands or dry_run), "gpus": gpus}
     how, said = engine.choose(name, how, **counts, **speed)
     if commands:
         if any(speed.values()) and not said:
             raise UserError("a GPU's speed chooses seeds or a grid, and here both are given: leave it out")
-        print(said, end="\n" if said else "", file=sys.stderr)
+        guessed = said and not any(speed.values()) and not costs.known_speeds(how.runs_dir, how.axes.recipe, how.device)
+        guess = f" (a guess: nothing is measured in {how.runs_dir}; --images-per-second tells)" * bool(guessed)
+        print(said + guess, end="\n" if said else "", file=sys.stderr)
         return print("\n".join(workers.lines(name, how, gpus_per_run=1 if each is None else each, nodes=nodes)))
     print(said, end="\n" if said else "", flush=True)
     if dry_run:
@@ -93,7 +97,9 @@ def study(
     found = _claims(name, how)
     sys.stdout.flush()
     # those of the study are in how by now, and may have been chosen since
-    copies, reason = _copies(name, how, wanted and {k: text for k, text in wanted.items() if not hasattr(how, k)})
+    copies, reason = [], "--no-notebooks"
+    if not no_notebooks:
+        copies, reason = _copies(name, how, {k: text for k, text in wanted.items() if not hasattr(how, k)})
     try:
         check_writable(how.runs_dir, "what is finished is shown above")
     except UserError as error:
@@ -123,10 +129,8 @@ def _claims(name: str, how: StudyOptions) -> tuple[list, list[dict]]:
     return result.claims, failed
 
 
-def _copies(name: str, how: StudyOptions, parameters: dict | None) -> tuple[list, str]:
+def _copies(name: str, how: StudyOptions, parameters: dict) -> tuple[list, str]:
     """The notebooks of a study with their parameters, checked; or none, and why there are none."""
-    if parameters is None:
-        return [], "--no-notebooks"
     try:
         paths = [notebooks.find(NAMED[one].notebook) for one in (STUDIES if name == "all" else (name,))]
     except UserError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tiny
 from child_processes import INTERRUPTED, PATIENCE, interruptible, session, until
+from picture_folders import image_tree
 
 from simmim_lite import studies
 from simmim_lite.cli import main
@@ -19,10 +20,10 @@ from simmim_lite.errors import UserError
 from simmim_lite.evidence.records import load
 from simmim_lite.model.sizes import LAPTOP
 from simmim_lite.processes import each
-from simmim_lite.studies import engine
+from simmim_lite.studies import costs, engine
 from simmim_lite.studies.costs import cost_of
 from simmim_lite.studies.engine import study
-from simmim_lite.studies.grids import grid, plan_of, tunings
+from simmim_lite.studies.grids import beginnings, fill, grid, plan_of, planned, tunings
 from simmim_lite.studies.tiers import STUDIES, TIERS, StudyOptions, claim_ids
 from simmim_lite.training.run import PRECISIONS, Run
 
@@ -96,7 +97,7 @@ def chosen(tmp_path, *, tier="quick", first_seed=None, side=32, **options):
     return engine.choose("all", StudyOptions(**same | options), first_seed=first_seed)
 
 
-def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path) -> None:
+def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path, monkeypatch) -> None:
     assert chosen(tmp_path)[0].seeds == tuple(range(200, 206))
     one = cost_of(grid("all", "quick", seeds=1), tmp_path)["seconds"]
     for holds, count in ((4.5, 5), (6.5, 6), (50, 8)):
@@ -107,10 +108,15 @@ def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path) 
     on_gpu = (tmp_path / "machine.json").read_text().replace("cpu batch", "cuda batch")
     (tmp_path / "machine.json").write_text(on_gpu)  # one process there, also where all is known
     how = StudyOptions(runs_dir=tmp_path, minutes=(30 + 6.5 * one) / 60)
+    monkeypatch.setattr(engine, "pick_device", lambda device: "cuda" if device == "auto" else device)
     assert engine.choose("all", how)[1].count(" in 1 process") == 1
     slower = json.loads(on_gpu) | {"cpu batch 64 size 32": {f"{m} {p}": 0.1 for m in LAPTOP for p in PRECISIONS}}
     (tmp_path / "machine.json").write_text(json.dumps(slower))
     assert "decide too little" in engine.choose("all", replace(how, device="cpu", workers=1))[1]
+    monkeypatch.setattr(engine, "pick_device", lambda device: "cpu")  # the GPU that was measured is not here now
+    assert "decide too little" in engine.choose("all", replace(how, workers=1))[1]
+    places = [costs.table(grid("all", "quick"), "quick", tmp_path, device).columns[4] for device in ("auto", "cpu")]
+    assert places == ["time on one GPU", "time on one core"]
     assert all(chosen(tmp_path, tier=tier)[0].seeds is None for tier in ("smoke", "shipped"))
     with pytest.raises(UserError, match="minutes is 5: the seeds of tier paper do not go by the time; give seeds"):
         chosen(tmp_path, tier="paper", minutes=5)
@@ -126,8 +132,28 @@ def test_tier_gpu_takes_the_largest_grid_that_the_time_holds(tmp_path) -> None:
         found[minutes] = len(how.seeds), how.axes.models, how.axes.images, how.axes.lengths[-1]
     assert found[400] == (8, ("swinv2_femto", "swinv2_pico", "swinv2_nano"), (64, 1024, 16384), 20_000)
     assert found[3] == (1, ("swinv2_atto", "swinv2_femto"), (64, 16384), 2000) and len({*found.values()}) == 3
+    few = image_tree(tmp_path / "few", 2, 70, 4, (64, 70))
+    line = chosen(tmp_path, tier="gpu", minutes=400, side=64, data=f"imagefolder:{few}")[1]
+    assert "on 2 levels of images" in line, "of 64 and all 140, not the tier's four"
     how, said = chosen(tmp_path, tier="gpu", minutes=0.6, side=64, models=("swinv2_nano",), lengths=(6, 3))
     assert (how.axes.models, how.axes.lengths) == (("swinv2_nano",), (3, 6)) and "holds 0" in said
+
+
+def test_levels_are_those_of_the_pictures_that_can_be_read(tmp_path, monkeypatch) -> None:
+    """Notebooks, `watch` and a study ask for the same runs, whoever opens the source first."""
+    monkeypatch.setenv("SIMMIM_DATA", str(tmp_path / "store"))
+    folder = image_tree(tmp_path / "own", 2, 20, 4)
+    next((folder / "train").rglob("*.JPEG")).write_bytes(b"")
+    same = {"tier": "smoke", "data": f"imagefolder:{folder}", "runs_dir": tmp_path / "runs"}
+    assert {run.images for run in planned("all", "smoke", data=same["data"])[0]} == {16, 40}
+    found = studies.axes(**same)
+    how = StudyOptions(**same)
+    opened = plan_of("all", how.axes, data=how.data, **engine._opened(how, 64)[1], precision="bf16")[0]
+    assert found.images == (16, 39) and set(found.runs) == {run for run in opened if run.steps}
+    assert planned("all", "smoke", data=same["data"])[0] == opened
+    assert [fill(Run(images=n), 179).images for n in (100, 180, 300)] == [100, 179, 300]
+    before, own = beginnings("smoke", data="scenes", foreign=same["data"])
+    assert {run.images for run in before} == {39} and {run.data for run in own} == {"scenes"}
 
 
 @pytest.mark.slow

@@ -13,11 +13,14 @@ from tiny import classification, recipe, same, slim, tiny_data, tiny_spec, train
 
 from simmim_lite.cli import main
 from simmim_lite.data.batches import seeded
-from simmim_lite.data.sources import open_pictures
+from simmim_lite.data.sources import open_data, open_pictures
 from simmim_lite.errors import UserError
 from simmim_lite.model.simmim import create_model
 from simmim_lite.model.swin import SwinV2
 from simmim_lite.model.weights import save_weights
+from simmim_lite.studies import engine
+from simmim_lite.studies.grids import counts_of
+from simmim_lite.studies.tiers import StudyOptions
 from simmim_lite.training.finetune import Classifier, build_encoder, train_transform
 from simmim_lite.training.record import read_record
 from simmim_lite.training.run import Run, transfer_path
@@ -210,6 +213,15 @@ def test_an_unreadable_picture_does_not_end_a_run(tmp_path, slim, capsys):  # no
     assert record["status"] == "done" and record["final"]["n_test"] == 8
     assert [name for name, _ in record["skipped"]] == [str(b) for b in bad]
     assert capsys.readouterr().err.count("cannot be read") == 2
+
+
+def test_a_finished_one_at_full_size_is_not_missing(tmp_path, monkeypatch):
+    data, seen = open_pictures(f"imagefolder:{imagenet(tmp_path)}"), []
+    monkeypatch.setattr(engine, "current_record", lambda path, digest: seen.append(digest))
+    engine._missing([recipe(data=data.spec)], StudyOptions(runs_dir=tmp_path), {})
+    assert seen == [data.digest], "a record holds the digest of pictures at their own size"
+    labelled = counts_of(open_data(data.spec, 64, streamed=True))["labelled"]
+    assert labelled == len(data.train), "a study that streams its pictures has labels to fine-tune on"
 
 
 def test_what_cannot_be_tuned_is_one_line(tmp_path, slim):  # noqa: F811

@@ -84,13 +84,14 @@ def test_data_names_one_source_or_two_and_levels_that_they_cannot_fill_are_left_
     few = grid("all", "paper", data=TWO, available=300_000, second_available=WHOLE_22K)
     assert {r.images for r in few} == {128_117, 300_000, WHOLE_22K}
     assert not any(r.model == "swinv2_huge" and r.images == 128_117 for r in few)
-    tuned, _ = plan_of("transfer", "paper", data=TWO, available=LEVELS[-1], second_available=5_000_000)
+    tuned, specs = plan_of("transfer", "paper", data=TWO, available=LEVELS[-1], second_available=5_000_000)
     assert max(run.images for run in tuned) == 5_000_000  # all that the second one holds
+    assert {spec.data for spec in specs} == {"imagefolder:one"}, "fine-tuned on labels of the first"
     photographs = {"data": "imagefolder:a"}
     assert grid("all", "gpu", **photographs) == grid("all", TIERS["gpu"].on("imagefolder:a"), **photographs)
-    line = left_out("paper", "imagefolder:one", 300_000)
+    line = left_out("paper", "imagefolder:one", {"available": 300_000, "labelled": 0})
     assert "256,233, 640,584, 1,281,167, 14,197,122" in line and "--data" in line
-    assert left_out("paper", TWO, **HELD) == ""
+    assert left_out("paper", TWO, HELD) == ""
 
 
 def test_costs_count_shared_trunks_once(tmp_path) -> None:

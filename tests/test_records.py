@@ -145,5 +145,8 @@ def test_finished_runs_are_kept_and_filled_back(tmp_path, monkeypatch):
     assert "5 records, 5 of them new" in shipped.keep("laptop-scenes", tmp_path / "runs")
     assert "4 of 5 kept records" in shipped.fill("laptop-scenes", tmp_path / "again")
     assert {r["key"] for r in rec.load(tmp_path / "again")} == {r["key"] for r in (*runs[:3], tuned)}
-    assert "4 records" in shipped.ship("laptop-scenes", tmp_path / "again")
+    assert "5 records" in shipped.ship("laptop-scenes", tmp_path / "again"), "what was kept is not lost"
     assert not (tmp_path / "shipped" / "partial" / "laptop-scenes.json").exists()
+    write(tmp_path / "untuned", runs)
+    shipped.keep("laptop-photos64", tmp_path / "untuned")
+    assert "4 of 4 kept records" in shipped.fill("laptop-photos64", tmp_path / "back"), "no weights are waited for"

@@ -25,17 +25,17 @@ FOLDER = Path(str(records.FOLDER))
 def keep(name: str, runs_dir: Path) -> str:
     """Pack the finished records of a runs folder, and those kept before, into partial/NAME.json."""
     path = FOLDER / "partial" / f"{name}.json"
-    before = {record["key"]: record for record in kept(path)}
-    now = {record["key"]: record for record in records.load(runs_dir) if record["status"] == "done"}
+    before, now = kept(path), finished(runs_dir)
     return f"{path}: {pack((before | now).values(), path)} records, {len(now.keys() - before)} of them new"
 
 
 def fill(name: str, runs_dir: Path) -> str:
     """Write the kept records into a runs folder where they are missing.
 
-    Left out is a run whose weights are still to be fine-tuned: weights are not kept, so it is trained again.
+    In a set with fine-tunings, a run whose weights are still to be fine-tuned is left out, and trained again: weights
+    are not kept.
     """
-    found, start = kept(FOLDER / "partial" / f"{name}.json"), TIERS["laptop"].supervised
+    found, start = kept(FOLDER / "partial" / f"{name}.json").values(), TIERS["laptop"].supervised
     tuned = {Run.from_dict(r["run"]).key for r in found if r["kind"] == "finetune" and r["run"]}
     count = 0
     for record in found:
@@ -43,7 +43,8 @@ def fill(name: str, runs_dir: Path) -> str:
         if record["kind"] == "pretrain":
             run = Run.from_dict(record["run"])
             path = record_path(runs_dir, run)
-            if (run.model, run.images, run.steps) == (start.model, start.images, start.steps) and run.key not in tuned:
+            cell = run.model, run.images, run.steps
+            if tuned and cell == (start.model, start.images, start.steps) and run.key not in tuned:
                 continue
         if not path.exists():
             write_record(path, record)
@@ -52,10 +53,10 @@ def fill(name: str, runs_dir: Path) -> str:
 
 
 def ship(name: str, runs_dir: Path) -> str:
-    """Pack all finished records as the shipped set NAME, and remove the partial one."""
-    path = FOLDER / f"{name}.json"
-    count = pack(records.load(runs_dir), path)
-    (FOLDER / "partial" / f"{name}.json").unlink(missing_ok=True)
+    """Pack all finished records, and those kept before, as the shipped set NAME; the partial one goes."""
+    path, partial = FOLDER / f"{name}.json", FOLDER / "partial" / f"{name}.json"
+    count = pack((kept(partial) | finished(runs_dir)).values(), path)
+    partial.unlink(missing_ok=True)
     return f"{path}: {count} records"
 
 
@@ -80,9 +81,14 @@ def pack(records: Iterable[dict], path: str | Path) -> int:
     return len(packed)
 
 
-def kept(path: Path) -> list[dict]:
-    """The records of a partial set; none where there is none."""
-    return records.unpack(json.loads(path.read_text())) if path.exists() else []
+def kept(path: Path) -> dict[str, dict]:
+    """The records of a partial set by key; none where there is none."""
+    return {record["key"]: record for record in records.unpack(json.loads(path.read_text()))} if path.exists() else {}
+
+
+def finished(runs_dir: Path) -> dict[str, dict]:
+    """The finished records of a runs folder by key."""
+    return {record["key"]: record for record in records.load(runs_dir) if record["status"] == "done"}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from .folders import Files, Stacks, of_folder, scan
 from .manifests import Listing, PassedOver, Split, describe, image_ids, picture_digest, say, signature
 from .packs import of_pack
 from .scenes import SCENE_BLOCK, SCENE_COUNTS, SCENE_SPLITS
-from .store import STORE_VERSION, Chunk, StorePlan, data_root, ensure
+from .store import STORE_VERSION, Chunk, StorePlan, data_root, ensure, is_there
 
 SCENE_SIZE = 32  # pixels: scenes have no size of their own; they are drawn as the studies draw them
 
@@ -214,6 +214,25 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None, s
     if spec in scenes.LOOKS:
         data = _open_drawn(spec, image_size, images_needed or 0)
         return replace(data, probe_train=None, test=None) if streamed else data
+    found, stamp, name, version = _store(spec, image_size, streamed)
+
+    def plan() -> StorePlan:
+        laid = (found or listing(spec)).split()
+        return _squares(replace(laid, splits={"val": laid.splits["val"]}) if streamed else laid, image_size)
+
+    store = ensure(name, version, plan, f"{'validation pictures of ' * streamed}{spec}")
+    train = found.split().readable("train") if streamed else None
+    data = _data(spec, store, stamp, found.passed if found else (), train)
+    return replace(data, digest=signature(found.digest, data.digest)) if streamed else data
+
+
+def is_stored(spec: str, image_size: int) -> bool:
+    """Whether `open_data` finds a source's pictures decoded at this size; of what is drawn never."""
+    return spec not in scenes.LOOKS and is_there(*_store(spec, image_size)[2:])
+
+
+def _store(spec: str, image_size: int, streamed: bool = False) -> tuple[Listing | None, str, str, str]:
+    """What a source lists (None where that would load it), its stamp, and name and version of its store."""
     kind, place = kind_of(spec)
     # what is downloaded or loaded is asked only where there is no store of it yet
     found = listing(spec) if streamed or FORMATS[kind].local else None
@@ -221,18 +240,9 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None, s
     where = folder if os.path.isdir(folder) else place
     files = () if found or where != folder else (path for path in Path(folder).rglob("*") if path.is_file())
     stamp = found.stamp if found else repr(sorted((str(path), path.stat().st_mtime_ns) for path in files))
-
-    def plan() -> StorePlan:
-        laid = (found or listing(spec)).split()
-        return _squares(replace(laid, splits={"val": laid.splits["val"]}) if streamed else laid, image_size)
-
     slug = re.sub(r"[^A-Za-z0-9]+", "_", os.path.basename(where))[:40]
     name = f"{'val-' * streamed}{slug}-{signature(kind, where)}-{image_size}px"
-    title = f"{'validation pictures of ' * streamed}{spec}"
-    store = ensure(name, signature(STORE_VERSION, stamp), plan, title)
-    train = found.split().readable("train") if streamed else None
-    data = _data(spec, store, stamp, found.passed if found else (), train)
-    return replace(data, digest=signature(found.digest, data.digest)) if streamed else data
+    return found, stamp, name, signature(STORE_VERSION, stamp)
 
 
 def open_pictures(spec: str) -> Data:

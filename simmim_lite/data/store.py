@@ -90,6 +90,11 @@ def _crc32(path: Path, changed: int) -> int:
     return zlib.crc32(np.load(path, mmap_mode="r"))
 
 
+def is_there(name: str, version: str) -> bool:
+    """Whether the store NAME-VERSION has been built."""
+    return (data_root() / "stores" / f"{name}-{version}").is_dir()
+
+
 def ensure_folder(name: str, version: str, write: Callable[[Path], object], title: str) -> Path:
     """The folder stores/NAME-VERSION, filled first by `write(folder)` where it is not there; other versions go."""
     stores = data_root() / "stores"

@@ -127,9 +127,11 @@ def show(runs_dir: str, study: str | None, first_seed: int | None, hours: float 
     With the options of the study that is watched it expects the same runs, by what was measured in the folder."""
     if not Path(runs_dir).is_dir():
         raise UserError(f"{runs_dir}: no such folder; give the --runs-dir that the runs were started with")
-    runs = ()
+    runs, how = (), StudyOptions.of_texts(options | {"runs_dir": runs_dir}, hours=hours)
+    given = [name for name, one in vars(how).items() if name != "runs_dir" and one != getattr(StudyOptions(), name)]
+    if not study and (given := [*given, *["first_seed"] * (first_seed is not None)]):
+        raise UserError(f"{', '.join(given)}: of a study, and none is named; add --study, as in --study all")
     if study:
-        how = StudyOptions.of_texts(options | {"runs_dir": runs_dir}, hours=hours)
         how = choose(value("study", StudyName, study), how, first_seed=first_seed, measure=False)[0]
         runs = planned_runs(study, how.axes, data=how.data, seeds=how.seeds)[0]
     if not sys.stdout.isatty():

@@ -169,14 +169,18 @@ def tuning_seconds(spec: TransferSpec, speeds: Mapping[str, float]) -> float:
 
 
 def costs(
-    runs: Sequence[Run], speeds: Mapping[str, float] | None = None, runs_dir: str | Path = "runs"
+    runs: Sequence[Run],
+    speeds: Mapping[str, float] | None = None,
+    runs_dir: str | Path = "runs",
+    device: str = "auto",
 ) -> pd.DataFrame:
-    """What runs cost, a row a size and the last of all, in numbers: what `cost_of` counts, `done`, `hours` of one GPU
-    (of training; NaN without a speed). speeds: images a second of one GPU by model."""
-    lines = {}
+    """What runs cost, a row a size and the last of all, in numbers: what `cost_of` counts on a device, as `measured`
+    takes it, `done`, `hours` of one GPU (of training; NaN without a speed). speeds: images a second of one GPU by
+    model."""
+    lines, known = {}, known_speeds(runs_dir, runs[0], device)
     for model in models_of(runs):
         own = [run for run in runs if run.model == model]
-        line = cost_of(own, runs_dir)
+        line = cost_of(own, speeds=known)
         # whichever precision this machine was found to be faster in
         records = [[record_path(runs_dir, replace(run, precision=p)) for p in PRECISIONS] for run in own]
         lines[f"{short(model)} ({millions(SIZES[model].parameters)})"] = dict(line) | {
@@ -188,8 +192,8 @@ def costs(
     return frame
 
 
-def shown(frame: pd.DataFrame, gpus: int | None = None) -> pd.DataFrame:
-    """Costs as text, times in GPU hours or, by default, of one core."""
+def shown(frame: pd.DataFrame, gpus: int | None = None, place: str = "core") -> pd.DataFrame:
+    """Costs as text, times in GPU hours or, by default, of one place, a core or a GPU."""
     counts = ("runs", "trunks", "steps", "images") if gpus else ("runs", "steps", "images")
     text = frame[list(counts)].map("{:,.0f}".format).rename(columns={"images": "images seen"})
     text["FLOPs"] = [flops_text(None if math.isnan(n) else n) for n in frame.flops]
@@ -197,7 +201,7 @@ def shown(frame: pd.DataFrame, gpus: int | None = None) -> pd.DataFrame:
         text["GPU hours"] = frame.hours.map(_number)
         text[f"days on {gpus} GPU{'s' * (gpus > 1)}"] = (frame.hours / 24 / gpus).map(_number)
     else:
-        text["time on one core"] = frame.seconds.map(clock)
+        text[f"time on one {place}"] = frame.seconds.map(clock)
     return text.assign(done=[f"{done:,.0f} of {n:,.0f}" for done, n in zip(frame.done, frame.runs, strict=True)])
 
 
@@ -212,19 +216,23 @@ def _number(number: float) -> str:
     return "–" if math.isnan(number) else f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
-def table(runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "runs") -> pd.DataFrame:
+def table(
+    runs: Sequence[Run], tier: str = "shipped", runs_dir: str | Path = "runs", device: str = "auto"
+) -> pd.DataFrame:
     """Runs by size, a row each and one for all, as text: what they cost, and how many are done.
 
-    Lengths off one trunk share its steps. Times are of one core: measured on this machine where `runs_dir` has any,
-    else a rough guess; at tier shipped as long as they took when they were made, at tier paper hours of one GPU."""
+    Lengths off one trunk share its steps. Times are of one core, or one GPU if that is the device: measured on this
+    machine where `runs_dir` has any, else a rough guess; at tier shipped as long as they took when they were made, at
+    tier paper hours of one GPU."""
     if not runs:
         return pd.DataFrame()
-    frame = costs(runs, None, runs_dir)
+    frame, place = costs(runs, None, runs_dir, device), measured(runs_dir, runs[0], device)[0]
     made = {r["key"]: r["cost"]["core_seconds"] for r in _shipped()} if tier == "shipped" else {}
     if all(run.key in made for run in runs):
         seconds = [sum(made[run.key] for run in runs if run.model == model) for model in models_of(runs)]
-        frame["seconds"], frame["done"] = [*seconds, sum(seconds)], frame.runs
-    return shown(frame, 1 if tier != "shipped" and TIERS[tier].full_size else None)
+        frame["seconds"], frame["done"], place = [*seconds, sum(seconds)], frame.runs, "cpu"
+    full_size = tier != "shipped" and TIERS[tier].full_size
+    return shown(frame, 1 if full_size else None, "core" if place == "cpu" else "GPU")
 
 
 @checked
@@ -235,7 +243,8 @@ def preview(study: StudyName, **options: object) -> pd.DataFrame:
     how.check_study(study)
     if how.tier == "shipped":
         return table([Run.from_dict(record["run"]) for record in _shipped(study)], runs_dir=how.runs_dir)
-    return table(planned(study, how.axes, data=how.data, seeds=how.seeds)[0], how.tier, how.runs_dir)
+    runs = planned(study, how.axes, data=how.data, seeds=how.seeds)[0]
+    return table(runs, how.tier, how.runs_dir, how.device)
 
 
 def _shipped(study: str = "") -> list[dict]:
@@ -255,7 +264,7 @@ def dry_run(study: str, how: StudyOptions, gpus: int = 1, **speed: object) -> st
     if gpus != 1 or any(speed.values()):
         raise UserError("--gpus is about GPU hours: add a GPU's speed and a tier that trains, or leave it out")
     found = plain(preview(study, **vars(how))) + "\npretraining alone, without the tasks" * (study == TRANSFER)
-    if how.tier == "shipped" or known_speeds(how.runs_dir, axes.recipe):
+    if how.tier == "shipped" or known_speeds(how.runs_dir, axes.recipe, how.device):
         return found
     return f"{found}\nthe times are a rough guess until a first study in {how.runs_dir} has measured this machine"
 
@@ -278,6 +287,6 @@ def text(runs: Sequence[Run], how: StudyOptions, gpus: int, known: Speed) -> str
         said.append(f"recipe: as released for base; what is unknown of {unknown} is our default (studies/tiers.py)")
     if how.axes.full_size and "scenes" in sources(how.data):
         said.append(f"data: none is given, and this is the published grid; a study needs --data {TWO_SOURCES}")
-    elif line := left_out(how.axes, how.data, **{k: n for k, n in images_of(how.data).items() if k != "labelled"}):
+    elif line := left_out(how.axes, how.data, images_of(how.data)):
         said.append(f"data: {line}")
     return "\n".join([plain(shown(costs(runs, known.images, how.runs_dir), gpus)), *said])

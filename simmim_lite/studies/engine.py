@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.scenes import LOOKS
-from ..data.sources import open_data
+from ..data.sources import open_data, open_pictures
 from ..errors import UserError, check_writable
 from ..evidence import tables
 from ..evidence.claims import claims
 from ..evidence.records import beside, load
 from ..evidence.rules import Claim
 from ..model.sizes import SIZES, short
-from ..processes import cores
+from ..processes import cores, pick_device, tell_once
 from ..training.record import current_record, read_record, run_of, usable
 from ..training.run import PRECISIONS, Run, check_runs_dir, record_path
 from ..training.specs import Whole, value
@@ -24,7 +24,7 @@ from ..training.tuning import Dense
 from . import costs
 from .cluster import Cluster, joined
 from .costs import faster_precision, known_speeds
-from .grids import Axes, TransferSpec, left_out, plan_of, planned, sources, with_references
+from .grids import Axes, TransferSpec, counts_of, fill, held_by, left_out, plan_of, planned, sources, with_references
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions, claim_ids
 from .workers import Local, execute, make_jobs
 
@@ -60,7 +60,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
     started, how = time.monotonic(), StudyOptions.from_dict(options)
     if how.tier not in TIERS:
         raise UserError(f"tier {how.tier} trains nothing: give one of {', '.join(TIERS)}")
-    if given is None and how.minutes:
+    if given is None and (how.minutes or (how.axes.fitted and not how.seeds)):
         how = choose(name, how)[0]
     axes, same = how.axes, {"data": how.data, "seeds": how.seeds}
     # a wrong name fails before anything is opened
@@ -76,7 +76,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
             if given is None:
                 return plan_of(name, axes, **same, precision=precision, **held)
             seeds = sorted({run.seed for run in given})
-            mine = with_references(replace(run, precision=precision) for run in given)
+            mine = with_references(replace(fill(run, held["available"]), precision=precision) for run in given)
             tuned = plan_of(name, axes, data=how.data, seeds=seeds, precision=precision, **held)[1]
             return mine, [spec for spec in tuned if spec.run is None or spec.run in mine]
 
@@ -126,15 +126,16 @@ def _missing(items: Sequence[Run | TransferSpec], how: StudyOptions, opened: dic
     later version's. opened: sources by data and side."""
     found = []
     for item in items:
-        place = item.data, item.image_size
+        whole = getattr(item, "full_size", False)
+        place = item.data, None if whole else item.image_size
         if isinstance(item, Dense):
             from ..training.transfer import open_for
 
             digest = open_for(item.task, *place).digest
         else:
             if place not in opened:
-                streamed = getattr(item, "streamed", getattr(item, "full_size", False))
-                opened[place] = open_data(*place, images_needed=getattr(item, "images", None), streamed=streamed)
+                options = {"images_needed": getattr(item, "images", None), "streamed": getattr(item, "streamed", False)}
+                opened[place] = open_pictures(item.data) if whole else open_data(*place, **options)
             digest = opened[place].digest
         with contextlib.suppress(UserError):  # `usable` names it
             found += [item] if current_record(record_path(how.runs_dir, item), digest) is None else []
@@ -161,14 +162,10 @@ def _opened(how: StudyOptions, needed: int) -> tuple[dict, dict[str, object]]:
     axes, side = how.axes, how.axes.recipe.image_size
     options = {"images_needed": needed, "streamed": axes.recipe.streamed}
     opened = {(s, side): open_data(s, side, **options) for s in sources(how.data) if s}
-    first, *second = opened.values()
-    held = {"available": len(first.train)} | ({"second_available": len(second[0].train)} if second else {})
-    if (axes.full_size or how.images) and (line := left_out(axes, how.data, **held)):
-        print(f"simmim-lite: {line}", file=sys.stderr)
-    labelled = 0  # images that can be trained on, where there are labels to train and to test on
-    if not any(split is None or split.labels is None for split in (first.probe_train, first.test)):
-        labelled = max(len(first.probe_train), len(first.train) if first.train.labels is not None else 0)
-    return opened, held | {"coco": how.coco, "ade20k": how.ade20k, "labelled": labelled}
+    held = counts_of(*opened.values())
+    if (axes.full_size or how.images) and (line := left_out(axes, how.data, held)):
+        tell_once(line)
+    return opened, held | {"coco": how.coco, "ade20k": how.ade20k}
 
 
 def _start(runs: Sequence[Run], how: StudyOptions, pool: Callable) -> None:
@@ -211,7 +208,7 @@ def collect(name: str, runs: Sequence[Run] | None = None, **options: object) -> 
             )
             found = [r for r in found if r not in tests]
         if how.data != "scenes" and not found:
-            stand_in = "scenes" if name == TRANSFER else "CIFAR-10"
+            stand_in = "scenes" if name == TRANSFER or how.data in LOOKS else "CIFAR-10"
             print(f"tier shipped trains nothing: shipped runs on {stand_in} stand in for {how.data}")
         return found
     return study(name, runs, **options).records
@@ -221,14 +218,16 @@ def axes(tier: str = "shipped", **options: object) -> Axes:
     """What a tier varies on this data (sizes, unique images, lengths, seeds), and the runs that fill it.
 
     Tier `shipped` has those of the shipped records. Where a tier chooses its number of seeds by the time they take,
-    this times a step on this machine, once, and prints what was chosen. The source is looked at, not opened.
-    options: the fields of `tiers.StudyOptions`."""
+    this times a step on this machine, once, and prints what was chosen. A source is opened, full-size tiers apart:
+    its runs are those of the pictures that can be read. options: the fields of `tiers.StudyOptions`."""
     how = StudyOptions.from_dict({"tier": tier, **options})
     if tier == "shipped":
         keys = {row["key"] for row in tables.rows(data=how.data).get("shipped", [])}
         return Axes.of(run_of(record["run"]) for record in beside(how.data) if record["key"] in keys)
     how, said = choose("all", how)
     print(said, end="\n" if said else "")
+    if not how.axes.full_size and how.data not in LOOKS:
+        _opened(how, max(how.axes.images))
     return Axes.of(planned("all", how.axes, data=how.data, seeds=how.seeds)[0])
 
 
@@ -242,6 +241,9 @@ def choose(
     step on this machine where that is not known, else guess. speed: options of `find_speed`, of each of some GPUs."""
     how.check_study(name)
     if isinstance(how.seeds, tuple) or how.tier not in TIERS:  # which seeds, or shipped
+        if first_seed is not None:
+            why = "seeds says which they are" if how.seeds else "tier shipped trains nothing"
+            raise UserError(f"first_seed is {first_seed}, and {why}: leave it out")
         return how, ""
     given, axes = how, how.axes
     first = axes.first_seed if first_seed is None else value("first_seed", Whole, first_seed)
@@ -253,10 +255,14 @@ def choose(
     if how.seeds is not None or name == TRANSFER or axes.full_size or not (minutes or axes.most_seeds):
         count = how.seeds or (axes.transfers or axes if name == TRANSFER else axes).seeds
         return (how if first_seed is None and how.seeds is None else taken(count)), ""
-    planned(name, axes, data=how.data, seeds=[first])  # what cannot be is refused before anything is measured
+    held = held_by(axes, how.data)
+    plan_of(name, axes, data=how.data, seeds=[first], **held)  # what cannot be is refused before anything is measured
     fitted = [] if how.models else [model for smaller in axes.fitted for model in smaller["models"]]
     models = list(dict.fromkeys([*axes.models, *fitted]))
-    device, known = costs.measured(how.runs_dir, axes.recipe, how.device)
+    device = how.device
+    if measure and how.engine == "local" and not any(speed.values()):  # another one may have been measured here
+        device = str(pick_device(device))
+    device, known = costs.measured(how.runs_dir, axes.recipe, device)
     processes = how.workers or (cores() if device == "cpu" else 1)
     if any(speed.values()):
         images = costs.find_speed([replace(axes.recipe, model=model) for model in models], **speed).images
@@ -266,25 +272,27 @@ def choose(
         with _pool(how) as pool:
             known, processes = pool().speeds(Path(how.runs_dir), models, axes.recipe), pool().workers
 
-    def seconds() -> float:
-        """What a seed adds."""
-        runs, tuned = plan_of(name, how.axes, data=how.data, seeds=[first], precision=_precision(how, known))
+    def seed() -> tuple[list[Run], float]:
+        """What a seed adds: its runs, and seconds."""
+        precision = _precision(how, known)
+        runs, tuned = plan_of(name, how.axes, data=how.data, seeds=[first], precision=precision, **held)
         tuning = sum(costs.tuning_seconds(spec, known) for spec in tuned)
-        return (costs.cost_of(runs, speeds=known)["seconds"] + tuning) / processes
+        return runs, (costs.cost_of(runs, speeds=known)["seconds"] + tuning) / processes
 
     left, fewest = 60 * (minutes or 0) - _REST, axes.seeds
     for smaller in map(dict, axes.fitted):
         fewest = smaller.pop("seeds", axes.seeds)
         how = replace(given, **{name: one for name, one in smaller.items() if not getattr(given, name)})
-        if left >= fewest * seconds():
+        if left >= fewest * seed()[1]:
             break
-    holds = max(0, int(left // (each := seconds())))
+    runs, each = seed()
+    holds = max(0, int(left // each))
     count = min(max(holds, fewest), max(axes.most_seeds, fewest))
     many = f"{processes} {'GPU' if any(speed.values()) else 'process' + 'e' * (processes > 1)}{'s' * (processes > 1)}"
     said = f"{count} seeds, {first} to {first + count - 1}" if count > 1 else f"1 seed, {first}"
     if axes.fitted:
-        models = ", ".join(map(short, how.axes.models))
-        said += f", of {models} up to {how.axes.lengths[-1]:,} steps on {len(how.axes.images)} levels of images"
+        levels, models = {run.images for run in runs}, ", ".join(map(short, how.axes.models))
+        said += f", of {models} up to {how.axes.lengths[-1]:,} steps on {len(levels)} levels of images"
     said += f": about {costs.clock(_REST + count * each)} in {many}"
     few = f", and fewer than {fewest} decide too little" if holds < fewest and not axes.fitted else ""
     said += f"; --minutes {minutes:g} holds {holds}{few}" if minutes else ""

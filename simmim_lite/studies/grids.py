@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..data.sources import FORMATS, kind_of, listing
+from ..data.scenes import LOOKS
+from ..data.sources import FORMATS, Data, is_stored, kind_of, listing, open_data
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
 from ..training.run import Run
@@ -129,9 +130,17 @@ def _places(tier: AnyTier, data: str, available: int | None, more: int | None) -
     return found
 
 
-def left_out(tier: AnyTier, data: str, available: int | None = None, second_available: int | None = None) -> str:
-    """Which levels the images that are there cannot fill, in one line; empty when they fill every level."""
-    axes, places = tier_of(tier), _places(tier, data, available, second_available)
+def fill(run: Run, available: int) -> Run:
+    """A run that takes all images there are, where nearly all that it asks for could be read."""
+    nearly = run.images and _NEARLY * run.images <= available < run.images
+    return replace(run, images=available) if nearly else run
+
+
+def left_out(tier: AnyTier, data: str, held: Mapping[str, int]) -> str:
+    """Which levels the images that are there cannot fill, in one line; empty when they fill every level. held: as
+    `images_of` gives it."""
+    axes = tier_of(tier)
+    places = _places(axes, data, held.get("available"), held.get("second_available"))
     levels = (*axes.images, *axes.second_images)
     short = [n for n in levels if n not in places or places[n]["images"] < _NEARLY * n]
     if not short:
@@ -188,7 +197,8 @@ def transfer_specs(
     own, found = axes.transfers, []
     if axes.full_size:
         for run in runs:
-            given = {"classify": (run.data, labelled or LEVELS[-1])} if labelled != 0 else {}
+            # on labels of the first source, whatever a network has seen (docs/facts.md, 4)
+            given = {"classify": (runs[0].data, labelled or LEVELS[-1])} if labelled != 0 else {}
             for task, (data, count) in (given | annotated).items():
                 kind, shared = FineTune if task == "classify" else Dense, {"seed": run.seed, "precision": run.precision}
                 spec = kind.recipe(_FULL_SIZE[task], count, data=data, model=run.model, **shared)
@@ -222,23 +232,29 @@ def beginnings(
     """The runs whose weights others begin with, none where `foreign` names weights, and the runs of the four arms.
 
     foreign: a source to pretrain on, for every seed anew, or weights as `Run.init` has them, whose size is taken.
-    Levels larger than the own images are replaced by all of them; sources are looked at, not opened. Tier shipped is
-    laptop's. `UserError` for a tier without this study, and for weights that are not there."""
+    Levels larger than the own images are replaced by all of them. Tier shipped is laptop's, and looks at sources; at
+    others they are opened. `UserError` for a tier without this study, and for weights that are not there."""
     axes = tier_of("laptop" if str(tier) == "shipped" else tier).on(data)
     if (own := axes.beginnings) is None:
         raise unknown("tier of the study of beginnings", str(axes), [n for n, one in TIERS.items() if one.beginnings])
+    source = not foreign.startswith("hf://") and re.match(_STARTS, foreign)
+    recipe = replace(axes.recipe, data=data, model=own.model, precision="bf16")
+    first = recipe if source else axes.begin_with(foreign, recipe)
+
+    def held(spec: str, asked: int) -> int:
+        if spec in LOOKS or str(tier) == "shipped":
+            return images_of(spec).get("available", asked)
+        return len(open_data(spec, first.image_size).train)
+
     levels, most = own.images, own.images[-1]
-    if (available := images_of(data).get("available", most)) < _NEARLY * most:
+    if (available := held(data, most)) < _NEARLY * most:
         levels = (*(n for n in levels if n <= available / 2), available)
     levels = tuple(min(n, available) for n in levels)  # of a source that nearly fills the largest
-    source = not foreign.startswith("hf://") and re.match(_STARTS, foreign)
-    recipe = replace(axes.recipe, data=data, model=own.model, images=levels[-1], precision="bf16")
-    first = None if source else axes.begin_with(foreign, recipe)
     before, found, (images, steps) = [], [], own.foreign
     if source:
-        images = min(images, images_of(foreign).get("available", images))
+        images = min(images, held(foreign, images))
     for seed in seeds_of(axes, seeds or own.seeds):
-        random = replace(first or recipe, seed=seed, steps=0, init=None, init_windows=None)
+        random = replace(first, seed=seed, images=levels[-1], steps=0, init=None, init_windows=None)
         if source:
             before.append(replace(random, data=foreign, images=images, steps=steps))
         start = {"init": before[-1].key} if source else {"init": first.init, "init_windows": first.init_windows}
@@ -273,13 +289,21 @@ def plan_of(
 def planned(
     name: str, tier: AnyTier, *, data: str = "scenes", seeds: object = None, precision: str | None = "bf16"
 ) -> tuple[list[Run], list[TransferSpec]]:
-    """`plan_of` at the levels that a source can fill, as far as it lists them: it is looked at and not opened, but for
-    some pictures, of which ones that are too small are refused. seeds: 0 as None."""
-    axes, listed = tier_of(tier), images_of(data)
-    for source, held in zip(sources(data), ("available", "second_available"), strict=True):
-        if held in listed and kind_of(source)[0] != "stacks":
-            _check_sides(source, tier, axes.recipe.image_size)
-    return plan_of(name, tier, data=data, seeds=seeds or None, precision=precision, **listed)
+    """`plan_of` at the levels that a source can fill, as far as `held_by` knows; seeds: 0 as None."""
+    return plan_of(name, tier, data=data, seeds=seeds or None, precision=precision, **held_by(tier, data))
+
+
+def held_by(tier: AnyTier, data: str) -> dict[str, int]:
+    """Images that the sources of a `data` parameter hold, as `plan_of` takes them: those that could be read, where a
+    study has decoded them at the tier's size, else those listed, and a source of smaller pictures is refused."""
+    (first, second), recipe = sources(data), tier_of(tier).recipe
+    if second is None and not recipe.streamed and is_stored(first, recipe.image_size):
+        return counts_of(open_data(first, recipe.image_size))
+    held = images_of(data)
+    for source, name in ((first, "available"), (second, "second_available")):
+        if name in held and kind_of(source)[0] != "stacks":
+            _check_sides(source, tier, recipe.image_size)
+    return held
 
 
 _STARTS = "|".join(kind + (":" if row.place else r"\b") for kind, row in FORMATS.items())
@@ -292,6 +316,16 @@ def sources(data: str) -> tuple[str, str | None]:
     if len(parts) > 2:
         raise UserError(f"data '{data}' names {len(parts)} sources: give one, or two as in {TWO_SOURCES}")
     return parts[0], parts[1] if len(parts) > 1 else None
+
+
+def counts_of(first: Data, second: Data | None = None) -> dict[str, int]:
+    """Images that opened sources hold, as `plan_of` takes them."""
+    held, labelled = {"available": len(first.train)}, 0
+    # of a source that is streamed, pictures at their own size are trained and tested on
+    splits = (first.train, first.val) if first.train.reader else (first.probe_train, first.test)
+    if not any(split is None or split.labels is None for split in splits):
+        labelled = max(len(splits[0]), len(first.train) if first.train.labels is not None else 0)
+    return held | ({"second_available": len(second.train)} if second else {}) | {"labelled": labelled}
 
 
 def images_of(data: str) -> dict[str, int]:
