@@ -37,7 +37,7 @@ ENGINE = (
 #: Which runs a study takes.
 GRID = (
     ("--data", f"{', '.join(KINDS)} (default: scenes); paper: 'packed:1K + packed:22K'", "scenes"),
-    ("--seeds", "how many seeds; by default so many as --minutes hold, else the tier's", int),
+    ("--seeds", "how many seeds (gpu: of its whole grid); by default as many as --minutes hold, else the tier's", int),
     ("--first-seed", "the first of them (quick and laptop: 200)", int, {"metavar": "SEED"}),
     ("--minutes", "what it may take (quick: 5): so many seeds as fit, five to eight of quick", float),
     ("--hours", "the same in hours (gpu: 6): the largest of its grids that fits", float),

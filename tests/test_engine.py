@@ -23,7 +23,7 @@ from simmim_lite.processes import each
 from simmim_lite.studies import costs, engine
 from simmim_lite.studies.costs import cost_of
 from simmim_lite.studies.engine import study
-from simmim_lite.studies.grids import beginnings, fill, grid, plan_of, planned, tunings
+from simmim_lite.studies.grids import beginnings, grid, plan_of, planned, tunings
 from simmim_lite.studies.tiers import STUDIES, TIERS, StudyOptions, claim_ids
 from simmim_lite.training.run import PRECISIONS, Run
 
@@ -151,7 +151,7 @@ def test_levels_are_those_of_the_pictures_that_can_be_read(tmp_path, monkeypatch
     opened = plan_of("all", how.axes, data=how.data, **engine._opened(how, 64)[1], precision="bf16")[0]
     assert found.images == (16, 39) and set(found.runs) == {run for run in opened if run.steps}
     assert planned("all", "smoke", data=same["data"])[0] == opened
-    assert [fill(Run(images=n), 179).images for n in (100, 180, 300)] == [100, 179, 300]
+    assert [engine.filled(Run(images=n), 179).images for n in (100, 180, 300)] == [100, 179, 300]
     before, own = beginnings("smoke", data="scenes", foreign=same["data"])
     assert {run.images for run in before} == {39} and {run.data for run in own} == {"scenes"}
 

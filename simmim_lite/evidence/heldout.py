@@ -36,6 +36,7 @@ LAWS = {
     "accuracy law, exponents fixed": ("accuracy", "fixed"),
     "accuracy law, exponents free": ("accuracy", "free"),
     "loss law, exponents free": ("loss", "free"),
+    "Chinchilla law of accuracy": ("accuracy", "chinchilla"),
 }
 
 
@@ -144,8 +145,11 @@ def lost(options: Iterable[dict], row: dict, score: str) -> float:
 def regret(rows: Iterable[dict], rules: Iterable[str] = (*LAWS, *SIMPLE, RANDOM)) -> pd.DataFrame:
     """Regret in points of every rule, a row each: mean, worst and n over all problems, and the mean by data level.
 
-    rows: one seed a setting (size, data, length). `UserError` without a choice.
+    rows: one seed a setting (size, data, length). `UserError` without a choice, and for a rule that there is not.
     """
+    rules, known = tuple(rules), (*LAWS, *SIMPLE, RANDOM)
+    if odd := [rule for rule in rules if rule not in known]:
+        raise unknown("rule", odd[0], known)
     rows = trained(rows)
     score = score_of(rows) or "linear"
     some = [row for row in rows if all(row[name] is not None for name in ("val_loss", "flops", score))]

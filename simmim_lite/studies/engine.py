@@ -24,7 +24,7 @@ from ..training.tuning import Dense
 from . import costs
 from .cluster import Cluster, joined
 from .costs import faster_precision, known_speeds
-from .grids import Axes, TransferSpec, counts_of, fill, held_by, left_out, plan_of, planned, sources, with_references
+from .grids import NEARLY, Axes, TransferSpec, counts_of, held_by, left_out, plan_of, planned, sources, with_references
 from .tiers import TIERS, TRANSFER, StudyName, StudyOptions, claim_ids
 from .workers import Local, execute, make_jobs
 
@@ -76,7 +76,7 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
             if given is None:
                 return plan_of(name, axes, **same, precision=precision, **held)
             seeds = sorted({run.seed for run in given})
-            mine = with_references(replace(fill(run, held["available"]), precision=precision) for run in given)
+            mine = with_references(replace(filled(run, held["available"]), precision=precision) for run in given)
             tuned = plan_of(name, axes, data=how.data, seeds=seeds, precision=precision, **held)[1]
             return mine, [spec for spec in tuned if spec.run is None or spec.run in mine]
 
@@ -91,6 +91,12 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
     trained, core = map(sum, zip(*done, strict=True))
     records = usable([record_path(how.runs_dir, item) for item in (*runs, *tuned)])
     return StudyResult(name, records, trained, time.monotonic() - started, core)
+
+
+def filled(run: Run, available: int) -> Run:
+    """A run that takes all images there are, where nearly all that it asks for could be read."""
+    nearly = run.images and NEARLY * run.images <= available < run.images
+    return replace(run, images=available) if nearly else run
 
 
 def _precision(how: StudyOptions, speeds: Mapping[str, float], models: Sequence[str] = ()) -> str:

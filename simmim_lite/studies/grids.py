@@ -16,7 +16,7 @@ from .tiers import ALL, CLASSIFY, LEVELS, NAMED, STUDIES, TIERS, TRANSFER, TWO_S
 
 TransferSpec = FineTune | Dense | Probe
 #: A data set of which a few images cannot be read still fills its level.
-_NEARLY = 0.99
+NEARLY = 0.99
 #: Recipes of tier paper, by task.
 _FULL_SIZE = {"classify": "imagenet-100ep", "segment": "upernet-160k", "detect": "mask-rcnn-3x"}
 
@@ -117,7 +117,7 @@ def _places(tier: AnyTier, data: str, available: int | None, more: int | None) -
     if second is not None and not axes.second_images:
         raise UserError(f"data '{data}' names two sources: tier {tier} takes one, {first}")
     *levels, last = sorted({*axes.images, *(n for _, n, _ in axes.extra)})
-    if available is not None and available < _NEARLY * last:
+    if available is not None and available < NEARLY * last:
         # a level too close to all there are would compare a set with itself
         taken = {n: n for n in levels if n <= available / 2} | {last: available}
     else:
@@ -125,15 +125,9 @@ def _places(tier: AnyTier, data: str, available: int | None, more: int | None) -
     found = {n: {"data": first, "images": images} for n, images in taken.items()}
     held = available if second is None else more
     for n in axes.second_images:
-        if second is not None or held is None or held >= _NEARLY * n:
+        if second is not None or held is None or held >= NEARLY * n:
             found[n] = {"data": second or first, "images": min(n, held or n)}
     return found
-
-
-def fill(run: Run, available: int) -> Run:
-    """A run that takes all images there are, where nearly all that it asks for could be read."""
-    nearly = run.images and _NEARLY * run.images <= available < run.images
-    return replace(run, images=available) if nearly else run
 
 
 def left_out(tier: AnyTier, data: str, held: Mapping[str, int]) -> str:
@@ -142,7 +136,7 @@ def left_out(tier: AnyTier, data: str, held: Mapping[str, int]) -> str:
     axes = tier_of(tier)
     places = _places(axes, data, held.get("available"), held.get("second_available"))
     levels = (*axes.images, *axes.second_images)
-    short = [n for n in levels if n not in places or places[n]["images"] < _NEARLY * n]
+    short = [n for n in levels if n not in places or places[n]["images"] < NEARLY * n]
     if not short:
         return ""
     taken = " + ".join(f"{place['images']:,}" for place in places.values())
@@ -223,11 +217,7 @@ def transfer_specs(
 
 
 def beginnings(
-    tier: AnyTier,
-    *,
-    data: str = "plankton",
-    foreign: str = "scenes",
-    seeds: int | Sequence[int] | None = None,
+    tier: AnyTier, *, data: str = "plankton", foreign: str = "scenes", seeds: int | Sequence[int] | None = None
 ) -> tuple[list[Run], list[Run]]:
     """The runs whose weights others begin with, none where `foreign` names weights, and the runs of the four arms.
 
@@ -247,7 +237,7 @@ def beginnings(
         return len(open_data(spec, first.image_size).train)
 
     levels, most = own.images, own.images[-1]
-    if (available := held(data, most)) < _NEARLY * most:
+    if (available := held(data, most)) < NEARLY * most:
         levels = (*(n for n in levels if n <= available / 2), available)
     levels = tuple(min(n, available) for n in levels)  # of a source that nearly fills the largest
     before, found, (images, steps) = [], [], own.foreign
