@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,11 @@ def pick_device(device: str = "auto"):
     if (":" in device and not index.isdecimal()) or int(index or 0) >= there[kind]:
         raise UserError(f"device '{device}' is not there: use --device cpu, or install a torch built for it")
     return torch.device(device)
+
+
+def has_driver() -> bool:
+    """Whether there may be a GPU that torch takes, as far as one can tell without it."""
+    return any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
 
 
 @contextlib.contextmanager

@@ -75,13 +75,16 @@ def study(
     speed = {"images_per_second": images_per_second, "assume": assume}
     if not dry_run and (gpus != 1 or any(speed.values()) and not commands):
         raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
+    if options["tier"] == "shipped" and options["seeds"]:
+        raise UserError(f"--seeds is {options['seeds']}, and tier shipped trains nothing: leave it out")
     if nodes != 1 and not commands:
         raise UserError(f"--nodes is {nodes}, which is about --commands: add it, or leave it out")
     each = options.pop("gpus_per_run") if commands else None  # of a command, whoever starts it
     how = StudyOptions.of_texts(options, parameter, hours)
     grids.images_of(how.data)  # a source that is not there is no cost table, and no line to run
     wanted = dict(parameter)
-    _copies(name, how, wanted)  # a wrong parameter fails before anything is measured or trained
+    if wanted or not no_notebooks:
+        _copies(name, how, wanted)  # a wrong parameter fails before anything is measured or trained
     counts = {"first_seed": first_seed, "measure": not (commands or dry_run), "gpus": gpus}
     how, said = engine.choose(name, how, **counts, **speed)
     if commands:

@@ -36,7 +36,7 @@ ERRORS = {
     "study all --dry-run --data imagefolder:nowhere": "imagefolder:nowhere: no such folder",
     "study all --minutes 0 --no-notebooks": "minutes is 0.0: give a number above 0",
     "study all --minutes 5 --seeds 6 --no-notebooks": "seeds fixes the number",
-    "study all --tier shipped --seeds 3": "seeds is 3, and tier shipped trains nothing",
+    "study all --tier shipped --seeds 3": "--seeds is 3, and tier shipped trains nothing",
     "study all --first-seed 300 -p seeds 7,8": "first_seed is 300, and seeds says which they are",
     "study all --no-notebooks -p modles swinv2_atto": "modles",
     "study all --nodes 4": "--nodes is 4, which is about --commands",

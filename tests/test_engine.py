@@ -108,12 +108,12 @@ def test_minutes_choose_the_number_of_seeds_and_never_fewer_than_five(tmp_path, 
     on_gpu = (tmp_path / "machine.json").read_text().replace("cpu batch", "cuda batch")
     (tmp_path / "machine.json").write_text(on_gpu)  # one process there, also where all is known
     how = StudyOptions(runs_dir=tmp_path, minutes=(30 + 6.5 * one) / 60)
-    monkeypatch.setattr(engine, "pick_device", lambda device: "cuda" if device == "auto" else device)
+    monkeypatch.setattr(engine, "pick_device", lambda: "cuda")
     assert engine.choose("all", how)[1].count(" in 1 process") == 1
     slower = json.loads(on_gpu) | {"cpu batch 64 size 32": {f"{m} {p}": 0.1 for m in LAPTOP for p in PRECISIONS}}
     (tmp_path / "machine.json").write_text(json.dumps(slower))
     assert "decide too little" in engine.choose("all", replace(how, device="cpu", workers=1))[1]
-    monkeypatch.setattr(engine, "pick_device", lambda device: "cpu")  # the GPU that was measured is not here now
+    monkeypatch.setattr(engine, "pick_device", lambda: "cpu")  # the GPU that was measured is not here now
     assert "decide too little" in engine.choose("all", replace(how, workers=1))[1]
     places = [costs.table(grid("all", "quick"), "quick", tmp_path, device).columns[4] for device in ("auto", "cpu")]
     assert places == ["time on one GPU", "time on one core"]

@@ -147,6 +147,8 @@ def test_finished_runs_are_kept_and_filled_back(tmp_path, monkeypatch):
     assert {r["key"] for r in rec.load(tmp_path / "again")} == {r["key"] for r in (*runs[:3], tuned)}
     assert "5 records" in shipped.ship("laptop-scenes", tmp_path / "again"), "what was kept is not lost"
     assert not (tmp_path / "shipped" / "partial" / "laptop-scenes.json").exists()
-    write(tmp_path / "untuned", runs)
-    shipped.keep("laptop-photos64", tmp_path / "untuned")
-    assert "4 of 4 kept records" in shipped.fill("laptop-photos64", tmp_path / "back"), "no weights are waited for"
+    for side, back in ((32, 2), (64, 4)):  # nothing is fine-tuned yet, and at 64 px nothing will be
+        own = [record(model=FEMTO, images=n, steps=1000, seed=s, image_size=side) for n in (64, 1024) for s in (1, 2)]
+        write(tmp_path / f"runs{side}", own)
+        shipped.keep(f"of-{side}", tmp_path / f"runs{side}")
+        assert f"{back} of 4 kept records" in shipped.fill(f"of-{side}", tmp_path / f"back{side}")

@@ -32,10 +32,11 @@ def keep(name: str, runs_dir: Path) -> str:
 def fill(name: str, runs_dir: Path) -> str:
     """Write the kept records into a runs folder where they are missing.
 
-    In a set with fine-tunings, a run whose weights are still to be fine-tuned is left out, and trained again: weights
-    are not kept.
+    At tier laptop's size, a run whose weights are still to be fine-tuned is left out, and trained again: weights are
+    not kept.
     """
     found, start = kept(FOLDER / "partial" / f"{name}.json").values(), TIERS["laptop"].supervised
+    cell = start.model, start.images, start.steps
     tuned = {Run.from_dict(r["run"]).key for r in found if r["kind"] == "finetune" and r["run"]}
     count = 0
     for record in found:
@@ -43,8 +44,8 @@ def fill(name: str, runs_dir: Path) -> str:
         if record["kind"] == "pretrain":
             run = Run.from_dict(record["run"])
             path = record_path(runs_dir, run)
-            cell = run.model, run.images, run.steps
-            if tuned and cell == (start.model, start.images, start.steps) and run.key not in tuned:
+            begun = [run.model, run.images, run.steps, run.image_size] == [*cell, TIERS["laptop"].recipe.image_size]
+            if begun and run.key not in tuned:
                 continue
         if not path.exists():
             write_record(path, record)

@@ -226,9 +226,14 @@ def open_data(spec: str, image_size: int, *, images_needed: int | None = None, s
     return replace(data, digest=signature(found.digest, data.digest)) if streamed else data
 
 
-def is_stored(spec: str, image_size: int) -> bool:
-    """Whether `open_data` finds a source's pictures decoded at this size; of what is drawn never."""
-    return spec not in scenes.LOOKS and is_there(*_store(spec, image_size)[2:])
+def stored(spec: str, image_size: int) -> Data | None:
+    """A source as `open_data` gives it, if its pictures have been decoded at this size; the store is not read through.
+    None else, and of what is drawn."""
+    if spec in scenes.LOOKS:
+        return None
+    found, stamp, name, version = _store(spec, image_size)
+    store = is_there(name, version) and ensure(name, version, None, spec, verify=False)
+    return _data(spec, store, stamp, found.passed if found else ()) if store else None
 
 
 def _store(spec: str, image_size: int, streamed: bool = False) -> tuple[Listing | None, str, str, str]:

@@ -226,13 +226,13 @@ def table(
     tier paper hours of one GPU."""
     if not runs:
         return pd.DataFrame()
-    frame, place = costs(runs, None, runs_dir, device), measured(runs_dir, runs[0], device)[0]
+    frame, (place, known) = costs(runs, None, runs_dir, device), measured(runs_dir, runs[0], device)
     made = {r["key"]: r["cost"]["core_seconds"] for r in _shipped()} if tier == "shipped" else {}
     if all(run.key in made for run in runs):
         seconds = [sum(made[run.key] for run in runs if run.model == model) for model in models_of(runs)]
         frame["seconds"], frame["done"], place = [*seconds, sum(seconds)], frame.runs, "cpu"
     full_size = tier != "shipped" and TIERS[tier].full_size
-    return shown(frame, 1 if full_size else None, "core" if place == "cpu" else "GPU")
+    return shown(frame, 1 if full_size else None, "GPU" if known and place != "cpu" else "core")
 
 
 @checked

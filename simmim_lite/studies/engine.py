@@ -16,7 +16,7 @@ from ..evidence.claims import claims
 from ..evidence.records import beside, load
 from ..evidence.rules import Claim
 from ..model.sizes import SIZES, short
-from ..processes import cores, pick_device, tell_once
+from ..processes import cores, has_driver, pick_device, tell_once
 from ..training.record import current_record, read_record, run_of, usable
 from ..training.run import PRECISIONS, Run, check_runs_dir, record_path
 from ..training.specs import Whole, value
@@ -76,7 +76,9 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
             if given is None:
                 return plan_of(name, axes, **same, precision=precision, **held)
             seeds = sorted({run.seed for run in given})
-            mine = with_references(replace(filled(run, held["available"]), precision=precision) for run in given)
+            every = {sources(how.data)[0]: held["available"]}
+            mine = (filled(run, every.get(run.data, 0)) for run in given)
+            mine = with_references(replace(run, precision=precision) for run in mine)
             tuned = plan_of(name, axes, data=how.data, seeds=seeds, precision=precision, **held)[1]
             return mine, [spec for spec in tuned if spec.run is None or spec.run in mine]
 
@@ -232,9 +234,11 @@ def axes(tier: str = "shipped", **options: object) -> Axes:
         return Axes.of(run_of(record["run"]) for record in beside(how.data) if record["key"] in keys)
     how, said = choose("all", how)
     print(said, end="\n" if said else "")
+    runs = planned("all", how.axes, data=how.data, seeds=how.seeds)[0]  # what cannot be is refused before it is opened
     if not how.axes.full_size and how.data not in LOOKS:
-        _opened(how, max(how.axes.images))
-    return Axes.of(planned("all", how.axes, data=how.data, seeds=how.seeds)[0])
+        held = _opened(how, max(how.axes.images))[1]
+        runs = plan_of("all", how.axes, data=how.data, seeds=how.seeds, precision="bf16", **held)[0]
+    return Axes.of(runs)
 
 
 def choose(
@@ -265,10 +269,9 @@ def choose(
     plan_of(name, axes, data=how.data, seeds=[first], **held)  # what cannot be is refused before anything is measured
     fitted = [] if how.models else [model for smaller in axes.fitted for model in smaller["models"]]
     models = list(dict.fromkeys([*axes.models, *fitted]))
-    device = how.device
-    if measure and how.engine == "local" and not any(speed.values()):  # another one may have been measured here
-        device = str(pick_device(device))
-    device, known = costs.measured(how.runs_dir, axes.recipe, device)
+    device, known = costs.measured(how.runs_dir, axes.recipe, how.device)
+    if measure and how.engine == "local" and how.device == "auto" and known and (device != "cpu" or has_driver()):
+        device, known = costs.measured(how.runs_dir, axes.recipe, str(pick_device()))  # what was measured is not here
     processes = how.workers or (cores() if device == "cpu" else 1)
     if any(speed.values()):
         images = costs.find_speed([replace(axes.recipe, model=model) for model in models], **speed).images
@@ -298,7 +301,8 @@ def choose(
     said = f"{count} seeds, {first} to {first + count - 1}" if count > 1 else f"1 seed, {first}"
     if axes.fitted:
         levels, models = {run.images for run in runs}, ", ".join(map(short, how.axes.models))
-        said += f", of {models} up to {how.axes.lengths[-1]:,} steps on {len(levels)} levels of images"
+        said += f", of {models} up to {how.axes.lengths[-1]:,} steps on {len(levels)} level{'s' * (len(levels) > 1)}"
+        said += " of images"
     said += f": about {costs.clock(_REST + count * each)} in {many}"
     few = f", and fewer than {fewest} decide too little" if holds < fewest and not axes.fitted else ""
     said += f"; --minutes {minutes:g} holds {holds}{few}" if minutes else ""

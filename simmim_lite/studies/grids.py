@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..data.scenes import LOOKS
-from ..data.sources import FORMATS, Data, is_stored, kind_of, listing, open_data
+from ..data.sources import FORMATS, Data, kind_of, listing, open_data, stored
 from ..errors import UserError, unknown
 from ..model.sizes import SIZES
 from ..training.run import Run
@@ -234,6 +234,7 @@ def beginnings(
     def held(spec: str, asked: int) -> int:
         if spec in LOOKS or str(tier) == "shipped":
             return images_of(spec).get("available", asked)
+        held_by(replace(axes, recipe=first), spec)  # small pictures are refused before all are decoded
         return len(open_data(spec, first.image_size).train)
 
     levels, most = own.images, own.images[-1]
@@ -241,8 +242,7 @@ def beginnings(
         levels = (*(n for n in levels if n <= available / 2), available)
     levels = tuple(min(n, available) for n in levels)  # of a source that nearly fills the largest
     before, found, (images, steps) = [], [], own.foreign
-    if source:
-        images = min(images, held(foreign, images))
+    images = min(images, held(foreign, images)) if source else images
     for seed in seeds_of(axes, seeds or own.seeds):
         random = replace(first, seed=seed, images=levels[-1], steps=0, init=None, init_windows=None)
         if source:
@@ -287,8 +287,8 @@ def held_by(tier: AnyTier, data: str) -> dict[str, int]:
     """Images that the sources of a `data` parameter hold, as `plan_of` takes them: those that could be read, where a
     study has decoded them at the tier's size, else those listed, and a source of smaller pictures is refused."""
     (first, second), recipe = sources(data), tier_of(tier).recipe
-    if second is None and not recipe.streamed and is_stored(first, recipe.image_size):
-        return counts_of(open_data(first, recipe.image_size))
+    if second is None and not recipe.streamed and (decoded := stored(first, recipe.image_size)):
+        return counts_of(decoded)
     held = images_of(data)
     for source, name in ((first, "available"), (second, "second_available")):
         if name in held and kind_of(source)[0] != "stacks":

@@ -287,7 +287,7 @@ class StudyOptions(Spec):
         """What options say of each other, and what is not installed; zeros that mean the default become None."""
         for name in ("seeds", "workers", "models", "images", "lengths"):
             object.__setattr__(self, name, getattr(self, name) or None)
-        for name in ("seeds", *AXES, "minutes"):
+        for name in (*AXES, "minutes"):
             if self.tier == "shipped" and (held := getattr(self, name)):
                 raise UserError(f"{name} is {held}, and tier shipped trains nothing: take another, or leave it out")
         if self.seeds and self.minutes:
