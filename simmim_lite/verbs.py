@@ -278,7 +278,9 @@ def convert(
         raise UserError("--image-size and --window-size go into the config.json of layout hf: leave them out")
     weights.check_target(target, layout, source)
     with waiting(f"reading {source}"):
-        network = create_model(model, img_size=image_size, window_size=window_size)
+        network, there = create_model(model, image_size, window_size), weights.pinned(source)[2]
+        if there and len(there) == len(network.encoder.layers) and there[0] != network.encoder.layers[0].window:
+            network = create_model(model, image_size, window_size, pretrained_window_sizes=there)
         loaded = weights.load_weights(network, source)
     # what the file does not hold is random here: nobody is to take it for trained
     weights.save_weights(network, target, layout=layout, image_size=image_size, without=loaded.kept)

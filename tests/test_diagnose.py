@@ -108,11 +108,27 @@ def test_folders_tensorboard_and_records(tmp_path) -> None:
     writer.close()
     layout, points = read(tmp_path / "tb")
     assert layout == "TensorBoard" and len(points) == 60 and abs(points[0].train - 0.8) < 0.1
+    for name, tag in (("train", "train_loss"), ("val", "val_loss")):
+        writer = SummaryWriter(str(tmp_path / "two" / name))
+        writer.add_scalar(tag, 0.5, 1)
+        writer.close()
+    assert read(tmp_path / "two")[1] == [(1.0, 0.5, 0.5, None)], "a folder a tag is one run"
+    with pytest.raises(UserError, match="several logs have train losses, .*tb and .*train: give the folder of one run"):
+        read(tmp_path)
+    states = {k: {"log_history": [{"step": k, "loss": 0.5}, {"step": k, "train_runtime": 9, "train_loss": 0.7}]}
+              for k in (500, 1000)}  # fmt: skip
+    for k, state in states.items():
+        (tmp_path / "hf" / f"checkpoint-{k}").mkdir(parents=True)
+        (tmp_path / "hf" / f"checkpoint-{k}" / "trainer_state.json").write_text(json.dumps(state))
+    assert read(tmp_path / "hf")[1] == [(1000.0, 0.5, None, None)], "the furthest, and no mean of the whole run"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.txt").write_text(mae(curve(1.0, 0.5)))
     assert read(tmp_path / "run")[0] == "JSON lines"
     curves = {"kind": "pretrain", "curve": [{"step": 10, "train_loss": 0.7, "val_loss": 0.6, "lr": 1e-3}]}
     assert of_text(json.dumps(curves))[1] == [(10.0, 0.7, 0.6, 1e-3)]
+    (tmp_path / "tuned.json").write_text(json.dumps(curves | {"kind": "finetune"}))
+    with pytest.raises(UserError, match="a record without a curve of pretraining losses"):
+        read(tmp_path / "tuned.json")
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path, capsys) -> None:

@@ -9,7 +9,7 @@ import torch
 from photos import imagenet, inaturalist
 from PIL import Image
 from random_weights import random_model
-from tiny import classification, recipe, same, slim, tiny_data, tiny_spec, trained  # noqa: F401 (fixtures)
+from tiny import ALONE, classification, recipe, same, slim, stopped, tiny_data, tiny_spec, trained  # noqa: F401 (fixtures)
 
 from simmim_lite.cli import main
 from simmim_lite.data.batches import seeded
@@ -215,6 +215,24 @@ def test_an_unreadable_picture_does_not_end_a_run(tmp_path, slim, capsys):  # no
     assert capsys.readouterr().err.count("cannot be read") == 2
 
 
+def test_pictures_that_are_away_at_the_end_cost_no_training(tmp_path, slim):  # noqa: F811
+    root = imagenet(tmp_path / "data")
+    data = open_pictures(f"imagefolder:{root}")
+    spec, folder = recipe(data=data.spec, steps=3, image_size=64, window_size=4), tmp_path / "kept"
+    (root / "val").rename(root / "away")
+    with pytest.raises(UserError, match="none of the 9 test images .* is the disk there"):
+        trained(classification(spec, data), folder)
+    (root / "away").rename(root / "val")
+    with stopped(None) as taken:
+        record = trained(classification(spec, data), folder)
+    assert record["status"] == "done" and not taken
+
+
+def test_pairs_are_mixed_on_every_process():
+    with pytest.raises(UserError, match="4 processes have 3 each; give a multiple of 8"):
+        classification(tiny_spec(mixup=0.8, batch_size=12), group=dataclasses.replace(ALONE, size=4))
+
+
 def test_a_finished_one_at_full_size_is_not_missing(tmp_path, monkeypatch):
     data, seen = open_pictures(f"imagefolder:{imagenet(tmp_path)}"), []
     monkeypatch.setattr(engine, "current_record", lambda path, digest: seen.append(digest))
@@ -235,6 +253,10 @@ def test_what_cannot_be_tuned_is_one_line(tmp_path, slim):  # noqa: F811
         (lambda: tiny_spec(run=Run(), weights="a@0"), "run and weights are both given"),
         (lambda: tiny_spec(cutmix=1.0, batch_size=15), "batch_size 15: mixup and cutmix mix images in pairs"),
         (lambda: tiny_spec(erasing=0.25), "erasing is 0.25: it needs augment=timm"),
+        (lambda: tiny_spec(rand_augment="rand-m9.5-mstd0.5"), "rand_augment is 'rand-m9.5-mstd0.5'"),
+        (lambda: tiny_spec(weights="a@0", weights_windows=(8,)), "weights_windows is .*: give one of 2 stages each"),
+        (lambda: FineTune.recipe("imagenet-100ep", 1000, epochs="some"), "epochs is 'some'"),
+        (lambda: FineTune.recipe("imagenet-100ep", 1000, epochs=0), "epochs is 0"),
         (lambda: recipe(rand_augment="m9"), "rand_augment is 'm9': give it as timm does"),
     ):
         with pytest.raises(UserError, match=words):

@@ -44,6 +44,8 @@ def test_a_log_is_judged_alike(script) -> None:
         "a;loss\n1;0,5\n",
         "step,loss\n" + "\n".join(f"{i},0" for i in range(30)),
         '{"curve": []}',
+        '{"kind": "finetune", "curve": [{"step": 1, "train_loss": 2.5}]}',
+        '{"log_history": [{"step": 1, "loss": 0.5}, {"step": 1, "train_runtime": 9, "train_loss": 0.7}]}',
     ]
     for text, theirs in zip(texts, script(code, [texts, diagnose.TABLE]), strict=True):
         layout, points = diagnose.of_text(text)

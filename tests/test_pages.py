@@ -66,6 +66,7 @@ def test_the_report_stands_alone_and_says_what_was_found(tmp_path) -> None:
     executed(here / "04_data_scale.ipynb", PLOT, BARE | {"text/html": "<b>twin</b>"}, BARE)
     executed(here / "01_masks.ipynb", text="# First")
     executed(here / "04_data_scale.failed.ipynb")
+    executed(here / "11_your_study-effect=0.01.ipynb", text="# An effect")
     out.mkdir()
     (out / "your_study.html").write_text("a page of a notebook's own")
     said, lost = claims(study()), record(status="failed", seed=5, reason="loss is NaN <at step 312>")
@@ -78,7 +79,8 @@ def test_the_report_stands_alone_and_says_what_was_found(tmp_path) -> None:
     assert "<b>twin</b>" in page and "a control that lives in JupyterLab" in page
     assert '<a href="01_masks.html">first</a>' in page and "glossary.md" not in page
     index = (out / "index.html").read_text()
-    assert {"01_masks.html", "04_data_scale.html", "your_study.html"} <= set(Page(out / "index.html").links)
+    pages = {"01_masks.html", "04_data_scale.html", "your_study.html", "11_your_study-effect=0.01.html"}
+    assert pages <= set(Page(out / "index.html").links)
     assert lost["key"] in index and "loss is NaN &lt;at step 312&gt;" in index
     assert all(claim.id in index and claim.verdict in index for claim in said)
 

@@ -115,6 +115,17 @@ def test_other_headers_semicolons_and_what_is_not_used(tmp_path) -> None:
     assert row["finetune"] is None and notes[1] == "not used: notes"
 
 
+def test_overfit_is_told_within_a_set_of_images(tmp_path) -> None:
+    """Two sets, each with its whole; and names of levels of one set, which is said."""
+    lines = "model,dataset,images,steps,batch_size,val_loss\n"
+    two = [("photos", 1000, 0.40), ("photos", 100, 0.50), ("xrays", 500, 0.60), ("xrays", 50, 0.601)]
+    text = lines + "".join(f"base,{name},{images},10,8,{loss}\n" for name, images, loss in two)
+    rows, notes = published.read_csv(write(tmp_path, text))
+    assert [row["overfit"] for row in rows] == [False, True, False, False] and "levels" not in notes[0]
+    rows, notes = published.read_csv(write(tmp_path, lines + "base,all,1000,10,8,0.4\nbase,tenth,100,10,8,0.5\n"))
+    assert [row["overfit"] for row in rows] == [False, True] and "the sets are taken as levels of one" in notes[0]
+
+
 @pytest.mark.parametrize(
     ("header", "low", "high", "scores", "wanted"),
     [

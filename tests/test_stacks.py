@@ -9,6 +9,7 @@ import tifffile
 from PIL import Image
 
 from simmim_lite.cli import main
+from simmim_lite.course import pilot
 from simmim_lite.data import scenes
 from simmim_lite.data.decode import Unreadable, read_stack, stack_square
 from simmim_lite.data.sources import open_data
@@ -17,6 +18,7 @@ from simmim_lite.model.sizes import SIZES
 from simmim_lite.model.weights import save_weights
 from simmim_lite.training.pretrain import begun, build, pretrain
 from simmim_lite.training.run import Run, record_path, weights_path
+from simmim_lite.training.transfer import transfer
 
 RUN = Run(images=32, batch_size=8, steps=6, warmup_steps=1, eval_every=3, val_images=8, val_masks=1, channels=4,
           probe_labels=24, probe_test=8)  # fmt: skip
@@ -68,6 +70,8 @@ def test_four_channels_from_pretraining_to_a_picture(folder, tmp_path, capsys) -
     assert main(words) == 0, "sides of stacks are known when they are opened"
     record = pretrain(run, runs_dir=tmp_path)
     assert record["status"] == "done" and {"linear", "knn"} <= record["transfer"].keys()
+    found = transfer(run, "classify", runs_dir=tmp_path, labels=16, steps=2, batch_size=8, test_images=8)
+    assert found["trained"]["status"] == found["baseline"]["status"] == "done"
     model = build(run)
     assert record["model"]["total_parameters"] == sum(p.numel() for p in model.parameters())
     assert record["model"]["gmac"] > SIZES[run.model].gmac(32, 4, head=True)
@@ -85,6 +89,10 @@ def test_what_does_not_fit_is_one_line(folder, tmp_path) -> None:
         pretrain(replace(run, channels=3), runs_dir=tmp_path)
     with pytest.raises(UserError, match="statistics imagenet are about 3"):
         replace(run, statistics="imagenet")
+    with pytest.raises(UserError, match="channels is 4, and a film shows colours"):
+        pretrain(run, runs_dir=tmp_path / "film", film=4)
+    with pytest.raises(UserError, match="pictures can be read in colours; give RGB pictures"):
+        pilot.pictures(folder)
     three = save_weights(build(replace(run, channels=3)), tmp_path / "three.pth")
     with pytest.raises(UserError, match="of another shape"):
         begun(replace(run, init=str(three)), tmp_path)

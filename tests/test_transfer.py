@@ -15,6 +15,7 @@ from simmim_lite.data.sources import open_pictures
 from simmim_lite.errors import UserError
 from simmim_lite.training import pretrain as pretrain_module
 from simmim_lite.training import transfer as module
+from simmim_lite.training.finetune import build_encoder
 from simmim_lite.training.record import read_record
 from simmim_lite.training.run import Run, record_path, transfer_path, weights_path
 from simmim_lite.training.transfer import transfer
@@ -45,6 +46,8 @@ def test_transfer_probes_beside_random_initialisation_once(tmp_path, opened, mon
     assert transfer(RUN, "probe", runs_dir=tmp_path) == result and opened == [3, 0]
     assert read_record(transfer_path(tmp_path, trained["key"])) == trained
     assert transfer(RUN, "probe", runs_dir=tmp_path, labels=20)["trained"]["transfer"]["knn"]["n_train"] == 20
+    with pytest.raises(UserError, match="images 2000: probe_train holds 64 images"):
+        transfer(RUN, "probe", runs_dir=tmp_path, labels=2000)
     other = dataclasses.replace(tiny_data(n=48), digest="other")  # the images changed
     for where, name in ((module, "open_data"), (pretrain_module, "open_data")):
         monkeypatch.setattr(where, name, lambda *a, **k: other)
@@ -72,6 +75,15 @@ def test_transfer_fine_tunes_beside_scratch_once(tmp_path, opened, monkeypatch):
     result = transfer(RUN, "classify", runs_dir=tmp_path, weights="hf://own/weights/atto.safetensors", **options)
     assert asked == ["hf://own/weights/atto.safetensors"] and result["trained"]["run"] is None
     assert result["trained"]["spec"]["weights"].startswith(f"{file.name}@")
+    # a file of ours does not tell its windows: the run says which network it is
+    wide = dataclasses.replace(RUN, image_size=64, window_size=8)
+    own, base = module.specs(wide, "classify", file, scratch={"layer_decay": 0.5})
+    assert own.weights_windows == wide.windows == (8, 8) and (own.layer_decay, base.layer_decay) == (0.9, 0.5)
+    encoder = build_encoder(own, pretrain_module.build(RUN).state_dict())
+    learnt = [stage.blocks[0].attn.pretrained_window for stage in encoder.layers]
+    assert learnt == [8, 8] and base.weights_windows is None
+    usual = dataclasses.replace(RUN, image_size=32)
+    assert module.specs(usual, "classify", file)[0].weights_windows is None
 
 
 @pytest.mark.parametrize("task", ["detect", "segment"])
@@ -119,6 +131,7 @@ def test_a_killed_training_goes_on_bit_for_bit(kind, coco, slim, tmp_path):  # n
         ("classify", {"scratch": "lr"}, "scratch is 'lr': give a dictionary"),
         ("detect", {"recipe": "upernet-160k"}, "unknown recipe of detect 'upernet-160k': known are mask-rcnn-1x"),
         ("probe", {"steps": 3}, "a probe takes the run's own weights, labels and test_images alone"),
+        ("classify", {"recipe": "imagenet-100ep", "epochs": "x"}, "epochs is 'x'"),
     ],
 )
 def test_wrong_transfers_are_one_line_before_any_work(tmp_path, opened, monkeypatch, task, options, words):

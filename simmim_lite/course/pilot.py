@@ -126,4 +126,6 @@ def pictures(data: str, side: int = 32) -> np.ndarray:
     for i in range(0, len(train), max(1, len(train) // 6))[:6]:
         with suppress(decode.Unreadable):  # a study names it
             readable.append(decode.read_square(train.picture(i), side))
+    if not readable:
+        raise UserError(f"{data}: none of {min(6, len(train))} pictures can be read in colours; give RGB pictures")
     return np.stack(readable)

@@ -4,6 +4,7 @@ js/diagnose.js does the same in a page, by the same table, diagnosis.json. No to
 
 import contextlib
 import csv
+import itertools
 import json
 import math
 import re
@@ -73,6 +74,8 @@ def read(path: str | Path) -> tuple[str, list[Point]]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give a log, a record, or a folder of TensorBoard's") from error
     layout, rows = of_text(text)
+    if not rows and layout == "record of this package":
+        raise UserError(f"{path}: a record without a curve of pretraining losses; give that of a pretraining run")
     if not rows:
         columns = "; ".join(f"{what}: {', '.join(names[:3])}" for what, names in NAMES.items() if what != "epoch")
         raise UserError(f"{path}: no curve of losses found; looked for columns {columns}")
@@ -90,7 +93,8 @@ def of_text(text: str) -> tuple[str, list[Point]]:
         if isinstance(content, dict) and "log_history" in content:
             return "transformers' trainer_state.json", _points(content["log_history"])
         if isinstance(content, dict) and "curve" in content:
-            return "record of this package", _points(content["curve"])
+            pixels = content.get("kind", "pretrain") == "pretrain"  # the loss of a transfer is of labels
+            return "record of this package", _points(content["curve"]) if pixels else []
     rows = []
     for line in lines:
         with contextlib.suppress(ValueError):
@@ -115,6 +119,8 @@ def _points(rows: Iterable[dict]) -> list[Point]:
     found: dict[float, dict] = {}
     for place, row in enumerate(rows):
         plain = {re.sub(r"[^a-z0-9/]", "", str(name).lower()): _number(one) for name, one in row.items()}
+        if "trainruntime" in plain:  # a summary of the whole run, whose loss is a mean
+            continue
         of = {what: next((plain[n] for n in names if plain.get(n) is not None), None) for what, names in NAMES.items()}
         if of["train"] is None and of["val"] is None:
             continue
@@ -127,11 +133,35 @@ def _points(rows: Iterable[dict]) -> list[Point]:
 def _folder(path: Path) -> tuple[str, list[Point]]:
     """A folder's log: TensorBoard's, or the one that training tools leave under a known name."""
     if events := sorted(path.rglob("events.out.tfevents*")):
-        return "TensorBoard", sorted({p.step: p for file in events for p in _events(file)}.values())
+        return "TensorBoard", _joined({file: _events(file) for file in events})
     for name in ("trainer_state.json", "log.txt", "log_rank0.txt", "metrics.csv"):
-        if there := sorted(path.rglob(name)):
+        if there := list(path.rglob(name)):
+            nearest = min(len(log.parts) for log in there)
+            there = sorted((log for log in there if len(log.parts) == nearest), key=_checkpoint)
+            if len(there) > 1 and _checkpoint(there[0]) < 0:
+                raise UserError(f"{path}: several logs, {there[0]} and {there[1]}: give one")
             return read(there[-1])
     raise UserError(f"{path}: no log in this folder: give the file, or a folder with trainer_state.json or log.txt")
+
+
+def _checkpoint(log: Path) -> int:
+    """The step of the folder that a trainer of transformers left a log in, -1 of any other."""
+    found = re.fullmatch(r"checkpoint-(\d+)", log.parent.name)
+    return int(found[1]) if found else -1
+
+
+def _joined(files: dict[Path, list[Point]]) -> list[Point]:
+    """The points of one run, whose losses may be in several folders, one a tag; later files go on where others end."""
+    found: dict[float, dict] = {}
+    for what in ("train", "val"):
+        have = [file for file, points in files.items() if any(getattr(point, what) is not None for point in points)]
+        of = sorted({file.parent for file in have})
+        if len(of) > 1:
+            raise UserError(f"several logs have {what} losses, {of[0]} and {of[1]}: give the folder of one run")
+    for point in itertools.chain(*files.values()):
+        held = {name: one for name, one in point._asdict().items() if one is not None}
+        found.setdefault(point.step, {}).update(held)
+    return [Point(**held) for _, held in sorted(found.items())]
 
 
 def _events(path: Path) -> list[Point]:

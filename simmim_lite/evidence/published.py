@@ -63,7 +63,7 @@ def _rows() -> tuple[dict, ...]:
         row |= {"data": "published", "recipe": "published", "on_axis": row["dataset"] != OTHER}
         row["trunk"] = f"published-{row['model']}-{row['dataset']}"
         row["key"] = f"{row['trunk']}-{row['steps']}"
-    flag_overfit(found, lambda row: row["dataset"] == WHOLE)
+    flag_overfit(found, lambda other, _: other["dataset"] == WHOLE)
     return tuple(found)
 
 
@@ -141,21 +141,30 @@ def read_csv(file: str | Path, scores: str | None = None) -> tuple[list[dict], l
         row |= dict.fromkeys(none) | {score: value / 100 if percent and value is not None else value}
         row["trunk"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "seed"))
         row["key"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "steps", "seed"))
-    most = max(row["images"] for row in found)
-    flag_overfit(found, lambda row: row["images"] == most)
+    # a set of images has several numbers of them; if none has, the names are those of levels of one set
+    sets = {name: {row["images"] for row in found if row["dataset"] == name} for name in {r["dataset"] for r in found}}
+    apart = any(len(levels) > 1 for levels in sets.values())
+    most = {name: max(levels if apart else set().union(*sets.values())) for name, levels in sets.items()}
+    flag_overfit(
+        found,
+        lambda other, row: (
+            other["images"] == most[row["dataset"]] and (not apart or other["dataset"] == row["dataset"])
+        ),
+    )
     spare = [cell.strip() for k, cell in enumerate(header) if k not in where.values() and cell.strip()]
     images = " to ".join(dict.fromkeys(f"{of(row['images'] for row in found):,}" for of in (min, max)))
     told = f"scores read as {'per cent' if percent else 'shares of 1'}" if known else "no scores"
-    notes = [f"{len(found)} run{'s' * (len(found) > 1)} on {images} images, {told}"]
+    levels = "; the sets are taken as levels of one" if len(sets) > 1 and not apart else ""
+    notes = [f"{len(found)} run{'s' * (len(found) > 1)} on {images} images, {told}{levels}"]
     return found, notes + ([f"not used: {', '.join(spare)}"] if spare else [])
 
 
-def flag_overfit(found: list[dict], whole: Callable[[dict], bool]) -> None:
+def flag_overfit(found: list[dict], whole: Callable[[dict, dict], bool]) -> None:
     """Give runs without a curve their `overfit`: whether the loss lies above (docs/facts.md, 7) that of a run of the
-    same size and length on the whole data (`whole` tells which), or of a shorter one on the same data."""
+    same size and length on the whole data (`whole(other, row)` tells which), or of a shorter one on the same data."""
     for row in found:
         own = [r for r in found if (r["model"], r["seed"]) == (row["model"], row["seed"])]
-        others = [r for r in own if whole(r) and r["steps"] == row["steps"]]
+        others = [r for r in own if whole(r, row) and r["steps"] == row["steps"]]
         others += [r for r in own if r["trunk"] == row["trunk"] and r["steps"] < row["steps"]]
         # losses have four digits: a difference of .0040 is none of more than .004
         row["overfit"] = any(row["val_loss"] - r["val_loss"] > OVERFIT + 1e-9 for r in others)

@@ -281,9 +281,10 @@ def _settings(path: Path, content: object) -> list[str]:
 def _hf_config(model: SimMIM, image_size: int) -> str:
     """The content of config.json for transformers' `Swinv2ForMaskedImageModeling`: this model at a side in pixels."""
     encoder, stages = model.encoder, model.encoder.layers
-    config = {"architectures": ["Swinv2ForMaskedImageModeling"], "model_type": "swinv2", "num_channels": 3}
-    config |= {"image_size": image_size, "patch_size": model.patch_size, "encoder_stride": model.stride}
-    config |= {"embed_dim": encoder.embed_dim, "depths": list(encoder.depths), "window_size": stages[0].window}
+    config = {"architectures": ["Swinv2ForMaskedImageModeling"], "model_type": "swinv2"}
+    config |= {"num_channels": model.channels, "patch_size": model.patch_size, "encoder_stride": model.stride}
+    config |= {"image_size": image_size, "embed_dim": encoder.embed_dim, "depths": list(encoder.depths)}
+    config["window_size"] = stages[0].window
     config |= {"num_heads": [stage.blocks[0].attn.heads for stage in stages], "mlp_ratio": float(MLP_RATIO)}
     config["pretrained_window_sizes"] = [stage.blocks[0].attn.pretrained_window or 0 for stage in stages]
     config |= {"qkv_bias": True, "drop_path_rate": stages[-1].blocks[-1].drop_path}

@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 from ..evidence.laws import TARGETS
 from ..model.sizes import short
 from ..training.specs import Count, Folder, OneOf, Positive, checked
@@ -106,8 +106,9 @@ def plan(
         raise UserError(f"the budget is {how}: give one of --budget-flops and --budget-gpu-hours")
     on = on or (of_own(runs_dir, target) if runs_dir is not None else of_published(target))
     batch, given = on.rows[0]["batch_size"], costs.speeds_of(images_per_second)
-    known = {model: value for model, value in given.items() if model in on.sizes}
-    speeds = costs.scaled(known, {model: size["flop"] for model, size in on.sizes.items()}) if known else {}
+    if odd := [model for model in given if model not in on.sizes]:
+        raise unknown("size among the runs that the plan rests on", odd[0], on.sizes)
+    speeds = costs.scaled(given, {model: size["flop"] for model, size in on.sizes.items()}) if given else {}
     if not speeds and budget_gpu_hours:
         way = "--images-per-second SIZE=NUMBER, measured on your GPU"
         raise UserError(f"a budget in GPU hours needs a speed: give {way}, or the budget as --budget-flops")

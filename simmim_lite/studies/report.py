@@ -36,7 +36,8 @@ def write(
 
     report_dir = Path(report_dir)
     write_atomic(report_dir / "plotly.min.js", get_plotlyjs())
-    pages = {path.stem: read(path) for path in sorted(Path(notebooks).glob("*.ipynb")) if "." not in path.stem}
+    there = sorted(Path(notebooks).glob("[!.]*.ipynb"))
+    pages = {path.stem: read(path) for path in there if not path.name.endswith(".failed.ipynb")}
     texts = ["# How does masked image modelling scale?"]
     texts += ["\n".join(f"- [{title_of(content, name)}]({name}.html)" for name, content in pages.items())]
     texts += [f"## What these runs say\n\n{verdicts({'your runs': list(claims)})}"] if claims else []

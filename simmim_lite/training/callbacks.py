@@ -260,6 +260,8 @@ def filmed(run: Run, data: Data) -> tuple[np.ndarray, np.ndarray, dict]:
 
     if run.target != "raw":
         raise UserError(f"target '{run.target}' is no colours, so there is nothing to film: use target='raw'")
+    if run.channels != 3:
+        raise UserError(f"channels is {run.channels}, and a film shows colours: leave it out")
     ids, grid = np.asarray(data.val.ids[:PICTURES]), (run.image_size // run.mask_patch,) * 2
     cells = validation_masks(grid, run.mask_ratio, run.mask_strategy, ids, 0)
     facts = {"version": FILM_VERSION, "side": run.image_size, "cells": cells.astype(int).tolist(), "run": run.to_dict()}

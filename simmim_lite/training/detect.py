@@ -21,12 +21,12 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ..data.batches import seeded
 from ..data.coco import AnnotatedData, CocoSplit, rle
+from ..errors import Everywhere
 from ..model.sizes import SIZES, Size
 from ..model.swin import SwinV2
 from .finetune import Task, build_encoder
 from .parallel import Group
 from .probes import bootstrap
-from .train import Failed
 from .tuning import EXAMPLES, SMALL_SIDE, Dense
 
 SMALL = 256  # pixels
@@ -48,6 +48,10 @@ class Detection(Task):
 
     def __init__(self, spec: Dense, data: AnnotatedData, weights: dict[str, Tensor] | None, group: Group) -> None:
         super().__init__(spec, data, group, data.train, spec.images)
+        self.test = data.test.select(range(len(data.test))[: spec.test_images])
+        if all(a["iscrowd"] for objects in self.test.objects for a in objects):
+            many = f"none of {len(self.test)} images has an object to find"
+            raise Everywhere(f"{self.test.name}: {many}; raise test_images ({spec.test_images})")
         data.name_unseen(self.chosen.tolist())
         self.model = build_detector(spec, data.num_classes, *self.statistics, weights).to(group.device)
         load = functools.partial(training_sample, data.train.select(self.chosen))
@@ -74,9 +78,7 @@ class Detection(Task):
 
     def evaluate(self) -> dict:
         """Box and mask AP on the first test images, and examples of small ones."""
-        test, group = self.data.test.select(range(len(self.data.test))[: self.spec.test_images]), self.group
-        if all(a["iscrowd"] for objects in test.objects for a in objects):
-            raise Failed(f"{test.name}: none of {len(test)} images has an object to find; raise test_images")
+        test, group = self.test, self.group
         found = sum(group.gather(detections(self, test, range(group.rank, len(test), group.size))), [])
         found.sort(key=lambda d: d["image_id"])
         parts = {}

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,13 @@ from torch.utils.data import DataLoader, default_collate
 from ..data.batches import Batches, Order, Skipped, StepLoader, first_readable, normalise, seeded
 from ..data.manifests import subset
 from ..data.sources import Split
-from ..errors import UserError, first_line
+from ..errors import Everywhere, UserError, first_line
 from ..model.masking import stream
 from ..model.sizes import PAPER, SIZES
 from ..model.swin import SwinV2
 from .parallel import Group
 from .pretrain import drop_path_noise
 from .probes import input_statistics, top1
-from .train import Failed
 from .tuning import SMALL_SIDE, FineTune, Transfer
 
 #: Windows of the paper's pretraining, a stage: 12, clamped to the last stage's 6 x 6 map at 192 px (docs/facts.md, 3).
@@ -30,9 +30,10 @@ PAPER_WINDOWS = (12, 12, 12, 6)
 _DROP_PATH, _HEAD, _MIX = 5, 6, 12  # streams of random numbers
 
 
-def build_encoder(spec: Transfer, weights: dict[str, Tensor] | None) -> SwinV2:
+def build_encoder(spec: Transfer, weights: dict[str, Tensor] | None, channels: int | None = None) -> SwinV2:
     """The encoder of a transfer at step 0, its mask token frozen: nothing is hidden. weights: a pretrained SimMIM's
-    state dict where the spec has a start. Each stage knows the window of its pretraining, clamped to its map then."""
+    state dict where the spec has a start. channels: of a picture, by default the run's. Each stage knows the window of
+    its pretraining, clamped to its map then."""
     if (weights is None) != (spec.init == "scratch"):
         needed = "no" if spec.init == "scratch" else "the run and its"
         raise UserError(f"{spec.key}: {spec.init} needs {needed} weights")
@@ -40,14 +41,19 @@ def build_encoder(spec: Transfer, weights: dict[str, Tensor] | None) -> SwinV2:
     if spec.run is not None:
         windows = spec.run.windows
     elif spec.weights is not None:
-        windows = PAPER_WINDOWS if spec.model in PAPER else (4,) * len(size.depths)
-    how = {"pretrained_window_sizes": windows, "channels": spec.run.channels if spec.run else 3}
+        windows = spec.weights_windows or usual_windows(spec.model)
+    how = {"pretrained_window_sizes": windows, "channels": channels or (spec.run.channels if spec.run else 3)}
     encoder = SwinV2(size.embed_dim, size.depths, spec.window_size, size.patch_size, spec.drop_path, **how)
     encoder.reset_parameters(torch.Generator().manual_seed(spec.seed))
     if weights is not None:
         encoder.load_state_dict({n.removeprefix("encoder."): v for n, v in weights.items() if n.startswith("encoder.")})
     encoder.mask_token.requires_grad_(False)
     return encoder
+
+
+def usual_windows(model: str) -> tuple[int, ...]:
+    """Tokens a side of the windows of a size's stages, as it is pretrained by default."""
+    return PAPER_WINDOWS if model in PAPER else (4,) * len(SIZES[model].depths)
 
 
 def weights_name(path: str | Path) -> str:
@@ -63,7 +69,7 @@ def weights_name(path: str | Path) -> str:
 class Task:
     """What `transfer.work` trains and tests: the `kind` of its record, its `model`, `batch(step)` of this process's
     share, `loss(model, *batch)`, and `evaluate()` (the model is in that mode), the parts of the record that hold its
-    scores, or `Failed`. images: of the split `train` that it learns from, None = all; data: opened, as
+    scores. images: of the split `train` that it learns from, None = all; data: opened, as
     `transfer.open_for` does."""
 
     kind, flops = "", None  # FLOPs of an image, forward and backward; None where they differ
@@ -115,10 +121,15 @@ class Classification(Task):
         if train is None or self.test is None or train.labels is None or self.test.labels is None:
             raise UserError(f"data '{spec.data}' has no labels to fine-tune on: use a source with classes")
         super().__init__(spec, data, group, train, spec.labels)
-        self.model = Classifier(build_encoder(spec, weights), data.num_classes, spec.seed).to(group.device)
-        self.flops = 6e9 * SIZES[spec.model].gmac(spec.image_size, spec.window_size)
+        encoder = build_encoder(spec, weights, data.channels)
+        self.model = Classifier(encoder, data.num_classes, spec.seed).to(group.device)
+        size = replace(SIZES[spec.model], channels=data.channels)
+        self.flops = 6e9 * size.gmac(spec.image_size, spec.window_size)
         self.mixup, self.skipped = None, Skipped()
         if spec.mixup or spec.cutmix:
+            if (share := spec.batch_size // group.size) % 2:
+                pairs = f"mixup and cutmix mix images in pairs, and {group.size} processes have {share} each"
+                raise Everywhere(f"batch_size {spec.batch_size}: {pairs}; give a multiple of {2 * group.size}")
             from timm.data import Mixup
 
             how = {"mixup_alpha": spec.mixup, "cutmix_alpha": spec.cutmix, "label_smoothing": spec.label_smoothing}
@@ -170,7 +181,8 @@ class Classification(Task):
         found = np.array(sum(group.gather(found), []))
         left_out = sorted({item for part in group.gather(dict(self.skipped)) for item in part.items()})
         if not len(found):
-            raise Failed(f"none of the {len(labels)} test images of {spec.data} can be read")
+            where = "is the disk there? Run again: what is trained is kept"
+            raise Everywhere(f"none of the {len(labels)} test images of {spec.data} can be read; {where}")
         score = top1(found[:, 1], labels[found[:, 0]], len(self.chosen))
         final = {"top1": score["score"], "low": score["low"], "high": score["high"], "n_test": score["n_test"]}
         return {"final": final} | ({"skipped": [list(item) for item in left_out]} if left_out else {})

@@ -9,13 +9,14 @@ from typing import Annotated
 
 import torch
 
-from ..data.manifests import describe, say
+from ..data.manifests import check_count, describe, say
 from ..data.sources import open_data, open_pictures
 from ..errors import UserError, unknown
 from ..model.simmim import create_model
-from ..model.weights import fetch, is_hub, load_weights
+from ..model.sizes import LAPTOP, SIZES
+from ..model.weights import fetch, is_hub, load_weights, pinned
 from ..processes import one_thread
-from .finetune import Task, weights_name
+from .finetune import Task, usual_windows, weights_name
 from .parallel import Group, Meter, Parallel, join
 from .pretrain import build, pretrain_once
 from .probes import probe_all
@@ -88,11 +89,19 @@ def specs(run: Run, task: str, weights=None, recipe=None, *, scratch: dict | Non
         if opened.train is None:
             raise UserError(f"data '{given['data']}' has no labels to fine-tune on: use a source with classes")
         full = kind.recipe(recipe, fields.get("labels") or fields.get("images") or len(opened.train), **given)
-        own, base = replace(full, run=run), kind.from_dict({**vars(full), **scratch, "layer_decay": 1.0})
+        own, base = replace(full, run=run), kind.from_dict({**vars(full), "layer_decay": 1.0, **scratch})
     else:
         which = (run,) if kind is FineTune else (task, run)
         own, base = kind.of(*which, **fields), kind.scratch(*which, **{**fields, **scratch})
-    return replace(own, run=None, weights=weights_name(weights)) if weights else own, base
+        base = replace(base, layer_decay=scratch.get("layer_decay", base.layer_decay))
+    if weights:
+        # as the file tells; of a laptop's size that does not tell, as the run that says which network it is
+        name, usual = weights_name(weights), usual_windows(run.model)
+        windows = pinned(str(weights))[2] or (run.windows if run.model in LAPTOP else usual)
+        # what does not fit is refused when it is loaded
+        other = windows if windows != usual and len(windows) == len(SIZES[run.model].depths) else None
+        own = replace(own, run=None, weights=name, weights_windows=other)
+    return own, base
 
 
 def once(
@@ -134,7 +143,8 @@ def _weights(spec, runs_dir: Path, device: str, progress: Callable | None, file:
     if getattr(spec, "weights", None):
         if file is None or weights_name(file) != spec.weights:
             raise UserError(f"{spec.key} starts from the file {spec.weights}: give it as weights=PATH")
-        model = create_model(spec.model)
+        windows = spec.weights_windows or usual_windows(spec.model)
+        model = create_model(spec.model, pretrained_window_sizes=windows)
         load_weights(model, file)
         return model.state_dict()
     if spec.run is None or (isinstance(spec, Probe) and spec.run.random):
@@ -157,10 +167,11 @@ def work(task: Task, folder: Path, progress: Callable | None = None) -> dict:
         trainer.fit(task.batch, lambda _: folder, progress=progress, divergence=False)
         if not all(bool(p.isfinite().all()) for p in task.model.parameters()):
             raise Failed(f"the trained network's weights were not finite; lower lr ({spec.lr:g})")
-        task.model.eval()
-        parts = task.evaluate()
     except Failed as failed:
         return new_record(spec, task.kind, status="failed", reason=str(failed), where=trainer.meter.where(data))
+    trainer.save(folder)  # whatever comes between, nothing is trained twice
+    task.model.eval()
+    parts = task.evaluate()
     parts = {"cost": trainer.cost(len(task.chosen), task.flops), "curve": trainer.curve} | parts
     return new_record(spec, task.kind, status="done", **parts, where=trainer.meter.where(data))
 
@@ -168,6 +179,12 @@ def work(task: Task, folder: Path, progress: Callable | None = None) -> dict:
 def _probe(spec: Probe, data, weights: dict | None, group: Group) -> dict:
     """The record of a run's probes."""
     meter, run, model = Meter(group), spec.run, build(spec.run)
+    for split, asked, own in (
+        (data.probe_train, spec.labels, run.probe_labels),
+        (data.test, spec.test_images, run.probe_test),
+    ):
+        if split is not None and asked != own:  # a run's own numbers are at most
+            check_count(split, asked)
     if weights is not None:
         model.load_state_dict(weights)
     # whole images, whatever the run was trained on

@@ -20,9 +20,12 @@ EXAMPLES, SMALL_SIDE = 6, 64
 #: By task; scale+crop+colour: ratio .5 to 2, a crop of image_size, colours.
 DENSE_AUGMENTATIONS = {"detect": ("flip", "scale"), "segment": ("flip", "scale+crop+colour")}
 _ANNOTATED = {"detect": "coco:", "segment": "ade20k:"}  # data of a task beside scenes
-_RAND_AUGMENT = Text(r"(rand(-(m|n|p|mstd|mmax|inc|t)[0-9.a-z]+)+)?", "it as timm does, as in rand-m9-mstd0.5-inc1")
+_RAND_AUGMENT = Text(
+    r"(rand(-((m|n|inc|t)[0-9]+|(p|mstd|mmax)[0-9]+(\.[0-9]+)?))+)?", "it as timm does, as in rand-m9-mstd0.5-inc1"
+)
 _Checkpoint = Annotated[str, Text(r".+@[0-9a-f]+", "NAME@DIGEST of a checkpoint file")]
 _Alpha = Annotated[float, Range(0, 10, "[]")]
+_NotNegative = Annotated[float, Range(0)]
 _Chance = Annotated[float, Range(0, 1, "[]")]
 _FLOOR = 1 / 5000  # of the peak learning rate: where warm-up starts and the cosine ends (docs/facts.md, 4)
 _DenseSide = Annotated[int, Range(16, 16384, "[]")]  # pixels
@@ -40,6 +43,7 @@ class Transfer(Spec):
 
     run: Run | None = None  # the pretraining run whose weights it starts from; None = random, or `weights`
     weights: _Checkpoint | None = None  # NAME@DIGEST of a file it starts from, as `finetune.weights_name` gives
+    weights_windows: tuple[Count, ...] | None = None  # of each stage of `weights`, where they are others than usual
     model: Model = "swinv2_atto"  # a name in simmim_lite.SIZES
     data: Source = "scenes"  # as in Run, with labels; coco:DIR (detect), ade20k:DIR (segment)
     steps: Count = 600  # optimiser steps; far fewer measure how fast it learns, not how well
@@ -55,6 +59,7 @@ class Transfer(Spec):
     precision: Precision = "fp32"  # fp32 | bf16 (autocast)
     eval_every: Count = 50  # steps between points of the curve
 
+    LATER = ("weights_windows",)
     KNOWN: ClassVar[dict[str, dict]] = {}  # recipes by name
 
     @classmethod
@@ -66,7 +71,8 @@ class Transfer(Spec):
     def scratch(cls, *of: object, **options: object) -> "Transfer":
         """The baseline of `of(...)`: the same from random weights, without layer decay; it does not hold the run, so
         that all runs of one size on one source share one baseline."""
-        return cls.of(*of, **{**options, "run": None, "weights": None, "layer_decay": 1.0})
+        start = {"run": None, "weights": None, "weights_windows": None}
+        return cls.of(*of, **{**options, **start, "layer_decay": 1.0})
 
     @classmethod
     def recipe(cls, name: str, images: int, /, **options: object) -> "Transfer":
@@ -74,10 +80,12 @@ class Transfer(Spec):
         `epochs` or `warmup_epochs`) differ. Epochs become steps; a rate per 512 images scales with the batch."""
         given = {**cls.KNOWN[name], **options}
         batch = given["batch_size"] = value("batch_size", Count, given["batch_size"])
-        for steps, epochs in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
-            if count := given.pop(epochs, None):
+        for steps, epochs, kind in (("steps", "epochs", Positive), ("warmup_steps", "warmup_epochs", _NotNegative)):
+            if (count := given.pop(epochs, None)) is not None:
+                count = value(epochs, kind, count, text=isinstance(count, str))
                 given.setdefault(steps, math.ceil(count * images / batch))
-        if rate := given.pop("lr_per_512", None):
+        if (rate := given.pop("lr_per_512", None)) is not None:
+            rate = value("lr_per_512", LearningRate, rate, text=isinstance(rate, str))
             given.setdefault("lr", rate * batch / 512)
         return cls.from_dict(given)
 
@@ -98,6 +106,9 @@ class Transfer(Spec):
             raise UserError("run and weights are both given: a training starts from one of them")
         if self.run is not None and self.run.model != self.model:
             raise UserError(f"model is {self.model!r}, but the pretraining run's is {self.run.model!r}: give the same")
+        if (own := self.weights_windows) and (not self.weights or len(own) != len(SIZES[self.model].depths)):
+            stages = len(SIZES[self.model].depths)
+            raise UserError(f"weights_windows is {own}: give one of {stages} stages each, and weights, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +134,7 @@ class FineTune(Transfer):
     warmup_prefix: bool = True  # the cosine begins after the warm-up; False = at step 0, under it (released code)
 
     _TIMM = ("rand_augment", "colour_jitter", "erasing")
-    LATER = ("weights", "mixup", "cutmix", *_TIMM, "warmup_prefix")
+    LATER = ("weights", *Transfer.LATER, "mixup", "cutmix", *_TIMM, "warmup_prefix")
     KNOWN = TUNING_RECIPES
     task = "classify"
 

@@ -34,6 +34,7 @@ function logPoints(rows) {
   rows.forEach((row, place) => {
     const plain = {};
     for (const [name, one] of Object.entries(row)) plain[name.toLowerCase().replace(/[^a-z0-9/]/g, "")] = asNumber(one);
+    if ("trainruntime" in plain) return; // a summary of the whole run, whose loss is a mean
     const of = {};
     for (const [what, names] of Object.entries(LOG_NAMES)) of[what] = plain[names.find((n) => plain[n] !== null && plain[n] !== undefined)] ?? null;
     if (of.train === null && of.val === null) return;
@@ -52,7 +53,7 @@ function logOfText(text) {
   try {
     const content = parseLoose(text);
     if (content && content.log_history) return ["transformers' trainer_state.json", logPoints(content.log_history)];
-    if (content && content.curve) return ["record of this package", logPoints(content.curve)];
+    if (content && content.curve) return ["record of this package", (content.kind ?? "pretrain") === "pretrain" ? logPoints(content.curve) : []]; // else a loss of labels
   } catch { /* not one object */ }
   const rows = [];
   for (const line of lines) {
