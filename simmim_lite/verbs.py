@@ -75,8 +75,6 @@ def study(
     speed = {"images_per_second": images_per_second, "assume": assume}
     if not dry_run and (gpus != 1 or any(speed.values()) and not commands):
         raise UserError("--gpus and a GPU's speed are about the cost that --dry-run shows: add it, or leave them out")
-    if options["tier"] == "shipped" and options["seeds"]:
-        raise UserError(f"--seeds is {options['seeds']}, and tier shipped trains nothing: leave it out")
     if nodes != 1 and not commands:
         raise UserError(f"--nodes is {nodes}, which is about --commands: add it, or leave it out")
     each = options.pop("gpus_per_run") if commands else None  # of a command, whoever starts it
@@ -278,7 +276,7 @@ def convert(
         raise UserError("--image-size and --window-size go into the config.json of layout hf: leave them out")
     weights.check_target(target, layout, source)
     with waiting(f"reading {source}"):
-        network, there = create_model(model, image_size, window_size), weights.pinned(source)[2]
+        network, there = create_model(model, image_size, window_size), weights.windows_of(source)
         if there and len(there) == len(network.encoder.layers) and there[0] != network.encoder.layers[0].window:
             network = create_model(model, image_size, window_size, pretrained_window_sizes=there)
         loaded = weights.load_weights(network, source)

@@ -7,9 +7,11 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from simmim_lite import cli, create_model, processes, save_weights
 from simmim_lite.model import weights
+from simmim_lite.model.swin import log_coordinates
 
 TINY = [
     "--images", "16", "--steps", "4", "--batch-size", "8", "--val-images", "8", "--val-masks", "1",
@@ -36,11 +38,12 @@ ERRORS = {
     "study all --dry-run --data imagefolder:nowhere": "imagefolder:nowhere: no such folder",
     "study all --minutes 0 --no-notebooks": "minutes is 0.0: give a number above 0",
     "study all --minutes 5 --seeds 6 --no-notebooks": "seeds fixes the number",
-    "study all --tier shipped --seeds 3": "--seeds is 3, and tier shipped trains nothing",
+    "study all --tier shipped --seeds 3": "seeds is 3, and tier shipped trains nothing: leave it out",
+    "study all --tier shipped -p seeds 3": "seeds is 3, and tier shipped trains nothing: leave it out",
     "study all --first-seed 300 -p seeds 7,8": "first_seed is 300, and seeds says which they are",
     "study all --no-notebooks -p modles swinv2_atto": "modles",
     "study all --nodes 4": "--nodes is 4, which is about --commands",
-    "watch --runs-dir . --tier gpu --hours 3": "tier, minutes: of a study, and none is named",
+    "watch --runs-dir . --tier gpu --hours 3": "tier, hours would be about a study, and none is named",
     "study all --seeds 1.5": "'1.5' is not a whole number, as in 64, 1_000, 1e4 or 200k",
     "study all --tier smoke --commands --gpus-per-run 3": "gpus_per_run 3 does not divide the batch of 16",
     "plan --images 1,281,167 --budget-flops inf": "argument --budget-flops: 'inf' is not a number",
@@ -113,6 +116,14 @@ def test_weights_convert(capsys, tmp_path) -> None:
     assert status == 0 and "written" in out, errors
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert (config["image_size"], config["window_size"], config["num_heads"]) == (32, 2, [1, 2])
+    assert config["pretrained_window_sizes"] == [0, 0] and config["num_channels"] == 3
+    # a file that tells the window of its pretraining, as the official ones do
+    name, grid = "encoder.layers.{}.blocks.0.attn.relative_coords_table", log_coordinates((6, 6), 8)[None]
+    table = {name.format(stage): grid for stage in (0, 1)}
+    torch.save(create_model("swinv2_atto", seed=1).state_dict() | table, tmp_path / "eight.pth")
+    words[2:4] = tmp_path / "eight.pth", tmp_path / "eight"
+    assert call(capsys, *words, "--layout", "hf")[0] == 0
+    assert json.loads((tmp_path / "eight" / "config.json").read_text())["pretrained_window_sizes"] == [8, 8]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -120,6 +121,11 @@ def test_folders_tensorboard_and_records(tmp_path) -> None:
     for k, state in states.items():
         (tmp_path / "hf" / f"checkpoint-{k}").mkdir(parents=True)
         (tmp_path / "hf" / f"checkpoint-{k}" / "trainer_state.json").write_text(json.dumps(state))
+    (tmp_path / "hfs" / "other" / "checkpoint-9").mkdir(parents=True)
+    (tmp_path / "hfs" / "other" / "checkpoint-9" / "trainer_state.json").write_text(json.dumps(states[500]))
+    shutil.copytree(tmp_path / "hf", tmp_path / "hfs" / "one")
+    with pytest.raises(UserError, match="several logs, .*: give one"):
+        read(tmp_path / "hfs")
     assert read(tmp_path / "hf")[1] == [(1000.0, 0.5, None, None)], "the furthest, and no mean of the whole run"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.txt").write_text(mae(curve(1.0, 0.5)))

@@ -9,6 +9,7 @@ from picture_folders import one_line
 from synthetic_records import study
 from test_cli import call
 
+from simmim_lite.errors import UserError
 from simmim_lite.evidence import figures, published, records
 from simmim_lite.evidence.proxy import doublings
 from simmim_lite.studies import basis, planner
@@ -55,6 +56,8 @@ def test_hours_come_from_speeds_given() -> None:
     assert base.hours == pytest.approx(250_000 * 2048 / 900 / 3600)
     other = next(o for o in found.options if o.model == "swinv2_large")
     assert other.hours / other.flops == pytest.approx(base.hours / base.flops)
+    with pytest.raises(UserError, match="unknown size among the runs that the plan rests on 'swinv2_atto'"):
+        plan(WHOLE, budget_gpu_hours=1000, images_per_second={"base": 900, "atto": 9000})
     assert all(o.hours <= 1000 for o in found.options) and "4 GPUs are taken" in " ".join(found.notes)
 
 

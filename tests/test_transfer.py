@@ -157,6 +157,7 @@ def test_keys_tell_specs_apart_and_survive_a_round_trip():
     assert scratch == FineTune.scratch(dataclasses.replace(run, images=512, steps=7), steps=50)
     assert pretrained.key.startswith("femto-scenes-pretrained-l4000-t50-s0-")
     assert FineTune.from_dict(json.loads(json.dumps(pretrained.to_dict()))) == pretrained
+    assert FineTune.recipe("imagenet-100ep", 1000, warmup_epochs=0).warmup_steps == 0
     changes = ({"mixup": 0.8}, {"warmup_prefix": False}, {"labels": None}, {"augment": "timm"}, {"seed": 1}, {})
     assert len({spec.key for spec in (pretrained, scratch, *(tiny_spec(**c) for c in changes))}) == 8
     found = [(s.lr, s.channels, s.images) for s in (Dense.of("detect", run), Dense.scratch("detect", run))]

@@ -138,7 +138,7 @@ def _folder(path: Path) -> tuple[str, list[Point]]:
         if there := list(path.rglob(name)):
             nearest = min(len(log.parts) for log in there)
             there = sorted((log for log in there if len(log.parts) == nearest), key=_checkpoint)
-            if len(there) > 1 and _checkpoint(there[0]) < 0:
+            if len(there) > 1 and (_checkpoint(there[0]) < 0 or len({log.parent.parent for log in there}) > 1):
                 raise UserError(f"{path}: several logs, {there[0]} and {there[1]}: give one")
             return read(there[-1])
     raise UserError(f"{path}: no log in this folder: give the file, or a folder with trainer_state.json or log.txt")

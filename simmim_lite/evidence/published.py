@@ -63,7 +63,7 @@ def _rows() -> tuple[dict, ...]:
         row |= {"data": "published", "recipe": "published", "on_axis": row["dataset"] != OTHER}
         row["trunk"] = f"published-{row['model']}-{row['dataset']}"
         row["key"] = f"{row['trunk']}-{row['steps']}"
-    flag_overfit(found, lambda other, _: other["dataset"] == WHOLE)
+    flag_overfit(found, lambda row: row["dataset"] == WHOLE)
     return tuple(found)
 
 
@@ -142,15 +142,11 @@ def read_csv(file: str | Path, scores: str | None = None) -> tuple[list[dict], l
         row["trunk"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "seed"))
         row["key"] = " ".join(str(row[k]) for k in ("recipe", "model", "dataset", "images", "steps", "seed"))
     # a set of images has several numbers of them; if none has, the names are those of levels of one set
-    sets = {name: {row["images"] for row in found if row["dataset"] == name} for name in {r["dataset"] for r in found}}
-    apart = any(len(levels) > 1 for levels in sets.values())
-    most = {name: max(levels if apart else set().union(*sets.values())) for name, levels in sets.items()}
-    flag_overfit(
-        found,
-        lambda other, row: (
-            other["images"] == most[row["dataset"]] and (not apart or other["dataset"] == row["dataset"])
-        ),
-    )
+    sets = {name: [row for row in found if row["dataset"] == name] for name in {row["dataset"] for row in found}}
+    apart = any(len({row["images"] for row in some}) > 1 for some in sets.values())
+    for some in sets.values() if apart else (found,):
+        most = max(row["images"] for row in some)
+        flag_overfit(some, lambda row, most=most: row["images"] == most)
     spare = [cell.strip() for k, cell in enumerate(header) if k not in where.values() and cell.strip()]
     images = " to ".join(dict.fromkeys(f"{of(row['images'] for row in found):,}" for of in (min, max)))
     told = f"scores read as {'per cent' if percent else 'shares of 1'}" if known else "no scores"
@@ -159,12 +155,12 @@ def read_csv(file: str | Path, scores: str | None = None) -> tuple[list[dict], l
     return found, notes + ([f"not used: {', '.join(spare)}"] if spare else [])
 
 
-def flag_overfit(found: list[dict], whole: Callable[[dict, dict], bool]) -> None:
+def flag_overfit(found: list[dict], whole: Callable[[dict], bool]) -> None:
     """Give runs without a curve their `overfit`: whether the loss lies above (docs/facts.md, 7) that of a run of the
-    same size and length on the whole data (`whole(other, row)` tells which), or of a shorter one on the same data."""
+    same size and length on the whole data (`whole` tells which), or of a shorter one on the same data."""
     for row in found:
         own = [r for r in found if (r["model"], r["seed"]) == (row["model"], row["seed"])]
-        others = [r for r in own if whole(r, row) and r["steps"] == row["steps"]]
+        others = [r for r in own if whole(r) and r["steps"] == row["steps"]]
         others += [r for r in own if r["trunk"] == row["trunk"] and r["steps"] < row["steps"]]
         # losses have four digits: a difference of .0040 is none of more than .004
         row["overfit"] = any(row["val_loss"] - r["val_loss"] > OVERFIT + 1e-9 for r in others)

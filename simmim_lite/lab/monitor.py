@@ -128,9 +128,10 @@ def show(runs_dir: str, study: str | None, first_seed: int | None, hours: float 
     if not Path(runs_dir).is_dir():
         raise UserError(f"{runs_dir}: no such folder; give the --runs-dir that the runs were started with")
     runs, how = (), StudyOptions.of_texts(options | {"runs_dir": runs_dir}, hours=hours)
-    given = [name for name, one in vars(how).items() if name != "runs_dir" and one != getattr(StudyOptions(), name)]
-    if not study and (given := [*given, *["first_seed"] * (first_seed is not None)]):
-        raise UserError(f"{', '.join(given)}: of a study, and none is named; add --study, as in --study all")
+    usual = vars(StudyOptions(runs_dir=runs_dir)) | {"first_seed": None, "hours": None}
+    asked = vars(how) | {"first_seed": first_seed, "hours": hours} | ({} if hours is None else {"minutes": None})
+    if not study and (given := [name for name, one in asked.items() if one != usual[name]]):
+        raise UserError(f"{', '.join(given)} would be about a study, and none is named: add --study, as in --study all")
     if study:
         how = choose(value("study", StudyName, study), how, first_seed=first_seed, measure=False)[0]
         runs = planned_runs(study, how.axes, data=how.data, seeds=how.seeds)[0]

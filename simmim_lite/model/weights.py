@@ -165,6 +165,11 @@ def load_weights(model: SimMIM, path_or_state_dict: str | os.PathLike | Mapping,
     return loaded
 
 
+def windows_of(source: str | os.PathLike) -> tuple[int, ...]:
+    """The windows of the stages that a file was pretrained with, () where it does not tell."""
+    return tuple(window for _, window in find(read(_local(source)), str(source)).windows)
+
+
 def pinned(source: str) -> tuple[str, str, tuple[int, ...]]:
     """SOURCE@DIGEST, 12 hexadecimal digits of its tensors, the same in every layout; its size; and the windows of its
     stages, () where it does not tell."""

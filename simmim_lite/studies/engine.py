@@ -76,9 +76,8 @@ def study(name: str = "all", given: Sequence[Run] | None = None, **options: obje
             if given is None:
                 return plan_of(name, axes, **same, precision=precision, **held)
             seeds = sorted({run.seed for run in given})
-            every = {sources(how.data)[0]: held["available"]}
-            mine = (filled(run, every.get(run.data, 0)) for run in given)
-            mine = with_references(replace(run, precision=precision) for run in mine)
+            own, first = [replace(run, precision=precision) for run in given], sources(how.data)[0]
+            mine = with_references(filled(run, held["available"]) if run.data == first else run for run in own)
             tuned = plan_of(name, axes, data=how.data, seeds=seeds, precision=precision, **held)[1]
             return mine, [spec for spec in tuned if spec.run is None or spec.run in mine]
 
@@ -250,10 +249,12 @@ def choose(
     the tier's most, and at tier gpu the largest of its grids that they hold; by default the tier's own. measure: time a
     step on this machine where that is not known, else guess. speed: options of `find_speed`, of each of some GPUs."""
     how.check_study(name)
-    if isinstance(how.seeds, tuple) or how.tier not in TIERS:  # which seeds, or shipped
-        if first_seed is not None:
-            why = "seeds says which they are" if how.seeds else "tier shipped trains nothing"
-            raise UserError(f"first_seed is {first_seed}, and {why}: leave it out")
+    trains = how.tier in TIERS
+    if isinstance(how.seeds, tuple) or not trains:
+        why = "seeds says which they are" if trains else "tier shipped trains nothing"
+        for option, one in (("first_seed", first_seed), ("seeds", None if trains else how.seeds)):
+            if one is not None:
+                raise UserError(f"{option} is {one}, and {why}: leave it out")
         return how, ""
     given, axes = how, how.axes
     first = axes.first_seed if first_seed is None else value("first_seed", Whole, first_seed)

@@ -69,8 +69,7 @@ def weights_name(path: str | Path) -> str:
 class Task:
     """What `transfer.work` trains and tests: the `kind` of its record, its `model`, `batch(step)` of this process's
     share, `loss(model, *batch)`, and `evaluate()` (the model is in that mode), the parts of the record that hold its
-    scores. images: of the split `train` that it learns from, None = all; data: opened, as
-    `transfer.open_for` does."""
+    scores. images: of the split `train` that it learns from, None = all; data: opened, as `transfer.open_for` does."""
 
     kind, flops = "", None  # FLOPs of an image, forward and backward; None where they differ
 
@@ -181,8 +180,8 @@ class Classification(Task):
         found = np.array(sum(group.gather(found), []))
         left_out = sorted({item for part in group.gather(dict(self.skipped)) for item in part.items()})
         if not len(found):
-            where = "is the disk there? Run again: what is trained is kept"
-            raise Everywhere(f"none of the {len(labels)} test images of {spec.data} can be read; {where}")
+            line = f"none of the {len(labels)} test images of {spec.data} can be read; is the disk there?"
+            raise Everywhere(f"{line} Run again to go on from the last checkpoint")
         score = top1(found[:, 1], labels[found[:, 0]], len(self.chosen))
         final = {"top1": score["score"], "low": score["low"], "high": score["high"], "n_test": score["n_test"]}
         return {"final": final} | ({"skipped": [list(item) for item in left_out]} if left_out else {})

@@ -14,7 +14,7 @@ from ..data.sources import open_data, open_pictures
 from ..errors import UserError, unknown
 from ..model.simmim import create_model
 from ..model.sizes import LAPTOP, SIZES
-from ..model.weights import fetch, is_hub, load_weights, pinned
+from ..model.weights import fetch, is_hub, load_weights, windows_of
 from ..processes import one_thread
 from .finetune import Task, usual_windows, weights_name
 from .parallel import Group, Meter, Parallel, join
@@ -97,7 +97,7 @@ def specs(run: Run, task: str, weights=None, recipe=None, *, scratch: dict | Non
     if weights:
         # as the file tells; of a laptop's size that does not tell, as the run that says which network it is
         name, usual = weights_name(weights), usual_windows(run.model)
-        windows = pinned(str(weights))[2] or (run.windows if run.model in LAPTOP else usual)
+        windows = windows_of(weights) or (run.windows if run.model in LAPTOP else usual)
         # what does not fit is refused when it is loaded
         other = windows if windows != usual and len(windows) == len(SIZES[run.model].depths) else None
         own = replace(own, run=None, weights=name, weights_windows=other)
@@ -169,7 +169,7 @@ def work(task: Task, folder: Path, progress: Callable | None = None) -> dict:
             raise Failed(f"the trained network's weights were not finite; lower lr ({spec.lr:g})")
     except Failed as failed:
         return new_record(spec, task.kind, status="failed", reason=str(failed), where=trainer.meter.where(data))
-    trainer.save(folder)  # whatever comes between, nothing is trained twice
+    trainer.save(folder)  # should testing fail, nothing is trained again
     task.model.eval()
     parts = task.evaluate()
     parts = {"cost": trainer.cost(len(task.chosen), task.flops), "curve": trainer.curve} | parts
@@ -179,12 +179,10 @@ def work(task: Task, folder: Path, progress: Callable | None = None) -> dict:
 def _probe(spec: Probe, data, weights: dict | None, group: Group) -> dict:
     """The record of a run's probes."""
     meter, run, model = Meter(group), spec.run, build(spec.run)
-    for split, asked, own in (
-        (data.probe_train, spec.labels, run.probe_labels),
-        (data.test, spec.test_images, run.probe_test),
-    ):
-        if split is not None and asked != own:  # a run's own numbers are at most
-            check_count(split, asked)
+    if data.probe_train is not None and spec.labels != run.probe_labels:  # the run's own numbers are upper limits
+        check_count(data.probe_train, spec.labels)
+    if data.test is not None and spec.test_images != run.probe_test:
+        check_count(data.test, spec.test_images)
     if weights is not None:
         model.load_state_dict(weights)
     # whole images, whatever the run was trained on
